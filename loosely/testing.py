@@ -1,7 +1,6 @@
 """A pytest plugin with the fixture `loosely_client`: a client of a local system.
 
-The system serves the models of the model folder, which is pytest's root directory. pytest finds
-this plugin by the plugin's entry point.
+The system serves the models of the model folder, which is pytest's root directory.
 """
 
 import os
@@ -30,8 +29,7 @@ def loosely_client(
 ) -> Iterator["Client"]:
     """Start the system of the model folder on free ports, and return a client of its gateway.
 
-    The system has its own data directory, which is empty at first. The system is stopped after the
-    last test.
+    Its data directory is empty at first. The system is stopped after the last test.
     """
     from loosely import Client  # noqa: PLC0415
     from loosely.local import child  # noqa: PLC0415
@@ -62,11 +60,7 @@ def loosely_client(
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", data: Path, output: Path) -> str:
-    """Wait until all components are ready, and return the gateway's URL.
-
-    The test fails if `loosely up` ends, or if the components are not ready after
-    ``_START_SECONDS``. The failure then shows the file ``output``, the output of `loosely up`.
-    """
+    """Wait until all components are ready, and return the gateway's URL, or fail the test."""
     from loosely.local.data_directory import RunningSystem  # noqa: PLC0415
 
     deadline = time.monotonic() + _START_SECONDS

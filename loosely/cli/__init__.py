@@ -1,7 +1,7 @@
 """The ``loosely`` command. Each group of subcommands is in its own module.
 
-The module of a subcommand is imported only when the subcommand is used. Imports of all modules
-would delay the start of every command, and of the components that `loosely up` starts.
+The module of a subcommand is imported only when it is used, so that each command starts fast, as do
+the components that `loosely up` starts.
 """
 
 from importlib import import_module

@@ -49,26 +49,15 @@ FOLLOWING_RETRY = Retry(connect_seconds=60.0)
 
 
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
-    """Return a client for the gateway at ``url``.
+    """Return a client for the gateway at ``url``, by default the one that `find_url` finds.
 
-    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
-    if `loosely up` is not running.
-
-    Raises:
-        typer.BadParameter: The URL or the API key is invalid.
+    Raises typer.BadParameter if the URL or the API key is invalid.
     """
     return _connect(Client, url, api_key, retry)
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations of the gateway at ``url``.
-
-    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
-    if `loosely up` is not running.
-
-    Raises:
-        typer.BadParameter: The URL or the API key is invalid.
-    """
+    """Return a client for the dead-letter operations, as `connect` does."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 
@@ -80,10 +69,7 @@ def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) 
 
 
 def find_url(url: str | None) -> str:
-    """Return ``url``. If it is ``None`` or empty, return the URL of the running `loosely up`.
-
-    If `loosely up` is not running, return the default URL.
-    """
+    """Return ``url``, or else the URL of the running `loosely up`, or else the default URL."""
     return url or _find_running_url() or DEFAULT_URL
 
 

@@ -152,8 +152,7 @@ def _change_all(
 ) -> None:
     """Redrive or purge all matching dead letters, after the user has confirmed their number.
 
-    If ``expected`` is not ``None``, the user is not asked. Exit with status 1 if the number of
-    matching dead letters differs from ``expected``, or if the gateway refuses to change a letter.
+    With ``expected``, the user is not asked, and another number is an error.
     """
     seen = client.count_dead_letters(wanted)
     number = seen.not_redriven if action == "redrive" else seen.count

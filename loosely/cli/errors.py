@@ -50,13 +50,9 @@ _ADVICE = {
 
 @contextmanager
 def exit_on_error(*, as_json: bool) -> Iterator[None]:
-    """Print one line to stderr and exit if the client raises an error in the ``with`` block.
+    """Print an error of the client as one line to stderr, and exit with its code.
 
-    If ``as_json`` is true, also print the gateway's problem document to stdout, exactly as
-    received.
-
-    Raises:
-        typer.Exit: The client raised an error.
+    As JSON, the gateway's problem document is also printed to stdout, exactly as received.
     """
     try:
         yield

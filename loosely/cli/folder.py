@@ -130,16 +130,10 @@ def deploy(
 
 
 def _check_catalogue(root: Path, folder: ModelFolder) -> str:
-    """Check the folder's catalogue, and list the weights that it takes from the Hugging Face Hub.
+    """Check the folder's catalogue in another process, which prints the reason if it is invalid.
 
-    The check runs in a separate process. If the catalogue is invalid, this process prints the
-    reason to stderr.
-
-    Returns:
-        The list of the weights, as a text in the format that `fetch-weights.sh` reads.
-
-    Raises:
-        typer.Exit: The catalogue is invalid. The exit code is that of the separate process.
+    Returns the list of the weights that it takes from the Hugging Face Hub, as `fetch-weights.sh`
+    reads it.
     """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract", "hub-files", str(folder.catalogue)),

@@ -60,10 +60,7 @@ def _check_media_type(value: str | None) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Return the time in the value of an option; ``None`` if the option is not given.
-
-    A time without a zone is local time. Raises ValueError if the text is not a time.
-    """
+    """Return the time in an option's value, if it is given. Without a zone it is local time."""
     if text is None:
         return None
     time = datetime.fromisoformat(text)
@@ -71,11 +68,7 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def check_time(value: str | None) -> str | None:
-    """Return the value of an option if it is a time or ``None``.
-
-    Raises:
-        typer.BadParameter: The value is not a time.
-    """
+    """Return the value of an option if it is a time or ``None``."""
     try:
         parse_time(value)
     except (ValueError, OverflowError):
@@ -150,12 +143,7 @@ SaveOption = Annotated[
 
 
 def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
-    """Return the files of the named inputs in the values of the option ``--input``.
-
-    Raises:
-        typer.BadParameter: A value does not have the form NAME=FILE, a name occurs twice, or a file
-            cannot be read.
-    """
+    """Return the files of the named inputs in the values NAME=FILE of the option ``--input``."""
     inputs: dict[str, Path] = {}
     for text in given:
         name, _, path = text.partition("=")
@@ -169,11 +157,7 @@ def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
 
 
 def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters in the values of the option ``--param``.
-
-    Raises:
-        typer.BadParameter: A value does not have the form NAME=VALUE, or a name occurs twice.
-    """
+    """Return the parameters in the values NAME=VALUE of the option ``--param``."""
     parameters: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -465,8 +449,7 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
 def _save_results(client: Client, job: Job, folder: Path, first: Result | None = None) -> None:
     """Write all results of a succeeded job to files in a folder, and print the files' paths.
 
-    ``first`` is the job's unnamed result if the caller has already fetched it. If it is ``None``,
-    this function fetches the unnamed result too.
+    ``first`` is the job's unnamed result if the caller has already fetched it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

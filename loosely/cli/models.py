@@ -120,16 +120,9 @@ def lock(
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run a Python module of Loosely in a new process, and wait until the process ends.
+    """Run a module of Loosely in a new process, and exit with its code if that is not 0.
 
-    Args:
-        make_command: A function that returns the name of the module, for example
-            `worker.tools.lock_weights`, and the module's arguments. The function is called with the
-            path of the catalogue.
-
-    Raises:
-        typer.Exit: The exit code of the process is not 0. The exception has the exit code of the
-            process.
+    ``make_command`` returns the module and its arguments, given the catalogue's path.
     """
     place = _find_place()
     module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
@@ -208,13 +201,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def _cost_command(callers: int, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]) -> str:
-    """Return the command that estimates the cost of a measured model.
-
-    Args:
-        callers: The number of callers during the measurement.
-        loaded: The event of `worker.tools.check` for the loaded model.
-        suggestion: Its event with the suggested settings.
-    """
+    """Return the command that estimates the cost of a measured model."""
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
     # A full batch is never faster than one job, except by chance.
@@ -316,11 +303,7 @@ class _Place:
 
 
 def _find_place() -> _Place:
-    """Return the directory and the environment variables for the models of the current folder.
-
-    Raises:
-        typer.Exit: The packages of the worker are not installed.
-    """
+    """Return the directory and the environment variables for the models of the current folder."""
     try:
         check_requirements()
     except UpError as error:
@@ -346,10 +329,7 @@ class _CheckOutput:
         self._loads: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print one JSON line of the check's output as text.
-
-        A line with a measurement is kept: `finish` prints all measurements as tables.
-        """
+        """Print one JSON line of the check as text, or keep a measurement for `finish`."""
         match line["event"]:
             case "loaded":
                 print_to(
@@ -375,13 +355,7 @@ class _CheckOutput:
                 typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
     def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
-        """Print a result's JSON value, or its media type and size if the result is not JSON.
-
-        Args:
-            title: "the result" or, for a named result, words that contain its name. These words
-                are printed above the JSON value.
-            found: The members of the check's JSON line that describe the result.
-        """
+        """Print a result's JSON value, or its media type and size if it is not JSON."""
         if "json" not in found:
             what = f"{printable(found['media_type'])}, {found['size_bytes']} bytes"
             print_to(self._console, f"{title} is {what}")
@@ -391,10 +365,7 @@ class _CheckOutput:
         print_to(self._console, result_view(found["json"]))
 
     def finish(self) -> None:
-        """Print one table of the measurements with several callers, and one of single batches.
-
-        A table without measurements is left out.
-        """
+        """Print one table of the measurements with several callers, and one of single batches."""
         if self._loads:
             self._print_loads()
         if not self._batches:

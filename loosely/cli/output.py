@@ -1,7 +1,7 @@
 """Show jobs, timelines, models and results on a terminal.
 
-All text from the gateway is shown through `printable` or `printable_lines`. These functions replace
-control characters, so that a text cannot control the terminal.
+Text from the gateway passes through `printable` or `printable_lines`, which replace control
+characters, so that it cannot control the terminal.
 """
 
 import json
@@ -91,10 +91,7 @@ def job_details(job: Job) -> RenderableType:
 
 
 def result_views(job: Job) -> list[RenderableType]:
-    """Return the views of a job's result and of its named results.
-
-    If a named result is not JSON or is large, only its name and media type are shown.
-    """
+    """Return the views of a job's results: of large or binary ones only name and type."""
     views = [] if job.result is None else [result_view(job.result)]
     media_types = job.result_media_types
     for name, value in job.results.items():
@@ -107,11 +104,7 @@ def result_views(job: Job) -> list[RenderableType]:
 
 
 def result_view(result: Any) -> RenderableType:
-    """Return a view of a job's result.
-
-    The view is a table if the result consists of labels with scores. A text is shown as it is, and
-    any other result as JSON.
-    """
+    """Return a view of a result: labels with scores as a table, a text as it is, others as JSON."""
     if isinstance(result, str):
         return Text(printable_lines(result))
     labels = result.get("labels") if isinstance(result, dict) else None
@@ -147,11 +140,7 @@ _DELIVERY_STYLES = {
 
 
 def timeline_view(timeline: Timeline) -> RenderableType:
-    """Return a drawing of a job's timeline.
-
-    The drawing has a bar for each step and a row for each delivery. It also lists the clocks that
-    differ from the gateway's clock, the attempts to deliver the webhook, and the trace id.
-    """
+    """Return a drawing of a job's timeline: a bar for each step, a row for each delivery, notes."""
     style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(
         (printable(timeline.model), "bold"),
@@ -204,13 +193,7 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a step or span of a job, as text.
-
-    Args:
-        begin_ms: When the step began. The bar is indented in proportion to this time.
-        duration_ms: The duration of the step, which determines the length of the bar.
-        total_ms: The time that the full width represents.
-    """
+    """Return the bar of a step, indented in proportion to the time when it began."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)
@@ -284,10 +267,7 @@ def model_table(models: Iterable[Model]) -> RenderableType:
 
 
 def bar(score: float) -> str:
-    """Return a bar of block characters, whose length shows ``score``.
-
-    If ``score`` is 0, the bar is empty. If it is 1, the bar has its full length.
-    """
+    """Return a bar of block characters, whose length shows a ``score`` from 0 to 1."""
     eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
@@ -299,10 +279,7 @@ def print_to(console: Console, view: RenderableType) -> None:
 
 
 def echo_json(body: bytes) -> None:
-    """Print the gateway's JSON: exactly as received, but to a terminal without control characters.
-
-    ``body`` may also be a result of another media type.
-    """
+    """Print the gateway's JSON as received, but to a terminal without control characters."""
     if sys.stdout.isatty():
         typer.echo(printable_lines(body.decode("utf-8", "replace")))
     else:
@@ -318,10 +295,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether ``value`` is a number between -1e15 and 1e15.
-
-    A number outside this range has too many digits to be shown.
-    """
+    """Return whether ``value`` is a number with few enough digits to be shown."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
@@ -380,10 +354,7 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return ``text`` without control characters, except its line ends.
-
-    Tabs become spaces. Each other control character becomes ``U+FFFD``.
-    """
+    """Return ``text`` with its lines, spaces for tabs, ``U+FFFD`` for control characters."""
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
 
@@ -406,10 +377,7 @@ class SpinnerText:
 
 @contextmanager
 def spinner(status: str) -> Iterator[SpinnerText]:
-    """Show a spinner on stderr during the ``with`` block, but only if stderr is a terminal.
-
-    To change the shown status, set ``status`` of the yielded object.
-    """
+    """Show a spinner with a text on standard error while the block runs, if it is a terminal."""
     progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -202,15 +202,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
-    """Return the names of the components to start.
-
-    Args:
-        only: The values of the option ``--only``.
-        without: The values of the option ``--without``.
-
-    Raises:
-        UnknownPart: An option names an unknown component, or no component is left to start.
-    """
+    """Return the names of the components to start. Raises UnknownPart."""
     named = {
         option: frozenset(name.strip() for name in ",".join(values).split(",") if name.strip())
         for option, values in (("--only", only), ("--without", without))
@@ -230,23 +222,11 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
 def parse_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return the scaling settings for the option ``--scale``.
-
-    The local scaler decides every ``poll_seconds`` how many workers to run. A worker that is not
-    needed is stopped after ``cooldown_seconds``. Both times are usually shorter than in a cluster,
-    because a local process starts faster than a GPU node.
+    """Return the scaling settings for ``--scale MIN:MAX``.
 
     In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
-    intervals are ``poll_seconds``.
-
-    Args:
-        text: The value of the option, in the form MIN:MAX.
-        target: The desired number of messages per worker.
-        poll_seconds: The time between two decisions.
-        cooldown_seconds: How long a worker that is not needed continues to run.
-
-    Raises:
-        typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
+    intervals are ``poll_seconds``, and a worker that is not needed is stopped after
+    ``cooldown_seconds``.
     """
     minimum, colon, maximum = text.partition(":")
     if not (colon and minimum.isdecimal() and maximum.isdecimal()):
@@ -278,13 +258,7 @@ def plan_worker_pool(
 ) -> "WorkerPoolPlan":
     """Return the plan of a pool of workers, which is started instead of the single ``worker``.
 
-    Args:
-        settings: The settings of the system.
-        scaling: The scaling settings from the options of `loosely up`.
-        models: By the name of each model, how many of its workers must run even without jobs.
-        worker: The component for a single worker, from which the pool's description is derived.
-        user: The environment variables of the user. If ``WORKER_MODELS`` is set, the pool considers
-            only the models that this variable names.
+    If ``WORKER_MODELS`` is set, the pool considers only the models that this variable names.
     """
     from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415

@@ -1,12 +1,9 @@
 """Run a component's command in a process that the kernel kills when its supervisor dies.
 
-Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. The file's code asks the kernel
-to kill the process when the supervisor dies, and then replaces the process with the command.
-Therefore the component needs no special code, and the supervisor runs no Python code between fork
-and exec.
-
-Only Linux can kill a process when its parent dies. On other systems, the reaper
-(:mod:`loosely.local.reaper`) kills the component.
+``python -I -S child.py SUPERVISOR_PID COMMAND…`` asks the kernel for that, and then replaces itself
+with the command. So the component needs no special code, and the supervisor runs no Python code
+between fork and exec. On systems other than Linux, the reaper (:mod:`loosely.local.reaper`) kills
+the component.
 """
 
 import os
@@ -17,11 +14,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
-    """Replace this process with the command that ``arguments`` contains.
-
-    ``arguments[0]`` is the supervisor's process id, and the following arguments are the command.
-    Exits with 1 if the supervisor has died.
-    """
+    """Replace this process with the command after the supervisor's process id."""
     supervisor_pid, *command = arguments
     if sys.platform == "linux":
         _die_with_parent()

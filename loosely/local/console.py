@@ -69,11 +69,7 @@ class StatusDisplay:
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
-        """Show an event of a component, except PartStarted.
-
-        The table shows when a component becomes ready for the first time. Other events are printed
-        as lines. If there is no table, every shown event is printed as a line.
-        """
+        """Show an event of a component: in the table if it became ready, otherwise as a line."""
         match event:
             case events.PartStarted():
                 pass
@@ -162,10 +158,7 @@ class StatusDisplay:
                 self._print(part, f"could not be started: {reason}", style="red")
 
     def show_disk_problem(self, problem: str) -> None:
-        """Print the problem with the disk.
-
-        If ``problem`` is empty, print that the data directory can be written again.
-        """
+        """Print the problem with the disk, or with an empty text that there is none any more."""
         if problem:
             text = f"{problem}; all components keep running, but no job is accepted for now"
             self._print_line(f"  {text}", "red")
@@ -206,15 +199,7 @@ def show_usage(
     example: ExampleRequest | None,
     files: Mapping[str, Path],
 ) -> None:
-    """Print that the system is ready, and a request to try.
-
-    Args:
-        console: The console to print to.
-        seconds: How many seconds the start of the system took.
-        url: The gateway's URL, or ``None`` if no gateway was started.
-        example: The request that the printed command sends; ``None`` to print no command.
-        files: Paths to print, by their titles.
-    """
+    """Print that the system is ready, the example request if there is one, and these files."""
     lines = [f"\nReady in {seconds:.1f} s."]
     if url is not None:
         if example is not None:

@@ -1,7 +1,4 @@
-"""The data directory of `loosely up`: its lock, the generated keys, and the file `up.json`.
-
-`up.json` describes the running system: the process id of `loosely up`, and its components.
-"""
+"""The data directory of `loosely up`: its lock, the generated keys, and the file `up.json`."""
 
 import base64
 import fcntl
@@ -31,10 +28,6 @@ def lock_directory(directory: Path) -> Iterator[None]:
     """Keep ``directory`` locked during the ``with`` block, so that no other `loosely up` uses it.
 
     The kernel releases the lock when this process ends, even if the process is killed.
-
-    Raises:
-        DataDirectoryInUse: Another `loosely up` has locked ``directory``.
-        DataDirectoryUnusable: ``directory`` cannot be created or written.
     """
     with _reporting(directory):
         _make_private(directory)
@@ -59,8 +52,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 def _make_private(directory: Path) -> None:
     """Create a directory that only its owner can enter, or restrict an existing directory.
 
-    An existing directory is not changed if it has the sticky bit, as /tmp has, or if it belongs to
-    another user.
+    A directory of another user, or with the sticky bit as /tmp, is not changed.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = directory.stat()
@@ -71,11 +63,8 @@ def _make_private(directory: Path) -> None:
 def reply_token_key(directory: Path) -> str:
     """Return the key that signs reply tokens, in base64.
 
-    The first call creates the key and stores it in ``directory``. Therefore the gateway accepts
-    replies to earlier jobs after a restart.
-
-    Raises:
-        DataDirectoryUnusable: The key cannot be stored or read.
+    It is stored in ``directory``, so that the gateway accepts replies to earlier jobs after a
+    restart.
     """
     path = directory / "reply-token.key"
     with _reporting(directory):
@@ -87,13 +76,8 @@ def reply_token_key(directory: Path) -> str:
 def service_bus_keys(directory: Path) -> dict[str, str]:
     """Return the keys of the shared access policies in the local Service Bus, by policy name.
 
-    The gateway and the worker have one policy each. The first call creates the keys, and stores the
-    policies in a file in ``directory``, which the local Service Bus reads. Only the owner can read
-    the file. A key that the file does not contain, for example because the file is damaged, is
-    created again.
-
-    Raises:
-        DataDirectoryUnusable: The keys cannot be stored or read.
+    They are stored in a file in ``directory`` that only the owner can read, for Service Bus. A key
+    that the file lacks, for example because it is damaged, is created again.
     """
     path = directory / SERVICE_BUS_POLICIES_FILE
     with _reporting(directory):
@@ -120,11 +104,7 @@ def _read_policy_keys(text: str) -> dict[str, str]:
 
 
 def copy_catalogue(catalogue: Path, copy: Path) -> None:
-    """Copy the user's model catalogue to the file that the components read.
-
-    Do nothing if the catalogue does not exist. Raises DataDirectoryUnusable if the copy cannot be
-    written.
-    """
+    """Copy the user's model catalogue, if it exists, to the file that the components read."""
     with _reporting(copy.parent):
         if catalogue.is_file():
             store_file(copy, catalogue.read_bytes())
@@ -135,10 +115,7 @@ def _random_key() -> str:
 
 
 def find_disk_problem(directory: Path) -> str:
-    """Return why ``directory`` cannot be written, or an empty string if it can be written.
-
-    The function writes nothing. It checks only the free space and whether the directory exists.
-    """
+    """Return why ``directory`` cannot be written, or an empty string. Nothing is written."""
     try:
         disk = os.statvfs(directory)
     except OSError as error:
@@ -193,8 +170,7 @@ class RunningPart:
 class RunningSystem:
     """A running system, as the file `up.json` in the data directory describes it.
 
-    ``pid`` is the process id of `loosely up`, ``url`` is the gateway's URL, and ``parts`` are the
-    components.
+    ``pid`` is the process id of `loosely up`, and ``url`` the gateway's URL.
     """
 
     pid: int
@@ -214,19 +190,12 @@ class RunningSystem:
 
     @classmethod
     def find(cls, directory: Path) -> "RunningSystem | None":
-        """Return the running system of a model folder, or ``None`` if no system is found.
-
-        ``directory`` is the folder's own data directory.
-        """
+        """Return the running system of the model folder with this data directory, or ``None``."""
         return cls.read(find_used_directory(directory))
 
     @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
-        """Return the system whose data directory is ``directory``, or ``None`` if no system runs.
-
-        The result is also ``None`` if the directory's file `up.json` is invalid, or if the process
-        that wrote the file was killed.
-        """
+        """Return the system with this data directory, or ``None`` if no system runs."""
         try:
             document = json.loads(_state_file(directory).read_bytes())
             system = cls(
@@ -241,11 +210,9 @@ class RunningSystem:
 
 
 def note_data_directory(directory: Path, used: Path) -> None:
-    """Note which data directory `loosely up` uses, so that other commands find the system.
+    """Note in the model folder's data directory which one `loosely up --data` uses.
 
-    ``directory`` is the data directory of the model folder, in which the note is written. ``used``
-    is the data directory that `loosely up` uses. If both are the same, nothing is written. An error
-    is ignored: the other commands then need ``--url``.
+    Other commands find the system by this note. If it cannot be written, they need ``--url``.
     """
     if used != directory:
         with suppress(OSError):
@@ -256,9 +223,8 @@ def note_data_directory(directory: Path, used: Path) -> None:
 def find_used_directory(directory: Path) -> Path:
     """Return the data directory that a model folder's system uses, or used last.
 
-    ``directory`` is the folder's own data directory. With `loosely up --data`, the system uses
-    another data directory, and a note in ``directory`` contains the path of the most recent one.
-    The result is the path in this note, unless a system uses ``directory`` now.
+    It is ``directory``, or the one that `note_data_directory` has noted unless a system uses
+    ``directory``.
     """
     if RunningSystem.read(directory) is None:
         with suppress(OSError, ValueError):
@@ -277,25 +243,15 @@ def _state_file(directory: Path) -> Path:
 
 
 class StateWriter:
-    """Updates `up.json`, the description of the running system, when a component's state changes.
+    """Updates `up.json` when a component's state changes.
 
     The file is first written after every component has been started. A component that has died
-    stays in the file, with ``ready`` false. A component that was stopped is removed from the file.
-
-    If the file cannot be written, for example because the disk is full, `problem` says why, and the
-    next call of `apply` or `write` tries again.
+    stays in it, with ``ready`` false; one that was stopped is removed. If the file cannot be
+    written, `problem` says why, and the next call tries again.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """Create a writer of `up.json`.
-
-        Args:
-            directory: The data directory, in which the file is written.
-            logs: The directory of the components' log files.
-            url: The gateway's URL.
-            parts: The components that are started first. With ``loosely up --scale``, these do not
-                include the workers, which are started and stopped later.
-        """
+        """Create a writer. ``parts`` are started first; workers of a pool come later."""
         self._directory = directory
         self._logs = logs
         self._url = url

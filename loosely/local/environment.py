@@ -22,16 +22,10 @@ def read_environment() -> dict[str, str]:
 def shared_environment(
     root: Path, user: Mapping[str, str], models: Path | None = None
 ) -> dict[str, str]:
-    """Return the environment variables that all components receive.
+    """Return the environment variables that all components receive: the user's, and some of ours.
 
-    The result includes all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``,
-    which the worker reads. A component's own variable takes precedence over the shared variable
-    with the same name.
-
-    Args:
-        root: The directory that contains the components' source.
-        user: The environment variables with which the user called `loosely`.
-        models: A directory with modules of models, in addition to ``root``; ``None`` for none.
+    Modules of models are found in ``models``, besides ``root``. A component's own variable takes
+    precedence over one with the same name.
     """
     paths = [str(root / "functions"), str(root)]
     if models is not None and models != root:
@@ -53,12 +47,7 @@ def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
     """Return the value that the gateway will read for a setting, or an empty string if unset.
 
     The environment takes precedence over ``functions/local.settings.json``. If that file is
-    invalid, the result is empty, because the Functions host reports the error.
-
-    Args:
-        name: The name of the setting.
-        root: The directory that contains the components' source.
-        user: The environment variables with which the user called `loosely`.
+    invalid, the Functions host reports it.
     """
     value: Any = user.get(name)
     if value is None:
@@ -71,35 +60,22 @@ def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
 
 
 def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``.
-
-    Args:
-        root: The directory that contains the components' source.
-        user: The environment variables with which the user called `loosely`.
-    """
+    """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``."""
     value = read_setting("CORS_ORIGINS", root, user)
     return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
 
 def find_root(package: Path = _PACKAGE) -> Path:
-    """Return the directory that contains `functions`, `worker`, `emulator` and `examples`.
+    """Return the directory with `functions`, `worker`, `emulator` and `examples`.
 
-    In a clone of the repository, the result is the root directory of the clone. A wheel
-    contains the same files in `loosely/system`.
-
-    Args:
-        package: The directory of the package `loosely`.
+    It is the root of the clone, or `loosely/system` of a wheel.
     """
     packaged = package.resolve() / "system"
     return packaged if packaged.is_dir() else packaged.parents[1]
 
 
 def check_requirements() -> None:
-    """Check that the packages of gateway, worker and emulator are installed.
-
-    Raises:
-        ExtraMissing: Only the client is installed.
-    """
+    """Raise ExtraMissing unless the packages of gateway, worker and emulator are installed."""
     missing = [name for name in _LOCAL_PACKAGES if find_spec(name) is None]
     if missing:
         raise ExtraMissing(

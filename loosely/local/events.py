@@ -1,7 +1,4 @@
-"""The events of the components, which `loosely up` shows to the user.
-
-Changes of a component's state are also recorded in the file `up.json` of the data directory.
-"""
+"""The events of the components, which `loosely up` shows and records in `up.json`."""
 
 import signal
 from collections.abc import Callable
@@ -20,10 +17,7 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartReady:
-    """The component became ready. ``seconds`` is the time that its start took.
-
-    ``is_restart`` is true if the component had been ready before and then died.
-    """
+    """The component became ready, ``seconds`` after its start."""
 
     part: Part
     seconds: float
@@ -32,10 +26,7 @@ class PartReady:
 
 @dataclass(frozen=True, slots=True)
 class PartSlow:
-    """The component is still not ready ``seconds`` after its start.
-
-    ``last_line`` is the last line of the component's log.
-    """
+    """The component is still not ready ``seconds`` after its start."""
 
     part: Part
     seconds: float
@@ -44,10 +35,7 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The component's process ended unexpectedly. A restart follows in ``restart_in_seconds``.
-
-    ``last_line`` is the last line of the component's log.
-    """
+    """The component's process ended unexpectedly. A restart follows."""
 
     part: Part
     exit_code: int
@@ -66,11 +54,7 @@ class PartNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartFailing:
-    """The component dies repeatedly before it is ready. It is restarted after each death.
-
-    ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the
-    component's log.
-    """
+    """The component has died ``death_count`` times in a row before it was ready."""
 
     part: Part
     death_count: int
@@ -135,10 +119,7 @@ class ChangeRefused:
 
 @dataclass(frozen=True, slots=True)
 class PartStopped:
-    """The component has stopped. ``seconds`` is how long the stop took.
-
-    ``is_killed`` is true if the component was killed before it had stopped by itself.
-    """
+    """The component has stopped, or was killed, after ``seconds``."""
 
     part: Part
     seconds: float
@@ -147,10 +128,7 @@ class PartStopped:
 
 @dataclass(frozen=True, slots=True)
 class PartGivenUp:
-    """A worker of the pool could not be started.
-
-    The pool starts another worker if the queues need it.
-    """
+    """A worker of the pool could not be started. Another follows if the queues need it."""
 
     part: Part
     reason: str
@@ -158,10 +136,7 @@ class PartGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class PoolScaled:
-    """The worker pool has changed its number of workers from ``before`` to ``after``.
-
-    ``messages`` is the number of messages in the queues.
-    """
+    """The worker pool has changed its number of workers, for this number of queued messages."""
 
     part: Part
     before: int
@@ -200,10 +175,7 @@ EventHandler = Callable[[PartEvent], None]
 
 
 def describe_exit(exit_code: int) -> str:
-    """Describe an exit code in words.
-
-    A negative code stands for a signal. For example, -9 means that signal 9 killed the process.
-    """
+    """Describe an exit code in words. The negative of a signal's number means killed by it."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

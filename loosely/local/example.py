@@ -19,10 +19,7 @@ _BODIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ExampleRequest:
-    """A job to submit: the model, and the arguments of curl that contain the input.
-
-    If ``needs_key`` is true, the gateway accepts only requests with an API key.
-    """
+    """A job to submit: the model, and the arguments of curl that contain the input."""
 
     model: str
     arguments: str
@@ -35,14 +32,9 @@ class ExampleRequest:
 
 
 def choose_example(catalogue: Path, folder: Path, *, needs_key: bool) -> ExampleRequest | None:
-    """Return an example request for the first model of a catalogue.
+    """Return an example request for the first model of a catalogue, with a file of ``folder``.
 
     The result is ``None`` if the catalogue cannot be read. The components report that error.
-
-    Args:
-        catalogue: The path of the file `models.toml`.
-        folder: The folder with the example inputs.
-        needs_key: Whether the gateway accepts only requests with an API key.
     """
     try:
         tables = tomllib.loads(catalogue.read_text("utf-8"))

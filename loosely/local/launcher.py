@@ -18,19 +18,10 @@ _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts the processes of the components, in one working directory.
-
-    All components share some environment variables.
-    """
+    """Starts the processes of the components in one working directory, with shared variables."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
-        """Create a launcher.
-
-        Args:
-            directory: The working directory of the components.
-            environment: The environment variables that all components share.
-            reaper: Kills the components' processes if this process dies.
-        """
+        """Create a launcher. The reaper kills the components' processes if this process dies."""
         self._directory = directory
         self._environment = environment
         self._reaper = reaper
@@ -38,8 +29,8 @@ class Launcher:
     async def launch(self, part: Part, log: PartLog) -> Process:
         """Start the process of ``part``, and write its output to ``log``.
 
-        This method must run in the main thread. If another thread starts the process, the kernel
-        kills the process when that thread ends.
+        This must run in the main thread: the kernel kills the process when the thread that started
+        it ends.
         """
         output = log.open()
         try:
@@ -60,19 +51,14 @@ class Launcher:
         return process
 
     def clean_up(self, process: Process) -> None:
-        """Kill the child processes of a component that has ended.
-
-        A remaining child process might keep a port open or a file locked.
-        """
+        """Kill the children of a component that has ended: one might hold a port or a lock."""
         kill_group(process.pid)
         self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
         """Run the command that makes a file for ``part``, and store the catalogue that it checked.
 
-        Raises:
-            PreparationFailed: The command failed or took too long, or a file cannot be read or
-                written.
+        Raises PreparationFailed if the command fails or takes too long, or a file cannot be used.
         """
         command, catalogue = _describe(preparation.command), preparation.catalogue
         content = b""
@@ -126,10 +112,7 @@ def _reporting(part: Part, path: Path, action: str) -> Iterator[None]:
 
 
 def store_file(path: Path, content: bytes) -> None:
-    """Write a file atomically, but only if the content has changed.
-
-    Therefore `loosely up` also starts on a full disk if the content is the same as before.
-    """
+    """Write a file atomically, but only if its content changes: the disk may be full."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

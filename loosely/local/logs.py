@@ -37,14 +37,11 @@ class PartLog:
                 self.path.replace(self._previous)
 
     def open(self) -> int:
-        """Open the log for a new process, and return the file descriptor.
+        """Open the log for a new process, and return the file descriptor, which the caller closes.
 
-        The caller must close the descriptor. `tail` returns only lines that are written after this
-        call. The log is open in append mode, because `limit_size` may truncate the log while the
-        process writes to it.
-
-        If the log cannot be opened, for example because the disk is full, the returned descriptor
-        discards the output, so that the process can start.
+        `tail` returns only lines that are written after this call. The log is in append mode,
+        because `limit_size` may truncate it meanwhile. If it cannot be opened, for example because
+        the disk is full, the descriptor discards the output.
         """
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -55,11 +52,10 @@ class PartLog:
         return descriptor
 
     def limit_size(self) -> None:
-        """Limit the size of the log.
+        """Copy a log that is larger than the limit to ``NAME.log.1``, and truncate it.
 
-        A log that is larger than the limit is copied to ``NAME.log.1`` and then truncated. The
-        component keeps the file open, so lines that it writes between the copy and the truncation
-        are lost. If the disk has no space for the copy, the log is truncated without a copy.
+        Lines that the component writes between the copy and the truncation are lost. Without space
+        for the copy, the log is only truncated.
         """
         try:
             if self.path.stat().st_size <= self.limit_bytes:
@@ -92,10 +88,7 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last non-blank line of the component's latest process.
-
-        The result is an empty string if the process has written no such line.
-        """
+        """Return the last non-blank line of the component's latest process, or an empty string."""
         return next(iter(self.tail(1)), "")
 
 
@@ -129,8 +122,7 @@ class LogReader:
 def split_entries(lines: Iterable[str]) -> list[list[str]]:
     """Return the entries of a log, each with its lines.
 
-    An entry begins with a time or is a JSON object. The lines of a traceback belong to the entry
-    before them.
+    An entry begins with a time or a JSON object. A traceback belongs to the entry before it.
     """
     entries: list[list[str]] = []
     for line in lines:

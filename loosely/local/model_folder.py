@@ -20,10 +20,8 @@ _EXAMPLE = "chelsea.jpg"
 class ModelFolder:
     """A directory with the models to serve.
 
-    Attributes:
-        path: The directory in which the components run, and from which models are imported.
-        catalogue: The path of the model catalogue.
-        code: The directory with the models' modules.
+    The components run in ``path``, from which models are imported. ``code`` has the models'
+    modules.
     """
 
     path: Path
@@ -37,24 +35,15 @@ class ModelFolder:
 
 
 def current_model_folder() -> ModelFolder:
-    """Return the model folder that contains the working directory.
-
-    If there is none, return a folder with the models that ship with Loosely.
-    """
+    """Return the model folder that contains the working directory, or the shipped models."""
     return find_model_folder(Path.cwd(), find_root(), read_environment())
 
 
 def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> ModelFolder:
-    """Return the model folder that contains ``current``.
+    """Return the model folder that contains ``current``, or a folder with the shipped models.
 
-    If no model folder contains ``current``, return a folder with the models that ship with Loosely.
-    The data of this folder is in the repository or, if Loosely is installed from a wheel, in
-    ``current``.
-
-    Args:
-        current: The working directory of the command.
-        root: The directory that contains the components' source.
-        user: The environment variables of the user. ``MODEL_CATALOGUE`` replaces the catalogue.
+    The data of the latter is in the repository or, for a wheel, in ``current``. ``MODEL_CATALOGUE``
+    in the user's environment replaces the catalogue.
     """
     current = current.resolve()
     shipped = root / "functions" / "contract" / _CATALOGUE
@@ -73,12 +62,7 @@ def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> Mod
 def make_model_folder(path: Path, root: Path) -> None:
     """Write a new model folder with one model, its test and an example input.
 
-    Args:
-        path: The new directory. It may exist if it is empty.
-        root: The directory that contains the components' source.
-
-    Raises:
-        FolderUnusable: The directory is not empty, or cannot be written.
+    Raises FolderUnusable if ``path`` is not empty or cannot be written.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FolderUnusable(f"{path} exists and is not an empty folder: choose another name")

@@ -14,12 +14,7 @@ from loosely.local.scaling import CronTrigger, ScaledObject
 
 @dataclass(frozen=True, slots=True)
 class ModelScaling:
-    """How many workers of a model must run, even without jobs.
-
-    Attributes:
-        min_workers: The minimum number of workers at all times.
-        periods: The periods of the week with a higher minimum. Each period contains its minimum.
-    """
+    """How many workers of a model must run without jobs: always, and in periods of the week."""
 
     min_workers: int = 0
     periods: tuple[CronTrigger, ...] = ()
@@ -28,12 +23,7 @@ class ModelScaling:
 def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, ModelScaling]:
     """Return, for each model of a catalogue, how many workers must run even without jobs.
 
-    Args:
-        catalogue: The path of the file `models.toml`.
-        user: The environment variables of the user.
-
-    Raises:
-        CatalogueInvalid: The catalogue cannot be read.
+    Raises CatalogueInvalid if the catalogue cannot be read.
     """
     done = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract", "scaling", str(catalogue)),
@@ -65,9 +55,8 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
 def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
     """Return `scaling`, changed to keep the workers that `models` need even without jobs.
 
-    Each worker runs all of `models`, so the new minimum is the largest of their minimums and the
-    minimum in `scaling`. The periods of all models become cron triggers. A number of workers that
-    is greater than the maximum in `scaling` is reduced to this maximum.
+    Each worker runs all of `models`, so the largest minimum applies, and the periods of all models.
+    No number exceeds the maximum in `scaling`.
     """
     found, maximum = list(models), scaling.max_replica_count
     minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])

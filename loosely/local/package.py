@@ -1,15 +1,9 @@
 """Write the folders to deploy, or a project for the Azure Developer CLI (`azd`) that deploys them.
 
-`functions/` contains the files that are published to Azure. Core Tools and azd select the same
-files when they publish. requirements.txt is the package lock that `./dev lock` wrote. Azure's build
-installs these packages with pip, which checks the hash of each file.
-
-`worker/` contains a Dockerfile and the files that it copies: the packages `worker` and `contract`,
-the catalogue, and the models with their requirements. Weights that are files of the model folder
-are copied to `worker/` too.
-
-The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
-context of the worker image, whose Dockerfile is worker/Dockerfile.
+`functions/` contains the files that Core Tools and azd publish. Azure's build installs the packages
+of its requirements.txt, which is the lock that `./dev lock` wrote. `worker/` is the build context
+of the worker's image: a Dockerfile and the files that it copies. The project for azd has the layout
+of the repository.
 """
 
 import hashlib
@@ -60,17 +54,11 @@ USER 10001:10001
 def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, Path]:
     """Write the folders `functions` and `worker` into ``target``, and return their paths.
 
-    Folders that an earlier call has written are replaced.
-
-    Args:
-        target: The directory for both folders.
-        root: The directory that contains the components' source.
-        folder: The model folder. Its catalogue must be valid.
+    Folders that an earlier call has written are replaced. The catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains a file or folder `functions` or `worker` that no earlier
-            call has written, a model is outside the folder's directory for models, or weights in
-            the folder differ from their digest.
+        FolderUnusable: No earlier call has written one of the folders, or the folder cannot be
+            packaged.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -87,21 +75,14 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
 
 
 def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
-    """Write a project for `azd` that deploys the models of a folder.
+    """Write a project for `azd` that deploys the models of a folder with a valid catalogue.
 
-    The files that an earlier call has written are replaced. Other files stay, for example `.azure`,
-    in which azd keeps the names of the deployed resources. After this function, the caller must run
-    `infra.generate` in the project.
-
-    Args:
-        target: The directory of the project.
-        root: The directory that contains the components' source.
-        folder: The model folder. Its catalogue must be valid.
+    Files that an earlier call has written are replaced. Others stay, such as `.azure`, in which azd
+    keeps the names of the deployed resources. The caller must then run `infra.generate` in the
+    project.
 
     Raises:
-        FolderUnusable: ``target`` contains files that no earlier call has written, a model is
-            outside the folder's directory for models, or weights in the folder differ from their
-            digest.
+        FolderUnusable: No earlier call has written what is there, or the folder cannot be packaged.
     """
     description = target / "azure.yaml"
     is_ours = description.is_file() and _PROJECT_MARK in description.read_text("utf-8", "replace")
@@ -129,11 +110,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
 
 
 def copy_function_app(target: Path, app: Path) -> list[Path]:
-    """Delete the folder `target`, then copy the published files into a new folder `target`.
-
-    Returns:
-        The copied files, as paths relative to `target`.
-    """
+    """Copy the published files into a new folder `target`, and return their relative paths."""
     shutil.rmtree(target, ignore_errors=True)
     files = list_published(app)
     for file in files:
@@ -156,8 +133,7 @@ def list_published(app: Path) -> list[Path]:
 def read_exclusions(app: Path) -> tuple[str, ...]:
     """Return the name patterns of the files and folders that are not published.
 
-    Raises ValueError if a pattern in .funcignore contains `/` or begins with `!`, because such
-    patterns are not supported.
+    Raises ValueError for patterns of .funcignore that are not supported: with `/` or a leading `!`.
     """
     lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -170,19 +146,13 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
 
 
 def _check(folder: ModelFolder) -> list[Path]:
-    """Check that the folder can be packaged, and return the paths of its weights.
-
-    Raises FolderUnusable if the folder cannot be packaged.
-    """
+    """Check that the folder can be packaged, and return the paths of its weights."""
     _check_places(folder)
     return _find_weights(folder)
 
 
 def _check_places(folder: ModelFolder) -> None:
-    """Raise FolderUnusable if a model's module is in the model folder but outside ``folder.code``.
-
-    Of the modules in the model folder, only those in ``folder.code`` are packaged.
-    """
+    """Raise FolderUnusable if a model's module is in the folder but outside ``folder.code``."""
     for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
         versions = [each for key, each in entry.items() if key.isdecimal()]
         for module in [
@@ -198,10 +168,7 @@ def _check_places(folder: ModelFolder) -> None:
 
 
 def _find_weights(folder: ModelFolder) -> list[Path]:
-    """Check the weights in the model folder, and return their paths relative to the folder.
-
-    Raises FolderUnusable if a file or its digest is missing, or if the digest differs.
-    """
+    """Check the weights in the model folder, and return their paths relative to the folder."""
     tables = tomllib.loads(folder.catalogue.read_text("utf-8")).items()
     below = [
         (name, table)
@@ -248,17 +215,9 @@ def _write_worker_context(
 
 
 def _copy_models(target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]) -> str:
-    """Copy the model folder's code, requirements and weights to ``target``.
+    """Copy the model folder's code, requirements and weights to the image's build context.
 
-    Args:
-        target: The build context of the worker's image.
-        root: The directory that contains the components' source, with the worker's Dockerfile.
-        folder: The model folder.
-        weights: The paths of the weights, relative to the model folder.
-
-    Returns:
-        The whole text of the image's Dockerfile: the worker's Dockerfile, followed by lines that
-        add the copied files to the image.
+    Returns the text of the Dockerfile: the worker's, followed by lines that add these files.
     """
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
     if folder.code != root / "worker" / "models" and folder.code.is_dir():

@@ -13,13 +13,7 @@ PAGES: Final[Mapping[str, str]] = {
 
 
 def page_address(url: str, name: str | None) -> str:
-    """Return the address of a page of the gateway at ``url``.
-
-    If ``name`` is ``None``, the page is the front page.
-
-    Raises:
-        ValueError: There is no page with this name.
-    """
+    """Return the address of a page of the gateway at ``url``, or of its front page."""
     if name is None:
         return f"{url}/"
     if name not in PAGES:

@@ -34,13 +34,8 @@ PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 class Preparation:
     """A command that runs before a component starts, and the file for the command's output.
 
-    Attributes:
-        command: The command, which checks ``temporary`` if there is a catalogue.
-        output: The file for the command's output.
-        catalogue: The user's model catalogue, or ``None`` for the repository's catalogue.
-        temporary: The path for a copy of the catalogue while the command checks it.
-        checked: The path to which the copy is moved after the check. The components read this file,
-            so that a bad catalogue never replaces a good one.
+    The command checks ``temporary``, a copy of the user's ``catalogue``. Then the copy replaces
+    ``checked``, which the components read, so that a bad catalogue never replaces a good one.
     """
 
     command: tuple[str, ...]
@@ -54,8 +49,7 @@ class Preparation:
 class Part:
     """A component of the local system, which runs as one process.
 
-    ``environment`` contains the environment variables that only this component receives. `repr`
-    does not show them, because some of them are keys.
+    ``environment`` has the variables that only this component receives, such as keys.
     """
 
     name: str
@@ -108,10 +102,7 @@ class SystemSettings:
 
     @property
     def catalogue_environment(self) -> dict[str, str]:
-        """The environment variable that names the user's model catalogue.
-
-        Empty if the components use the repository's catalogue.
-        """
+        """The environment variable that names the user's model catalogue, if there is one."""
         return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.checked_catalogue)}
 
     @property
@@ -126,10 +117,7 @@ class SystemSettings:
 
     @property
     def blob_origins(self) -> tuple[str, ...]:
-        """The origins whose pages may use links to blobs.
-
-        The gateway's own origins are included, because the port of the blob storage is different.
-        """
+        """The origins whose pages may use links to blobs, with the gateway's own."""
         own = (f"http://{name}:{self.ports.functions}" for name in (_HOST, "localhost"))
         return (*own, *self.cors_origins)
 
@@ -140,18 +128,11 @@ class SystemSettings:
 
     @property
     def service_bus_connection(self) -> str:
-        """The connection string of the local Service Bus for the user's own programs.
-
-        It contains the published key of Microsoft's emulator. This key gives all rights.
-        """
+        """The connection string of Service Bus with the public key of Microsoft's emulator."""
         return self._service_bus_connection(_PUBLIC_POLICY, _PUBLIC_KEY)
 
     def service_bus_connection_of(self, policy: str) -> str:
-        """Return the connection string for a component.
-
-        Args:
-            policy: The name of the component's policy in `SERVICE_BUS_RIGHTS`.
-        """
+        """Return the connection string for a component, by its policy in `SERVICE_BUS_RIGHTS`."""
         if policy not in self.service_bus_keys:
             return self.service_bus_connection
         return self._service_bus_connection(policy, self.service_bus_keys[policy])
@@ -282,13 +263,7 @@ def _functions(settings: SystemSettings) -> Part:
 
 
 def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
-    """Return one worker of a pool, as a component.
-
-    Args:
-        settings: The settings of the system.
-        number: The number of the worker in the pool, from 1.
-        port: The port of the worker's health endpoint.
-    """
+    """Return worker ``number`` (from 1) of a pool, whose health endpoint has this port."""
     return _worker(settings, f"worker-{number}", port)
 
 

@@ -26,10 +26,7 @@ class Ports:
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
-        """Return five consecutive ports, beginning with ``base``.
-
-        With different ports, several systems can run on one machine.
-        """
+        """Return five consecutive ports, so that several systems can run on one machine."""
         return cls(base, base + 1, base + 2, base + 3, base + 4)
 
 
@@ -49,10 +46,7 @@ class PortOwner:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server can listen on ``port`` of both loopback addresses.
-
-    The IPv6 address is ignored if this machine does not have it.
-    """
+    """Return whether a server can listen on ``port`` of both loopback addresses, if IPv6 exists."""
     for family, host in ((socket.AF_INET, _HOST), (socket.AF_INET6, _IPV6_HOST)):
         try:
             probe = socket.socket(family, socket.SOCK_STREAM)
@@ -72,11 +66,7 @@ def is_free(port: int) -> bool:
 
 
 def next_free(first: int, taken: Collection[int]) -> int:
-    """Return the lowest free port that is not less than ``first`` and not in ``taken``.
-
-    Raises:
-        PortBusy: No such port exists.
-    """
+    """Return the lowest free port from ``first`` on that is not in ``taken``, or raise PortBusy."""
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
@@ -84,14 +74,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return the first of five consecutive free ports, as a suggested value of ``--port``.
-
-    Args:
-        first: The lowest port to try.
-
-    Raises:
-        PortBusy: No five consecutive ports are free.
-    """
+    """Return the first of five consecutive free ports from ``first`` on, or raise PortBusy."""
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
@@ -102,14 +85,7 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Check that all ports are free.
-
-    Args:
-        ports: The port numbers, by the name of the port.
-
-    Raises:
-        PortBusy: A port is in use. The message names each such port and the process that uses it.
-    """
+    """Raise PortBusy if a port, given by its name, is in use. The message names its process."""
     busy = {name: port for name, port in ports.items() if not is_free(port)}
     if not busy:
         return
@@ -123,10 +99,7 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the processes that listen on ``ports``, by port.
-
-    A port is missing if no process listens on it, or if this user may not see the process.
-    """
+    """Return the processes that listen on ``ports``, by port, as far as this user may see them."""
     import psutil  # noqa: PLC0415 - needed for the error message only
 
     wanted = set(ports)

@@ -1,7 +1,7 @@
 """The readiness probe of a component: an HTTP GET, sent without an HTTP library.
 
-While all components start and use every core, each probe is sent dozens of times. Therefore a probe
-of a component that does not listen yet must use little processor time.
+While all components start and use every core, each probe is sent dozens of times, so it must use
+little processor time.
 """
 
 import asyncio
@@ -47,10 +47,7 @@ async def is_ready(probe: Probe) -> bool:
 
 
 async def get_json(probe: Probe) -> object:
-    """Send the probe once, and return the JSON document of a response with any status.
-
-    Return ``None`` if there is no response, or if the response is not JSON.
-    """
+    """Send the probe once, and return the JSON document of the response, or ``None``."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(_HOST, probe.port)

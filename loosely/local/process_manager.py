@@ -30,18 +30,12 @@ _SHOWN_TRACEBACK_LINES = 24
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """The limits on the start of a component.
+    """When the start of a component is reported, or given up.
 
-    A component that dies is restarted, and a slow start has no time limit. Of these limits, only
-    `permanent_deaths` ends the system.
-
-    Attributes:
-        failing_deaths: If the component dies this number of times in a row before it is ready, the
-            user is informed, and the restarts become slower.
-        permanent_deaths: If the component ends this number of times in a row because its settings
-            are invalid or its port is taken, and has never been ready, it is not restarted.
-        slow_after_seconds: If the component is not ready after this time, the user is informed. The
-            user is informed again whenever the waiting time has doubled.
+    After ``failing_deaths`` deaths in a row before it is ready, the user is informed, and the
+    restarts become slower. After ``permanent_deaths`` ends in a row because of its settings or its
+    port, a component that has never been ready is not restarted. A start that takes longer than
+    ``slow_after_seconds`` is reported, and again whenever the time has doubled.
     """
 
     failing_deaths: int = 3
@@ -53,9 +47,8 @@ class StartLimits:
 class RestartBackoff:
     """The delays before a component is restarted.
 
-    The delay doubles after each short run, up to a limit, and is reset after a long run. The first
-    delay is short, so that a killed worker is soon replaced. The limit is higher for a component
-    that repeatedly fails at its start.
+    The delay doubles after each short run, up to a limit, and is reset after a long run. The limit
+    is higher for a component that repeatedly fails at its start.
     """
 
     first_seconds: float = 0.1
@@ -65,12 +58,7 @@ class RestartBackoff:
     _next_seconds: float = 0.0
 
     def next_delay(self, uptime_seconds: float, *, is_failing: bool = False) -> float:
-        """Return the number of seconds to wait before the next restart.
-
-        Args:
-            uptime_seconds: How many seconds the component ran before it died.
-            is_failing: Whether the component repeatedly fails at its start.
-        """
+        """Return the number of seconds to wait before the next restart."""
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
         limit_seconds = self.failing_limit_seconds if is_failing else self.limit_seconds
@@ -81,10 +69,7 @@ class RestartBackoff:
 
 @dataclass(slots=True)
 class ProcessManager:
-    """Keeps one component running until `stop` is called.
-
-    The caller must run `run` as an asyncio task, and pass this task to `stop`.
-    """
+    """Keeps one component running until `stop` is called. `run` is a task, which `stop` gets."""
 
     part: Part
     log: PartLog
@@ -118,10 +103,8 @@ class ProcessManager:
     async def run(self) -> None:
         """Start the component, and restart it when it dies, until `stop` is called.
 
-        Raises:
-            PreparationFailed: A file that the component reads cannot be made.
-            PartFailed: The settings of the component are invalid or its port is taken, and the
-                component has never been ready.
+        Raises PreparationFailed if a file that it reads cannot be made, and PartFailed if its
+        settings are invalid or its port is taken, and it has never been ready.
         """
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
@@ -166,8 +149,8 @@ class ProcessManager:
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
         """Stop the component, and wait until ``run``, the task of the method `run`, has ended.
 
-        The process receives SIGTERM. It is killed if it still runs after the component's
-        ``drain_seconds``, or as soon as ``kill`` is set.
+        It receives SIGTERM, and is killed after its ``drain_seconds``, or as soon as ``kill`` is
+        set.
         """
         asked_at = self.clock()
         self._is_stopping = True
@@ -193,9 +176,9 @@ class ProcessManager:
             await self._end(process, ended, asyncio.Event())
 
     def reload(self, reason: str) -> bool:
-        """Let the component read its changed files because of ``reason``, without an interruption.
+        """Let the component read its changed files without an interruption, and return True.
 
-        Return False if the component cannot do this, or is not ready. Then it must be restarted.
+        Return False if it cannot do this, or is not ready. Then it must be restarted.
         """
         if self._process is None or not (self.part.can_reload and self._is_ready):
             return False
@@ -209,11 +192,7 @@ class ProcessManager:
         self._may_run.set()
 
     async def _end(self, process: Process, ended: "asyncio.Task[Any]", kill: asyncio.Event) -> bool:
-        """Ask ``process`` to terminate, and wait until the task ``ended`` is done.
-
-        The task is done when the process has ended. Kill the process if ``kill`` is set or if the
-        process takes too long. Return whether the process was killed.
-        """
+        """Terminate ``process``, and wait for its task ``ended``. Return whether it was killed."""
         with suppress(ProcessLookupError):
             process.terminate()
         killing = asyncio.create_task(kill.wait())
@@ -275,10 +254,7 @@ class ProcessManager:
         self.has_been_ready.set()
 
     async def _watch_models(self, page: Probe) -> None:
-        """Report when the component cannot load a model, and when it later loads this model.
-
-        ``page`` is the HTTP request to which the component responds with the state of its models.
-        """
+        """Report when the component cannot load a model, and when it later loads this model."""
         while True:
             broken, served = _read_models(await get_json(page))
             for model, reason in broken.items():
@@ -304,14 +280,11 @@ class ProcessManager:
                     self.notify(events.ErrorLogged(self.part, shown))
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the deaths in a row whose exit code reports invalid settings or a taken port.
+        """Count the ends in a row because of invalid settings or a taken port.
 
-        Any other exit code resets the count to 0. The count also stays 0 if the component has ever
-        been ready. One such exit code alone is not treated as an error, because the code of a model
-        may end a worker with any exit code.
-
-        Raises:
-            PartFailed: The count has reached the limit ``permanent_deaths``.
+        One such exit code alone is no error, because a model's code may end a worker with any exit
+        code. Raises PartFailed at the limit ``permanent_deaths``, unless the component has ever
+        been ready.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0
@@ -335,11 +308,7 @@ class ProcessManager:
 
 
 def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
-    """Return why each broken model could not be loaded, and which models are loaded.
-
-    ``document`` is the JSON document that the worker returns about its models. Both results are
-    empty if the document has a different format.
-    """
+    """Return why each broken model could not be loaded, and which models are loaded."""
     match document:
         case {"models": dict(models)}:
             states = {str(name): state for name, state in models.items() if isinstance(state, dict)}

@@ -1,12 +1,10 @@
 """A process that kills the components' remaining processes after the supervisor has died.
 
 On Linux, the kernel kills the components themselves (:mod:`loosely.local.child`), but not the
-processes that the components have started. On macOS, the kernel kills no process.
+processes that they have started. On macOS, it kills none.
 
-The supervisor sends lines to the reaper over a pipe. When a component starts, the supervisor sends
-``+GROUP``: GROUP is the id of the component's process group. When the component has ended, the
-supervisor sends ``-GROUP``. When the pipe closes, the reaper kills each process group that was
-added and not removed.
+The supervisor sends a line ``+GROUP`` over a pipe when a component with this process group starts,
+and ``-GROUP`` when it has ended. When the pipe closes, the reaper kills the groups that are left.
 """
 
 import contextlib
@@ -41,17 +39,11 @@ class Reaper:
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Remove a process group from the reaper's list.
-
-        This is necessary because the operating system may give the id to a new process group.
-        """
+        """Remove a process group from the list, because its id may be given to a new group."""
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Close the pipe to the reaper, and wait until the reaper has ended.
-
-        Before it ends, the reaper kills each process group that was added and not removed.
-        """
+        """Close the pipe to the reaper, and wait until it has killed what is left and ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -76,10 +68,7 @@ def kill_group(group: int) -> None:
 
 
 def run_reaper(lines: Iterable[str]) -> None:
-    """Read lines until the pipe closes, then kill the process groups that are still listed.
-
-    The line ``+GROUP`` adds a process group to the list. The line ``-GROUP`` removes it.
-    """
+    """Read lines until the pipe closes, then kill the process groups that are still listed."""
     groups: set[int] = set()
     for line in lines:
         sign, group = line[0], int(line[1:])

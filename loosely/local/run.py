@@ -79,14 +79,7 @@ class RunPlan:
 def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
     """Run the components until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
-    Args:
-        make_plan: A function that returns the plan. The function is called after the data directory
-            is locked, because the function may write files there.
-        data: The data directory.
-        console: The console to print to.
-
-    Raises:
-        UpError: The system or one of its components could not start.
+    ``make_plan`` is called after the data directory is locked, because it may write files there.
     """
     with lock_directory(data):
         # If an earlier `loosely up` was killed, the file remains, but the components have ended.
@@ -100,11 +93,7 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
 
 
 def forget_killed_loads(data: Path) -> None:
-    """Delete the load journals, in which killed workers noted the models that they were loading.
-
-    Otherwise the next worker would suspect that these models are broken, although they may be
-    repaired by now.
-    """
+    """Delete the journals of loads that killed a worker: the models may be repaired by now."""
     shutil.rmtree(data / "locks" / "loads", ignore_errors=True)
 
 
@@ -156,10 +145,7 @@ class DiskWatch:
         self._is_reported = False
 
     def check(self) -> None:
-        """Report if the data directory can no longer be written, or can be written again.
-
-        Before the check, write the state of the running system to `up.json` if it has changed.
-        """
+        """Write `up.json` if needed, and report a new problem with the disk, or its end."""
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem
         if bool(problem) != self._is_reported:
@@ -182,15 +168,7 @@ class ModelWatch:
         launcher: Launcher,
         notify: events.EventHandler,
     ) -> None:
-        """Create the watch. It reports only changes that are made after this call.
-
-        Args:
-            plan: The components, and the catalogue.
-            code: The directory with the models' modules.
-            processes: The processes of the components.
-            launcher: Makes the files of the components from the catalogue.
-            notify: A function that receives the events.
-        """
+        """Create the watch. It reports only changes that are made after this call."""
         self._plan = plan
         self._processes = processes
         self._launcher = launcher

@@ -13,29 +13,19 @@ class SupervisedProcess(Protocol):
     has_been_ready: asyncio.Event
 
     async def run(self) -> None:
-        """Start the component or the pool's workers, and restart each process that dies.
-
-        Raises UpError if a process cannot be started.
-        """
+        """Start the component or the workers, and restart each process that dies."""
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop the component or the pool's workers, and wait until ``run`` has ended.
+        """Stop all processes, and wait until ``run``, the task of that method, has ended.
 
-        ``run`` is the task that executes the method `run`. As soon as ``kill`` is set, the
-        processes are killed.
+        As soon as ``kill`` is set, the processes are killed.
         """
 
     async def halt(self, reason: str) -> None:
-        """Stop the component or the pool's workers because of ``reason``.
-
-        They are not started again before `resume` is called.
-        """
+        """Stop all processes until `resume` is called."""
 
     def reload(self, reason: str) -> bool:
-        """Let the component read its changed files because of ``reason``, without an interruption.
-
-        Return False if the component cannot do this now. Then it must be restarted.
-        """
+        """Let the component read its changed files, or return False if it must be restarted."""
 
     def resume(self) -> None:
         """Start the component or the pool's workers again after `halt`."""
@@ -45,11 +35,7 @@ class SupervisedProcess(Protocol):
 
 
 class SystemSupervisor:
-    """Runs process managers and worker pools.
-
-    In the argument `processes`, a process may depend on the processes before it. Therefore the
-    processes are stopped in reverse order.
-    """
+    """Runs process managers and worker pools, and stops them in reverse order."""
 
     def __init__(
         self,
@@ -57,13 +43,10 @@ class SystemSupervisor:
         check_disk: Callable[[], None] = lambda: None,
         watch: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
-        """Create the supervisor.
+        """Create the supervisor of processes, each of which may depend on those before it.
 
-        Args:
-            processes: The processes to run, in the order of their dependencies.
-            check_disk: A function that checks the disk. It is called every few seconds.
-            watch: A function that runs until a stop is requested, and may halt and resume
-                processes.
+        ``check_disk`` is called every few seconds. ``watch`` runs until a stop is requested, and
+        may halt and resume processes.
         """
         self._watch = watch
         self._processes = processes
@@ -77,10 +60,7 @@ class SystemSupervisor:
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Request that `run` stops the processes one by one, from the last to the first.
-
-        The second call of this method makes `run` kill all processes.
-        """
+        """Make `run` stop the processes one by one or, at the second call, kill them all."""
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()
@@ -93,8 +73,7 @@ class SystemSupervisor:
     async def run(self) -> None:
         """Start all processes and keep them running until a stop is requested.
 
-        Raises:
-            UpError: A process could not be started. All other processes have been stopped.
+        If a process cannot be started, all others are stopped, and its UpError is raised.
         """
         runs = [asyncio.create_task(process.run()) for process in self._processes]
         stop = asyncio.create_task(self._stop.wait())
@@ -113,11 +92,7 @@ class SystemSupervisor:
                 raise outcome
 
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
-        """Stop the processes one by one, from the last to the first.
-
-        The worker is stopped before the gateway and Service Bus. Therefore the worker can
-        still send replies and settle messages while it drains.
-        """
+        """Stop the processes from the last to the first, so that the worker can still reply."""
         for process, run in reversed(list(zip(self._processes, runs, strict=True))):
             if not run.done():
                 await process.stop(run, self._kill)

@@ -1,8 +1,4 @@
-"""Find out which files have changed.
-
-A file is read again if its time or size changes. A Python or TOML file has changed only if its
-content differs.
-"""
+"""Find out which files have changed: Python and TOML by content, others by time and size."""
 
 import hashlib
 import os
@@ -20,8 +16,7 @@ _State = dict[Path, tuple[_Stamp, bytes]]
 class FileWatch:
     """Finds changes of files, and of the files in directories, since the last accepted change.
 
-    Files and directories whose names begin with a dot, and the directories `__pycache__`, are
-    ignored: editors and Python write there.
+    Names that begin with a dot and `__pycache__` are ignored: editors and Python write there.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -30,10 +25,9 @@ class FileWatch:
         self._accepted = self._reported = self._seen = self._read({})
 
     def find_changes(self) -> list[Path]:
-        """Return the files that differ from the last accepted state, if they have changed again.
+        """Return the files that differ from the last accepted state. Each state is reported once.
 
-        The result is empty if a file has changed since the last call, because a file may be only
-        half written. Each state is reported once.
+        The result is empty if a file has changed since the last call: it may be only half written.
         """
         before, self._seen = self._seen, self._read(self._seen)
         if self._seen != before or _contents(self._seen) == _contents(self._reported):
@@ -69,10 +63,7 @@ class FileWatch:
 
 
 def find_code_error(path: Path) -> str:
-    """Return the file, the line and the message of a Python file's syntax error.
-
-    The result is an empty string if the file has no syntax error, or if it is no Python file.
-    """
+    """Return the place and the message of a Python file's syntax error, or an empty string."""
     if path.suffix != ".py":
         return ""
     try:

@@ -37,13 +37,7 @@ class QueueMonitor:
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
     ) -> None:
-        """Create a monitor. No request is sent yet.
-
-        Args:
-            gateway_url: The gateway's URL.
-            models: The names of the models whose queues are counted. Default: all models.
-            api_key: The API key, if the gateway requires one.
-        """
+        """Create a monitor of the queues of these models, or of all."""
         self._url = f"{gateway_url}/v1/models"
         # The gateway lists the version 1 of a model by the name of the model.
         self._models = frozenset(name.removesuffix(":1") for name in models)
@@ -63,13 +57,9 @@ class QueueMonitor:
         await self._client.aclose()
 
     async def count_messages(self) -> list[int | None]:
-        """Return the number of active messages in each model's queue.
+        """Return the number of active messages in each model's queue, with those that workers hold.
 
-        Messages that a worker has received and not yet settled are included. A number is ``None``
-        if the gateway does not report it.
-
-        Raises:
-            CountsUnavailable: The gateway does not respond as expected.
+        A number is ``None`` if the gateway does not report it. Raises CountsUnavailable.
         """
         try:
             response = await self._client.get(self._url, headers=self._headers)
@@ -91,10 +81,7 @@ class QueueMonitor:
             raise CountsUnavailable(f"{self._url} did not return a list of models") from error
 
     async def count_held_jobs(self, health_port: int) -> int | None:
-        """Return how many jobs are in flight in the worker whose health port is ``health_port``.
-
-        The result is ``None`` if the worker does not respond.
-        """
+        """Return how many jobs are in flight in a worker, or ``None`` if it does not respond."""
         try:
             # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
@@ -136,8 +123,8 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
-    Kubernetes may stop any pod, but this pool stops only idle workers. A worker that receives a job
-    just before it is stopped still finishes the job, because a worker drains before it exits.
+    Kubernetes may stop any pod, but this pool stops only idle workers. A job that arrives just
+    before the stop is still finished, because a worker drains before it exits.
     """
 
     def __init__(
@@ -148,16 +135,7 @@ class WorkerPool:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """Create the pool. No worker is started before :meth:`run` is called.
-
-        Args:
-            plan: The workers, and the rules for the size of the pool.
-            manage: A function that returns the process manager of a component.
-            notify: A function that receives the pool's events.
-            clock: A function that returns the current time in seconds.
-            now: A function that returns the current date and time with a time zone, for the periods
-                in which workers run without jobs.
-        """
+        """Create the pool. ``manage`` returns the process manager of a component."""
         self._plan = plan
         self._manage = manage
         self._notify = notify
@@ -174,8 +152,7 @@ class WorkerPool:
     async def run(self) -> None:
         """Adjust the number of workers to the queues until this task is cancelled.
 
-        Raises:
-            UpError: The workers refuse their settings, and no worker has ever been ready.
+        Raises UpError if the workers refuse their settings, and none has ever been ready.
         """
         scaling = self._plan.scaling
         scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)
@@ -204,10 +181,7 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop all current workers. They are not started again before `resume` is called.
-
-        Meanwhile, the pool may start additional workers. ``reason`` is shown to the user.
-        """
+        """Stop all current workers until `resume` is called. Meanwhile, others may be started."""
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
     def reload(self, reason: str) -> bool:
@@ -269,11 +243,7 @@ class WorkerPool:
         self._workers[number] = _PoolWorker(manager, port, asyncio.create_task(manager.run()))
 
     async def _stop_idle(self, surplus: int) -> None:
-        """Stop at most ``surplus`` idle workers.
-
-        Workers that have never been ready are stopped first. The other workers are stopped from the
-        newest to the oldest.
-        """
+        """Stop at most ``surplus`` idle workers: those never ready first, then the newest."""
         newest_first = self._active[::-1]
         held = await asyncio.gather(
             *(self._plan.monitor.count_held_jobs(worker.port) for worker in newest_first)
@@ -296,8 +266,7 @@ class WorkerPool:
     def _remove_ended(self) -> None:
         """Remove the workers whose processes have ended.
 
-        Raises:
-            UpError: A worker could not be started, and no worker has ever been ready.
+        Raises UpError if a worker could not be started, and none has ever been ready.
         """
         for number, worker in list(self._workers.items()):
             self._has_had_ready_worker = self._has_had_ready_worker or not worker.is_loading
