@@ -5,9 +5,9 @@ Version 2 of the SDK will change its client. Then only this module must be chang
 
 import asyncio
 import json
-import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,8 +21,6 @@ from contract.messages import Json
 from contract.names import ORCHESTRATOR_JOB
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 
-_log = logging.getLogger(__name__)
-
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _CONTINUATION: Final = "x-ms-continuation-token"
 # Continuation tokens of a last page. The Azure Storage provider may send the JSON null in base64.
@@ -34,16 +32,12 @@ _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 _UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""The time limit, in seconds, of a request that reads from Durable Functions.
-
-The SDK's limit of 4 minutes is too long for a waiting caller.
-"""
+"""How long a request that reads may take. The SDK's limit of 4 minutes is too long for a caller."""
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""The time limit, in seconds, of a request that starts or changes an orchestration.
+"""How long a request that starts or changes an orchestration may take.
 
-After a timeout, it is not known whether the host makes the change. Timeouts must therefore be rare,
-and this limit is longer than READ_TIMEOUT_SECONDS.
+After a timeout, it is not known whether the host makes the change, so timeouts must be rare.
 """
 
 
@@ -62,25 +56,17 @@ class RuntimeStatus(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the orchestration has ended."""
-        return self in _FINAL
-
-
-_FINAL: Final = frozenset(
-    {
-        RuntimeStatus.COMPLETED,
-        RuntimeStatus.FAILED,
-        RuntimeStatus.TERMINATED,
-        RuntimeStatus.CANCELED,
-    }
-)
+        return self in {
+            RuntimeStatus.COMPLETED,
+            RuntimeStatus.FAILED,
+            RuntimeStatus.TERMINATED,
+            RuntimeStatus.CANCELED,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """The state of one orchestration at the time of the query.
-
-    `input` is the text that was passed to `Durable.start`.
-    """
+    """The state of one orchestration; `input` is the text that was passed to `Durable.start`."""
 
     runtime_status: RuntimeStatus
     input: str
@@ -91,11 +77,7 @@ class InstanceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event in the history of an orchestration.
-
-    `kind` is the name that Durable Functions shows, for example `ExecutionStarted` or
-    `TaskCompleted`. `name` is the function or external event; None if the event has none.
-    """
+    """One event of a history. `kind` is the host's name for it, for example `TaskCompleted`."""
 
     kind: str
     name: str | None
@@ -104,10 +86,9 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """The result of `Durable.list_jobs`: each job's id and the state of its orchestration.
+    """The ids and states of jobs' orchestrations, not sorted.
 
-    `instances` is not sorted. `is_whole` is false if `instances` contains only a part of the
-    orchestrations that match the query.
+    `is_whole` is false if there are more orchestrations that match the query.
     """
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]
@@ -125,8 +106,8 @@ class Durable(Protocol):
     ) -> None:
         """Start an orchestration with the input `input_text`.
 
-        An ended orchestration with the same id is replaced. An orchestration with the same id that
-        has not ended continues unchanged, and no error is raised.
+        An ended orchestration with the same id is replaced. One that has not ended continues, and
+        no error is raised.
         """
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
@@ -136,12 +117,9 @@ class Durable(Protocol):
         """Return the history of an orchestration; empty if no orchestration has this id."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event to an orchestration.
+        """Send an external event with the content `data` to an orchestration.
 
-        Raises UnknownInstance if no orchestration has this id, or FinalInstance if the
-        orchestration has ended.
-
-        `data` is the content of the event `name`.
+        Raises UnknownInstance if no orchestration has this id, or FinalInstance if it has ended.
         """
 
     async def terminate(self, job_id: str, reason: str) -> None:
@@ -150,17 +128,10 @@ class Durable(Protocol):
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` orchestrations of jobs whose ids begin with `prefix`.
-
-        Only orchestrations whose runtime status is in `statuses` are returned. If `statuses` is
-        empty, the runtime status does not matter.
-        """
+        """Return up to `limit` jobs whose ids begin with `prefix`; without `statuses`, in any."""
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete the ended orchestrations that were created before this time.
-
-        Returns the number of deleted orchestrations.
-        """
+        """Delete the ended orchestrations created before this time; return their number."""
 
 
 _Answer = tuple[Json, str]
@@ -173,26 +144,17 @@ class DurableClient:
         self._client = client
 
     async def check(self) -> None:
-        """Check that Durable Functions responds and accepts changes, without making a change.
+        """Send an event to an orchestration that does not exist, which the host answers with 404.
 
-        The method sends an event to an orchestration that does not exist. In Azure, the host only
-        looks for the orchestration and responds 404. The local host also checks that its disk is
-        not full. The SDK's method `raise_event` is not used, because its errors for status 404 and
-        for other statuses differ only in their messages.
+        The local host also checks that its disk is not full. The SDK's method is not used, because
+        its errors for 404 and for other statuses differ only in their messages.
         """
         path = f"instances/{_UNKNOWN_ID}/raiseEvent/check"
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
-        try:
+        with _unavailable("a request to Durable Functions failed"):
             session = await _get_session()
-            async with (
-                asyncio.timeout(READ_TIMEOUT_SECONDS),
-                session.post(url) as answer,
-            ):
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS), session.post(url) as answer:
                 status = answer.status
-        except Exception as error:
-            raise Unavailable(
-                "durable", f"a request to Durable Functions failed: {error!r}"
-            ) from error
         if status != HTTPStatus.NOT_FOUND:
             raise Unavailable(
                 "durable", f"a request to Durable Functions failed with HTTP status {status}"
@@ -203,8 +165,7 @@ class DurableClient:
     ) -> None:
         """Start an orchestration.
 
-        If the SDK reports a failure but the orchestration exists, the orchestration counts as
-        started.
+        If the SDK fails but the orchestration exists, it counts as started.
         """
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
@@ -229,38 +190,21 @@ class DurableClient:
         """Return the state of an orchestration; None if no orchestration has this id."""
         if not _ID.fullmatch(job_id):
             return None
-        try:
+        with _unavailable("the orchestration's status could not be read"):
             found = await self._get(f"instances/{job_id}")
             return None if found is None else _instance(found[0])
-        except Exception as error:
-            raise Unavailable(
-                "durable", f"the orchestration's status could not be read: {error!r}"
-            ) from error
 
     async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
-        """Return the history of an orchestration, without inputs and results.
-
-        The history is empty if no orchestration has this id. The SDK's method is not used, because
-        it ignores the history in the host's response.
-        """
+        """Return the history, which the SDK's method ignores, without inputs and results."""
         if not _ID.fullmatch(job_id):
             return ()
-        try:
-            found = await self._get(
-                f"instances/{job_id}", {"showHistory": "true", "showInput": "false"}
-            )
+        query = {"showHistory": "true", "showInput": "false"}
+        with _unavailable("the orchestration's history could not be read"):
+            found = await self._get(f"instances/{job_id}", query)
             return () if found is None else _history(found[0]["historyEvents"])
-        except Exception as error:
-            raise Unavailable(
-                "durable", f"the orchestration's history could not be read: {error!r}"
-            ) from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event to an orchestration.
-
-        Raises UnknownInstance if no orchestration has this id, or FinalInstance if the
-        orchestration has ended.
-        """
+        """Send an external event to an orchestration."""
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
@@ -292,31 +236,21 @@ class DurableClient:
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` orchestrations of jobs whose ids begin with `prefix`.
-
-        Only orchestrations whose runtime status is in `statuses` are returned. If `statuses` is
-        empty, the runtime status does not matter.
-
-        This method calls the host directly, because the SDK's method has no limit and no paging.
-        """
+        """Return jobs by one query of the host, because the SDK's method has no limit."""
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))
-        try:
+        with _unavailable("the orchestrations could not be listed"):
             values, more = await self._get("instances/", query) or ([], "")
             found = [value for value in values if value["name"] == ORCHESTRATOR_JOB]
             pairs = tuple((str(value["instanceId"]), _instance(value)) for value in found)
-        except Exception as error:
-            raise Unavailable(
-                "durable", f"the orchestrations could not be listed: {error!r}"
-            ) from error
-        return InstancePage(pairs, more in _NO_MORE)
+            return InstancePage(pairs, more in _NO_MORE)
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> _Answer | None:
         """Send a GET request to the host; return the JSON value and the continuation token.
 
-        Returns None if the response's status is 404. The SDK's method is not used, because its
-        result is the same for status 404 (no such job) and status 500 (the storage failed).
+        Returns None for status 404. The SDK's method gives the same result for the statuses 404 and
+        500.
         """
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
         session = await _get_session()
@@ -328,24 +262,24 @@ class DurableClient:
             return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete the ended orchestrations that were created before this time.
-
-        Returns the number of deleted orchestrations.
-        """
-        ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
-        try:
+        """Delete the ended orchestrations created before this time; return their number."""
+        ended = [OrchestrationRuntimeStatus(each.value) for each in RuntimeStatus if each.is_final]
+        with _unavailable("the old orchestrations could not be deleted"):
             result = await self._client.purge_instance_history_by(
                 created_time_from=_EPOCH, created_time_to=created_before, runtime_status=ended
             )
-        except Exception as error:
-            raise Unavailable(
-                "durable", f"the old orchestrations could not be deleted: {error!r}"
-            ) from error
-        return int(result.instances_deleted)
+            return int(result.instances_deleted)
+
+
+@contextmanager
+def _unavailable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise Unavailable("durable", f"{what}: {error!r}") from error
 
 
 def _instance(value: dict[str, Any]) -> InstanceSnapshot:
-    """Convert the host's JSON object to the state of an orchestration."""
     return InstanceSnapshot(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
@@ -356,7 +290,6 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 
 
 def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
-    """Convert the events of the host's history. An event without a name gets the name None."""
     return tuple(
         HistoryEvent(
             str(event["EventType"]),
@@ -368,10 +301,9 @@ def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
 
 
 def _input_text(value: object) -> str:
-    """Return the text that was passed to `start`.
+    """Return the text that was passed to `start`; an empty string if `value` is no string.
 
-    `value` is this text, encoded once as a JSON string: the SDK encodes the text twice, and only
-    one of the encodings has been undone. Returns an empty string if `value` is not a string.
+    The SDK encodes the text as JSON twice, and only one of the encodings has been undone.
     """
     if not isinstance(value, str):
         return ""

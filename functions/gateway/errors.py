@@ -6,7 +6,6 @@ GatewayError
 │   └── NoAnswer        the service cannot be reached, or did not respond in time
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended and accepts no events
-├── IllegalStatusChange a job cannot change from its current status to the requested status
 ├── UnknownLetter       no dead letter has this id
 ├── NotRedrivable       the dead letter cannot be redriven
 ├── MissingPayload      the blob of a payload does not exist
@@ -44,15 +43,6 @@ class UnknownInstance(GatewayError):
 
 class FinalInstance(GatewayError):
     """The orchestration has ended and accepts no more events."""
-
-
-class IllegalStatusChange(GatewayError):
-    """A job cannot change from its current status to the requested status."""
-
-    def __init__(self, before: str, after: str) -> None:
-        super().__init__(f"a job cannot change from {before} to {after}")
-        self.before = before
-        self.after = after
 
 
 class UnknownLetter(GatewayError):

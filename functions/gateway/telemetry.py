@@ -6,11 +6,8 @@ The W3C Trace Context is passed from the HTTP request through the queue to the w
     └── send QUEUE                   the message, whose trace context the worker continues
 
 Without OpenTelemetry's SDK the gateway creates no spans. The worker then receives the caller's
-trace context, or a new trace context if the caller sent none.
-
-The standard OTEL_* variables configure the SDK. OTEL_TRACES_EXPORTER names exporters as in
-OpenTelemetry's specification: `otlp`, `console`, or a name that an installed package registers,
-for example Azure Monitor's. The SDK and the exporters read all other variables themselves.
+trace context, or a new one. The standard OTEL_* variables configure the SDK. OTEL_TRACES_EXPORTER
+names exporters as in OpenTelemetry's specification, or as an installed package registers them.
 """
 
 import os
@@ -38,16 +35,15 @@ _ZERO_SPAN = "0" * 16
 _W3C: Final = TraceContextTextMapPropagator()
 
 ReportStatus = Callable[[int], None]
-"""The type of a function that records the HTTP status of the response in the request's span."""
+"""Records the HTTP status of the response in the request's span."""
 
 _AsgiScope = MutableMapping[str, Any]
 
 
 class GatewayTracing:
-    """Creates the gateway's spans."""
+    """Creates the gateway's spans; none without a tracer provider."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Use this tracer provider to create spans. If `provider` is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.gateway") if provider else None
 
     @contextmanager
@@ -77,10 +73,7 @@ class GatewayTracing:
 
     @contextmanager
     def sending(self, queue: str, job_id: str, parent: str | None) -> Iterator[str | None]:
-        """Create a span for the `with` block, in which the caller sends a message.
-
-        Yields the traceparent that the message must contain. Without tracing, this is `parent`.
-        """
+        """Create a span for a message that is sent; yield the traceparent of the message."""
         if self._tracer is None:
             yield parent
             return
@@ -101,10 +94,9 @@ class GatewayTracing:
 
 
 def traceparent(header: str | None) -> str:
-    """Return the traceparent of the current span.
+    """Return the traceparent of the current span, or else the valid `header`, or else a new one.
 
-    Without a current span, returns the caller's traceparent `header`. If `header` is missing or not
-    valid, returns a new traceparent. Therefore every job has a trace id.
+    Therefore every job has a trace id.
     """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
@@ -126,7 +118,7 @@ def traceparent_of(scope: _AsgiScope) -> str:
 
 
 def trace_id(parent: str | None) -> str | None:
-    """Return the trace id that a traceparent contains; None if `parent` is None or empty."""
+    """Return the trace id that a traceparent contains."""
     return parent.split("-")[1] if parent else None
 
 
@@ -147,8 +139,7 @@ KEPT_MINUTES: Final = 60
 BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
 """The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
 
-Only histograms with the same bounds can be added. If the bounds change, the version of the stored
-counts (see `gateway.operations.sums`) must change, too.
+If the bounds change, the version of the stored counts (see `gateway.operations.sums`) must change.
 """
 
 
@@ -156,21 +147,21 @@ counts (see `gateway.operations.sums`) must change, too.
 class Histogram:
     """Counts durations in buckets with the upper bounds BUCKET_SECONDS.
 
-    One more bucket, with the index 44, counts the durations that are longer than the last bound.
+    The bucket with the index 44 counts the durations that are longer than the last bound.
     """
 
     counts: Counter[int] = field(default_factory=Counter)
     sum_seconds: float = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Add a duration to the histogram. Ignore a duration that is impossible, such as NaN."""
+        """Add a duration unless it is impossible, such as NaN."""
         # This comparison is also false for NaN. The value was sent by a worker and may be wrong.
         if 0 <= seconds < _MAX_DURATION_SECONDS:
             self.counts[bisect_left(BUCKET_SECONDS, seconds)] += 1
             self.sum_seconds += seconds
 
     def add(self, other: "Histogram") -> None:
-        """Add the counts of another histogram to this histogram."""
+        """Add the counts of another histogram."""
         self.counts.update(other.counts)
         self.sum_seconds += other.sum_seconds
 
@@ -182,17 +173,11 @@ _MAX_DURATION_SECONDS: Final = 30 * 24 * 3600.0
 class ModelSum:
     """What happened to the jobs of one model in a period.
 
-    Attributes:
-        accepted: How many jobs were accepted, including the new jobs of redriven dead letters.
-        succeeded: How many jobs ended with a result.
-        cancelled: How many jobs were cancelled.
-        expired: How many jobs had not ended at their deadline.
-        failed: How many jobs failed with each error code.
-        failed_at_seconds: The time of the last failure with each error code, in seconds since 1970.
-        wait: How long the jobs that succeeded were in the queue, as measured by the worker.
-        run: How long the batches of the jobs that succeeded ran.
-        waiting: The number of queued messages; None if unknown. The totals of a process contain the
-            last recorded number. All other sums contain the largest recorded number.
+    `accepted` includes the new jobs of redriven dead letters, and `failed` has error codes.
+    `failed_at_seconds` has the time of the last failure with each code, in seconds since 1970.
+    `wait` and `run` say how long the jobs that succeeded were queued, and how long their batches
+    ran. `waiting` is the largest recorded number of queued messages; in the totals of a process it
+    is the last one.
     """
 
     accepted: int = 0
@@ -211,7 +196,7 @@ class ModelSum:
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
-        """Add the counts of another process or of a later period to this sum."""
+        """Add the counts of another process or of a later period."""
         self.accepted += other.accepted
         self.succeeded += other.succeeded
         self.cancelled += other.cancelled
@@ -235,23 +220,20 @@ Sums = dict[str, ModelSum]
 class JobCounters:
     """Counts what happens to jobs in this process: by minute, and in total.
 
-    Exactly one process accepts a job, and exactly one process records the job's outcome. Therefore
-    the counts of all processes can be added.
+    Exactly one process accepts a job, and exactly one records its outcome, so the counts can be
+    added.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.minutes: dict[int, Sums] = {}
-        """The sums of the last KEPT_MINUTES and of the current minute, by minutes since 1970."""
+        """The sums of the last KEPT_MINUTES and of the current one, by minutes since 1970."""
         self.totals: Sums = {}
         """The sums since the start of this process."""
         self.change_count = 0
         self.is_changed = False
         self.on_change: Callable[[], None] = lambda: None
-        """A function that is called when a change sets `is_changed`.
-
-        It is called again only after `is_changed` was reset.
-        """
+        """Called when a change sets `is_changed`, and again only after that was reset."""
 
     def record_accepted(self, model: str) -> None:
         """Count a job that was accepted."""
@@ -262,15 +244,7 @@ class JobCounters:
     def record_end(
         self, model: str, status: str, code: str | None, durations: tuple[float, float] | None
     ) -> None:
-        """Count a job that ended.
-
-        Args:
-            model: The job's model.
-            status: The final status of the job.
-            code: The code of the job's error; None if it has no error.
-            durations: How many seconds the job waited, and how many seconds its batch ran; None if
-                unknown.
-        """
+        """Count a job that ended. `durations` has its wait and its run in seconds, if known."""
         now_seconds = self._clock().timestamp()
         minute, totals = self._current(model)
         # Each minute has the codes of the totals, so that the hour has no more codes either.
@@ -295,8 +269,8 @@ class JobCounters:
     def record_waiting(self, model: str, count: int) -> None:
         """Record that `count` messages are in the model's queues.
 
-        If `count` is 0, and the last recorded number is 0 or unknown, the counts of this minute do
-        not change. Therefore an idle gateway process does not write its counts to blob storage.
+        If the queues stay empty, nothing changes, so that an idle process does not store its
+        counts.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count
@@ -327,10 +301,8 @@ class JobCounters:
 def _limited_code(code: str | None, known: Counter[str]) -> str:
     """Return the name under which a failure with this code is counted.
 
-    The name is `unknown` if the code is None or empty. It is `other` if the code is too long or has
-    other characters than codes usually have. It is also `other` if the code is new, and `known`
-    already contains _MAX_CODES codes. These limits are needed because a reply may contain any text
-    as its code.
+    A reply may contain any text as its code, so codes that are long, odd or too many count as
+    `other`.
     """
     name = code or "unknown"
     if name in known or name in set(FailureCode):
@@ -350,11 +322,7 @@ _SERVICE_NAME = "loosely-gateway"
 
 
 def make_tracer_provider(exporters: Sequence[str]) -> TracerProvider | None:
-    """Return a tracer provider with these exporters.
-
-    If `exporters` is empty, return the tracer provider that the Functions host has set, or None if
-    the host has set none.
-    """
+    """Return a tracer provider with these exporters, or else the one that the host has set."""
     if exporters:
         return _provider(exporters)
     # OpenTelemetry's API returns a proxy while no provider is set.

@@ -13,22 +13,15 @@ from gateway.queues.requests import RequestSender
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """The activity `enqueue`, which sends a job's request to the queue of its model.
-
-    The orchestration calls this activity if Service Bus did not respond when the job was submitted.
-    """
+    """The activity `enqueue`, which sends a job's request that a submit could not send."""
 
     requests: RequestSender
 
     async def run(self, ticket_text: str) -> str | None:
         """Send the job's request to the queue of its model.
 
-        Returns:
-            None if the request was sent or the deadline has passed. The JSON text of a JobError if
-            the request can never be sent.
-
-        Raises:
-            Unavailable: The queue did not accept the message. A repeated call may succeed.
+        Returns None, or the JSON text of a JobError if the request can never be sent. Raises
+        Unavailable if the queue did not accept the message, and a repeated call may succeed.
         """
         ticket = read_ticket(ticket_text)
         try:
@@ -50,17 +43,12 @@ class Conclude:
     async def run(self, asked_text: str) -> str:
         """Record an outcome unless the job has an outcome; return the job's outcome.
 
-        Args:
-            asked_text: The JSON text of an object with the members `job_id`, `model` and `propose`.
-                `propose` is the outcome to record, or null to record nothing.
+        `asked_text` is a JSON object with `job_id`, `model` and `propose`, which is the outcome to
+        record, or null to record nothing.
 
-        Returns:
-            `{"outcome": ...}` if the job has an outcome. For a job without an outcome,
-            `{"stopping": {"started_at": ...}}` if the worker was ordered to stop the job, or `{}`
-            if the job continues. All are JSON text.
-
-        Raises:
-            Unavailable: The storage did not respond. A repeated call may succeed.
+        Returns `{"outcome": ...}` as JSON text. For a job without an outcome, returns `{"stopping":
+        {"started_at": ...}}` if the worker was ordered to stop the job, or `{}` if it continues.
+        Raises Unavailable if the storage did not respond, and a repeated call may succeed.
         """
         asked = json.loads(asked_text)
         job_id, proposed = asked["job_id"], asked["propose"]

@@ -1,11 +1,7 @@
 """Child jobs: jobs that a model submits to other models while its own job runs.
 
-Each child job has a small blob, whose name contains the ids of the parent job and of the child:
-
-    children/<parent id>/<child id>
-
-The blob is created before the child job is started. If the process dies in between, the blob
-remains although there is no such job. Readers ignore such a blob.
+The empty blob `children/<parent id>/<child id>` is created before the child job is started. If the
+process dies in between, the blob remains, and readers ignore it.
 """
 
 import asyncio
@@ -26,7 +22,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
 
 CHILDREN: Final = "children/"
-"""The prefix of the names of blobs that link child jobs to their parent jobs."""
+"""The prefix of the names of the blobs."""
 
 MAX_DEPTH: Final = 4
 """How many ancestors a child job may have."""
@@ -47,9 +43,9 @@ def child_blob(parent_id: str, child_id: str) -> str:
 def child_id(parent_id: str, key: str) -> str:
     """Return the id of the child job that the parent submits with this key.
 
-    The same parent and key always have the same id. So a parent that runs again after a crash finds
-    the child jobs of its first run. The id is a UUIDv7 with the time of the parent, so lists show
-    the child beside its parent. Raises ValueError if `parent_id` is not a UUID.
+    A parent that runs again after a crash finds the child jobs of its first run by the same ids.
+    The id is a UUIDv7 with the time of the parent, so lists show the child beside its parent.
+    Raises ValueError if `parent_id` is not a UUID.
     """
     digest = hashlib.sha256(f"{parent_id}\n{key}".encode("utf-8", "replace")).digest()
     data = bytearray(uuid.UUID(parent_id).bytes[:6] + digest[:10])
@@ -61,10 +57,7 @@ def child_id(parent_id: str, key: str) -> str:
 async def read_children(
     durable: Durable, jobs: Jobs, blobs: Blobs, parent_id: str, limit: int = MAX_LISTED
 ) -> list[tuple[str, Record]]:
-    """Return the ids and the current records of a job's children, at most `limit`.
-
-    Raises Unavailable if a service fails.
-    """
+    """Return the ids and the current records of a job's children, at most `limit`."""
     prefix, names = f"{CHILDREN}{parent_id}/", list[str]()
     async for blob in blobs.list(prefix):
         names.append(blob.name.removeprefix(prefix))
@@ -81,10 +74,7 @@ async def read_children(
 
 
 async def read_ancestors(durable: Durable, jobs: Jobs, job_id: str, record: Record) -> list[str]:
-    """Return the names of the models of a job and of its ancestors, the job's own model first.
-
-    Raises Unavailable if a service fails.
-    """
+    """Return the names of the models of a job and of its ancestors, the job's own first."""
     models = [record["model"]]
     while (parent_id := parent_of(record)) is not None and len(models) <= MAX_DEPTH:
         found = await jobs.find(durable, parent_id)
@@ -105,12 +95,11 @@ class JobCancellation:
     clock: Clock
 
     async def cancel(self, durable: Durable, job_id: str, record: Record) -> bool:
-        """Cancel a queued job, or order the worker of a running job to stop the job.
+        """Cancel a queued job, or order the worker of a running job to stop; cancel its children.
 
-        The job's child jobs are cancelled, too. Returns False if the job ended before it could be
-        cancelled. This method stores the cancellation or the order before it returns. Therefore
-        nothing is lost if this process dies afterwards. Raises Unavailable if a service fails, or
-        UnknownInstance if the job does not exist.
+        Returns False if the job ended before it could be cancelled. The cancellation or the order
+        is stored before this method returns, so nothing is lost if this process dies afterwards.
+        Raises UnknownInstance if the job does not exist.
         """
         started_at = await self.progress.order_stop(job_id, record["model"])
         try:
@@ -130,10 +119,7 @@ class JobCancellation:
         return True
 
     async def cancel_children(self, durable: Durable, job_id: str) -> None:
-        """Cancel the child jobs of a job that have not ended.
-
-        Raises Unavailable if a service fails.
-        """
+        """Cancel the child jobs of a job that have not ended."""
         for name, record in await read_children(durable, self.jobs, self.blobs, job_id):
             if not is_final(record):
                 with contextlib.suppress(UnknownInstance):

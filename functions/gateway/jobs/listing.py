@@ -1,20 +1,17 @@
 """List jobs, newest first, although Durable Functions returns instances in no order.
 
 Durable Functions can find instances by a prefix of their ids. Job ids are UUIDv7, which begin with
-the time of creation. Therefore jobs whose ids have the same prefix were created in the same period,
-called a window. A prefix with one more hexadecimal digit selects a sixteenth of the window.
+the time of creation. So jobs whose ids have the same prefix were created in the same period, called
+a window. A prefix with one more hexadecimal digit selects a sixteenth of the window.
 
 The windows are read from the newest to the oldest. If a window contains more instances than one
-query returns, the sixteen parts of the window are read one by one. Thus only a limited number of
-instances is read for one page. If new jobs are submitted while a caller reads the pages, no job is
-omitted or repeated.
+query returns, its sixteen parts are read one by one. If new jobs are submitted while a caller reads
+the pages, no job is omitted or repeated.
 
-A search reads the same windows, and omits the jobs that do not match. If few jobs match, a page
-ends after MAX_QUERIES queries, before it is full. `searched_since` then returns a time: all
-matching jobs that were created at this time or later have been found.
+A search omits the jobs that do not match. If few jobs match, a page ends after MAX_QUERIES queries,
+before it is full. `searched_since` then returns the time since which all matching jobs were found.
 
-The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
-have no index for this time.
+The filter by creation time is not used, because the tables of Azure Storage have no index for it.
 """
 
 from collections.abc import Callable, Collection
@@ -33,10 +30,7 @@ MAX_QUERIES: Final = 64
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
-"""A character that sorts after all hexadecimal digits.
-
-If all ids of a window begin with the prefix W, the text W + "g" sorts after all these ids.
-"""
+"""A character that sorts after all hexadecimal digits, and so after all ids of a prefix."""
 
 _ID_LENGTH: Final = 36
 # The first digits of an id are its time in milliseconds.
@@ -52,17 +46,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """A range of job ids, from `above` (inclusive) to `below` (exclusive).
-
-    The limits are compared with job ids as text, so a limit need not be a complete id.
-    """
+    """A range of job ids or their first digits, from `above` (inclusive) to `below` (exclusive)."""
 
     below: str
     above: str
 
     @classmethod
     def of_prefix(cls, prefix: str) -> "IdRange":
-        """Return the range of all ids that begin with `prefix`, which may be a complete id."""
+        """Return the range of all ids that begin with `prefix`."""
         return cls(below=prefix + _BEHIND, above=prefix)
 
     def reaches(self, window: str) -> bool:
@@ -82,11 +73,7 @@ class Listing(Generic[T]):
 
 
 def searched_since(below: str) -> datetime:
-    """Return the time since which all matching jobs have been found.
-
-    All matching jobs that were created at this time or later are on the page or on an earlier page.
-    `below` is the attribute `Listing.below` of the page.
-    """
+    """Return the time since which all matching jobs have been found, from `Listing.below`."""
     is_whole_id = len(below) == _ID_LENGTH
     digits = below.rstrip(_BEHIND).replace("-", "")[:_TIME_DIGITS]
     # A window ends with the last millisecond whose digits begin with the window's digits.
@@ -96,7 +83,7 @@ def searched_since(below: str) -> datetime:
 
 
 def id_at(moment: datetime) -> str:
-    """Return the prefix of all ids that are created in the same millisecond as `moment`."""
+    """Return the prefix of all ids that are created in this millisecond."""
     digits = f"{max(0, int(moment.timestamp() * 1000)):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
@@ -110,15 +97,8 @@ async def list_newest(
 ) -> Listing[T]:
     """Return a page with up to `limit` jobs of a range of ids, newest first.
 
-    There may be a next page even if this page has fewer than `limit` jobs, or none. Raises
-    Unavailable if Durable Functions fails.
-
-    Args:
-        durable: The interface to Durable Functions.
-        ids: The range of the job ids.
-        statuses: The runtime statuses of the jobs to return. If empty, the status does not matter.
-        limit: The largest number of jobs to return.
-        select: Converts an instance to an item of the page, or returns None to omit the instance.
+    `select` converts an instance to an item of the page, or returns None to omit it. There may be a
+    next page even if this page is not full. Without `statuses`, the runtime status does not matter.
     """
     found: list[T] = []
     windows = _top_windows(ids)
@@ -149,8 +129,8 @@ async def list_newest(
 def _top_windows(ids: IdRange) -> list[str]:
     """Return the prefixes that cover the range, from oldest to newest.
 
-    If the limits of the range begin with the same digits, these digits are the only prefix.
-    Otherwise each prefix has _TOP_DIGITS digits.
+    The digits that both limits begin with are the only prefix. If these are less than _TOP_DIGITS,
+    there is a prefix for each number of _TOP_DIGITS digits.
     """
     if ids.above >= ids.below:
         return []

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
@@ -45,7 +44,7 @@ from contract.messages import (
 )
 from contract.names import job_path
 from gateway.durable import InstanceSnapshot, RuntimeStatus
-from gateway.errors import IllegalStatusChange, MissingPayload, Unavailable
+from gateway.errors import MissingPayload, Unavailable
 from gateway.keys import OPEN_TENANT
 from gateway.queues.estimates import JobQueue
 from gateway.storage.payloads import PayloadStore
@@ -69,53 +68,20 @@ class JobStatus(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether a job in this status has ended."""
-        return not LEGAL_CHANGES[self]
-
-
-_ANY_END = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED}
-
-LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
-    {
-        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLING} | _ANY_END),
-        JobStatus.RUNNING: frozenset({JobStatus.CANCELLING} | _ANY_END),
-        # A reply can arrive before the cancellation is recorded; the first recorded outcome counts.
-        JobStatus.CANCELLING: frozenset(_ANY_END),
-        JobStatus.SUCCEEDED: frozenset(),
-        JobStatus.FAILED: frozenset(),
-        JobStatus.CANCELLED: frozenset(),
-        JobStatus.EXPIRED: frozenset(),
-    }
-)
-
-
-def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
-    """Return the new status `after`, which may be the same as `before`.
-
-    Raises IllegalStatusChange if a job cannot change from the status `before` to `after`.
-    """
-    if after is before or after in LEGAL_CHANGES[before]:
-        return after
-    raise IllegalStatusChange(before, after)
+        return self not in {JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLING}
 
 
 TICKET_VERSION: Final = 2
-"""The version of the tickets that this gateway writes.
-
-A ticket of version 1 has no member `version`. The outcome of its job is not recorded in a blob.
-"""
+"""The version of the tickets that this gateway writes. Version 1 has no member `version`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """The input of a job's orchestration.
 
-    If `is_sent` is true, the job's message was sent before the orchestration was started, and the
-    ticket does not contain the input of the model. Otherwise the ticket contains the whole request,
-    and the orchestration sends the message. `sent_at` is the time at which the message was sent;
-    None if `is_sent` is false or if an older gateway wrote the ticket.
-
-    `outcome` is the job's outcome as JSON if the job ended before the orchestration was started.
-    `parent` is the id of the job whose model submitted this job; None if a caller submitted it.
+    If `is_sent` is true, the job's message was sent before the start. Otherwise the ticket contains
+    the whole request, and the orchestration sends the message. `outcome` is the job's outcome as
+    JSON if the job ended before the start.
 
     `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
     callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
@@ -140,15 +106,11 @@ class Ticket:
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the trace to which the job belongs; None if the job has no trace."""
+        """The id of the job's trace; None if it has none."""
         return trace_id(self.traceparent)
 
     def request(self) -> JobRequest:
-        """Return the job's request, without a reply URL.
-
-        Raises MalformedMessage if `is_sent` is true, because the ticket then does not contain the
-        input of the model.
-        """
+        """Return the job's request, without a reply URL, unless its message was sent."""
         return request_from_json(json.loads(self.text)["request"])
 
 
@@ -164,13 +126,10 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     outcome: "JobOutcome | None" = None,
     parent: str | None = None,
 ) -> Ticket:
-    """Return the ticket of a new job, which is the input of the job's orchestration.
+    """Return the ticket of a new job, which the history of its orchestration stores.
 
-    The history of the orchestration stores the ticket. The request must not have a reply URL,
-    because the URL contains the reply token. `sent_at` is the time at which the job's message was
-    sent; None if the message is not in the queue yet. The ticket of a job whose message was sent
-    contains neither the input nor the parameters of the request. `outcome` is the job's outcome;
-    None if the job has not ended. `parent` is the id of the parent job; None if there is none.
+    The request must not have a reply URL, because this contains the reply token. If the message was
+    sent, the ticket contains neither the input nor the parameters.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,
@@ -202,10 +161,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
 
 
 def read_ticket(text: str) -> Ticket:
-    """Convert the input of a job's orchestration, a JSON text, to a ticket.
-
-    Raises ValueError, KeyError or TypeError if the text is not a ticket.
-    """
+    """Convert JSON text to a ticket. Raises ValueError, KeyError or TypeError."""
     return _ticket_from_json(text, json.loads(text))
 
 
@@ -249,11 +205,10 @@ EXPIRED_WHILE_RUNNING: Final = JobError(
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """How and when a job ended.
+    """How a job ended, and when, in whole milliseconds.
 
-    `at` is the time of the end in whole milliseconds. `reply` is the worker's reply if the job
-    ended with a reply. `error` says why a job without a reply failed or expired. For a cancelled
-    job, `started_at` is the job's start time as RFC 3339 text, or None if the job had not started.
+    `error` says why a job without a reply failed or expired. `started_at` is when a cancelled job
+    had started, as RFC 3339 text.
     """
 
     status: JobStatus
@@ -263,7 +218,7 @@ class JobOutcome:
     started_at: str | None = None
 
     def __post_init__(self) -> None:
-        """Truncate `at` to whole milliseconds, because the outcome's blob stores milliseconds."""
+        """Truncate `at` to whole milliseconds, which the outcome's blob stores."""
         milliseconds = self.at.microsecond // 1000
         object.__setattr__(self, "at", self.at.replace(microsecond=milliseconds * 1000))
 
@@ -275,10 +230,7 @@ class JobOutcome:
 
     @classmethod
     def cancelled(cls, now: datetime, started_at: str | None = None) -> "JobOutcome":
-        """Return the outcome of a job that was cancelled at the time `now`.
-
-        `started_at` is the time at which the job began to run; None if it did not run.
-        """
+        """Return the outcome of a job that was cancelled."""
         return cls(JobStatus.CANCELLED, now, started_at=started_at)
 
     @classmethod
@@ -305,10 +257,7 @@ def outcome_to_json(outcome: JobOutcome) -> dict[str, Json]:
 
 
 def outcome_from_json(value: Json) -> JobOutcome:
-    """Convert a JSON value to an outcome.
-
-    Raises ContractError or ValueError if the value is not an outcome.
-    """
+    """Convert a JSON value to an outcome. Raises ContractError or ValueError."""
     fields = Fields(value)
     return JobOutcome(
         JobStatus(fields.text("status")),
@@ -356,56 +305,46 @@ def initial_record(ticket: Ticket) -> Record:
 
 def final_record(initial: Record, outcome: JobOutcome) -> Record:
     """Return the final record of a job that has this initial record and this outcome."""
+    timing: dict[str, Json] = {"queued_ms": None, "inference_ms": None, "batch_size": None}
     record = {
         **initial,
         "status": outcome.status.value,
         "started_at": outcome.started_at,
         "finished_at": format_time(outcome.at),
         "error": error_to_json(outcome.error) if outcome.error else None,
-        "timing": {
-            "queued_ms": None,
-            "inference_ms": None,
-            "batch_size": None,
-            "total_ms": _total_ms(initial, outcome.at),
-        },
     }
-    reply = outcome.reply
-    if reply is None:
-        return record
-    return {
-        **record,
-        "started_at": format_time(reply.started_at),
-        "finished_at": format_time(reply.finished_at),
-        "attempt": reply.attempt,
-        "result": None if isinstance(reply.outcome, JobError) else payload_to_json(reply.outcome),
-        "error": error_to_json(reply.outcome) if isinstance(reply.outcome, JobError) else None,
-        "timing": {
-            "queued_ms": reply.timing.queued_ms,
-            "inference_ms": reply.timing.inference_ms,
-            "batch_size": reply.timing.batch_size,
-            "total_ms": _total_ms(initial, outcome.at),
-        },
-        **({"results": _named_results(reply)} if reply.results else {}),
-    }
-
-
-def _named_results(reply: JobReply) -> dict[str, Json]:
-    return {name: payload_to_json(payload) for name, payload in reply.results.items()}
+    if (reply := outcome.reply) is not None:
+        timing = {key: getattr(reply.timing, key) for key in timing}
+        record |= {
+            "started_at": format_time(reply.started_at),
+            "finished_at": format_time(reply.finished_at),
+            "attempt": reply.attempt,
+        }
+        if isinstance(reply.outcome, JobError):
+            record["error"] = error_to_json(reply.outcome)
+        else:
+            record["result"] = payload_to_json(reply.outcome)
+        if reply.results:
+            named = {name: payload_to_json(each) for name, each in reply.results.items()}
+            record["results"] = named
+    # Both times are from the gateway's clock, because a worker's clock may be wrong.
+    elapsed = outcome.at - datetime.fromisoformat(initial["created_at"])
+    total_ms = max(0.0, round(elapsed.total_seconds() * 1000, 3))
+    record["timing"] = {**timing, "total_ms": total_ms}
+    return record
 
 
 def recorded_output(instance: InstanceSnapshot) -> Record | None:
-    """Return the final record that the orchestration returned; None if it returned no record."""
+    """Return the final record that the orchestration returned, if it did."""
     output = instance.output
     is_record = isinstance(output, dict) and "status" in output
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
 def first_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return the record that a job had when its orchestration `instance` was started.
+    """Return the record that a job had when its orchestration was started.
 
-    Returns None if `instance` is not the orchestration of a job.
-
-    The record is final if the orchestration was started with the job's outcome.
+    It is final if the orchestration was started with the outcome. Returns None if it runs no job.
     """
     try:
         ticket = read_ticket(instance.input)
@@ -417,9 +356,8 @@ def first_record_of(instance: InstanceSnapshot) -> Record | None:
 
 
 def outcome_of(ticket: Ticket) -> JobOutcome | None:
-    """Return the outcome that a job's ticket contains; None if the ticket contains no outcome.
+    """Return the outcome that a job's ticket contains, which counts even if a blob has another one.
 
-    An outcome in the ticket is the outcome of the job, even if a blob contains a different outcome.
     Raises ContractError or ValueError if the outcome in the ticket is not valid.
     """
     return None if ticket.outcome is None else outcome_from_json(ticket.outcome)
@@ -441,13 +379,13 @@ def priority_of(record: Record) -> Priority:
 
 
 def label_of(record: Record) -> str | None:
-    """Return the label that the caller gave the job; None if the job has no label."""
+    """Return the label that the caller gave the job."""
     label = record.get("label")
     return label if isinstance(label, str) else None
 
 
 def parent_of(record: Record) -> str | None:
-    """Return the id of the parent job; None if a caller submitted the job."""
+    """Return the id of the parent job."""
     parent = record.get("parent")
     return parent if isinstance(parent, str) else None
 
@@ -455,12 +393,6 @@ def parent_of(record: Record) -> str | None:
 def is_final(record: Record) -> bool:
     """Return whether the job has ended."""
     return JobStatus(record["status"]).is_final
-
-
-def _total_ms(initial: Record, ended_at: datetime) -> float:
-    # Both times are from the gateway's clock, because a worker's clock may be wrong.
-    elapsed = ended_at - datetime.fromisoformat(initial["created_at"])
-    return max(0.0, round(elapsed.total_seconds() * 1000, 3))
 
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -584,16 +516,12 @@ class JobResource(TypedDict):
 
 
 def result_path(job_id: str, name: str | None = None) -> str:
-    """Return the URL path at which the gateway serves a job's result.
-
-    `name` is the name of a named result; None for the result without a name.
-    """
+    """Return the URL path of a job's result, or of the named result `name`."""
     path = f"{job_path(job_id)}/result"
     return path if name is None else f"{path}/{name}"
 
 
-def named_result(job_id: str, name: str, payload: Mapping[str, Json]) -> JobNamedResult:
-    """Return the JSON object that represents a named result. `payload` is its payload in JSON."""
+def _named_result(job_id: str, name: str, payload: Mapping[str, Json]) -> JobNamedResult:
     found: JobNamedResult = {
         "media_type": payload["media_type"],
         "link": result_path(job_id, name),
@@ -603,13 +531,12 @@ def named_result(job_id: str, name: str, payload: Mapping[str, Json]) -> JobName
     return found
 
 
-def is_text(media_type: str) -> bool:
-    """Return whether a result of this media type is a text."""
+def _is_text(media_type: str) -> bool:
     return essence(media_type).startswith("text/")
 
 
 def _shown_result(payload: Mapping[str, Json]) -> Json:
-    if "base64" not in payload or not is_text(payload["media_type"]):
+    if "base64" not in payload or not _is_text(payload["media_type"]):
         return payload.get("json")
     try:
         return base64.b64decode(payload["base64"]).decode()
@@ -618,11 +545,7 @@ def _shown_result(payload: Mapping[str, Json]) -> Json:
 
 
 def job_resource(job_id: str, record: Record) -> JobResource:
-    """Return the JSON object that represents a job in the responses of all routes.
-
-    `result` contains a small JSON or text result. Callers get any other result from `links.result`,
-    and a named result from its `link`.
-    """
+    """Return the JSON object that represents a job in the responses of all routes."""
     path = job_path(job_id)
     model, version = split_name(record["model"])
     resource: JobResource = {
@@ -640,7 +563,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "queue": {"position": None, "eta_seconds": None, "phase": None},
         "result": _shown_result(record["result"] or {}),
         "results": {
-            name: named_result(job_id, name, payload)
+            name: _named_result(job_id, name, payload)
             for name, payload in record.get("results", {}).items()
         },
         "error": record["error"],
@@ -656,10 +579,10 @@ def job_resource(job_id: str, record: Record) -> JobResource:
 async def add_text_result(payloads: PayloadStore, record: Record) -> Record:
     """Return the record with its text result, if a blob contains a text of up to 64 KiB.
 
-    If the blob cannot be read, the record is unchanged, and the link to the result reports why.
+    If the blob cannot be read, the link to the result reports why.
     """
     result = record["result"]
-    if not result or "blob" not in result or not is_text(result["media_type"]):
+    if not result or "blob" not in result or not _is_text(result["media_type"]):
         return record
     ref = payload_from_json(Fields(result))
     if not isinstance(ref, PayloadRef) or ref.size_bytes > TEXT_LIMIT_BYTES:

@@ -5,15 +5,12 @@
                            timer ──▶ check for a recorded outcome; at the deadline record that
                                      the job has expired
 
-The orchestration ends the job at its deadline, and starts the delivery of the webhook. Usually the
-job's message has been sent before the orchestration is started. If Service Bus did not respond, the
-orchestration sends the message by the activity `enqueue`, with retries. If the job ended before the
-orchestration was started, the ticket contains the outcome, and the orchestration ends at once.
+Usually the job's message has been sent before the orchestration is started. If Service Bus did not
+respond, the orchestration sends the message by the activity `enqueue`, with retries. If the job
+ended before the start, the ticket contains the outcome, and the orchestration ends at once.
 
-The outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
-callers read the blob. An event can be lost, because the Azure Storage provider discards an event
-that arrives before the orchestration's history is saved for the first time. Therefore the
-orchestration also reads the blob when its timer fires.
+The outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`). The event
+can be lost, so the orchestration also reads the blob when its timer fires.
 
 The .NET host processes the tasks in groups. The tasks that are new at a `yield` form a group.
 Before the host processes the next group, it waits until one task of this group is complete.
@@ -67,10 +64,7 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""How long after its start the orchestration of a job with a webhook first checks for an outcome.
-
-This time is shorter than FIRST_CHECK, because a lost event would delay the webhook.
-"""
+"""The first check for a job with a webhook, which a lost event would delay."""
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
 """The longest interval between two checks for an outcome. The interval doubles after each check."""
@@ -91,10 +85,7 @@ _log = logging.getLogger(__name__)
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run a job until it has ended, and start the delivery of its webhook if it has one.
-
-    Returns the final record of the job.
-    """
+    """Run a job until it has ended, start the delivery of its webhook, and return its record."""
     ticket = read_ticket(context.get_input(str))
     if (ended := outcome_of(ticket)) is not None:
         outcome = ended
@@ -172,12 +163,7 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
 def _proposed(
     refusal: JobError | None, is_cancelled: bool, started_at: str | None, now: datetime
 ) -> JobOutcome:
-    """Return the outcome to record for a job that ends without a reply.
-
-    The outcome is `failed` if `refusal` contains an error, because the request could not be sent.
-    Otherwise, the outcome is `cancelled` if `is_cancelled` is true, and `expired` if it is false.
-    `started_at` is the start time of a cancelled job.
-    """
+    """Return the outcome to record for a job that ends without a reply."""
     at = now.replace(tzinfo=UTC)
     if refusal is not None:
         return JobOutcome.failed(refusal, at)
@@ -189,8 +175,7 @@ def _conclude(
 ) -> Generator[Any, Any, dict[str, Json]]:
     """Call the activity `conclude`; return its result, or an empty dict if the call failed.
 
-    The activity records the outcome `proposed` unless the job already has an outcome. If `proposed`
-    is None, the activity records nothing, and only reads the job's outcome.
+    The activity records the outcome `proposed` unless this is None, or the job has an outcome.
     """
     asked = {
         "job_id": ticket.job_id,
@@ -208,10 +193,10 @@ def _conclude(
 def _run_without_record(
     context: DurableOrchestrationContext, ticket: Ticket
 ) -> Generator[Any, Any, JobOutcome]:
-    """Run a job that an older gateway has started. That gateway recorded no outcomes in blobs.
+    """Run a job that an older gateway has started, which recorded no outcomes in blobs.
 
-    The code of this function must not change, because a replay must match the job's history. When
-    the last job of the older gateway has ended, this function can be deleted.
+    A replay must match the job's history, so this code must not change. It can be deleted when the
+    last job of the older gateway has ended.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -251,7 +236,7 @@ def _started_at(event: object) -> str | None:
 
 
 def _refusal(sent: object) -> JobError | None:
-    """Return the error of a request that could not be sent; None if the request was sent.
+    """Return the error of a request that could not be sent.
 
     `sent` is the result of the activity `enqueue`, or an exception if all its retries failed.
     """
@@ -261,10 +246,7 @@ def _refusal(sent: object) -> JobError | None:
 
 
 def _outcome_of(event: object, now: datetime) -> JobOutcome:
-    """Return the outcome from an event `reply`, which contains an outcome or a worker's reply.
-
-    If the event contains neither of them, the job counts as failed with the error LOST.
-    """
+    """Return the outcome from an event `reply`, which contains an outcome or a worker's reply."""
     try:
         # The SDK's client encodes an event as JSON twice, a plain HTTP client once.
         value = json.loads(event) if isinstance(event, str) else event
@@ -277,5 +259,5 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Convert `text` to a datetime in UTC, which has a time zone only if `now` has a time zone."""
+    """Convert `text` to a datetime in UTC, with a time zone only if `now` has one."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

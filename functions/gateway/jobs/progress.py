@@ -3,10 +3,10 @@
     {"report": {"attempt": 1, "sequence": 7, "started_at": …, "fraction": 0.4, "message": "…"},
      "cancelling": false}
 
-A write succeeds only if the blob's ETag is still the ETag that was read. Therefore no change is
-lost. The orchestration does not receive the progress, because each event would cause a replay, and
-because the SDK keeps only one event of each name. Jobs have progress only if the catalogue entry of
-their model contains `reports_progress = true`.
+A write succeeds only if the blob's ETag is still the one that was read, so no change is lost. The
+orchestration does not receive the progress, because each event would cause a replay, and the SDK
+keeps only one event of each name. Jobs have progress only if the catalogue entry of their model
+contains `reports_progress = true`.
 """
 
 import json
@@ -25,7 +25,6 @@ from gateway.jobs.model import (
     JobOutcome,
     JobStatus,
     Record,
-    change_status,
     is_final,
 )
 from gateway.storage.blobs import Blobs
@@ -38,11 +37,9 @@ _MAX_ATTEMPTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ProgressReport:
-    """A worker's report about a running job.
+    """A worker's report about a running job; `sequence` begins at 0 in each attempt.
 
-    Reports are ordered by `attempt`, and within an attempt by `sequence`, which begins at 0.
-    `fraction` is from 0 to 1, or None if the model does not report a fraction. `started_at` is the
-    job's start time as RFC 3339 text.
+    `fraction` is from 0 to 1, or None if the model does not report a fraction.
     """
 
     attempt: int
@@ -53,30 +50,19 @@ class ProgressReport:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The sort key of the report: the attempt, and the number of the report in this attempt.
-
-        A later report on the same job has a greater sort key.
-        """
+        """The sort key of the report, which is greater for a later report on the same job."""
         return self.attempt, self.sequence
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """The stored progress of a job.
-
-    `report` is the newest report on the job. `cancelling` is true if the worker was ordered to stop
-    running the job.
-    """
+    """The stored progress of a job. `cancelling`: the worker was ordered to stop the job."""
 
     report: ProgressReport | None = None
     cancelling: bool = False
 
     def with_report(self, report: ProgressReport) -> "ProgressState":
-        """Return the progress with `report` as the newest report.
-
-        Returns the progress unchanged if the stored report is as new as `report` or newer, or if
-        `cancelling` is true.
-        """
+        """Return the progress with `report`, unless it is not newer, or the job is cancelled."""
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
@@ -97,10 +83,7 @@ class ProgressStore:
         self._catalogue = catalogue
 
     async def read(self, job_id: str) -> ProgressState:
-        """Return the job's progress; NO_PROGRESS before its first report.
-
-        Raises Unavailable if the blob storage fails.
-        """
+        """Return the job's progress; NO_PROGRESS before its first report."""
         blob = await self._blobs.read(progress_blob(job_id))
         return NO_PROGRESS if blob is None else _progress_from_json(blob.data)
 
@@ -109,10 +92,8 @@ class ProgressStore:
     ) -> ProgressState:
         """Change the stored progress of a job; return the new progress.
 
-        `change` receives the stored progress and returns the new progress. If another process
-        writes the progress at the same time, `change` is called again with the progress that the
-        other process has written. Raises Unavailable if the blob storage fails, or if other
-        processes write the progress during every attempt.
+        If another process writes the progress at the same time, `change` is called again with it.
+        Raises Unavailable if that happens during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -136,12 +117,9 @@ class ProgressStore:
         )
 
     async def add_to(self, job_id: str, record: Record) -> Record:
-        """Return the record with the job's progress added.
+        """Return the record with the job's progress added, if the model reports it.
 
-        Returns the record unchanged if the model does not report progress, or if the job has ended
-        and the record already contains its start time. If the storage does not respond, this method
-        returns the record of an ended job unchanged, and raises Unavailable for a job that has not
-        ended.
+        If the storage does not respond, the record of an ended job is returned unchanged.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -155,10 +133,9 @@ class ProgressStore:
             return record
 
     async def add_to_if_available(self, job_id: str, record: Record) -> Record:
-        """Return the record with the job's progress added.
+        """Return the record, with the job's progress if the storage responds.
 
-        If the storage does not respond, the record is returned unchanged. Use this method after a
-        request has changed the job, because the response must then not be an error.
+        For a request that has changed the job, because its response must then not be an error.
         """
         try:
             return await self.add_to(job_id, record)
@@ -166,15 +143,11 @@ class ProgressStore:
             return record
 
     async def order_stop(self, job_id: str, model: str) -> str | None:
-        """Order the worker of a running job to stop the job; return the job's start time.
+        """Order the worker of a running job to stop it; return the job's start time.
 
-        The order is stored, and the worker gets it in the response to its next report. The caller
-        must call this method before it raises the event `cancel`. Otherwise the order is lost if
-        the process dies after the event.
-
-        Does nothing and returns None if the job has not started, or if its model does not report
-        progress. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress during every attempt to store the order.
+        Returns None if the job has not started, or its model does not report progress. The worker
+        gets the order in the response to its next report. Call this before the event `cancel` is
+        raised, or the order is lost if the process dies after the event.
         """
         if not self._is_reported(model):
             return None
@@ -184,10 +157,7 @@ class ProgressStore:
         return progress.report.started_at if progress.report else None
 
     async def read_if_reported(self, job_id: str, model: str) -> ProgressState:
-        """Return the job's progress; NO_PROGRESS if its model does not report progress.
-
-        Raises Unavailable if the blob storage fails.
-        """
+        """Return the job's progress; NO_PROGRESS if its model does not report progress."""
         return await self.read(job_id) if self._is_reported(model) else NO_PROGRESS
 
     async def outcome_at_deadline(self, job_id: str, model: str, now: datetime) -> JobOutcome:
@@ -209,10 +179,7 @@ class ProgressStore:
 
 
 def report_from_json(value: Json) -> ProgressReport:
-    """Convert a JSON value to a worker's progress report.
-
-    Raises ContractError if the value is not a progress report.
-    """
+    """Convert a JSON value to a worker's progress report. Raises ContractError."""
     fields = Fields(value)
     fraction = fields.number("fraction") if fields.has("fraction") else None
     if fraction is not None and fraction > 1:
@@ -232,8 +199,8 @@ def report_from_json(value: Json) -> ProgressReport:
 def apply_progress(record: Record, progress: ProgressState) -> Record:
     """Return the record with this progress added.
 
-    If the record is final, only `started_at`, `attempt` and `ran` are added. The member `ran` is
-    true if a worker had started the job.
+    A final record gets only `started_at`, `attempt` and `ran`: whether a worker had started the
+    job.
     """
     report = progress.report
     if is_final(record):
@@ -244,14 +211,14 @@ def apply_progress(record: Record, progress: ProgressState) -> Record:
     status = JobStatus(record["status"])
     found = dict(record)
     if report is not None:
-        status = change_status(status, JobStatus.RUNNING)
+        status = JobStatus.RUNNING
         found |= {
             "started_at": report.started_at,
             "attempt": report.attempt,
             "progress": {"fraction": report.fraction, "message": report.message},
         }
     if progress.cancelling:
-        status = change_status(status, JobStatus.CANCELLING)
+        status = JobStatus.CANCELLING
     return {**found, "status": status.value}
 
 

@@ -1,15 +1,11 @@
 """Find jobs by tenant, model, status, problem code, label, time and id.
 
 A search reads the orchestrations of jobs, newest first, as `listing` describes. No index is
-written, so the search adds no cost to a submit. Every instance of the app finds the same jobs.
+written, so a submit costs nothing more, and every instance of the app finds the same jobs.
 
-For one page, a search makes at most MAX_QUERIES queries. Each query returns at most
-WINDOW_INSTANCES orchestrations, so a page reads at most 6,400 orchestrations in total. For each job
-that these queries find, the search may also read two blobs: the recorded outcome, if the
-orchestration has not returned the job's final record, and the progress, if the model reports it.
-
-If the page is not full after MAX_QUERIES queries, a shorter page is returned, and its cursor
-continues the search.
+One page makes at most MAX_QUERIES queries, and so reads at most 6,400 orchestrations. For each job
+that they find, it may also read the recorded outcome and the progress. If the page is not full
+then, its cursor continues the search.
 """
 
 import asyncio
@@ -35,13 +31,13 @@ from gateway.jobs.model import (
 from gateway.jobs.progress import ProgressStore
 
 ANY_ENDING: Final = "*"
-"""This character at the end of a label or an id in a search stands for any further characters."""
+"""At the end of a label or an id in a search, stands for any further characters."""
 
 JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The form of the ids that the gateway creates."""
 
 CANCELLED_CODE: Final = "cancelled"
-"""The code with which a search finds cancelled jobs, because a cancelled job has no error."""
+"""The code with which a search finds cancelled jobs, which have no error."""
 
 # A job gets its id before its time of creation, and the two may be some seconds apart.
 _ID_BEFORE_CREATION: Final = timedelta(minutes=1)
@@ -64,9 +60,8 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
 class JobFilter:
     """The conditions that the jobs of a search must meet. A member that is None allows any value.
 
-    `models` contains names of entries of the catalogue, for example all versions of a model.
-    If `label` or `id` ends with the wildcard ANY_ENDING, a job matches if its label or id begins
-    with the text before the wildcard. `created_after` is inclusive, `created_before` is exclusive.
+    `models` contains names of entries of the catalogue. `created_after` is inclusive,
+    `created_before` is exclusive.
     """
 
     tenant: str | None = None
@@ -93,10 +88,7 @@ class JobFilter:
 
     @property
     def runtime_statuses(self) -> frozenset[RuntimeStatus] | None:
-        """The runtime statuses that the orchestrations of matching jobs can have.
-
-        Empty if every status is possible; None if no job can match.
-        """
+        """The runtime statuses of matching jobs; empty for any, None if no job can match."""
         if self.status is None:
             return _ENDED if self.code is not None else frozenset()
         if self.code is not None and not self.status.is_final:
@@ -104,7 +96,7 @@ class JobFilter:
         return _RUNTIME_STATUSES[self.status]
 
     def may_match(self, instance: InstanceSnapshot, found: Record) -> bool:
-        """Return whether a job can match this filter, without reading the job's recorded outcome.
+        """Return whether a job can match, without reading the job's recorded outcome.
 
         `found` is the record that the orchestration returned, or the one with which it started.
         """
@@ -131,10 +123,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class JobSearch:
-    """Finds jobs, and reads their current records.
-
-    A page may need much processor time, so one page of each tenant is read at a time.
-    """
+    """Finds jobs. A page may need much processor time, so each tenant reads one at a time."""
 
     jobs: Jobs
     progress: ProgressStore
@@ -146,9 +135,8 @@ class JobSearch:
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
-        The page contains only jobs whose ids are in the range `ids` and that match the filter
-        `wanted`. There may be a next page even if this page has fewer than `limit` jobs. `tenant`
-        is the tenant of the caller. Raises Unavailable if a service fails.
+        There may be a next page even if this page is not full. `tenant` is the tenant of the
+        caller.
         """
         async with self.locks.setdefault(tenant, asyncio.Lock()):
             return await self._find(durable, wanted, ids, limit)

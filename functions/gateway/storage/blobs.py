@@ -1,17 +1,15 @@
 """The connection to the payload container, and the operations on its blobs.
 
 Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
-REST API), because these requests are frequent. The gateway writes a small blob for most jobs, and
-reads this blob for each waiting caller. A request with the SDK needs 2 ms of processor time, which
-is a third of the gateway's processor time for a job. A plain request needs 0.4 ms.
-
-Plain requests are authorised by a SAS for the container. The SDK signs this SAS, which is renewed
-before it expires. All other operations use the SDK.
+REST API). The gateway writes one for most jobs, and reads it for each waiting caller. A request
+with the SDK needs 2 ms of processor time, a third of the gateway's time for a job, a plain request
+0.4 ms. Plain requests are authorised by a SAS for the container, which is renewed before it
+expires.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -31,7 +29,6 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import (
     ContainerSasPermissions,
-    ContentSettings,
     StorageErrorCode,
     UserDelegationKey,
     generate_container_sas,
@@ -63,22 +60,17 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 MAX_CONNECTIONS: Final = 32
-"""The largest number of connections for plain REST requests, which do not use the SDK.
+"""The largest number of connections for plain REST requests; further requests wait.
 
-If all connections are in use, further requests wait. The connections stay open under load, because
-the pool uses all of them in turn. A plain request takes a few milliseconds, so these connections
-suffice for thousands of requests a second.
+A plain request takes a few milliseconds, so these suffice for thousands of requests a second.
 """
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest accepted transfer speed, from which the time limit of a transfer is computed."""
+"""The slowest accepted transfer speed, which sets the time limit of a transfer."""
 
 
 class PayloadContainer:
-    """The connection to one blob container of an Azure storage account.
-
-    The connection is opened at its first use. The container is created when it is first needed.
-    """
+    """The connection to a blob container. Both are created when they are first needed."""
 
     def __init__(
         self, endpoint: AzureEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
@@ -95,7 +87,7 @@ class PayloadContainer:
 
     @property
     def service(self) -> BlobServiceClient:
-        """The SDK's client of the storage account, which is created at its first use."""
+        """The SDK's client of the storage account."""
         if self._service is None:
             self._service = self._connected()
         return self._service
@@ -121,10 +113,9 @@ class PayloadContainer:
         return self._session
 
     async def ensure(self, *, is_missing: bool = False) -> None:
-        """Create the container unless this process has created the container before.
+        """Create the container unless this process has done so.
 
-        `is_missing` is true if a request has shown that the container does not exist. Then the
-        container is always created. Raises Unavailable if the storage fails.
+        If `is_missing` is true, because a request has shown it, the container is always created.
         """
         if is_missing or not self._is_there:
             async with answering("creating the container"):
@@ -137,12 +128,10 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return the key that signs a SAS, as a dict with one keyword argument.
+        """Return the key that signs a SAS, as the keyword argument of the SDK's functions.
 
-        The argument is for the SDK's functions `generate_blob_sas` and `generate_container_sas`.
-        The key is the account key if the connection string contains an account key. Otherwise the
-        storage issues a user delegation key, which is valid at least until `expires_at`. Raises
-        Unavailable if the storage fails.
+        This is the account key if the connection string has one. Otherwise it is a user delegation
+        key, which is valid at least until `expires_at`.
         """
         account_key = getattr(self.service.credential, "account_key", None)
         if account_key:
@@ -177,28 +166,17 @@ class PayloadContainer:
         )
 
 
-@contextlib.contextmanager
-def unavailable(what: str) -> Iterator[None]:
-    """Raise Unavailable if the storage fails in the `with` block.
-
-    `what` describes the operation in the error message.
-    """
-    try:
-        yield
-    except (AzureError, OSError) as error:
-        raise Unavailable("blobs", f"{what} failed: {error!r}") from error
-
-
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
     """Raise Unavailable if the storage fails in the `with` block, or if the block takes too long.
 
-    `what` describes the operation in the error message. `size_bytes` is the size of the data that
-    the block transfers. The time limit increases with this size.
+    `what` is the operation in the error message, `size_bytes` the size of the data it transfers.
     """
-    with unavailable(what):
+    try:
         async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
             yield
+    except (AzureError, OSError) as error:
+        raise Unavailable("blobs", f"{what} failed: {error!r}") from error
 
 
 def transfer_seconds(size_bytes: int) -> float:
@@ -207,10 +185,7 @@ def transfer_seconds(size_bytes: int) -> float:
 
 
 def read_seconds(sent_bytes: int) -> float:
-    """Return how many seconds to wait for a response after a body of this size has been sent.
-
-    The time depends on the size, because a part of the body may still be in network buffers.
-    """
+    """Return how long to wait for a response to a body, of which a part may still be buffered."""
     return _READ_SECONDS + transfer_seconds(sent_bytes)
 
 
@@ -222,6 +197,65 @@ def _options() -> dict[str, Any]:
         "connection_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
     }
+
+
+def _needs_proxy(url: str) -> bool:
+    """Return whether the environment names a proxy for requests to this URL."""
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+
+
+@dataclass(frozen=True, slots=True)
+class SmallBlob:
+    """The content of a small blob, and its ETag."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProperties:
+    """The properties of a blob, and the first bytes of its content."""
+
+    media_type: str
+    size_bytes: int
+    etag: str
+    head: bytes = field(repr=False)
+    content_encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBlob:
+    """One blob in a list of blobs."""
+
+    name: str
+    etag: str
+    modified_at: datetime
+
+
+class Blobs(Protocol):
+    """The interface to blobs. Each method raises Unavailable if the call fails."""
+
+    async def create(self, blob: str, data: bytes) -> str | None:
+        """Create a blob; return its ETag, or None if the blob already existed."""
+
+    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
+        """Overwrite a blob; return its new ETag, or None if its ETag is not `etag`."""
+
+    async def read(self, blob: str) -> SmallBlob | None:
+        """Return a small blob and its ETag; None if the blob does not exist."""
+
+    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
+        """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
+
+    async def delete(self, blob: str, etag: str | None = None) -> None:
+        """Delete a blob and its snapshots, even if the blob has a lease.
+
+        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
+        """
+
+    def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
+        """List the blobs whose names have this prefix, in the order of their names."""
 
 
 _SIGNED_FOR: Final = timedelta(hours=2)
@@ -236,8 +270,8 @@ _PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"
 _Answer = tuple[int, str, bytes]
 
 
-class SmallBlobs:
-    """Writes and reads small JSON blobs of one container by plain REST requests."""
+class ContainerBlobs:
+    """Implements `Blobs` with a container of Azure Blob Storage."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
@@ -245,31 +279,24 @@ class SmallBlobs:
         self._signed_until: datetime | None = None
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob; return the new blob's ETag, or None if the blob already existed.
+        """Create a blob; return its ETag, or None if the blob already existed.
 
-        If the response to the request is lost, this method repeats the request. Then it returns
-        None if the first request has created the blob. Raises Unavailable if the storage fails.
+        If the response is lost, the request is repeated, and the result may be None although the
+        first request has created the blob.
         """
         return await self._put(blob, data, {"If-None-Match": "*"})
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Overwrite the blob only if its ETag is still `etag`.
-
-        Returns the new ETag, or None if the ETag did not match. Raises Unavailable if the storage
-        fails.
-        """
+        """Overwrite a blob; return its new ETag, or None if its ETag is not `etag`."""
         return await self._put(blob, data, {"If-Match": etag})
 
-    async def read(self, blob: str) -> tuple[bytes, str] | None:
-        """Return a blob's content and ETag; None if the blob is missing.
-
-        Raises Unavailable if the storage fails.
-        """
+    async def read(self, blob: str) -> SmallBlob | None:
+        """Return a small blob and its ETag; None if the blob does not exist."""
         status, etag, data = await self._request("GET", blob)
         if status == HTTPStatus.NOT_FOUND:
             return None
         if status == HTTPStatus.OK:
-            return data, etag
+            return SmallBlob(data, etag)
         raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
 
     async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
@@ -336,99 +363,6 @@ class SmallBlobs:
         base = f"{self._container.service.url.rstrip('/')}/{self._container.name}"
         return yarl.URL(f"{base}/{quote(blob)}?{self._signature}", encoded=True)
 
-
-def _needs_proxy(url: str) -> bool:
-    """Return whether the environment names a proxy for requests to this URL."""
-    parts = urlsplit(url)
-    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
-
-
-_JSON = ContentSettings(content_type="application/json")
-
-
-@dataclass(frozen=True, slots=True)
-class SmallBlob:
-    """The content of a small blob, and its ETag."""
-
-    data: bytes
-    etag: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlobProperties:
-    """The properties of a blob. `head` has the first bytes of its content."""
-
-    media_type: str
-    size_bytes: int
-    etag: str
-    head: bytes = field(repr=False)
-    content_encoding: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedBlob:
-    """The name, ETag and modification time of one blob in a list of blobs."""
-
-    name: str
-    etag: str
-    modified_at: datetime
-
-
-class Blobs(Protocol):
-    """The interface to blobs. Each method raises Unavailable if the call fails."""
-
-    async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob; return the new blob's ETag, or None if the blob already existed."""
-
-    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Overwrite the blob only if its ETag is still `etag`.
-
-        Return the new ETag, or None if the ETag did not match.
-        """
-
-    async def read(self, blob: str) -> SmallBlob | None:
-        """Return a small blob and its ETag; None if the blob does not exist."""
-
-    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
-
-    async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob and its snapshots, even if the blob has a lease.
-
-        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
-        """
-
-    def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
-        """List the blobs whose names have this prefix, in the order of their names."""
-
-
-class ContainerBlobs:
-    """Implements `Blobs` with a container of Azure Blob Storage."""
-
-    def __init__(self, container: PayloadContainer) -> None:
-        self._container = container
-        self._small = SmallBlobs(container)
-
-    async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob; return the new blob's ETag, or None if the blob already existed.
-
-        If the response to the request is lost, this method repeats the request. Then it returns
-        None if the first request has created the blob.
-        """
-        return await self._small.create(blob, data)
-
-    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Overwrite the blob only if its ETag is still `etag`.
-
-        Return the new ETag, or None if the ETag did not match.
-        """
-        return await self._small.replace(blob, data, etag)
-
-    async def read(self, blob: str) -> SmallBlob | None:
-        """Return a small blob and its ETag; None if the blob does not exist."""
-        found = await self._small.read(blob)
-        return None if found is None else SmallBlob(*found)
-
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
         client = self._blob(blob)
@@ -458,10 +392,7 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob and its snapshots, even if the blob has a lease.
-
-        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
-        """
+        """Delete a blob and its snapshots, even if it has a lease."""
         given: dict[str, Any] = {"delete_snapshots": "include"}
         if etag:
             given |= {"etag": etag, "match_condition": MatchConditions.IfNotModified}

@@ -1,4 +1,4 @@
-"""Read and decode all blobs with one prefix. Read a blob again only if it has changed."""
+"""Read and decode all blobs with one prefix."""
 
 import asyncio
 import logging
@@ -16,22 +16,14 @@ _log = logging.getLogger(__name__)
 
 
 class DecodedBlobs(Generic[T]):
-    """Reads and decodes the blobs with one prefix.
-
-    A blob is read again only if its ETag has changed.
-    """
+    """Reads and decodes the blobs with one prefix, a blob again only if its ETag has changed."""
 
     def __init__(
         self, blobs: Blobs, prefix: str, decode: Callable[[ListedBlob, bytes], T], limit: int
     ) -> None:
-        """Create a reader that has not read any blob.
+        """Read at most `limit` blobs, in the order of their names.
 
-        Args:
-            blobs: The container.
-            prefix: The prefix of the names of the blobs.
-            decode: Decodes the content of a blob. Raises ContractError or ValueError if the content
-                is not valid.
-            limit: The maximum number of blobs to read. Blobs are read in the order of their names.
+        `decode` raises ContractError or ValueError if the content of a blob is not valid.
         """
         self._blobs = blobs
         self._prefix = prefix
@@ -42,11 +34,9 @@ class DecodedBlobs(Generic[T]):
     async def read(
         self, is_wanted: Callable[[ListedBlob], bool] = lambda _: True
     ) -> list[tuple[ListedBlob, T]]:
-        """Return the blobs for which `is_wanted` returns true.
+        """Return the blobs for which `is_wanted` returns true, with their decoded content.
 
-        Each item is a pair of the listed blob and its decoded content. Blobs that cannot be
-        decoded, or that were deleted after they were listed, are left out. Raises Unavailable if
-        the blob storage fails.
+        Blobs that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
         """
         listed: list[ListedBlob] = []
         async for blob in self._blobs.list(self._prefix):

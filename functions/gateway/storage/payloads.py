@@ -1,8 +1,7 @@
 """Payloads that are too large for a message, and signed links to their blobs.
 
-A link gives access to one blob for a limited time. If the gateway has an account key, the link
-contains a service SAS. If the gateway has only an Azure identity, the link contains a user
-delegation SAS. The gateway requests the signing key of this SAS from the storage.
+A link gives access to one blob for a limited time, by a service SAS if the gateway has an account
+key, otherwise by a user delegation SAS.
 """
 
 from datetime import datetime
@@ -27,8 +26,8 @@ class PayloadStore(Protocol):
     async def get(self, ref: PayloadRef) -> bytes:
         """Return the payload to which `ref` refers.
 
-        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
-        does not match the size and digest in `ref`.
+        Raises MissingPayload if there is no such blob, or PayloadCorrupt if its size or digest
+        differs.
         """
 
     async def check(self) -> None:
@@ -62,11 +61,7 @@ class BlobPayloadStore:
         )
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the payload to which `ref` refers.
-
-        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
-        does not match the size and digest in `ref`.
-        """
+        """Return the payload to which `ref` refers."""
         async with answering("downloading a payload", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
@@ -112,8 +107,8 @@ class PayloadLinks(Protocol):
 class SignedPayloadLinks:
     """Implements `PayloadLinks` with a container of Azure Blob Storage.
 
-    `public_url` is the URL at which callers reach the storage account, if it differs from the URL
-    that the gateway uses.
+    `public_url` is the URL at which callers reach the storage account, if it differs from the
+    gateway's.
     """
 
     def __init__(self, container: PayloadContainer, public_url: str | None = None) -> None:
@@ -122,7 +117,7 @@ class SignedPayloadLinks:
 
     @property
     def origin(self) -> str:
-        """The origin of the links, for example `https://account.blob.core.windows.net`."""
+        """The origin of the links."""
         parts = urlsplit(self._base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
@@ -134,7 +129,6 @@ class SignedPayloadLinks:
         """Return a URL that permits only creating this blob, until `expires_at`.
 
         The permission to write would also permit leases, which would keep the blob from deletion.
-        Creates the container if this process has not created it before.
         """
         await self._container.ensure()
         return await self._link(blob, BlobSasPermissions(create=True), expires_at)
@@ -142,10 +136,7 @@ class SignedPayloadLinks:
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL from which this blob can be downloaded until `expires_at`.
-
-        The response has this media type and suggests this file name.
-        """
+        """Return a URL from which this blob can be downloaded until `expires_at`."""
         return await self._link(
             blob,
             BlobSasPermissions(read=True),

@@ -15,16 +15,13 @@ from uuid import UUID
 from contract.names import UPLOADS, upload_blob
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
-"""How long an upload is valid after its id was created.
-
-Until then, the upload's URL accepts data, and new jobs can use the upload.
-"""
+"""How long the upload's URL accepts data, and new jobs can use the upload."""
 
 _ID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def new_upload(now: datetime) -> str:
-    """Return the id of a new upload. The id is a UUIDv7."""
+    """Return the id of a new upload, a UUIDv7."""
     # RFC 9562 section 5.7: 48 bits of milliseconds since 1970, version, variant, random bits.
     made_at_ms = int(now.timestamp() * 1000)
     random_bits = secrets.randbits(12) << 64 | secrets.randbits(62)

@@ -1,7 +1,7 @@
 """The activities that deliver webhooks.
 
-Durable Functions may run an activity more than once. All runs send the same event id, so the
-receiver can ignore repeated events.
+An activity may run more than once. All runs send the same event id, so the receiver can ignore
+repeated events.
 """
 
 import json
@@ -31,13 +31,10 @@ from gateway.webhooks.sender import WebhookSender
 from gateway.webhooks.shares import AttemptShares
 
 FIRST_ATTEMPT_SECONDS: Final = 5.0
-"""How long the first attempt to post a webhook may take, without the look-up of the host name.
-
-It is short, because a receiver that does not respond occupies a place.
-"""
+"""The limit of the first attempt, short because a silent receiver occupies a place."""
 
 ATTEMPT_SECONDS: Final = 15.0
-"""How long each later attempt may take."""
+"""The limit of each later attempt."""
 
 _GONE: Final = 410
 
@@ -54,7 +51,7 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 class WebhookActivities:
     """Implements the activity `deliver_webhook`.
 
-    Webhooks are signed. The secrets that sign a tenant's webhooks are derived from `secrets`.
+    The secrets that sign a tenant's webhooks are derived from `secrets`.
     """
 
     jobs: Jobs
@@ -66,11 +63,9 @@ class WebhookActivities:
     shares: AttemptShares = field(default_factory=AttemptShares)
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Make one attempt to post an ended job to its webhook.
+        """Make one attempt to post an ended job to its webhook; return its outcome as JSON text.
 
-        The attempt is not made if the tenant or the receiver has no free place. Returns a JSON
-        object as text. It contains the time, the HTTP status or the error code of this attempt, the
-        new state of the delivery, and the time in seconds to wait before the next attempt.
+        The attempt is not made if the tenant or the receiver has no free place.
         """
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None

@@ -5,16 +5,12 @@
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each wait between two attempts has an event with a different name. If all events had the same name,
-the Python SDK would let one event end all waits.
-
-The custom status and the output of the orchestration are the delivery log:
+Each wait has an event with a different name, because the SDK lets one event end all waits for its
+name. The delivery log is the custom status and the output of the orchestration.
 
     {"state": "pending" | "delivered" | "stopped" | "failed",
      "attempts": [{"at", "status": an HTTP status or null, "error": a code or null}, …],
      "next_attempt_at": a time or null}
-
-Only the HTTP status of the receiver's response is logged, not its content.
 """
 
 import hashlib
@@ -32,23 +28,20 @@ from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import WebhookDelivery
 
 NO_PLACE: Final = "no-place"
-"""The error of an attempt that was not made, because its tenant or receiver has too many of them.
-
-It is no failure, and is not logged. See `gateway.webhooks.shares`.
-"""
+"""The error of an attempt that was not made, which is not logged. See `webhooks.shares`."""
 
 WINDOW: Final = timedelta(hours=24)
-"""How long the gateway tries to deliver a webhook, from the start of the orchestration."""
+"""How long the gateway tries to deliver a webhook."""
 
 FIRST_SECONDS: Final = 2.0
 LONGEST_SECONDS: Final = 3600.0
 
 
 def retry_pause_seconds(instance_id: str, failures: int) -> float:
-    """Return how many seconds to wait before the next attempt after `failures` failed attempts.
+    """Return how long to wait after this many failed attempts.
 
-    The wait doubles after each attempt, up to an hour, and varies by up to 25 %. The variation is
-    computed from the instance id, so that a replay gets the same result.
+    The wait doubles after each attempt, up to an hour. It varies by up to 25 %, which is computed
+    from the instance id, so that a replay gets the same result.
     """
     full_seconds = min(FIRST_SECONDS * 2.0 ** min(failures - 1, 32), LONGEST_SECONDS)
     digest = hashlib.sha256(f"{instance_id}:{failures}".encode()).digest()
@@ -62,11 +55,7 @@ def next_attempt_at(
     ends_at: datetime,
     retry_after_seconds: float | None,
 ) -> datetime | None:
-    """Return the time of the next attempt; None if this time would be after `ends_at`.
-
-    `failures` is the number of failed attempts. `retry_after_seconds` is the shortest wait that
-    the receiver allows; None if the receiver sent no Retry-After.
-    """
+    """Return the time of the next attempt; None if this time would be after `ends_at`."""
     pause = max(retry_pause_seconds(instance_id, failures), retry_after_seconds or 0.0)
     left_seconds = (ends_at - now).total_seconds()
     return now + timedelta(seconds=pause) if pause <= left_seconds else None
@@ -88,7 +77,7 @@ class DeliveryState(StrEnum):
 def delivery_log(
     state: DeliveryState, attempts: Sequence[Json], next_attempt_at: str | None = None
 ) -> WebhookDelivery:
-    """Return the delivery log as a JSON object with the last MAX_LOGGED_ATTEMPTS attempts."""
+    """Return the delivery log with the last MAX_LOGGED_ATTEMPTS attempts."""
     return {
         "state": state.value,
         "attempts": list(attempts[-MAX_LOGGED_ATTEMPTS:]),
@@ -97,10 +86,7 @@ def delivery_log(
 
 
 def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
-    """Return the delivery log from an instance of the orchestration `webhook`.
-
-    Return an empty log if `instance` is None or has no log yet.
-    """
+    """Return the delivery log of an instance; an empty log if it has none yet."""
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:
             return cast(WebhookDelivery, found)
@@ -108,12 +94,7 @@ def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
 
 
 def delivery_input(job_id: str, attempts: Json = ()) -> str:
-    """Return the input of the orchestration `webhook`.
-
-    Args:
-        job_id: The id of the job that has ended.
-        attempts: The earlier attempts to post this webhook. The new delivery log begins with them.
-    """
+    """Return the input of the orchestration. The new delivery log begins with `attempts`."""
     return json.dumps({"job_id": job_id, "attempts": list(attempts)})
 
 
@@ -123,7 +104,7 @@ def wake_event(attempts: int) -> str:
 
 
 def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
-    """Deliver a webhook, with retries, and return the delivery log.
+    """Deliver a webhook, and return the delivery log.
 
     The delivery ends when the receiver responds with 2xx or 410, or when WINDOW has passed.
     """
@@ -166,12 +147,7 @@ def _pending_log(attempts: Sequence[Json], next_at: datetime) -> WebhookDelivery
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Call the activity that makes one attempt to post the webhook, and return the outcome.
-
-    `given` is the orchestration's input. The outcome is a JSON object with the time, the HTTP
-    status or the error code of the attempt, the new state of the delivery, and the Retry-After of
-    the receiver. An error in the activity counts as a failed attempt.
-    """
+    """Call the activity that makes one attempt, and return its outcome. An error is a failure."""
     delivering = context.call_activity(ACTIVITY_DELIVER_WEBHOOK, given["job_id"])
     yield context.task_any([delivering])
     if not isinstance(delivering.result, str):
@@ -188,16 +164,7 @@ def attempt_outcome(
     state: DeliveryState = DeliveryState.PENDING,
     retry_after_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON object that describes one attempt to deliver a webhook.
-
-    Args:
-        now: The time of the attempt.
-        error: An error code; None if the receiver responded.
-        status: The receiver's HTTP status; None if the receiver did not respond.
-        state: The state of the delivery after this attempt.
-        retry_after_seconds: How long the receiver asks to wait before the next attempt, in seconds;
-            None if the receiver does not ask for this.
-    """
+    """Return the JSON object that describes one attempt, and the state after it."""
     return {
         "at": format_time(now),
         "status": status,

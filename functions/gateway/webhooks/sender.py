@@ -35,10 +35,9 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is the name of the group in which the DNS look-up of the URL's host is counted:
-        `tenant_share(tenant)`. Only a limited number of look-ups may run at the same time in each
-        group. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
-        or if no response arrives within `seconds` after the look-up.
+        `share` is the tenant's share of the DNS look-ups. Raises WebhookUndelivered if the URL is
+        forbidden, too many look-ups are running, or no response arrives within `seconds` after the
+        look-up.
         """
 
 
@@ -52,12 +51,7 @@ class HttpWebhookSender:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str, seconds: float
     ) -> WebhookResponse:
-        """Send one POST request without following redirects; return the receiver's response.
-
-        `share` is the name of the group in which the DNS look-up of the URL's host is counted, as
-        `WebhookSender.post` describes. Raises WebhookUndelivered if the URL is forbidden, if too
-        many look-ups are running, or if no response arrives.
-        """
+        """Send one POST request, as `WebhookSender.post` describes."""
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)
         except (ForbiddenAddress, TooManyLookUps) as error:
@@ -120,10 +114,7 @@ def _exact_url(target: Target) -> yarl.URL:
 
 
 def _parse_retry_after(retry_after: str | None) -> float | None:
-    """Return the value of a Retry-After header in seconds; None if it is missing or invalid.
-
-    The header contains either a number of seconds or a date.
-    """
+    """Return the seconds of a Retry-After header, which contains a number or a date."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():

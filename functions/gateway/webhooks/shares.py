@@ -1,8 +1,8 @@
 """Divide the webhook attempts of one process among tenants and their receivers.
 
 Durable Functions runs a limited number of activities at the same time (host.json), and an attempt
-occupies one of them until the receiver responds. Without shares, the receivers of one tenant that
-never respond would delay the webhooks of all tenants.
+occupies one of them until the receiver responds. Without shares, receivers that never respond would
+delay the webhooks of all tenants.
 """
 
 from collections.abc import Hashable
@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_ATTEMPTS: Final = 48
-"""How many webhook attempts run at the same time in one process.
-
-This is less than `maxConcurrentActivityFunctions` in host.json, so that other activities can run.
-"""
+"""How many attempts run at once: less than `maxConcurrentActivityFunctions` in host.json."""
 
 LONGEST_REFUSAL_SECONDS: Final = 300.0
 
@@ -24,10 +21,9 @@ _WEIGHT_OF_NEW: Final = 0.2
 
 @dataclass(slots=True)
 class _Share:
-    """The attempts of one tenant or of one receiver.
+    """The attempts of one tenant or receiver.
 
-    `mean_seconds` estimates how long an attempt takes. `free_at` is the time for which the last
-    refused attempt was asked to come again.
+    `free_at` is when the last refused one comes again.
     """
 
     running: int = 0
@@ -37,8 +33,7 @@ class _Share:
     def reserve(self, now: float) -> float:
         """Return in how many seconds a refused attempt should come again.
 
-        Refused attempts get different times, one after the other, at the rate at which attempts
-        end. So most of them are refused only once.
+        Refused attempts come again one by one, at the rate at which attempts end.
         """
         interval_seconds = self.mean_seconds / max(1, self.running)
         self.free_at = max(now, self.free_at) + interval_seconds
@@ -50,8 +45,8 @@ class AttemptShares:
 
     A tenant may begin an attempt if fewer of its attempts are running than places are free. The
     same rule applies to a receiver within the places that are left for its tenant. So a tenant
-    alone gets up to half of the places, n busy tenants get equal shares, and a place always stays
-    free for a tenant or a receiver without an attempt.
+    alone gets up to half of the places, n busy tenants get equal shares, and one place always stays
+    free.
     """
 
     def __init__(self, limit: int = MAX_ATTEMPTS) -> None:
@@ -61,10 +56,7 @@ class AttemptShares:
     def start(self, tenant: str, receiver: str, now: float) -> float | None:
         """Begin an attempt, and return None, or return in how many seconds to try again.
 
-        Args:
-            tenant: The tenant of the job.
-            receiver: The host and the port of the webhook's URL.
-            now: The current time in seconds.
+        `receiver` is the host and port of the URL, and `now` the current time in seconds.
         """
         if len(self._shares) > _MAX_SHARES:
             kept = self._shares.items()
@@ -80,7 +72,7 @@ class AttemptShares:
         return None
 
     def end(self, tenant: str, receiver: str, seconds: float) -> None:
-        """End an attempt that has begun. It took `seconds`."""
+        """End an attempt that took `seconds`."""
         for share in self._of(tenant, receiver):
             share.running -= 1
             share.mean_seconds += _WEIGHT_OF_NEW * (seconds - share.mean_seconds)
