@@ -302,11 +302,11 @@ def listen_all(
 ) -> list[socket.socket]:
     """Return listening TCP sockets on the addresses that `bind_all` binds."""
     listeners = bind_all(host, port, allow_remote=allow_remote)
-    _listen(listeners, port, backlog)
+    listen(listeners, port, backlog)
     return listeners
 
 
-def _listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
+def listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
     """Make bound sockets listen. If one socket cannot listen, close all sockets.
 
     Raises PortInUse if another program listens on the port, and SettingError for another reason.

@@ -20,11 +20,11 @@ from azure.storage.blob import BlobServiceClient
 from emulator.program import (
     PortInUse,
     SettingError,
-    _listen,
     bind,
     bind_all,
     has_ipv6,
     is_remote,
+    listen,
 )
 from local_ports import free_port
 from servicebus_tests.sdk.servicebus_process import administration_client, run_server
@@ -113,7 +113,7 @@ def test_the_error_for_a_socket_that_cannot_listen_contains_the_reason() -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):
-            _listen([socket.create_connection(("127.0.0.1", port))], port, 1)
+            listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
 def test_a_non_loopback_address_is_bound_only_with_the_allow_remote_argument() -> None:

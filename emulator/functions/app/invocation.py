@@ -259,7 +259,7 @@ async def invoke(
     if function.is_async:
         result = await function.call(**arguments)
     elif prepared.loop_runs is not None:
-        result = await _run_orchestrator(
+        result = await run_orchestrator(
             function.call, prepared.loop_runs, invocation_id, arguments, submit
         )
     else:
@@ -273,7 +273,7 @@ async def invoke(
     return prepared.output.encode(result)
 
 
-async def _run_orchestrator(
+async def run_orchestrator(
     call: Callable[..., Any],
     loop_runs: LoopRuns,
     invocation_id: str,

@@ -20,7 +20,7 @@ from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, St
 
 Statement = tuple[str, tuple[Any, ...]]
 _log = logging.getLogger(__name__)
-_COMMITS_PER_CHECKPOINT = 400
+COMMITS_PER_CHECKPOINT = 400
 _VERSION = 1
 INSTANCES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances(
@@ -53,7 +53,7 @@ class Store:
         self._path = path
         self._pending: list[tuple[Sequence[Statement], asyncio.Future[None]]] = []
         self._commits = 0
-        self._checkpoint: asyncio.Task[None] | None = None
+        self.running_checkpoint: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._host_lock: sqlite3.Connection | None = None
         self._disk = DiskStatus(path.parent)
@@ -100,9 +100,9 @@ class Store:
 
     async def close(self) -> None:
         """Commit the pending statements, and close the database."""
-        self._flush()
-        if self._checkpoint is not None:
-            await asyncio.gather(self._checkpoint, return_exceptions=True)
+        self.flush()
+        if self.running_checkpoint is not None:
+            await asyncio.gather(self.running_checkpoint, return_exceptions=True)
         self.abandon()
 
     def abandon(self) -> None:
@@ -140,11 +140,12 @@ class Store:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if not self._pending:
-            loop.call_soon(self._flush)
+            loop.call_soon(self.flush)
         self._pending.append((statements, future))
         return future
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Commit the statements that wait."""
         pending, self._pending = self._pending, []
         if not pending:
             return
@@ -189,10 +190,12 @@ class Store:
             raise
         self._disk.note_success()
         self._commits += 1
-        if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
+        if self._commits >= COMMITS_PER_CHECKPOINT and self.running_checkpoint is None:
             self._commits = 0
-            self._checkpoint = asyncio.ensure_future(asyncio.to_thread(checkpoint, self._path))
-            self._checkpoint.add_done_callback(self._checkpointed)
+            self.running_checkpoint = asyncio.ensure_future(
+                asyncio.to_thread(checkpoint, self._path)
+            )
+            self.running_checkpoint.add_done_callback(self._checkpointed)
 
     def commit(self) -> None:
         """Commit the open transaction."""
@@ -200,7 +203,7 @@ class Store:
         self._connection.execute("COMMIT")
 
     def _checkpointed(self, task: asyncio.Task[None]) -> None:
-        self._checkpoint = None
+        self.running_checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning(
                 "the write-ahead log of %s could not be copied into the database; "

@@ -23,7 +23,7 @@ class TimerQueue:
 
     def __init__(self, clock: HostClock) -> None:
         self._clock = clock
-        self._heap: list[tuple[int, int]] = []
+        self.heap: list[tuple[int, int]] = []
         self._entries: dict[int, tuple[Hashable, Callable[[], None]]] = {}
         self._numbers: dict[Hashable, int] = {}
         self._next_number = 0
@@ -44,7 +44,7 @@ class TimerQueue:
         self._next_number += 1
         self._numbers[key] = number
         self._entries[number] = (key, callback)
-        heapq.heappush(self._heap, (due, number))
+        heapq.heappush(self.heap, (due, number))
         self._arm()
 
     def cancel(self, key: Hashable) -> None:
@@ -54,9 +54,9 @@ class TimerQueue:
             return
         del self._entries[number]
         # Cancelled entries stay in the heap until they are more than half of it.
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
-            self._heap = [entry for entry in self._heap if entry[1] in self._entries]
-            heapq.heapify(self._heap)
+        if len(self.heap) > 64 and len(self.heap) > 2 * len(self._entries):
+            self.heap = [entry for entry in self.heap if entry[1] in self._entries]
+            heapq.heapify(self.heap)
 
     def fire_due(self) -> None:
         """Call the functions of all timers that are due."""
@@ -64,12 +64,12 @@ class TimerQueue:
             self._handle.cancel()
             self._handle = None
         now = to_micros(self._clock.now())
-        while self._heap and not self._closed:
-            due, number = self._heap[0]
+        while self.heap and not self._closed:
+            due, number = self.heap[0]
             entry = self._entries.get(number)
             if entry is not None and due > now:
                 break
-            heapq.heappop(self._heap)
+            heapq.heappop(self.heap)
             if entry is not None:
                 key, callback = entry
                 del self._entries[number]
@@ -88,9 +88,9 @@ class TimerQueue:
             self._handle = None
 
     def _arm(self) -> None:
-        if self._closed or not self._heap:
+        if self._closed or not self.heap:
             return
-        due = self._heap[0][0]
+        due = self.heap[0][0]
         if self._handle is not None:
             if self._wakes_at <= due:
                 return

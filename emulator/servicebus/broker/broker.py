@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Broker:
     def __init__(
         self, transactions: TransactionManager, message_format: MessageFormat = _NO_PROPERTIES
     ) -> None:
-        self._transactions = transactions
+        self.transactions = transactions
         self._message_format = message_format
         self._queues: dict[str, Queue] = {}
         self._numbers: dict[str, int] = {}
@@ -87,15 +87,7 @@ class Broker:
 
     async def close(self) -> None:
         """Write all changes and close the database. Later operations raise BrokerClosed."""
-        await self._transactions.close()
-
-    def tick(self) -> None:
-        """Make the expiries and activations that are due, and write them to the database."""
-        self._transactions.tick()
-
-    def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with each SQL statement; tests count them. None ends this."""
-        self._transactions.store.trace(listener)
+        await self.transactions.close()
 
     def queue(self, address: str) -> Queue:
         """Return the queue, topic, subscription or dead-letter queue with this address.
@@ -164,7 +156,7 @@ class Broker:
         rules = {**self._rules, rule.name: rule}
         check_rules(rules.values())
         with report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
-            self._transactions.store.save_rule(rule)
+            self.transactions.store.save_rule(rule)
         self._rules = rules
 
     async def delete_authorization_rule(self, name: str) -> None:
@@ -175,7 +167,7 @@ class Broker:
         if name not in self._rules:
             raise EntityNotFound(name)
         with report_failed_write(f"the policy {name!r} could not be deleted from the database"):
-            self._transactions.store.delete_rule(name)
+            self.transactions.store.delete_rule(name)
         self._rules = {key: rule for key, rule in self._rules.items() if key != name}
 
     # Queues, topics and subscriptions
@@ -216,9 +208,9 @@ class Broker:
         if key in self._queues:
             kind = self._queues[key].settings.KIND
             raise EntityAlreadyExists(f"the {kind} {settings.name!r} already exists")
-        self._transactions.tick()
+        self.transactions.tick()
         number = max(self._numbers.values(), default=-_NUMBERS_PER_QUEUE) + _NUMBERS_PER_QUEUE
-        now = self._transactions.clock.now()
+        now = self.transactions.clock.now()
         stored = StoredQueue(number, settings, 1, now, now)
         self._save(stored)
         return self._add(stored)
@@ -226,7 +218,7 @@ class Broker:
     async def update_queue(self, settings: QueueSettings) -> Queue:
         """Replace the settings of a queue, topic or subscription. Raises EntityNotFound."""
         queue = self._own(settings.name)
-        self._transactions.tick()
+        self.transactions.tick()
         queue.save_settings(settings)
         return queue
 
@@ -237,16 +229,16 @@ class Broker:
         subscription does not exist.
         """
         queue = self._own(name)
-        self._transactions.tick()
+        self.transactions.tick()
         deleted = [*queue.subscriptions, queue] if isinstance(queue, Topic) else [queue]
         with report_failed_write(f"the queue {name!r} could not be deleted from the database"):
-            self._transactions.store.delete_queues(map(self._numbers_of, deleted))
+            self.transactions.store.delete_queues(map(self._numbers_of, deleted))
         for each in deleted:
             self._forget(each)
 
     async def delete_idle(self) -> None:
         """Delete the queues, topics and subscriptions that were idle for `auto_delete_on_idle`."""
-        now = self._transactions.clock.now()
+        now = self.transactions.clock.now()
         for queue in list(self._queues.values()):
             limit = queue.settings.auto_delete_on_idle
             is_idle = limit is not None and now - queue.find_last_access(now) >= limit
@@ -266,7 +258,7 @@ class Broker:
         if isinstance(queue, TopicSubscription):
             self._topic_of(queue).remove_subscription(queue, numbers.start)
         queue.mark_deleted()
-        self._transactions.remove(numbers)
+        self.transactions.remove(numbers)
         del self._queues[key], self._numbers[key]
         for suffix in ("", _DEAD_LETTER, _TRANSFER_DEAD_LETTER):
             self._addresses.pop(key + suffix.casefold(), None)
@@ -285,15 +277,15 @@ class Broker:
     def _save(self, stored: StoredQueue) -> None:
         kind, name = stored.settings.KIND, stored.settings.name
         with report_failed_write(f"the {kind} {name!r} could not be written to the database"):
-            self._transactions.store.save_queue(stored)
+            self.transactions.store.save_queue(stored)
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:
-        self._rules = {rule.name: rule for rule in self._transactions.store.rules()}
+        self._rules = {rule.name: rule for rule in self.transactions.store.rules()}
         stored = {
-            queue.settings.name.casefold(): queue for queue in self._transactions.store.queues()
+            queue.settings.name.casefold(): queue for queue in self.transactions.store.queues()
         }
         next_number = max((each.id for each in stored.values()), default=-_NUMBERS_PER_QUEUE)
-        now = self._transactions.clock.now()
+        now = self.transactions.clock.now()
         for settings in wanted:
             key = settings.name.casefold()
             known = stored.get(key)
@@ -308,7 +300,7 @@ class Broker:
         # A subscription can be added only after its topic.
         for queue in sorted(stored.values(), key=_is_subscription):
             self._add(queue)
-        self._transactions.load()
+        self.transactions.load()
 
     def _add(self, stored: StoredQueue) -> Queue:
         if isinstance(stored.settings, TopicSettings):
@@ -323,7 +315,7 @@ class Broker:
         return queue
 
     def _build_topic(self, stored: StoredQueue) -> Topic:
-        transactions = self._transactions
+        transactions = self.transactions
         state = TopicState(
             stored.id,
             stored.settings,
@@ -338,9 +330,9 @@ class Broker:
     def _build_queue(self, stored: StoredQueue) -> Queue:
         """Build a queue or a subscription, with its dead-letter queues."""
         transactions, settings, table = (
-            self._transactions,
+            self.transactions,
             stored.settings,
-            self._transactions.table,
+            self.transactions.table,
         )
         subqueues = []
         states = []

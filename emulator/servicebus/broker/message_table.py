@@ -19,11 +19,11 @@ class TimerHeap:
     the heap is rebuilt, but are ignored.
     """
 
-    __slots__ = ("_due", "_heap")
+    __slots__ = ("_due", "heap")
 
     def __init__(self) -> None:
         self._due: dict[int, datetime] = {}
-        self._heap: list[tuple[datetime, int]] = []
+        self.heap: list[tuple[datetime, int]] = []
 
     def __len__(self) -> int:
         return len(self._due)
@@ -39,18 +39,18 @@ class TimerHeap:
             del self._due[key]
         else:
             self._due[key] = due_at
-            heappush(self._heap, (due_at, key))
-        if len(self._heap) > 2 * len(self._due) + _STALE_TOLERATED:
-            self._heap = [(due_at, key) for key, due_at in self._due.items()]
-            heapify(self._heap)
+            heappush(self.heap, (due_at, key))
+        if len(self.heap) > 2 * len(self._due) + _STALE_TOLERATED:
+            self.heap = [(due_at, key) for key, due_at in self._due.items()]
+            heapify(self.heap)
 
     def next_due_at(self) -> datetime | None:
         """Return the earliest due time, or None if the heap contains no due time."""
-        while self._heap:
-            due_at, key = self._heap[0]
+        while self.heap:
+            due_at, key = self.heap[0]
             if self._due.get(key) == due_at:
                 return due_at
-            heappop(self._heap)
+            heappop(self.heap)
         return None
 
     def take_due(self, now: datetime) -> int | None:
@@ -58,7 +58,7 @@ class TimerHeap:
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
             return None
-        _, key = heappop(self._heap)
+        _, key = heappop(self.heap)
         del self._due[key]
         return key
 
@@ -69,10 +69,10 @@ _CHUNK_LENGTH = 256
 class SortedNumbers:
     """A sorted set of integers in chunks, found by binary search."""
 
-    __slots__ = ("_chunks", "_lasts", "_length")
+    __slots__ = ("_lasts", "_length", "chunks")
 
     def __init__(self) -> None:
-        self._chunks: list[list[int]] = []
+        self.chunks: list[list[int]] = []
         self._lasts: list[int] = []
         self._length = 0
 
@@ -82,15 +82,15 @@ class SortedNumbers:
     def add(self, number: int) -> None:
         """Add a number. The caller must ensure that the number is not in the set."""
         self._length += 1
-        if not self._chunks:
-            self._chunks.append([number])
+        if not self.chunks:
+            self.chunks.append([number])
             self._lasts.append(number)
             return
         at = min(bisect_left(self._lasts, number), len(self._lasts) - 1)
-        chunk = self._chunks[at]
+        chunk = self.chunks[at]
         insort(chunk, number)
         if len(chunk) > 2 * _CHUNK_LENGTH:
-            self._chunks.insert(at + 1, chunk[_CHUNK_LENGTH:])
+            self.chunks.insert(at + 1, chunk[_CHUNK_LENGTH:])
             self._lasts.insert(at + 1, chunk[-1])
             del chunk[_CHUNK_LENGTH:]
         self._lasts[at] = chunk[-1]
@@ -98,17 +98,17 @@ class SortedNumbers:
     def remove(self, number: int) -> None:
         """Remove a number. The caller must ensure that the number is in the set."""
         at = bisect_left(self._lasts, number)
-        chunk = self._chunks[at]
+        chunk = self.chunks[at]
         del chunk[bisect_left(chunk, number)]
         self._length -= 1
         if chunk:
             self._lasts[at] = chunk[-1]
         else:
-            del self._chunks[at], self._lasts[at]
+            del self.chunks[at], self._lasts[at]
 
     def first(self) -> int | None:
         """Return the lowest number, or None if the set is empty."""
-        return self._chunks[0][0] if self._chunks else None
+        return self.chunks[0][0] if self.chunks else None
 
     def since(self, number: int) -> Iterator[int]:
         """Yield the numbers that are equal to or greater than `number`, in ascending order.
@@ -116,11 +116,11 @@ class SortedNumbers:
         The caller must not change the set during the iteration.
         """
         at = bisect_left(self._lasts, number)
-        if at == len(self._chunks):
+        if at == len(self.chunks):
             return
-        chunk = self._chunks[at]
+        chunk = self.chunks[at]
         yield from chunk[bisect_left(chunk, number) :]
-        for chunk in self._chunks[at + 1 :]:
+        for chunk in self.chunks[at + 1 :]:
             yield from chunk
 
 

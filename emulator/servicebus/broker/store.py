@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -413,25 +413,21 @@ class MessageStore:
     def __init__(self, database: Path) -> None:
         self._lock = lock_database(database)
         try:
-            self._connection = connect(database)
+            self.connection = connect(database)
         except BaseException:
             self._lock.close()
             raise
 
-    def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement, until `trace(None)` is called."""
-        self._connection.set_trace_callback(listener)
-
     def close(self) -> None:
         """Close the database and release the lock of the database."""
-        self._connection.close()
+        self.connection.close()
         self._lock.close()
 
     # Queues
 
     def queues(self) -> list[StoredQueue]:
         """Return all queues in the database."""
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             "SELECT id, settings, next_sequence_number, created_at_us, updated_at_us FROM queues"
         )
         return [
@@ -441,7 +437,7 @@ class MessageStore:
 
     def save_queue(self, queue: StoredQueue) -> None:
         """Insert a queue. If the queue exists, update its settings and the time of the update."""
-        self._connection.execute(
+        self.connection.execute(
             "INSERT INTO queues VALUES (?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
             " settings=excluded.settings, updated_at_us=excluded.updated_at_us",
             (
@@ -480,7 +476,7 @@ class MessageStore:
         Raises MessageStoreError if the read operation fails.
         """
         with _report_failed_read("a session's state"):
-            row = self._connection.execute(
+            row = self.connection.execute(
                 "SELECT state FROM message_sessions WHERE queue=? AND session_id=?",
                 (queue, session_id),
             ).fetchone()
@@ -494,7 +490,7 @@ class MessageStore:
         """
         after_us = -1 if updated_after is None else microseconds(updated_after)
         with _report_failed_read("the sessions of a queue"):
-            rows = self._connection.execute(
+            rows = self.connection.execute(
                 "SELECT session_id FROM message_sessions WHERE queue=? AND updated_at_us>?",
                 (queue, after_us),
             ).fetchall()
@@ -504,25 +500,25 @@ class MessageStore:
 
     def rules(self) -> list[AuthorizationRule]:
         """Return all shared access policies of the namespace that are in the database."""
-        rows = self._connection.execute("SELECT rule FROM authorization_rules ORDER BY name")
+        rows = self.connection.execute("SELECT rule FROM authorization_rules ORDER BY name")
         return [_rule_from_values(json.loads(text)) for (text,) in rows]
 
     def save_rule(self, rule: AuthorizationRule) -> None:
         """Insert a policy, or replace the policy with the same name."""
-        self._connection.execute(
+        self.connection.execute(
             "INSERT OR REPLACE INTO authorization_rules VALUES (?,?)",
             (rule.name, json.dumps(_rule_values(rule))),
         )
 
     def delete_rule(self, name: str) -> None:
         """Delete a policy, if it exists."""
-        self._connection.execute("DELETE FROM authorization_rules WHERE name=?", (name,))
+        self.connection.execute("DELETE FROM authorization_rules WHERE name=?", (name,))
 
     # Messages
 
     def records(self) -> Iterator[MessageRecord]:
         """Yield all message records in the order in which the messages were sent."""
-        rows = self._connection.execute(f"SELECT {RECORD_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
+        rows = self.connection.execute(f"SELECT {RECORD_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
@@ -530,7 +526,7 @@ class MessageStore:
 
         The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
         """
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
         )
@@ -540,9 +536,9 @@ class MessageStore:
     def content(self, id_: int) -> IncomingMessage:
         """Read the content of a message. Raises MessageStoreError if the read operation fails."""
         with _report_failed_read("a message"):
-            sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
+            sections = self.connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
-                sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
+                sections = self.connection.execute(_CONTENT_APART, (id_,)).fetchone()
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
@@ -617,7 +613,7 @@ class MessageStore:
             connection.executemany("DELETE FROM contents WHERE id=?", apart)
 
     def _transaction(self) -> "_Transaction":
-        return _Transaction(self._connection)
+        return _Transaction(self.connection)
 
 
 @contextmanager
@@ -680,7 +676,7 @@ class Checkpointer:
     def __init__(self, database: Path) -> None:
         self._database = database
         self._commit_count = 0
-        self._running: asyncio.Future[None] | None = None
+        self.running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
         """Count a commit, and start a checkpoint after every 500 commits.
@@ -688,20 +684,20 @@ class Checkpointer:
         While a checkpoint is running, no other checkpoint is started.
         """
         self._commit_count += 1
-        if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
+        if self._commit_count < _COMMITS_BETWEEN or self.running is not None:
             return
         self._commit_count = 0
         loop = asyncio.get_running_loop()
-        self._running = loop.run_in_executor(None, checkpoint, self._database)
-        self._running.add_done_callback(self._ended)
+        self.running = loop.run_in_executor(None, checkpoint, self._database)
+        self.running.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Wait until the running checkpoint, if there is one, has finished."""
-        if self._running is not None:
-            await self._running
+        if self.running is not None:
+            await self.running
 
     def _ended(self, _: asyncio.Future[None]) -> None:
-        self._running = None
+        self.running = None
 
 
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:

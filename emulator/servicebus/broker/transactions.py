@@ -36,7 +36,7 @@ class ContentCache:
         self._read = read
         self._cache_bytes = cache_bytes
         self._cached: OrderedDict[int, IncomingMessage] = OrderedDict()
-        self._cached_bytes = 0
+        self.cached_bytes = 0
         self._unwritten: dict[int, IncomingMessage] = {}
         self.unwritten_bytes = 0
         """The total size of the contents that are not yet in the database."""
@@ -55,7 +55,7 @@ class ContentCache:
         """Remove the content of a deleted message from the cache."""
         content = self._cached.pop(id_, None)
         if content is not None:
-            self._cached_bytes -= content.size_bytes
+            self.cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
         """Record that the contents of these messages are now in the database.
@@ -65,12 +65,12 @@ class ContentCache:
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
-            self._cached_bytes += content.size_bytes
+            self.cached_bytes += content.size_bytes
         self._unwritten.clear()
         self.unwritten_bytes = 0
-        while self._cached_bytes > self._cache_bytes:
+        while self.cached_bytes > self._cache_bytes:
             _, oldest = self._cached.popitem(last=False)
-            self._cached_bytes -= oldest.size_bytes
+            self.cached_bytes -= oldest.size_bytes
 
     def rollback(self) -> None:
         """Discard all unwritten contents, because the transaction failed."""
@@ -102,7 +102,7 @@ class TransactionManager:
     def __init__(self, database: Path, clock: UtcClock) -> None:
         self.clock = clock
         self.store = MessageStore(database)
-        self._checkpointer = Checkpointer(database)
+        self.checkpointer = Checkpointer(database)
         self._disk = DiskStatus(database.parent)
         self.table = MessageTable()
         self.session_locks = MessageSessionLocks()
@@ -187,7 +187,7 @@ class TransactionManager:
 
     async def close(self) -> None:
         """Write all changes and close the database."""
-        await self._checkpointer.close()
+        await self.checkpointer.close()
         if self._closed:
             return
         self.session_locks.release_all()
@@ -260,7 +260,7 @@ class TransactionManager:
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
-                self._checkpointer.count_commit()
+                self.checkpointer.count_commit()
         except (sqlite3.Error, MessageStoreError) as error:
             self._roll_back(error, assignments, waiters)
             return
@@ -372,9 +372,10 @@ class TransactionManager:
             if self._timer.when() <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._on_timer)
+        self._timer = self._loop.call_at(when, self.retry)
 
-    def _on_timer(self) -> None:
+    def retry(self) -> None:
+        """Make the changes that are due, also if the last write failed."""
         self._timer = None
         self._failing = False
         self.tick()

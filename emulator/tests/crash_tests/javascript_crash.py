@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from blobs_tests.sdk.test_blobs_wire import signature
+from blobs_tests.sdk.blob_servers import signature
 from crash_tests.blob_ledger import BlobLedger
 from crash_tests.blobs_crash import CONTAINER, RestartedBlobs, read_all
 from crash_tests.crash_report import CrashOptions, CrashReport, plan_pauses

@@ -18,8 +18,7 @@ import httpx
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
-from blobs_tests.sdk.blob_servers import ACCOUNT
-from blobs_tests.sdk.test_blobs_wire import signature
+from blobs_tests.sdk.blob_servers import ACCOUNT, signature
 from local_ports import free_port
 
 APP = Path(__file__).parents[1] / "crash_tests" / "app"

@@ -46,7 +46,7 @@ from emulator.servicebus.amqp.types import (
     ULong,
     UShort,
 )
-from servicebus_tests.amqp.test_servicebus_dotnet_frames import CASES
+from servicebus_tests.amqp.dotnet_frames import CASES
 
 _HEADER_BYTES = 8
 _Maker = Callable[[random.Random, int], Any]

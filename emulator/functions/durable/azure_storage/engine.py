@@ -140,7 +140,7 @@ class AzureStorageEngine(DurableEngine):
         self._work: dict[int, DequeuedWorkItem] = {}
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.Task[None] | None = None
+        self.loop: asyncio.Task[None] | None = None
         self._next_renewal = 0
         self._stopping = False
 
@@ -150,7 +150,7 @@ class AzureStorageEngine(DurableEngine):
         """Open the task hub, and start the loop that acquires partitions and dequeues messages."""
         await self.database.open()
         await self._faults.start()
-        self._loop = asyncio.create_task(self._run_loop())
+        self.loop = asyncio.create_task(self._run_loop())
 
     async def drain(self, timeout_seconds: float) -> None:
         """Stop dequeuing messages, and wait until the running functions have ended.
@@ -162,8 +162,8 @@ class AzureStorageEngine(DurableEngine):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 # The loop ends by itself: a cancelled loop could lose track of dequeued messages.
-                if self._loop is not None:
-                    await asyncio.wait([self._loop])
+                if self.loop is not None:
+                    await asyncio.wait([self.loop])
                 while self._work or any(  # noqa: ASYNC110
                     s.is_running for s in self._sessions.values()
                 ):
@@ -177,12 +177,12 @@ class AzureStorageEngine(DurableEngine):
         """
         self._stopping = True
         self._wake.set()
-        if self._loop is not None:
+        if self.loop is not None:
             # The loop ends by itself. A cancelled loop could lose track of dequeued messages, so it
             # is cancelled only if the task hub does not respond.
-            await asyncio.wait([self._loop], timeout=_STOP_SECONDS)
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+            await asyncio.wait([self.loop], timeout=_STOP_SECONDS)
+            self.loop.cancel()
+            await asyncio.gather(self.loop, return_exceptions=True)
         self.timers.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
@@ -200,9 +200,9 @@ class AzureStorageEngine(DurableEngine):
         """
         self._stopping = True
         self.database.abandon()
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        if self.loop is not None:
+            self.loop.cancel()
+            await asyncio.gather(self.loop, return_exceptions=True)
         self.timers.close()
         await self._cancel_tasks()
         await self.database.close()

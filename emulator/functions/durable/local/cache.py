@@ -25,13 +25,13 @@ class InstanceCache:
     removed from memory. The least recently used instance is removed first.
     """
 
-    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 8_000_000) -> None:
+    def __init__(self, store: Store, clock: HostClock) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._size_characters = 0
-        self._memory_characters = memory_characters
+        self.memory_characters = 8_000_000
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
         self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
@@ -91,9 +91,9 @@ class InstanceCache:
         size_characters = instance.size_characters
         self._size_characters += size_characters - self._sizes.get(instance.id, 0)
         self._sizes[instance.id] = size_characters
-        if self._size_characters <= self._memory_characters:
+        if self._size_characters <= self.memory_characters:
             return
-        excess = self._size_characters - self._memory_characters
+        excess = self._size_characters - self.memory_characters
         removed = []
         for other in self._instances.values():
             if excess <= 0:

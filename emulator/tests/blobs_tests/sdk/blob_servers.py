@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+from azure.storage.blob import generate_account_sas
 
 from local_ports import free_port
 
@@ -38,6 +40,12 @@ class Server:
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint={self.url};"
         )
+
+
+def signature() -> str:
+    """Return an account SAS with all permissions that is valid for an hour."""
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    return generate_account_sas(ACCOUNT, KEY, "sco", "rwdlc", expiry)
 
 
 @contextlib.contextmanager

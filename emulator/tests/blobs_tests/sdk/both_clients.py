@@ -36,10 +36,10 @@ class Dressed:
     """
 
     def __init__(self, inner: Any) -> None:
-        self._inner = inner
+        self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
+        value = getattr(self.inner, name)
         if not callable(value):
             return value
         if name.startswith(_NOT_AWAITED):
@@ -54,10 +54,10 @@ class Dressed:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._inner.close)
+        await asyncio.to_thread(self.inner.close)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        iterator = iter(self._inner)
+        iterator = iter(self.inner)
         end = object()
         while (item := await asyncio.to_thread(next, iterator, end)) is not end:
             yield _dress(item)
@@ -71,7 +71,7 @@ def _dress(value: Any) -> Any:
 
 
 def _undress(values: tuple[Any, ...]) -> list[Any]:
-    return [value._inner if isinstance(value, Dressed) else value for value in values]
+    return [value.inner if isinstance(value, Dressed) else value for value in values]
 
 
 def code_of(error: HttpResponseError) -> str:

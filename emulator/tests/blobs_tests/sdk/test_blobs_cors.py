@@ -16,9 +16,8 @@ from azure.storage.blob import (
     StaticWebsite,
 )
 
-from blobs_tests.sdk.blob_servers import Server
+from blobs_tests.sdk.blob_servers import Server, signature
 from blobs_tests.sdk.both_clients import code_of
-from blobs_tests.sdk.test_blobs_wire import signature
 
 PAGE = "http://www.contoso.com"
 OTHER_PAGE = "http://www.fabrikam.com"

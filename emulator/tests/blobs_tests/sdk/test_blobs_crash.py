@@ -12,8 +12,7 @@ import httpx
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from azure.storage.blob import BlobServiceClient, CorsRule
 
-from blobs_tests.sdk.blob_servers import Server, run_emulator
-from blobs_tests.sdk.test_blobs_wire import signature
+from blobs_tests.sdk.blob_servers import Server, run_emulator, signature
 from local_ports import free_port
 
 SMALL, LARGE = 1_000, 60_000

@@ -16,7 +16,7 @@ from blobs_tests.sdk.both_clients import Dressed, code_of
 def lease_client(client: Any) -> Any:
     """Return a lease client with asynchronous methods for the blob or container of `client`."""
     if isinstance(client, Dressed):
-        return Dressed(BlobLeaseClient(client._inner, str(uuid4())))
+        return Dressed(BlobLeaseClient(client.inner, str(uuid4())))
     return AsyncBlobLeaseClient(client, str(uuid4()))
 
 

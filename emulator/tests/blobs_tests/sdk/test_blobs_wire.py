@@ -6,14 +6,12 @@ import random
 import re
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from azure.storage.blob import generate_account_sas
 
-from blobs_tests.sdk.blob_servers import ACCOUNT, KEY, Server, run_emulator
+from blobs_tests.sdk.blob_servers import Server, run_emulator, signature
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +20,6 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         signed = httpx.put(f"{server.url}/box?restype=container&{signature()}")
         assert signed.status_code == 201
         yield server
-
-
-def signature() -> str:
-    expiry = datetime.now(UTC) + timedelta(hours=1)
-    return generate_account_sas(ACCOUNT, KEY, "sco", "rwdlc", expiry)
 
 
 def exchange(server: Server, data: bytes, *, hang_up: bool = True) -> bytes:

@@ -5,6 +5,7 @@ The tests cover lost events, repeated activities, crashes, and hosts that share 
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -311,7 +312,7 @@ async def test_a_host_that_stops_while_it_dequeues_releases_the_messages(
 
     async def transact_slowly(work: Callable[[Any], Any]) -> Any:
         result = await transact(work)
-        if work == engine._dequeue and result[0]:
+        if work.__name__ == "_dequeue" and result[0]:
             committed.set()
             await gate.wait()
         return result
@@ -359,7 +360,7 @@ async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")
     await gate.entered.wait()
-    loop = one.azure_storage_engine._loop
+    loop = one.azure_storage_engine.loop
     assert loop is not None
     loop.cancel()  # the first host stops renewing its leases
     one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
@@ -467,12 +468,13 @@ async def test_starting_an_instance_waits_until_the_database_of_the_task_hub_is_
     start_host: StartHost,
 ) -> None:
     one, two = await start_host(), await start_host()
-    connection = two.azure_storage_engine.database._open_connection()
+    assert two.storage is not None
+    connection = sqlite3.connect(two.storage.task_hub, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     start = asyncio.create_task(one.engine.start_new("job", "i"))
     await asyncio.sleep(0.05)
     assert not start.done()
-    connection.execute("COMMIT")
+    connection.close()
     await start
     await until(lambda: one.status() == "Running")
 

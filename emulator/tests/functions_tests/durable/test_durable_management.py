@@ -63,6 +63,7 @@ async def request(  # noqa: PLR0917 - the parts of a request
 
 async def make_engine(folder: Path, kind: str) -> DurableExtension:
     runner = SdkRunner()
+    runner.disabled_orchestrators = frozenset({"off"})
 
     @runner.orchestrator
     def wait(context: Any) -> Any:
@@ -260,9 +261,6 @@ async def test_a_refused_resume_is_logged_with_the_id_of_the_instance(
 
 
 async def test_the_start_of_a_disabled_orchestrator_is_refused(engine: DurableExtension) -> None:
-    runner = engine.engine._runner
-    assert isinstance(runner, SdkRunner)
-    runner.disabled_orchestrators = frozenset({"off"})
     status, _, body = await request(engine.management_app, "POST", "/orchestrators/OFF")
     assert status == 400
     assert json.loads(body) == {
@@ -402,11 +400,11 @@ async def test_the_history_of_a_suspended_instance_shows_a_result_only_after_the
     await request(engine.management_app, "POST", "/instances/i/suspend")
     assert b'"Suspended"' in await show_history()
     with monkeypatch.context() as delayed:
-        delayed.setattr(store, "_flush", lambda: None)
+        delayed.setattr(store, "flush", lambda: None)
         may_end.set()
         assert b'"Result"' not in await show_history()
         assert store.is_busy
-    store._flush()
+    store.flush()
     assert b'"Result":"first"' in await show_history()
     await engine.stop()
 

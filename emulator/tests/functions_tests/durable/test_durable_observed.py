@@ -22,7 +22,7 @@ import pytest
 
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.local.engine import LocalEngine
-from emulator.functions.durable.management import ManagementUrls
+from emulator.functions.durable.store import Store
 from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import ManualClock
 from functions_tests.durable.observed_functions import ObservedFunctions
@@ -227,8 +227,11 @@ async def replaying(folder: Path) -> AsyncIterator[Replay]:
     """Start an engine with an empty database, yield its `Replay`, and then stop the engine."""
     functions = ObservedFunctions()
     extension = DurableExtension(folder / "hub.db", functions, CLOCK, DurableOptions("OracleHub"))
+    store = Store(folder / "hub.db")
+    store.open()
+    store.get_setting("system_key", "KEY")
+    store.abandon()
     await extension.start()
-    extension._urls = ManagementUrls("OracleHub", "KEY")
     yield Replay(extension, functions)
     functions.end_slow()
     await extension.stop()

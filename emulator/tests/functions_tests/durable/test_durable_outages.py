@@ -150,10 +150,10 @@ async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_rea
 ) -> None:
     host = local_host
     child(host)
-    host.local_engine.cache._memory_characters = 20_000
+    host.local_engine.cache.memory_characters = 20_000
     for number in range(60):
         await host.begin("child", number, f"m{number}")
-    assert len(host.local_engine.cache._instances) < 20
+    assert len(host.local_engine.cache.list_cached()) < 20
     for number in range(60):
         await host.raise_event("go", "x", f"m{number}")
         assert host.output(f"m{number}") == [None, number, "x"]

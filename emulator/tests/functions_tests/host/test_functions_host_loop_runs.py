@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from emulator.functions.app.invocation import SLOW_SECONDS, TRIAL_RUNS, LoopRuns, _run_orchestrator
+from emulator.functions.app.invocation import SLOW_SECONDS, TRIAL_RUNS, LoopRuns
+from emulator.functions.app.invocation import run_orchestrator as run_once
 
 
 async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
@@ -21,8 +22,7 @@ async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
         return asyncio.to_thread(call, **arguments)
 
     return [
-        await _run_orchestrator(orchestrator, runs, "id", {"context": "{}"}, submit)
-        for _ in range(count)
+        await run_once(orchestrator, runs, "id", {"context": "{}"}, submit) for _ in range(count)
     ]
 
 

@@ -43,29 +43,11 @@ from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.namespace import Namespace
 from servicebus_tests.amqp.amqp_peer import KEYS, RULES, Peer, condition
+from servicebus_tests.amqp.dotnet_frames import CASES
 from servicebus_tests.broker.broker_harness import ManualClock
 
-RECORDING = Path(__file__).with_name("dotnet_frames.txt")
 RECORDED_AT = datetime(2026, 11, 26, tzinfo=UTC)
 QUEUE = "case-1"
-
-
-def read_cases() -> dict[str, list[tuple[str, str, bytes]]]:
-    """Return the recorded frames of each case, by the name of the case.
-
-    Each frame is a tuple of its channel, the name of its performative, and its bytes.
-    """
-    cases: dict[str, list[tuple[str, str, bytes]]] = {}
-    for line in RECORDING.read_text().splitlines():
-        if line.startswith("## "):
-            frames = cases[line.removeprefix("## ")] = []
-        elif not line.startswith("#"):
-            channel, name, octets = line.split()
-            frames.append((channel, name, bytes.fromhex(octets)))
-    return cases
-
-
-CASES = read_cases()
 
 
 @dataclass
@@ -252,7 +234,7 @@ async def test_the_dotnet_client_can_schedule_and_cancel_and_peek_messages(
     def advance(number: int) -> None:
         if number == attaches[-1]:  # the receiver waits until the message becomes active
             exchange.clock.at = RECORDED_AT + timedelta(days=2)
-            exchange.broker.tick()
+            exchange.broker.transactions.tick()
 
     await exchange.replay(case, advance)
     _, *replies = exchange.replies()

@@ -228,7 +228,7 @@ async def test_the_link_of_a_session_receiver_is_detached_when_the_session_lock_
     served.peer.grant(1, 1)
     await served.peer.received()
     served.clock.at += SETTINGS.lock_duration
-    served.broker.tick()
+    served.broker.transactions.tick()
     (detach,) = await served.peer.received_of(Detach)
     assert condition(detach.error) == "com.microsoft:session-lock-lost"
     assert served.queue.accept_session("s")

@@ -94,7 +94,7 @@ class RunningBroker:
 
     def advance(self, seconds: float) -> None:
         self.clock.at += timedelta(seconds=seconds)
-        self.broker.tick()
+        self.broker.transactions.tick()
 
     def after(self, seconds: float) -> datetime:
         return self.clock.at + timedelta(seconds=seconds)
@@ -102,7 +102,7 @@ class RunningBroker:
     @contextmanager
     def failing_writes(self) -> Iterator[None]:
         """Make each write to the database fail during the `with` block."""
-        connection = self.broker._transactions.store._connection
+        connection = self.broker.transactions.store.connection
         connection.execute("PRAGMA query_only=1")
         try:
             yield
@@ -111,7 +111,7 @@ class RunningBroker:
 
     def retry_write(self) -> None:
         """Make the next attempt to write to the database, as the broker does after one second."""
-        self.broker._transactions._on_timer()
+        self.broker.transactions.retry()
 
     def receiver(
         self,
@@ -130,7 +130,7 @@ class RunningBroker:
             mode, receiver.deliveries.append, session_lock
         )
         receiver.subscription.set_credit(credit)
-        self.broker.tick()
+        self.broker.transactions.tick()
         return receiver
 
     def receive(

@@ -42,7 +42,7 @@ async def _main(database: Path, statement: int | None) -> None:
         # Use one write, so that only whole lines are written before a kill.
         os.write(1, (json.dumps(bodies) + "\n").encode())
         if statement is not None:
-            broker.trace(_Killer(statement).count)
+            broker.transactions.store.connection.set_trace_callback(_Killer(statement).count)
             statement = None
 
 

@@ -10,8 +10,9 @@ from types import FrameType
 
 import pytest
 
-from emulator.servicebus.broker.message import ReceiveMode
+from emulator.servicebus.broker.message import IncomingMessage, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.transactions import ContentCache
 from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 SHALLOW, DEEP = 100, 10_000
@@ -77,7 +78,7 @@ class _Meter:
     def __init__(self, servicebus: RunningBroker) -> None:
         self.calls = 0
         self.steps = 0
-        self._connection = servicebus.broker._transactions.store._connection
+        self._connection = servicebus.broker.transactions.store.connection
 
     def __enter__(self) -> "_Meter":
         self._connection.set_progress_handler(self._step, 1)
@@ -142,7 +143,7 @@ async def test_sending_and_receiving_and_completing_a_message_takes_two_database
     servicebus = await RunningBroker.open(tmp_path)
     receiver = servicebus.receiver(credit=1)
     statements: list[str] = []
-    servicebus.broker.trace(statements.append)
+    servicebus.broker.transactions.store.connection.set_trace_callback(statements.append)
     await servicebus.queue().send([message("job")])
     await servicebus.queue().complete(lock_token_of(receiver.deliveries[0]))
     assert [each.split()[0] for each in statements] == (
@@ -151,15 +152,18 @@ async def test_sending_and_receiving_and_completing_a_message_takes_two_database
     await servicebus.broker.close()
 
 
-async def test_the_cache_of_message_contents_stays_within_the_size_limit(
-    tmp_path: Path,
-) -> None:
-    servicebus = await RunningBroker.open(tmp_path)
-    servicebus.broker._transactions.contents._cache_bytes = 1_000_000
-    for _ in range(20):
-        await servicebus.queue().send([message("x" * 100_000)])
-    contents = servicebus.broker._transactions.contents
-    assert contents._cached_bytes <= 1_000_000
-    assert len(contents._cached) == 10
-    assert {len(body) for body in servicebus.bodies()} == {100_000}
-    await servicebus.broker.close()
+def test_the_cache_of_message_contents_stays_within_the_size_limit() -> None:
+    read: list[int] = []
+
+    def read_content(id_: int) -> IncomingMessage:
+        read.append(id_)
+        return message("from the database")
+
+    contents = ContentCache(read_content, cache_bytes=1_000_000)
+    for id_ in range(20):
+        contents.add(id_, message("x" * 100_000))
+        contents.commit([id_])
+    assert contents.cached_bytes <= 1_000_000
+    for id_ in range(20):
+        contents.get(id_)
+    assert read == list(range(10))

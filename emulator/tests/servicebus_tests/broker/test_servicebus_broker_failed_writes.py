@@ -22,14 +22,14 @@ async def _open(tmp_path: Path) -> RunningBroker:
 
 
 def _fill_disk(servicebus: RunningBroker) -> None:
-    pages = servicebus.broker._transactions.store._connection.execute(
-        "PRAGMA page_count"
-    ).fetchone()[0]
-    servicebus.broker._transactions.store._connection.execute(f"PRAGMA max_page_count={pages}")
+    pages = servicebus.broker.transactions.store.connection.execute("PRAGMA page_count").fetchone()[
+        0
+    ]
+    servicebus.broker.transactions.store.connection.execute(f"PRAGMA max_page_count={pages}")
 
 
 def _free_disk(servicebus: RunningBroker) -> None:
-    servicebus.broker._transactions.store._connection.execute("PRAGMA max_page_count=1000000")
+    servicebus.broker.transactions.store.connection.execute("PRAGMA max_page_count=1000000")
 
 
 async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoes_the_changes(
@@ -47,7 +47,7 @@ async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoe
     )
     assert [type(each) for each in outcomes] == [MessageStoreError, MessageStoreError]
     assert servicebus.bodies() == ["a", "b"]
-    assert not servicebus.broker._transactions.contents._unwritten
+    assert not servicebus.broker.transactions.contents.unwritten_bytes
     _free_disk(servicebus)
     # The message id is not a duplicate, the sequence number is unused, and the lock is valid.
     assert await queue.send([message("c", message_id="1")]) == [3]
@@ -85,7 +85,7 @@ async def test_a_message_that_could_not_be_written_is_not_delivered(tmp_path: Pa
     _free_disk(servicebus)
     for body in "bc":
         await servicebus.queue().send([message(body)])
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert receiver.bodies == ["b", "c"]
     await servicebus.broker.close()
 
@@ -97,10 +97,10 @@ async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_pat
         receiver = servicebus.receiver(credit=1)
     assert not receiver.deliveries
     assert receiver.subscription.credit == 1
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert not receiver.deliveries, "only the timer makes the next attempt"
     await servicebus.queue().send([message("b")])
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert receiver.bodies == ["a"]
     await servicebus.broker.close()
 
@@ -137,7 +137,7 @@ async def test_checkpoints_limit_the_length_of_the_write_ahead_log(tmp_path: Pat
         await servicebus.queue().send([message(f"{at}")])
         longest = max(longest, log.stat().st_size)  # noqa: ASYNC240 - a test may block
         if at % 500 == 499:
-            await servicebus.broker._transactions._checkpointer.close()
+            await servicebus.broker.transactions.checkpointer.close()
     # Without checkpoints each of these commits would add pages of 4 KiB to the log.
     assert longest < 1000 * 3 * 4096
     checkpoint(servicebus.database, longest_log_pages=0)
@@ -155,5 +155,5 @@ async def test_closing_the_broker_twice_concurrently_succeeds(tmp_path: Path) ->
     servicebus = await _open(tmp_path)
     for at in range(500):
         await servicebus.queue().send([message(f"{at}")])
-    assert servicebus.broker._transactions._checkpointer._running is not None
+    assert servicebus.broker.transactions.checkpointer.running is not None
     await asyncio.gather(servicebus.broker.close(), servicebus.broker.close())

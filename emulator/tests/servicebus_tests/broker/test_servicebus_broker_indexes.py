@@ -33,12 +33,12 @@ def test_full_chunks_of_a_sorted_numbers_object_are_split_and_empty_chunks_are_r
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)
     assert list(index.since(0)) == list(range(4000))
-    assert max(map(len, index._chunks)) <= 512
+    assert max(map(len, index.chunks)) <= 512
     for number in range(3990):
         assert index.first() == number
         index.remove(number)
     assert list(index.since(0)) == list(range(3990, 4000))
-    assert len(index._chunks) == len(index._lasts) == 1
+    assert len(index.chunks) == 1
 
 
 class _Counted(int):
@@ -88,7 +88,7 @@ def test_the_timer_heap_does_not_grow_when_due_times_change() -> None:
     timers = TimerHeap()
     for at in range(10_000):
         timers.set(at % 10, START + timedelta(seconds=at))
-        assert len(timers._heap) <= 2 * len(timers) + 64
+        assert len(timers.heap) <= 2 * len(timers) + 64
     for key in range(10):
         timers.set(key, None)
     assert timers.next_due_at() is None

@@ -64,7 +64,7 @@ async def test_the_contents_of_small_and_large_messages_survive_a_restart(
     assert [IncomingMessage(m.header, m.annotations, m.bare) for m in peeked] == sent
     for _ in sent:
         await servicebus.queue().complete(lock_token_of(servicebus.receive()))
-    connection = servicebus.broker._transactions.store._connection
+    connection = servicebus.broker.transactions.store.connection
     for table in ("messages", "contents"):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 

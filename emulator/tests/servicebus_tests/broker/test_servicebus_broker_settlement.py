@@ -431,7 +431,7 @@ async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_tran
     servicebus: RunningBroker,
 ) -> None:
     statements: list[str] = []
-    servicebus.broker.trace(statements.append)
+    servicebus.broker.transactions.store.connection.set_trace_callback(statements.append)
     await asyncio.gather(*(servicebus.queue().send([message("a")]) for _ in range(50)))
     assert statements.count("COMMIT") == 1
 
@@ -441,7 +441,7 @@ async def test_a_message_for_a_waiting_receiver_in_receive_and_delete_mode_is_no
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)
     statements: list[str] = []
-    servicebus.broker.trace(statements.append)
+    servicebus.broker.transactions.store.connection.set_trace_callback(statements.append)
     await servicebus.queue().send([message("a")])
     assert receiver.bodies == ["a"]
     assert not any("messages" in each for each in statements)

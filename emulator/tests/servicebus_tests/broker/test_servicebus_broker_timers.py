@@ -215,7 +215,7 @@ async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_det
     await queue.send([message(message_id="another")])
     await servicebus.restart()
     statements: list[str] = []
-    servicebus.broker.trace(statements.append)
+    servicebus.broker.transactions.store.connection.set_trace_callback(statements.append)
     await servicebus.queue("once").send([message(message_id="0")])
     assert not any("DELETE FROM sightings" in each for each in statements)
 

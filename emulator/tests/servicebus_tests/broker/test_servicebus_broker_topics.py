@@ -98,7 +98,7 @@ async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_in
     held = lock_token_of(topics.receive("t/Subscriptions/all"))
     await topics.queue("t/Subscriptions/all").dead_letter(held, "why", None)
     topics.receive("t/Subscriptions/red", ReceiveMode.RECEIVE_AND_DELETE)
-    topics.broker.tick()
+    topics.broker.transactions.tick()
     assert topics.bodies("t/Subscriptions/red") == []
     assert topics.bodies("t/Subscriptions/all/$DeadLetterQueue") == ["color=red"]
     counts = topics.queue("t/Subscriptions/all").counts()
@@ -197,7 +197,7 @@ async def test_many_scheduled_messages_of_a_topic_are_sent_in_several_transactio
         if len(sequence_numbers) == count:
             complete.set()
 
-    topics.broker.trace(count_inserted)
+    topics.broker.transactions.store.connection.set_trace_callback(count_inserted)
     receiver = topics.queue("t/Subscriptions/all").subscribe(ReceiveMode.PEEK_LOCK, deliver)
     receiver.set_credit(count)
     topics.advance(60)
@@ -294,7 +294,7 @@ async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_data
         topics.advance(60)
         assert set(map(tuple, bodies(topics).values())) == {()}
         assert topics.queue("t").counts().scheduled == 1
-    assert not topics.broker._transactions.contents._unwritten
+    assert not topics.broker.transactions.contents.unwritten_bytes
     assert await topics.queue("t").send([message("color=red")]) == [2]
     topics.retry_write()
     await asyncio.sleep(0)
@@ -310,11 +310,11 @@ async def test_a_due_scheduled_message_waits_until_its_content_can_be_read_from_
     due = topics.after(60)
     await topics.queue("t").schedule([message("color=red", scheduled_at=due)])
     await topics.restart()
-    store = topics.broker._transactions.store
-    store._connection.execute("ALTER TABLE messages RENAME COLUMN bare TO hidden")
+    store = topics.broker.transactions.store
+    store.connection.execute("ALTER TABLE messages RENAME COLUMN bare TO hidden")
     topics.advance(60)
     assert topics.queue("t").counts().scheduled == 1
-    store._connection.execute("ALTER TABLE messages RENAME COLUMN hidden TO bare")
+    store.connection.execute("ALTER TABLE messages RENAME COLUMN hidden TO bare")
     topics.advance(1)
     assert topics.queue("t").counts().scheduled == 0
     assert bodies(topics)["red"] == ["color=red"]

@@ -50,7 +50,7 @@ async def test_a_queue_with_a_receiver_or_a_scheduled_message_is_not_idle(tmp_pa
     await servicebus.queue().schedule([message("x", scheduled_at=at)])
     assert await pass_time(servicebus, 20) == ["q"]
     servicebus.clock.at = at
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert await pass_time(servicebus, 5) == []
 
 

@@ -198,7 +198,7 @@ async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_th
         with pytest.raises(MessageStoreError):
             await queue.send(messages("s", "b"))
     await queue.send(messages("s", "c"))
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
 
 
@@ -242,10 +242,10 @@ async def test_the_next_available_session_is_the_unlocked_session_with_the_oldes
 
     request()
     request()
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert accepted == ["b", "c"]
     request()
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert accepted == ["b", "c"]
     await queue.send(messages("d", "1"))
     assert accepted == ["b", "c", "d"]
@@ -261,7 +261,7 @@ async def test_a_waiting_receiver_gets_the_session_when_it_is_released_or_its_lo
     queue.request_session(accepted.append)
     queue.request_session(accepted.append)
     queue.release_session(lock)
-    servicebus.broker.tick()
+    servicebus.broker.transactions.tick()
     assert len(accepted) == 1
     servicebus.advance(LOCK_SECONDS)
     assert len(accepted) == 2

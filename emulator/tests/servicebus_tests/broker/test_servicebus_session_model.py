@@ -280,7 +280,7 @@ class SessionMachine(ModelMachine[ModelSessions]):
     def the_broker_shows_what_the_model_has(self) -> None:
         if not hasattr(self, "runner"):
             return
-        self.servicebus.broker.tick()
+        self.servicebus.broker.transactions.tick()
         self.model.offer()
         for ours, expected in self.offered:
             assert [(each.session_id, each.until) for each in ours] == [

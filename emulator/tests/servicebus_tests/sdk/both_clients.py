@@ -86,3 +86,18 @@ def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]
 
     run.__name__ = scenario.__name__
     return run
+
+
+async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
+    """Receive and return `count` messages, with several calls of the client if necessary.
+
+    Raises AssertionError if a call returns no message within `wait_seconds`.
+    """
+    found: list[Any] = []
+    while len(found) < count:
+        batch = await receiver.receive_messages(
+            max_message_count=count - len(found), max_wait_time=wait_seconds
+        )
+        assert batch, f"{len(found)} of {count} messages were received"
+        found += batch
+    return found

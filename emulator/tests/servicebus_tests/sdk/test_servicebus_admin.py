@@ -261,7 +261,7 @@ async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: 
     await queue.send([message] * 4)
     await queue.schedule([later])
     queue.subscribe(ReceiveMode.PEEK_LOCK, deliveries.append).set_credit(2)
-    served.broker.tick()
+    served.broker.transactions.tick()
     token = deliveries[0].lock_token
     assert token is not None
     await queue.dead_letter(token, None, None)

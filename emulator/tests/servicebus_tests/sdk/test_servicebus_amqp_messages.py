@@ -13,23 +13,8 @@ from azure.servicebus import (
 )
 from azure.servicebus.exceptions import MessageSizeExceededError
 
-from servicebus_tests.sdk.both_clients import with_both_clients
+from servicebus_tests.sdk.both_clients import receive, with_both_clients
 from servicebus_tests.sdk.servicebus_process import Server
-
-
-async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
-    """Receive and return `count` messages, with several calls of the client if necessary.
-
-    Raises AssertionError if a call returns no message within `wait_seconds`.
-    """
-    found: list[Any] = []
-    while len(found) < count:
-        batch = await receiver.receive_messages(
-            max_message_count=count - len(found), max_wait_time=wait_seconds
-        )
-        assert batch, f"{len(found)} of {count} messages were received"
-        found += batch
-    return found
 
 
 @with_both_clients

@@ -6,9 +6,8 @@ import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageState, ServiceBusSubQueue
 from azure.servicebus.exceptions import MessageLockLostError, MessageNotFoundError
 
-from servicebus_tests.sdk.both_clients import with_both_clients
+from servicebus_tests.sdk.both_clients import receive, with_both_clients
 from servicebus_tests.sdk.servicebus_process import Server
-from servicebus_tests.sdk.test_servicebus_amqp_messages import receive
 
 
 async def send(client: Any, queue: str, *texts: str) -> None:
