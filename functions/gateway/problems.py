@@ -286,6 +286,16 @@ class HttpProblem(Exception):
         self.headers = dict(headers or {})
         self.extra = extra
 
+    def add_input(self, name: str | None) -> None:
+        """Name the named input that has the problem; None is the first input and changes nothing.
+
+        The member `pointer` is set to the JSON Pointer of the input unless it has a value already.
+        """
+        if name is not None:
+            if not self.detail.startswith(f"inputs.{name}"):
+                self.detail = f"inputs.{name}: {self.detail}"
+            self.extra.setdefault("pointer", f"/inputs/{name}")
+
     def document(self, instance: str, trace_id: str | None) -> dict[str, Any]:
         """Return the problem document as a JSON object.
 
@@ -304,6 +314,16 @@ class HttpProblem(Exception):
             "trace_id": trace_id,
             **self.extra,
         }
+
+
+def malformed(detail: str) -> HttpProblem:
+    """Return the problem `malformed-request`."""
+    return HttpProblem(MALFORMED_REQUEST, detail)
+
+
+def invalid_input(detail: str, **extra: Any) -> HttpProblem:
+    """Return the problem `invalid-input`."""
+    return HttpProblem(INVALID_INPUT, detail, **extra)
 
 
 def missing_scope(*sufficient: str) -> HttpProblem:

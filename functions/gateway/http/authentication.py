@@ -25,7 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from gateway import problems
 from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.clock import Clock
-from gateway.http.requests import announced_size_bytes
 from gateway.http.responses import problem_response
 from gateway.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
 from gateway.problems import HttpProblem, missing_scope
@@ -210,7 +209,7 @@ class AuthenticationMiddleware:
             try:
                 caller = scope["gateway.caller"] = self._authenticate(scope, headers)
                 scope["gateway.charge"] = partial(self._charge, caller, headers)
-                size_bytes = announced_size_bytes(scope)
+                size_bytes = _announced_size_bytes(scope)
                 # Bodies on open routes are not counted. Some of these routes take workers' replies,
                 # which must be accepted. The other open routes refuse large bodies themselves.
                 if size_bytes > SMALL_BODY_BYTES and not is_open(scope["method"], scope["path"]):
@@ -309,3 +308,9 @@ def _adding(headers: dict[str, str], send: Send) -> Send:
         await send(message)
 
     return sending
+
+
+def _announced_size_bytes(scope: types.Scope) -> int:
+    """Return the value of the Content-Length header; 0 if it is missing or not a number."""
+    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(text[:15]) if text.isdigit() else 0

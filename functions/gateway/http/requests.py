@@ -5,7 +5,7 @@ The functions follow RFC 9110 for the choice of a media type, and RFC 7240 for t
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +17,15 @@ from starlette.types import Scope as AsgiScope
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
+from contract.media import essence
 from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
 from gateway.keys import Caller, Scope
 from gateway.problems import HttpProblem, missing_scope
 from gateway.settings import MAX_WAIT_SECONDS
+from gateway.submission.parse import RequestParts
+from gateway.telemetry import traceparent_of
 
 if TYPE_CHECKING:
     from gateway.services import Services
@@ -205,10 +208,25 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def announced_size_bytes(scope: AsgiScope) -> int:
-    """Return the value of the Content-Length header; 0 if it is missing or not a number."""
-    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    return int(text[:15]) if text.isdigit() else 0
+async def read_parts(
+    request: Request, options: Mapping[str, str | None], *, is_pinned: bool
+) -> RequestParts:
+    """Read what a request says about the jobs that it submits.
+
+    `options` contains the options in the query; None for an option that is absent. `is_pinned` says
+    whether the request names a version of the model.
+    """
+    content_type = request.headers.get("content-type", "")
+    return RequestParts(
+        content_type=content_type,
+        content_encoding=request.headers.get("content-encoding", ""),
+        body=await read_body(request),
+        options={name: value for name, value in options.items() if value is not None},
+        tenant=caller_of(request).tenant,
+        is_pinned=is_pinned,
+        traceparent=traceparent_of(request.scope),
+        media_type=essence(content_type),
+    )
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:

@@ -7,7 +7,8 @@ from gateway.jobs.children import child_blob
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import is_final
 from gateway.storage.blobs import Blobs
-from gateway.submission.create import JobCreator, NewJob, SubmittedJob
+from gateway.submission.create import JobCreator, SubmittedJob
+from gateway.submission.parse import NewJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class ChildJobs:
         fails.
         """
         job = await self.creator.prepare(new_job, job_id)
-        new_job.submission.drop_data()
+        new_job.drop_data()
         await self.blobs.create(child_blob(str(new_job.parent), job_id), b"")
         record = await self.creator.start_and_wait(durable, job, wait_seconds, is_only_start=False)
         return SubmittedJob(job_id, record, is_replay=False)

@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 from uuid_utils import uuid7
 
 from contract import media
-from contract.catalogue import ModelEntry, Priority
+from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress, MessageTooLarge, TooManyLookUps, UnknownModel
 from contract.guard import Resolver
 from contract.messages import (
@@ -57,7 +57,7 @@ from gateway.jobs.model import (
     write_ticket,
 )
 from gateway.json_text import encode_json, parse_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, invalid_input
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
 from gateway.rates import RateLimiter
@@ -66,12 +66,11 @@ from gateway.storage.blobs import Blobs
 from gateway.storage.payloads import PayloadStore
 from gateway.storage.uploads import upload_blob_of, upload_expiry
 from gateway.submission.parse import (
-    JobSubmission,
+    NewJob,
     SubmittedInput,
     check_coding,
     check_media_type,
     check_upload_size,
-    naming_input,
 )
 from gateway.submission.versions import VersionChooser
 from gateway.telemetry import JobCounters
@@ -102,34 +101,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """The data from which a new job is created.
-
-    The field `model` is the catalogue entry of one version of the model. If `is_pinned` is true,
-    the job runs on this version. Otherwise the gateway chooses the version. `parent` is the id of
-    the job whose model submits this job; None if a caller submits it.
-    """
-
-    model: ModelEntry
-    submission: JobSubmission
-    tenant: str
-    traceparent: str
-    is_pinned: bool = False
-    parent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PreparedJob:
     """A job whose input is checked and stored, and which is ready to be sent and started."""
 
     request: JobRequest
-    traceparent: str
-    tenant: str
-    webhook_url: str | None = field(repr=False)
-    priority: Priority
-    label: str | None
-    reports_progress: bool
-    parent: str | None = None
+    new_job: NewJob
 
     @property
     def job_id(self) -> str:
@@ -145,14 +121,14 @@ class PreparedJob:
         """
         return write_ticket(
             self.request,
-            self.traceparent,
-            self.tenant,
-            self.webhook_url,
-            self.priority,
+            self.new_job.traceparent,
+            self.new_job.tenant,
+            self.new_job.webhook_url,
+            self.new_job.priority,
             sent_at=sent_at,
-            label=self.label,
+            label=self.new_job.label,
             outcome=outcome,
-            parent=self.parent,
+            parent=self.new_job.parent,
         )
 
 
@@ -202,7 +178,7 @@ class JobCreator:
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
         for new_job in new_jobs:
-            new_job.submission.drop_data()
+            new_job.drop_data()
         records = await gather_all(
             [
                 self.start_and_wait(durable, job, wait_seconds, is_only_start=True)
@@ -224,13 +200,13 @@ class JobCreator:
         although no job refers to them. If `job_id` is None, a new id is created. Raises HttpProblem
         if the submission is refused, or Unavailable if the blob storage fails.
         """
-        model, submission = new_job.model, new_job.submission
         job_id = job_id or str(uuid7())
+        model = new_job.model
         if model.versions and not new_job.is_pinned:
             model = await self.versions.choose(model, job_id)
-        self._refuse_if_saturated(model, submission)
+        self._refuse_if_saturated(model, new_job)
         self._refuse_too_many_urls(new_job)
-        await self._check_addresses(submission, new_job.tenant)
+        await self._check_addresses(new_job)
         created_at = self.clock()
         first, inputs = await self._store_inputs(new_job, job_id)
         request = JobRequest(
@@ -239,19 +215,10 @@ class JobCreator:
             input=first,
             inputs=inputs,
             created_at=created_at,
-            deadline=created_at + timedelta(seconds=submission.deadline_seconds),
-            parameters=submission.parameters,
+            deadline=created_at + timedelta(seconds=new_job.deadline_seconds),
+            parameters=new_job.parameters,
         )
-        return PreparedJob(
-            request,
-            new_job.traceparent,
-            new_job.tenant,
-            submission.webhook_url,
-            submission.priority,
-            submission.label,
-            model.reports_progress,
-            new_job.parent,
-        )
+        return PreparedJob(request, replace(new_job, model=model))
 
     async def start_and_wait(
         self, durable: Durable, job: PreparedJob, wait_seconds: float, *, is_only_start: bool
@@ -269,7 +236,7 @@ class JobCreator:
         storage raises no error, because the job exists.
         """
         # The worker of a model that reports progress asks for the orchestration at once.
-        may_delay = is_only_start and wait_seconds > 0 and not job.reports_progress
+        may_delay = is_only_start and wait_seconds > 0 and not job.new_job.model.reports_progress
         with (
             self.waiters.waiting(job.job_id) as ended,
             self.starts.delaying(job.job_id, job.request.model, may_delay=may_delay),
@@ -288,7 +255,7 @@ class JobCreator:
             self.starts.record_start(job.job_id)
             _log.info(
                 "job %s of the model %s was accepted [traceparent %s]",
-                *(job.job_id, ticket.model, job.traceparent),
+                *(job.job_id, ticket.model, job.new_job.traceparent),
             )
             # The estimates later compare this time with the time in the job's record.
             created_at = datetime.fromisoformat(ticket.created_at)
@@ -313,7 +280,9 @@ class JobCreator:
         if ends_at is None or self.clock() >= ends_at:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
-                    await self.requests.send(job.request, job.priority, job.traceparent)
+                    await self.requests.send(
+                        job.request, job.new_job.priority, job.new_job.traceparent
+                    )
             except (Unavailable, TimeoutError) as error:
                 self.send_later_until[model] = self.clock() + SEND_LATER
                 _log.warning(
@@ -361,29 +330,28 @@ class JobCreator:
             return payload, left_bytes - len(data)
         return await self.payloads.put(input_blob(job_id, name), data, media_type), left_bytes
 
-    def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
+    def _refuse_if_saturated(self, model: ModelEntry, job: NewJob) -> None:
         """Raise the problem `saturated` if the job would probably expire in the queue."""
         if not self.settings.refuse_when_saturated:
             return
-        deadline_seconds = submission.deadline_seconds
-        late_seconds = self.estimates.lateness_seconds(model, deadline_seconds, submission.priority)
+        late_seconds = self.estimates.lateness_seconds(model, job.deadline_seconds, job.priority)
         if late_seconds is None:
             return
         seconds = min(LONGEST_REFUSAL_SECONDS, math.ceil(late_seconds))
         raise HttpProblem(
             problems.SATURATED,
-            f"the job would take about {deadline_seconds + late_seconds:.0f} s, but its deadline "
-            f"is in {deadline_seconds:.0f} s; try again in {seconds} s",
+            f"the job would take about {job.deadline_seconds + late_seconds:.0f} s, but its "
+            f"deadline is in {job.deadline_seconds:.0f} s; try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
 
-    def _refuse_too_many_urls(self, new_job: NewJob) -> None:
+    def _refuse_too_many_urls(self, job: NewJob) -> None:
         """Raise the problem `rate-limited` if the tenant has submitted too many inputs by URL."""
         rate = self.settings.url_input_rate
-        for name, each in new_job.submission.all_inputs.items():
+        for name, each in job.inputs.items():
             if each.url is None:
                 continue
-            decision = self.url_inputs.take(new_job.tenant, rate)
+            decision = self.url_inputs.take(job.tenant, rate)
             if decision.is_allowed:
                 continue
             seconds = decision.retry_after_seconds
@@ -395,29 +363,31 @@ class JobCreator:
                 headers={"Retry-After": str(seconds)},
             )
 
-    async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
-        """Raise the problem `invalid-input` if the submission contains a forbidden URL.
+    async def _check_addresses(self, job: NewJob) -> None:
+        """Raise the problem `invalid-input` if the job contains a forbidden URL.
 
         Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
         """
-        for name, each in submission.all_inputs.items():
+        for name, each in job.inputs.items():
             if each.url is not None:
-                with naming_input(name):
-                    await self._check_address(f"{_path_of(name)}.url", each.url.url, tenant)
-        if submission.webhook_url is not None:
+                try:
+                    await self._check_address(f"{_path_of(name)}.url", each.url.url, job.tenant)
+                except HttpProblem as problem:
+                    problem.add_input(name)
+                    raise
+        if job.webhook_url is not None:
             if not self.settings.webhook_secrets:
-                raise HttpProblem(
-                    problems.INVALID_INPUT,
+                raise invalid_input(
                     "webhook.url: this gateway sends no webhooks, "
-                    "because WEBHOOK_SECRETS is not set",
+                    "because WEBHOOK_SECRETS is not set"
                 )
-            await self._check_address("webhook.url", submission.webhook_url, tenant)
+            await self._check_address("webhook.url", job.webhook_url, job.tenant)
 
     async def _check_address(self, option: str, url: str, tenant: str) -> None:
         try:
             await resolve_url(self.settings.guard, self.resolver, url, tenant_share(tenant))
         except ForbiddenAddress as error:
-            raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
+            raise invalid_input(f"{option}: {error}") from None
         except TooManyLookUps as error:
             raise HttpProblem(
                 problems.TOO_MANY_LOOK_UPS,
@@ -426,7 +396,7 @@ class JobCreator:
             ) from None
 
     async def _store_inputs(
-        self, new_job: NewJob, job_id: str
+        self, job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
         """Store large inputs of the job in blobs, and return the inputs for the job's request.
 
@@ -436,9 +406,12 @@ class JobCreator:
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes
-        for name, each in new_job.submission.all_inputs.items():
-            with naming_input(name):
-                payloads[name] = await self._store_input(new_job, job_id, name, each, left_bytes)
+        for name, each in job.inputs.items():
+            try:
+                payloads[name] = await self._store_input(job, job_id, name, each, left_bytes)
+            except HttpProblem as problem:
+                problem.add_input(name)
+                raise
             if isinstance(payloads[name], InlineBytes | InlineJson):
                 left_bytes -= len(each.data)
         first = payloads.pop(None)
@@ -484,10 +457,9 @@ class JobCreator:
         is_valid = expires_at is not None and self.clock() < expires_at
         found = await self.blobs.look(blob, _HEAD_BYTES) if is_valid else None
         if found is None:
-            raise HttpProblem(
-                problems.INVALID_INPUT,
+            raise invalid_input(
                 f"there is no upload {upload_id[:100]!r}, because nothing was sent to its URL "
-                "or the upload has expired; create a new upload with POST /v1/uploads",
+                "or the upload has expired; create a new upload with POST /v1/uploads"
             )
         check_coding(found.content_encoding)
         model = new_job.model.entry_of_input(name)

@@ -47,13 +47,8 @@ from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, J
 from gateway.jobs.model import is_final
 from gateway.problems import HttpProblem
 from gateway.storage.blobs import Blobs, SmallBlob
-from gateway.submission.create import (
-    JobCreator,
-    NewJob,
-    PreparedJob,
-    SubmittedJob,
-    gather_all,
-)
+from gateway.submission.create import JobCreator, PreparedJob, SubmittedJob, gather_all
+from gateway.submission.parse import NewJob, SubmittedInput
 
 CLAIMS: Final = "claims/"
 """The prefix of the names of blobs that contain idempotency claims."""
@@ -81,7 +76,7 @@ def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, obje
     gateway refuses the request.
     """
     parts = {
-        **{name: _plain(value) for name, value in options.items()},
+        **options,
         "method": method,
         "model": model,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -90,35 +85,30 @@ def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, obje
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return value
-
-
-def _fingerprint_of(new_job: NewJob) -> str:
-    # All fields of JobSubmission, including future fields, are part of the fingerprint.
-    submission = new_job.submission
-    options = {
-        field.name: getattr(submission, field.name)
-        for field in dataclasses.fields(submission)
-        if field.name != "data"
+def _fingerprint_of(job: NewJob) -> str:
+    first = job.inputs[None]
+    options: dict[str, object] = {
+        **_describe(first),
+        "parameters": job.parameters,
+        "deadline_seconds": job.deadline_seconds,
+        "webhook_url": job.webhook_url,
+        "priority": job.priority,
     }
-    if options["label"] is None:
-        # The claims of earlier versions, which had no labels, must still match their requests.
-        del options["label"]
-    # The claims of earlier versions had no named inputs, either.
-    if named := options.pop("inputs"):
+    # The claims of earlier versions, which had no labels and no named inputs, must still match
+    # their requests.
+    if job.label is not None:
+        options["label"] = job.label
+    if named := {name: each for name, each in job.inputs.items() if name is not None}:
         options["inputs"] = {
-            name: {
-                "media_type": each.media_type,
-                "sha256": hashlib.sha256(each.data).hexdigest(),
-                "url": _plain(each.url),
-                "upload": each.upload,
-            }
+            name: {**_describe(each), "sha256": hashlib.sha256(each.data).hexdigest()}
             for name, each in named.items()
         }
-    return fingerprint(_METHOD, _name_of(new_job), submission.data, options)
+    return fingerprint(_METHOD, _name_of(job), first.data, options)
+
+
+def _describe(submitted: SubmittedInput) -> dict[str, object]:
+    url = submitted.url and dataclasses.asdict(submitted.url)
+    return {"media_type": submitted.media_type, "url": url, "upload": submitted.upload}
 
 
 def _name_of(new_job: NewJob) -> str:
@@ -261,7 +251,7 @@ class IdempotencyKeys:
         """
         # A job with small inputs is cheap to prepare, so its claim is written without reading.
         limit_bytes = self.creator.settings.inline_limit_bytes
-        skips_look = fits_inline(keyed.new_job.submission.size_bytes, limit_bytes)
+        skips_look = fits_inline(keyed.new_job.size_bytes, limit_bytes)
         for _ in range(_MAX_ROUNDS):
             blob = None if skips_look else await self.blobs.read(keyed.claim_blob)
             claim = decode_claim(blob.data) if blob else None
@@ -274,7 +264,7 @@ class IdempotencyKeys:
                     )
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:
-                    keyed.new_job.submission.drop_data()
+                    keyed.new_job.drop_data()
                     return await self._follow(durable, claim.job_id, instance, wait_seconds)
             else:
                 claim = None
@@ -329,7 +319,7 @@ class IdempotencyKeys:
             return None
         if loop.time() - begun_at > FRESH_SECONDS:
             return None
-        keyed.new_job.submission.drop_data()
+        keyed.new_job.drop_data()
         record = await self.creator.start_and_wait(durable, job, wait_seconds, is_only_start=False)
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 

@@ -13,18 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from fastapi import Request
-
 from contract import media
 from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
 from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
 from gateway import problems
+from gateway.bodies import LargeBodies
 from gateway.errors import UnreadableImage
-from gateway.http.requests import announced_size_bytes, caller_of, read_body, services_of
 from gateway.json_text import encode_json, has_more_values, parse_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions
 
@@ -38,6 +36,26 @@ _URLENCODED: Final = "application/x-www-form-urlencoded"
 # second one if the request has no Content-Type.
 _UNSPECIFIC: Final = frozenset({media.OCTET_STREAM, _URLENCODED})
 _MAX_UPLOAD_ID_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParts:
+    """What a request says about the jobs that it submits, read once from the request.
+
+    `media_type` is the Content-Type without its parameters. `options` contains the options in the
+    query. `is_pinned` says whether the request names a version of the model. `parent` is the id of
+    the job whose model sends the request; None if a caller sends it.
+    """
+
+    content_type: str
+    media_type: str
+    content_encoding: str
+    body: bytes = field(repr=False)
+    options: Mapping[str, str]
+    tenant: str
+    traceparent: str
+    is_pinned: bool
+    parent: str | None = None
 
 
 @dataclass(slots=True)
@@ -55,214 +73,159 @@ class SubmittedInput:
     upload: str | None = None
 
 
-@dataclass(slots=True)
-class JobSubmission:
-    """The validated inputs and options of a job.
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """The validated data from which a job is created.
 
-    All fields of `SubmittedInput` are also fields of this class. Here, they describe the first
-    input. `inputs` contains the named inputs.
+    `model` is the entry of one version of the model. If `is_pinned` is true, the job runs on this
+    version. Otherwise the gateway chooses the version. The first input has the name None.
     """
 
-    media_type: str
-    data: bytes
+    model: ModelEntry
+    tenant: str
+    traceparent: str
+    inputs: dict[str | None, SubmittedInput]
     parameters: dict[str, Json]
     deadline_seconds: int
-    url: PayloadUrl | None = None
-    upload: str | None = None
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
     label: str | None = None
-    inputs: dict[str, SubmittedInput] = field(default_factory=dict)
-
-    @property
-    def all_inputs(self) -> dict[str | None, SubmittedInput]:
-        """All inputs by name. The name of the first input is None."""
-        found: dict[str | None, SubmittedInput] = {
-            None: SubmittedInput(self.media_type, self.data, self.url, self.upload)
-        }
-        found.update(self.inputs)
-        return found
+    is_pinned: bool = False
+    parent: str | None = None
 
     @property
     def size_bytes(self) -> int:
         """The size in bytes of all inputs that the request itself contains."""
-        return len(self.data) + sum(len(each.data) for each in self.inputs.values())
+        return sum(len(each.data) for each in self.inputs.values())
 
     def drop_data(self) -> None:
         """Release the memory of the inputs, because the request may wait long for the job.
 
         The caller must first have put the inputs into the job's message or into blobs.
         """
-        self.data = b""
         for each in self.inputs.values():
             each.data = b""
 
 
-async def parse_submission(
-    request: Request, model: ModelEntry, options: Mapping[str, str]
-) -> JobSubmission:
-    """Parse and validate a request that submits a job.
-
-    `options` contains the options in the query. Raises HttpProblem if the request is not valid.
-    """
-    content_type = request.headers.get("content-type", "")
-    kind = media.essence(content_type)
-    check_coding(request.headers.get("content-encoding", ""))
-    _check_announced_size(request, model, kind)
-    if upload := options.get("upload"):
-        if await read_body(request):
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST,
-                "upload: if the input is an upload, the body of the request must be empty",
+async def parse_submission(parts: RequestParts, model: ModelEntry, bodies: LargeBodies) -> NewJob:
+    """Validate a request that submits a job. Raises HttpProblem if it is not valid."""
+    kind = parts.media_type
+    check_coding(parts.content_encoding)
+    check_size(model, len(parts.body), allowance_bytes=_allowance_bytes(model, kind))
+    if upload := parts.options.get("upload"):
+        if parts.body:
+            raise malformed(
+                "upload: if the input is an upload, the body of the request must be empty"
             )
-        source = _read_upload("input", kind or None, upload)
-        return _make_submission(model, source, {}, options)
-    body = await read_body(request)
-    if kind == _FORM:
-        parse = partial(_from_form, content_type, model, options)
-    elif kind == media.JSON:
-        parse = partial(_from_envelope, model, options)
+        first = _read_upload("input", kind or None, upload)
+    elif kind in {_FORM, media.JSON}:
+        read = _read_form if kind == _FORM else _read_envelope
+        return await bodies.parse(parts.tenant, parts.body, partial(read, parts, model))
     else:
-        first = _read_bytes(model, kind or media.OCTET_STREAM, body)
-        return _make_submission(model, first, {}, options)
-    return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
-
-
-def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> None:
-    size_bytes = announced_size_bytes(request.scope)
-    check_size(model, size_bytes, allowance_bytes=_allowance_bytes(model, kind))
+        first = _read_bytes(model, kind or media.OCTET_STREAM, parts.body)
+    return _make_job(parts, model, {None: first}, parts.options)
 
 
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
-    named_bytes = model.max_all_inputs_bytes - model.max_input_bytes
+    """Return by how much a body of this media type may exceed the limit of the first input."""
     if kind == media.JSON:
         return model.max_body_bytes - model.max_input_bytes
-    return named_bytes + ENVELOPE_BYTES if kind == _FORM else 0
+    if kind == _FORM:
+        return model.max_all_inputs_bytes - model.max_input_bytes + ENVELOPE_BYTES
+    return 0
 
 
-def _from_form(
-    content_type: str, model: ModelEntry, options: Mapping[str, str], body: bytes
-) -> JobSubmission:
+def _read_form(parts: RequestParts, model: ModelEntry, body: bytes) -> NewJob:
     try:
-        parts = read_form(content_type, body)
+        form = read_form(parts.content_type, body)
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not a form: {error}") from None
-    files = [part for part in parts if part.name == "file" and part.is_file]
-    if len(files) != 1 or sum(part.name == "file" for part in parts) > 1:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            "the form must have exactly one part named file, and this part must have a file name",
+        raise malformed(f"the body is not a form: {error}") from None
+    inputs: dict[str | None, SubmittedInput] = {None: _read_part(model, "file", form)}
+    for name in dict.fromkeys(part.name for part in form if part.name in model.inputs):
+        with naming_input(name):
+            inputs[name] = _read_part(model.entry_of_input(name), name, form)
+    given = {**parts.options, **_form_options(form, {"file", *inputs})}
+    return _make_job(parts, model, inputs, given)
+
+
+def _read_part(model: ModelEntry, name: str, form: Sequence[FormPart]) -> SubmittedInput:
+    """Read the only part of a form with this name as an input."""
+    found = [part for part in form if part.name == name]
+    if len(found) != 1 or not found[0].is_file:
+        raise malformed(
+            f"the form must have exactly one part named {name}, and this part must have a file name"
         )
-    first = _read_part(model, files[0])
-    inputs: dict[str, SubmittedInput] = {}
-    for part in parts:
-        if part.name not in model.inputs:
-            continue
-        with naming_input(part.name):
-            if part.name in inputs or not part.is_file:
-                raise HttpProblem(
-                    problems.MALFORMED_REQUEST,
-                    f"the form must have exactly one part named {part.name}, and this part must "
-                    "have a file name",
-                )
-            inputs[part.name] = _read_part(model.entry_of_input(part.name), part)
-    given = {**options, **_form_options(parts, {"file", *inputs})}
-    return _make_submission(model, first, inputs, given)
+    return _read_bytes(model, media.essence(found[0].media_type) or None, found[0].data)
 
 
-def _read_part(model: ModelEntry, part: FormPart) -> SubmittedInput:
-    return _read_bytes(model, media.essence(part.media_type) or None, part.data)
-
-
-def _form_options(parts: Sequence[FormPart], inputs: Collection[str]) -> dict[str, str]:
+def _form_options(form: Sequence[FormPart], inputs: Collection[str | None]) -> dict[str, str]:
     options: dict[str, str] = {}
-    for part in parts:
+    for part in form:
         name = part.name
         if name in inputs:
             continue
         if name not in _OPTIONS or part.is_file:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r} in the form; remove it"
-            )
+            raise malformed(f"unknown part {name[:100]!r} in the form; remove it")
         if name in options:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST,
-                f"{name}: this option is given more than once; give it only once",
-            )
+            raise malformed(f"{name}: this option is given more than once; give it only once")
         if len(part.data) > ENVELOPE_BYTES:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: expected at most {ENVELOPE_BYTES} bytes"
-            )
+            raise malformed(f"{name}: expected at most {ENVELOPE_BYTES} bytes")
         try:
             options[name] = part.data.decode()
         except UnicodeDecodeError:
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: expected UTF-8") from None
+            raise malformed(f"{name}: expected UTF-8") from None
     return options
 
 
-def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -> JobSubmission:
-    check_size(model, len(body), allowance_bytes=_allowance_bytes(model, media.JSON))
+def _read_envelope(parts: RequestParts, model: ModelEntry, body: bytes) -> NewJob:
     try:
         envelope = parse_json(body)
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+        raise malformed(f"the body is not JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             'the body must be a JSON object such as {"input": {"json": …}}; in place of json, the '
-            "input may have text, base64, url or upload",
+            "input may have text, base64, url or upload"
         )
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
         # These options are strings only in queries and forms.
         if isinstance(envelope.get(name), str):
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST,
-                f"{name}: expected the JSON value itself, not a string that contains it",
+            raise malformed(
+                f"{name}: expected the JSON value itself, not a string that contains it"
             )
-    first = _read_input(model, "input", envelope.pop("input"))
-    inputs = _read_named_inputs(model, envelope.pop("inputs", None))
-    given_options = {**options, **_with_webhook_url(envelope)}
-    return _make_submission(model, first, inputs, given_options)
+    inputs = {
+        None: _read_input(model, "input", envelope.pop("input")),
+        **_read_named_inputs(model, envelope.pop("inputs", None)),
+    }
+    return _make_job(parts, model, inputs, {**parts.options, **_with_webhook_url(envelope)})
 
 
-def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInput]:
+def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str | None, SubmittedInput]:
     """Return the named inputs in the member `inputs` of a JSON body."""
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            "inputs: expected a JSON object that maps the name of each input to its value",
+        raise malformed(
+            "inputs: expected a JSON object that maps the name of each input to its value"
         )
     refuse_unknown_inputs(model, given)
-    inputs = {}
+    inputs: dict[str | None, SubmittedInput] = {}
     for name, source in given.items():
         with naming_input(name):
             if not isinstance(source, dict):
-                raise HttpProblem(
-                    problems.MALFORMED_REQUEST,
-                    f'inputs.{name}: expected a JSON object such as {{"base64": …}}',
-                )
+                raise malformed(f'inputs.{name}: expected a JSON object such as {{"base64": …}}')
             inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
     return inputs
 
 
 @contextlib.contextmanager
 def naming_input(name: str | None) -> Iterator[None]:
-    """Add the name of a named input to a problem that the `with` block raises.
-
-    The problem's detail then begins with `inputs.` and the name. The problem's member `pointer` is
-    set to the JSON Pointer of the input, unless `pointer` has a value already. For the first input,
-    `name` is None, and the problem does not change.
-    """
+    """Name the input to which a problem applies that the `with` block raises."""
     try:
         yield
     except HttpProblem as problem:
-        if name is not None:
-            if not problem.detail.startswith(f"inputs.{name}"):
-                problem.detail = f"inputs.{name}: {problem.detail}"
-            problem.extra.setdefault("pointer", f"/inputs/{name}")
+        problem.add_input(name)
         raise
 
 
@@ -272,19 +235,17 @@ def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
         if name not in model.inputs:
             shown = name[:100]
             known = ", ".join(model.inputs) or "none"
-            raise HttpProblem(
-                problems.INVALID_INPUT,
+            raise invalid_input(
                 f"inputs.{shown}: {model.name} has no such input; its named inputs are: {known}",
                 pointer="/inputs/" + shown.replace("~", "~0").replace("/", "~1"),
             )
 
 
-def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
+def check_required_inputs(model: ModelEntry, names: Collection[str | None]) -> None:
     """Raise the problem `invalid-input` if `names` lacks a named input that the model requires."""
     for name in model.required_inputs:
         if name not in names:
-            raise HttpProblem(
-                problems.INVALID_INPUT,
+            raise invalid_input(
                 f"inputs.{name}: {model.name} needs this input; send it as a part of a form or in "
                 'the member "inputs" of a JSON body; in /v2, as a tensor with this name',
                 pointer=f"/inputs/{name}",
@@ -299,13 +260,12 @@ def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> Submit
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             f"{path}: expected exactly one of the members {', '.join(_INPUTS)}",
         )
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.media_type: expected a string")
+        raise malformed(f"{path}.media_type: expected a string")
     if given[0] == "upload":
         return _read_upload(path, announced, source["upload"])
     if given[0] == "url":
@@ -317,17 +277,15 @@ def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> Submit
 
 def _read_upload(path: str, announced: str | None, upload: Json) -> SubmittedInput:
     if not isinstance(upload, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.upload: expected a string")
+        raise malformed(f"{path}.upload: expected a string")
     if len(upload) > _MAX_UPLOAD_ID_CHARACTERS:
-        raise HttpProblem(
-            problems.INVALID_INPUT, f"{path}.upload: expected an id from POST /v1/uploads"
-        )
+        raise invalid_input(f"{path}.upload: expected an id from POST /v1/uploads")
     return SubmittedInput(media.essence(announced or ""), upload=upload)
 
 
 def _read_url(model: ModelEntry, path: str, announced: str | None, url: Json) -> SubmittedInput:
     if not isinstance(url, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.url: expected a string")
+        raise malformed(f"{path}.url: expected a string")
     _check_url_length(f"{path}.url", url)
     media_type = media.essence(announced) if announced else None
     if media_type:
@@ -345,7 +303,7 @@ def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
         return envelope
     is_object = isinstance(webhook, dict) and set(webhook) == {"url"}
     if not is_object or not isinstance(webhook["url"], str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, 'webhook: expected {"url": …}')
+        raise malformed('webhook: expected {"url": …}')
     return {**envelope, "webhook_url": webhook["url"]}
 
 
@@ -355,7 +313,7 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
             text = f"unknown member {path}{name[:100]}; the members are {', '.join(sorted(known))}"
             if name == "webhook_url":
                 text += '; in a JSON body, the webhook is {"webhook": {"url": …}}'
-            raise HttpProblem(problems.MALFORMED_REQUEST, text)
+            raise malformed(text)
 
 
 def _decode_input(path: str, member: str, value: Json) -> tuple[bytes, str | None]:
@@ -368,14 +326,12 @@ def _decode_input(path: str, member: str, value: Json) -> tuple[bytes, str | Non
         if member == "json":
             return encode_json(value), media.JSON
         if not isinstance(value, str):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.{member}: expected a string")
+            raise malformed(f"{path}.{member}: expected a string")
         if member == "text":
             return value.encode(), media.TEXT
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"{path}.{member}: the value is not valid {member}"
-        ) from None
+        raise malformed(f"{path}.{member}: the value is not valid {member}") from None
 
 
 def _read_bytes(model: ModelEntry, announced: str | None, data: bytes) -> SubmittedInput:
@@ -383,25 +339,27 @@ def _read_bytes(model: ModelEntry, announced: str | None, data: bytes) -> Submit
     return SubmittedInput(check_media_type(model, announced, data), data)
 
 
-def _make_submission(
+def _make_job(
+    parts: RequestParts,
     model: ModelEntry,
-    first: SubmittedInput,
-    inputs: dict[str, SubmittedInput],
+    inputs: dict[str | None, SubmittedInput],
     options: Mapping[str, Json],
-) -> JobSubmission:
-    check_required_inputs(model, inputs)
+) -> NewJob:
+    if model.inputs:
+        check_required_inputs(model, inputs)
     parameters, deadline_seconds = parse_options(model, options)
-    return JobSubmission(
-        first.media_type,
-        first.data,
+    return NewJob(
+        model,
+        parts.tenant,
+        parts.traceparent,
+        inputs,
         parameters,
         deadline_seconds,
-        first.url,
-        first.upload,
-        webhook_url=parse_webhook_url(options),
+        webhook_url=_parse_webhook_url(options),
         priority=parse_priority(options),
         label=parse_label(options),
-        inputs=inputs,
+        is_pinned=parts.is_pinned,
+        parent=parts.parent,
     )
 
 
@@ -459,11 +417,13 @@ def check_media_type(
     Raises HttpProblem if the model does not accept the payload.
     """
     if not data:
-        raise HttpProblem(problems.INVALID_INPUT, "the input is empty; send at least one byte")
+        raise invalid_input("the input is empty; send at least one byte")
     media_type = announced or media.OCTET_STREAM
     if media_type in _UNSPECIFIC and media_type not in model.media_types:
         media_type = media.sniff(data) or only_media_type(model, announced) or media_type
     check_accepted(model, media_type)
+    if media_type == media.OCTET_STREAM:
+        return media_type
     is_readable = media_type != media.JSON or not is_whole or _is_json(data)
     if not media.agrees(media_type, data) or not is_readable:
         found = media.sniff(data)
@@ -526,10 +486,9 @@ def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: 
     except UnreadableImage as error:
         if not is_whole:
             return  # the header may follow later; the worker checks it before decoding
-        raise HttpProblem(problems.INVALID_INPUT, str(error)) from None
+        raise invalid_input(str(error)) from None
     if size is not None and size[0] * size[1] > model.max_pixels:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
+        raise invalid_input(
             f"the picture has {size[0]} by {size[1]} pixels; {model.name} accepts at most "
             f"{model.max_pixels} pixels in total",
             limit_pixels=model.max_pixels,
@@ -547,18 +506,18 @@ def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[
             check_parameters(model.parameters, parameters)
         except InvalidParameter as error:
             pointer = f"/parameters{error.pointer}"
-            raise HttpProblem(problems.INVALID_INPUT, str(error), pointer=pointer) from None
+            raise invalid_input(str(error), pointer=pointer) from None
     return parameters, _parse_deadline(model, options.get("deadline_seconds"))
 
 
-def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
+def _parse_webhook_url(options: Mapping[str, Json]) -> str | None:
     """Return the URL of the webhook; None if the options contain no URL.
 
     The SSRF guard checks the address of the URL later.
     """
     url = options.get("webhook_url")
     if url is not None and not isinstance(url, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a string")
+        raise malformed("webhook.url: expected a string")
     _check_url_length("webhook.url", url or "")
     return url
 
@@ -566,8 +525,7 @@ def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
 def _check_url_length(option: str, url: str) -> None:
     # Check the length now, so that no long URL is stored. The SSRF guard later checks the rest.
     if len(url) > MAX_URL_CHARACTERS:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
+        raise invalid_input(
             f"{option}: the URL has more than {MAX_URL_CHARACTERS} characters",
         )
 
@@ -582,7 +540,7 @@ def parse_priority(options: Mapping[str, Json]) -> Priority:
         return Priority.NORMAL if given is None else Priority(given)
     except ValueError:
         known = " or ".join(Priority)
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"priority: expected {known}") from None
+        raise malformed(f"priority: expected {known}") from None
 
 
 MAX_LABEL_CHARACTERS: Final = 100
@@ -608,8 +566,7 @@ def parse_label(options: Mapping[str, Json]) -> str | None:
         return None
     is_text = isinstance(label, str) and _LABEL.fullmatch(label) is not None
     if not is_text or _SURROGATE.search(label):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
             "characters or line breaks",
         )
@@ -624,12 +581,11 @@ def _parse_parameters(given: Json) -> dict[str, Json]:
         is_large = has_more_values(value, MAX_PARAMETERS_BYTES)
         size_bytes = MAX_PARAMETERS_BYTES + 1 if is_large else len(encode_json(value))
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"parameters: {error}") from None
+        raise malformed(f"parameters: {error}") from None
     if not isinstance(value, dict):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "parameters: expected a JSON object")
+        raise malformed("parameters: expected a JSON object")
     if size_bytes > MAX_PARAMETERS_BYTES:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             f"parameters: expected at most {MAX_PARAMETERS_BYTES} bytes of JSON",
         )
     return value
@@ -642,8 +598,7 @@ def _parse_deadline(model: ModelEntry, given: Json) -> int:
         given = int(given.lstrip("0")[:9] or "0")
     longest = model.max_deadline_seconds
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= longest:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             f"deadline_seconds: expected a whole number from 1 to {longest}",
         )
     return given

@@ -191,17 +191,6 @@ async def test_a_submission_with_an_invalid_multipart_form_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
 
-async def test_a_request_with_a_content_length_over_the_limit_is_refused(
-    gateway: RunningGateway,
-) -> None:
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
-        content=b"x",
-        headers={"content-type": "text/plain", "content-length": "20000000"},
-    )
-    assert answer.status_code == 413
-
-
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [

@@ -35,7 +35,8 @@ from gateway.http.open_inference.tensors import BYTES, Tensor, nested, unreadabl
 from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem
 from gateway.submission.parse import (
-    JobSubmission,
+    NewJob,
+    RequestParts,
     SubmittedInput,
     check_media_type,
     check_required_inputs,
@@ -145,8 +146,10 @@ def _has_labels(model: ModelEntry) -> bool:
     return model.task == _CLASSIFICATION and is_free
 
 
-def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSubmission]:
-    """Return the submissions of all jobs that an inference request creates.
+def read_jobs(
+    model: ModelEntry, parts: RequestParts, label: str | None, request: InferenceRequest
+) -> list[NewJob]:
+    """Return the jobs that an inference request creates.
 
     Raises HttpProblem if the request is not valid for the model.
     """
@@ -177,14 +180,16 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
         firsts = _first_inputs(model, first)
     columns = {tensor.name: _named_input(model, tensor, len(firsts)) for tensor in named}
     return [
-        JobSubmission(
-            found.media_type,
-            found.data,
+        NewJob(
+            model,
+            parts.tenant,
+            parts.traceparent,
+            {None: found, **{name: column[number] for name, column in columns.items()}},
             parameters,
             deadline_seconds,
-            upload=found.upload,
             priority=priority,
-            inputs={name: column[number] for name, column in columns.items()},
+            label=label,
+            is_pinned=parts.is_pinned,
         )
         for number, found in enumerate(firsts)
     ]

@@ -6,7 +6,6 @@ end of its jobs.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -33,7 +32,7 @@ from gateway.http.open_inference.models import (
     model_metadata,
     output_names,
     output_tensors,
-    read_submissions,
+    read_jobs,
 )
 from gateway.http.open_inference.openapi import (
     INFER_BODY,
@@ -44,7 +43,6 @@ from gateway.http.open_inference.openapi import (
 from gateway.http.open_inference.tensors import Tensor, unreadable
 from gateway.http.requests import (
     TextRoute,
-    caller_of,
     charge_jobs,
     durable_of,
     find_model,
@@ -52,7 +50,7 @@ from gateway.http.requests import (
     label_option_of,
     names_version,
     parse_prefer,
-    read_body,
+    read_parts,
     services_of,
 )
 from gateway.http.responses import json_response, problem_of_job
@@ -63,9 +61,8 @@ from gateway.json_text import encode_json
 from gateway.problems import HttpProblem
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
-from gateway.submission.create import NewJob, SubmittedJob
-from gateway.submission.parse import JobSubmission, check_coding, parse_label
-from gateway.telemetry import traceparent_of
+from gateway.submission.create import SubmittedJob
+from gateway.submission.parse import NewJob, check_coding, parse_label
 
 _UNCACHED = {"Cache-Control": "no-store"}
 
@@ -227,18 +224,11 @@ async def oip_infer(request: Request, model: str) -> Response:
     # Parse and validate.
     found = find_model(services.catalogue, model)
     key = idempotency_key_of(request)
-    label = parse_label({"label": label_option_of(request)})
-    inference, submissions = await _read_request(request, found)
-    charge_jobs(request, len(submissions))
-    for submission in submissions:
-        submission.label = label
     # `respond-async` has no effect, because the protocol cannot ask for the results later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
-    # Create the jobs, start them, and wait for their end.
-    tenant, traceparent = caller_of(request).tenant, traceparent_of(request.scope)
-    is_pinned = names_version(model)
-    new_jobs = [NewJob(found, each, tenant, traceparent, is_pinned) for each in submissions]
+    inference, new_jobs = await _read_request(request, found, is_pinned=names_version(model))
+    charge_jobs(request, len(new_jobs))
     if key is None:
         submitted = await services.creator.create(durable, new_jobs, wait_seconds)
     else:
@@ -277,28 +267,26 @@ async def _is_ready(request: Request) -> bool:
 
 
 async def _read_request(
-    request: Request, model: ModelEntry
-) -> tuple[oip_codec.InferenceRequest, list[JobSubmission]]:
-    """Return the request without its tensors, and the submissions of its jobs."""
-    check_coding(request.headers.get("content-encoding", ""))
-    body = await read_body(request)
-    if len(body) > model.max_body_bytes:
+    request: Request, model: ModelEntry, *, is_pinned: bool
+) -> tuple[oip_codec.InferenceRequest, list[NewJob]]:
+    """Return the request without its tensors, and its jobs."""
+    parts = await read_parts(request, {"label": label_option_of(request)}, is_pinned=is_pinned)
+    label = parse_label(parts.options)
+    check_coding(parts.content_encoding)
+    if len(parts.body) > model.max_body_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            f"the request has {len(body)} bytes; at most {model.max_body_bytes} are allowed",
+            f"the request has {len(parts.body)} bytes; at most {model.max_body_bytes} are allowed",
         )
-    parse = partial(_parse_request, model, request.headers.get(oip_codec.HEADER_LENGTH))
-    return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
 
+    def parse(body: bytes) -> tuple[oip_codec.InferenceRequest, list[NewJob]]:
+        inference = oip_codec.read_request(body, request.headers.get(oip_codec.HEADER_LENGTH))
+        _check_outputs(model, inference)
+        new_jobs = read_jobs(model, parts, label, inference)
+        # The tensors would need memory while the request waits for its jobs.
+        return replace(inference, inputs=(), parameters={}), new_jobs
 
-def _parse_request(
-    model: ModelEntry, header_length: str | None, body: bytes
-) -> tuple[oip_codec.InferenceRequest, list[JobSubmission]]:
-    inference = oip_codec.read_request(body, header_length)
-    _check_outputs(model, inference)
-    submissions = read_submissions(model, inference)
-    # The tensors would need memory while the request waits for its jobs.
-    return replace(inference, inputs=(), parameters={}), submissions
+    return await services_of(request).bodies.parse(parts.tenant, parts.body, parse)
 
 
 async def _read_results(

@@ -18,13 +18,13 @@ from gateway.http.openapi.operations import (
 from gateway.http.requests import (
     Preference,
     TextRoute,
-    caller_of,
     durable_of,
     find_model,
     idempotency_key_of,
     label_option_of,
     names_version,
     parse_prefer,
+    read_parts,
     refuse_unknown_query,
     services_of,
 )
@@ -42,9 +42,7 @@ from gateway.jobs.model import (
     job_resource,
     priority_of,
 )
-from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
-from gateway.telemetry import traceparent_of
 
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 """The header of a response about a job that an earlier request created."""
@@ -92,21 +90,14 @@ async def submit(
         "upload": request.query_params.get("upload"),
         "webhook_url": webhook_url,
     }
-    # Parse and validate.
     found = find_model(services.catalogue, model)
     refuse_unknown_query(request, options)
-    given = {name: value for name, value in options.items() if value is not None}
     key = idempotency_key_of(request)
-    submission = await parse_submission(request, found, given)
     preference = parse_prefer(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
-    # Create the job, start it, and wait for its end.
-    new_job = NewJob(
-        found,
-        submission,
-        caller_of(request).tenant,
-        traceparent_of(request.scope),
-        is_pinned=names_version(model),
+    # No variable refers to the parts, because their body would need memory during the wait.
+    new_job = await parse_submission(
+        await read_parts(request, options, is_pinned=names_version(model)), found, services.bodies
     )
     if key is None:
         (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)

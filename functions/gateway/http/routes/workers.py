@@ -4,6 +4,7 @@ A worker authenticates with the reply token of the job.
 """
 
 import contextlib
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -38,13 +39,13 @@ from gateway.http.openapi.operations import (
 )
 from gateway.http.requests import (
     TextRoute,
-    announced_size_bytes,
     check_job_id,
     durable_of,
     find_model,
     names_version,
     parse_prefer,
     read_body,
+    read_parts,
     services_of,
     unknown_job,
 )
@@ -61,11 +62,8 @@ from gateway.jobs.model import (
 )
 from gateway.jobs.progress import ProgressReport, report_from_json
 from gateway.json_text import encode_json, parse_json
-from gateway.keys import Caller
 from gateway.problems import HttpProblem
-from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
-from gateway.telemetry import traceparent_of
 
 MAX_REPORT_BYTES: Final = 8 * 1024
 
@@ -267,9 +265,7 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     left_seconds = min(entry.max_deadline_seconds, int(left.total_seconds()))
     if left_seconds < 1:
         raise HttpProblem(problems.ALREADY_FINAL, "the deadline of the parent job has passed")
-    options = {"deadline_seconds": str(left_seconds)}
-    if parameters is not None:
-        options["parameters"] = parameters
+    options = {"deadline_seconds": str(left_seconds), "parameters": parameters}
     try:
         name = child_id(job_id, key)
     except ValueError:
@@ -278,17 +274,17 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     child = await services.children.find(durable, name, wait_seconds)
     if child is None:
         tenant = tenant_of(found)
+        parts = await read_parts(request, options, is_pinned=names_version(model))
         # The body is counted and parsed as a body of the parent's tenant.
-        request.scope["gateway.caller"] = Caller(job_id, tenant, frozenset())
-        with services.bodies.admit(tenant, announced_size_bytes(request.scope)):
-            new_job = NewJob(
-                entry,
-                await parse_submission(request, entry, options),
-                tenant,
-                read_ticket(instance.input).traceparent or traceparent_of(request.scope),
-                is_pinned=names_version(model),
+        with services.bodies.admit(tenant, len(parts.body)):
+            parts = replace(
+                parts,
+                tenant=tenant,
+                traceparent=read_ticket(instance.input).traceparent or parts.traceparent,
                 parent=job_id,
             )
+            new_job = await parse_submission(parts, entry, services.bodies)
+            del parts  # the body would need memory while this request waits
             child = await services.children.create(durable, name, new_job, wait_seconds)
     record = child.record
     shown: ChildJob = {
@@ -344,21 +340,15 @@ async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
     Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name` is
     the name of the body in the error message, for example `reply`.
     """
-    if announced_size_bytes(request.scope) > limit_bytes:
-        raise _too_large(name, limit_bytes)
     body = await read_body(request)
     if len(body) > limit_bytes:
-        raise _too_large(name, limit_bytes)
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"a {name} can have at most {limit_bytes} bytes"
+            + ("; store a larger result in blob storage" if name == "reply" else ""),
+            limit_bytes=limit_bytes,
+        )
     return body
-
-
-def _too_large(name: str, limit_bytes: int) -> HttpProblem:
-    return HttpProblem(
-        problems.PAYLOAD_TOO_LARGE,
-        f"a {name} can have at most {limit_bytes} bytes"
-        + ("; store a larger result in blob storage" if name == "reply" else ""),
-        limit_bytes=limit_bytes,
-    )
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
