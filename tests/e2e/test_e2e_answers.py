@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
         ("camera", {"tripod"}),
     ],
 )
-def test_a_picture_is_classified_in_one_request(
+def test_picture_is_classified_in_one_request(
     system: System, pictures: Path, picture: str, labels: set[str]
 ) -> None:
     answer = system.submit("classifier", (pictures / f"{picture}.jpg").read_bytes(), "image/jpeg")
@@ -37,9 +37,7 @@ def test_a_picture_is_classified_in_one_request(
     assert system.job(job["id"]) == job
 
 
-def test_a_request_that_prefers_an_asynchronous_response_gets_a_job_that_succeeds_later(
-    system: System, pictures: Path
-) -> None:
+def test_respond_async_gets_a_job_that_succeeds(system: System, pictures: Path) -> None:
     data = (pictures / "chelsea.jpg").read_bytes()
     answer = system.submit("classifier", data, "image/jpeg", prefer="respond-async")
     assert answer.status_code == 202
@@ -60,7 +58,7 @@ def test_a_request_that_prefers_an_asynchronous_response_gets_a_job_that_succeed
     ]
 
 
-def test_the_result_route_returns_only_the_result(system: System) -> None:
+def test_result_route_returns_only_the_result(system: System) -> None:
     job = system.submit("noop", b"hello").json()
     answer = system.http.get(f"/v1/jobs/{job['id']}/result")
     assert answer.status_code == 200
@@ -68,7 +66,7 @@ def test_the_result_route_returns_only_the_result(system: System) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [1, 64 * 1024, 64 * 1024 + 1, 1_000_000, 4_000_000])
-def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_bytes: int) -> None:
+def test_payload_of_any_size_arrives_unchanged(system: System, size_bytes: int) -> None:
     data = bytes(index % 251 for index in range(1000)) * (size_bytes // 1000 + 1)
     data = data[:size_bytes]
     job = system.submit("noop", data).json()
@@ -76,7 +74,7 @@ def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_
     assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_each_of_40_jobs_submitted_without_waiting_returns_the_result_for_its_input(
+def test_each_of_40_jobs_gets_its_own_result(
     system: System,
 ) -> None:
     ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}
@@ -84,9 +82,7 @@ def test_each_of_40_jobs_submitted_without_waiting_returns_the_result_for_its_in
         assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def test_the_command_line_client_prints_results_as_text_or_json_and_prints_error_codes(
-    system: System, pictures: Path
-) -> None:
+def test_command_prints_results_and_error_codes(system: System, pictures: Path) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "loosely", *arguments, "--url", system.url],

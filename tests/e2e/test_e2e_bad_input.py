@@ -55,13 +55,13 @@ def the_system_still_serves(system: System, chelsea: bytes) -> Iterator[None]:
     system.wait_until_empty()
 
 
-def test_text_with_the_media_type_of_a_picture_is_refused_with_status_415(system: System) -> None:
+def test_text_named_as_picture_gets_415(system: System) -> None:
     answer = system.submit("classifier", b"just words", "image/jpeg")
     assert problem(answer) == (415, "unsupported-media-type")
     assert "image/png" in answer.text
 
 
-def test_a_media_type_that_the_model_does_not_accept_is_refused_with_status_415(
+def test_unaccepted_media_type_gets_415(
     system: System,
 ) -> None:
     assert problem(system.submit("classifier", b"words", "text/plain")) == (
@@ -70,45 +70,41 @@ def test_a_media_type_that_the_model_does_not_accept_is_refused_with_status_415(
     )
 
 
-def test_an_empty_request_body_is_refused_with_status_422(system: System) -> None:
+def test_empty_body_gets_422(system: System) -> None:
     assert problem(system.submit("classifier", b"", "image/jpeg")) == (422, "invalid-input")
 
 
-def test_a_job_with_a_truncated_picture_fails_with_status_422(
-    system: System, chelsea: bytes
-) -> None:
+def test_truncated_picture_gets_422(system: System, chelsea: bytes) -> None:
     answer = system.submit("classifier", chelsea[: len(chelsea) // 2], "image/jpeg")
     assert problem(answer) == (422, "invalid-input")
     assert answer.json()["job"]["status"] == "failed"
 
 
-def test_a_picture_with_too_many_pixels_is_refused_with_status_422(system: System) -> None:
+def test_picture_with_too_many_pixels_gets_422(system: System) -> None:
     answer = system.submit("classifier", huge_png(), "image/png")
     assert problem(answer) == (422, "invalid-input")
     assert "pixels" in answer.json()["detail"]
 
 
-def test_the_refusal_of_an_unknown_model_names_the_most_similar_model(
-    system: System, chelsea: bytes
-) -> None:
+def test_unknown_model_names_the_most_similar(system: System, chelsea: bytes) -> None:
     answer = system.submit("clasifier", chelsea, "image/jpeg")
     assert problem(answer) == (404, "unknown-model")
     assert "classifier" in answer.json()["detail"]
 
 
-def test_a_request_body_of_5_megabytes_is_refused_with_status_413(system: System) -> None:
+def test_body_of_5_megabytes_gets_413(system: System) -> None:
     answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 5_000_000, "image/jpeg")
     assert problem(answer) == (413, "payload-too-large")
 
 
-def test_a_request_for_an_unknown_job_gets_status_404(system: System) -> None:
+def test_unknown_job_gets_404(system: System) -> None:
     assert problem(system.http.get("/v1/jobs/018f0000-0000-7000-8000-000000000000")) == (
         404,
         "unknown-job",
     )
 
 
-def test_a_reply_with_a_wrong_token_is_refused_with_status_401(system: System) -> None:
+def test_reply_with_wrong_token_gets_401(system: System) -> None:
     job = system.submit("noop", b"x").json()
     reply = {"schema": 1, "job_id": job["id"], "result": {"json": "forged"}}
     answer = system.http.post(
@@ -121,9 +117,7 @@ def test_a_reply_with_a_wrong_token_is_refused_with_status_401(system: System) -
 @pytest.mark.parametrize(
     "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
 )
-def test_a_request_body_without_content_length_is_refused_with_status_400(
-    system: System, path: str
-) -> None:
+def test_body_without_content_length_gets_400(system: System, path: str) -> None:
     answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})
     assert answer.status_code == 400
     assert "Content-Length" in answer.text

@@ -79,7 +79,7 @@ def serve_healthy_model(system: System) -> float:
     return time.monotonic() - started_at
 
 
-def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
+def test_other_models_are_served_and_faults_reported(
     tmp_path: Path,
 ) -> None:
     models = {"healthy": ("tests.e2e.crasher", ""), **BROKEN}
@@ -112,9 +112,7 @@ def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
         pytest.param(98, marks=pytest.mark.thorough),
     ],
 )
-def test_a_job_that_calls_exit_is_dead_lettered_and_another_model_is_served(
-    tmp_path: Path, code: int
-) -> None:
+def test_job_that_exits_is_dead_lettered_alone(tmp_path: Path, code: int) -> None:
     models = dict.fromkeys(("crasher", "healthy"), ("tests.e2e.crasher", ""))
     catalogue = write_catalogue(tmp_path / "models.toml", models)
     with running(tmp_path / "data", catalogue) as system:

@@ -166,17 +166,13 @@ def check_link(page: WebPage, result_url: str) -> str:
     return url
 
 
-def test_a_page_of_an_allowed_origin_uploads_an_input_and_reads_a_large_result(
-    system: System, allowed: WebPage
-) -> None:
+def test_page_of_allowed_origin_uploads_and_reads(system: System, allowed: WebPage) -> None:
     check_upload(allowed, system.url)
     check_link(allowed, run_big(allowed, system.url))
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-def test_a_page_of_the_gateway_uploads_an_input_and_follows_the_link_to_a_large_result(
-    system: System, name: str
-) -> None:
+def test_page_of_gateway_uploads_and_follows_link(system: System, name: str) -> None:
     own = f"http://{name}:{system.port}"
     page = WebPage(own)
     check_upload(page, own)
@@ -186,9 +182,7 @@ def test_a_page_of_the_gateway_uploads_an_input_and_follows_the_link_to_a_large_
     check_link(page, result_url)
 
 
-def test_a_page_of_another_origin_can_neither_upload_nor_read_a_result(
-    system: System, allowed: WebPage
-) -> None:
+def test_page_of_other_origin_cannot_upload_or_read(system: System, allowed: WebPage) -> None:
     slot = ask_for_slot(allowed, system.url)
     url = check_link(allowed, run_big(allowed, system.url))
     # The page has somehow got the links.
@@ -202,17 +196,13 @@ def test_a_page_of_another_origin_can_neither_upload_nor_read_a_result(
     assert put(allowed, slot, b"x").status == 201
 
 
-def test_a_page_of_another_origin_cannot_follow_the_redirect_to_a_large_result(
-    system: System, allowed: WebPage
-) -> None:
+def test_page_of_other_origin_cannot_follow_redirect(system: System, allowed: WebPage) -> None:
     result_url = run_big(allowed, system.url)
     with pytest.raises(Blocked, match="null"):
         allowed.fetch("GET", result_url)
 
 
-def test_web_pages_can_upload_again_after_blob_storage_was_killed_and_restarted(
-    system: System, allowed: WebPage
-) -> None:
+def test_pages_upload_again_after_storage_restarts(system: System, allowed: WebPage) -> None:
     slot = ask_for_slot(allowed, system.url)
     system.kill_and_wait("blobs")
     assert put(allowed, slot, b"x").status == 201
@@ -235,7 +225,7 @@ def open_in_browser(url: str, profile: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_inputs_and_read_large_results(
+def test_real_browser_lets_an_allowed_origin_through(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{pages.port}/?gateway={system.url}"
@@ -249,7 +239,7 @@ def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_inputs_and_read_
     }
 
 
-def test_a_real_browser_blocks_all_requests_by_a_page_of_another_origin(
+def test_real_browser_blocks_another_origin(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://localhost:{pages.port}/?gateway={system.url}"

@@ -29,7 +29,7 @@ max_delivery_count = 3
 """
 
 
-def test_jobs_that_are_cancelled_in_the_queue_do_not_run(tmp_path: Path) -> None:
+def test_queued_jobs_do_not_run(tmp_path: Path) -> None:
     catalogue, ran = tmp_path / "models.toml", tmp_path / "ran"
     catalogue.write_text(CATALOGUE)
     data = tmp_path / "data"

@@ -33,14 +33,14 @@ PROGRAMS = examples(GUIDE, "python") + [
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_each_documented_python_program_exits_with_status_0(system: System, number: int) -> None:
+def test_documented_programs_succeed(system: System, number: int) -> None:
     program = PROGRAMS[number].replace("http://127.0.0.1:7071", system.url)
     done = run([sys.executable, "-W", "error", "-c", program])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(150)
-def test_the_commands_in_the_client_documentation_exit_with_status_0(system: System) -> None:
+def test_documented_commands_succeed(system: System) -> None:
     [commands] = examples(GUIDE, "sh")
     command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
     done = run(["sh", "-c", command], LOOSELY_URL=system.url)
@@ -75,7 +75,7 @@ def run_with_a_loop(url: str) -> Job:
 
 
 @pytest.mark.timeout(240)
-def test_the_run_method_of_the_client_returns_the_job_although_the_gateway_is_killed_meanwhile(
+def test_run_survives_a_kill_of_the_gateway(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"
@@ -106,9 +106,7 @@ def listed(system: System, count: int) -> list[str] | None:
 
 
 @pytest.mark.timeout(120)
-def test_the_client_uploads_an_input_to_blob_storage_if_the_input_is_too_large_for_a_request(
-    system: System, tmp_path: Path
-) -> None:
+def test_large_input_is_uploaded_to_blob_storage(system: System, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with Client(system.url) as client:
         limit_bytes = client.model("noop").input_limit_bytes

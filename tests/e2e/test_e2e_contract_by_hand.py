@@ -140,9 +140,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_each_request_in_the_rest_contract_gets_the_documented_response_while_no_worker_runs(
-    idle: System, named: dict[str, str], row: Row
-) -> None:
+def test_responses_without_a_worker(idle: System, named: dict[str, str], row: Row) -> None:
     if row.first is not None:
         headers = {**key_of(row.caller), **row.sent}
         assert idle.http.get(row.first, headers=headers).status_code == 200
@@ -190,7 +188,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_each_request_in_the_rest_contract_gets_the_documented_response_during_a_service_outage(
+def test_responses_during_an_outage(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

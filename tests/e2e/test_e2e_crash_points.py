@@ -99,9 +99,7 @@ def submit(system: System) -> str:
         pytest.param("before-delete:job", id="between-save-and-delete", marks=pytest.mark.thorough),
     ],
 )
-def test_a_job_succeeds_although_the_host_dies_while_the_orchestration_starts(
-    tmp_path: Path, point: str
-) -> None:
+def test_death_at_the_orchestrations_start(tmp_path: Path, point: str) -> None:
     with run_crashing_system(tmp_path, point) as system:
         with expect_host_death(system):
             job_id = submit(system)
@@ -118,9 +116,7 @@ def test_a_job_succeeds_although_the_host_dies_while_the_orchestration_starts(
         "after-activity:enqueue",
     ],
 )
-def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
-    tmp_path: Path, point: str
-) -> None:
+def test_death_while_service_bus_is_unavailable(tmp_path: Path, point: str) -> None:
     with run_crashing_system(tmp_path, point) as system:
         with expect_host_death(system), system.paused("servicebus"):
             job_id = submit(system)
@@ -129,7 +125,7 @@ def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
         system.wait_until_empty()
 
 
-def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestration_starts(
+def test_repeated_requests_create_one_job(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:
@@ -165,9 +161,7 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
         pytest.param("after-event:reply", id="right-after-the-event", marks=pytest.mark.thorough),
     ],
 )
-def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_crash_of_the_host(
-    tmp_path: Path, point: str
-) -> None:
+def test_result_comes_before_the_recovery(tmp_path: Path, point: str) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
         begun = time.monotonic()
         with expect_host_death(system):
@@ -180,7 +174,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_crash
         system.wait_until_empty()
 
 
-def test_a_job_succeeds_although_the_host_dies_and_the_orchestration_resumes_after_the_deadline(
+def test_recovery_after_the_deadline(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"
@@ -203,7 +197,7 @@ def test_a_job_succeeds_although_the_host_dies_and_the_orchestration_resumes_aft
         ),
     ],
 )
-def test_a_cancelled_job_stays_cancelled_although_the_host_dies(tmp_path: Path, point: str) -> None:
+def test_cancelled_job_stays_cancelled(tmp_path: Path, point: str) -> None:
     without = ("worker",)
     with run_crashing_system(
         tmp_path, point, timeout_seconds=LONG_SECONDS, without=without
@@ -228,7 +222,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
-def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancellation(
+def test_death_during_the_cancellation_of_a_run(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -260,7 +254,7 @@ def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancell
         ),
     ],
 )
-def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: str) -> None:
+def test_webhook_is_delivered(tmp_path: Path, point: str) -> None:
     with (
         run_webhook_receiver() as receiver,
         run_crashing_system(tmp_path, point, environment=SETTINGS) as system,
@@ -281,7 +275,7 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
 
 
 @pytest.mark.thorough
-def test_200_jobs_that_are_cancelled_right_after_their_202_responses_stay_cancelled(
+def test_200_jobs_cancelled_at_once_stay_cancelled(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:

@@ -40,7 +40,7 @@ def queued_request(system: System, job_id: str) -> Any:
     return next(iter(bodies), None)
 
 
-def test_a_reply_after_the_deadline_does_not_change_the_expired_job(workerless: System) -> None:
+def test_late_reply_leaves_the_job_expired(workerless: System) -> None:
     answer = workerless.http.post(
         "/v1/models/noop/jobs",
         params={"deadline_seconds": 10},
@@ -60,7 +60,7 @@ def test_a_reply_after_the_deadline_does_not_change_the_expired_job(workerless: 
     assert workerless.job(job_id) == expired
 
 
-def test_a_waiting_request_gets_status_504_at_the_deadline(workerless: System) -> None:
+def test_waiting_request_gets_504(workerless: System) -> None:
     answer = workerless.http.post(
         "/v1/models/noop/jobs",
         params={"deadline_seconds": 1},
@@ -71,7 +71,7 @@ def test_a_waiting_request_gets_status_504_at_the_deadline(workerless: System) -
     assert answer.json()["code"] == "expired"
 
 
-def test_a_job_that_is_cancelled_in_the_queue_ends_as_cancelled_although_no_worker_runs(
+def test_job_cancelled_in_the_queue_ends_cancelled(
     workerless: System,
 ) -> None:
     job_id = workerless.accept("noop", b"never mind")
@@ -80,9 +80,7 @@ def test_a_job_that_is_cancelled_in_the_queue_ends_as_cancelled_although_no_work
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_request_with_prefer_wait_1_gets_202_and_the_job_succeeds_when_a_worker_starts(
-    workerless: System, data: Path
-) -> None:
+def test_wait_of_1_second_gets_202_then_succeeds(workerless: System, data: Path) -> None:
     asked = time.monotonic()
     answer = workerless.submit("noop", b"later", prefer="wait=1")
     waited_seconds = time.monotonic() - asked

@@ -29,9 +29,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.thorough
-def test_the_published_function_app_runs_with_only_the_requirements_in_requirements_txt(
-    tmp_path: Path, interpreter: Path
-) -> None:
+def test_published_app_runs_with_its_requirements(tmp_path: Path, interpreter: Path) -> None:
     app = tmp_path / "app"
     copy_function_app(app, ROOT / "functions")
     # `func start` reads the settings from the same file.
@@ -63,7 +61,7 @@ def get(port: int, path: str) -> dict[str, object] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def test_host_json_and_the_example_settings_have_the_values_that_func_start_needs() -> None:
+def test_settings_have_the_values_for_func_start() -> None:
     host = json.loads((ROOT / "functions" / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {

@@ -42,9 +42,7 @@ def is_served(system: System) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-def test_the_gateway_is_not_ready_on_a_full_disk_and_serves_jobs_again_when_space_is_free(
-    tmp_path: Path, engine: str
-) -> None:
+def test_gateway_is_unready_until_space_is_free(tmp_path: Path, engine: str) -> None:
     data = tmp_path / "data"
     catalogue = write_catalogue(tmp_path / "models.toml", {"echo": ("tests.e2e.crasher", "")})
     prefix, options = small_disk(data, "64m"), ("--engine", engine)

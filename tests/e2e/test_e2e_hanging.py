@@ -21,7 +21,7 @@ max_run_seconds = 2
 """
 
 
-def test_a_hanging_job_fails_and_the_overview_says_why_the_worker_was_replaced(
+def test_hanging_job_fails_and_overview_says_why(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -39,7 +39,7 @@ def test_a_hanging_job_fails_and_the_overview_says_why_the_worker_was_replaced(
         assert "the model hanging ran longer than max_run_seconds (2 s)" in verdict["text"]
 
 
-def test_a_stopped_worker_is_replaced_within_30_seconds(tmp_path: Path) -> None:
+def test_stopped_worker_is_replaced_within_30_s(tmp_path: Path) -> None:
     environment = {"WORKER_MODELS": "noop"}
     with running(tmp_path / "data", environment=environment) as system:
         first, began = system.pid("worker"), time.monotonic()

@@ -63,9 +63,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_job(
-    http: httpx.Client, size_bytes: int
-) -> None:
+def test_simultaneous_requests_get_the_same_job(http: httpx.Client, size_bytes: int) -> None:
     key, data = str(uuid.uuid4()), b"x" * size_bytes
     with ThreadPoolExecutor(CALLERS) as callers:
         answers = list(callers.map(lambda _: ask(http, key, data, 30), range(CALLERS)))
@@ -79,9 +77,7 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_each_idempotency_key_creates_only_one_job_although_the_host_is_killed(
-    fragile: System, http: httpx.Client
-) -> None:
+def test_killed_host_creates_one_job_for_each_key(fragile: System, http: httpx.Client) -> None:
     """Kill the Functions host while requests with two idempotency keys wait for their jobs.
 
     The job of the key `old` is already running, and the requests with the key `new` have just been

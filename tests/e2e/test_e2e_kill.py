@@ -57,9 +57,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
-    fragile: System, pictures: Path
-) -> None:
+def test_jobs_succeed_after_kills_of_the_worker(fragile: System, pictures: Path) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
     jobs = [
         fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
@@ -81,12 +79,12 @@ def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
 @pytest.mark.parametrize(
     "name", ["worker", "worker parent", "functions", "app", "servicebus", "blobs"]
 )
-def test_accepted_jobs_succeed_after_one_component_was_killed(fragile: System, name: str) -> None:
+def test_jobs_succeed_after_a_kill_of_one_component(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_succeed_after_gateway_and_service_bus_and_blob_storage_were_killed(
+def test_jobs_succeed_after_kills_of_three_components(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"

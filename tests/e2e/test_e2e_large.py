@@ -83,9 +83,7 @@ def pieces() -> Iterator[bytes]:
         yield PIECE
 
 
-def test_the_peak_memory_of_gateway_and_worker_stays_within_limits_for_large_payloads(
-    large: System, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_peak_memory_stays_within_limits(large: System, capsys: pytest.CaptureFixture[str]) -> None:
     # Send one small input and one small result first, so that modules loaded at first use do not
     # count.
     small = upload(large, b"x", 1)
@@ -126,7 +124,7 @@ def test_the_peak_memory_of_gateway_and_worker_stays_within_limits_for_large_pay
     assert after["worker app"] - before["worker app"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_an_upload_cannot_be_overwritten_after_the_job_was_submitted(large: System) -> None:
+def test_upload_cannot_change_after_the_submit(large: System) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> int:
@@ -143,15 +141,15 @@ def test_an_upload_cannot_be_overwritten_after_the_job_was_submitted(large: Syst
     assert large.final(job_id)["status"] == "succeeded"
 
 
-def test_an_upload_over_the_size_limit_is_refused(large: System) -> None:
+def test_upload_over_the_limit_is_refused(large: System) -> None:
     slot = upload(large, b"1" * 1_000_001, 1_000_001)
     assert large.http.post(f"/v1/models/big/jobs?upload={slot}").status_code == 413
 
 
-def test_an_empty_upload_is_refused(large: System) -> None:
+def test_empty_upload_is_refused(large: System) -> None:
     assert large.http.post(f"/v1/models/big/jobs?upload={upload(large, b'', 0)}").status_code == 422
 
 
-def test_a_job_with_an_unknown_upload_is_refused(large: System) -> None:
+def test_unknown_upload_is_refused(large: System) -> None:
     answer = large.http.post("/v1/models/big/jobs?upload=019cb2d2-0000-7000-8000-000000000000")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

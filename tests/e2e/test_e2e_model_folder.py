@@ -85,7 +85,7 @@ def folder(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent / "demo"
 
 
-def test_the_wheel_contains_the_components_but_not_their_tests_or_local_settings(
+def test_wheel_has_components_without_tests(
     wheel: Path,
 ) -> None:
     with zipfile.ZipFile(wheel) as archive:
@@ -109,9 +109,7 @@ def test_the_wheel_contains_the_components_but_not_their_tests_or_local_settings
     assert found == {"examples/model-folder/tests/test_brightness.py"}
 
 
-def test_the_loosely_new_command_refuses_a_folder_that_contains_files(
-    folder: Path, programs: Path
-) -> None:
+def test_new_refuses_a_folder_with_files(folder: Path, programs: Path) -> None:
     before = sorted(folder.rglob("*"))
     refused = run(programs, folder.parent, "loosely new demo")
     assert refused.returncode == 2
@@ -120,9 +118,7 @@ def test_the_loosely_new_command_refuses_a_folder_that_contains_files(
 
 
 @pytest.mark.thorough
-def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_catalogue_changes(
-    folder: Path, programs: Path
-) -> None:
+def test_watch_reloads_changed_models(folder: Path, programs: Path) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"
     with serving(programs, folder) as output, answered_always(output):
         curl = "".join(re.findall(r"^ +(curl .*)$", output.read_text("utf-8"), re.MULTILINE))
@@ -236,7 +232,7 @@ def serving(programs: Path, folder: Path) -> Iterator[Path]:
 
 
 @pytest.mark.thorough
-def test_the_tests_of_a_new_model_folder_pass(folder: Path, programs: Path) -> None:
+def test_tests_of_a_new_folder_pass(folder: Path, programs: Path) -> None:
     done = run(programs, folder, "loosely test -- -p no:schemathesis")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -244,9 +240,7 @@ def test_the_tests_of_a_new_model_folder_pass(folder: Path, programs: Path) -> N
     assert RunningSystem.read(folder / ".loosely") is None
 
 
-def test_the_packaged_gateway_and_worker_serve_jobs_outside_the_model_folder(
-    folder: Path, programs: Path, tmp_path: Path
-) -> None:
+def test_packaged_components_serve_jobs(folder: Path, programs: Path, tmp_path: Path) -> None:
     (folder / "requirements.txt").write_text("pillow\n", encoding="utf-8")
     made = run(programs, folder, "loosely package && loosely package")
     assert made.returncode == 0, made.stderr
@@ -323,7 +317,7 @@ def submit(url: str, picture: bytes) -> Any:
     return response.json() if response.status_code == 200 else None
 
 
-def test_the_loosely_deploy_command_creates_a_project_with_the_models_and_runs_azd_up(
+def test_deploy_creates_a_project_and_runs_azd_up(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     missing = run(programs, folder, "loosely deploy")
@@ -342,7 +336,7 @@ def test_the_loosely_deploy_command_creates_a_project_with_the_models_and_runs_a
     assert called.stdout == f"up --cwd {project} --no-prompt\n"
 
 
-def test_the_loosely_package_command_does_not_replace_a_folder_that_contains_other_files(
+def test_package_keeps_a_folder_with_other_files(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "functions").mkdir()

@@ -76,7 +76,7 @@ def write_input(folder: Path, content: str) -> str:
     return "input.txt"
 
 
-def test_the_models_check_command_prints_the_result_and_the_time_of_each_batch_size(
+def test_check_prints_results_and_times(
     tmp_path: Path,
 ) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
@@ -89,9 +89,7 @@ def test_the_models_check_command_prints_the_result_and_the_time_of_each_batch_s
 
 
 @pytest.mark.torch
-def test_the_models_check_command_measures_the_memory_of_a_network_and_of_each_batch(
-    tmp_path: Path, pictures: Path
-) -> None:
+def test_check_measures_a_networks_memory(tmp_path: Path, pictures: Path) -> None:
     done = run_check(
         tmp_path,
         *("classifier", str(pictures / "chelsea.jpg"), "--json"),
@@ -108,7 +106,7 @@ def test_the_models_check_command_measures_the_memory_of_a_network_and_of_each_b
     assert peaks[-1] == pytest.approx(8 * peaks[0], rel=0.3)
 
 
-def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_path: Path) -> None:
+def test_check_reports_declared_memory(tmp_path: Path) -> None:
     code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
     done = run_check(tmp_path, "tried", write_input(tmp_path, "x"), "--json", code=code)
     loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
@@ -156,7 +154,7 @@ def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_p
         ),
     ],
 )
-def test_the_models_check_command_prints_an_error_code_for_a_faulty_model_or_input(
+def test_check_prints_a_code_for_each_fault(
     tmp_path: Path, content: str, code: str, more: str, message: str
 ) -> None:
     file = tmp_path / "input.txt"
@@ -176,7 +174,7 @@ def test_the_models_check_command_prints_an_error_code_for_a_faulty_model_or_inp
         (("tried", "input.txt", "--param", "count=NaN"), "parameters: NaN is not allowed in JSON"),
     ],
 )
-def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_invalid(
+def test_check_exits_with_2_on_invalid_arguments(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_input(tmp_path, "x")
@@ -209,9 +207,7 @@ parameters.names = {type = "array", items = {type = "string"}}
 
 
 @pytest.mark.parametrize("load", [(), ("--load", "1")])
-def test_the_models_check_command_passes_parameters_to_the_model(
-    tmp_path: Path, load: tuple[str, ...]
-) -> None:
+def test_check_passes_parameters(tmp_path: Path, load: tuple[str, ...]) -> None:
     given = ["--param", "count=3", "--param", 'names=["a"]']
     arguments = ["tried", write_input(tmp_path, "ab"), *given, "--json", *load]
     # Each job needs the parameter `count`, so those of a load would fail without it.
@@ -233,9 +229,7 @@ def test_the_models_check_command_passes_parameters_to_the_model(
         ("cuont=1", "invalid-input: parameters/cuont: the model has no such parameter; it has"),
     ],
 )
-def test_the_models_check_command_reports_a_wrong_parameter_without_loading_the_model(
-    tmp_path: Path, given: str, message: str
-) -> None:
+def test_check_reports_a_wrong_parameter_unloaded(tmp_path: Path, given: str, message: str) -> None:
     arguments = ["tried", write_input(tmp_path, "ab"), "--param", given, "--load", "2"]
     code = f"raise OSError('the model must not be loaded')\n{REPEATS}"
     done = run_check(tmp_path, *arguments, code=code, more=DECLARED)
@@ -249,14 +243,14 @@ def test_the_models_check_command_reports_a_wrong_parameter_without_loading_the_
     assert line["pointer"].startswith(f"/parameters/{name}")
 
 
-def test_the_models_check_command_reports_a_missing_parameter(tmp_path: Path) -> None:
+def test_check_reports_a_missing_parameter(tmp_path: Path) -> None:
     file = write_input(tmp_path, "ab")
     done = run_check(tmp_path, "tried", file, code=REPEATS, more=DECLARED)
     assert done.returncode == 1
     assert "invalid-input: parameters/count: the parameter is missing" in done.stderr
 
 
-def test_the_models_check_command_with_the_load_option_suggests_a_batch_size_and_a_cost(
+def test_load_suggests_a_batch_size_and_a_cost(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -293,7 +287,7 @@ class Infer:
     assert "./dev cost --load office:480 --model-load" in done.stdout
 
 
-def test_the_models_check_command_with_the_load_option_reports_a_job_that_fails(
+def test_load_reports_a_job_that_fails(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -321,7 +315,7 @@ class Infer:
         (("--load", "many"), "--load"),
     ],
 )
-def test_the_models_check_command_refuses_invalid_options_for_the_load_test(
+def test_load_refuses_invalid_options(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "abc"), *options)
@@ -329,7 +323,7 @@ def test_the_models_check_command_refuses_invalid_options_for_the_load_test(
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_the_models_check_command_redirects_the_standard_output_of_model_code_to_standard_error(
+def test_check_redirects_the_models_output(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -352,7 +346,7 @@ class Infer:
         assert text in done.stderr
 
 
-def test_the_models_describe_command_prints_the_parameters_in_the_format_of_the_catalogue(
+def test_describe_prints_parameters_as_toml(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
@@ -391,7 +385,7 @@ class Infer:
     }
 
 
-def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_filled_in(
+def test_show_fills_in_defaults(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
@@ -408,7 +402,7 @@ def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_fi
     assert "max_upload_bytes = 1000\n" in done.stdout
 
 
-def test_the_models_check_command_says_what_it_does_and_ends_a_step_that_hangs(
+def test_check_ends_a_step_that_hangs(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -423,7 +417,7 @@ def test_the_models_check_command_says_what_it_does_and_ends_a_step_that_hangs(
     assert "timed-out: running tried took longer than 20 s; --timeout allows more" in done.stderr
 
 
-def test_a_process_that_ends_fails_the_check(tmp_path: Path) -> None:
+def test_check_fails_if_the_process_ends(tmp_path: Path) -> None:
     code = (
         "import os\nclass Infer:\n    accepts = 'text'\n"
         "    def __call__(self, item):\n        os._exit(0)\n"
@@ -433,7 +427,7 @@ def test_a_process_that_ends_fails_the_check(tmp_path: Path) -> None:
     assert "ended with the exit code 0 while running tried" in done.stderr
 
 
-def test_batches_of_an_item_model_are_not_measured(tmp_path: Path) -> None:
+def test_check_leaves_batches_of_item_models(tmp_path: Path) -> None:
     code = (
         "class Infer:\n    accepts = 'text'\n    def __call__(self, item):\n        return item\n"
     )

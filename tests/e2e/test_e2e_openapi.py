@@ -12,7 +12,7 @@ from tests.e2e.system import System
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(120)]
 
 
-def test_responses_conform_to_the_openapi_document(system: System) -> None:
+def test_responses_conform_to_the_document(system: System) -> None:
     # The route is the same for each model, so one model is enough here.
     others = "^submit_to_(?!noop$)"
     outcome = fuzz(system.url, 5, "--seed", "1", "--exclude-operation-id-regex", others)

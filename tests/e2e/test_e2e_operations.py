@@ -47,9 +47,7 @@ def environment() -> dict[str, str]:
     return {"WORKER_MODELS": "noop"}
 
 
-def test_the_overview_warns_about_missing_workers_until_a_worker_starts(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_overview_warns_until_a_worker_starts(tmp_path: Path, environment: dict[str, str]) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
         first = overview(system)
         assert codes(first, None) == ["no-worker"]
@@ -83,7 +81,7 @@ def test_the_overview_warns_about_missing_workers_until_a_worker_starts(
         assert worker["state"] in {"starting", "ready"}
 
 
-def test_the_overview_shows_a_killed_worker_as_silent_and_lists_the_replacement_worker(
+def test_overview_shows_a_killed_worker_as_silent(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", environment=environment) as system:
@@ -105,9 +103,7 @@ def test_the_overview_shows_a_killed_worker_as_silent_and_lists_the_replacement_
         assert any(first["id"] in text and "was killed" in text for text in texts), texts
 
 
-def test_operators_and_callers_get_answers_while_service_bus_hangs(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_answers_come_while_service_bus_hangs(tmp_path: Path, environment: dict[str, str]) -> None:
     with running(tmp_path / "data", environment=environment) as system:
         assert system.submit("noop", b"x").status_code == 200
         with system.paused("servicebus"):
@@ -163,7 +159,7 @@ def accepted(http: httpx.Client) -> int:
     return sum(series["models"]["noop"]["accepted"])
 
 
-def test_the_overview_still_counts_the_jobs_that_a_stopped_gateway_has_accepted(
+def test_overview_counts_jobs_of_a_stopped_gateway(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -186,9 +182,7 @@ def test_the_overview_still_counts_the_jobs_that_a_stopped_gateway_has_accepted(
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_the_overview_and_the_time_series_and_the_metrics_require_the_scope_ops_read(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_scope_ops_read_is_required(tmp_path: Path, environment: dict[str, str]) -> None:
     keys = {
         "tenant": make_key("app", "acme"),
         "watcher": make_key("watcher", "ops", ["ops:read"]),

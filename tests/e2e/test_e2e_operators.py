@@ -54,7 +54,7 @@ def accept(system: System, name: str, label: str) -> str:
     return str(answer.json()["id"])
 
 
-def test_an_operator_can_count_and_redrive_twelve_dead_letters_of_two_tenants(
+def test_twelve_dead_letters_are_redriven(
     idle: System,
 ) -> None:
     ids = {}

@@ -30,7 +30,7 @@ max_delivery_count = 3
 """
 
 
-def test_a_job_that_kills_workers_fails_with_the_error_code_dead_lettered(tmp_path: Path) -> None:
+def test_job_that_kills_workers_is_dead_lettered(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE)
     with running(tmp_path / "data", catalogue) as system:

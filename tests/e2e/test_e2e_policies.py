@@ -35,7 +35,7 @@ def administration_client(
     )
 
 
-def test_the_gateway_and_the_worker_each_use_the_key_of_their_own_shared_access_policy(
+def test_each_part_uses_the_key_of_its_policy(
     system: System,
 ) -> None:
     response = system.http.post("/v1/models/noop/jobs", content=b"x")
@@ -50,7 +50,7 @@ def test_the_gateway_and_the_worker_each_use_the_key_of_their_own_shared_access_
     assert not any(key in logs for key in found.values())
 
 
-def test_the_service_bus_key_of_the_worker_gives_no_access_to_the_management_api(
+def test_workers_key_cannot_manage(
     system: System,
 ) -> None:
     found = keys(system)
@@ -63,7 +63,7 @@ def test_the_service_bus_key_of_the_worker_gives_no_access_to_the_management_api
             admin.create_queue("made")
 
 
-def test_a_program_with_the_documented_service_bus_key_can_send_and_receive_messages(
+def test_documented_key_sends_and_receives(
     system: System,
 ) -> None:
     with administration_client(system) as admin:

@@ -24,7 +24,7 @@ def reply_queue(system: System) -> Iterator[str]:
         yield name
 
 
-def test_the_producer_program_in_the_documentation_receives_the_reply_to_a_submitted_job(
+def test_documented_program_receives_its_reply(
     system: System, reply_queue: str, tmp_path: Path
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -42,37 +42,33 @@ def test_the_producer_program_in_the_documentation_receives_the_reply_to_a_submi
     assert json.loads(ran.stdout.removeprefix("True "))["result"]["json"]["size_bytes"] > 0
 
 
-def test_a_producer_receives_the_error_of_a_failed_job(system: System, reply_queue: str) -> None:
+def test_producer_receives_an_error(system: System, reply_queue: str) -> None:
     unread = {"media_type": "audio/wav", "base64": "AAAA"}
     answer = by_hand.request_reply(system, reply_queue, input=unread)
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_a_producer_receives_the_error_code_expired_for_a_job_past_its_deadline(
-    system: System, reply_queue: str
-) -> None:
+def test_producer_receives_expired(system: System, reply_queue: str) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     answer = by_hand.request_reply(system, reply_queue, deadline=passed)
     assert answer["error"]["code"] == "expired"
 
 
-def test_a_producer_receives_the_reply_to_a_low_priority_job(
-    system: System, reply_queue: str
-) -> None:
+def test_producer_receives_a_low_priority_reply(system: System, reply_queue: str) -> None:
     assert (
         by_hand.request_reply(system, reply_queue, "noop-low")["result"]["json"]["size_bytes"] == 1
     )
 
 
 @pytest.mark.parametrize("queue", ["noop", "noop-low"])
-def test_a_producer_receives_the_failure_of_a_dead_lettered_job(
+def test_producer_receives_a_dead_letters_failure(
     system: System, reply_queue: str, queue: str
 ) -> None:
     answer = by_hand.request_reply(system, reply_queue, queue, model="classifier")
     assert answer["error"]["code"] == "dead-lettered"
 
 
-def test_the_gateway_serves_the_json_schema_of_a_request(system: System) -> None:
+def test_json_schema_of_a_request_is_served(system: System) -> None:
     answer = system.http.get("/schemas/job-request.json")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/schema+json"

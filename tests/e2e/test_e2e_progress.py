@@ -91,7 +91,7 @@ class SlowJob:
         assert len({each for each in self.statuses if JobStatus(each).is_final}) <= 1
 
 
-def test_a_running_job_shows_the_progress_of_the_model(slow: System, tmp_path: Path) -> None:
+def test_running_job_shows_progress(slow: System, tmp_path: Path) -> None:
     job = SlowJob(slow, tmp_path / "job", steps=4)
     started = job.wait_for("running")
     assert started["started_at"] is not None
@@ -108,9 +108,7 @@ def test_a_running_job_shows_the_progress_of_the_model(slow: System, tmp_path: P
     job.check_statuses()
 
 
-def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
-    slow: System, tmp_path: Path
-) -> None:
+def test_cancelled_run_stops_at_the_next_step(slow: System, tmp_path: Path) -> None:
     job = SlowJob(slow, tmp_path / "job")
     job.wait_for("running")
     following = SlowJob(slow, tmp_path / "following", steps=1)
@@ -133,7 +131,7 @@ def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
     assert not job.is_running()
 
 
-def test_a_job_that_is_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path) -> None:
+def test_job_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path) -> None:
     ahead = SlowJob(slow, tmp_path / "ahead", steps=1)
     ahead.wait_for("running")
     waiting = [SlowJob(slow, tmp_path / str(number), steps=1) for number in range(4)]
@@ -146,9 +144,7 @@ def test_a_job_that_is_cancelled_in_the_queue_does_not_run(slow: System, tmp_pat
     assert [job.is_running() for job in waiting] == [False, False, False, True]
 
 
-def test_a_job_that_expires_while_running_shows_the_start_time_of_the_run(
-    slow: System, tmp_path: Path
-) -> None:
+def test_expired_run_shows_its_start(slow: System, tmp_path: Path) -> None:
     job = SlowJob(slow, tmp_path / "job", deadline_seconds=8)
     job.wait_for("running")
     expired = slow.final(job.id)

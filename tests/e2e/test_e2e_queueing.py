@@ -58,7 +58,7 @@ def accept(system: System, text: str, priority: str = "normal") -> str:
     return str(answer.json()["id"])
 
 
-def test_cancelled_queued_jobs_do_not_run_and_low_priority_jobs_run_last(
+def test_low_priority_runs_last_cancelled_not_at_all(
     directory: Path, environment: dict[str, str]
 ) -> None:
     catalogue, data = directory / "models.toml", directory / "data"

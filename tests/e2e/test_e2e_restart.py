@@ -50,7 +50,7 @@ def has_received(system: System, jobs: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["worker", "worker parent"])
-def test_jobs_of_a_killed_worker_succeed_long_before_their_message_locks_expire(
+def test_killed_workers_jobs_do_not_wait_for_locks(
     patient: System, tmp_path: Path, name: str
 ) -> None:
     data = [f"{tmp_path / 'ran'} {number} {JOB_MS}".encode() for number in range(JOB_COUNT)]

@@ -85,7 +85,7 @@ def queue_length(system: System) -> int:
     return int(system.http.get("/v1/models/counting").json()["queue_length"])
 
 
-def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
+def test_zero_to_four_workers_and_back(
     scaled: System,
 ) -> None:
     workers = WorkerMonitor(scaled)
@@ -107,7 +107,7 @@ def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
     assert sizes[-1] == 0
 
 
-def test_a_long_low_priority_job_keeps_a_worker_running_until_the_job_ends(scaled: System) -> None:
+def test_low_priority_job_keeps_its_worker(scaled: System) -> None:
     workers = WorkerMonitor(scaled)
     answer = scaled.http.post(
         "/v1/models/counting/jobs",

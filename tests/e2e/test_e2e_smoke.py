@@ -80,9 +80,7 @@ def wait_until_replaced(system: System, name: str, before: int) -> None:
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 
 
-def test_a_working_system_passes_every_check_of_the_smoke_test(
-    system: System, tmp_path: Path
-) -> None:
+def test_working_system_passes(system: System, tmp_path: Path) -> None:
     scripts = scripts_for(system, tmp_path)
     admin = system.part("servicebus").ports["servicebus admin"]
     scripts.update_state(
@@ -135,9 +133,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_each_check_that_submits_jobs_fails_in_a_smoke_test_with_an_unknown_model(
-    system: System, tmp_path: Path
-) -> None:
+def test_unknown_model_fails_each_check_with_jobs(system: System, tmp_path: Path) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
     report = tmp_path / "smoke-test.md"
     options = {"MODEL": "nowhere", "GROUP": "2", "RESTART_COMMAND": "none", "REPORT": str(report)}
@@ -160,9 +156,7 @@ def test_each_check_that_submits_jobs_fails_in_a_smoke_test_with_an_unknown_mode
     assert "4 checks failed" in ended.stderr
 
 
-def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
-    system: System, tmp_path: Path
-) -> None:
+def test_unreachable_services_fail(system: System, tmp_path: Path) -> None:
     scripts = scripts_for(
         system,
         tmp_path,
@@ -185,7 +179,7 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
 
 
 @pytest.mark.thorough
-def test_the_smoke_test_reports_each_expectation_that_the_deployment_does_not_meet(
+def test_each_unmet_expectation_is_reported(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "worker.log"
@@ -256,7 +250,7 @@ def run_during_restart(
     return jobs.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
 
 
-def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_host(
+def test_jobs_survive_a_restart_of_the_host(
     system: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = system.part("functions").pid
@@ -266,7 +260,7 @@ def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_h
     wait_until_replaced(system, "functions", before)
 
 
-def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart_command() -> None:
+def test_half_of_the_jobs_come_before_the_restart() -> None:
     intervals = [
         jobs.submit_after_seconds(number, 8) / jobs.SUBMIT_INTERVAL_SECONDS for number in range(8)
     ]
@@ -274,9 +268,7 @@ def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart_command
     assert jobs.submit_after_seconds(0, 1) >= 0
 
 
-def test_the_smoke_test_fails_if_the_restart_command_fails(
-    system: System, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_restart_command_fails(system: System, capsys: pytest.CaptureFixture[str]) -> None:
     code, report = run_during_restart(system, "echo not authorized >&2; exit 3", capsys)
     assert code == 1
     assert "4 of 4 jobs accepted: 4 succeeded" in report
@@ -286,26 +278,20 @@ def test_the_smoke_test_fails_if_the_restart_command_fails(
 class TestFaultyGateway:
     """Test that the smoke test fails if a gateway loses jobs or cancellations."""
 
-    def test_the_smoke_test_fails_if_a_cancelled_job_is_queued_again(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_cancelled_job_queued_again_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         with run_faulty_gateway(statuses=["cancelling", "queued", "succeeded"]) as url:
             code, report = run_smoke_group(url, ["cancelled"], capsys)
         assert code == 1
         assert "2 jobs accepted, 2 cancelled right after: 2 succeeded; 2 seen queued" in report
         assert "was cancelled, and then queued" in report
 
-    def test_the_smoke_test_fails_if_a_job_never_ends(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_job_that_never_ends_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         with run_faulty_gateway(statuses=["cancelling"]) as url:
             code, report = run_smoke_group(url, ["cancelled"], capsys)
         assert code == 1
         assert "2 still cancelling; 0 seen queued" in report
 
-    def test_the_smoke_test_fails_if_a_job_expires_during_the_restart(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_job_that_expires_in_a_restart_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         with run_faulty_gateway(statuses=["queued", "expired"]) as url:
             code, report = run_smoke_group(url, ["restarted", "--restart", "true"], capsys)
         assert code == 1
@@ -344,7 +330,7 @@ class TestFaultyGateway:
         ),
     ],
 )
-def test_each_gateway_check_of_the_smoke_test_fails_for_a_faulty_gateway(
+def test_each_check_fails_for_a_faulty_gateway(
     check: str,
     answers: dict[str, tuple[int, dict[str, Any]]],
     text: str,
@@ -467,7 +453,7 @@ def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
             serving.join()
 
 
-def test_the_smoke_test_script_requires_an_api_key(tmp_path: Path) -> None:
+def test_script_requires_an_api_key(tmp_path: Path) -> None:
     ended = install_scripts(ROOT, tmp_path / "bin").run("smoke-test.sh")
     assert ended.returncode != 0
     assert "keys.sh printed" in ended.stderr

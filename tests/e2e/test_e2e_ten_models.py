@@ -93,25 +93,25 @@ def run(system: System, model: str, value: object, **parameters: Any) -> Any:
     return job.result
 
 
-def test_a_torchvision_detector_returns_boxes(system: System) -> None:
+def test_torchvision_detector_returns_boxes(system: System) -> None:
     objects = run(system, "detector", PICTURE)["objects"]
     assert {"label", "index", "score", "box"} == set(objects[0])
 
 
-def test_an_onnx_classifier_returns_labels_sorted_by_score(system: System) -> None:
+def test_onnx_classifier_returns_sorted_labels(system: System) -> None:
     labels = run(system, "tagger", PICTURE)["labels"]
     assert [each["label"] for each in labels] == ["red", "green", "blue"]
     assert sum(each["score"] for each in labels) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_text_model_runs_jobs_of_the_rest_api_and_of_the_open_inference_protocol(
+def test_text_model_serves_both_protocols(
     system: System,
 ) -> None:
     assert run(system, "words", "a b a c a b") == {"a": 3, "b": 2, "c": 1}
     assert infer(system, "words", ["a b a", "c"]) == [{"a": 2, "b": 1}, {"c": 1}]
 
 
-def test_a_picture_model_returns_a_picture(system: System) -> None:
+def test_picture_model_returns_a_picture(system: System) -> None:
     with client(system) as connected:
         job = connected.run(PICTURE, "mirror")
         result = connected.result(job.id)
@@ -133,9 +133,7 @@ BAD = [
 ]
 
 
-def test_parameters_of_each_type_reach_the_model_through_each_interface(
-    system: System, folder: Path
-) -> None:
+def test_parameters_arrive_by_each_interface(system: System, folder: Path) -> None:
     expected = [{}, "x", True, 7, 1.0, "down", [1, 2]]
     assert run(system, "typed", {}, **GOOD) == expected
     assert infer(system, "typed", ["e30="], "application/json", **GOOD) == [expected]
@@ -151,7 +149,7 @@ def test_parameters_of_each_type_reach_the_model_through_each_interface(
 
 
 @pytest.mark.parametrize(("wrong", "pointer"), BAD)
-def test_a_parameter_that_does_not_match_the_declared_type_or_limits_is_refused(
+def test_parameter_outside_its_limits_is_refused(
     system: System, wrong: dict[str, Any], pointer: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -159,14 +157,12 @@ def test_a_parameter_that_does_not_match_the_declared_type_or_limits_is_refused(
     assert refused.value.document["pointer"] == pointer
 
 
-def test_a_job_is_refused_if_a_required_parameter_is_missing(system: System) -> None:
+def test_missing_required_parameter_is_refused(system: System) -> None:
     with pytest.raises(InputRejected, match="parameters/name: the parameter is missing"):
         run(system, "typed", {})
 
 
-def test_the_error_for_a_wrong_parameter_says_how_to_write_the_parameter_on_the_command_line(
-    system: System, folder: Path
-) -> None:
+def test_error_shows_how_to_write_the_parameter(system: System, folder: Path) -> None:
     (folder / "input.json").write_text("{}", encoding="utf-8")
     submit = ["submit", "input.json", "--model", "typed", "--url", system.url]
     refused = loosely(folder, *submit, "--param", "name=12", status=1)
@@ -174,7 +170,7 @@ def test_the_error_for_a_wrong_parameter_says_how_to_write_the_parameter_on_the_
     assert """--param 'NAME="12"'""" in refused.stderr
 
 
-def test_a_long_running_job_reports_progress_and_can_be_cancelled(system: System) -> None:
+def test_long_job_reports_progress_and_is_cancelled(system: System) -> None:
     with client(system) as connected:
         body = json.dumps({"steps": 10_000}).encode()
         job = connected.submit(body, "slow", media_type="application/json")
@@ -187,23 +183,23 @@ def test_a_long_running_job_reports_progress_and_can_be_cancelled(system: System
     assert run(system, "slow", {"steps": 2}) == {"steps": 2}
 
 
-def test_a_model_can_import_a_package_from_the_requirements_of_the_model_folder(
+def test_model_imports_a_required_package(
     system: System,
 ) -> None:
     assert run(system, "template", "hi {{ name }}", name="Ada") == {"text": "hi Ada"}
 
 
-def test_both_versions_of_a_model_run_jobs(system: System) -> None:
+def test_both_versions_run_jobs(system: System) -> None:
     for version, count in (("1", 4), ("2", 8)):
         assert len(run(system, f"colours:{version}", PICTURE)["colours"]) == count
 
 
-def test_an_audio_model_returns_the_loudness_of_a_tone(system: System, folder: Path) -> None:
+def test_audio_model_returns_loudness(system: System, folder: Path) -> None:
     result = run(system, "loudness", folder / "tone.wav")
     assert result == {"loudness": pytest.approx(0.3535, abs=1e-3), "seconds": 1.0}
 
 
-def test_a_batch_model_with_weights_pinned_by_digest_serves_rest_and_open_inference_requests(
+def test_pinned_weights_serve_both_protocols(
     system: System,
 ) -> None:
     assert run(system, "scores", [1, 2, 3, 4]) == {"scores": [10.0, 11.0, 12.0]}
@@ -214,7 +210,7 @@ def test_a_batch_model_with_weights_pinned_by_digest_serves_rest_and_open_infere
         run(system, "scores", [1, 2])
 
 
-def test_the_loosely_package_command_copies_the_weights_and_the_requirements_of_the_model_folder(
+def test_package_copies_weights_and_requirements(
     folder: Path,
 ) -> None:
     loosely(folder, "package")

@@ -105,9 +105,7 @@ def submit_redelivered(system: System, folder: Path) -> str:
     return job_id
 
 
-def test_the_durations_of_the_steps_in_each_job_timeline_add_up_to_the_total_time_of_the_job(
-    mixed: System, pictures: Path, tmp_path: Path
-) -> None:
+def test_steps_add_up_to_the_jobs_time(mixed: System, pictures: Path, tmp_path: Path) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
     begun = time.monotonic()
     first = mixed.submit("noop", b"waited for").json()["id"]
@@ -159,9 +157,7 @@ def test_the_durations_of_the_steps_in_each_job_timeline_add_up_to_the_total_tim
         assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
 
 
-def test_a_job_timeline_shows_the_delivery_that_a_worker_returned_to_the_queue_at_shutdown(
-    mixed: System, tmp_path: Path
-) -> None:
+def test_delivery_returned_at_shutdown_is_shown(mixed: System, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     # Each batch runs for a second, so that later jobs wait in the worker when it is stopped.
     jobs = [

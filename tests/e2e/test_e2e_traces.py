@@ -29,7 +29,7 @@ def spans_by_service(collector: Collector, trace_id: str) -> dict[str, list[Span
     return {service: spans for service, spans in found.items() if spans}
 
 
-def test_gateway_and_worker_send_one_trace_to_the_otlp_endpoint(tmp_path: Path) -> None:
+def test_one_trace_reaches_the_otlp_endpoint(tmp_path: Path) -> None:
     with serve_collector() as collector:
         environment = {
             "OTEL_TRACES_EXPORTER": "otlp",

@@ -48,7 +48,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_both_versions_of_a_model_run_jobs_and_each_job_shows_the_version_that_ran_it(
+def test_job_shows_the_version_that_ran_it(
     system: System,
 ) -> None:
     seen = set()
@@ -63,7 +63,7 @@ def test_both_versions_of_a_model_run_jobs_and_each_job_shows_the_version_that_r
         assert (job["version"], job["result"]) == (version, {"answer": answer})
 
 
-def test_a_job_runs_on_the_fallback_version_while_the_preferred_version_cannot_be_loaded(
+def test_fallback_runs_while_a_version_cannot_load(
     system: System,
 ) -> None:
     job = system.submit("falling", b"x", prefer="wait=60").json()
@@ -71,7 +71,7 @@ def test_a_job_runs_on_the_fallback_version_while_the_preferred_version_cannot_b
     assert job["result"] == {"answer": "one"}
 
 
-def test_the_new_job_of_a_redriven_dead_letter_runs_on_the_same_version_of_the_model(
+def test_redriven_job_runs_on_the_same_version(
     system: System,
 ) -> None:
     job_id = system.accept("split:2", b"die")
@@ -91,7 +91,7 @@ def test_the_new_job_of_a_redriven_dead_letter_runs_on_the_same_version_of_the_m
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
 
 
-def test_the_loosely_up_command_fails_and_names_the_model_version_that_no_worker_serves(
+def test_up_names_the_version_without_a_worker(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"

@@ -114,7 +114,7 @@ def delivery(system: System, job_id: str) -> dict[str, Any]:
     return log
 
 
-def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
+def test_webhook_arrives_after_failures_and_a_kill(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()
@@ -146,7 +146,7 @@ def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
     assert "very-hidden" not in logs
 
 
-def test_a_webhook_is_not_sent_again_after_response_status_410(
+def test_webhook_is_not_sent_again_after_410(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.statuses = [410]
@@ -161,7 +161,7 @@ def test_a_webhook_is_not_sent_again_after_response_status_410(
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
 
 
-def test_the_worker_fetches_an_input_that_is_given_by_url(
+def test_worker_fetches_an_input_by_url(
     webhook_system: System, receiver: WebhookReceiver, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -185,7 +185,7 @@ def test_the_worker_fetches_an_input_that_is_given_by_url(
         ("/empty", "is empty"),
     ],
 )
-def test_a_job_whose_input_url_cannot_be_fetched_fails_with_status_422(
+def test_unfetchable_input_url_gets_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {

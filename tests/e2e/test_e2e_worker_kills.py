@@ -12,6 +12,6 @@ from tests.e2e.worker_kills import kill_at_random
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def test_each_job_has_one_final_result_although_the_worker_is_killed(tmp_path: Path) -> None:
+def test_each_job_has_one_final_result(tmp_path: Path) -> None:
     figures = kill_at_random(tmp_path, kills=2, seed=1, say=print)
     assert figures.jobs > 20

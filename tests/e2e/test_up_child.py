@@ -28,7 +28,7 @@ time.sleep(600)
 @pytest.mark.skipif(
     sys.platform != "linux", reason="on other systems only the reaper kills the component"
 )
-def test_a_component_is_killed_when_the_supervisor_dies() -> None:
+def test_component_dies_with_its_supervisor() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True
     ) as supervisor:
@@ -40,7 +40,7 @@ def test_a_component_is_killed_when_the_supervisor_dies() -> None:
         assert not alive
 
 
-def test_the_script_child_py_runs_the_given_command() -> None:
+def test_script_runs_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/echo", "a b"],
         check=True,
@@ -50,7 +50,7 @@ def test_the_script_child_py_runs_the_given_command() -> None:
     assert (done.stdout, done.stderr) == ("a b\n", "")
 
 
-def test_a_component_is_not_started_if_the_supervisor_has_died() -> None:
+def test_component_of_a_dead_supervisor_is_not_started() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, "1", "/bin/echo", "started"],
         check=False,

@@ -70,9 +70,7 @@ def is_ready(data: Path) -> bool:
     return all(part["ready"] for part in record["parts"].values())
 
 
-def test_a_component_runs_until_ctrl_c_is_pressed(
-    up: "subprocess.Popen[str]", data: Path, port: int
-) -> None:
+def test_component_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port + 3), timeout=5):
         pass
     [blobs] = [
@@ -95,9 +93,7 @@ def test_a_component_runs_until_ctrl_c_is_pressed(
 
 
 @pytest.mark.usefixtures("up")
-def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
-    tmp_path: Path, port: int
-) -> None:
+def test_busy_port_names_process_and_free_port(tmp_path: Path, port: int) -> None:
     done = subprocess.run(
         command(tmp_path / "other", port),
         check=False,
@@ -114,7 +110,7 @@ def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_the_error_of_a_second_loosely_up_command_names_the_process_of_the_first_command(
+def test_second_up_names_the_first_process(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(
@@ -129,9 +125,7 @@ def test_the_error_of_a_second_loosely_up_command_names_the_process_of_the_first
     assert f"another `loosely up` (process {up.pid}) uses {data}" in done.stderr
 
 
-def test_pressing_ctrl_c_in_a_terminal_stops_the_components_of_loosely_up(
-    data: Path, port: int
-) -> None:
+def test_ctrl_c_in_a_terminal_stops_components(data: Path, port: int) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)

@@ -179,7 +179,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         up.process.communicate()
 
 
-def test_components_start_together_and_stop_in_reverse_order(start: Callable[..., Up]) -> None:
+def test_components_stop_in_reverse_order(start: Callable[..., Up]) -> None:
     up = start(storage="plain", queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("storage", "queue", "worker"))
     assert sorted(up.journal()) == ["queue start red", "storage start red", "worker start red"]
@@ -196,7 +196,7 @@ def test_components_start_together_and_stop_in_reverse_order(start: Callable[...
     assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
 
 
-def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
+def test_killed_component_is_restarted_and_reported(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="plain")
@@ -214,7 +214,7 @@ def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
     assert "worker  ready again in" in output
 
 
-def test_a_change_of_a_file_restarts_the_components_that_read_the_file(
+def test_changed_file_restarts_its_readers(
     start: Callable[..., Up],
 ) -> None:
     up = start(is_watching=True, blobs="plain", servicebus="plain", worker="plain")
@@ -240,7 +240,7 @@ def test_a_change_of_a_file_restarts_the_components_that_read_the_file(
     assert "died" not in output
 
 
-def test_a_component_that_crashes_at_startup_is_restarted_until_it_is_ready(
+def test_crash_at_startup_is_retried_until_ready(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")
@@ -267,7 +267,7 @@ def test_a_component_that_crashes_at_startup_is_restarted_until_it_is_ready(
         ("taken", 98, "could not listen on its port"),
     ],
 )
-def test_a_component_is_not_restarted_after_a_permanent_start_failure(
+def test_permanent_start_failure_is_not_retried(
     start: Callable[..., Up], behaviour: str, code: int, message: str
 ) -> None:
     up = start(worker=behaviour)
@@ -280,7 +280,7 @@ def test_a_component_is_not_restarted_after_a_permanent_start_failure(
     assert up.journal() == ["worker start red"] * 2
 
 
-def test_a_component_that_never_becomes_ready_does_not_stop_other_components(
+def test_unready_component_leaves_the_others(
     start: Callable[..., Up],
 ) -> None:
     up = start(slow_after_seconds=1.0, queue="plain", worker="busy")
@@ -296,7 +296,7 @@ def test_a_component_that_never_becomes_ready_does_not_stop_other_components(
     assert up.finish()[0] == 0
 
 
-def test_a_component_that_does_not_stop_after_the_stop_signal_is_killed(
+def test_component_that_does_not_stop_is_killed(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="stubborn")
@@ -310,7 +310,7 @@ def test_a_component_that_does_not_stop_after_the_stop_signal_is_killed(
     assert "worker  killed after 1." in output
 
 
-def test_the_second_ctrl_c_kills_all_components(start: Callable[..., Up]) -> None:
+def test_second_ctrl_c_kills_all(start: Callable[..., Up]) -> None:
     up = start(stubborn_seconds=1000.0, queue="stubborn", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
@@ -323,7 +323,7 @@ def test_the_second_ctrl_c_kills_all_components(start: Callable[..., Up]) -> Non
     assert code == 130
 
 
-def test_ctrl_c_stops_components_that_are_not_ready_yet(start: Callable[..., Up]) -> None:
+def test_ctrl_c_stops_unready_components(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for((up.data / "up.json").exists)
 
@@ -333,7 +333,7 @@ def test_ctrl_c_stops_components_that_are_not_ready_yet(start: Callable[..., Up]
     assert code == 0, errors
 
 
-def test_all_processes_end_after_the_supervisor_was_killed(start: Callable[..., Up]) -> None:
+def test_all_processes_end_with_the_supervisor(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="parent")
     wait_for(lambda: up.is_ready("queue", "worker"))
     family = psutil.Process(up.process.pid).children(recursive=True)
@@ -346,7 +346,7 @@ def test_all_processes_end_after_the_supervisor_was_killed(start: Callable[..., 
     assert len(gone) == 4
 
 
-def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]) -> None:
+def test_children_of_a_dead_component_are_killed(start: Callable[..., Up]) -> None:
     up = start(worker="parent")
     wait_for(lambda: up.is_ready("worker"))
     first = up.pid("worker")
@@ -358,7 +358,7 @@ def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]
     assert not left_behind.is_running()
 
 
-def test_a_second_loosely_up_command_on_the_same_data_directory_fails(
+def test_data_directory_is_locked(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")
@@ -371,7 +371,7 @@ def test_a_second_loosely_up_command_on_the_same_data_directory_fails(
     assert up.is_ready("worker")
 
 
-def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
+def test_killed_supervisor_unlocks_the_directory(
     start: Callable[..., Up],
 ) -> None:
     first = start(worker="plain")
@@ -387,7 +387,7 @@ def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_the_state_file_lists_the_components_and_is_readable_only_by_the_owner(
+def test_state_file_is_readable_only_by_its_owner(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

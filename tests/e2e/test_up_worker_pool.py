@@ -193,7 +193,7 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_messages_changes(
+async def test_pool_follows_the_number_of_messages(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool()
@@ -216,7 +216,7 @@ async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_message
     await end(pool, run)
 
 
-async def test_the_worker_pool_keeps_workers_running_in_a_warm_period_without_jobs(
+async def test_pool_keeps_workers_in_a_warm_period(
     harness: PoolHarness,
 ) -> None:
     harness.now = datetime(2024, 1, 6, 12, tzinfo=UTC)  # a Saturday
@@ -232,7 +232,7 @@ async def test_the_worker_pool_keeps_workers_running_in_a_warm_period_without_jo
     await end(pool, run)
 
 
-async def test_the_worker_pool_stops_a_busy_worker_only_after_the_worker_is_idle(
+async def test_busy_worker_stops_only_when_idle(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool()
@@ -256,7 +256,7 @@ async def test_the_worker_pool_stops_a_busy_worker_only_after_the_worker_is_idle
     await end(pool, run)
 
 
-async def test_a_killed_worker_of_the_worker_pool_is_restarted(harness: PoolHarness) -> None:
+async def test_killed_worker_is_restarted(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=1, maximum=1)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -269,7 +269,7 @@ async def test_a_killed_worker_of_the_worker_pool_is_restarted(harness: PoolHarn
     assert harness.running() == set()
 
 
-async def test_a_worker_that_cannot_start_does_not_stop_the_other_workers(
+async def test_worker_that_cannot_start_leaves_the_others(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-2.crash").touch()
@@ -287,7 +287,7 @@ async def test_a_worker_that_cannot_start_does_not_stop_the_other_workers(
     await end(pool, run)
 
 
-async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
+async def test_refused_settings_fail_the_pool(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-1.crash").write_text("2")
@@ -297,7 +297,7 @@ async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
     assert harness.running() == set()
 
 
-async def test_the_worker_pool_restarts_a_worker_until_the_worker_no_longer_crashes_at_startup(
+async def test_crash_at_startup_is_retried(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-1.crash").touch()
@@ -310,7 +310,7 @@ async def test_the_worker_pool_restarts_a_worker_until_the_worker_no_longer_cras
     await end(pool, run)
 
 
-async def test_a_worker_uses_the_next_free_health_port_if_the_first_port_is_in_use(
+async def test_next_free_health_port_is_used(
     harness: PoolHarness,
 ) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
@@ -326,7 +326,7 @@ async def test_a_worker_uses_the_next_free_health_port_if_the_first_port_is_in_u
         await end(pool, run)
 
 
-async def test_the_worker_pool_keeps_the_same_size_if_the_queue_lengths_are_unknown(
+async def test_unknown_queue_lengths_keep_the_size(
     harness: PoolHarness,
 ) -> None:
     harness.gateway.lengths = {"m": 2}
@@ -352,7 +352,7 @@ async def test_the_worker_pool_keeps_the_same_size_if_the_queue_lengths_are_unkn
     await end(pool, run)
 
 
-async def test_stopping_the_worker_pool_stops_all_workers(
+async def test_stop_stops_all_workers(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool(minimum=3)
@@ -363,7 +363,7 @@ async def test_stopping_the_worker_pool_stops_all_workers(
     assert sorted(harness.stop_notes()) == [f"worker-{n} held 0" for n in (1, 2, 3)]
 
 
-async def test_the_workers_of_a_halted_pool_are_restarted_when_the_pool_resumes(
+async def test_halted_pool_restarts_when_it_resumes(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool(minimum=2, maximum=2)
@@ -380,7 +380,7 @@ async def test_the_workers_of_a_halted_pool_are_restarted_when_the_pool_resumes(
     await end(pool, run)
 
 
-async def test_the_queue_monitor_counts_the_messages_of_each_served_model_version() -> None:
+async def test_monitor_counts_each_served_version() -> None:
     gateway = CountingGateway()
     gateway.lengths = {"m": 1, "m:2": 2, "m:3": 4, "other": 8}
     try:
