@@ -215,9 +215,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_a_warning_about_missing_workers_appears_within_15_seconds_and_ends_when_a_worker_starts(
-    tab: Browser, idle: System
-) -> None:
+def test_warning_about_workers_comes_and_goes(tab: Browser, idle: System) -> None:
     open_ops(tab, "watcher")
     accepted = time.monotonic()
     job_id = accept(idle, "acme", "waits for a worker")
@@ -236,9 +234,7 @@ def test_a_warning_about_missing_workers_appears_within_15_seconds_and_ends_when
 
 
 @pytest.mark.thorough
-def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_the_worker(
-    tab: Browser, idle: System, tmp_path: Path
-) -> None:
+def test_second_delivery_after_a_kill_is_shown(tab: Browser, idle: System, tmp_path: Path) -> None:
     with worker(idle) as parent:
         order = json.dumps({"folder": str(tmp_path), "steps": 1})
         job_id = accept(idle, "acme", "killed", "slow", order)
@@ -256,9 +252,7 @@ def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_
 
 
 @pytest.mark.thorough
-def test_an_operator_can_filter_and_count_and_redrive_dead_letters_on_the_operations_page(
-    tab: Browser, idle: System
-) -> None:
+def test_dead_letters_are_filtered_and_redriven(tab: Browser, idle: System) -> None:
     tenants = make_dead_letters(idle, "night", 12)
     by_hand.put_request(idle, "slow")
     by_hand.dead_letter_first(idle, "slow")
@@ -296,9 +290,7 @@ def test_an_operator_can_filter_and_count_and_redrive_dead_letters_on_the_operat
 
 
 @pytest.mark.thorough
-def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
-    tab: Browser, idle: System
-) -> None:
+def test_purge_needs_a_confirmation(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "single", 1)
     open_ops(tab, "admin")
     tab.run("document.querySelector('#letter-model').value = 'noop'")
@@ -312,9 +304,7 @@ def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["count"] == 0
 
 
-def test_the_operations_page_shows_the_named_inputs_of_a_dead_letter(
-    tab: Browser, idle: System
-) -> None:
+def test_named_inputs_of_a_dead_letter_are_shown(tab: Browser, idle: System) -> None:
     mask = {"media_type": "image/png", "base64": "iVBORw=="}
     by_hand.put_request(idle, "noop", schema=2, inputs={"mask": mask})
     by_hand.dead_letter_first(idle, "noop")
@@ -324,9 +314,7 @@ def test_the_operations_page_shows_the_named_inputs_of_a_dead_letter(
     assert unexpected_messages(tab) == []
 
 
-def test_the_operations_page_with_a_read_only_key_shows_dead_letters_and_permits_no_changes(
-    tab: Browser, idle: System
-) -> None:
+def test_read_only_key_permits_no_changes(tab: Browser, idle: System) -> None:
     tenants = make_dead_letters(idle, "safe", 2)
     open_ops(tab, "watcher")
     tab.wait(lambda: bool(tab.find_all("#letter-rows tbody tr")), "no dead letter is shown")
@@ -344,9 +332,7 @@ def test_the_operations_page_with_a_read_only_key_shows_dead_letters_and_permits
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["not_redriven"] == len(tenants)
 
 
-def test_the_operations_page_hides_all_data_and_stops_polling_if_the_gateway_refuses_the_key(
-    tab: Browser, idle: System
-) -> None:
+def test_refused_key_hides_all_data(tab: Browser, idle: System) -> None:
     open_ops(tab, "admin")
     enter_key(tab, "lsy_" + "expired" * 6)
     tab.wait_for_text("#notice", "The gateway refuses this API key")
@@ -360,9 +346,7 @@ def test_the_operations_page_hides_all_data_and_stops_polling_if_the_gateway_ref
     assert count_polls(tab) == polls + 1
 
 
-def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_an_operator(
-    tab: Browser, idle: System
-) -> None:
+def test_operators_key_shows_other_tenants_jobs(tab: Browser, idle: System) -> None:
     hidden = accept(idle, "acme", "two tenants")
     own = accept(idle, "bolt", "two tenants")
     tab.open(f"/ops#job={hidden}")
@@ -379,9 +363,7 @@ def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_a
     assert hidden in tab.text_of("#job-rows")
 
 
-def test_the_operations_page_shows_the_names_but_not_the_values_of_named_results(
-    tab: Browser, idle: System
-) -> None:
+def test_named_results_are_shown_without_values(tab: Browser, idle: System) -> None:
     # The message stays in the queue. A worker drops it, because the job has ended.
     job_id = accept(idle, "acme", "parts", "slow", "parts")
     boxes = {"media_type": "application/json", "json": ["secret"]}
@@ -394,9 +376,7 @@ def test_the_operations_page_shows_the_names_but_not_the_values_of_named_results
     assert ask(idle, "acme", f"/v1/jobs/{job_id}")["results"]["boxes"]["json"] == ["secret"]
 
 
-def test_the_operations_page_can_show_a_job_of_an_older_gateway_that_omits_named_results(
-    tab: Browser, idle: System
-) -> None:
+def test_job_of_an_older_gateway_is_shown(tab: Browser, idle: System) -> None:
     job_id = accept(idle, "acme", "old")
     tab.omit_members("results")
     open_ops(tab, "watcher", f"#job={job_id}")
@@ -406,9 +386,7 @@ def test_the_operations_page_can_show_a_job_of_an_older_gateway_that_omits_named
 
 
 @pytest.mark.thorough
-def test_a_job_can_be_cancelled_on_the_operations_page_only_with_an_admin_key(
-    tab: Browser, idle: System
-) -> None:
+def test_only_an_admin_key_can_cancel(tab: Browser, idle: System) -> None:
     job_id = accept(idle, "bolt", "cancel")
     open_ops(tab, "watcher", f"#job={job_id}")
     tab.wait_for_text("#story", "Read only")
@@ -422,9 +400,7 @@ def test_a_job_can_be_cancelled_on_the_operations_page_only_with_an_admin_key(
 
 
 @pytest.mark.thorough
-def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_15_idle_minutes(
-    tab: Browser, idle: System
-) -> None:
+def test_hidden_paused_or_idle_page_sends_nothing(tab: Browser, idle: System) -> None:
     open_ops(tab, "watcher")
     for stop, text in (
         ("Date.now = (now => () => now() + 15 * 60000)(Date.now)", "not used for 15 minutes"),
@@ -452,9 +428,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
 
 
 @pytest.mark.thorough
-def test_each_chart_has_a_table_with_a_row_per_minute_and_the_arrow_keys_select_a_minute(
-    tab: Browser, idle: System
-) -> None:
+def test_each_chart_has_a_table_and_arrow_keys(tab: Browser, idle: System) -> None:
     open_ops(tab, "watcher")
     tab.find("#chart-places .plot")
     assert len(tab.find_all("#chart-places figure")) == 4
@@ -472,9 +446,7 @@ def test_each_chart_has_a_table_with_a_row_per_minute_and_the_arrow_keys_select_
     assert plot.get_dom_attribute("aria-valuenow") == "1"
 
 
-def test_the_operations_page_passes_the_checks_of_axe_and_fits_into_a_width_of_320_pixels(
-    tab: Browser, idle: System
-) -> None:
+def test_page_passes_axe_and_fits_320_pixels(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "axe", 2)
     job_id = accept(idle, "acme", "axe")
     with worker(idle):
@@ -493,7 +465,7 @@ def test_the_operations_page_passes_the_checks_of_axe_and_fits_into_a_width_of_3
 
 
 @pytest.mark.thorough
-def test_an_operator_can_redrive_a_dead_letter_without_a_mouse(tab: Browser, idle: System) -> None:
+def test_dead_letter_is_redriven_without_a_mouse(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "keys", 1)
     open_ops(tab, "admin")
     tab.find("#letter-rows table")

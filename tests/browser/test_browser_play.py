@@ -239,9 +239,7 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_the_playground_shows_a_bar_for_each_label_score_of_a_picture_dropped_onto_the_page(
-    browser: Browser, system: System
-) -> None:
+def test_dropped_picture_gets_a_bar_for_each_label(browser: Browser, system: System) -> None:
     open_model(browser, "classifier")
     drop_file(browser, EXAMPLES / "chelsea.jpg")
     run(browser)
@@ -260,9 +258,7 @@ def test_the_playground_shows_a_bar_for_each_label_score_of_a_picture_dropped_on
     assert browser.messages == []
 
 
-def test_the_playground_marks_the_detected_speech_on_the_waveform_of_the_example_sound(
-    browser: Browser, system: System
-) -> None:
+def test_speech_is_marked_on_the_waveform(browser: Browser, system: System) -> None:
     open_model(browser, "voice-activity")
     click(browser, "button[value='speech.wav']")
     browser.wait_for_text("#preview .file", "speech.wav")
@@ -286,9 +282,7 @@ def test_the_playground_marks_the_detected_speech_on_the_waveform_of_the_example
     browser.wait(lambda: browser.run(place) > segment["start_seconds"], "the segment is not played")
 
 
-def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
-    browser: Browser, system: System
-) -> None:
+def test_recorded_sound_is_submitted(browser: Browser, system: System) -> None:
     open_model(browser, "voice-activity")
     click(browser, "#record")
     browser.wait_for_text("#record", "Stop recording (2 s)")
@@ -300,9 +294,7 @@ def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
 
 
 @pytest.mark.thorough
-def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(
-    browser: Browser, system: System
-) -> None:
+def test_camera_picture_is_submitted(browser: Browser, system: System) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
     browser.wait(
@@ -316,9 +308,7 @@ def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(
 
 
 @pytest.mark.thorough
-def test_the_playground_converts_a_pasted_webp_picture_to_png_if_the_model_does_not_accept_webp(
-    browser: Browser, system: System
-) -> None:
+def test_pasted_webp_becomes_png_if_needed(browser: Browser, system: System) -> None:
     open_model(browser, "boxes")
     browser.driver.execute_async_script(
         "const done = arguments[0];"
@@ -334,9 +324,7 @@ def test_the_playground_converts_a_pasted_webp_picture_to_png_if_the_model_does_
     assert job_of(browser, system)["result"]["width"] == 40
 
 
-def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_in_the_result(
-    browser: Browser, system: System
-) -> None:
+def test_boxes_are_drawn_around_objects(browser: Browser, system: System) -> None:
     open_model(browser, "boxes")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     run(browser)
@@ -368,7 +356,7 @@ def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_i
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_the_playground_draws_a_mask_over_the_picture_and_shows_the_class_at_the_mouse_pointer(
+def test_mask_is_drawn_with_the_class_at_the_pointer(
     browser: Browser,
 ) -> None:
     open_model(browser, "mask")
@@ -403,9 +391,7 @@ def test_the_playground_draws_a_mask_over_the_picture_and_shows_the_class_at_the
     assert browser.messages == []
 
 
-def test_the_playground_draws_each_named_result_below_the_first_result(
-    browser: Browser, system: System
-) -> None:
+def test_named_results_are_drawn_below_the_first(browser: Browser, system: System) -> None:
     open_model(browser, "parts")
     browser.wait_for_text(".model[data-name='parts'] .model-facts", "mask, note, large")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
@@ -431,7 +417,7 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
 
 
 @pytest.mark.thorough
-def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(
+def test_undownloadable_result_leaves_the_others(
     browser: Browser,
 ) -> None:
     block = "Network.setBlockedURLs"
@@ -455,7 +441,7 @@ def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(
     assert len(browser.find_all("#result .named")) == 2
 
 
-def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: Browser) -> None:
+def test_undrawable_result_leaves_the_others(browser: Browser) -> None:
     open_model(browser, "parts")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     browser.run(
@@ -472,7 +458,7 @@ def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: 
     assert browser.messages == []
 
 
-def test_the_playground_can_run_jobs_on_an_older_gateway_that_omits_named_inputs_and_results(
+def test_older_gateway_can_run_jobs(
     browser: Browser,
 ) -> None:
     browser.omit_members("inputs", "results")
@@ -486,7 +472,7 @@ def test_the_playground_can_run_jobs_on_an_older_gateway_that_omits_named_inputs
     assert browser.messages == []
 
 
-def test_the_playground_hides_named_inputs_that_the_response_of_an_older_gateway_omits(
+def test_older_gateway_hides_named_inputs(
     browser: Browser,
 ) -> None:
     open_model(browser, "pair")
@@ -499,7 +485,7 @@ def test_the_playground_hides_named_inputs_that_the_response_of_an_older_gateway
 
 
 @pytest.mark.thorough
-def test_the_playground_shows_a_sound_result_with_a_player_and_a_waveform(
+def test_sound_result_has_player_and_waveform(
     browser: Browser,
 ) -> None:
     open_model(browser, "tone")
@@ -556,9 +542,7 @@ def test_run_bar_covers_nothing(browser: Browser) -> None:
 
 
 @pytest.mark.thorough
-def test_the_playground_sends_json_and_shows_a_json_result_as_a_tree(
-    browser: Browser, system: System
-) -> None:
+def test_json_result_is_shown_as_a_tree(browser: Browser, system: System) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "json")
     enter(browser, "#text", '{"a": [1,')
@@ -573,9 +557,7 @@ def test_the_playground_sends_json_and_shows_a_json_result_as_a_tree(
     assert sent in browser.find("#result .tree").text
 
 
-def test_the_playground_has_a_form_field_for_each_declared_parameter(
-    browser: Browser, system: System
-) -> None:
+def test_each_parameter_has_a_form_field(browser: Browser, system: System) -> None:
     open_model(browser, "boxes")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     assert browser.find_all("#parameters-json") == []
@@ -588,9 +570,7 @@ def test_the_playground_has_a_form_field_for_each_declared_parameter(
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
-def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_version(
-    browser: Browser, system: System
-) -> None:
+def test_selected_version_runs(browser: Browser, system: System) -> None:
     open_model(browser, "boxes:2")
     facts = browser.find(".model[data-name='boxes:2'] .model-facts").text
     assert "1: 100 %, 2: 0 %" in facts
@@ -601,9 +581,7 @@ def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_vers
 
 
 @pytest.mark.thorough
-def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(
-    browser: Browser, system: System
-) -> None:
+def test_entered_options_are_submitted(browser: Browser, system: System) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")
@@ -622,7 +600,7 @@ def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(
         assert option in sent.url
 
 
-def test_the_playground_transfers_large_inputs_and_results_directly_to_and_from_blob_storage(
+def test_large_payloads_pass_by_blob_storage(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     content = os.urandom(1000) * (UPLOAD_BYTES // 1000)
@@ -654,9 +632,7 @@ def sent_job(browser: Browser, model: str) -> SentRequest:
     return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
 
 
-def test_the_playground_sends_each_named_input_as_a_part_of_a_multipart_form(
-    browser: Browser, system: System
-) -> None:
+def test_named_inputs_are_parts_of_a_form(browser: Browser, system: System) -> None:
     open_model(browser, "pair")
     legends = [one.text for one in browser.find_all("#named-inputs legend")]
     assert legends == ["Input other", "Input note optional"]
@@ -685,9 +661,7 @@ def test_the_playground_sends_each_named_input_as_a_part_of_a_multipart_form(
     assert browser.messages == []
 
 
-def test_the_playground_uploads_all_files_if_a_named_input_is_too_large_for_a_form(
-    browser: Browser, system: System
-) -> None:
+def test_large_named_input_uploads_all_files(browser: Browser, system: System) -> None:
     open_model(browser, "pair")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     choose_file(browser, EXAMPLES / "coffee.jpg", "input-other-")
@@ -704,7 +678,7 @@ def test_the_playground_uploads_all_files_if_a_named_input_is_too_large_for_a_fo
 
 
 @pytest.mark.thorough
-def test_the_playground_offers_only_the_named_inputs_of_the_chosen_model(
+def test_only_the_models_named_inputs_are_offered(
     browser: Browser,
 ) -> None:
     open_model(browser, "pair")
@@ -721,7 +695,7 @@ def test_the_playground_offers_only_the_named_inputs_of_the_chosen_model(
 
 
 @pytest.mark.thorough
-def test_the_playground_shows_a_large_json_result_that_is_stored_in_blob_storage(
+def test_large_json_result_from_a_blob_is_shown(
     browser: Browser,
 ) -> None:
     open_model(browser, "large")
@@ -734,9 +708,7 @@ def test_the_playground_shows_a_large_json_result_that_is_stored_in_blob_storage
 # --- The job ---
 
 
-def test_the_playground_shows_the_position_of_a_queued_job_and_cancels_the_job(
-    browser: Browser, system: System
-) -> None:
+def test_queued_job_shows_its_position_and_cancels(browser: Browser, system: System) -> None:
     with system.paused("worker"):
         system.accept("noop", b"the job before")
         open_model(browser, "noop")
@@ -754,9 +726,7 @@ def test_the_playground_shows_the_position_of_a_queued_job_and_cancels_the_job(
 
 
 @pytest.mark.thorough
-def test_the_cancel_button_cancels_a_job_while_the_submit_request_still_waits(
-    browser: Browser, system: System
-) -> None:
+def test_cancel_button_works_during_the_submit(browser: Browser, system: System) -> None:
     with system.paused("worker"):
         open_model(browser, "noop")
         choose(browser, "modes", "text")
@@ -773,7 +743,7 @@ def test_the_cancel_button_cancels_a_job_while_the_submit_request_still_waits(
 
 
 @pytest.mark.thorough
-def test_the_progress_of_a_running_job_is_shown_until_the_job_is_cancelled(
+def test_progress_is_shown_until_the_cancellation(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     (tmp_path / "step-1").touch()
@@ -802,7 +772,7 @@ def picture(folder: Path, width: int) -> Path:
     return path
 
 
-def test_the_playground_shows_the_problem_and_advice_for_a_failed_job(
+def test_failed_job_shows_problem_and_advice(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     open_model(browser, "boxes")
@@ -835,7 +805,7 @@ def test_the_playground_shows_the_problem_and_advice_for_a_failed_job(
 
 
 @pytest.mark.thorough
-def test_the_playground_sends_no_input_that_the_model_does_not_accept(
+def test_unaccepted_input_is_not_sent(
     browser: Browser,
 ) -> None:
     open_model(browser, "classifier")
@@ -859,7 +829,7 @@ def test_the_playground_sends_no_input_that_the_model_does_not_accept(
 
 
 @pytest.mark.thorough
-def test_the_try_again_button_repeats_a_request_that_did_not_reach_the_gateway(
+def test_try_again_repeats_an_unsent_request(
     browser: Browser,
 ) -> None:
     open_model(browser, "noop")
@@ -876,7 +846,7 @@ def test_the_try_again_button_repeats_a_request_that_did_not_reach_the_gateway(
     assert browser.find_all("#problem .problem") == []
 
 
-def test_the_playground_shows_the_details_and_the_advice_for_each_kind_of_problem(
+def test_each_problem_shows_details_and_advice(
     browser: Browser,
 ) -> None:
     open_model(browser, "noop")
@@ -949,7 +919,7 @@ def run_snippet(language: str, text: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
-def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playground(
+def test_copied_code_prints_the_same_result(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
     permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -997,9 +967,7 @@ def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playg
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
-def test_the_code_copied_from_the_playground_sends_named_inputs(
-    browser: Browser, tmp_path: Path, language: str
-) -> None:
+def test_copied_code_sends_named_inputs(browser: Browser, tmp_path: Path, language: str) -> None:
     permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
     # Some of these characters have a meaning for curl and for shells.
@@ -1023,7 +991,7 @@ def test_the_code_copied_from_the_playground_sends_named_inputs(
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
 @pytest.mark.thorough
-def test_the_code_copied_from_the_playground_uploads_a_large_input(
+def test_copied_code_uploads_a_large_input(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
     permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -1039,7 +1007,7 @@ def test_the_code_copied_from_the_playground_uploads_a_large_input(
     assert result["sha256"] == hashlib.sha256(bytes(11_000_000)).hexdigest()
 
 
-def test_the_example_code_reads_the_api_key_from_a_variable_and_does_not_contain_the_key(
+def test_example_code_does_not_contain_the_key(
     browser: Browser,
 ) -> None:
     key = "lsy_an-api-key-that-only-this-test-uses"
@@ -1071,9 +1039,7 @@ def test_the_example_code_reads_the_api_key_from_a_variable_and_does_not_contain
         pytest.param("mask", "coffee.jpg", marks=pytest.mark.thorough),
     ],
 )
-def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_result(
-    browser: Browser, model: str, name: str
-) -> None:
+def test_axe_finds_no_fault_in_a_result(browser: Browser, model: str, name: str) -> None:
     open_model(browser, model)
     check_with_axe(browser)
     browser.emulate()
@@ -1089,9 +1055,7 @@ def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_result(
 
 
 @pytest.mark.thorough
-def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_problem(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_axe_finds_no_fault_in_a_problem(browser: Browser, tmp_path: Path) -> None:
     open_model(browser, "boxes")
     choose_file(browser, picture(tmp_path, 1))
     run(browser, "failed")
@@ -1099,7 +1063,7 @@ def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_problem(
     check_width(browser)
 
 
-def test_the_playground_can_be_operated_with_the_keyboard_alone(browser: Browser) -> None:
+def test_keyboard_is_enough(browser: Browser) -> None:
     open_model(browser, "classifier")
     tab_to(browser, ".model input")
     press(browser, Keys.ARROW_DOWN)

@@ -34,9 +34,7 @@ def timeline_of(system: System) -> dict[str, Any]:
     return found
 
 
-def test_the_timeline_shows_the_duration_of_each_step_and_a_bar_of_proportional_length(
-    browser: Browser, system: System
-) -> None:
+def test_each_step_has_a_proportional_bar(browser: Browser, system: System) -> None:
     timeline = timeline_of(system)
     draw(browser, timeline)
     rows = browser.find_all("#drawing .steps tbody tr")
@@ -64,9 +62,7 @@ def test_the_timeline_shows_the_duration_of_each_step_and_a_bar_of_proportional_
     assert browser.messages == []
 
 
-def test_the_timeline_shows_lost_deliveries_and_clock_skew_and_webhook_attempts(
-    browser: Browser, system: System
-) -> None:
+def test_lost_deliveries_skew_and_webhooks_are_shown(browser: Browser, system: System) -> None:
     timeline = timeline_of(system)
     answered = timeline["deliveries"][0] | {"number": 2}
     lost = answered | {"number": 1, "state": "lost", "received_at": None, "duration_ms": None}
@@ -84,9 +80,7 @@ def test_the_timeline_shows_lost_deliveries_and_clock_skew_and_webhook_attempts(
     assert "503" in browser.find("#drawing .webhook").text
 
 
-def test_the_timeline_passes_the_accessibility_checks_of_axe(
-    browser: Browser, system: System
-) -> None:
+def test_page_passes_axe(browser: Browser, system: System) -> None:
     draw(browser, timeline_of(system))
     for width in (1280, 360):
         for scheme in ("light", "dark"):

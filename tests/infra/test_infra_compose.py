@@ -43,15 +43,11 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_container_accepts_reply_urls_that_begin_with_the_documented_gateway_url(
-    settings: WorkerSettings, gateway_url: str
-) -> None:
+def test_documented_gateway_url_is_accepted(settings: WorkerSettings, gateway_url: str) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
 
 
-def test_the_worker_in_the_compose_file_refuses_reply_urls_of_other_hosts_and_ports(
-    settings: WorkerSettings, gateway_url: str
-) -> None:
+def test_reply_urls_of_others_are_refused(settings: WorkerSettings, gateway_url: str) -> None:
     client = GatewayClient(settings.reply_hosts)
     name = urlsplit(gateway_url).hostname
     for other in (f"http://{name}:7072", f"http://{name}", "http://example.com:7071"):
@@ -59,14 +55,12 @@ def test_the_worker_in_the_compose_file_refuses_reply_urls_of_other_hosts_and_po
             client.check(reply_url(other))
 
 
-def test_the_compose_file_lets_the_worker_container_resolve_the_host_name_of_the_gateway(
-    services: dict[str, Any], gateway_url: str
-) -> None:
+def test_gateways_host_name_is_resolved(services: dict[str, Any], gateway_url: str) -> None:
     names = {each.partition(":")[0] for each in services["worker"]["extra_hosts"]}
     assert urlsplit(gateway_url).hostname in names
 
 
-def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
+def test_worker_connects_to_services_of_the_file(
     services: dict[str, Any], settings: WorkerSettings
 ) -> None:
     assert settings.service_bus.connection_string is not None
@@ -78,7 +72,7 @@ def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_a_gateway_that_containers_can_reach_does_not_start_without_api_keys(
+def test_reachable_gateway_needs_api_keys(
     gateway_url: str,
 ) -> None:
     """Check that the gateway needs API keys, because each container on the machine can reach it."""
@@ -92,7 +86,7 @@ def test_a_gateway_that_containers_can_reach_does_not_start_without_api_keys(
         GatewaySettings.from_env(environment)
 
 
-def test_reply_urls_without_tls_are_accepted_only_for_hosts_listed_with_the_prefix_http() -> None:
+def test_plain_http_needs_its_own_entry() -> None:
     plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
     with pytest.raises(ReplyForbidden, match="lists with http://"):
         GatewayClient(frozenset({"gateway.example:80"})).check(plain)

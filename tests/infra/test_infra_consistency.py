@@ -16,20 +16,20 @@ from tests.infra.deployment import DeploymentFiles
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_deployment_files_pass_each_consistency_check(
+def test_deployment_files_pass(
     check: Callable[[DeploymentFiles], None], repository: DeploymentFiles
 ) -> None:
     check(repository)
 
 
-def test_each_generated_deployment_file_is_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     for path, text in make_files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"
         )
 
 
-def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_path: Path) -> None:
+def test_each_version_gets_queues_workers_and_scaler(tmp_path: Path) -> None:
     text = DEFAULT_PATH.read_text("utf-8") + '\n[classifier."2"]\nuses_gpu = false\n'
     path = tmp_path / "models.toml"
     path.write_text(text, encoding="utf-8")
@@ -58,7 +58,7 @@ def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_
     assert [each for each in files["models.yaml"] if each in manifests] == manifests
 
 
-def test_a_model_version_with_a_percentage_of_the_jobs_and_a_fallback_has_at_least_one_worker(
+def test_shared_or_fallback_version_keeps_a_worker(
     tmp_path: Path,
 ) -> None:
     split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'
@@ -88,7 +88,7 @@ def app_names(tmp_path: Path, *models: str) -> list[str]:
     return [model["appName"] for model in json.loads(text)["models"]]
 
 
-def test_long_model_names_get_valid_container_app_names(tmp_path: Path) -> None:
+def test_long_model_names_get_valid_app_names(tmp_path: Path) -> None:
     models = ("classifier", "a--b", "speaker-diarization-large-v3", "speaker-diarization-large-v4")
     names = app_names(tmp_path, *models)
     assert names[0] == "worker-classifier"

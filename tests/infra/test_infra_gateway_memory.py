@@ -48,7 +48,7 @@ def number_in_bicep(name: str) -> int:
     return int(found[1])
 
 
-def test_the_memory_of_a_gateway_instance_exceeds_the_calculated_maximum() -> None:
+def test_instance_has_more_than_the_maximum() -> None:
     concurrency = number_in_bicep("gatewayConcurrency")
     limit_bytes = Catalogue.load(DEFAULT_PATH).body_limit_bytes
     app_bytes = (
@@ -66,7 +66,7 @@ def test_the_memory_of_a_gateway_instance_exceeds_the_calculated_maximum() -> No
     assert concurrency <= (2048 - int(base[1])) * MIB // (HOST_COPIES * limit_bytes)
 
 
-def test_the_host_gets_the_body_limit_of_the_catalogue() -> None:
+def test_host_gets_the_catalogues_body_limit() -> None:
     limit_bytes = Catalogue.load(DEFAULT_PATH).body_limit_bytes
     root = BICEP.parents[1]
     generated = json.loads((root / "infra" / "catalogue.json").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_parsing_one_large_body_needs_less_memory_than_the_memory_calculation_assumes(
+def test_parsing_needs_less_than_assumed(
     kind: str,
 ) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")

@@ -99,20 +99,20 @@ def unsatisfied(
     [(worker_requirements(), WORKER), (gateway_requirements(), GATEWAY)],
     ids=["worker", "gateway"],
 )
-def test_the_package_locks_satisfy_every_requirement_of_the_worker_and_the_gateway(
+def test_locks_satisfy_every_requirement(
     requirements: list[str], packages: dict[str, LockedPackage]
 ) -> None:
     assert len(requirements) > 10
     assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
 
 
-def test_the_package_lock_check_reports_a_too_old_package_and_a_missing_package() -> None:
+def test_check_reports_old_and_missing_packages() -> None:
     newer = f"pillow>{WORKER['pillow'].version}"
     assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
 
 
 @pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
-def test_each_package_lock_contains_the_dependencies_of_the_locked_packages(
+def test_locks_contain_all_dependencies(
     packages: dict[str, LockedPackage],
 ) -> None:
     """Check that no dependency is missing, because pip installs only the packages in the lock."""
@@ -131,7 +131,7 @@ def test_each_package_lock_contains_the_dependencies_of_the_locked_packages(
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_the_gateways_lock_installs_on_each_python(python: str) -> None:
+def test_gateways_lock_installs_on_each_python(python: str) -> None:
     packages = locked(FUNCTIONS_LOCK, python=python)
     assert packages.keys() == GATEWAY.keys()
     for package in packages.values():
@@ -143,7 +143,7 @@ def test_the_gateways_lock_installs_on_each_python(python: str) -> None:
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path) -> None:
+def test_locks_have_versions_and_hashes_but_no_urls(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|^-", text, re.MULTILINE)
     packages = read_lock(text)
@@ -156,19 +156,19 @@ def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path)
         assert len(set(names)) == len(names)
 
 
-def test_only_the_package_lock_of_torch_contains_cuda_packages() -> None:
+def test_only_torchs_lock_contains_cuda() -> None:
     assert not [name for name in locked(WORKER_LOCK) if is_torch(name)]
     torch = locked(TORCH_LOCK)
     assert {"torch", "torchvision"} <= torch.keys()
     assert all(is_torch(name) for name in torch)
 
 
-def test_no_package_lock_contains_torchaudio() -> None:
+def test_no_lock_contains_torchaudio() -> None:
     # PyPI's build needs CUDA. transformers imports torchaudio if it is there.
     assert "torchaudio" not in WORKER
 
 
-def test_the_package_lock_of_the_worker_targets_the_python_version_of_the_worker_image() -> None:
+def test_workers_lock_targets_the_images_python() -> None:
     dockerfile = (ROOT / "worker" / "Dockerfile").read_text(encoding="utf-8")
     versions = set(re.findall(r"^FROM \S+/python:(\d+\.\d+)\.", dockerfile, re.MULTILINE))
     assert f"--python-version={versions.pop()}" in WORKER_TARGET
@@ -193,7 +193,7 @@ def floors() -> dict[str, set[str]]:
     return found
 
 
-def test_the_documented_minimum_package_versions_match_the_requirements() -> None:
+def test_documented_minimum_versions_are_required() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("### Floors") :]
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)
@@ -211,7 +211,7 @@ PRIVATE_USE = {
 
 
 @pytest.mark.parametrize("module", PRIVATE_USE)
-def test_a_package_whose_private_names_are_imported_is_pinned_to_an_exact_version(
+def test_package_with_private_imports_is_pinned(
     module: str,
 ) -> None:
     code = "\n".join(
@@ -234,7 +234,7 @@ def test_a_package_whose_private_names_are_imported_is_pinned_to_an_exact_versio
 CUDA_OF_THE_NODES = "13."
 
 
-def test_the_locked_torch_is_built_for_the_cuda_version_of_the_node_images() -> None:
+def test_locked_torch_fits_the_nodes_cuda() -> None:
     assert str(locked(TORCH_LOCK)["nvidia-cuda-runtime"].version).startswith(CUDA_OF_THE_NODES)
 
 
@@ -242,14 +242,14 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_each_action_of_the_workflows_is_pinned_to_a_commit(path: Path) -> None:
+def test_actions_are_pinned_to_a_commit(path: Path) -> None:
     used = re.findall(r"uses: ([\w./-]+)@(\S+)", path.read_text(encoding="utf-8"))
     assert used
     for action, version in used:
         assert re.fullmatch(r"[0-9a-f]{40}", version), action
 
 
-def test_the_workflows_create_sboms_and_scan_the_worker_image_for_vulnerabilities() -> None:
+def test_workflows_make_sboms_and_scan_the_image() -> None:
     texts = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
     audit, deploy = texts["audit"], texts["deploy"]
     assert "--format cyclonedx-json" in audit
@@ -257,7 +257,7 @@ def test_the_workflows_create_sboms_and_scan_the_worker_image_for_vulnerabilitie
     assert "aquasecurity/trivy-action@" in deploy
 
 
-def test_a_workflow_moves_the_base_image_each_week() -> None:
+def test_workflow_moves_the_base_image_each_week() -> None:
     document = yaml.safe_load((ROOT / ".github/workflows/base-image.yml").read_text("utf-8"))
     # YAML 1.1 reads the key `on` as true.
     [schedule] = document[True]["schedule"]
@@ -267,7 +267,7 @@ def test_a_workflow_moves_the_base_image_each_week() -> None:
     assert "docker build --file worker/Dockerfile" in steps
 
 
-def test_the_audit_workflow_checks_each_package_lock() -> None:
+def test_audit_workflow_checks_each_lock() -> None:
     text = (ROOT / ".github/workflows/audit.yml").read_text(encoding="utf-8")
     loops = re.findall(r"for lock in (.+); do", text)
     assert len(loops) == 2, "not both for the comparison and for the list of packages"

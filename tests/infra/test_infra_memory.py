@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 PROCESS_BYTES = 600 * MIB
 
 
-def test_the_memory_limit_of_a_worker_pod_exceeds_the_calculated_maximum_of_the_worker() -> None:
+def test_limit_of_a_pod_exceeds_the_maximum() -> None:
     # Inputs of at most 1 MiB from blobs are in memory as a whole; larger ones are in files.
     files = MAX_OFFLOADED_COUNT * LARGE_FILE_BYTES
     needed = PROCESS_BYTES + DEFAULT_INPUT_MEMORY_BYTES + SMALL_TOTAL_BYTES + files

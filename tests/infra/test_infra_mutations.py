@@ -289,7 +289,7 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_an_unchanged_copy_of_the_deployment_files_passes_all_consistency_checks(
+def test_unchanged_copy_passes(
     copy: Path,
 ) -> None:
     files = DeploymentFiles(copy)
@@ -299,9 +299,7 @@ def test_an_unchanged_copy_of_the_deployment_files_passes_all_consistency_checks
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_the_consistency_checks_find_each_planted_fault_in_the_deployment_files(
-    fault: tuple[str, str, str], copy: Path
-) -> None:
+def test_each_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
     plant(copy, fault)
     files = DeploymentFiles(copy)
     assert any(_fails(each, files) for each in CHECKS)
@@ -340,7 +338,7 @@ def warm_copy(copy: Path) -> Path:
     return copy
 
 
-def test_a_deployment_with_a_model_that_is_kept_warm_passes_all_checks(warm_copy: Path) -> None:
+def test_copy_with_a_warm_model_passes(warm_copy: Path) -> None:
     files = DeploymentFiles(warm_copy)
     for consistency_check in CHECKS:
         consistency_check(files)
@@ -348,7 +346,7 @@ def test_a_deployment_with_a_model_that_is_kept_warm_passes_all_checks(warm_copy
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("fault", WARM_FAULTS, ids=name_of)
-def test_the_consistency_checks_find_each_planted_fault_in_a_deployment_with_a_model_kept_warm(
+def test_each_fault_with_a_warm_model_is_found(
     fault: tuple[str, str, str], warm_copy: Path
 ) -> None:
     plant(warm_copy, fault)
@@ -356,7 +354,7 @@ def test_the_consistency_checks_find_each_planted_fault_in_a_deployment_with_a_m
     assert any(_fails(each, files) for each in CHECKS)
 
 
-def test_a_minimum_number_of_workers_above_the_maximum_of_the_deployment_is_refused(
+def test_minimum_above_the_maximum_is_refused(
     copy: Path,
 ) -> None:
     path = copy / "functions" / "contract" / "models.toml"

@@ -22,7 +22,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_deployment_package_contains_only_the_function_app(package: Path) -> None:
+def test_package_contains_only_the_function_app(package: Path) -> None:
     assert {path.name for path in package.iterdir()} == {
         *("contract", "gateway", "function_app.py", "host.json", "requirements.txt")
     }
@@ -36,12 +36,12 @@ def files_in(package: Path) -> list[Path]:
     return [path for path in package.rglob("*") if path.is_file()]
 
 
-def test_the_deployment_package_is_smaller_than_4_mb(package: Path) -> None:
+def test_package_is_smaller_than_4_mb(package: Path) -> None:
     # The viewer of the page /docs is 2 MB of this.
     assert sum(path.stat().st_size for path in files_in(package)) < 4_000_000
 
 
-def test_the_deployment_package_contains_every_file_of_the_web_pages(package: Path) -> None:
+def test_package_contains_the_web_pages(package: Path) -> None:
     pages = Path("gateway/http/pages")
     copied = {path.relative_to(package / pages) for path in files_in(package / pages)}
     names = {path.relative_to(FOLDER) for path in FOLDER.rglob("*") if path.is_file()}
@@ -49,12 +49,12 @@ def test_the_deployment_package_contains_every_file_of_the_web_pages(package: Pa
     assert Path("docs.html") in copied
 
 
-def test_the_deployment_package_contains_no_secret(package: Path) -> None:
+def test_package_contains_no_secret(package: Path) -> None:
     for path in files_in(package):
         assert not _SECRET.search(path.read_bytes()), path
 
 
-def test_the_deployment_package_excludes_virtual_environments_caches_and_local_settings(
+def test_package_excludes_environments_and_settings(
     tmp_path: Path,
 ) -> None:
     app = tmp_path / "app"
@@ -81,7 +81,7 @@ def published_from(app: Path) -> list[Path]:
     return list_published(app)
 
 
-def test_a_funcignore_file_that_contains_a_pattern_with_a_slash_is_refused(tmp_path: Path) -> None:
+def test_funcignore_pattern_with_a_slash_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".funcignore").write_text("gateway/old\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected a pattern that contains no /"):
         list_published(tmp_path)

@@ -33,7 +33,7 @@ def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
 
 
 class TestKeys:
-    def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
+    def test_missing_secret_is_created_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
         assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
@@ -48,7 +48,7 @@ class TestKeys:
         assert scripts.state["secrets"] == secrets
         assert len(scripts.calls("az", "functionapp", "restart")) == 1, "restarted without a change"
 
-    def test_the_scripts_do_not_pass_secrets_as_arguments(self, scripts: ScriptRunner) -> None:
+    def test_secrets_are_no_arguments(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         scripts.check_output("keys.sh", "--rotate", "webhook-secrets")
         entry = json.loads(scripts.state["secrets"]["api-keys"])[0]["hash"]
@@ -66,9 +66,7 @@ class TestKeys:
         assert not [file for file in files if Path(file).exists()]
 
     @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
-    def test_key_rotation_keeps_only_the_previous_key_beside_the_new_key(
-        self, scripts: ScriptRunner, name: str
-    ) -> None:
+    def test_rotation_keeps_only_the_previous_key(self, scripts: ScriptRunner, name: str) -> None:
         scripts.check_output("keys.sh")
         first = scripts.state["secrets"][name]
         scripts.check_output("keys.sh", "--rotate", name)
@@ -79,23 +77,19 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_apply_option_of_the_keys_script_copies_a_manually_changed_secret_to_the_gateway(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_apply_copies_a_changed_secret(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
         scripts.update_state(secrets={"api-keys": "[]"})
         scripts.check_output("keys.sh", "--apply")
         assert scripts.state["gateway"]["api-keys"] == "[]"
 
-    def test_key_vault_calls_are_repeated_until_role_assignments_take_effect(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_calls_are_repeated_until_roles_apply(self, scripts: ScriptRunner) -> None:
         names = ("list", "set")
         scripts.update_state(failing={f"az keyvault secret {name}": 2 for name in names})
         scripts.check_output("keys.sh")
         assert len(scripts.state["secrets"]) == 3
 
-    def test_a_key_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
+    def test_unreadable_vault_is_not_changed(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
         before = scripts.state["secrets"]
         scripts.update_state(failing={"az keyvault secret list": 99})
@@ -104,23 +98,19 @@ class TestKeys:
         assert scripts.run("keys.sh", "--rotate", "webhook-secrets").returncode == 1
         assert scripts.state["secrets"] == before
 
-    def test_a_ci_pipeline_cannot_create_the_first_api_key(self, scripts: ScriptRunner) -> None:
+    def test_pipeline_cannot_create_the_first_key(self, scripts: ScriptRunner) -> None:
         ended = scripts.run("keys.sh", CI="true")
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_the_rotate_option_of_the_keys_script_requires_a_secret_name_and_refuses_api_keys(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_rotate_needs_a_name_and_refuses_api_keys(self, scripts: ScriptRunner) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1
         assert scripts.run("keys.sh", "--rotate").returncode != 0
         assert "secrets" not in scripts.state or not scripts.state["secrets"]
 
 
 class TestDeployWorker:
-    def test_two_deployments_of_the_same_worker_code_build_one_image_and_apply_equal_manifests(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_same_code_builds_one_image(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.calls("az", "acr", "build")) == 1
@@ -150,9 +140,7 @@ class TestDeployWorker:
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
-    def test_a_worker_image_built_from_uncommitted_changes_gets_a_new_tag(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_uncommitted_changes_get_a_new_tag(self, scripts: ScriptRunner) -> None:
         stray = scripts.root / "worker" / "stray.py"
         stray.touch()
         try:
@@ -162,9 +150,7 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
-    def test_a_commit_that_does_not_touch_the_image_keeps_its_tag(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_commit_without_image_changes_keeps_its_tag(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         (scripts.root / "functions" / "other.py").touch()
         for command in (("add", "."), ("commit", "--quiet", "-m", "Other")):
@@ -173,7 +159,7 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["images"]) == 1
 
-    def test_settings_of_the_environment_reach_the_workers(self, scripts: ScriptRunner) -> None:
+    def test_settings_reach_the_workers(self, scripts: ScriptRunner) -> None:
         settings = "LOG_LEVEL=debug;WORKER_TURN_SECONDS=5;GUARD_ALLOW=10.0.0.0/8=x"
         scripts.update_state(
             values={"WORKER_SETTINGS": settings}, images={"worker:earlier": "sha256:0"}
@@ -189,7 +175,7 @@ class TestDeployWorker:
         assert data["HEALTH_PORT"] == "8081"
         assert not scripts.calls("az", "acr", "run"), "a rollback deletes images"
 
-    def test_old_images_are_deleted_after_a_deployment(self, scripts: ScriptRunner) -> None:
+    def test_old_images_are_deleted(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         [purge] = scripts.calls("az", "acr", "run")
         assert "acr purge --filter 'worker:.*' --ago 30d --keep 20 --untagged" in purge
@@ -197,7 +183,7 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
 
     @pytest.mark.thorough
-    def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
+    def test_project_without_git_is_tagged_by_digest(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         shutil.copytree(
@@ -215,9 +201,7 @@ class TestDeployWorker:
         assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
         assert len(scripts.calls("az", "acr", "build")) == 3
 
-    def test_an_existing_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_existing_tag_is_deployed_unknown_refused(self, scripts: ScriptRunner) -> None:
         scripts.update_state(images={"worker:earlier": "sha256:" + "e" * 64})
         scripts.check_output("deploy-worker.sh", "earlier")
         assert not scripts.calls("az", "acr", "build")
@@ -237,7 +221,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_overlay_variable_takes_precedence_over_the_variables_use_spot_and_gpu_sharing(
+    def test_overlay_takes_precedence(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -245,9 +229,7 @@ class TestDeployWorker:
         errors = scripts.run("deploy-worker.sh", "earlier", OVERLAY="shared-gpu").stderr
         assert "with overlay shared-gpu\n" in errors
 
-    def test_container_apps_are_updated_to_the_new_worker_image(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_container_apps_are_updated(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("deploy-worker.sh")
         [digest] = scripts.state["images"].values()
@@ -257,9 +239,7 @@ class TestDeployWorker:
         assert not scripts.calls("kubectl")
 
     @pytest.mark.parametrize("host", ["aks", "aca"])
-    def test_models_without_a_gpu_get_a_separate_image_if_the_variable_cpu_torch_index_is_set(
-        self, scripts: ScriptRunner, host: str
-    ) -> None:
+    def test_models_without_gpu_get_a_cpu_image(self, scripts: ScriptRunner, host: str) -> None:
         index = "https://cpu.example"
         scripts.update_state(values={"WORKER_HOST": host, "CPU_TORCH_INDEX": index})
         for _ in range(2):
@@ -278,9 +258,7 @@ class TestDeployWorker:
             expected = digest if is_gpu(deployment) else cpu_digest
             assert pod(deployment)["containers"][0]["image"].endswith(f"@{expected}")
 
-    def test_a_gpu_image_without_a_cpu_image_of_the_same_tag_is_deployed_for_all_models(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_gpu_image_serves_all_without_a_cpu_image(self, scripts: ScriptRunner) -> None:
         scripts.update_state(
             values={"CPU_TORCH_INDEX": "https://cpu.example"},
             images={"worker:earlier": "sha256:" + "e" * 64},
@@ -290,16 +268,12 @@ class TestDeployWorker:
         for deployment in of_kind(applied(scripts), "Deployment"):
             assert pod(deployment)["containers"][0]["image"].endswith("e" * 64)
 
-    def test_kubectl_calls_are_repeated_until_role_assignments_take_effect(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_calls_are_repeated_until_roles_apply(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"kubectl apply": 1})
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_the_worker_is_not_deployed_if_a_value_of_the_azd_environment_is_missing(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_missing_value_stops_the_deployment(self, scripts: ScriptRunner) -> None:
         state = scripts.state
         del state["values"]["KEDA_CLIENT_ID"]
         (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -308,14 +282,12 @@ class TestDeployWorker:
         assert "KEDA_CLIENT_ID" in ended.stderr
         assert not scripts.calls("kubectl", "apply")
 
-    def test_a_failed_image_build_is_not_repeated(self, scripts: ScriptRunner) -> None:
+    def test_failed_build_is_not_repeated(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az acr build": 9})
         assert scripts.run("deploy-worker.sh").returncode != 0
         assert len(scripts.calls("az", "acr", "build")) == 1
 
-    def test_worker_pods_store_weights_on_the_node_if_the_variable_node_cache_is_true(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_node_cache_stores_weights_on_the_node(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"NODE_CACHE": "true"}, images={"worker:earlier": "sha256:0"})
         scripts.check_output("deploy-worker.sh", "earlier")
         manifests = applied(scripts)
@@ -359,9 +331,7 @@ class TestDeployWorker:
         dockerfile = (scripts.root / "worker" / "Dockerfile").read_text("utf-8")
         assert f"FROM {container['image']} AS build" in dockerfile
 
-    def test_the_weights_cache_of_a_pod_is_smaller_than_the_size_limit_of_its_volume(
-        self, repository: DeploymentFiles
-    ) -> None:
+    def test_cache_is_smaller_than_its_volume(self, repository: DeploymentFiles) -> None:
         for manifests in repository.overlays.values():
             for deployment in of_kind(manifests, "Deployment"):
                 [cache] = [each for each in pod(deployment)["volumes"] if each["name"] == "cache"]
@@ -372,7 +342,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_the_weights_script_uploads_a_file_only_once_and_prints_settings_for_the_catalogue(
+    def test_file_is_uploaded_once_and_settings_printed(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -383,7 +353,7 @@ class TestUploadWeights:
         assert 'weights = "blob:weights/net.safetensors"' in printed
         assert scripts.state["blobs"]["net.safetensors"] in printed
 
-    def test_an_upload_of_different_weights_under_the_same_name_is_refused(
+    def test_other_weights_of_the_same_name_are_refused(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -397,7 +367,7 @@ class TestUploadWeights:
             "upload-weights.sh", str(weights), "net-2"
         )
 
-    def test_an_upload_of_a_missing_weights_file_is_refused(self, scripts: ScriptRunner) -> None:
+    def test_missing_file_is_refused(self, scripts: ScriptRunner) -> None:
         assert scripts.run("upload-weights.sh", "nowhere").returncode == 1
         assert not scripts.calls("az")
 
@@ -415,7 +385,7 @@ class TestFetchWeights:
         path.write_text(f"# A comment.\n{digest} acme/net/resolve/{COMMIT}/a%20b.bin\n")
         return str(path)
 
-    def test_hugging_face_weights_are_copied_only_once_to_a_blob_named_by_the_digest(
+    def test_weights_are_copied_once_by_digest(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)
@@ -425,7 +395,7 @@ class TestFetchWeights:
         assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
         assert len(hub.storage_requests) == 1
 
-    def test_the_hugging_face_token_is_neither_on_a_command_line_nor_sent_to_a_redirect_target(
+    def test_token_is_not_exposed(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         hub.token = "hf_ThisMustStaySecret"
@@ -440,7 +410,7 @@ class TestFetchWeights:
         script = (scripts.root / "infra" / "scripts" / "fetch-weights.sh").read_text("utf-8")
         assert "print_options | curl --config -" in script
 
-    def test_hugging_face_weights_whose_digest_differs_from_the_catalogue_are_not_uploaded(
+    def test_wrong_digest_is_not_uploaded(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub, b"other")
@@ -449,7 +419,7 @@ class TestFetchWeights:
         assert "as in the catalogue: nothing was uploaded" in ended.stderr
         assert not scripts.state.get("blobs")
 
-    def test_the_error_of_the_weights_script_names_hugging_face_weights_that_cannot_be_downloaded(
+    def test_error_names_the_unreachable_weights(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)
@@ -464,9 +434,7 @@ class TestFetchWeights:
             assert scripts.run("fetch-weights.sh", path, **environment).returncode == 1
         assert len(hub.hub_requests) == 1
 
-    def test_a_deployment_copies_weights_from_hugging_face_before_it_starts_workers(
-        self, scripts: ScriptRunner, hub: FakeHub
-    ) -> None:
+    def test_deployment_copies_weights_first(self, scripts: ScriptRunner, hub: FakeHub) -> None:
         path = scripts.root / "infra" / "weights.txt"
         assert path.read_text("utf-8").count("\n") == 1, "the models that ship need no hub"
         before = path.read_text("utf-8")
@@ -480,17 +448,13 @@ class TestFetchWeights:
 
 
 class TestTeardown:
-    def test_the_teardown_script_deletes_nothing_after_a_wrong_confirmation(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_wrong_confirmation_deletes_nothing(self, scripts: ScriptRunner) -> None:
         for typed in ("yes\n", "", "\n"):
             assert scripts.run("teardown.sh", typed=typed).returncode == 1
         assert not scripts.calls("azd", "down")
         assert scripts.state["group"]
 
-    def test_a_second_run_of_the_teardown_script_finds_no_deployment_to_delete(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_second_run_finds_nothing(self, scripts: ScriptRunner) -> None:
         assert scripts.run("teardown.sh", typed="trial\n").returncode == 0
         assert not scripts.state["group"]
         ended = scripts.run("teardown.sh")
@@ -498,15 +462,13 @@ class TestTeardown:
         assert "nothing to do" in ended.stderr
         assert len(scripts.calls("azd", "down")) == 1
 
-    def test_the_deployment_is_not_deleted_if_the_look_up_of_the_resource_group_fails(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_failed_look_up_deletes_nothing(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az group exists": 1})
         assert scripts.run("teardown.sh", typed="trial\n").returncode != 0
         assert not scripts.calls("azd", "down")
 
 
-def test_the_default_choices_pass_the_preflight_check(scripts: ScriptRunner) -> None:
+def test_default_choices_pass_the_preflight_check(scripts: ScriptRunner) -> None:
     scripts.check_output("check-tools.sh")
     assert scripts.state["values"]["NODE_POOLS"] == "none"
 
@@ -514,9 +476,7 @@ def test_the_default_choices_pass_the_preflight_check(scripts: ScriptRunner) -> 
 @pytest.mark.thorough
 class TestCheckTools:
     @pytest.mark.thorough
-    def test_the_start_month_of_a_budget_is_set_only_when_the_budget_is_created(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_budget_gets_its_start_once(self, scripts: ScriptRunner) -> None:
         scripts.check_output("check-tools.sh")
         assert "BUDGET_START" not in scripts.state["values"], (
             "the month is set although there is no budget"
@@ -532,9 +492,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["BUDGET_START"] == start, "the new group has an old month"
 
-    def test_the_error_of_the_preflight_check_names_a_missing_program(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_error_names_a_missing_program(self, scripts: ScriptRunner) -> None:
         (scripts.bin / "kubelogin").unlink()
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -542,18 +500,14 @@ class TestCheckTools:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
-    def test_the_preflight_check_refuses_python_versions_older_than_3_11(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_python_older_than_3_11_is_refused(self, scripts: ScriptRunner) -> None:
         old = scripts.bin / "python3"
         old.write_text("#!/bin/sh\nexit 1\n")
         old.chmod(0o755)
         assert "older than 3.11" in scripts.run("check-tools.sh").stderr
 
     @pytest.mark.thorough
-    def test_the_preflight_check_stores_the_names_of_existing_node_pools_in_the_azd_environment(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_existing_node_pools_are_stored(self, scripts: ScriptRunner) -> None:
         scripts.update_state(pools={"system": 2, "gpu": 0})
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "system,gpu"
@@ -566,9 +520,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none", "pools of a deleted group"
 
-    def test_the_preflight_check_fails_if_az_and_azd_use_different_subscriptions(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_different_subscriptions_fail(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"AZURE_SUBSCRIPTION_ID": "another"})
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -584,7 +536,7 @@ class TestCheckTools:
             ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
         ],
     )
-    def test_the_preflight_check_registers_resource_providers_that_occur_in_no_template(
+    def test_providers_outside_templates_are_registered(
         self, scripts: ScriptRunner, choices: dict[str, str], registered: list[str]
     ) -> None:
         scripts.update_state(values=choices)
@@ -648,7 +600,7 @@ class TestCheckTools:
             ),
         ],
     )
-    def test_the_preflight_check_stops_if_the_region_lacks_a_service_or_quota(
+    def test_missing_service_or_quota_stops(
         self, scripts: ScriptRunner, choices: dict[str, str], missing: dict[str, Any], reason: str
     ) -> None:
         scripts.update_state(values={**choices, "NODE_POOLS": "unchanged"}, **missing)
@@ -661,9 +613,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none"
 
-    def test_the_preflight_check_ignores_services_and_quotas_that_the_deployment_does_not_need(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_unneeded_services_are_ignored(self, scripts: ScriptRunner) -> None:
         scripts.update_state(
             values={"DURABLE_BACKEND": "storage", "USE_SPOT": "false"},
             scheduler_regions=["East US"],
@@ -671,7 +621,7 @@ class TestCheckTools:
         )
         scripts.check_output("check-tools.sh")
 
-    def test_nodes_that_exist_need_no_further_quota(self, scripts: ScriptRunner) -> None:
+    def test_existing_nodes_need_no_quota(self, scripts: ScriptRunner) -> None:
         used = {"standardDASv5Family": 16, T4: 4, "lowPriorityCores": 4, "cores": 20}
         scripts.update_state(
             pools={"system": 2, "cpu": 1, "gpu": 1, "gpuspot": 1},
@@ -687,7 +637,7 @@ class TestCheckTools:
             ("GATEWAY_SETTINGS", "A=1;RETENTION_HOURS=9", "so set it by itself"),
         ],
     )
-    def test_the_preflight_check_refuses_bad_settings(
+    def test_bad_settings_are_refused(
         self, scripts: ScriptRunner, name: str, settings: str, reason: str
     ) -> None:
         scripts.update_state(values={name: settings})
@@ -697,9 +647,7 @@ class TestCheckTools:
         scripts.update_state(values={name: "A=1;B=x=y"})
         scripts.check_output("check-tools.sh")
 
-    def test_the_preflight_check_asks_for_the_email_address_that_receives_alerts(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_email_address_for_alerts_is_asked(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"ALERT_EMAIL": ""})
         ended = scripts.run("check-tools.sh", typed="")
         assert ended.returncode == 1
@@ -708,15 +656,13 @@ class TestCheckTools:
         assert scripts.state["values"]["ALERT_EMAIL"] == "me@example.org"
         assert scripts.run("check-tools.sh", typed="").returncode == 0
 
-    def test_the_preflight_check_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
+    def test_missing_sign_in_is_reported(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
         assert "az login" in scripts.run("check-tools.sh").stderr
 
 
 class TestPipelineIdentity:
-    def test_the_pipeline_identity_can_assign_only_the_roles_in_the_templates(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_only_the_templates_roles_are_assignable(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az role assignment create": 1})
         for _ in range(2):
             printed = scripts.check_output(
@@ -738,15 +684,13 @@ class TestPipelineIdentity:
             ids = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", part)
             assert sorted(ids) == sorted(roles.values())
 
-    def test_the_pipeline_identity_script_requires_the_name_of_a_github_environment(
-        self, scripts: ScriptRunner
-    ) -> None:
+    def test_github_environment_is_required(self, scripts: ScriptRunner) -> None:
         ended = scripts.run("pipeline-identity.sh", "acme/loosely")
         assert ended.returncode == 1
         assert not scripts.calls("az")
 
 
-def test_the_base_image_is_moved_in_all_files(scripts: ScriptRunner) -> None:
+def test_base_image_moves_in_all_files(scripts: ScriptRunner) -> None:
     paths = [
         scripts.root / path
         for path in ("worker/Dockerfile", "infra/k8s/components/node-cache/folder.yaml")
@@ -770,7 +714,7 @@ def test_the_base_image_is_moved_in_all_files(scripts: ScriptRunner) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def test_the_compose_script_writes_the_queues_into_the_configuration_of_the_emulator(
+def test_compose_script_writes_the_queues(
     scripts: ScriptRunner,
 ) -> None:
     scripts.check_output("compose.sh", "--detach")
@@ -781,7 +725,7 @@ def test_the_compose_script_writes_the_queues_into_the_configuration_of_the_emul
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_the_error_of_the_keys_script_names_a_missing_value_of_the_azd_environment(
+def test_keys_script_names_a_missing_value(
     scripts: ScriptRunner,
 ) -> None:
     state = scripts.state

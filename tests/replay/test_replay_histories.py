@@ -42,7 +42,7 @@ def episodes(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_the_orchestrator_returns_the_recorded_actions_for_each_recorded_history(
+def test_recorded_actions_are_returned(
     path: Path,
 ) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
@@ -52,13 +52,13 @@ def test_the_orchestrator_returns_the_recorded_actions_for_each_recorded_history
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
-def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) -> None:
+def test_each_final_status_has_a_history(paths: list[Path]) -> None:
     ends = {episodes(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_an_orchestration_waits_for_external_events_only_in_its_first_task_group(
+def test_events_are_awaited_only_in_the_first_group(
     path: Path,
 ) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also
@@ -74,7 +74,7 @@ def test_an_orchestration_waits_for_external_events_only_in_its_first_task_group
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) -> None:
+def test_each_event_is_awaited_once(path: Path) -> None:
     # .NET runs the groups one after another (see the docstring of the orchestrator).
     for episode in episodes(path):
         (groups,) = episode["answer"]["actions"]
@@ -90,7 +90,7 @@ def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) ->
 @pytest.mark.parametrize(
     "path", OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_every_timer_is_cancelled_or_has_fired_when_an_orchestration_returns(path: Path) -> None:
+def test_every_timer_is_cancelled_or_has_fired(path: Path) -> None:
     # An instance stays Running until its open timers have fired.
     last = episodes(path)[-1]
     fired = {

@@ -18,7 +18,7 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-def test_only_the_listed_modules_read_environment_variables() -> None:
+def test_only_listed_modules_read_the_environment() -> None:
     # Benchmarks only pass their environment on to the programs that they start.
     programs = [path for path in MODULES if not path.is_relative_to(ROOT / "lab")]
     readers = [path for path in programs if "os.environ" in path.read_text(encoding="utf-8")]
@@ -40,12 +40,12 @@ def test_only_the_listed_modules_read_environment_variables() -> None:
     }
 
 
-def test_no_module_has_a_generic_name_such_as_utils() -> None:
+def test_no_module_has_a_generic_name() -> None:
     drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
     assert [path for path in MODULES if path.name in drawers] == []
 
 
-def test_only_end_to_end_tests_call_time_sleep() -> None:
+def test_only_end_to_end_tests_sleep() -> None:
     tests = [
         path
         for folder in TEST_FOLDERS
@@ -56,9 +56,7 @@ def test_only_end_to_end_tests_call_time_sleep() -> None:
     assert names([path for path in sleepers if "e2e" not in path.parts]) == []
 
 
-def test_only_the_consumer_factory_constructs_consumers_and_only_the_listed_modules_call_it() -> (
-    None
-):
+def test_only_the_factory_constructs_consumers() -> None:
     makers = [path for path in MODULES if "Consumer(" in path.read_text(encoding="utf-8")]
     assert names(makers) == ["worker/pipeline/factory.py"]
     callers = [path for path in MODULES if "make_consumer(" in path.read_text(encoding="utf-8")]

@@ -35,15 +35,15 @@ def everything() -> str:
 
 
 @pytest.mark.parametrize("term", [term for term, _ in ROWS])
-def test_each_glossary_term_is_used_in_code_or_documents(term: str) -> None:
+def test_each_term_is_used(term: str) -> None:
     assert pattern(term).search(everything()), f"{term!r} is used neither in code nor in documents"
 
 
 @pytest.mark.parametrize("name", [name for _, name in ROWS if name])
-def test_each_class_named_in_the_glossary_exists(name: str) -> None:
+def test_each_class_named_exists(name: str) -> None:
     assert re.search(rf"^class {name}\b", everything(), re.MULTILINE)
 
 
-def test_each_glossary_term_is_defined_only_once() -> None:
+def test_each_term_is_defined_once() -> None:
     terms = [term.lower() for term, _ in ROWS]
     assert len(terms) == len(set(terms)) > 40

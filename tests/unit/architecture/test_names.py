@@ -11,7 +11,7 @@ INTERFACE_OF_A_MODEL = "Infer"
 """Each model's file in worker/models has a class with this name."""
 
 
-def test_each_public_class_name_except_infer_is_unique() -> None:
+def test_public_class_names_are_unique() -> None:
     places = defaultdict(list)
     for folder in PROGRAMS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -25,7 +25,7 @@ def test_each_public_class_name_except_infer_is_unique() -> None:
     assert set(shared) == {INTERFACE_OF_A_MODEL}, shared
 
 
-def test_no_class_name_in_the_tests_contains_the_word_world() -> None:
+def test_no_class_in_tests_is_a_world() -> None:
     named = [
         str(path.relative_to(ROOT))
         for folder in ("tests", "emulator/tests", "lab/storm", "lab/tests")

@@ -27,7 +27,7 @@ def imports(folder: str) -> Iterator[tuple[str, str]]:
                 yield str(path.relative_to(ROOT)), name
 
 
-def test_only_public_modules_of_the_emulator_are_imported() -> None:
+def test_only_public_modules_are_imported() -> None:
     wrong = [
         (path, name)
         for folder in ("functions", "worker", "loosely", "infra", "lab", "tests", "examples")
@@ -39,13 +39,13 @@ def test_only_public_modules_of_the_emulator_are_imported() -> None:
     assert wrong == []
 
 
-def test_the_emulator_and_its_tests_import_nothing_of_the_product() -> None:
+def test_nothing_of_the_product_is_imported() -> None:
     ours = {"contract", "gateway", "worker", "loosely", "infra", "lab", "tests", "functions"}
     found = [each for each in imports("emulator") if each[1].partition(".")[0] in ours]
     assert found == []
 
 
-def test_the_development_environment_has_the_dependencies_of_the_emulator() -> None:
+def test_dependencies_are_in_the_development_extra() -> None:
     product, emulator = (
         tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for folder in (ROOT, ROOT / "emulator")
@@ -53,5 +53,5 @@ def test_the_development_environment_has_the_dependencies_of_the_emulator() -> N
     assert product["optional-dependencies"]["emulator"] == emulator["dependencies"]
 
 
-def test_the_emulator_has_the_licence_of_the_repository() -> None:
+def test_licence_is_that_of_the_repository() -> None:
     assert (ROOT / "emulator/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
