@@ -1,15 +1,13 @@
 """A client of Service Bus that sends messages and counts the messages in a queue.
 
 The client keeps one open sender for each queue to which it sends, and one open receiver for each
-queue at which it peeks. The SDK opens a connection for each of them. The client replaces a sender
-or a receiver that has failed. Messages that wait while a batch is being sent are sent together as
-the next batch.
+queue at which it peeks. It replaces those that have failed. Messages that wait while a batch is
+being sent are sent together as the next batch.
 
 The client counts messages with the management API. In Azure, this requires the access right Manage
-on the queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over
-plain http on a separate port. The setting SERVICE_BUS_ADMIN_URL contains the URL of this API. For
-such a URL, the client replaces the SDK's transport, because version 7.15.0 of the SDK always uses
-https.
+on the queues, or the role Azure Service Bus Data Owner. An emulator serves this API over plain http
+at SERVICE_BUS_ADMIN_URL. For such a URL, the client replaces the SDK's transport, because version
+7.15.0 of the SDK always uses https.
 """
 
 import asyncio
@@ -42,10 +40,7 @@ from gateway.errors import NoAnswer, Unavailable, UnknownQueue
 _SEND_TIMEOUT_SECONDS = 5.0
 
 BUSY_PAUSE_SECONDS: Final = 2.0
-"""How long to wait before a batch is sent again that Service Bus has refused as throttled.
-
-Service Bus asks for two seconds (error code 50009).
-"""
+"""The pause before a throttled batch is sent again, for which Service Bus asks (error 50009)."""
 
 BUSY_ATTEMPTS: Final = 3
 """How often a throttled batch is sent. After that, the `enqueue` activity sends the messages."""
@@ -54,11 +49,7 @@ PEEK_SECONDS: Final = 5.0
 """How long to wait for the answer to a peek, with the time to open its AMQP link."""
 
 MAX_OPENING: Final = 100
-"""How many AMQP links for peeks are opened at the same time.
-
-Each opening waits for half a second, and needs some milliseconds of processor time. All openings
-that run at the same time have to end within PEEK_SECONDS.
-"""
+"""How many AMQP links for peeks are opened at the same time, to all end within PEEK_SECONDS."""
 
 MAX_BATCH_MESSAGES: Final = 100
 MAX_BATCH_BYTES: Final = 200_000
@@ -74,10 +65,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MessageCounts:
-    """The numbers of messages in a queue, as its management API reports them.
+    """The numbers of messages in a queue. `active` includes locked messages.
 
-    `active` includes locked messages. `dead` is the number of messages in the dead-letter queue. It
-    is usually 0, because the gateway soon removes these messages from that queue.
+    The gateway soon removes `dead` messages from the dead-letter queue.
     """
 
     active: int
@@ -86,25 +76,16 @@ class MessageCounts:
 
 
 class Queues(Protocol):
-    """An interface that sends messages to Service Bus queues and reads the state of the queues.
-
-    Each method raises Unavailable if Service Bus fails or does not respond.
-    """
+    """Service Bus queues. Each method raises Unavailable if Service Bus fails or is silent."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it.
-
-        Raises UnknownQueue if the queue does not exist or access to it is denied.
-        """
+        """Send a message, and return when the queue has stored it. May raise UnknownQueue."""
 
     async def check(self, queue: str) -> None:
-        """Check that the queue responds. Raises Unavailable if it does not."""
+        """Check that the queue responds."""
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the queue's oldest message was enqueued; None if the queue is empty.
-
-        Locked messages are included. Calls for different queues may run at the same time.
-        """
+        """Return when the oldest message, locked or not, was enqueued; None if there is none."""
 
     async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue."""
@@ -121,11 +102,9 @@ class ServiceBusQueues:
     ) -> None:
         """Create a client, which connects when it is first used.
 
-        Args:
-            endpoint: The namespace.
-            admin_url: The URL of the management API; None if the endpoint also serves this API.
-            early_queues: The queues whose senders are opened at the first successful check, so that
-                the first job of a model does not wait half a second for its sender.
+        Without `admin_url`, the endpoint also serves the management API. The first successful check
+        opens the senders of `early_queues`, so that the first job of a model does not wait half a
+        second for its sender.
         """
         self._endpoint = endpoint
         self._early_queues = early_queues
@@ -136,11 +115,7 @@ class ServiceBusQueues:
         self._opening = asyncio.Semaphore(MAX_OPENING)
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it.
-
-        If the caller is cancelled, the message may still be sent. Raises UnknownQueue if the queue
-        does not exist or access to it is denied.
-        """
+        """Send a message, which may still be sent if the caller is cancelled."""
         try:
             await self._sender(queue).send(message)
         except _UNKNOWN as error:
@@ -153,20 +128,14 @@ class ServiceBusQueues:
             ) from error
 
     async def check(self, queue: str) -> None:
-        """Check that the queue responds. Raises Unavailable if it does not.
-
-        The method peeks at a message, which does not lock the message.
-        """
+        """Check that the queue responds, by a peek, which locks no message."""
         await self.oldest(queue)
         early_queues, self._early_queues = self._early_queues, ()
         for each in early_queues:
             self._sender(each).open_soon()
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the queue's oldest message was enqueued; None if the queue is empty.
-
-        The AMQP link stays open for the next call.
-        """
+        """Return when the oldest message was enqueued. The link stays open for the next call."""
         peek_link = self._peekers.get(queue)
         if peek_link is None:
             peek_link = self._peekers[queue] = PeekLink(
@@ -186,13 +155,10 @@ class ServiceBusQueues:
     async def close(self) -> None:
         """Close all connections."""
         await self._administration.close()
-        senders = list(self._senders.values())
-        self._senders.clear()
-        for sender in senders:
-            await sender.close()
-        peek_links = list(self._peekers.values())
-        self._peekers.clear()
-        await asyncio.gather(*(peek_link.close() for peek_link in peek_links))
+        while self._senders:
+            await self._senders.popitem()[1].close()
+        peek_links, self._peekers = self._peekers, {}
+        await asyncio.gather(*(peek_link.close() for peek_link in peek_links.values()))
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -207,11 +173,7 @@ class ServiceBusQueues:
     def _connected(self) -> ServiceBusClient:
         if self._client is None:
             # Durable Functions repeats the whole activity, so the SDK need not retry for long.
-            options: dict[str, Any] = {
-                "retry_total": 1,
-                "retry_backoff_factor": 0.2,
-                "retry_backoff_max": 1,
-            }
+            options = dict[str, Any](retry_total=1, retry_backoff_factor=0.2, retry_backoff_max=1)
             if self._endpoint.connection_string:
                 self._client = ServiceBusClient.from_connection_string(
                     self._endpoint.connection_string, **options
@@ -223,6 +185,10 @@ class ServiceBusQueues:
                     self._endpoint.address or "", DefaultAzureCredential(), **options
                 )
         return self._client
+
+
+# A message, and the future that the caller of `send` awaits.
+_Waiting = tuple[ServiceBusMessage, "asyncio.Future[None]"]
 
 
 class BatchingSender:
@@ -237,21 +203,14 @@ class BatchingSender:
         make_sender: Callable[[], ServiceBusSender],
         busy_pause_seconds: float = BUSY_PAUSE_SECONDS,
     ) -> None:
-        """Create a sender without a connection. `make_sender` returns a new sender of the SDK.
-
-        `busy_pause_seconds` is the delay before a throttled batch is sent again.
-        """
         self._make_sender = make_sender
         self._busy_pause_seconds = busy_pause_seconds
         self._sender: ServiceBusSender | None = None
-        self._waiting: deque[tuple[ServiceBusMessage, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it.
-
-        Raises an error of the SDK if the message cannot be sent.
-        """
+        """Send a message, and return when the queue has stored it, or raise an SDK's error."""
         sent = asyncio.get_running_loop().create_future()
         self._waiting.append((message, sent))
         if self._task is None:
@@ -259,19 +218,12 @@ class BatchingSender:
         await sent
 
     def open_soon(self) -> None:
-        """Open the link of the SDK's sender in a task, unless messages are being sent.
-
-        If the link cannot be opened, the next call of `send` tries again.
-        """
+        """Open the SDK's sender in a task, unless messages are sent. `send` repeats it."""
         if self._task is None and self._sender is None:
             self._task = asyncio.create_task(self._send_waiting(opens_first=True))
 
     async def close(self) -> None:
-        """Close the SDK's sender.
-
-        Messages that are still waiting are not sent, and the calls of `send` that wait for them
-        raise CancelledError.
-        """
+        """Close the SDK's sender. Calls of `send` that still wait raise CancelledError."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -301,27 +253,22 @@ class BatchingSender:
                 sent.cancel()
             self._waiting.clear()
 
-    def _take_batch(self) -> list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]:
-        """Remove as many waiting messages as fit into one batch, and return these messages.
-
-        Each item is a pair of a message and the future that the caller of `send` awaits.
-        """
-        batch: list[tuple[ServiceBusMessage, asyncio.Future[None]]] = []
+    def _take_batch(self) -> list[_Waiting]:
+        """Remove as many waiting messages as fit into one batch, and return them."""
+        batch: list[_Waiting] = []
         size_bytes = 0
         while self._waiting and len(batch) < MAX_BATCH_MESSAGES:
             message, sent = self._waiting[0]
             if sent.cancelled():
                 self._waiting.popleft()
                 continue
-            size_bytes += _size_bytes(message)
+            size_bytes += sum(map(len, message.body)) + _MESSAGE_OVERHEAD_BYTES
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _send_batch(
-        self, batch: list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]
-    ) -> None:
+    async def _send_batch(self, batch: list[_Waiting]) -> None:
         """Send the messages as one batch, and end the `send` calls that wait for them."""
         messages = [message for message, _ in batch]
         error: BaseException | None = None
@@ -353,7 +300,7 @@ class BatchingSender:
         """Send one or more messages. If the namespace is throttled, wait and try again.
 
         Messages that arrive during this time wait for the next batch, so that a throttled namespace
-        gets few requests. Raises an error of the SDK if the messages cannot be sent.
+        gets few requests.
         """
         for attempt in range(1, BUSY_ATTEMPTS + 1):
             if self._sender is None:
@@ -379,11 +326,7 @@ class PeekLink:
     def __init__(
         self, make_receiver: Callable[[], ServiceBusReceiver], opening: asyncio.Semaphore
     ) -> None:
-        """Create a peek_link without a connection.
-
-        `make_receiver` returns a new receiver of the SDK. A peek that has to open its AMQP link
-        waits for `opening`.
-        """
+        """Create a link, which a peek opens after it has acquired `opening`."""
         self._make_receiver = make_receiver
         self._opening = opening
         self._receiver: ServiceBusReceiver | None = None
@@ -391,7 +334,7 @@ class PeekLink:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def peek(self) -> datetime | None:
-        """Return when the oldest message was enqueued; None if the queue is empty.
+        """Return when the oldest message was enqueued; None if there is none.
 
         Raises an error of the SDK, or TimeoutError after PEEK_SECONDS.
         """
@@ -432,11 +375,6 @@ class PeekLink:
             self._task = None
 
 
-def _size_bytes(message: ServiceBusMessage) -> int:
-    """Return the estimated size of a message in bytes."""
-    return sum(len(part) for part in message.body) + _MESSAGE_OVERHEAD_BYTES
-
-
 async def _close_quietly(handler: ServiceBusSender | ServiceBusReceiver) -> None:
     try:
         async with asyncio.timeout(2):
@@ -451,24 +389,19 @@ _EMULATOR: Final = re.compile(r"(?<![^;])UseDevelopmentEmulator=true", re.IGNORE
 
 
 class Administration:
-    """A client of the management API of a Service Bus namespace. It counts messages."""
+    """A client of the management API of a Service Bus namespace."""
 
     def __init__(self, endpoint: AzureEndpoint, url: str | None = None) -> None:
-        """Create a client, which connects when it is first used.
-
-        `url` is the URL of the management API; None if the endpoint also serves this API.
-        """
+        """Create a client. Without `url`, the endpoint serves the management API."""
         self._endpoint = endpoint
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue.
-
-        Raises Unavailable if Service Bus fails or does not return a number.
-        """
+        """Return the numbers of messages in the queue, or raise Unavailable."""
         try:
-            found = await self._connected().get_queue_runtime_properties(queue)
+            self._client = self._client or self._connect()
+            found = await self._client.get_queue_runtime_properties(queue)
             active = found.active_message_count
         # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
@@ -492,17 +425,9 @@ class Administration:
             await self._client.close()
             self._client = None
 
-    def _connected(self) -> ServiceBusAdministrationClient:
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
-
     def _connect(self) -> ServiceBusAdministrationClient:
-        options: dict[str, Any] = {
-            "retry_total": 0,
-            "connection_timeout": _TIMEOUT_SECONDS,
-            "read_timeout": _TIMEOUT_SECONDS,
-        }
+        seconds = _TIMEOUT_SECONDS
+        options = dict[str, Any](retry_total=0, connection_timeout=seconds, read_timeout=seconds)
         given = self._endpoint.connection_string
         if given is None:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow, and rare
@@ -536,11 +461,9 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
 async def log_oldest(
     queues: Queues, names: Iterable[str], clock: Clock
 ) -> dict[str, datetime | None]:
-    """Log the age in seconds of the oldest message in each queue that is not empty.
+    """Log the age of the oldest message in each queue, for infra/modules/alerts.bicep.
 
-    Alerts in infra/modules/alerts.bicep parse these log lines. Returns the time at which the oldest
-    message of each queue was enqueued; None for an empty queue. A queue that cannot be read is
-    not in the result. All queues are read at the same time.
+    Return when it was enqueued, or None for an empty queue, for each queue that could be read.
     """
     wanted = sorted(names)
     answers = await asyncio.gather(*map(queues.oldest, wanted), return_exceptions=True)

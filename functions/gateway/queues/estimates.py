@@ -6,18 +6,17 @@ Throughput. For each model, two means are computed, in seconds per job. Older re
 weight in these means:
 
     busy time     the time since the previous reply, or how long the worker had the job,
-                  whichever is shorter. If many jobs are queued, this is the reciprocal of the
-                  throughput of all workers. If few jobs are queued, this is the time that one job
-                  takes. Time in which no worker runs is not included.
-    device time   the time of a batch on the device, divided by the number of jobs in the batch.
+                  whichever is shorter: the reciprocal of the throughput of all workers if many jobs
+                  are queued, or else the time that one job takes
+    device time   the time of a batch on the device, divided by the number of jobs in the batch
 
 A process knows only the replies that it receives. If n instances of the app receive the replies of
 a model, the busy time in each instance is up to n times too long. The device time is correct.
 
-Position. Service Bus reports the number of messages in a queue, but not the position of a message.
-Queues are first in, first out. Therefore a job's position is the length of the queue minus the
-number of later jobs that this process has accepted. Later jobs that other instances have accepted
-are not subtracted. Therefore a position can be too high, but never too low.
+Position. Service Bus reports the length of a queue, but not the position of a message. Queues are
+first in, first out. Therefore a job's position is the length minus the number of later jobs that
+this process has accepted. Because of jobs that other instances have accepted later, it can be too
+high, but never too low.
 
 Each process counts the messages in a queue at most once in FRESH_SECONDS, because a count costs ten
 of the thousand credits that a Standard namespace has for each second. If a value is unknown, the
@@ -63,12 +62,7 @@ DECAY: Final = 0.97
 
 @dataclass(frozen=True, slots=True)
 class ReplySample:
-    """Measurements of one reply.
-
-    `at_seconds` is the time at which the reply arrived. `held_seconds` is how long the worker had
-    the job. `inference_seconds` is how long the job's batch ran, and `batch_size` is the number of
-    jobs in the batch.
-    """
+    """When a reply arrived, how long the worker had the job, and how long its batch ran."""
 
     at_seconds: float
     held_seconds: float
@@ -80,9 +74,7 @@ class ReplySample:
 class Throughput:
     """The throughput of a model, computed from the replies that this process has received.
 
-    `busy_seconds` is the sum of the seconds for which the job of each reply kept a worker busy.
-    `device_seconds` is the sum of each job's share of the seconds for which its batch ran on the
-    device. In both sums, older replies have less weight. `weight` is the sum of the weights.
+    Both times are sums in which older replies have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -92,21 +84,18 @@ class Throughput:
 
     @property
     def seconds_per_job(self) -> float | None:
-        """The mean busy time per job in seconds; None before the first reply."""
+        """The mean busy time per job; None before a reply."""
         return self.busy_seconds / self.weight if self.weight else None
 
     @property
     def least_seconds_per_job(self) -> float | None:
-        """The mean busy time or the mean device time per job in seconds, whichever is shorter.
-
-        None before the first reply.
-        """
+        """The mean busy or device time per job, whichever is shorter; None before a reply."""
         if not self.weight:
             return None
         return min(self.busy_seconds, self.device_seconds) / self.weight
 
     def after(self, reply: ReplySample) -> "Throughput":
-        """Return the new throughput, which includes this reply."""
+        """Return the throughput with this reply."""
         held = _finite_seconds(reply.held_seconds)
         gap = held
         if self.last_reply_at_seconds is not None:
@@ -130,24 +119,14 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if no worker of it called the gateway for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
-
-Otherwise, a slow model would count as cold starting while its workers run jobs.
-"""
-
+"""The time of this many jobs is used instead if it is longer, because the workers run jobs."""
 
 BROKEN_AFTER_SECONDS: Final = 1.0
-"""After this time without a call of the model's workers, the gateway reads their heartbeats.
-
-They show whether the workers cannot load the model.
-"""
+"""After this time without a call of a worker, the heartbeats show whether the model is broken."""
 
 
 class QueuePhase(StrEnum):
-    """What a queued job waits for: earlier jobs, the start of a worker, or a repair of the model.
-
-    In the phase MODEL_BROKEN, no worker can load the model.
-    """
+    """What a queued job waits for: earlier jobs, a worker, or a repair of the model."""
 
     QUEUED = "queued"
     COLD_STARTING = "cold_starting"
@@ -156,11 +135,9 @@ class QueuePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The length of a queue at the time `at_seconds`.
+    """The length of a queue at a time, and how many replies this process had received by then.
 
-    `replies` is the number of replies to jobs of this queue that this process had received by then.
-    `scheduled` and `dead` are the numbers of scheduled and of dead-lettered messages, which the
-    length does not include.
+    The length does not include scheduled and dead messages.
     """
 
     length: int
@@ -172,10 +149,7 @@ class LengthSample:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """The position of a job in its queue, and its estimated wait.
-
-    `eta_seconds` is the estimated wait in seconds. An unknown value is None.
-    """
+    """The position of a job in its queue, and its estimated wait. An unknown value is None."""
 
     position: int | None = None
     eta_seconds: float | None = None
@@ -194,12 +168,10 @@ NO_POSITION: Final = QueuePosition()
 
 
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
-    """Return the estimated current length of a queue.
+    """Return the length in a sample, plus the later arrivals, minus the later replies.
 
-    The estimate is the length in `sample`, plus the jobs that were accepted later, minus the
-    replies that were received later. `arrivals` contains the sorted creation times in seconds of
-    the jobs that this process has accepted. `replies` is the number of replies that this process
-    has received.
+    `arrivals` has the sorted creation times of the jobs that this process has accepted, in seconds.
+    `replies` is how many replies this process has received.
     """
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
@@ -208,28 +180,16 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the estimated position of the job that was created at `created_at_seconds`.
-
-    The job at the front of the queue has the position 1.
-
-    Args:
-        sample: The length of the queue at an earlier time.
-        arrivals: The sorted creation times in seconds of the jobs that this process has accepted.
-        replies: The number of replies that this process has received.
-        created_at_seconds: The creation time of the job, in seconds since 1970.
-    """
+    """Return the estimated position, from 1, of a job. The arguments are those of `length_now`."""
     if created_at_seconds > sample.at_seconds:
-        between = bisect_left(arrivals, created_at_seconds) - bisect_right(
-            arrivals, sample.at_seconds
-        )
-        gone = max(0, replies - sample.replies)
-        return max(0, sample.length + max(0, between) - gone) + 1
+        earlier = arrivals[: bisect_left(arrivals, created_at_seconds)]
+        return length_now(sample, earlier, replies) + 1
     behind = bisect_right(arrivals, sample.at_seconds) - bisect_right(arrivals, created_at_seconds)
     return max(1, sample.length - behind)
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return how many seconds `jobs` jobs will probably take; None if `seconds_per_job` is None."""
+    """Return how many seconds `jobs` jobs will probably take; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
@@ -238,21 +198,17 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    `quiet_since_seconds` is the time at which a worker of the model last called this process, or
-    the time at which the queued job was created, whichever is later. The result is true if this
-    time is at least QUIET_SECONDS ago, and at least as long ago as QUIET_JOBS jobs take on average.
+    `quiet_since_seconds` is when a worker of the model last called this process, or when the queued
+    job was created, whichever is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
 
 
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
-    """Return the Retry-After in seconds for a job with this position.
+    """Return the Retry-After of a job: the estimated wait, or `unknown_seconds`.
 
-    - If the wait is known, this is the estimated wait, rounded up, from 1 to `longest_seconds`.
-    - If no worker runs, or no worker can load the model, this is `unknown_seconds` or
-      QUIET_SECONDS, whichever is longer, but at most `longest_seconds`.
-    - If the wait is unknown for another reason, this is `unknown_seconds`.
+    If no worker runs or can load the model, it is QUIET_SECONDS or more.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -262,17 +218,14 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
 
 
 FRESH_SECONDS: Final = 5.0
-"""How many seconds a process uses its count of a queue's messages before it counts them again."""
+"""How long a process uses its count of a queue's messages before it counts them again."""
 
 USABLE_SECONDS: Final = 10.0
-"""The greatest age, in seconds, of a count of messages that may cause the refusal of a job."""
+"""The greatest age of a count of messages that may cause the refusal of a job."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
+# A count fails for example if the gateway does not have the access right `Manage`.
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""How many seconds no messages are counted after a count has failed.
-
-A count fails for example if the gateway does not have the access right `Manage`.
-"""
 
 MAX_ARRIVALS: Final = 10_000
 
@@ -296,10 +249,7 @@ class MessageCounter:
         """Since when Service Bus has not answered any count; None if it answered the last count."""
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in a queue.
-
-        Raises Unavailable or TimeoutError if the messages cannot be counted.
-        """
+        """Return the numbers of messages in a queue. Raises Unavailable or TimeoutError."""
         begun_at = self._clock()
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
@@ -317,8 +267,7 @@ class MessageCounter:
 class QueueStatistics:
     """Estimates the length of one queue and the positions of its jobs.
 
-    The estimates use the last count of the queue's messages, and the numbers of jobs and replies
-    that this process has received since this count.
+    The estimates use the last count of the messages, and this process's jobs and replies since.
     """
 
     def __init__(self, counter: MessageCounter, clock: Clock) -> None:
@@ -347,11 +296,7 @@ class QueueStatistics:
         return None if count is None else length_now(count, self._arrivals, self._replies)
 
     async def counts(self, queue: str) -> MessageCounts | None:
-        """Return the numbers of messages in the queue; None if unknown.
-
-        `active` is the estimate that `length` returns. The other numbers are up to FRESH_SECONDS
-        old.
-        """
+        """Return the estimated `length`, and the counts of other messages; None if unknown."""
         count = await self._fresh_count(queue)
         if count is None:
             return None
@@ -359,10 +304,7 @@ class QueueStatistics:
         return MessageCounts(active, count.scheduled, count.dead)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
-        """Return the estimated position of a job that was created at this time.
-
-        The first position is 1. Returns None if the position is unknown.
-        """
+        """Return the estimated position, from 1, of a job; None if unknown."""
         count = await self._fresh_count(queue)
         if count is None:
             return None
@@ -371,10 +313,8 @@ class QueueStatistics:
     def last_length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue, without waiting for a new count.
 
-        The estimate uses the last count of the queue's messages. Returns None if there is no count,
-        or if the last count is older than USABLE_SECONDS. If there is no count, or if the last
-        count is so old that `length` would count the messages again, a new count is started in the
-        background.
+        Return None if the last count is older than USABLE_SECONDS. If it is older than
+        FRESH_SECONDS, start a new count in the background.
         """
         count = self._sample
         age_seconds = math.inf if count is None else self._now() - count.at_seconds
@@ -424,10 +364,9 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """How many jobs of a model are queued or running, and how long a new job is expected to wait.
+    """How many jobs of a model have not ended, and the wait of a new one with normal priority.
 
-    `length` is the total number of queued and running jobs. `wait_seconds` is the estimated wait in
-    seconds of a new job with normal priority. An unknown value is None.
+    An unknown value is None.
     """
 
     length: int | None
@@ -444,11 +383,7 @@ class _ModelStatistics:
 
 
 class WaitEstimates:
-    """Estimates how long the jobs of all models wait.
-
-    The estimates use the lengths of the queues, and the jobs and replies that this process
-    receives.
-    """
+    """Estimates how long the jobs of all models wait."""
 
     def __init__(self, counter: QueueCounter, clock: Clock, states: ModelStates) -> None:
         self._counter = MessageCounter(counter, clock)
@@ -458,7 +393,7 @@ class WaitEstimates:
         self._known: dict[str, _ModelStatistics] = {}
 
     def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
-        """Record that this process has accepted a job of this model and this priority."""
+        """Record that this process has accepted a job."""
         self._of(model).queues[priority].record_arrival(created_at.timestamp())
 
     def record_worker(self, model: str) -> None:
@@ -482,11 +417,11 @@ class WaitEstimates:
 
     @property
     def silent_since(self) -> datetime | None:
-        """Since when Service Bus has not answered any count of messages; None if it answers."""
+        """Since when Service Bus has not answered any count; None if it answers."""
         return self._counter.silent_since
 
     def answered_seconds(self, model: str) -> float | None:
-        """Return how many seconds ago a worker of the model called this process; None if never."""
+        """Return how long ago a worker of the model called this process; None if never."""
         known = self._known.get(model)
         if known is None or known.quiet_since == self._begun_at:
             return None
@@ -510,11 +445,6 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def _phase(self, model: str, quiet_since: float, throughput: Throughput) -> QueuePhase:
-        """Return what a queued job of the model waits for.
-
-        `quiet_since` is the time at which a worker of the model last called this process, or the
-        time at which the job was created, whichever is later.
-        """
         now = self._now()
         is_quiet = now - quiet_since >= BROKEN_AFTER_SECONDS
         if is_quiet and model in await self._states.broken():
@@ -523,22 +453,17 @@ class WaitEstimates:
         return QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return how many of the model's jobs have not ended, and how long a new job will wait."""
+        """Return how long a new job of the model will wait."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
         )
-        normal = lengths[0]
-        wait = (
-            None if normal is None else wait_seconds(normal + 1, known.throughput.seconds_per_job)
-        )
+        each = known.throughput.seconds_per_job
+        wait = None if lengths[0] is None else wait_seconds(lengths[0] + 1, each)
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in the model's queue for each priority.
-
-        The value is None for a queue whose numbers are unknown.
-        """
+        """Return the numbers of messages in the model's queues; None for unknown numbers."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())
@@ -550,9 +475,7 @@ class WaitEstimates:
     ) -> float | None:
         """Return by how many seconds a job submitted now would miss its deadline.
 
-        Returns None if the job may end before its deadline. Also returns None if the length of a
-        queue or the throughput is unknown. The estimate is optimistic: it uses
-        `Throughput.least_seconds_per_job`.
+        Return None if it may meet the deadline, or if that is unknown. The estimate is optimistic.
         """
         known = self._of(model.name)
         least = known.throughput.least_seconds_per_job
@@ -568,13 +491,10 @@ class WaitEstimates:
         return excess if excess > 0 else None
 
     def _of(self, model: str) -> _ModelStatistics:
-        known = self._known.get(model)
-        if known is None:
-            queues = {
-                priority: QueueStatistics(self._counter, self._clock) for priority in Priority
-            }
-            known = self._known.setdefault(model, _ModelStatistics(self._begun_at, queues))
-        return known
+        if model not in self._known:
+            queues = {each: QueueStatistics(self._counter, self._clock) for each in Priority}
+            self._known[model] = _ModelStatistics(self._begun_at, queues)
+        return self._known[model]
 
     def _now(self) -> float:
         return self._clock().timestamp()

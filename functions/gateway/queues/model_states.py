@@ -2,30 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.queues.workers import SeenWorker, WorkerHeartbeats
+from gateway.queues.workers import WorkerHeartbeats
 
+# How long the heartbeats are reused to find the ready or the broken models.
 READY_FOR: Final = timedelta(seconds=2)
-"""How long the heartbeats are reused to find the ready models before they are read again."""
-
 BROKEN_FOR: Final = timedelta(seconds=10)
-"""How long the heartbeats are reused to find the broken models before they are read again."""
 
 _log = logging.getLogger(__name__)
 
 
 class ModelStates:
-    """The states of all models in the workers that are alive.
-
-    The states are cached. `ready` reads the heartbeats again if the cached states are older than
-    READY_FOR, and `broken` if they are older than BROKEN_FOR.
-    """
+    """The states of all models in the workers that are alive."""
 
     def __init__(self, heartbeats: WorkerHeartbeats, clock: Clock) -> None:
         self._heartbeats = heartbeats
@@ -35,26 +28,18 @@ class ModelStates:
         self._reading = asyncio.Lock()
 
     async def ready(self) -> frozenset[str] | None:
-        """Return the names of the models with a ready worker.
-
-        Returns None if the heartbeats cannot be read.
-        """
+        """Return the models and versions with a ready worker; None if no heartbeat can be read."""
         beats = await self._read(READY_FOR)
-        return None if beats is None else find_ready(beats)
+        return None if beats is None else frozenset(beat.name for beat in beats if _is_ready(beat))
 
     async def broken(self) -> frozenset[str]:
-        """Return the names of the models that are broken in all live workers that serve them.
-
-        A worker cannot load a broken model. The result is empty if the heartbeats cannot be read.
-        """
-        return find_broken(await self._read(BROKEN_FOR) or ())
+        """Return the models that no live worker can load; none if no heartbeat can be read."""
+        beats = await self._read(BROKEN_FOR) or ()
+        usable = {beat.name for beat in beats if beat.state is not ModelState.BROKEN}
+        return frozenset(beat.name for beat in beats) - usable
 
     async def _read(self, reused_for: timedelta) -> tuple[ModelHeartbeat, ...] | None:
-        """Return the states of the models; None if the heartbeats cannot be read.
-
-        The heartbeats are read again unless they were read less than `reused_for` ago. Callers that
-        wait at the same time share one read.
-        """
+        """Return the states of the models. Callers at the same time share one read."""
         if not self._is_recent(reused_for):
             async with self._reading:
                 if not self._is_recent(reused_for):
@@ -62,16 +47,17 @@ class ModelStates:
         return self._beats
 
     def _is_recent(self, reused_for: timedelta) -> bool:
-        """Return whether the heartbeats were read less than `reused_for` ago."""
         if self._read_at is None:
             return False
         return timedelta() <= self._clock() - self._read_at < reused_for
 
     async def _read_again(self) -> None:
-        """Read the heartbeats, and store the states of the models and the time of this read."""
         try:
             workers = await self._heartbeats.read()
-            self._beats = tuple(_beats_of(workers, self._clock()))
+            now = self._clock()
+            live = [each for each in workers if not each.is_silent(now)]
+            beats = [each.heartbeat for each in live if not each.heartbeat.is_draining]
+            self._beats = tuple(model for beat in beats for model in beat.models)
         except Unavailable as error:
             _log.warning(
                 "the heartbeats cannot be read, so no job gets a fallback version, and no "
@@ -81,27 +67,6 @@ class ModelStates:
             self._beats = None
         # The time after the read: a slow read must not expire before the other callers see it.
         self._read_at = self._clock()
-
-
-def _beats_of(workers: Sequence[SeenWorker], now: datetime) -> Iterator[ModelHeartbeat]:
-    """Yield the states of the models in the workers that are alive and receive jobs."""
-    for worker in workers:
-        if not worker.is_silent(now) and not worker.heartbeat.is_draining:
-            yield from worker.heartbeat.models
-
-
-def find_ready(models: Sequence[ModelHeartbeat]) -> frozenset[str]:
-    """Return the names of the models and versions for which at least one worker is ready."""
-    return frozenset(model.name for model in models if _is_ready(model))
-
-
-def find_broken(models: Sequence[ModelHeartbeat]) -> frozenset[str]:
-    """Return the names of the models that are broken in all workers that serve them.
-
-    `models` contains the state of each model in each worker. A worker cannot load a broken model.
-    """
-    usable = {model.name for model in models if model.state is not ModelState.BROKEN}
-    return frozenset(model.name for model in models if model.name not in usable)
 
 
 def _is_ready(beat: ModelHeartbeat) -> bool:

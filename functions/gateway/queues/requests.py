@@ -26,15 +26,10 @@ class RequestSender:
     clock: Clock
 
     async def send(self, request: JobRequest, priority: Priority, traceparent: str | None) -> None:
-        """Send a request, with its reply URL, to the model's queue.
+        """Send a request, with its reply URL, to the model's queue, unless its deadline has passed.
 
-        A repeated call sends a message with the same id, and the queue drops this message as a
-        duplicate. If the job's deadline has passed, nothing is sent, because the job expires.
-
-        Raises:
-            UnknownModel: The catalogue does not contain the request's model.
-            MessageTooLarge: The request is too large for a message.
-            Unavailable: The queue did not accept the message. A repeated call may succeed.
+        The queue drops the message of a repeated call as a duplicate. Raises UnknownModel,
+        MessageTooLarge, or Unavailable, after which a repeated call may succeed.
         """
         left = request.deadline - self.clock()
         if left.total_seconds() <= 0:

@@ -22,10 +22,7 @@ _ROUNDING_SECONDS: Final = 1.0
 
 
 class WorkerState(StrEnum):
-    """The state of a worker process.
-
-    A worker is `starting` while it loads a model and no model is loaded yet.
-    """
+    """A worker is `starting` while it loads a model and no model is loaded yet."""
 
     STARTING = "starting"
     READY = "ready"
@@ -37,7 +34,7 @@ class WorkerState(StrEnum):
 class SeenWorker:
     """A worker and the time of its last heartbeat, by the clock of the blob storage.
 
-    `death` says how the process died, if the process that replaces it has reported this.
+    `death` is how the process died, as reported by the process that replaces it.
     """
 
     heartbeat: Heartbeat
@@ -45,7 +42,7 @@ class SeenWorker:
     death: str | None = None
 
     def silent_seconds(self, now: datetime) -> float:
-        """Return the number of seconds since the last heartbeat of the worker."""
+        """Return the time since the last heartbeat."""
         return max(0.0, (now - self.seen_at).total_seconds())
 
     def is_silent(self, now: datetime) -> bool:
@@ -77,10 +74,9 @@ class WorkerHeartbeats:
         self.is_enabled = is_enabled
 
     async def read(self) -> list[SeenWorker]:
-        """Return the workers whose last heartbeat is at most ten minutes old, sorted by name.
+        """Return the workers with a heartbeat in the last ten minutes, by name; none if disabled.
 
-        Returns an empty list if heartbeats are switched off. Raises Unavailable if the heartbeats
-        cannot be read.
+        Raises Unavailable if the heartbeats cannot be read.
         """
         if not self.is_enabled:
             return []
