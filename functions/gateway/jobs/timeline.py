@@ -8,13 +8,12 @@ The timeline is computed when a caller requests it, from data that is stored for
     the notes       other deliveries, see `contract.deliveries`          the workers' clocks
     the progress    when a long-running job started                      the worker's clock
 
-The durations of the steps always add up to the total time, and no duration is negative. The
-gateway's clock gives the times of the acceptance and of the end, so the total time is exact. Within
-one worker, the marks are measured with a monotonic clock, so these durations are exact, too. Only
-the times at which the broker and the workers received the message come from the wall clocks of the
-broker and of the workers. If a time from these clocks is impossible, for example a receipt before
-the job was accepted, the delivery is moved by the smallest possible time. The steps of the delivery
-then have `is_adjusted`, and `clock_skew` says by how much the clock differs.
+The durations of the steps always add up to the total time, and none is negative. The total time is
+exact, and so are the durations within one worker, which are from a monotonic clock. Only the times
+at which the broker and the workers received the message come from their wall clocks. If such a time
+is impossible, for example a receipt before the job was accepted, the delivery is moved by the
+smallest possible time. Its steps then have `is_adjusted`, and `clock_skew` says by how much the
+clock differs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,7 +53,7 @@ MAX_SHOWN_CHILDREN: Final = 100
 """How many child jobs a timeline shows."""
 
 MAX_NOTES: Final = 50
-"""The largest number of delivery notes that a timeline uses. Older notes are ignored."""
+"""How many delivery notes a timeline uses, the newest ones."""
 
 MAX_LOST: Final = 100
 """Of this many last deliveries, a timeline also shows those that no worker has reported."""
@@ -65,10 +64,7 @@ _MAX_LISTED_NOTES: Final = 500
 _LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
-"""The timeline reports a time as adjusted only if it was moved by more than this.
-
-Smaller differences are usual, because stored times are truncated to milliseconds.
-"""
+"""A time counts as adjusted if it was moved by more than the truncation of stored times."""
 
 
 class StepName(StrEnum):
@@ -240,14 +236,8 @@ class JobTimeline(TypedDict):
 class JobEvidence:
     """What is stored about a job, from which its timeline is computed.
 
-    Attributes:
-        ticket: The ticket of the job, which is the input of the job's orchestration.
-        record: The current record of the job, with its progress.
-        outcome: The outcome; None if the job has not ended or if the outcome's blob was deleted.
-        history: The history of the job's orchestration; empty if it is not known.
-        notes: The notes of workers about deliveries.
-        webhook: The delivery log of the webhook; None if the job has no webhook.
-        children: The ids and records of the child jobs.
+    `outcome` is None if the job has not ended, or the outcome's blob was deleted. `notes` are from
+    workers, and `children` has the ids and records of the child jobs.
     """
 
     ticket: Ticket
@@ -262,11 +252,10 @@ class JobEvidence:
 async def read_notes(
     blobs: Blobs, tokens: ReplyTokens, job_id: str, deadline: datetime
 ) -> list[DeliveryNote]:
-    """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
+    """Return the notes of workers about the last deliveries of a job, in their order.
 
-    The names of the notes' blobs contain a digest of a reply token of the job. `tokens` computes
-    the job's reply tokens from `job_id` and `deadline`. At most MAX_NOTES notes are read. Notes
-    that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
+    The names of the notes' blobs contain a digest of a reply token of the job. Raises Unavailable
+    if the blob storage fails.
     """
     names: list[str] = []
     for token in tokens.of_job(job_id, deadline):
@@ -287,10 +276,9 @@ async def read_notes(
 
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """What is known about one delivery of a job.
+    """What is known about one delivery of a job; no `marks` if no worker reported it.
 
-    `marks` is None if no worker reported the delivery. If `is_receipt_known` is false, the time of
-    the receipt is unknown, and `marks.received_at` is the start of the batch.
+    If `is_receipt_known` is false, `marks.received_at` is the start of the batch.
     """
 
     number: int
@@ -305,24 +293,17 @@ class _Delivery:
 
     @property
     def steps(self) -> list[tuple[StepName, float]]:
-        """The steps after the receipt, as pairs of a name and a time.
-
-        The time is in milliseconds since the receipt.
-        """
+        """The known steps after the receipt, with their times in milliseconds since the receipt."""
         found = [(step, getattr(self.marks, name, None)) for step, name in _MARKS]
         return [(step, at_ms) for step, at_ms in found if at_ms is not None]
 
     @property
     def length_ms(self) -> float:
-        """The time from the receipt to the last known step, in milliseconds."""
+        """The time from the receipt to the last known step."""
         return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
 
     def state(self, *, is_last: bool) -> DeliveryEnd:
-        """Return how the delivery ended, or RUNNING if it may still be running.
-
-        Return LOST if the end of the delivery is unknown. `is_last` says whether this is the newest
-        delivery of a job that has not ended. Only the newest delivery can still be running.
-        """
+        """Return how the delivery ended. `is_last`: the newest one of a job that has not ended."""
         if self.is_answer:
             return DeliveryEnd.ANSWERED
         unknown = DeliveryEnd.RUNNING if is_last and self.settlement is None else DeliveryEnd.LOST
@@ -330,15 +311,13 @@ class _Delivery:
 
 
 class _Line:
-    """Builds the steps of a timeline in order of time.
-
-    Times are in milliseconds since the gateway accepted the job.
-    """
+    """Builds the steps of a timeline. Times are in milliseconds since the job was accepted."""
 
     def __init__(self, accepted_at: datetime, end_ms: float) -> None:
         self.accepted_at = accepted_at
         self.end_ms = end_ms
         self.steps: list[JobTimelineStep] = []
+        self.skew: list[ClockSkew] = []
         self.position_ms = 0.0
 
     def ms(self, at: datetime) -> float:
@@ -357,12 +336,10 @@ class _Line:
         *,
         is_moved: bool = False,
     ) -> float:
-        """Add a step at `at_ms`; return the adjusted time of the step in milliseconds.
+        """Add a step at the nearest possible time to `at_ms`, and return this time.
 
-        If `at_ms` is before the previous step or after the end of the timeline, the nearest
-        possible time is used. `delivery` is the number of the delivery to which the step belongs;
-        None if it belongs to no delivery. `is_moved` is true if the caller has already adjusted
-        `at_ms`.
+        The time is not before the previous step, and not after the end. `is_moved` is true if the
+        caller has already adjusted `at_ms`.
         """
         place_ms = round(min(max(at_ms, self.position_ms), self.end_ms), 3)
         duration_ms = round(place_ms - self.position_ms, 3)
@@ -380,32 +357,26 @@ class _Line:
         self.position_ms = place_ms
         return place_ms
 
-    def add_beside(self, name: StepName, at_ms: float) -> None:
-        """Add a step for which the job did not wait. In the timeline, its duration is 0."""
-        self.steps.append(
-            {
-                "name": name,
-                "at": self.text(max(0.0, at_ms)),
-                "duration_ms": 0.0,
-                "share": 0.0,
-                "delivery": None,
-                "is_beside": True,
-                "is_adjusted": at_ms < -TOLERANCE_MS,
-            }
-        )
+    def add_skew(
+        self, clock: Literal["broker", "worker"], worker: str | None, ahead_ms: float
+    ) -> None:
+        """Add the difference between the gateway's clock and another one."""
+        self.skew.append({"clock": clock, "worker": worker, "ahead_ms": round(ahead_ms, 3)})
 
 
 def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
-    """Return the timeline of a job. `now` is the end of the timeline if the job has not ended."""
+    """Return the timeline of a job, up to `now` if the job has not ended."""
     ticket, record = evidence.ticket, evidence.record
     accepted_at = datetime.fromisoformat(record["created_at"])
-    end_ms = _end_ms(record, accepted_at, now)
+    if is_final(record):
+        end_ms = float(record["timing"]["total_ms"])
+    else:
+        end_ms = max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
     line = _Line(accepted_at, end_ms)
-    skew: list[ClockSkew] = []
     deliveries = _deliveries(evidence)
     line.add(StepName.ACCEPTED, 0.0)
-    _add_sending(line, evidence, deliveries, skew)
-    shown = _add_deliveries(line, deliveries, skew, is_ended=is_final(record))
+    _add_sending(line, evidence, deliveries)
+    shown = _add_deliveries(line, deliveries, is_ended=is_final(record))
     line.add(StepName.FINAL if is_final(record) else StepName.NOW, end_ms)
     path = job_path(ticket.job_id)
     model, version = split_name(record["model"])
@@ -420,7 +391,7 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
         "total_ms": round(end_ms, 3),
         "steps": line.steps,
         "deliveries": shown,
-        "clock_skew": skew,
+        "clock_skew": line.skew,
         "children": [_child(job_id, child) for job_id, child in evidence.children],
         "parent": ticket.parent,
         "webhook": evidence.webhook,
@@ -439,23 +410,8 @@ def _child(job_id: str, record: Record) -> JobTimelineChild:
     }
 
 
-def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
-    """Return the milliseconds from a job's acceptance to its end.
-
-    If the job has not ended, return the milliseconds from its acceptance to `now`.
-    """
-    if is_final(record):
-        return float(record["timing"]["total_ms"])
-    return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
-
-
-def _add_sending(
-    line: _Line, evidence: JobEvidence, deliveries: Iterable[_Delivery], skew: list[ClockSkew]
-) -> None:
-    """Add the start of the orchestration, and the arrival of the message in the queue.
-
-    If the broker's clock differs from the gateway's, the difference is appended to `skew`.
-    """
+def _add_sending(line: _Line, evidence: JobEvidence, deliveries: Iterable[_Delivery]) -> None:
+    """Add the start of the orchestration, and the arrival of the message in the queue."""
     ticket = evidence.ticket
     started = _find(evidence.history, "ExecutionStarted")
     sent_at = _sent_at(ticket, evidence.history)
@@ -474,16 +430,25 @@ def _add_sending(
             is_moved=broker_ms > latest_ms + TOLERANCE_MS,
         )
         if abs(broker_ms - placed_ms) > TOLERANCE_MS:
-            skew.append(_skew("broker", None, broker_ms - placed_ms))
+            line.add_skew("broker", None, broker_ms - placed_ms)
     elif sent_ms is not None:
         line.add(StepName.ENQUEUED, sent_ms)
     # The orchestration of a short job starts with the outcome. It is no step on the way to the end.
-    if started is not None and ticket.is_sent and line.ms(started) <= line.end_ms:
-        line.add_beside(StepName.STARTED, line.ms(started))
+    if started is not None and ticket.is_sent and (at_ms := line.ms(started)) <= line.end_ms:
+        line.steps.append(
+            {
+                "name": StepName.STARTED,
+                "at": line.text(max(0.0, at_ms)),
+                "duration_ms": 0.0,
+                "share": 0.0,
+                "delivery": None,
+                "is_beside": True,
+                "is_adjusted": at_ms < -TOLERANCE_MS,
+            }
+        )
 
 
 def _sent_at(ticket: Ticket, history: Sequence[HistoryEvent]) -> datetime | None:
-    """Return the time at which the job's message was sent; None if this time is not known."""
     if ticket.sent_at is not None:
         return datetime.fromisoformat(ticket.sent_at)
     if ticket.is_sent:
@@ -492,10 +457,7 @@ def _sent_at(ticket: Ticket, history: Sequence[HistoryEvent]) -> datetime | None
 
 
 def _find(history: Iterable[HistoryEvent], kind: str, name: str | None = None) -> datetime | None:
-    """Return the time of the first event of this kind and name; None if there is none.
-
-    If `name` is None, the event may have any name.
-    """
+    """Return the time of the first event of this kind, and of this name unless it is None."""
     found = (each.at for each in history if each.kind == kind and name in {None, each.name})
     return next(found, None)
 
@@ -550,9 +512,8 @@ def _with_answer(
 ) -> list[_Delivery]:
     """Return the deliveries in `noted`, followed by the delivery that produced the reply.
 
-    `record` is the final record of a job that ended with a reply. The last delivery is described by
-    the marks in this reply, or by the times in `record` if the reply has no valid marks. If a note
-    in `noted` describes this delivery too, the note is left out.
+    A note about the same delivery is left out. Without valid marks in the reply, the times in the
+    job's final record describe the delivery.
     """
     timing = record["timing"]
     marks = _marks_of(outcome)
@@ -577,10 +538,7 @@ def _with_answer(
 
 
 def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
-    """Return whether a worker's note and the job's outcome describe the same delivery.
-
-    `noted` is the delivery in the note, and `answer` is the delivery in the outcome.
-    """
+    """Return whether a worker's note and the job's outcome describe the same delivery."""
     if noted.number != answer.number or noted.marks is None or answer.marks is None:
         return False
     if not answer.is_receipt_known:
@@ -590,11 +548,9 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Add the start time in the job's record to the delivery that started the job.
+    """Return the deliveries, with the start time in the record in the one that started the job.
 
-    Returns the deliveries in `noted` with this change. If `noted` does not contain the delivery
-    that started the job, the delivery is added. If `noted` already says how that delivery was
-    settled, `noted` is returned unchanged. The job must have started.
+    A missing delivery is added. If its settlement is already known, nothing is changed.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]
@@ -610,18 +566,14 @@ def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
 
 
 def _add_deliveries(
-    line: _Line, deliveries: list[_Delivery], skew: list[ClockSkew], *, is_ended: bool
+    line: _Line, deliveries: list[_Delivery], *, is_ended: bool
 ) -> list[JobTimelineDelivery]:
-    """Add the steps of all deliveries to `line`, and return the API's object for each delivery.
-
-    Appends the differences between the workers' clocks and the gateway's clock to `skew`.
-    `is_ended` says whether the job has ended.
-    """
+    """Add the steps of all deliveries to `line`; return the API's object for each delivery."""
     answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
     spans: list[tuple[float, float | None] | None] = []
     for place, each in enumerate(deliveries):
         is_after_answer = answer is not None and place > answer
-        spans.append(_add_delivery(line, each, skew, is_beside=is_after_answer))
+        spans.append(_add_delivery(line, each, is_beside=is_after_answer))
     rows = []
     for place, (each, span) in enumerate(zip(deliveries, spans, strict=True)):
         is_last = not is_ended and place == len(deliveries) - 1
@@ -633,14 +585,11 @@ def _add_deliveries(
 
 
 def _add_delivery(
-    line: _Line, delivery: _Delivery, skew: list[ClockSkew], *, is_beside: bool
+    line: _Line, delivery: _Delivery, *, is_beside: bool
 ) -> tuple[float, float | None] | None:
-    """Add the steps of one delivery to `line`, and return when the delivery began and ended.
+    """Add the steps of one delivery to `line`; return when it began and, if known, ended.
 
-    Both times are in milliseconds since the job was accepted. The end is None if it is not known.
-    Returns None instead of the pair if no worker reported the delivery. If `is_beside` is true, the
-    job did not wait for the delivery, and no steps are added. If the worker's clock differs from
-    the gateway's clock, the difference is appended to `skew`.
+    If `is_beside` is true, the job did not wait for the delivery, and no steps are added.
     """
     marks = delivery.marks
     if marks is None:
@@ -652,7 +601,7 @@ def _add_delivery(
     moved_ms = clock_ms - begin_ms
     is_moved = abs(moved_ms) > TOLERANCE_MS
     if is_moved:
-        skew.append(_skew("worker", marks.worker, moved_ms))
+        line.add_skew("worker", marks.worker, moved_ms)
     end_ms = None if delivery.ended_ms is None else begin_ms + delivery.ended_ms
     if delivery.is_answer:
         end_ms = begin_ms + delivery.length_ms
@@ -704,18 +653,7 @@ def _row(
 def _bounds(
     line: _Line, spans: Sequence[tuple[float, float | None] | None], place: int
 ) -> tuple[str, str]:
-    """Return the earliest and the latest time at which a delivery can have taken place.
-
-    Both times are in RFC 3339 format. They are computed from the deliveries before and after this
-    delivery.
-
-    Args:
-        line: The timeline of the job.
-        spans: When each delivery began and ended, in milliseconds since the job was accepted. The
-            end is None if it is not known. A delivery that no worker reported has None instead of
-            the pair.
-        place: The index of the delivery in `spans`.
-    """
+    """Return the earliest and the latest possible time of a delivery, from those around it."""
     before = [span for span in spans[:place] if span is not None]
     after = [span for span in spans[place + 1 :] if span is not None]
     earliest_ms = 0.0
@@ -730,7 +668,3 @@ def _bounds(
     if own is not None:
         latest_ms = own[0]
     return line.text(earliest_ms), line.text(max(earliest_ms, latest_ms))
-
-
-def _skew(clock: Literal["broker", "worker"], worker: str | None, ahead_ms: float) -> ClockSkew:
-    return {"clock": clock, "worker": worker, "ahead_ms": round(ahead_ms, 3)}
