@@ -34,8 +34,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
     """Create a client of the storage account, without sending a request.
 
-    Raises:
-        ValueError: The connection string or the address is malformed.
+    Raises ValueError if the connection string or the address is malformed.
     """
     if endpoint.connection_string is not None:
         return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)
@@ -45,17 +44,12 @@ def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
 
 
 class BlobStore(Protocol):
-    """The blob container for payloads.
-
-    `read` and `write` raise AzureError if the container cannot be reached.
-    """
+    """The blob container for payloads. Its methods raise AzureError if it cannot be reached."""
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
         """Return an iterator over the content of a blob, in chunks.
 
-        Raises:
-            ResourceNotFoundError: The blob does not exist.
-            PayloadCorrupt: The blob's size differs from the size in the reference.
+        Raises ResourceNotFoundError if there is no blob, PayloadCorrupt if its size is another.
         """
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
@@ -63,7 +57,11 @@ class BlobStore(Protocol):
 
 
 class AzureBlobStore:
-    """The blob container for payloads, in Azure Blob Storage."""
+    """The blob container for payloads, in Azure Blob Storage.
+
+    `timeout_seconds` limits how long each request waits for a connection, and for data on the
+    connection. By default, the limits of the container's client apply.
+    """
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
@@ -93,11 +91,7 @@ class AzureBlobStore:
     def write(
         self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
     ) -> None:
-        """Write a blob. An existing blob with this name is replaced.
-
-        `timeout_seconds` limits how long each request waits for a connection, and for data on the
-        connection. If `timeout_seconds` is None, the limits of the container's client apply.
-        """
+        """Write a blob. An existing blob with this name is replaced."""
         options = _limit(timeout_seconds)
         try:
             self._upload(blob, data, media_type, options)
@@ -108,11 +102,7 @@ class AzureBlobStore:
             self._upload(blob, data, media_type, options)
 
     def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
-        """Delete a blob if it exists.
-
-        `timeout_seconds` limits how long the request waits for a connection, and for data on the
-        connection. If `timeout_seconds` is None, the limits of the container's client apply.
-        """
+        """Delete a blob if it exists."""
         with contextlib.suppress(ResourceNotFoundError):
             self._container.delete_blob(blob, **_limit(timeout_seconds))
 
@@ -139,13 +129,7 @@ class AzureBlobReader:
         self._account = account
 
     def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob.
-
-        Raises:
-            WeightsMissing: The blob does not exist.
-            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
-                the blob is read.
-        """
+        """Start to read a blob. Raises WeightsMissing or, also later, WeightsUnavailable."""
         where = f"{WeightsScheme.BLOB}:{container}/{blob}"
         try:
             client = self._account.get_blob_client(container, blob)

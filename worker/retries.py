@@ -24,17 +24,8 @@ def backoff_seconds(
     limit_seconds: float = _LIMIT_SECONDS,
     chance: Callable[[], float] = random.random,
 ) -> float:
-    """Return how many seconds to wait after a failed try.
-
-    The delay is a random number between 50 % and 100 % of a bound, so that workers do not all retry
-    at the same time. The bound doubles with each failed try, until it reaches `limit_seconds`.
-
-    Args:
-        attempt: The number of the failed try, counted from 0.
-        first_seconds: The bound after the first try.
-        limit_seconds: The largest bound after any later try.
-        chance: Returns a random number from 0 to 1.
-    """
+    """Return how long to wait after a failed try. `attempt` is 0 for the first."""
+    # At random, so that workers do not all retry at the same time.
     # With the exponent 60, each delay has reached its limit. A larger exponent could overflow.
     doubled_seconds = min(first_seconds * 2.0 ** min(attempt, 60), limit_seconds)
     whole_seconds = doubled_seconds if attempt else first_seconds
@@ -66,13 +57,6 @@ class RetryDelays:
 def redelivery_delay_seconds(
     failed_count: int, chance: Callable[[], float] = random.random
 ) -> float:
-    """Return how many seconds the worker must wait before it abandons a failed message.
-
-    The message stays locked during this time, so that it is not delivered again immediately.
-
-    Args:
-        failed_count: How many deliveries have failed before this delivery.
-        chance: Returns a random number from 0 to 1.
-    """
+    """Return how long the worker holds a failed message, so that it is not delivered at once."""
     whole_seconds = _REDELIVERY_SECONDS[min(failed_count, len(_REDELIVERY_SECONDS) - 1)]
     return whole_seconds * (1 - chance() / 2)

@@ -124,8 +124,7 @@ class ParameterArguments:
     def of(self, parameters: Parameters) -> dict[str, Any]:
         """Return the keyword arguments that pass a job's parameters to the model's method.
 
-        A parameter that was not sent is omitted. Raises InvalidInput if its argument has no
-        default.
+        Raises InvalidInput if a parameter without a default was not sent.
         """
         for name in self._required:
             if name not in parameters:
@@ -166,11 +165,7 @@ def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]
 
 
 def read_declared_results(infer: Any) -> dict[str, ResultDeclaration]:
-    """Return the named results that a model's class or its instance declares, by name.
-
-    Empty if the type hint of what the model returns is not a subclass of `Results`. Raises
-    ModelUnfit if a type hint contains a name that does not exist at run time.
-    """
+    """Return the named results that a model's class or its instance declares, by name."""
     found = returned_results(infer)
     return {} if found is None else read_results_class(found)
 

@@ -194,14 +194,7 @@ class LoadedModel:
         named: Mapping[str, InputBytes],
         processes: DecoderProcesses | None = None,
     ) -> OpenedInput:
-        """Find out how much memory the inputs of a job need, so that they can be decoded later.
-
-        Without `processes`, large inputs are decoded in this process.
-
-        Raises:
-            UnsupportedMediaType: The model does not accept the media type of an input.
-            InvalidInput: The header of an input is invalid, or an image is too large.
-        """
+        """Measure the inputs of a job. Without `processes`, this process will decode them."""
         opened = self._open_input(first, processes)
         others = {name: self._open_input(each, processes, name) for name, each in named.items()}
         return open_together(opened, others)
@@ -220,10 +213,7 @@ class LoadedModel:
         parameters: Parameters = _NO_PARAMETERS,
         inputs: Mapping[str, Any] = _NO_INPUTS,
     ) -> Any:
-        """Preprocess one decoded input and the named inputs, and return the item for a batch.
-
-        Raises InvalidInput if a parameter does not match its schema in the catalogue entry.
-        """
+        """Preprocess decoded inputs to an item. Raises InvalidInput for a wrong parameter."""
         self._check_parameters(parameters)
         with self._inference_mode():
             return self._adapter.preprocess(decoded, parameters, inputs)
@@ -259,10 +249,7 @@ class LoadedModel:
         return outputs
 
     def encode_output(self, output: Any) -> EncodedResults:
-        """Postprocess one output of a batch, and encode its results in their media types.
-
-        The errors are those of `encode_results`.
-        """
+        """Postprocess one output of a batch, and encode it as `encode_results` does."""
         with self._inference_mode():
             result = self._adapter.postprocess(output)
         return encode_results(result, self._model)

@@ -72,11 +72,7 @@ class _Format:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """An opened WAV file, whose samples are not decoded yet.
-
-    Attributes:
-        sample_rate: The number of samples per second after `decode`.
-    """
+    """An opened WAV file, whose samples are not decoded yet. `sample_rate` is that of `decode`."""
 
     _format: _Format
     _body: memoryview = field(repr=False)
@@ -84,7 +80,7 @@ class Recording:
 
     @property
     def memory_bytes(self) -> int:
-        """Return how many bytes `decode` needs at most."""
+        """How many bytes `decode` needs at most."""
         return _SAMPLE_BYTES * self._count + 16 * min(len(self._body), _PIECE_BYTES)
 
     @property
@@ -94,10 +90,9 @@ class Recording:
         return max(1, frames * self.sample_rate // self._format.rate) + 1
 
     def decode(self) -> Audio:
-        """Decode the samples, mix the channels into one, resample, and return the recording.
+        """Decode, mix the channels into one, and resample.
 
-        Raises:
-            InvalidInput: A sample is NaN or infinite.
+        Raises InvalidInput if a sample is NaN or infinite.
         """
         import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
@@ -117,27 +112,15 @@ class Recording:
 
 
 def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
-    """Decode a WAV file.
-
-    Args:
-        data: The bytes of the file.
-        sample_rate: The number of samples per second to resample to; None to keep the file's rate.
-
-    Raises:
-        InvalidInput: The file cannot be decoded, or a sample is NaN or infinite.
-    """
+    """Decode a WAV file, and resample to `sample_rate` if it is not None, or raise InvalidInput."""
     return open_recording(data, sample_rate).decode()
 
 
 def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
     """Read the header of a WAV file, and return a recording that can be decoded later.
 
-    Args:
-        data: The bytes of the file.
-        sample_rate: The number of samples per second to resample to; None to keep the file's rate.
-
-    Raises:
-        InvalidInput: The file is not a WAV file that can be decoded.
+    It is resampled to `sample_rate` if that is not None. Raises InvalidInput if the header is
+    invalid.
     """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
@@ -157,11 +140,7 @@ def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Record
 def _resampler(
     rate: int, wanted: int
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
-    """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
-
-    The returned function takes a piece of the recording, and True if it is the last piece. It
-    returns the next resampled samples.
-    """
+    """Return a function that resamples one piece after the other, and is told which is the last."""
     if rate == wanted:
         return lambda piece, _is_last: piece
     import soxr  # noqa: PLC0415  only for recordings that have another rate

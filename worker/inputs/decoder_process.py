@@ -74,19 +74,19 @@ class DecoderProcesses:
     """Child processes that decode large inputs. Any thread may call the methods.
 
     A child is started when it is first needed. It ends when this process ends. While a method waits
-    for a child, it calls the argument `check` several times per second. If `check` raises an error,
-    the method ends with this error.
+    for a child, it calls `check` several times per second, and ends with the error that this
+    raises.
+
+    The methods raise InvalidInput if the input is damaged or too large, or needs too much processor
+    time. They raise WorkerFault if two children were killed, crashed or hung, or cannot be started.
     """
 
     def __init__(
         self, limit_seconds: float = LIMIT_SECONDS, process_count: int | None = None
     ) -> None:
-        """Store the limits.
+        """Start no child yet. By default one is allowed for each processor, but at least two.
 
-        Args:
-            limit_seconds: How much processor time a child may use for one image.
-            process_count: The largest number of children. By default one for each processor, but at
-                least two.
+        A child may use `limit_seconds` of processor time for one image.
         """
         process_count = process_count or max(2, available_processors())
         self._limit_seconds = limit_seconds
@@ -98,23 +98,12 @@ class DecoderProcesses:
 
     @property
     def child_pids(self) -> list[int]:
-        """Return the process ids of all children."""
+        """The process ids of all children."""
         with self._lock:
             return [child.pid for child in self._children]
 
     def measure_image(self, data: Data, media_type: str, max_pixels: int, check: Check) -> int:
-        """Return how many bytes of memory are needed to decode an image.
-
-        Args:
-            data: The bytes of the file.
-            media_type: The expected media type.
-            max_pixels: Images with more pixels than this are refused; 0 for no limit.
-            check: Raises an error if the job must stop waiting.
-
-        Raises:
-            InvalidInput: The image is damaged or too large, or needs too much processor time.
-            WorkerFault: Two child processes were killed, crashed or hung, or cannot be started.
-        """
+        """Return how many bytes of memory are needed to decode an image."""
         asked = {"do": "measure", "media_type": media_type, "max_pixels": max_pixels}
         answer, content = self._ask(asked, data, check)
         os.close(content)
@@ -124,10 +113,7 @@ class DecoderProcesses:
     def decode_image(
         self, data: Data, media_type: str, max_pixels: int, check: Check
     ) -> Image.Image:
-        """Decode an image to RGB, and rotate it according to its EXIF orientation.
-
-        The arguments and errors are those of `measure_image`.
-        """
+        """Decode an image to RGB, and rotate it according to its EXIF orientation."""
         asked = {"do": "image", "media_type": media_type, "max_pixels": max_pixels}
         answer, content = self._ask(asked, data, check)
         width, height = answer["size"]
@@ -136,24 +122,22 @@ class DecoderProcesses:
         return images.rotated(picture, answer["orientation"])
 
     def parse_json(self, data: Data, check: Check) -> Json:
-        """Parse JSON as `text.parse_json` does, without holding the interpreter's lock for long.
-
-        Raises:
-            InvalidInput: The JSON is invalid, or exceeds a limit.
-            WorkerFault: Two child processes were killed, crashed or hung, or cannot be started.
-        """
+        """Parse JSON as `text.parse_json` does, without holding the interpreter's lock for long."""
         _, content = self._ask({"do": "json"}, data, check)
         with _mapped(content) as lines:
             return text.join_pieces(iter(lines.readline, b""))
 
     def decode_tensors(self, data: Data, check: Check) -> tensors.Tensors:
-        """Decode arrays in JSON as `tensors.decode` does. The errors are those of `parse_json`."""
+        """Decode arrays in JSON as `tensors.decode` does."""
         _, content = self._ask({"do": "tensor"}, data, check)
         with _mapped(content) as file:
             return tensors.load(file)
 
     def _ask(self, message: _Message, data: Data, check: Check) -> tuple[_Message, int]:
-        """Let a child process `data`. Return its answer, and the descriptor of its content."""
+        """Let a child process `data`, and a second one if the first fails.
+
+        Return its answer, and the descriptor of its content.
+        """
         while not self._slots.acquire(timeout=_CHECK_SECONDS):
             check()
         is_image = message["do"] in {"measure", "image"}
@@ -171,12 +155,7 @@ class DecoderProcesses:
             self._slots.release()
 
     def _ask_child(self, message: _Message, data: Data, check: Check) -> tuple[_Message, int]:
-        """Let one child process `data`, and replace the child if it fails.
-
-        Raises:
-            InvalidInput: The input cannot be decoded, or needs too much processor time.
-            _ChildFailed: The child was killed, crashed or hung, or cannot be started.
-        """
+        """Let one child process `data`. Raises _ChildFailed or InvalidInput."""
         child = self._take()
         try:
             with _shared_file() as file:
@@ -264,15 +243,10 @@ class _Child:
         self._receive(_START_SECONDS, lambda: None)  # the child has imported its modules
 
     def ask(self, message: _Message, file: int, check: Check) -> tuple[_Message, int]:
-        """Send one message with the file descriptor `file`.
+        """Send one message with a descriptor. Return the answer, and the descriptor of its content.
 
-        Return the child's answer, and the descriptor of the content that the child has sent.
-
-        Raises:
-            _Refused: The child cannot decode the input.
-            _Gone: The child has ended.
-            TimeoutError: The child has not answered. The kernel ends a child that uses the limit of
-                processor time, so this child was stopped, or got no processor.
+        Raises _Refused, _Gone, or TimeoutError. The kernel ends a child that uses its limit of
+        processor time, so a child that does not answer was stopped, or got no processor.
         """
         socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
         answer, descriptor = self._receive(_WAIT_FACTOR * message["limit_seconds"], check)
@@ -300,7 +274,7 @@ class _Child:
 
     @property
     def pid(self) -> int:
-        """Return the child's process id."""
+        """The child's process id."""
         return self._process.pid
 
     def kill(self) -> int:
@@ -382,10 +356,7 @@ def _limit_processor_time(seconds: int) -> None:
 
 
 def _decode(asked: _Message, file: int, content: int) -> _Message:
-    """Decode the input in `file` for the parent process, and write its content to `content`.
-
-    Return what the parent needs to know beside the content.
-    """
+    """Decode `file`, and write its content to `content`. Return what else the parent needs."""
     if not os.fstat(file).st_size:
         raise InvalidInput("the input is empty")
     with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:

@@ -65,16 +65,7 @@ _ROTATIONS: Final = {
 
 
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
-    """Decode an image to RGB, and rotate it according to its EXIF orientation.
-
-    Args:
-        data: The bytes of the file.
-        media_type: The expected media type.
-        max_pixels: Images with more pixels than this are refused; 0 for no limit.
-
-    Raises:
-        InvalidInput: The bytes are not an image of this type, or the image is damaged or too large.
-    """
+    """Decode an image to RGB, and rotate it upright, or raise InvalidInput."""
     return open_image(data, media_type, max_pixels).decode()
 
 
@@ -85,25 +76,20 @@ def is_small_file(data: bytes | mmap) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
-    """An image whose header was read, and whose pixels are not decoded yet.
-
-    Attributes:
-        picture: The Pillow image.
-        scan_count: The number of scans of a JPEG; 1 for other formats.
-    """
+    """An image whose header was read. `scan_count` is 1 for other formats than JPEG."""
 
     picture: Image.Image
     scan_count: int
 
     @property
     def is_small(self) -> bool:
-        """Return whether the image is decoded in less than about 0.2 s."""
+        """Whether the image is decoded in less than about 0.2 s."""
         pixels = self.picture.width * self.picture.height
         return pixels <= _SMALL_PIXELS and pixels * self.scan_count <= _SMALL_PIXELS_OF_ALL_SCANS
 
     @property
     def memory_bytes(self) -> int:
-        """Return how many bytes `decode` needs at most."""
+        """How many bytes `decode` needs at most."""
         a_pixel = _BYTES_PER_PIXEL[self.picture.format or ""]
         if self.scan_count > 1:
             a_pixel = _BYTES_PER_PIXEL_OF_SCANS
@@ -111,10 +97,7 @@ class OpenedImage:
         return width * height * a_pixel + width * _STRIP_ROWS * _BYTES_PER_STRIP_PIXEL
 
     def decode(self) -> Image.Image:
-        """Decode the image to RGB, rotate it according to its EXIF orientation, and close the file.
-
-        Transparent areas become white, as in a browser. Raises InvalidInput if the file is damaged.
-        """
+        """Decode the image to RGB on white, and rotate it upright, or raise InvalidInput."""
         with self.picture as picture:
             return rotated(_to_rgb(picture), orientation_of(picture))
 
@@ -122,13 +105,8 @@ class OpenedImage:
 def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedImage:
     """Read the header of an image, and return an image whose pixels can be decoded later.
 
-    Args:
-        data: The bytes of the file.
-        media_type: The expected media type.
-        max_pixels: Images with more pixels than this are refused; 0 for no limit.
-
-    Raises:
-        InvalidInput: The bytes are not an image of this type, or the image is too large.
+    Raises InvalidInput if the bytes are no image of this type, or have more than `max_pixels`; 0
+    stands for no limit.
     """
     if not data:
         raise InvalidInput("the input is empty; expected the bytes of an image")
@@ -166,9 +144,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """Decode an opened image, convert the image to RGB, and yield strips of its rows.
+    """Decode an opened image, and yield strips of its rows in RGB, or raise InvalidInput.
 
-    Transparent areas become white. Raises InvalidInput if the file is damaged.
+    Transparent areas become white.
     """
     try:
         # This reads the whole file, and raises an error if the file is truncated.
@@ -181,10 +159,7 @@ def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
 
 
 def orientation_of(picture: Image.Image) -> int | None:
-    """Return the EXIF orientation of an opened image, from 1 to 8; None if the image has none.
-
-    Raises InvalidInput if the EXIF data is damaged.
-    """
+    """Return the EXIF orientation of an opened image, if it has one, or raise InvalidInput."""
     try:
         found = picture.getexif().get(_ORIENTATION)
     except _DECODER_ERRORS:
@@ -193,10 +168,7 @@ def orientation_of(picture: Image.Image) -> int | None:
 
 
 def rotated(picture: Image.Image, orientation: object) -> Image.Image:
-    """Return the image rotated upright, according to the EXIF orientation `orientation`.
-
-    If `orientation` is not an EXIF orientation from 2 to 8, return the image unchanged.
-    """
+    """Return the image rotated upright. An orientation that is not from 2 to 8 changes nothing."""
     method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
     return picture if method is None else picture.transpose(method)
 
@@ -216,10 +188,7 @@ def _check_scans(scan_count: int) -> None:
 
 
 def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
-    """Return the number of scans of a JPEG; 1 for other formats.
-
-    A thumbnail inside the file may make the number a little too high.
-    """
+    """Return the number of scans of a JPEG, also those of its thumbnail; 1 for other formats."""
     if picture.format != "JPEG":
         return 1
     if isinstance(data, bytes):

@@ -16,10 +16,7 @@ _MIB: Final = 1024 * 1024
 
 
 class MemoryBudget:
-    """Limits the memory that several inputs use together.
-
-    If too little memory is free, `reserve` waits. Any thread may call the methods.
-    """
+    """Limits the memory that several inputs use together. Any thread may call the methods."""
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
@@ -28,17 +25,14 @@ class MemoryBudget:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes are reserved."""
+        """How many bytes are reserved."""
         return self.total_bytes - self._free_bytes
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> "MemoryShare":
-        """Wait until `size_bytes` are free, reserve these bytes, and return the reservation.
+        """Wait until `size_bytes` are free, and reserve them.
 
-        `check` is called several times per second during the wait. If it raises an error, the wait
-        ends with this error.
-
-        Raises:
-            InvalidInput: The budget is smaller than `size_bytes`.
+        `check` is called several times per second during the wait, and may raise an error to end
+        it. Raises InvalidInput if the budget is smaller than `size_bytes`.
         """
         if size_bytes > self.total_bytes:
             raise InvalidInput(
@@ -77,7 +71,7 @@ class MemoryShare:
 
     @property
     def is_large(self) -> bool:
-        """Return whether these bytes are reserved, and belong to the budget for large inputs."""
+        """Whether these bytes are reserved, and belong to the budget for large inputs."""
         return self._size_bytes > SMALL_BYTES
 
     def release(self) -> None:
@@ -100,14 +94,6 @@ class InputMemory:
         self._large = large
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> MemoryShare:
-        """Wait until memory for one input is free, reserve it, and return the reservation.
-
-        The memory belongs to the budget for small or for large inputs, depending on `size_bytes`.
-        `check` is called several times per second during the wait. If it raises an error, the wait
-        ends with this error.
-
-        Raises:
-            InvalidInput: The budget is smaller than `size_bytes`.
-        """
+        """Wait for memory in the budget for small or for large inputs, and reserve it."""
         budget = self._small if size_bytes <= SMALL_BYTES else self._large
         return budget.reserve(size_bytes, check)

@@ -50,8 +50,7 @@ class OpenedInput:
     """An input that is not decoded yet.
 
     `measure` and `decode` raise InvalidInput if the input cannot be decoded. They may wait for a
-    child process. Meanwhile they call their argument, which raises an error if the job must stop
-    waiting.
+    child process, and then call their argument, which raises an error if the job must stop waiting.
 
     Attributes:
         is_small: Whether the input is decoded in less than about 0.2 s, with little memory.
@@ -103,10 +102,7 @@ def keep_waiting() -> None:
 
 @contextlib.contextmanager
 def naming_input(name: str | None) -> Iterator[None]:
-    """Add the name of a named input to the text of an error that the `with` block raises.
-
-    `name` is None for the first input, whose errors are not changed.
-    """
+    """Add the name of a named input, if it is one, to the text of an error in the block."""
     try:
         yield
     except (InvalidInput, UnsupportedMediaType, PayloadUnusable) as error:
@@ -120,15 +116,8 @@ def open_input(
 ) -> OpenedInput:
     """Find out how much memory an input needs, and return an object that decodes it later.
 
-    Args:
-        kind: What the model accepts.
-        data: The bytes of the input.
-        media_type: The media type of the input.
-        processes: The processes that decode large images and large JSON; None to decode them in
-            this process.
-
-    Raises:
-        InvalidInput: The header of the input is invalid, or the image is too large.
+    Without `processes`, large images and large JSON are decoded in this process. Raises
+    InvalidInput if the header of the input is invalid, or the image is too large.
     """
     match kind.accepts:
         case "image":

@@ -38,8 +38,8 @@ LARGE_FILE_BYTES = 1024 * 1024
 class BlobPayloads:
     """Reads inputs from blob storage, and stores results there. Any thread may call the methods.
 
-    If blob storage does not answer, each method tries again. The argument `wait` of the methods is
-    a function that sleeps before each new try, and returns False if the method must give up.
+    If blob storage does not answer, each method tries again. `wait` sleeps before each new try. If
+    it returns False, the method raises PayloadsUnavailable.
     """
 
     def __init__(self, store: BlobStore) -> None:
@@ -47,14 +47,9 @@ class BlobPayloads:
         self._status = ServiceStatus("blob storage")
 
     def fetch_input(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
-        """Download an input from blob storage, and return its bytes.
+        """Download an input, if it is large to a file that is mapped into memory.
 
-        A large input is stored in a temporary file, which is mapped into memory.
-
-        Raises:
-            PayloadsUnavailable: `wait` returned False before the download succeeded.
-            PayloadUnusable: The blob does not exist, or does not match its reference.
-            InvalidInput: The input is too large for the model.
+        Raises PayloadUnusable if the blob is gone or was changed, InvalidInput if it is too large.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         if ref.size_bytes <= LARGE_FILE_BYTES:
@@ -63,36 +58,16 @@ class BlobPayloads:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def fetch_file(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
-        """Download an input to a temporary file, and return the open file.
-
-        The whole input is never in memory at once. The caller must close the file.
-
-        Raises:
-            PayloadsUnavailable: `wait` returned False before the download succeeded.
-            PayloadUnusable: The blob does not exist, or does not match its reference.
-            InvalidInput: The input is too large for the model.
-        """
+        """Download an input to a temporary file, never all of it in memory. Return the file."""
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def fetch_result(self, ref: PayloadRef, wait: Wait) -> bytes:
-        """Download the result of a child job from blob storage.
-
-        Raises:
-            PayloadsUnavailable: `wait` returned False before the download succeeded.
-            PayloadUnusable: The blob does not exist, or does not match its reference.
-        """
+        """Download the result of a child job."""
         return self._fetch(ref, b"".join, wait)
 
     def store_result(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
-        """Store a result as a blob, and return a reference to the blob.
-
-        If blob storage does not answer, the upload is tried again. `wait` sleeps before each new
-        try, and returns False if the method must give up.
-
-        Raises:
-            PayloadsUnavailable: `wait` returned False before the result was stored.
-        """
+        """Store a result as a blob, and return a reference to the blob."""
         ref = reference(media_type, result_blob(job_id), data)
         self._retry(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
         return ref
@@ -151,11 +126,7 @@ def pieces(data: mmap.mmap) -> Iterator[bytes]:
 
 
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks of a blob unchanged, and check their digest at the end.
-
-    Raises:
-        PayloadCorrupt: The digest differs from the digest in the reference.
-    """
+    """Yield the chunks of a blob unchanged. Raises PayloadCorrupt at the end if they are others."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

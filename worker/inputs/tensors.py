@@ -44,18 +44,7 @@ Tensors = Any
 
 
 def decode(data: bytes | mmap, media_type: str) -> Tensors:
-    """Decode the arrays of one input.
-
-    Args:
-        data: The bytes of the input.
-        media_type: The input's media type. Inputs that are not JSON are decoded as `.npy` files.
-
-    Returns:
-        A dictionary of arrays by name if the input is a JSON object, otherwise one array.
-
-    Raises:
-        InvalidInput: The input cannot be decoded, or its values are not numbers.
-    """
+    """Decode JSON or `.npy` to an array, or to a dictionary of arrays, or raise InvalidInput."""
     if media_type == media.JSON:
         return _from_json(parse_json(data))
     return _from_npy(memoryview(data))

@@ -42,10 +42,7 @@ _ATOMS: Final = frozenset((int, float, bool, type(None)))
 
 
 def decode(data: bytes | mmap) -> str:
-    """Return `data` as text without a byte order mark.
-
-    Raises InvalidInput if the text is not UTF-8, or larger than 32 MiB.
-    """
+    """Return a UTF-8 text of at most 32 MiB without a byte order mark, or raise InvalidInput."""
     if len(data) > _MAX_TEXT_BYTES:
         raise InvalidInput(
             f"the text has {len(data)} bytes; at most {_MAX_TEXT_BYTES} bytes are accepted"
@@ -129,10 +126,7 @@ def split_json(value: Json) -> Iterator[bytes]:
 
 
 def join_pieces(lines: Iterable[bytes]) -> Json:
-    """Return the value whose pieces `split_json` has yielded.
-
-    The other threads of this process can run after each piece.
-    """
+    """Return the value that `split_json` has divided. Other threads run after each piece."""
     root: list[Json] = []
     opened: list[Any] = [root]
     for line in lines:

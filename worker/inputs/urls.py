@@ -43,14 +43,9 @@ LARGE_BODY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class GuardedResponse:
-    """An HTTP response.
+    """An HTTP response, with its media type without parameters.
 
-    Attributes:
-        status: The status code.
-        media_type: The media type from the Content-Type header, without parameters.
-        location: The value of the Location header; None if the response has no Location header.
-        body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
-            mapped into memory.
+    A body of more than 1 MiB is in a temporary file, which is mapped into memory.
     """
 
     status: int
@@ -136,15 +131,9 @@ class UrlFetcher:
 
 
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
-    """Return the media type of a response.
+    """Return the media type that the job announces, or the bytes show, or the server announces.
 
-    If the job contains a media type, return this type. Otherwise, return the type that the first
-    bytes of the body show. If the first bytes show no known type, return the type in the
-    Content-Type header.
-
-    Raises:
-        UnsupportedMediaType: The model does not accept the media type, or the bytes of the body do
-            not have this type.
+    Raises UnsupportedMediaType if the model does not accept it, or the bytes do not have it.
     """
     found = (
         media.essence(payload.media_type or "")
@@ -168,11 +157,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether `data` is valid JSON.
-
-    The result is also True if `data` is mapped from a file, because such large data is not parsed
-    here.
-    """
+    """Return whether bytes in memory are valid JSON. Larger data is not parsed here."""
     if not isinstance(data, bytes):
         return True
     try:
@@ -276,11 +261,7 @@ class _Connection(http.client.HTTPConnection):
         self._open: socket.socket | None = None
 
     def connect(self) -> None:
-        """Try to connect to each address of the host in turn, until a connection is open.
-
-        Raises:
-            OSError: No address accepts a connection in time, or the TLS handshake fails.
-        """
+        """Try to connect to each address of the host in turn, or raise OSError."""
         self._open = self.sock = self._connected()
         if self._target.scheme == "https":
             # The handshake follows the assignment, so that `abort` can also end the handshake.

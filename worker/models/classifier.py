@@ -39,10 +39,7 @@ class Infer:
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Crop the centre of the image, scale it to 224 x 224 pixels, and normalise the pixels.
-
-        Return a float32 tensor of shape (3, 224, 224).
-        """
+        """Crop the centre, scale it to 224 x 224 pixels, and normalise the pixels."""
         side = min(item.size) * _CENTRE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)

@@ -91,26 +91,15 @@ class Network:
         self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Start to copy one prepared item to the GPU, and return the copy.
-
-        If the GPU has no memory for the copy, return the item in host memory. The item is then
-        copied when its batch runs. On the CPU, return the item unchanged.
-        """
+        """Start to copy one item to the GPU, and return the copy. On the CPU, return the item."""
         return item if self._streams is None else self._streams.send(item)
 
     def __call__(self, batch: Sequence[Tensor]) -> Any:
-        """Stack items of the same shape into one batch, and run the network on this batch.
-
-        Return the outputs in host memory. Outputs in half precision are converted to float32.
-        """
+        """Stack items of one shape, and run the network. Return its outputs in host memory."""
         return self._run(batch, self._stacked)
 
     def each(self, batch: Sequence[Tensor]) -> Any:
-        """Run a network whose input is a list of items, for example a detector of torchvision.
-
-        The items may have different shapes, because they are not stacked. Return the outputs
-        in host memory. Outputs in half precision are converted to float32.
-        """
+        """Run a network whose input is a list of items of any shape, for example a detector."""
         return self._run(batch, self._listed)
 
     def _run(self, batch: Sequence[Tensor], given: Callable[[list[Tensor]], Any]) -> Any:
@@ -144,10 +133,7 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the submodule, and return its output in float32.
-
-        Like the submodule's output, the result is a tensor or a dictionary of tensors by name.
-        """
+        """Run the submodule, and return its tensor, or its tensors by name, in float32."""
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -155,12 +141,9 @@ class InPrecision(nn.Module):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """Return the memory format for a network: channels last for image networks.
-
-    With channels last, convolutions are 20 % faster on the CPU and can use a GPU's tensor cores.
-    torch refuses this format for weights with five dimensions, for example in video networks. So
-    these networks keep the format that they have.
-    """
+    """Return the memory format for a network: channels last for image networks."""
+    # With channels last, convolutions are 20 % faster on the CPU and can use a GPU's tensor cores.
+    # torch refuses it for weights with five dimensions, for example in video networks.
     held = chain(module.parameters(), module.buffers())
     is_flat = all(tensor.dim() <= 4 for tensor in held)
     return torch.channels_last if is_flat else torch.preserve_format
@@ -195,17 +178,11 @@ class _GpuStreams:
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Make the computing stream wait until the weights are on the GPU.
-
-        The weights are copied on the stream that is torch's current stream during this call.
-        """
+        """Make the computing stream wait for the weights, which the current stream copies."""
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
-        """Start to copy an item to the GPU, and return the copy without waiting.
-
-        If the GPU is out of memory, return the item in pinned host memory.
-        """
+        """Start to copy an item to the GPU. Without memory, return it in pinned host memory."""
         pinned = item.pin_memory()
         try:
             with torch.cuda.stream(self._copying):
@@ -214,15 +191,11 @@ class _GpuStreams:
         except torch.OutOfMemoryError:
             return pinned
 
+    # The caller must not delete the copies before the block ends. Otherwise, the copying stream
+    # could reuse their memory while the computing stream still reads it.
     @contextlib.contextmanager
     def computing(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Copy the items to the device, and yield the copies.
-
-        The `with` block runs on the computing stream.
-
-        The caller must not delete the copies before the block ends. Otherwise, the copying stream
-        could reuse their memory while the computing stream still reads this memory.
-        """
+        """Copy the items to the device, and run the block with them on the computing stream."""
         with torch.cuda.stream(self._computing):
             self._computing.wait_stream(self._copying)
             yield [item.to(self._device, non_blocking=True) for item in batch]
@@ -234,11 +207,7 @@ class _GpuStreams:
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Return a copy of a network's output whose tensors are in host memory.
-
-    The output is a tensor, or lists and dictionaries that contain tensors. Tensors in half
-    precision are converted to float32.
-    """
+    """Copy all tensors of an output to host memory, in float32 if they have half precision."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

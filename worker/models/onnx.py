@@ -59,12 +59,8 @@ _TYPES: Final[Mapping[str, type[np.generic]]] = {
 class GraphInput:
     """An input of the graph.
 
-    Attributes:
-        name: The name of the input.
-        dtype: The type of the input's numbers.
-        shape: The input's shape without the batch dimension. None stands for any size.
-        is_batched: Whether the graph takes any number of items at once; False if the graph takes
-            one item at a time.
+    `shape` has no batch dimension, and None for any size. Without `is_batched`, the graph takes one
+    item at a time.
     """
 
     name: str
@@ -74,11 +70,7 @@ class GraphInput:
 
     @classmethod
     def read(cls, argument: Any) -> "GraphInput":
-        """Return the description of an input that a session of onnxruntime has.
-
-        Raises:
-            ModelUnfit: The input has no batch dimension, or a type that is not supported.
-        """
+        """Describe an input that a session of onnxruntime has, or raise ModelUnfit."""
         if (dtype := _TYPES.get(argument.type)) is None:
             raise ModelUnfit(
                 f"the graph's input {argument.name} has the type {argument.type}; expected one of "
@@ -93,11 +85,7 @@ class GraphInput:
         return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
 
     def check(self, value: Any) -> Array:
-        """Return an input of a job as an array with the type and the shape of the graph's input.
-
-        Raises:
-            InvalidInput: The value has another shape, or numbers that the type cannot represent.
-        """
+        """Return an input of a job as an array of this type and shape, or raise InvalidInput."""
         try:
             array = np.asarray(value)
         except ValueError:
@@ -143,19 +131,9 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return the rules that convert a picture to the graph's input.
+        """Return the rules, or None if the graph takes no pictures.
 
-        Return None if the graph takes no pictures.
-
-        Args:
-            inputs: All inputs of the graph.
-            mean: The number that is subtracted from a picture's channels, whose values are from 0
-                to 1; or one number for each channel, separated by commas.
-            std: The number by which the channels are then divided, in the same form as `mean`.
-            crop: The fraction of a picture's width and height that is used.
-
-        Raises:
-            ModelUnfit: `mean` or `std` is not valid.
+        `Infer` describes `mean`, `std` and `crop`. Raises ModelUnfit if they are not valid.
         """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
@@ -239,19 +217,11 @@ class Infer:
         return max(1.0, float(sum(each.size for each in item.values())))
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes the model and a batch need, estimated from the first batches.
-
-        `cost` is the sum of the costs of the batch's items.
-        """
+        """Return the memory of the model and a batch, estimated from the first batches."""
         return int(self._idle_bytes + self._element_bytes * cost)
 
     def preprocess(self, item: Any) -> Item:
-        """Return one input as arrays with the types and the shapes of the graph's inputs.
-
-        Raises:
-            InvalidInput: The names, shapes or types of the arrays differ from those of the graph's
-                inputs.
-        """
+        """Return one input as arrays by the names of the graph's inputs, or raise InvalidInput."""
         if isinstance(item, Image.Image):
             if self._picture is None:
                 raise InvalidInput("the model takes no pictures; send arrays")
@@ -264,11 +234,7 @@ class Infer:
         return {each.name: each.check(item[each.name]) for each in self._inputs}
 
     def __call__(self, batch: list[Item]) -> list[dict[str, Any]]:
-        """Return the outputs of the graph for each item.
-
-        If the graph takes any number of items at once, items of the same shape run together.
-        Otherwise, each item runs alone.
-        """
+        """Run items of the same shape together, if the graph takes any number, or else alone."""
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)
         for index, item in enumerate(batch):
@@ -281,11 +247,7 @@ class Infer:
         return [outputs[index] for index in range(len(batch))]
 
     def postprocess(self, output: dict[str, Any]) -> dict[str, object]:
-        """Return the job's result.
-
-        With the option `labels`, the result lists the most likely classes, best class first.
-        Without this option, the result contains each output of the graph by its name.
-        """
+        """Return the most likely classes, best first, or without labels all outputs by name."""
         if not self._labels:
             return {name: _to_json(value) for name, value in output.items()}
         scores = np.asarray(output[self._outputs[0]], dtype=np.float64).ravel()
@@ -320,10 +282,7 @@ class Infer:
         ]
 
     def _measure(self, items: list[Item], run: Callable[[], list[Any]]) -> list[Any]:
-        """Call `run`, which runs the batch `items`, and return the outputs of the graph.
-
-        For the first batches of the model, also measure the memory that the batch needs.
-        """
+        """Call `run`, and for the first batches also measure the memory that the batch needs."""
         if self._measured_count >= _MEASURED_BATCHES:
             return run()
         self._measured_count += 1
@@ -342,10 +301,7 @@ class Infer:
 def _open_session(path: Path) -> Any:
     """Return a session of onnxruntime that runs the ONNX file.
 
-    Raises:
-        ModelUnfit: The package `onnxruntime` is not installed.
-        WeightsUnfit: The graph has weights in a second file.
-        WeightsDamaged: The file is not an ONNX file that onnxruntime can run.
+    Raises ModelUnfit without the package, or WeightsUnfit or WeightsDamaged if the file cannot run.
     """
     check_single_file(path)
     try:

@@ -21,13 +21,8 @@ _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
     """Build a network of torchvision without trained weights.
 
-    Args:
-        kind: A module of torchvision, for example `models.detection`.
-        architecture: The network's name in torchvision, for example "resnet50".
-        options: Arguments for the network's constructor.
-
-    Raises:
-        ModelUnfit: The module has no network with this name.
+    `kind` is a module of torchvision, for example `models.detection`. Raises ModelUnfit if it has
+    no network with this name.
     """
     names = models.list_models(module=kind)
     if architecture not in names:
@@ -43,12 +38,8 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 def find_weights_entry(architecture: str, sha256: str) -> Any:
     """Return the entry of torchvision's `WeightsEnum` whose weights have this digest.
 
-    If there is no such entry, return the entry of the network's default weights. The entry contains
-    the transforms for inputs and the labels of the classes.
-
-    Args:
-        architecture: The network's name in torchvision, for example "resnet50".
-        sha256: The SHA-256 digest of the weights.
+    If there is none, return that of the network's default weights. It has the transforms and
+    labels.
     """
     entries = models.get_model_weights(architecture)
     for entry in entries:
@@ -59,12 +50,7 @@ def find_weights_entry(architecture: str, sha256: str) -> Any:
 
 
 def names(labels: str, entry: Any) -> Sequence[str]:
-    """Return the labels of the classes, in the order of the class numbers.
-
-    Args:
-        labels: Labels that are separated by commas; empty for the labels of the published weights.
-        entry: The entry of the published weights, which `find_weights_entry` returns.
-    """
+    """Return the labels of the classes: those given, separated by commas, or the published ones."""
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]
     return found

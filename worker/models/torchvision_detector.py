@@ -32,8 +32,7 @@ _MAX_OBJECTS = 100
 class _Picture:
     """An image for the network. `pixels` has the shape (3, height, width) and values from 0 to 1.
 
-    `size` is the original image's width and height in pixels. `scale` is the factor by which the
-    original image was scaled.
+    `size` is the original width and height, and `scale` the factor by which it was scaled.
     """
 
     pixels: torch.Tensor
@@ -49,8 +48,7 @@ class _Picture:
 class _Found:
     """The objects that the network has found in one image.
 
-    Each box consists of the left, top, right and bottom edges, in pixels of the original image.
-    `size` is the original image's width and height in pixels.
+    Each box has the left, top, right and bottom edges, in pixels of the image of this size.
     """
 
     boxes: list[list[float]]
@@ -92,10 +90,7 @@ class Infer:
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Return the image, scaled down so that no side is longer than 1333 pixels.
-
-        The network itself normalises the pixels.
-        """
+        """Return the image, scaled down so that no side is longer than 1333 pixels."""
         scale = min(1.0, _MAX_SIDE_PIXELS / max(item.size))
         size = (max(1, round(item.width * scale)), max(1, round(item.height * scale)))
         picture = item if scale == 1.0 else item.resize(size, Resampling.BILINEAR)
@@ -104,8 +99,7 @@ class Infer:
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
         """Find the objects in each image. Wide images run together, and tall images run together.
 
-        If wide and tall images ran together, the network would pad all of them to squares, which
-        would need more memory.
+        Otherwise, the network would pad all of them to squares, which would need more memory.
         """
         found: dict[int, _Found] = {}
         for is_tall in (False, True):
@@ -116,10 +110,7 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Return at most 100 objects whose score is at least `min_score`.
-
-        Boxes that extend beyond the image are clipped.
-        """
+        """Return at most 100 objects whose score is at least `min_score`, clipped to the image."""
         width, height = output.size
         objects = [
             {

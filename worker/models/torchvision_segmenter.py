@@ -27,10 +27,7 @@ _AUXILIARY = "aux_classifier."
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image for the network. `pixels` is normalised and has the shape (3, height, width).
-
-    `size` is the original image's width and height in pixels.
-    """
+    """A normalised image of shape (3, height, width), and the original width and height."""
 
     pixels: torch.Tensor
     size: tuple[int, int]
@@ -38,10 +35,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """The class number of each pixel, as uint8 of shape (height, width).
-
-    `size` is the original image's width and height in pixels.
-    """
+    """The class number of each pixel, as uint8 of shape (height, width), and the final size."""
 
     classes: torch.Tensor
     size: tuple[int, int]
@@ -85,10 +79,7 @@ class Infer:
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
-        """Scale the image's shorter side to a fixed length, and normalise the pixels.
-
-        The length and the normalisation are the same as during the network's training.
-        """
+        """Scale the shorter side and normalise the pixels, as during the network's training."""
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:
@@ -118,19 +109,13 @@ class _Classes(nn.Module):
         self._network = network
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the most likely class of each pixel, as uint8 of shape (batch, height, width).
-
-        `pictures` has the shape (batch, 3, height, width).
-        """
+        """Return the most likely class of each pixel, as uint8 of shape (batch, height, width)."""
         scores: torch.Tensor = self._network(pictures)["out"]
         return scores.argmax(dim=1).to(torch.uint8)
 
 
 def palette() -> bytes:
-    """Return the palette of PASCAL VOC: red, green and blue for each of 256 class numbers.
-
-    Consecutive class numbers have clearly different colours.
-    """
+    """Return the palette of PASCAL VOC: red, green and blue for each of 256 class numbers."""
     colours = bytearray()
     for number in range(256):
         for colour in range(3):

@@ -42,10 +42,7 @@ class _Scored:
 
 
 class Infer:
-    """Finds speech in a recording.
-
-    The result lists the start, the end and the mean score of each part that contains speech.
-    """
+    """Finds speech in a recording: start, end and mean score of each part that contains speech."""
 
     accepts: ClassVar[Accepts] = "audio"
     sample_rate: ClassVar[int] = _RATE
@@ -60,10 +57,7 @@ class Infer:
         self._memory = self._network.as_sequence()
 
     def sample(self) -> tuple[Tensor, float]:
-        """Return ten seconds of silence, prepared by `preprocess`.
-
-        The result is the samples of all steps, and the duration in seconds.
-        """
+        """Return ten seconds of silence, prepared by `preprocess`."""
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
@@ -71,11 +65,7 @@ class Infer:
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Split the recording into steps.
-
-        Return the samples as float32 of shape (steps, 576), and the recording's duration in
-        seconds.
-        """
+        """Return the samples in steps of shape (steps, 576), and the duration in seconds."""
         if item.seconds > self._max_seconds:
             raise InvalidInput(
                 f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} s are "
@@ -89,8 +79,7 @@ class Infer:
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
         """Return the probability of speech in each step of each recording.
 
-        All steps of all recordings are encoded together. Then the recurrent layer runs over each
-        recording.
+        All steps of all recordings are encoded together. Then the recurrent layer runs over each.
         """
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
@@ -134,10 +123,7 @@ class _Network(nn.Module):
         self.final_conv = nn.Conv1d(128, 1, 1)
 
     def encode(self, steps: Tensor) -> Tensor:
-        """Return 128 features for each step, as a tensor of shape (step count, 128).
-
-        `steps` has the samples of each step, in the shape (step count, 576).
-        """
+        """Return 128 features for each step. The samples have the shape (steps, 576)."""
         mirrored = nn.functional.pad(steps.unsqueeze(1), (0, _CONTEXT), mode="reflect")
         real, imaginary = self.stft_conv(mirrored).chunk(2, dim=1)
         found: Tensor = (real**2 + imaginary**2).sqrt()
@@ -153,10 +139,7 @@ class _Network(nn.Module):
         return layer.eval()
 
     def score(self, lstm_output: Tensor) -> Tensor:
-        """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps).
-
-        `lstm_output` has the shape (batch, steps, 128).
-        """
+        """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps)."""
         last: Tensor = self.final_conv(lstm_output.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
@@ -164,13 +147,10 @@ class _Network(nn.Module):
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each part that contains speech. Times are in seconds.
+    """Yield start and end in seconds, and the mean score, of each part that contains speech.
 
-    Args:
-        scores: The probability of speech in each step of 32 ms.
-        seconds: The duration of the recording.
-        threshold: Speech begins with the first step that has at least this probability. Speech ends
-            when the probability stays clearly below the threshold for several steps.
+    Speech begins with the first step of 32 ms that reaches the threshold. It ends when the
+    probability stays clearly below the threshold for several steps.
     """
     reached = 0.0
     for start, end in _runs(scores, threshold):
@@ -182,11 +162,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each sequence of steps with speech, as step numbers.
-
-    The start is the number of the first step in the sequence. The end is the number of the step
-    that follows the last step of the sequence.
-    """
+    """Yield the first step of each sequence of steps with speech, and the step that follows it."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

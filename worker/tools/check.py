@@ -66,11 +66,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The bytes and the media type of an input, as a caller would send them.
-
-    `named` contains the bytes and the media type of each named input, by the input's name.
-    `parameters` contains the values of the model's parameters, by the parameter's name.
-    """
+    """The bytes and the media type of an input, the named inputs, and the parameters."""
 
     data: bytes
     media_type: str
@@ -83,23 +79,13 @@ class ModelInput:
 
 
 class LazyBlobReader:
-    """Reads blobs. Each read creates a new client of the storage account.
-
-    No client is created before the first read. Therefore a model whose weights are not in blob
-    storage can be checked without a storage account.
-    """
+    """Reads blobs with a new client, so that a check without blobs needs no storage account."""
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob.
-
-        Raises:
-            WeightsMissing: The blob does not exist.
-            WeightsUnavailable: PAYLOAD_STORAGE is missing or wrong, or blob storage cannot be
-                reached.
-        """
+        """Start to read a blob. Raises WeightsMissing or WeightsUnavailable."""
         if self._endpoint is None:
             raise WeightsUnavailable(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
@@ -135,19 +121,9 @@ def check(
 ) -> Iterator[Line]:
     """Load a model, run it on one input, and yield the JSON objects that the command prints.
 
-    Args:
-        model: The catalogue entry.
-        sample: The input.
-        loader: Loads the model.
-        memory: The settings for the device's memory during a measurement under load; None for the
-            default settings.
-        caller_count: How many callers a measurement under load has; if 0, single batches are
-            measured instead.
-
-    Raises:
-        WorkerError: The model cannot be loaded, or the input or the result cannot be used.
-        LoadFailed: A job of a measurement under load has failed, or none has ended in time.
-        Exception: Any error that the model's own code raises.
+    With `caller_count`, the model is measured under load instead of in single batches, with the
+    settings `memory`. Raises WorkerError, LoadFailed if a job of the load fails, or any error that
+    the model's own code raises.
     """
     yield _step(f"loading {model.name}")
     loaded, line = _load(model, loader)
@@ -165,7 +141,7 @@ def check(
 
 
 def _step(text: str, limit_seconds: float | None = None) -> Line:
-    """Return the object for a step. `limit_seconds` is how long the step may take in a worker."""
+    """Return the object for a step, and how long it may take in a worker."""
     return {"event": "step", "text": text, "limit_seconds": limit_seconds}
 
 
@@ -208,19 +184,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Measure a model under load, in batches of several sizes.
-
-    Args:
-        model: The catalogue entry.
-        sample: The input that the callers send.
-        loaded: The loaded model.
-        item: The prepared input.
-        memory: The settings for the device's memory; None for the default settings.
-        caller_count: The number of simulated callers. Each caller waits for one job at a time.
-
-    Yields:
-        One JSON object for each measured batch size, then one with the suggested settings.
-    """
+    """Measure each batch size under load, and yield an object for each, then the suggestion."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
@@ -379,15 +343,7 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
 
 
 def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes, str]]:
-    """Return the content and the media type of each named input, by the input's name.
-
-    Args:
-        model: The catalogue entry of the model.
-        given: The values of the option `--input`, in the form NAME=FILE.
-
-    Raises:
-        InvalidSetting: A value does not have this form, or the model has no input of this name.
-    """
+    """Read the named inputs that the option `--input NAME=FILE` gives."""
     found = {}
     for text in given:
         name, _, path = text.partition("=")
@@ -402,11 +358,7 @@ def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes,
 
 
 def _parameters(text: str) -> dict[str, Json]:
-    """Parse the value of the option `--parameters`, which must be a JSON object.
-
-    Raises:
-        InvalidSetting: The value is not a JSON object.
-    """
+    """Parse the option `--parameters`, which must be a JSON object."""
     try:
         found = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -439,12 +391,7 @@ def _failed(code: str, detail: str, output: TextIO, **more: str) -> int:
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Load a model, run it on an input, measure its batches, and write JSON lines to `output`.
-
-    Returns:
-        The exit code: 0 if the model ran, 1 if the model or the input caused an error, 2 if an
-        argument or a setting is wrong.
-    """
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.tools.check", description="Runs one model on one input."
     )

@@ -88,11 +88,8 @@ class LoadFailed(Exception):
 class BatchThroughput:
     """The throughput of a worker during several batches.
 
-    Attributes:
-        items: The number of jobs.
-        batches: The number of batches.
-        seconds: The time from the start of the first batch to the end of the last batch.
-        busy_seconds: The total time during which the model ran.
+    `seconds` is the time from the start of the first batch to the end of the last one, and
+    `busy_seconds` the time of it during which the model ran.
     """
 
     items: int
@@ -112,10 +109,7 @@ class BatchThroughput:
 
 
 def measure_batches(replies: Sequence[JobReply]) -> BatchThroughput:
-    """Return the throughput of a worker, computed from the times in its replies.
-
-    `replies` must not be empty.
-    """
+    """Return the throughput of a worker, computed from the times in its replies."""
     # The jobs of one batch have the same start and duration.
     batches = {(reply.started_at.timestamp(), reply.timing.inference_ms) for reply in replies}
     begin = min(started for started, _ in batches)
@@ -126,13 +120,7 @@ def measure_batches(replies: Sequence[JobReply]) -> BatchThroughput:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The measurement of one batch size.
-
-    Attributes:
-        batch_size: The largest number of jobs in a batch.
-        throughput: The throughput of the measured batches.
-        latencies_ms: The time from a job's submit to its reply, for each job, in ascending order.
-    """
+    """The measurement of one batch size, with the ascending latencies from submit to reply."""
 
     batch_size: int
     throughput: BatchThroughput
@@ -155,15 +143,11 @@ class Suggestion:
 
 
 def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
-    """Suggest a batch size and a wait for the catalogue entry.
+    """Suggest a batch size and a wait, from results in ascending order of batch size.
 
     The batch size is the smallest one with almost the highest throughput. The wait is as long as
     the worker takes to prepare the other inputs of such a batch, but at most a tenth of the time
-    for which the batch runs, and at most 100 ms. For a batch size of 1, the wait is 0.
-
-    Args:
-        results: The measurements, in ascending order of the batch sizes.
-        prepare_ms: How long the preparation of one input takes, in milliseconds.
+    for which the batch runs, and at most 100 ms.
     """
     best = max(results, key=lambda result: result.throughput.per_second)
     least = best.throughput.per_second * (1 - _WORTHWHILE_SHARE)
@@ -273,10 +257,7 @@ class _MemoryBlobs:
 
 
 class _HeldModel(ModelManager):
-    """A model manager that does not unload its model when a measurement ends.
-
-    The measurement of the next batch size uses the same loaded model.
-    """
+    """A manager whose loaded model stays, for the measurement of the next batch size."""
 
     def leave(self) -> None:
         self.loaded = None
@@ -301,10 +282,7 @@ class _Callers:
         self._is_stopped = True
 
     def send(self, body: bytes, job_id: str) -> None:
-        """Store a reply with its latency, and submit the next job of the caller that waited for it.
-
-        If `stop` was called, submit no job.
-        """
+        """Store a reply with its latency, and submit the caller's next job unless stopped."""
         latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
         with self._changed:
             self._replies.append((body, latency_ms))
@@ -319,10 +297,8 @@ class _Callers:
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
         """Wait until `number` replies have arrived, and return how many replies have arrived.
 
-        When `time.monotonic()` has reached `ends_at`, one reply is enough.
-
-        Raises:
-            LoadFailed: A message was not completed, or no reply arrived for `patience_seconds`.
+        From `ends_at` on, one reply is enough. Raises LoadFailed if a message was not completed, or
+        if no reply arrived for `patience_seconds`.
         """
         with self._changed:
             seen, seen_at = len(self._replies), time.monotonic()
@@ -343,11 +319,7 @@ class _Callers:
             return len(self._replies)
 
     def replies(self) -> list[tuple[JobReply, float]]:
-        """Return all replies, each with the latency of its job in milliseconds.
-
-        Raises:
-            LoadFailed: A job has failed.
-        """
+        """Return all replies with the latency of their jobs in ms, or raise LoadFailed."""
         with self._changed:
             found = [(decode_reply(body), latency_ms) for body, latency_ms in self._replies]
         for reply, _ in found:
@@ -369,18 +341,7 @@ class LoadMeasurement:
         named: Mapping[str, tuple[bytes, str]] = MappingProxyType({}),
         parameters: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            model: The catalogue entry.
-            loaded: The loaded model.
-            data: The input as callers send it.
-            media_type: The media type of the input.
-            memory: The settings for the device's memory. Their `folder` must not be the folder of
-                a running worker.
-            named: The bytes and the media type of each named input.
-            parameters: The parameters of each job.
-        """
+        """Store the dependencies. The folder of `memory` must not be that of a running worker."""
         self._model = model
         self._loaded = loaded
         self._inputs = {_BLOB: (data, media_type)}
@@ -390,14 +351,9 @@ class LoadMeasurement:
         self._decoders = DecoderProcesses()
 
     def measure(self, batch_size: int, caller_count: int) -> LoadResult:
-        """Run batches of at most `batch_size` jobs for some seconds, and return the measurement.
+        """Run batches of at most `batch_size` jobs for some seconds, with one job for each caller.
 
-        Args:
-            batch_size: The largest number of jobs in a batch.
-            caller_count: How many jobs are in flight at the same time.
-
-        Raises:
-            LoadFailed: A job has failed, or no job has ended in time.
+        Raises LoadFailed if a job has failed, or none has ended in time.
         """
         model = replace(self._model, max_batch_size=batch_size)
         queue = _MemoryQueue(model.queue)
@@ -436,8 +392,6 @@ class LoadMeasurement:
         The first replies, one for each caller, are left out, because the first batches may be slow.
         The replies of the last batch are left out too, because some of them may be missing. If no
         replies would remain, those of the last batch are kept, or else all.
-
-        `batch_size` is the maximum batch size of this measurement.
         """
         patience_seconds = max(_MIN_PATIENCE_SECONDS, float(self._model.deadline_seconds))
         ends_at = time.monotonic() + _MAX_SECONDS

@@ -65,11 +65,7 @@ _RETURNED: Final = {"Image": "image/png", "bytes": media.OCTET_STREAM, "str": me
 
 @dataclass(frozen=True, slots=True)
 class ModelDeclarations:
-    """The parameters, named inputs and named results that a model's class declares.
-
-    Each attribute is a dictionary. The keys are the names of the parameters, inputs or results. The
-    values are the tables that the model's catalogue entry must contain for them.
-    """
+    """The tables of the catalogue entry for what a model's class declares, by name."""
 
     parameters: Mapping[str, Schema]
     inputs: Mapping[str, dict[str, Any]]
@@ -77,13 +73,9 @@ class ModelDeclarations:
 
 
 def describe(infer: type, entry: ModelEntry | None) -> ModelDeclarations:
-    """Return the parameters, named inputs and named results that a model's class declares.
+    """Return what a model's class declares, with the media types of the entry if it has them.
 
-    An input or result that the model's entry already declares keeps the media types of the entry.
-
-    Raises:
-        ModelUnfit: The class has no method `__call__`, an argument has no supported type hint, or
-            the type hint of a result contains a name that does not exist at run time.
+    Raises ModelUnfit if the class has no method `__call__`, or a type hint is not supported.
     """
     method = _method(infer)
     inputs = {
@@ -145,10 +137,7 @@ def _positional(method: Callable[..., Any]) -> list[str]:
 
 
 def _hint(annotation: Any) -> str:
-    """Return the name of a type hint without its module, for example `Image`.
-
-    The hints are compared as text, because many exist only for type checkers.
-    """
+    """Return the name of a type hint as text, because many exist only for type checkers."""
     if isinstance(annotation, type):
         annotation = annotation.__qualname__
     return "" if annotation is inspect.Parameter.empty else str(annotation)
@@ -199,12 +188,7 @@ def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> 
 
 
 def _find_entry(catalogue: Path, name: str) -> ModelEntry | None:
-    """Return the entry of a model; None if the catalogue has no entry for it.
-
-    Raises:
-        ContractError: The catalogue is not valid. A catalogue without any entry is valid here.
-        UnknownModel: The catalogue has no such entry, and there is no module for the model.
-    """
+    """Return the model's entry, or None if only a module for it exists, or raise ContractError."""
     try:
         return Catalogue.load(catalogue).model(name)
     except UnknownModel:
@@ -275,14 +259,7 @@ def _run(name: str, catalogue: Path, output: TextIO, *, is_written: bool) -> Non
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Print the declarations of one model, and return the exit code.
-
-    `arguments` contains the model's name.
-
-    Returns:
-        0 if the declarations were printed, 1 if they cannot be described, 2 if the model's name or
-        a setting is invalid.
-    """
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.tools.describe",
         description="Print a model's parameters, named inputs and named results as TOML, or a "

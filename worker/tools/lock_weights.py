@@ -40,11 +40,7 @@ class NotEditable(Exception):
 
 
 def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str]]:
-    """Yield the path, the weights and the digest of each table that contains the key `weights`.
-
-    The path of a table consists of the keys that lead to the table in the catalogue. The digest is
-    empty if the table contains no digest.
-    """
+    """Yield the keys, the weights and the digest, or "", of each table with the key `weights`."""
     for name, table in document.items():
         if not isinstance(table, dict):
             continue
@@ -55,16 +51,7 @@ def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str
 
 
 def set_digest(text: str, path: TablePath, sha256: str) -> str:
-    """Return the text of a catalogue after writing the digest into one table.
-
-    Args:
-        text: The catalogue in TOML.
-        path: The keys of the table.
-        sha256: The digest of the table's weights.
-
-    Raises:
-        NotEditable: The table is written in a form that this function cannot change.
-    """
+    """Return the text of a catalogue with the digest in one table, or raise NotEditable."""
     wanted = copy.deepcopy(tomllib.loads(text))
     table = wanted
     for key in path:
@@ -81,11 +68,10 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield candidates for the new text of the catalogue, with the digest in the table `path`.
+    """Yield candidates for the new text, each with a single line replaced or added.
 
-    Each candidate replaces or adds a single line. The caller must check whether a candidate is
-    correct, because a line that looks like a line of the table may be a part of a multi-line
-    string. `lines` are the lines of the catalogue, and `sha256` is the digest.
+    A line that looks like a line of the table may be a part of a multi-line string, so the caller
+    must check the candidates.
     """
     section: TablePath = ()
     for number, line in enumerate(lines):
@@ -120,20 +106,10 @@ def _read_header(line: str) -> TablePath | None:
 def lock(
     catalogue: Path, names: Sequence[str], store: WeightsStore, output: TextIO, errors: TextIO
 ) -> bool:
-    """Write the digests of weights into a catalogue file.
+    """Write the digests of weights into a catalogue file. Return whether all were written.
 
-    Args:
-        catalogue: The catalogue file.
-        names: The models whose digests are computed again; empty for all entries without a digest.
-        store: Reads the weights.
-        output: Receives a line for each digest.
-        errors: Receives a line for each error.
-
-    Returns:
-        Whether all digests were written.
-
-    Raises:
-        InvalidSetting: The catalogue cannot be read, or has no weights for a name.
+    Without names, only entries without a digest are changed. Raises SettingsError if the catalogue
+    cannot be read, or has no weights for a name.
     """
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
@@ -175,10 +151,7 @@ def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
-    """Read the catalogue file again after the download, and write a digest into it.
-
-    Raises NotEditable if the entry was removed, or has a form that cannot be changed.
-    """
+    """Write a digest into the catalogue, which is read again after the download."""
     text, _ = _read(catalogue)
     try:
         changed = set_digest(text, path, sha256)
@@ -206,12 +179,7 @@ def replace_text(catalogue: Path, text: str) -> None:
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: TextIO) -> int:
-    """Run the command `python -m worker.tools.lock_weights`, and return its exit code.
-
-    Returns:
-        0 if all digests were written, 1 if a digest cannot be computed or written, or 2 if a name,
-        a setting or the catalogue is invalid.
-    """
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.tools.lock_weights", description="Write the digests of weights."
     )

@@ -55,31 +55,21 @@ class Download:
 
 
 class WeightsCache:
-    """A folder with the weights of models. Any thread may call the methods."""
+    """A folder with the weights of models. Any thread may call the methods.
+
+    `weights` is the location of the weights, for messages, and `start` starts their download.
+    """
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
-        """Store the folder and the limit. The folder is created at the first download.
-
-        Args:
-            folder: The folder of the cache.
-            limit_bytes: The largest total size of the files; None for no limit.
-        """
+        """Store the folder, which the first download creates, and the limit of its size."""
         self._folder = folder
         self._limit_bytes = limit_bytes
 
     def get(self, weights: str, sha256: str, start: Callable[[], Download]) -> Path:
-        """Return the path of the file with this digest, and download the file if it is missing.
+        """Return the path of the file with this digest. Download it if it is missing.
 
-        Args:
-            weights: The location of the weights, for messages.
-            sha256: The digest of the file.
-            start: Starts the download.
-
-        Raises:
-            WeightsMismatch: The digest of the downloaded file differs from `sha256`. The file was
-                deleted.
-            WeightsUnavailable: The download failed, or the file cannot be stored.
-            WorkerError: Any other error that `start` raises.
+        Raises WeightsMismatch if the downloaded file has another digest, WeightsUnavailable if it
+        cannot be downloaded or stored, or any other WorkerError that `start` raises.
         """
         try:
             if (file := self._find(weights, sha256)) is not None:
@@ -97,16 +87,7 @@ class WeightsCache:
             ) from None
 
     def add(self, weights: str, start: Callable[[], Download]) -> str:
-        """Download a file whose digest is not known, and return the file's SHA-256 digest.
-
-        Args:
-            weights: The location of the weights, for messages.
-            start: Starts the download.
-
-        Raises:
-            WeightsUnavailable: The download failed, or the file cannot be stored.
-            WorkerError: Any other error that `start` raises.
-        """
+        """Download a file whose digest is not known, and return its SHA-256 digest."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._receive(weights, start()) as (part, digest):
@@ -168,12 +149,9 @@ class WeightsCache:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, weights: str, size_bytes: int | None) -> int:
-        """Delete files if necessary, and return how many bytes can be stored.
+        """Delete files that were not used within the last hour if necessary.
 
-        Only files that were not used within the last hour are deleted.
-
-        Raises:
-            WeightsUnavailable: A file of `size_bytes` cannot be stored.
+        Return how many bytes can be stored, or raise WeightsUnavailable if these are too few.
         """
         files = self._list_files()
         for file in [each for each in files if each.is_partial and each.is_unused]:
@@ -215,11 +193,7 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """Lock one file of the cache during the `with` block.
-
-        With this lock, only one thread of all processes downloads the file at a time. On a file
-        system without locks, several threads may download the file at the same time.
-        """
+        """Let only one thread of all processes download the file at a time, in the block."""
         path = self._folder / f"{sha256}.lock"
         while True:
             with path.open("ab") as file:

@@ -31,7 +31,10 @@ _WINDOW_SECONDS: Final = 60.0
 
 
 class Hub:
-    """Reads files of the Hugging Face Hub, or of a server with the same URLs."""
+    """Reads files of the Hugging Face Hub, or of a server with the same URLs.
+
+    In the methods, `where` is the location of the weights, for messages.
+    """
 
     def __init__(
         self,
@@ -39,13 +42,7 @@ class Hub:
         guard: AddressGuard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the arguments. No request is sent.
-
-        Args:
-            settings: The endpoint and the token.
-            guard: Checks the host of each redirect to another host.
-            clock: Returns the time in seconds.
-        """
+        """Store the arguments. The guard checks the host of each redirect to another host."""
         self._settings = settings
         self._guard = guard
         self._clock = clock
@@ -53,11 +50,8 @@ class Hub:
     def read(self, location: WeightsLocation) -> Download:
         """Start to download a file.
 
-        Raises:
-            WeightsMissing: The repository, the commit or the file does not exist, or the token does
-                not permit reading it.
-            WeightsUnavailable: The hub cannot be reached, or has refused the request. The error may
-                also be raised while the file is read.
+        Raises WeightsMissing if there is no such file or the token does not permit reading it, and
+        WeightsUnavailable, also while the file is read, if the hub does not send it.
         """
         where = f"hf:{location.place}@{location.commit}/{location.path}"
         with ExitStack() as opened:
@@ -83,15 +77,9 @@ class Hub:
     def _open(
         self, where: str, url: str, client: httpx.Client, opened: ExitStack
     ) -> httpx.Response:
-        """Send the request and follow redirects. Return the open response with the file.
+        """Send the request and follow redirects. `opened` closes all responses.
 
-        `where` is the location of the weights, for messages. `opened` closes all responses.
-
-        Raises:
-            WeightsMissing: The repository, the commit or the file does not exist, or the token does
-                not permit reading it.
-            WeightsUnavailable: The hub has refused the request, or a redirect is not allowed.
-            httpx.HTTPError: The hub cannot be reached.
+        Raises httpx.HTTPError if the hub cannot be reached, or an error of the weights.
         """
         for _ in range(_MAX_REDIRECTS + 1):
             headers = {"accept-encoding": "identity", "user-agent": "loosely-worker"}
@@ -117,10 +105,7 @@ class Hub:
         raise WeightsUnavailable(f"{where}: the hub redirects more than {_MAX_REDIRECTS} times")
 
     def _check_redirect(self, where: str, url: str) -> None:
-        """Raise WeightsUnavailable if the SSRF guard does not allow the host of this URL.
-
-        `where` is the location of the weights, for messages.
-        """
+        """Raise WeightsUnavailable if the SSRF guard does not allow the host of this URL."""
         parts = urlsplit(url)
         try:
             # Without the path, because signed URLs are longer than the URLs of callers may be.
@@ -131,10 +116,7 @@ class Hub:
             ) from None
 
     def _check_status(self, where: str, response: httpx.Response) -> None:
-        """Raise WeightsMissing or WeightsUnavailable if the status is not 200.
-
-        `where` is the location of the weights, for messages.
-        """
+        """Raise WeightsMissing or WeightsUnavailable if the status is not 200."""
         status = response.status_code
         if status == httpx.codes.OK:
             return

@@ -29,26 +29,14 @@ class BlobReader(Protocol):
     """Reads blobs from any container."""
 
     def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob.
-
-        Raises:
-            WeightsMissing: The blob does not exist.
-            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
-                the blob is read.
-        """
+        """Start to read a blob. Raises WeightsMissing or, also later, WeightsUnavailable."""
 
 
 class HubReader(Protocol):
     """Reads files of the Hugging Face Hub."""
 
     def read(self, location: WeightsLocation) -> Download:
-        """Start to read a file.
-
-        Raises:
-            WeightsMissing: The file does not exist.
-            WeightsUnavailable: The hub cannot be reached. The error may also be raised while the
-                file is read.
-        """
+        """Start to read a file. Raises WeightsMissing or, also later, WeightsUnavailable."""
 
 
 class WeightsStore:
@@ -61,16 +49,7 @@ class WeightsStore:
         hub: HubReader | None = None,
         cache_limit_bytes: int | None = None,
     ) -> None:
-        """Store the arguments. No weights are read.
-
-        Args:
-            cache: The folder for downloaded weights.
-            blobs: Reads weights from blob storage.
-            hub: Reads weights from the Hugging Face Hub; None if the worker must not use the
-                internet. Then the weights are read from the copies that the deployment has made in
-                blob storage.
-            cache_limit_bytes: The largest size of the cache; None for no limit.
-        """
+        """Store the arguments. Without `hub`, its weights are read from copies in blob storage."""
         self._cache = WeightsCache(cache, cache_limit_bytes)
         self._blobs = blobs
         self._hub = hub
@@ -78,12 +57,8 @@ class WeightsStore:
     def get(self, model: ModelEntry) -> Weights | None:
         """Return the model's weights after checking their digest; None for a model without weights.
 
-        Raises:
-            WeightsMissing: The weights do not exist at their location, or the hub's token does not
-                permit reading them.
-            WeightsMismatch: The digest differs from the digest in the catalogue entry.
-            WeightsUnavailable: Blob storage or the hub cannot be reached, or the cache cannot be
-                written.
+        Raises WeightsMissing, WeightsMismatch, or WeightsUnavailable if blob storage or the hub
+        cannot be reached or the cache cannot be written.
         """
         if not model.weights:
             return None
@@ -100,18 +75,10 @@ class WeightsStore:
         )
 
     def compute_digest(self, weights: str) -> str:
-        """Return the SHA-256 digest of weights. Weights that are not local are downloaded first.
+        """Return the digest of the weights at a location. They are downloaded if necessary.
 
-        Args:
-            weights: The value of the key `weights` of a catalogue entry.
-
-        Raises:
-            ValueError: The value is not a location of weights.
-            WeightsMissing: The weights do not exist at their location, or the hub's token does not
-                permit reading them.
-            WeightsUnavailable: Blob storage or the hub cannot be reached, the cache cannot be
-                written, or the weights are on the hub and HF_HUB_OFFLINE is set.
-            WeightsUnfit: The weights are an ONNX file that refers to a second file.
+        Raises ValueError if this is no location, WeightsUnfit for an ONNX file that refers to a
+        second file, and the errors of `get`.
         """
         location = parse_weights(weights)
         if location.scheme in _LOCAL:
@@ -122,11 +89,7 @@ class WeightsStore:
         return self._cache.add(weights, partial(self._start, location, ""))
 
     def _start(self, location: WeightsLocation, sha256: str) -> Download:
-        """Start to download weights from a blob or from the hub.
-
-        If this worker must not use the hub, the copy of the weights in blob storage is read. The
-        name of this blob contains `sha256`.
-        """
+        """Start to download weights. Without a hub, read the copy with the name `sha256`."""
         if location.scheme is WeightsScheme.BLOB:
             return self._blobs.read(location.place, location.path)
         if self._hub is not None:
@@ -145,13 +108,9 @@ class WeightsStore:
 
 
 def find_file(location: WeightsLocation) -> Path:
-    """Return the path of weights in the model folder or in an installed package.
+    """Return the path of weights in the working directory or in an installed package.
 
-    The model folder is the working directory. The package is not imported.
-
-    Raises:
-        WeightsMissing: The file does not exist, the package is not installed, or the package does
-            not contain the file.
+    The package is not imported. Raises WeightsMissing if there is no such package or file.
     """
     if location.scheme is WeightsScheme.FILE:
         file = Path(location.path).resolve()

@@ -34,6 +34,9 @@ class Weights:
     The worker checks the file's digest and passes this object to the constructor of the model's
     class.
 
+        def __init__(self, weights: Weights) -> None:
+            self.network = weights.load_into(Network())
+
     Attributes:
         path: The path of the file.
         sha256: The SHA-256 digest of the file; empty if the digest is unknown.
@@ -43,15 +46,9 @@ class Weights:
     sha256: str = ""
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """Return the weights as a dictionary from names to CPU tensors.
+        """Return the tensors of a safetensors file or of a `torch.save`d state dict, by name.
 
-        The file must be a safetensors file, or a state dict that `torch.save` has written.
-
-        Raises:
-            WeightsUnsafe: The file is a pickle that contains more than tensors and plain
-                containers. No code in the pickle is executed.
-            WeightsDamaged: The file is truncated, or has an unknown format.
-            WeightsUnfit: The file does not contain a dictionary from names to tensors.
+        No code in it is executed. Raises WeightsUnsafe, WeightsDamaged or WeightsUnfit.
         """
         with self.path.open("rb") as file:
             start = file.read(_HEADER.size + 1)
@@ -63,14 +60,8 @@ class Weights:
     ) -> "Network":
         """Load the weights into a network, and return the network.
 
-        Args:
-            network: The network whose parameters are replaced.
-            state: The result of `state_dict` if the caller has already read the file; None if this
-                method must read the file.
-
-        Raises:
-            WeightsUnfit: The names or shapes of the weights do not fit the network.
-            ModelUnusable: Any error that `state_dict` raises.
+        `state` is the result of `state_dict` if the caller has already read the file. Raises
+        WeightsUnfit if the names or shapes do not fit the network.
         """
         try:
             network.load_state_dict(state or self.state_dict(), strict=True)
