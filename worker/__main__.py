@@ -148,7 +148,7 @@ class Worker:
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
         self._metrics.watch_device(self._describe_device)
         models = _models(settings, catalogue)
-        self._loads.take_over([model.name for model in models])
+        self._loads.take_over_notes([model.name for model in models])
         self._consumers = [self._consumer(model) for model in models]
         self._receiving: list[threading.Thread] = []
         self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
@@ -179,7 +179,7 @@ class Worker:
 
     def _load(self, model: ModelEntry) -> LoadedModel:
         # If the load kills the process, this must not count against the job that runs meanwhile.
-        with self._services.running.loading():
+        with self._services.running.noting_load():
             return self._loader.load(model)
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
@@ -223,14 +223,14 @@ class Worker:
         self._heartbeats.publish()
         self._events.stop()
         for consumer in self._consumers:
-            consumer.stop()
+            consumer.stop_receiving()
         unfinished_count = self._wait_until_settled(ends_at)
         if unfinished_count:
             _log.warning(
                 "the grace period is over: abandoning %d unfinished jobs", unfinished_count
             )
             for consumer in self._consumers:
-                consumer.give_up()
+                consumer.abandon_jobs()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
                 _log.warning(
                     "exiting with %d unsettled messages: Service Bus delivers them again when "
@@ -384,12 +384,12 @@ def main() -> int:
     if not settings.is_restarting:
         return _run(settings)
     loads = LoadJournal(settings.lock_folder)
-    loads.take_over()
+    loads.take_over_notes()
     # A module whose import has killed a process is imported by the child only.
     modules = [
         model.implementation
         for model in models
-        if not loads.find(import_name(model.implementation)).death_count
+        if not loads.killed_loads(import_name(model.implementation)).death_count
     ]
     # The worker imports these modules only when it first uses them. The parent imports them here.
     modules += ["httpcore"]
@@ -397,7 +397,7 @@ def main() -> int:
         modules += ["azure.identity"]
     return run_in_child(
         *(partial(_run, settings), modules),
-        lambda module: loads.loading(import_name(module)),
+        lambda module: loads.noting_load(import_name(module)),
         loads.is_loading,
     )
 

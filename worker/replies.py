@@ -102,7 +102,7 @@ class GatewayClient:
         """Close the connections."""
         self._pools.clear()
 
-    def check(self, url: str) -> None:
+    def check_reply_url(self, url: str) -> None:
         """Check a reply URL. Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
@@ -124,7 +124,7 @@ class GatewayClient:
         self._mark_up()
         return status != _GONE
 
-    def report(self, url: str, body: bytes) -> bool:
+    def send_progress(self, url: str, body: bytes) -> bool:
         """Send a progress report. Return False if the gateway answers that the job must stop.
 
         If the gateway does not answer, the result is True, so that the job continues.
@@ -181,7 +181,7 @@ class GatewayClient:
         except HTTPError as error:
             self._status.mark_down(type(error).__name__)
 
-    def send(self, url: str, body: bytes, wait: Wait) -> bool:
+    def send_reply(self, url: str, body: bytes, wait: Wait) -> bool:
         """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
@@ -292,7 +292,7 @@ class ReplySenders:
         self._gateway = gateway
         self._queues = queues
 
-    def check(self, reply_to: ReplyTo | None) -> None:
+    def check_reply_address(self, reply_to: ReplyTo | None) -> None:
         """Check a reply address before the job runs. Do nothing if `reply_to` is None.
 
         Raises:
@@ -300,11 +300,11 @@ class ReplySenders:
         """
         match reply_to:
             case ReplyUrl(url):
-                self._gateway.check(url)
+                self._gateway.check_reply_url(url)
             case ReplyQueue(queue):
-                self._queues.check(queue)
+                self._queues.check_reply_queue(queue)
 
-    def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> bool:
+    def send_reply(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> bool:
         """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
@@ -318,9 +318,9 @@ class ReplySenders:
         """
         match reply_to:
             case ReplyUrl(url):
-                return self._gateway.send(url, body, wait)
+                return self._gateway.send_reply(url, body, wait)
             case ReplyQueue(queue):
-                self._queues.send(queue, body, job_id, _limited(wait))
+                self._queues.send_reply(queue, body, job_id, _limited(wait))
         return True
 
 
@@ -366,7 +366,7 @@ class ReplyCache:
         self._replies: OrderedDict[tuple[str, int], CachedReply] = OrderedDict()
         self._size_bytes = 0
 
-    def put(self, delivery: LockedMessage, body: bytes, code: str) -> None:
+    def cache_reply(self, delivery: LockedMessage, body: bytes, code: str) -> None:
         """Store the reply to a message. `code` is `succeeded` or the code of the job's error."""
         with self._lock:
             self._drop(_key(delivery))
@@ -382,13 +382,13 @@ class ReplyCache:
                 self._size_bytes -= len(cached.body)
                 self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
 
-    def find(self, delivery: LockedMessage) -> CachedReply | None:
+    def find_reply(self, delivery: LockedMessage) -> CachedReply | None:
         """Return the cached reply to this message; None if the cache has no reply."""
         with self._lock:
             self._evict()
             return self._replies.get(_key(delivery))
 
-    def remove(self, delivery: LockedMessage) -> None:
+    def remove_reply(self, delivery: LockedMessage) -> None:
         """Remove the reply to a settled message."""
         with self._lock:
             self._drop(_key(delivery))

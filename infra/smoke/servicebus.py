@@ -130,10 +130,10 @@ class CheckedNamespace:
         opener = LockJournals(journals) if journals is not None else None
         link = QueueLink(self.endpoint, queue, journals=opener)
         try:
-            link.open()
+            link.connect()
             yield link
         finally:
-            link.close()
+            link.disconnect()
 
     def count(self, queue: str, expected: int) -> int:
         """Return the number of active messages of a queue.
@@ -186,7 +186,7 @@ def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
     broker.send(queue, "first", "first", "second")
     found: list[str] = []
     with broker.link(queue) as link:
-        while deliveries := link.receive_many(3, _EMPTY_SECONDS):
+        while deliveries := link.receive_messages(3, _EMPTY_SECONDS):
             found += [delivery.message_id for delivery in deliveries]
     text = f"{len(found)} messages after two with the same id and one with another id were sent"
     is_held = sorted(found) == ["first", "second"]
@@ -220,7 +220,7 @@ def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, st
     with broker.link(queue) as link:
         deliveries = _receive(link, _RANGE_LENGTH)
         try:
-            completed = sum(link.complete(deliveries))
+            completed = sum(link.complete_messages(deliveries))
         except BrokerUnavailable as error:
             return FindingResult.DOES_NOT_HOLD, f"workers complete messages one by one: {error}"
     text = f"{completed} of {_RANGE_LENGTH} messages were completed together"
@@ -235,9 +235,9 @@ def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, 
     broker.send(queue, "released")
     with broker.link(queue) as link:
         (delivery,) = _receive(link, 1)
-        link.settle(delivery, Settlement.RELEASE, "", "")
+        link.settle_message(delivery, Settlement.RELEASE, "", "")
         (again,) = _receive(link, 1)
-        link.settle(again, Settlement.COMPLETE, "", "")
+        link.settle_message(again, Settlement.COMPLETE, "", "")
     text = f"after its release the message had {again.delivery_count} earlier deliveries"
     return FindingResult.HELD if again.delivery_count == 0 else FindingResult.DOES_NOT_HOLD, text
 
@@ -296,9 +296,9 @@ def _receive_after_kill(broker: CheckedNamespace, queue: str) -> LockedMessage |
             )
         try:
             with broker.link(queue, Path(folder)) as link:
-                delivery = link.receive(_WAIT_SECONDS)
+                delivery = link.receive_message(_WAIT_SECONDS)
                 if delivery is not None:
-                    link.settle(delivery, Settlement.COMPLETE, "", "")
+                    link.settle_message(delivery, Settlement.COMPLETE, "", "")
         except BrokerUnavailable:
             return None
     return delivery
@@ -312,7 +312,7 @@ def check_dead_letter(broker: CheckedNamespace, queue: str) -> tuple[FindingResu
     broker.send(queue, "refused")
     with broker.link(queue) as link:
         (delivery,) = _receive(link, 1)
-        link.settle(delivery, Settlement.DEAD_LETTER, _REASON, _DESCRIPTION)
+        link.settle_message(delivery, Settlement.DEAD_LETTER, _REASON, _DESCRIPTION)
     try:
         with (
             make_client(broker.endpoint) as client,
@@ -374,7 +374,7 @@ def _hold_until_killed(endpoint: AzureEndpoint, queue: str, folder: Path) -> Non
     The lock journal is in `folder`.
     """
     link = QueueLink(endpoint, queue, journals=LockJournals(folder))
-    link.open()
+    link.connect()
     _receive(link, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -384,7 +384,7 @@ def _receive(link: QueueLink, count: int) -> list[LockedMessage]:
     end = time.monotonic() + _WAIT_SECONDS
     found: list[LockedMessage] = []
     while len(found) < count and time.monotonic() < end:
-        found += link.receive_many(count - len(found), 1.0)
+        found += link.receive_messages(count - len(found), 1.0)
     if len(found) < count:
         raise CheckError(f"only {len(found)} of {count} messages arrived in {_WAIT_SECONDS:.0f} s")
     return found

@@ -44,7 +44,7 @@ def reply_url(gateway_url: str) -> str:
 
 
 def test_documented_gateway_url_is_accepted(settings: WorkerSettings, gateway_url: str) -> None:
-    GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
+    GatewayClient(settings.reply_hosts).check_reply_url(reply_url(gateway_url))
 
 
 def test_reply_urls_of_others_are_refused(settings: WorkerSettings, gateway_url: str) -> None:
@@ -52,7 +52,7 @@ def test_reply_urls_of_others_are_refused(settings: WorkerSettings, gateway_url:
     name = urlsplit(gateway_url).hostname
     for other in (f"http://{name}:7072", f"http://{name}", "http://example.com:7071"):
         with pytest.raises(ReplyForbidden):
-            client.check(reply_url(other))
+            client.check_reply_url(reply_url(other))
 
 
 def test_gateways_host_name_is_resolved(services: dict[str, Any], gateway_url: str) -> None:
@@ -89,6 +89,6 @@ def test_reachable_gateway_needs_api_keys(
 def test_plain_http_needs_its_own_entry() -> None:
     plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
     with pytest.raises(ReplyForbidden, match="lists with http://"):
-        GatewayClient(frozenset({"gateway.example:80"})).check(plain)
-    GatewayClient(frozenset({"gateway.example:80"})).check(tls)
-    GatewayClient(frozenset({"http://gateway.example:80"})).check(plain)
+        GatewayClient(frozenset({"gateway.example:80"})).check_reply_url(plain)
+    GatewayClient(frozenset({"gateway.example:80"})).check_reply_url(tls)
+    GatewayClient(frozenset({"http://gateway.example:80"})).check_reply_url(plain)

@@ -170,13 +170,13 @@ class ModelManager:
         if it means that the device is lost.
         """
         while not stopping.is_set():
-            if pause_seconds := self._journal.find(self._model.name).pause_seconds:
+            if pause_seconds := self._journal.killed_loads(self._model.name).pause_seconds:
                 self._note_killer()
                 stopping.wait(min(pause_seconds, _LONGEST_WAIT_SECONDS))
                 continue
             self._journal.wait_for_suspects(self._model.name, stopping)
             try:
-                with self._journal.loading(self._model.name):  # imports the module
+                with self._journal.noting_load(self._model.name):  # imports the module
                     reservation = self._reserve()
                 reserved_bytes = reservation.wait_for_memory(stopping)
                 if reserved_bytes is None:
@@ -238,7 +238,7 @@ class ModelManager:
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
         """Load the model. Return its size in device memory in bytes, or 0 without a device."""
-        with self._journal.loading(self._model.name):
+        with self._journal.noting_load(self._model.name):
             if self._device is None:
                 self.loaded, self.limit = self._load_unmeasured(), self._new_limit()
                 size_bytes = 0
@@ -246,7 +246,7 @@ class ModelManager:
                 size_bytes = self._load_on(self._device, reservation, reserved_bytes)
         # The parent process may import the module again.
         for name in (self._model.name, import_name(self._model.implementation)):
-            self._journal.end(name, has_succeeded=True)
+            self._journal.end_load(name, has_succeeded=True)
         return size_bytes
 
     def _load_unmeasured(self) -> LoadedModel:
@@ -351,7 +351,7 @@ class ModelManager:
             )
         if self.problem:
             self.telemetry.record_load_failure(self.problem["code"])
-        self._journal.end(self._model.name, has_succeeded=False)
+        self._journal.end_load(self._model.name, has_succeeded=False)
         self._free_failed_load(error)
         # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self.problem else 0.0
@@ -362,7 +362,7 @@ class ModelManager:
 
     def _note_killer(self) -> None:
         """Record that the model is set aside, because its loads have killed processes."""
-        killed = self._journal.find(self._model.name)
+        killed = self._journal.killed_loads(self._model.name)
         error = ModelKillsWorker(
             f"loading {self._model.implementation} has killed the worker {killed.death_count} "
             "times in a row"

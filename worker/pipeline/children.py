@@ -65,7 +65,7 @@ class ChildServices:
 
 
 class JobChildren:
-    """Runs the child jobs of one running job. Only the thread that runs the model may call `run`.
+    """Runs the child jobs of one running job, on the thread that runs the model.
 
     Args:
         services: The objects that all jobs share.
@@ -87,7 +87,7 @@ class JobChildren:
         self._must_unload = must_unload
         self._calls = count(1)
 
-    def run(
+    def run_child_jobs(
         self,
         model: str,
         inputs: Sequence[Any],

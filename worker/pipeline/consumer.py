@@ -149,9 +149,9 @@ class Consumer:
                 _log.exception(
                     "queue %s: receiving or settling failed; the worker tries again", queue.name
                 )
-                queue.receiver.close()
+                queue.receiver.disconnect()
                 self.stopping.wait(1.0)
-        queue.receiver.close()
+        queue.receiver.disconnect()
 
     def _free_count(self, queue: ModelQueue) -> int:
         if self.suspects.exist:
@@ -169,12 +169,12 @@ class Consumer:
         """
         self.in_flight.add_delivery(delivery)
         self.manager.touch()
-        cached = self.cache.find(delivery)
+        cached = self.cache.find_reply(delivery)
         try:
-            with self.running.reading(delivery):
+            with self.running.noting_read(delivery):
                 job = self._open(queue, delivery, has_reply=cached is not None)
         except WorkerError as error:
-            self.settle.refuse(delivery, error)
+            self.settle.refuse_message(delivery, error)
             return
         except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
@@ -182,7 +182,7 @@ class Consumer:
                 self.name,
                 delivery.message_id,
             )
-            self.settle.refuse(delivery, WorkerFault(type(error).__name__))
+            self.settle.refuse_message(delivery, WorkerFault(type(error).__name__))
             return
         self.in_flight.add_job(job)
         if delivery.delivery_count:
@@ -203,7 +203,7 @@ class Consumer:
     def _prepare(self, job: ReceivedJob) -> None:
         if self._is_fetched(job) or self._is_in_large_blob(job):
             # Slow servers and large files must not delay the other jobs of the model.
-            self.in_flight.offload(job)
+            self.in_flight.offload_job(job)
         threads = self._prepare_threads
         if self._is_fetched(job):
             threads = self._fetch_threads
@@ -229,7 +229,7 @@ class Consumer:
             raise HandedBack("this worker is shutting down")
         if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
             self.receive.check_failures(delivery)
-        return self.receive.open_delivery(delivery, queue.renew, utc_now())
+        return self.receive.open_delivery(delivery, queue.renew_lock, utc_now())
 
     def _open_input(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
@@ -241,19 +241,19 @@ class Consumer:
             elif opened.is_small or self._is_in_large_blob(job):
                 self._decode_input(job, opened)
             else:
-                self.in_flight.offload(job)
+                self.in_flight.offload_job(job)
                 self._wake_receivers()
                 self._large_threads.submit(self._decode_input, job, opened)
 
     def _decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            self.prepare.decode(job, opened)
+            self.prepare.decode_input(job, opened)
             self._queue_for_device(job)
 
     def _queue_for_device(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job):
-            self.in_flight.bring_back(job)
-            if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
+            self.in_flight.bring_back_job(job)
+            if not self.batches.add_item(job, job.cost, is_low=job.delivery.queue == self.low.name):
                 raise HandedBack("this worker is shutting down or unloading the model")
 
     def run_device(self) -> None:
@@ -315,7 +315,7 @@ class Consumer:
             for job in jobs:
                 job.overrun_count = len(jobs)
                 if len(jobs) == 1:
-                    self.running.leave(job.delivery, LockState.OVERRUN)
+                    self.running.end_run(job.delivery, LockState.OVERRUN)
                     self.end_job(job, RunTooLong.after(limit_seconds))
                 else:
                     self.end_job(job, NotFinished(text))
@@ -327,10 +327,10 @@ class Consumer:
 
         Then release the messages of the jobs that have not run.
         """
-        while batch := self.batches.take(self.manager.limit.max_cost):
-            for part in self.infer.split(batch):
+        while batch := self.batches.take_batch(self.manager.limit.max_cost):
+            for part in self.infer.split_batch(batch):
                 self._run_batch(part)
-        for job in self.batches.clear():
+        for job in self.batches.take_all():
             self.end_job(job, HandedBack("the model was unloaded before the job ran"))
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
@@ -344,22 +344,22 @@ class Consumer:
                 self.end_job(job, HandedBack("this worker is shutting down"))
             return
         self._note_redelivered(batch)
-        self.running.enter(*(job.delivery for job in batch))
+        self.running.begin_run(*(job.delivery for job in batch))
         left = set(batch)
-        for inferred in self.infer.run(batch):
+        for inferred in self.infer.run_batch(batch):
             job = inferred.job
             left.discard(job)
-            job.ran_alone = self.running.leave(job.delivery, LockState.RAN)
+            job.ran_alone = self.running.end_run(job.delivery, LockState.RAN)
             if inferred.loaded is not None and not inferred.loaded.preprocesses:
                 self.capacity.note_item(job.inference_ms / 1000)
             if inferred.error is not None:
-                self.fail(job, inferred.error, InferenceFailed)
+                self.fail_job(job, inferred.error, InferenceFailed)
             else:
                 self._finish_run(job)
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
         for job in left:
             # This job had ended before, so it has no outcome.
-            self.running.leave(job.delivery, LockState.RAN)
+            self.running.end_run(job.delivery, LockState.RAN)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
         """Write a delivery note for each redelivered job in a batch that is about to run.
@@ -370,7 +370,7 @@ class Consumer:
         """
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:
-            job.mark("batched_ms")
+            job.mark_step("batched_ms")
             self.notes.note_received(job)
         if redelivered:
             self.notes.wait(_NOTE_SECONDS)
@@ -378,12 +378,12 @@ class Consumer:
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
             with (
-                self.running.running(job.delivery, LockState.RAN),
-                self.infer.runs.running(job),
+                self.running.noting_run(job.delivery, LockState.RAN),
+                self.infer.runs.timing_run(job),
             ):
-                found = inferred.finish()
+                found = inferred.finish_output()
             with self.ending_on_error(job):
-                payload, results = self.reply.pack(job, found)
+                payload, results = self.reply.store_results(job, found)
                 self.reply_and_settle(job, payload, results)
 
     def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
@@ -400,7 +400,7 @@ class Consumer:
 
         `results` contains the named results, which only a succeeded job has.
         """
-        code = self.reply.send(job, outcome, results)
+        code = self.reply.send_reply(job, outcome, results)
         self._complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
@@ -409,11 +409,11 @@ class Consumer:
         If the cached reply was not delivered yet, send it first.
         """
         with self.ending_on_error(job):
-            code = self.reply.send_again(job, cached)
+            code = self.reply.send_cached_reply(job, cached)
             self._complete(job, code)
 
     def _complete(self, job: ReceivedJob, code: str) -> None:
-        self.settle.complete(job, code)
+        self.settle.complete_message(job, code)
         if job.delivery.delivery_count:
             self.notes.note_end(job, Settlement.COMPLETE, code)
 
@@ -422,7 +422,7 @@ class Consumer:
         self.in_flight.remove_delivery(request.delivery, in_time=settled.in_time)
         is_final = request.settlement in (Settlement.COMPLETE, Settlement.DEAD_LETTER)
         if settled.in_time and is_final:
-            self.cache.remove(request.delivery)
+            self.cache.remove_reply(request.delivery)
 
     @contextlib.contextmanager
     def ending_on_error(
@@ -441,9 +441,11 @@ class Consumer:
             try:
                 yield
             except BaseException as error:  # noqa: BLE001  every job must end
-                self.fail(job, error, unexpected)
+                self.fail_job(job, error, unexpected)
 
-    def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
+    def fail_job(
+        self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]
+    ) -> None:
         """End a job because of an error, and settle its message.
 
         If the error means that the device is lost, the worker also shuts down.
@@ -497,7 +499,7 @@ class Consumer:
         if not is_first_unrun or request.settlement is not Settlement.COMPLETE:
             self.notes.note_end(job, request.settlement, request.reason)
 
-    def stop(self) -> None:
+    def stop_receiving(self) -> None:
         """Stop receiving, and release the messages of jobs that have not started.
 
         The broker can then deliver the released messages to other workers. Jobs that have started
@@ -505,17 +507,17 @@ class Consumer:
         """
         self.stopping.set()
         for queue in self.queues:
-            queue.receiver.stop()
+            queue.receiver.stop_receiving()
         self.batches.close()
-        for job in self.in_flight.withdraw():
+        for job in self.in_flight.withdraw_jobs():
             self.end_job(job, HandedBack("this worker is shutting down"))
 
-    def give_up(self) -> None:
+    def abandon_jobs(self) -> None:
         """Abandon the messages of all jobs that have not ended.
 
         The worker calls this method when the grace period of its shutdown has passed.
         """
-        for job in self.in_flight.open_jobs():
+        for job in self.in_flight.jobs_without_outcome():
             self.end_job(job, NotFinished("this worker stopped before the job was finished"))
 
     def _finish_run(self, job: ReceivedJob) -> None:

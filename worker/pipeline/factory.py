@@ -105,8 +105,8 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         # While a job waits for jobs of other models, its own code does not run, and its time does
         # not count.
         with (
-            infer.runs.paused() as jobs,
-            services.running.paused([job.delivery for job in jobs]),
+            infer.runs.pausing_run() as jobs,
+            services.running.noting_pause([job.delivery for job in jobs]),
             services.suspects.suspended(),
             manager.release_device(),
         ):
@@ -121,7 +121,9 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         )
 
     progress = (
-        ProgressReporter(services.gateway.report, children_of) if model.reports_progress else None
+        ProgressReporter(services.gateway.send_progress, children_of)
+        if model.reports_progress
+        else None
     )
     retries = RetryPolicy(stopping)
     cancellation = CancellationCheck(services.gateway, retries)
@@ -137,7 +139,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         model=model,
         normal=normal,
         low=low,
-        receive=ReceiveStep(model, services.senders.check, services.locks, telemetry),
+        receive=ReceiveStep(model, services.senders.check_reply_address, services.locks, telemetry),
         prepare=PrepareStep(
             *(model, manager, services.payloads, services.urls, cancellation, retries),
             InputMemory(services.large_inputs),

@@ -75,7 +75,7 @@ class Batcher(Generic[T]):
         """
         (self._low if is_low else self._normal).append(_Waiting(item, now, cost))
 
-    def take(self, now: float) -> list[T]:
+    def take_batch(self, now: float) -> list[T]:
         """Return the next batch, and remove its items.
 
         The result is empty if there are no items, or if the device should wait for more items.
@@ -97,7 +97,7 @@ class Batcher(Generic[T]):
         _, is_full = self._measure_next()
         return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
 
-    def clear(self) -> list[T]:
+    def take_all(self) -> list[T]:
         """Remove and return all items that wait for a batch."""
         items = [waiting.item for waiting in self._in_order()]
         self._normal.clear()
@@ -130,7 +130,7 @@ class BatchQueue(Generic[T]):
         self._is_paused = False
         self._is_closed = False
 
-    def put(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
+    def add_item(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
         """Add an item. Return False if the item is refused because the queue is paused or closed.
 
         Args:
@@ -145,7 +145,7 @@ class BatchQueue(Generic[T]):
             self._changed.notify()
             return True
 
-    def take(self, max_cost: float = inf) -> list[T]:
+    def take_batch(self, max_cost: float = inf) -> list[T]:
         """Wait for the next batch, and return it. Return [] if the queue is paused or closed.
 
         Args:
@@ -155,32 +155,32 @@ class BatchQueue(Generic[T]):
             self._batcher.max_cost = max_cost
             while not (self._is_closed or self._is_paused):
                 now = self._clock()
-                if batch := self._batcher.take(now):
+                if batch := self._batcher.take_batch(now):
                     return batch
                 self._changed.wait(self._batcher.wait_seconds(now))
             return []
 
     def pause(self) -> None:
-        """Refuse new items, and make `take` return empty batches, until `resume` is called."""
+        """Refuse new items, and make `take_batch` return [], until `resume` is called."""
         with self._changed:
             self._is_paused = True
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Undo `pause`: accept new items again, and let `take` return batches again."""
+        """Undo `pause`: accept new items again, and let `take_batch` return batches again."""
         with self._changed:
             self._is_paused = False
 
     def close(self) -> None:
-        """Refuse new items, and make `take` return empty batches, from now on."""
+        """Refuse new items, and make `take_batch` return empty batches, from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
-    def clear(self) -> list[T]:
+    def take_all(self) -> list[T]:
         """Remove and return all items that are still in the queue."""
         with self._changed:
-            return self._batcher.clear()
+            return self._batcher.take_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class Inferred:
     output: Any = None
     error: BaseException | None = None
 
-    def finish(self) -> EncodedResults:
+    def finish_output(self) -> EncodedResults:
         """Postprocess the output, and return the result and the named results.
 
         Raises:
@@ -212,7 +212,7 @@ class Inferred:
 
 
 class InferStep:
-    """Runs the batches of one model. Only the thread that runs the model may call `run`."""
+    """Runs the batches of one model. Only the thread that runs the model may call `run_batch`."""
 
     def __init__(
         self,
@@ -238,8 +238,8 @@ class InferStep:
         self._progress = progress
         self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
 
-    def split(self, batch: list[ReceivedJob]) -> Iterable[list[ReceivedJob]]:
-        """Return the parts of a batch that `run` takes one after another.
+    def split_batch(self, batch: list[ReceivedJob]) -> Iterable[list[ReceivedJob]]:
+        """Return the parts of a batch that `run_batch` takes one after another.
 
         The jobs of an item model run one by one. Before, the gateway is asked for all of them at
         the same time whether they are still wanted. A job with which an earlier batch exceeded its
@@ -255,7 +255,7 @@ class InferStep:
             list(self._checks.map(self._cancellation.is_wanted, batch))
         return [[job] for job in batch]
 
-    def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
+    def run_batch(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
         """Run a batch, and yield the outcome of each job as soon as this outcome is known.
 
         If a job is no longer wanted, the job does not run, and its outcome is an error. Jobs that
@@ -266,7 +266,7 @@ class InferStep:
         device = self._manager.device_name
         for job in started:
             job.device = device
-            job.mark("batched_ms")
+            job.mark_step("batched_ms")
         to_run = []
         for job, reason in self._reasons_to_skip(started):
             if reason is not None:
@@ -285,12 +285,12 @@ class InferStep:
                 yield Inferred(job, error=ran.error)
             else:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
-                job.mark("ran_ms", ran.ended)
+                job.mark_step("ran_ms", ran.ended)
                 yield Inferred(job, loaded, ran.result, ran.error)
 
     @contextmanager
     def _watch(self, jobs: Sequence[ReceivedJob]) -> Iterator[None]:
-        with self._manager.telemetry.batch(jobs), self.runs.running(*jobs):
+        with self._manager.telemetry.record_batch(jobs), self.runs.timing_run(*jobs):
             yield
 
     def _reasons_to_skip(
@@ -309,7 +309,7 @@ class InferStep:
         if self._progress is not None:
             if job.context is None:
                 job.context = self._progress.open_context(
-                    job.request.reply_url, job.attempt, job.check
+                    job.request.reply_url, job.attempt, job.check_usable
                 )
             if job.context.is_cancelled:
                 return Cancelled("the job was cancelled before it ran")

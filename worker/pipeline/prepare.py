@@ -42,12 +42,12 @@ class RetryPolicy:
         self._stopping = stopping
         self._clock = clock
 
-    def check(self) -> None:
+    def check_stopping(self) -> None:
         """Raise HandedBack if this worker is shutting down."""
         if self._stopping.is_set():
             raise HandedBack("this worker is shutting down")
 
-    def start(self, job: ReceivedJob, seconds: float) -> Wait:
+    def start_retries(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps before a failed call is repeated.
 
         The returned function takes the number of seconds to sleep. It returns True if the caller
@@ -58,7 +58,7 @@ class RetryPolicy:
         ends_at = self._clock() + seconds
 
         def wait(pause_seconds: float) -> bool:
-            self.check()
+            self.check_stopping()
             return self._clock() < ends_at and job.lock.wait(pause_seconds)
 
         return wait
@@ -96,8 +96,8 @@ class CancellationCheck:
             LockLost: The job's lock was lost before the gateway answered.
             HandedBack: This worker is shutting down.
         """
-        self._retries.check()
-        wait, attempt = self._retries.start(job, _MAX_CHECK_SECONDS), 0
+        self._retries.check_stopping()
+        wait, attempt = self._retries.start_retries(job, _MAX_CHECK_SECONDS), 0
         while (is_wanted := self.is_wanted(job)) is None and wait(backoff_seconds(attempt)):
             attempt += 1
         if job.lock.is_lost:
@@ -110,8 +110,8 @@ class CancellationCheck:
 class PrepareStep:
     """Reads and preprocesses the inputs of jobs. Several threads may call the methods.
 
-    For each job, the caller calls `read_inputs` and then `decode`. If the input is large, the
-    caller chooses another thread for `decode`.
+    For each job, the caller calls `read_inputs` and then `decode_input`. If the input is large, the
+    caller chooses another thread for `decode_input`.
     """
 
     model: ModelEntry
@@ -138,25 +138,25 @@ class PrepareStep:
         """
         if job.is_expired(utc_now()):
             raise job.expiry_error("the deadline passed before the job was prepared")
-        with job.span.step("prepare"):
+        with job.span.record_step("prepare"):
             self.cancellation.require_wanted(job)
             loaded = self._loaded()
             loaded.check_input_names(job.request.inputs)
             if loaded.reads_files:
                 job.item = self._prepare_file(job, loaded)
                 job.cost = loaded.cost(job.item)
-                job.mark("decoded_ms")
+                job.mark_step("decoded_ms")
                 return None
             first = self._read(job, job.request.input, self.model)
             named = {}
             for name, payload in job.request.inputs.items():
                 with naming_input(name):
                     named[name] = self._read(job, payload, self.model.entry_of_input(name))
-            job.mark("fetched_ms")
-            with self.running.running(job.delivery):
+            job.mark_step("fetched_ms")
+            with self.running.noting_run(job.delivery):
                 return loaded.open_inputs(first, named, self.processes)
 
-    def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
+    def decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
         """Decode and preprocess an opened input.
 
         Store the prepared input in `job.item` and its size in `job.cost`. The method may wait until
@@ -171,21 +171,21 @@ class PrepareStep:
         def check() -> None:
             self.check_held(job)
 
-        with job.span.step("prepare"):
+        with job.span.record_step("prepare"):
             try:
-                with self.running.running(job.delivery):
+                with self.running.noting_run(job.delivery):
                     size_bytes = opened.measure(check)
                 # The memory comes first, and then a child process. In the other order, jobs that
                 # hold the children could wait forever for jobs that hold the memory.
                 job.memory = self.memory.reserve(size_bytes, check)
-                with self.running.running(job.delivery):
+                with self.running.noting_run(job.delivery):
                     decoded = opened.decode(check)
                     loaded = self._loaded()
                     parameters = job.request.parameters
-                    with self.runs.running(job):
+                    with self.runs.timing_run(job):
                         job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
                         job.cost = loaded.cost(job.item)
-                job.mark("decoded_ms")
+                job.mark_step("decoded_ms")
             except BaseException:
                 job.release_input()
                 raise
@@ -207,7 +207,7 @@ class PrepareStep:
             ExpiredForProducer: The deadline has passed, and a producer waits for the reply.
             NotWaitedFor: The job was cancelled or has already ended.
         """
-        self.retries.check()
+        self.retries.check_stopping()
         if job.lock.is_lost:
             raise LockLost("the message lock was lost before the job ran")
         if job.is_expired(utc_now()):
@@ -220,15 +220,15 @@ class PrepareStep:
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
             data, media_type = self._read(job, payload, self.model)
-            job.mark("fetched_ms")
+            job.mark_step("fetched_ms")
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
         else:
             file, media_type = (
                 self.payloads.fetch_file(payload, self.model, self._wait(job)),
                 payload.media_type,
             )
-            job.mark("fetched_ms")
-        with self.running.running(job.delivery), self.runs.running(job):
+            job.mark_step("fetched_ms")
+        with self.running.noting_run(job.delivery), self.runs.timing_run(job):
             return loaded.prepare_file(file, media_type, parameters)
 
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
@@ -244,7 +244,7 @@ class PrepareStep:
         return self.payloads.fetch_input(payload, model, self._wait(job)), payload.media_type
 
     def _wait(self, job: ReceivedJob) -> Wait:
-        return self.retries.start(job, _MAX_READ_SECONDS)
+        return self.retries.start_retries(job, _MAX_READ_SECONDS)
 
 
 def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:

@@ -106,17 +106,17 @@ class JobContext:
     ) -> list[Any]:
         """Run one job of another model for each input, and return their results in this order.
 
-        `JobChildren.run` describes the arguments and the errors.
+        `JobChildren.run_child_jobs` describes the arguments and the errors.
         """
         self.check()
         try:
-            return self._children.run(model, inputs, parameters or {}, self.check)
+            return self._children.run_child_jobs(model, inputs, parameters or {}, self.check)
         except ChildFailed:
             # The child may be cancelled because this job was cancelled.
-            self.finish()
+            self.send_last_report()
             raise
 
-    def report(self) -> None:
+    def send_report(self) -> None:
         """Send the latest progress to the gateway.
 
         If the gateway answers that the job must stop, `is_cancelled` becomes True.
@@ -125,7 +125,7 @@ class JobContext:
             self.has_news = False
             self._send()
 
-    def finish(self) -> None:
+    def send_last_report(self) -> None:
         """Send the last progress report, and check that the job's result may still be sent.
 
         Raises:
@@ -133,7 +133,7 @@ class JobContext:
             LockLost: The lock of the job's message is lost.
             Expired: The job's deadline has passed.
         """
-        self.report()
+        self.send_report()
         self.check()
 
     def report_stopped(self) -> None:
@@ -200,7 +200,7 @@ class ProgressReporter:
         context = JobContext(
             reply_url, attempt, check_job, self._post, self._has_news.set, children
         )
-        context.report()
+        context.send_report()
         self._reported_at[context] = self._clock()
         self._has_news.set()
         return context
@@ -239,7 +239,7 @@ class ProgressReporter:
 
     def _report(self, context: JobContext) -> None:
         try:
-            context.report()
+            context.send_report()
         except Exception:  # noqa: BLE001  this thread must not end
             _log.exception(
                 "a progress report could not be sent; the next report contains the job's progress"

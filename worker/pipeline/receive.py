@@ -134,7 +134,7 @@ class ReceivedJob:
         if self.memory is not None:
             self.memory.release()
 
-    def mark(self, step: str, at: float | None = None) -> None:
+    def mark_step(self, step: str, at: float | None = None) -> None:
         """Store the time at which the job reached a step.
 
         Args:
@@ -166,7 +166,7 @@ class ReceivedJob:
         self.started_at, self.inference_ms = started_at, inference_ms
         self.batch_size = batch_size
 
-    def check(self) -> None:
+    def check_usable(self) -> None:
         """Raise an error if the job's result can no longer be used.
 
         Raises:
@@ -203,7 +203,7 @@ class ReceivedJob:
         is_redelivered = self.checked_at is None and self.delivery.delivery_count > 0
         return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
 
-    def reply(
+    def make_reply(
         self, outcome: Payload | JobError, results: Mapping[str, Payload] = NO_RESULTS
     ) -> JobReply:
         """Return the reply message with this outcome and the job's times.
@@ -215,7 +215,7 @@ class ReceivedJob:
         now = datetime.now(UTC)
         started_at = self.started_at or now
         queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
-        self.mark("replied_ms")
+        self.mark_step("replied_ms")
         return JobReply(
             job_id=self.request.job_id,
             outcome=outcome,
@@ -269,7 +269,7 @@ class ReceiveStep:
         self._check_reply_address(request.reply_to)
         if now >= request.deadline and not _needs_expiry_reply(request):
             raise Expired("the deadline passed before the job was received")
-        lock = self._locks.hold(
+        lock = self._locks.start_renewal(
             delivery,
             renew,
             # The broker's clock may be ahead of ours, so the time is limited to the queue's lock
@@ -377,12 +377,12 @@ class InFlight:
         """
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
-    def open_jobs(self) -> list[ReceivedJob]:
+    def jobs_without_outcome(self) -> list[ReceivedJob]:
         """Return the jobs for which `record_end` was not called."""
         with self._lock:
             return list(self._jobs.values())
 
-    def is_open(self, job: ReceivedJob) -> bool:
+    def needs_outcome(self, job: ReceivedJob) -> bool:
         """Return whether `record_end` was not yet called for the job."""
         with self._lock:
             return job.delivery in self._jobs
@@ -414,17 +414,17 @@ class InFlight:
             self._not_started.discard(job.delivery)
             return True
 
-    def offload(self, job: ReceivedJob) -> None:
+    def offload_job(self, job: ReceivedJob) -> None:
         """Record that separate threads prepare a job, because its preparation may take long.
 
-        Until `bring_back` is called, the job does not reduce the model's capacity for other jobs.
+        Until `bring_back_job`, the job does not reduce the model's capacity for other jobs.
         """
         counts = self._queues[job.delivery.queue]
         counts.offloaded.add(job)
         counts.to_run.discard(job)
 
-    def bring_back(self, job: ReceivedJob) -> None:
-        """Undo `offload`: from now on, the job reduces the model's capacity again.
+    def bring_back_job(self, job: ReceivedJob) -> None:
+        """Undo `offload_job`: from now on, the job reduces the model's capacity again.
 
         Do nothing if the job was not offloaded.
         """
@@ -441,7 +441,7 @@ class InFlight:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
         return [job for job in jobs if job.item is not None and job.memory and job.memory.is_large]
 
-    def withdraw(self) -> list[ReceivedJob]:
+    def withdraw_jobs(self) -> list[ReceivedJob]:
         """Prevent all jobs that have not started from starting, and return a list of these jobs."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
@@ -481,7 +481,7 @@ class InFlight:
             counts.postponed.add(delivery)
         self._telemetry.record_outcome(code)
         if job is not None:
-            job.span.end(code, {"loosely.batch_size": job.batch_size})
+            job.span.end_span(code, {"loosely.batch_size": job.batch_size})
         model, job_id = self._telemetry.model, delivery.message_id
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):

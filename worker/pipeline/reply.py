@@ -49,7 +49,7 @@ class ReplyStep:
         self._cache = cache
         self._in_flight = in_flight
 
-    def pack(
+    def store_results(
         self, job: ReceivedJob, results: EncodedResults
     ) -> tuple[Payload, Mapping[str, Payload]]:
         """Return the payloads for the reply: for the result, and for each named result by name.
@@ -66,7 +66,7 @@ class ReplyStep:
             Expired: The model reports progress, and the job's deadline has passed.
         """
         if job.context is not None:
-            job.context.finish()
+            job.context.send_last_report()
         payloads: dict[str | None, Payload] = {}
         left_bytes = INLINE_LIMIT_BYTES
         for name, (each, data) in serialize_results(results).items():
@@ -77,11 +77,11 @@ class ReplyStep:
                 payloads[name] = self._payloads.store_result(
                     job.request.job_id, data, each.media_type, job.lock.wait
                 )
-        job.mark("stored_ms")
+        job.mark_step("stored_ms")
         first = payloads.pop(None)
         return first, {name: each for name, each in payloads.items() if name is not None}
 
-    def send(
+    def send_reply(
         self,
         job: ReceivedJob,
         outcome: Payload | JobError,
@@ -102,17 +102,17 @@ class ReplyStep:
                 passed.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
-        body = encode_reply(job.reply(outcome, results)) if job.request.reply_to else b""
+        body = encode_reply(job.make_reply(outcome, results)) if job.request.reply_to else b""
         # The reply is cached before all calls that may fail, so that a redelivered job need not run
         # again in this process.
-        self._cache.put(job.delivery, body, code)
+        self._cache.cache_reply(job.delivery, body, code)
         if job.lock.is_lost:
             raise LockLost("the message lock was lost while the job ran")
-        if self._in_flight.is_open(job):
+        if self._in_flight.needs_outcome(job):
             self._deliver(job, body)
         return code
 
-    def send_again(self, job: ReceivedJob, cached: CachedReply) -> str:
+    def send_cached_reply(self, job: ReceivedJob, cached: CachedReply) -> str:
         """Send the cached reply of an earlier run, unless that reply was already delivered.
 
         Returns:
@@ -136,8 +136,10 @@ class ReplyStep:
 
     def _deliver(self, job: ReceivedJob, body: bytes) -> None:
         request = job.request
-        with job.span.step("reply", calls_out=True):
-            is_accepted = self._senders.send(request.reply_to, body, request.job_id, job.lock.wait)
+        with job.span.record_step("reply", calls_out=True):
+            is_accepted = self._senders.send_reply(
+                request.reply_to, body, request.job_id, job.lock.wait
+            )
         self._cache.mark_delivered(job.delivery)
         if not is_accepted and job.is_expired(datetime.now(UTC)):
             raise Expired("the deadline passed before the reply arrived")
@@ -146,7 +148,7 @@ class ReplyStep:
 class SettlesMessages(Protocol):
     """An object that settles the messages of one queue, for example a `Receiver`."""
 
-    def settle(self, request: SettleRequest) -> None:
+    def request_settlement(self, request: SettleRequest) -> None:
         """Queue a request to settle a message. The receiver's thread settles the message later."""
         ...
 
@@ -174,7 +176,7 @@ class SettleStep:
         self._receivers = receivers
         self._suspects = suspects
 
-    def complete(self, job: ReceivedJob, code: str) -> None:
+    def complete_message(self, job: ReceivedJob, code: str) -> None:
         """Complete the message of a job whose reply was sent.
 
         The caller must send the reply first. If the worker is killed between the reply and this
@@ -199,7 +201,7 @@ class SettleStep:
         request = _request(job.delivery, error, job)
         return request if self._settle(request, error.code, job) else None
 
-    def refuse(self, delivery: LockedMessage, error: WorkerError) -> None:
+    def refuse_message(self, delivery: LockedMessage, error: WorkerError) -> None:
         """Settle a message that did not become a job.
 
         The class of the error determines how the message is settled.
@@ -209,7 +211,7 @@ class SettleStep:
     def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         if not self._in_flight.record_end(request, code, job):
             return False
-        self._receivers[request.delivery.queue].settle(request)
+        self._receivers[request.delivery.queue].request_settlement(request)
         if job is not None:
             self._suspects.end_turn(job)
         return True

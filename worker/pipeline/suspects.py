@@ -32,7 +32,7 @@ class RunLimit:
         self._calls: dict[int, _Call] = {}
 
     @contextlib.contextmanager
-    def running(self, *jobs: ReceivedJob) -> Iterator[None]:
+    def timing_run(self, *jobs: ReceivedJob) -> Iterator[None]:
         """Note that the `with` block is a call of the model's code for these jobs."""
         thread = threading.get_ident()
         self._calls[thread] = _Call(self._clock(), jobs)
@@ -42,7 +42,7 @@ class RunLimit:
             self._calls.pop(thread, None)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[Sequence[ReceivedJob]]:
+    def pausing_run(self) -> Iterator[Sequence[ReceivedJob]]:
         """Do not count the `with` block, in which the call of the current thread waits.
 
         Yield the jobs of the call.
@@ -76,7 +76,7 @@ class RunningJobs:
         self._reading: set[LockedMessage] = set()
         self._load_count = 0
 
-    def enter(self, *messages: LockedMessage) -> None:
+    def begin_run(self, *messages: LockedMessage) -> None:
         """Note that this process begins to run the code of the jobs of these messages."""
         with self._lock:
             is_alone = len(messages) == 1 and not self._running and not self._load_count
@@ -85,7 +85,7 @@ class RunningJobs:
                 self._running[message] = is_alone
                 self._note(message)
 
-    def leave(self, message: LockedMessage, state: LockState = LockState.WAITING) -> bool:
+    def end_run(self, message: LockedMessage, state: LockState = LockState.WAITING) -> bool:
         """Note that this process does not run the code of the message's job any more.
 
         Do nothing if it did not run the code. `state` says how far the job has come.
@@ -100,18 +100,18 @@ class RunningJobs:
             return bool(is_alone)
 
     @contextlib.contextmanager
-    def running(
+    def noting_run(
         self, message: LockedMessage, after: LockState = LockState.WAITING
     ) -> Iterator[None]:
         """Note that the `with` block runs the code of a job. `after` is the state afterwards."""
-        self.enter(message)
+        self.begin_run(message)
         try:
             yield
         finally:
-            self.leave(message, after)
+            self.end_run(message, after)
 
     @contextlib.contextmanager
-    def reading(self, message: LockedMessage) -> Iterator[None]:
+    def noting_read(self, message: LockedMessage) -> Iterator[None]:
         """Note that the `with` block reads a message, which may also kill the process.
 
         A job that runs meanwhile does not run alone during the block, but again after it.
@@ -132,18 +132,18 @@ class RunningJobs:
                     self._note(other)
 
     @contextlib.contextmanager
-    def paused(self, messages: Sequence[LockedMessage]) -> Iterator[None]:
+    def noting_pause(self, messages: Sequence[LockedMessage]) -> Iterator[None]:
         """Note that the code of these running jobs waits during the `with` block."""
         for message in messages:
-            self.leave(message, LockState.RAN)
+            self.end_run(message, LockState.RAN)
         try:
             yield
         finally:
             if messages:
-                self.enter(*messages)
+                self.begin_run(*messages)
 
     @contextlib.contextmanager
-    def loading(self) -> Iterator[None]:
+    def noting_load(self) -> Iterator[None]:
         """Note that the `with` block loads a model, which may be what kills the process."""
         with self._lock:
             self._end_solitude()

@@ -90,8 +90,8 @@ class LoadJournal:
             lock_folder: The folder in which workers note their message locks. The notes about loads
                 are written to its subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time in seconds, counted from the call of `take_over`, for
-                which other models wait until the suspects are loaded. A suspect is a model whose
+            hold_seconds: The longest time in seconds, from the call of `take_over_notes`, for which
+                other models wait until the suspects are loaded. A suspect is a model whose
                 load may have killed a process.
         """
         self._lock_folder = lock_folder
@@ -104,7 +104,7 @@ class LoadJournal:
         """The names of the models that are loaded first. Their load may have killed a process."""
         self._one_by_one = threading.Lock()
 
-    def take_over(self, models: Collection[str] = ()) -> None:
+    def take_over_notes(self, models: Collection[str] = ()) -> None:
         """Count the deaths of processes during loads, and find the suspects.
 
         A process that died during a load has left its note in the folder. A suspect is a model
@@ -120,7 +120,7 @@ class LoadJournal:
             is_certain = len(names) == 1 and not self._held_jobs(process)
             for name in names:
                 self._count_death(name, is_certain=is_certain)
-        killed = {name: self.find(name) for name in models}
+        killed = {name: self.killed_loads(name) for name in models}
         with self._changed:
             self.suspects = {
                 name
@@ -129,7 +129,7 @@ class LoadJournal:
             }
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
-    def find(self, name: str) -> KilledLoads:
+    def killed_loads(self, name: str) -> KilledLoads:
         """Return how many loads of a model killed a process, and the delay before the next load.
 
         `name` is the name of the model. If `name` is what `import_name` returns for the model's
@@ -149,8 +149,8 @@ class LoadJournal:
         """Whether jobs and other models must wait until the suspects are loaded.
 
         A suspect is a model whose load may have killed a process. The value becomes False at the
-        latest `hold_seconds` after the call of `take_over`, so that a load that hangs does not
-        block the other models.
+        latest `hold_seconds` after `take_over_notes`, so that a load that hangs does not block
+        the other models.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
@@ -169,7 +169,7 @@ class LoadJournal:
                 self._changed.wait(_POLL_SECONDS)
 
     @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
+    def noting_load(self, name: str) -> Iterator[None]:
         """Note in the journal's folder, during the `with` block, that a model is being loaded.
 
         A suspect is a model whose load may have killed a process. If the model is a suspect, the
@@ -185,7 +185,7 @@ class LoadJournal:
         with self._one_by_one if is_suspect else contextlib.nullcontext(), self._noted(name):
             yield
 
-    def end(self, name: str, *, has_succeeded: bool) -> None:
+    def end_load(self, name: str, *, has_succeeded: bool) -> None:
         """Record that a load has ended, and that the process is still alive.
 
         If the load has succeeded, the death count of the model becomes 0.

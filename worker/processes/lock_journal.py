@@ -118,7 +118,7 @@ class LockJournals:
         self._folder = folder
         self.death = death
 
-    def open(self, namespace: str, queue: str) -> "LockJournal":
+    def create_journal(self, namespace: str, queue: str) -> "LockJournal":
         """Create a lock journal for a queue. Raises OSError if the file cannot be created."""
         return LockJournal(self._folder, namespace, queue)
 
@@ -168,7 +168,7 @@ class LockJournal:
         """Return the tokens that were noted and not removed."""
         return list(self._used)
 
-    def note(self, token: bytes) -> None:
+    def note_arrival(self, token: bytes) -> None:
         """Write the lock token of a received message into the journal.
 
         A token that is already noted, or that does not have 16 bytes, is ignored.
@@ -198,7 +198,7 @@ class LockJournal:
             if slot is not None:
                 set_slot_state(self._slots, slot, state)
 
-    def remove(self, token: bytes) -> None:
+    def remove_token(self, token: bytes) -> None:
         """Remove a token, because its message is settled or its lock is lost."""
         with self._lock:
             slot = self._used.pop(token, None)
@@ -206,7 +206,7 @@ class LockJournal:
                 set_slot_state(self._slots, slot, _FREE)
                 self._free.append(slot)
 
-    def take_over(self, death: WorkerDeath | None = None) -> dict[bytes, LeftMessage]:
+    def take_over_journals(self, death: WorkerDeath | None = None) -> dict[bytes, LeftMessage]:
         """Take over the journals that dead processes have left for this queue.
 
         Move their lock tokens into this journal, and delete their files.

@@ -116,9 +116,8 @@ class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
     Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
-    reached. The connection is then closed, and the next `open` creates a new connection. Over the
-    new connection, the link can also settle messages that arrived over an old connection, and renew
-    the locks of these messages.
+    reached. The connection is then closed, and the next `connect` creates a new one. Over it, the
+    link can also settle messages that arrived over an old connection, and renew their locks.
     """
 
     def __init__(
@@ -160,11 +159,11 @@ class QueueLink:
         self._calls_without_ranges = 0
 
     @property
-    def is_open(self) -> bool:
+    def is_connected(self) -> bool:
         """Return whether the link is open. A failed call closes the link."""
         return self._receiver is not None
 
-    def open(self) -> None:
+    def connect(self) -> None:
         """Connect to the queue without receiving messages. Do nothing if the link is already open.
 
         Raises:
@@ -178,12 +177,12 @@ class QueueLink:
             self._client = client
             receiver.__enter__()
         except MessagingEntityNotFoundError:
-            self.close()
+            self.disconnect()
             raise QueueMissing(
                 f"the queue {self._queue} does not exist, so the worker receives no jobs from it"
             ) from None
         except SDK_ERRORS as error:
-            self.close()
+            self.disconnect()
             raise BrokerUnavailable(error_text(error)) from None
         self._receiver = receiver
         if self._journals is not None and self._take_over_journals(self._journals):
@@ -193,7 +192,7 @@ class QueueLink:
             except SDK_ERRORS as error:
                 raise self._broken(error) from None
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
         # The messages that no receive call has returned are abandoned over the next connection.
@@ -206,11 +205,11 @@ class QueueLink:
         except SDK_ERRORS as error:
             _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
-    def receive(self, wait_seconds: float) -> LockedMessage | None:
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
 
         If the result is None, the broker may send and lock a message later. So the caller must soon
-        call `receive` again or call `stop_receiving`.
+        call `receive_message` again or call `stop_receiving`.
         """
         receiver = self._opened()
         try:
@@ -219,7 +218,7 @@ class QueueLink:
             raise self._broken(error) from None
         return self._returned(messages[0]) if messages else None
 
-    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         """Return up to `limit` messages. If fewer messages arrive, wait the full `wait_seconds`.
 
         If the result has fewer messages than `limit`, the broker may send and lock more messages
@@ -242,7 +241,7 @@ class QueueLink:
             from_sequence_number: The lowest sequence number that the call may return.
             count: The largest number of messages.
         """
-        self.open()
+        self.connect()
         receiver = self._opened()
         try:
             messages = receiver.peek_messages(
@@ -272,7 +271,7 @@ class QueueLink:
             self._remove_note(token)
         self._arrived.clear()
 
-    def settle(
+    def settle_message(
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -312,20 +311,20 @@ class QueueLink:
                 case Settlement.LEAVE:
                     pass
         except (MessageLockLostError, MessageAlreadySettled) as error:
-            self.forget(delivery)
+            self.forget_token(delivery)
             raise LockLost(error_text(error)) from None
         except SDK_ERRORS as error:
             raise self._broken(error) from None
-        self.forget(delivery)
+        self.forget_token(delivery)
 
-    def forget(self, delivery: LockedMessage) -> None:
+    def forget_token(self, delivery: LockedMessage) -> None:
         """Remove a message's lock token from the lock journal.
 
         The caller must call this method when the message is settled or its lock is lost.
         """
         self._remove_note(delivery.token)
 
-    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete several messages in one round trip if possible.
 
         Returns:
@@ -346,7 +345,7 @@ class QueueLink:
         done = dict(zip(map(id, here), completed, strict=True))
         for each in deliveries:
             if id(each.message) in done:
-                self.forget(each)
+                self.forget_token(each)
         return [
             done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
             for each in deliveries
@@ -355,7 +354,7 @@ class QueueLink:
     def _note_failed_range(self) -> None:
         """Record that an AMQP frame that completes a range of messages has failed.
 
-        The next calls of `complete` then complete their messages one by one. The cause is not
+        The next calls of `complete_messages` then complete messages one by one. The cause is not
         known: the service may refuse ranges, or the connection may have been lost. Each failure may
         cause redeliveries. Therefore each further failure doubles the number of calls that do not
         use ranges.
@@ -370,18 +369,18 @@ class QueueLink:
 
     def _complete_alone(self, delivery: LockedMessage) -> bool:
         try:
-            self.settle(delivery, Settlement.COMPLETE, "", "")
+            self.settle_message(delivery, Settlement.COMPLETE, "", "")
         except LockLost:
             return False
         return True
 
-    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
+    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
         """Renew a message's lock for its full duration, and return when the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
         """
-        self.open()
+        self.connect()
         receiver = self._opened()
         try:
             return receiver.renew_message_lock(delivery.message, timeout=timeout_seconds)
@@ -420,8 +419,8 @@ class QueueLink:
         """
         try:
             if self._journal is None:
-                self._journal = journals.open(_host(self._endpoint), self._queue)
-            left = self._journal.take_over(journals.death)
+                self._journal = journals.create_journal(_host(self._endpoint), self._queue)
+            left = self._journal.take_over_journals(journals.death)
         except OSError as error:
             self._stop_noting(error)
             return False
@@ -507,7 +506,7 @@ class QueueLink:
         if self._journal is None:
             return
         try:
-            self._journal.note(token)
+            self._journal.note_arrival(token)
         except OSError as error:
             self._stop_noting(error)
         else:
@@ -515,7 +514,7 @@ class QueueLink:
 
     def _remove_note(self, token: bytes) -> None:
         if self._journal is not None:
-            self._journal.remove(token)
+            self._journal.remove_token(token)
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
@@ -541,7 +540,7 @@ class QueueLink:
         return self._receiver
 
     def _broken(self, error: BaseException) -> BrokerUnavailable:
-        self.close()
+        self.disconnect()
         return BrokerUnavailable(error_text(error))
 
 

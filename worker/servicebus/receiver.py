@@ -66,7 +66,7 @@ class Renew(Protocol):
 
 @dataclass(slots=True, eq=False)
 class MessageLock:
-    """The lock of one message, which is renewed until `LockRenewer.release` is called.
+    """The lock of one message, which is renewed until `LockRenewer.end_renewal` is called.
 
     Times are seconds of the clock of the LockRenewer.
 
@@ -104,7 +104,7 @@ class MessageLock:
 class LockRenewer:
     """Renews all message locks of this process.
 
-    Any thread may call `hold` and `release`. A separate thread calls `run`.
+    Any thread may call `start_renewal` and `end_renewal`. A separate thread calls `run`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,12 +115,12 @@ class LockRenewer:
         self._wakes_at = 0.0
         self.iterated_at = time.monotonic()
 
-    def hold(
+    def start_renewal(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
         """Start to renew a message's lock, and return the lock.
 
-        The lock is renewed until the caller passes it to `release`, or until `ends_at`.
+        The lock is renewed until the caller passes it to `end_renewal`, or until `ends_at`.
 
         Args:
             delivery: The locked message.
@@ -137,7 +137,7 @@ class LockRenewer:
                 self._changed.notify()
         return lock
 
-    def release(self, lock: MessageLock) -> bool:
+    def end_renewal(self, lock: MessageLock) -> bool:
         """Stop renewing the lock. Return False if the lock is lost.
 
         The caller must call this method before it settles the message.
@@ -273,15 +273,15 @@ class MessageLink(Protocol):
     """A connection to one queue, with those methods of `QueueLink` that the receiver calls."""
 
     @property
-    def is_open(self) -> bool: ...  # noqa: D102  QueueLink describes the methods
-    def open(self) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-    def receive(self, wait_seconds: float) -> LockedMessage | None: ...  # noqa: D102
-    def receive_many(  # noqa: D102
+    def is_connected(self) -> bool: ...  # noqa: D102  QueueLink describes the methods
+    def connect(self) -> None: ...  # noqa: D102
+    def disconnect(self) -> None: ...  # noqa: D102
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None: ...  # noqa: D102
+    def receive_messages(  # noqa: D102
         self, limit: int, wait_seconds: float
     ) -> list[LockedMessage]: ...
     def stop_receiving(self) -> None: ...  # noqa: D102
-    def settle(  # noqa: D102
+    def settle_message(  # noqa: D102
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -289,9 +289,9 @@ class MessageLink(Protocol):
         description: str,
         history: DeliveryHistory | None = None,
     ) -> None: ...
-    def forget(self, delivery: LockedMessage) -> None: ...  # noqa: D102
-    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...  # noqa: D102
-    def renew(  # noqa: D102
+    def forget_token(self, delivery: LockedMessage) -> None: ...  # noqa: D102
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...  # noqa: D102
+    def renew_lock(  # noqa: D102
         self, delivery: LockedMessage, timeout_seconds: float
     ) -> datetime: ...
 
@@ -299,7 +299,7 @@ class MessageLink(Protocol):
 class Receiver:
     """Receives and settles the messages of one queue.
 
-    Only one thread may call `settle_and_receive` and `close`. Any thread may call the other
+    Only one thread may call `settle_and_receive` and `disconnect`. Any thread may call the other
     methods.
     """
 
@@ -336,14 +336,14 @@ class Receiver:
     @property
     def may_receive(self) -> bool:
         """Return whether the broker may still send a message for an earlier receive request."""
-        return self._is_receiving or (self._has_credit and self._link.is_open)
+        return self._is_receiving or (self._has_credit and self._link.is_connected)
 
     @property
     def is_finished(self) -> bool:
         """Return whether the receiver was stopped and has settled all messages that it received."""
         return self._stopping.is_set() and self._held_count == 0
 
-    def settle(self, request: SettleRequest) -> None:
+    def request_settlement(self, request: SettleRequest) -> None:
         """Queue a request to settle a message. The receiver's thread settles the message later."""
         self._requests.append(request)
         self._wake.set()
@@ -352,7 +352,7 @@ class Receiver:
         """End the receiver's wait, so that the receiver checks its capacity again."""
         self._wake.set()
 
-    def stop(self) -> None:
+    def stop_receiving(self) -> None:
         """Stop receiving messages. Messages that were already received are still settled."""
         self._stopping.set()
         self._wake.set()
@@ -360,7 +360,7 @@ class Receiver:
     def settle_and_receive(
         self, free_count: Callable[[], int]
     ) -> Iterator[LockedMessage | Settled]:
-        """Connect if necessary, carry out the requests of `settle`, and receive new messages.
+        """Connect if necessary, carry out the requested settlements, and receive new messages.
 
         Args:
             free_count: Returns how many messages may be received now. If it returns 0, no message
@@ -387,13 +387,13 @@ class Receiver:
             else:
                 self._pause(self._backoff.next())
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection to the queue."""
-        self._link.close()
+        self._link.disconnect()
 
     def _connect(self) -> None:
-        if not self._link.is_open:
-            self._link.open()
+        if not self._link.is_connected:
+            self._link.connect()
             self._has_credit = False
             self._status.mark_up()
             self._backoff.reset()
@@ -408,7 +408,7 @@ class Receiver:
                 continue
             together = self._completions()
             if len(together) > 1:
-                all_in_time = self._link.complete([each.delivery for each in together])
+                all_in_time = self._link.complete_messages([each.delivery for each in together])
             else:
                 together, all_in_time = [request], [self._settle_one(request)]
             for each, in_time in zip(together, all_in_time, strict=True):
@@ -417,7 +417,7 @@ class Receiver:
                 yield Settled(each, in_time)
 
     def _completions(self) -> list[SettleRequest]:
-        """Return the next requests that one call of `QueueLink.complete` can carry out.
+        """Return the next requests that one call of `QueueLink.complete_messages` can carry out.
 
         These are requests to complete a message. The list ends before the first request that asks
         for a different settlement, or whose message has lost its lock. This method stops the
@@ -433,7 +433,7 @@ class Receiver:
         return found
 
     def _release_lock(self, request: SettleRequest) -> bool:
-        return request.lock is None or self._locks.release(request.lock)
+        return request.lock is None or self._locks.end_renewal(request.lock)
 
     def _postpone(self, request: SettleRequest) -> None:
         due_at = self._clock() + request.delay_seconds
@@ -447,11 +447,13 @@ class Receiver:
 
     def _settle_one(self, request: SettleRequest) -> bool:
         if not self._release_lock(request):
-            self._link.forget(request.delivery)
+            self._link.forget_token(request.delivery)
             return False
         delivery, how = request.delivery, request.settlement
         try:
-            self._link.settle(delivery, how, request.reason, request.description, request.history)
+            self._link.settle_message(
+                delivery, how, request.reason, request.description, request.history
+            )
         except LockLost as error:
             # The reply may have been sent. When the message is delivered again, the worker asks the
             # gateway whether the job has ended.
@@ -503,7 +505,7 @@ class Receiver:
     def _receive_one(self) -> Iterator[LockedMessage]:
         is_busy = self._held_count > len(self._postponed)
         self._has_credit = True
-        delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
+        delivery = self._link.receive_message(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
         self.is_empty = delivery is None
         if delivery is not None:
             # The only credit was used by this message.
@@ -513,7 +515,7 @@ class Receiver:
 
     def _receive_many(self, count: int) -> Iterator[LockedMessage]:
         self._has_credit = True
-        deliveries = self._link.receive_many(count, _BUSY_WAIT_SECONDS)
+        deliveries = self._link.receive_messages(count, _BUSY_WAIT_SECONDS)
         self.is_empty = not deliveries
         self._was_full = len(deliveries) == count
         self._has_credit = not self._was_full
@@ -564,13 +566,13 @@ class ModelQueue:
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
         self._renewing = open_link(endpoint, name)
 
-    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
+    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         """Renew a message's lock, and return in how many seconds the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
             BrokerUnavailable: The broker cannot be reached now. The caller may try again.
         """
-        expires_at = self._renewing.renew(delivery, timeout_seconds)
+        expires_at = self._renewing.renew_lock(delivery, timeout_seconds)
         # The broker's clock sets this time, and that clock may be ahead of this machine's clock.
         return min((expires_at - utc_now()).total_seconds(), self._lock_seconds)

@@ -30,7 +30,7 @@ _GATHER_SECONDS = 0.002
 
 
 class QueueSender:
-    """Sends replies to one queue over a separate connection. Any thread may call `send`.
+    """Sends replies to one queue over a separate connection. Any thread may call `send_reply`.
 
     If several threads send replies at about the same time, one call of the SDK sends all these
     replies.
@@ -43,7 +43,7 @@ class QueueSender:
         self._sender: ServiceBusSender | None = None
         self._send = CallGatherer(self._send_together, _MAX_TOGETHER, _GATHER_SECONDS)
 
-    def send(self, body: bytes, job_id: str) -> None:
+    def send_reply(self, body: bytes, job_id: str) -> None:
         """Send a reply, and wait for the broker's confirmation.
 
         The job id becomes the message id, so that the queue's duplicate detection drops a second
@@ -161,7 +161,7 @@ class _Group(Generic[T]):
 class ReplyQueueSender(Protocol):
     """Sends replies to one queue."""
 
-    def send(self, body: bytes, job_id: str) -> None:
+    def send_reply(self, body: bytes, job_id: str) -> None:
         """Send one reply, and wait until the broker confirms it.
 
         Raises:
@@ -185,7 +185,7 @@ class QueueReplies:
         self._senders: dict[str, ReplyQueueSender] = {}
         self._lock = threading.Lock()
 
-    def check(self, queue: str) -> None:
+    def check_reply_queue(self, queue: str) -> None:
         """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
             raise ReplyForbidden(
@@ -193,7 +193,7 @@ class QueueReplies:
                 "its name is not allowed"
             )
 
-    def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
+    def send_reply(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
         """Send a reply. Try again until the broker accepts the reply.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
@@ -206,7 +206,7 @@ class QueueReplies:
             sender = self._senders.setdefault(queue, self._make(queue))
         for attempt in count():
             try:
-                sender.send(body, job_id)
+                sender.send_reply(body, job_id)
             except BrokerUnavailable as error:
                 if not wait(backoff_seconds(attempt)):
                     raise ReplyUndelivered(

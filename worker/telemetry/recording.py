@@ -243,7 +243,7 @@ class JobSpan:
         self._span = span
         self._context = trace.set_span_in_context(span, Context()) if span else None
 
-    def step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
+    def record_step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
         """Return a context manager that records a step of the job as a child span.
 
         `calls_out` says whether the step sends a request to another service.
@@ -253,7 +253,7 @@ class JobSpan:
         kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
         return self._tracer.start_as_current_span(name, self._context, kind)
 
-    def end(self, outcome: str, attributes: Mapping[str, Any]) -> None:
+    def end_span(self, outcome: str, attributes: Mapping[str, Any]) -> None:
         """End the job's span, and record the outcome of the job.
 
         Args:
@@ -283,7 +283,9 @@ class JobTracing:
             _W3C.inject(carrier)
         return carrier
 
-    def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
+    def start_job_span(
+        self, model: str, queue: str, job_id: str, delivery: "LockedMessage"
+    ) -> JobSpan:
         """Start the span of a job, whose message is `delivery`, and return the span."""
         properties = delivery.properties
         traceparent = properties.get(PROPERTY_TRACEPARENT, "")
@@ -305,7 +307,7 @@ class JobTracing:
         return JobSpan(format(span.get_span_context().trace_id, "032x"), self._tracer, span)
 
     @contextmanager
-    def batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
+    def record_batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
         """Record the body of the `with` block as an inference span in the trace of each job.
 
         If the block raises an error, only the trace of the first job gets the span.
@@ -400,7 +402,7 @@ class ModelTelemetry:
 
     def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
         """Start the span of a job, whose message is `delivery`, and return the span."""
-        return self._tracing.job(self.model, queue, job_id, delivery)
+        return self._tracing.start_job_span(self.model, queue, job_id, delivery)
 
     def record_received(self, delivery_count: int, wait_seconds: float) -> None:
         """Record that a message was received.
@@ -424,14 +426,14 @@ class ModelTelemetry:
         self._metrics.settled.labels(self.model, known).inc()
 
     @contextmanager
-    def batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
+    def record_batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
         """Record the body of the `with` block as one run of the model on these jobs.
 
         If the block raises an error, the run is recorded in the trace of the first job, but neither
         in the traces of the other jobs nor in the metrics.
         """
         started = time.perf_counter()
-        with self._tracing.batch(self.model, [job.span for job in jobs]):
+        with self._tracing.record_batch(self.model, [job.span for job in jobs]):
             yield
         self._batch_size.observe(len(jobs))
         self.last_batch_size = len(jobs)

@@ -178,7 +178,7 @@ def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
 class _MemoryQueue:
     """A queue of messages in this process, with the methods of a `QueueLink`."""
 
-    is_open = True
+    is_connected = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -193,11 +193,11 @@ class _MemoryQueue:
             self._bodies.append(body)
             self._arrived.notify()
 
-    def receive(self, wait_seconds: float) -> LockedMessage | None:
-        found = self.receive_many(1, wait_seconds)
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
+        found = self.receive_messages(1, wait_seconds)
         return found[0] if found else None
 
-    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         ends_at = time.monotonic() + wait_seconds
         with self._arrived:
             while len(self._bodies) < limit and (left_seconds := ends_at - time.monotonic()) > 0:
@@ -213,10 +213,10 @@ class _MemoryQueue:
             body, 0, now, now + _DAY, {}, f"load-{number}", sdk_message, self.name, number
         )
 
-    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         return [True] * len(deliveries)
 
-    def settle(
+    def settle_message(
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -227,19 +227,19 @@ class _MemoryQueue:
         if how is not Settlement.COMPLETE:
             self.problem = (reason or how.value, description)
 
-    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
+    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
         return utc_now() + _DAY
 
-    def open(self) -> None:
+    def connect(self) -> None:
         pass
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         pass
 
     def stop_receiving(self) -> None:
         pass
 
-    def forget(self, delivery: LockedMessage) -> None:
+    def forget_token(self, delivery: LockedMessage) -> None:
         pass
 
 
@@ -281,7 +281,7 @@ class _Callers:
     def stop(self) -> None:
         self._is_stopped = True
 
-    def send(self, body: bytes, job_id: str) -> None:
+    def send_reply(self, body: bytes, job_id: str) -> None:
         """Store a reply with its latency, and submit the caller's next job unless stopped."""
         latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
         with self._changed:
@@ -375,7 +375,7 @@ class LoadMeasurement:
             replies = self._collect(callers, batch_size, caller_count)
         finally:
             callers.stop()
-            consumer.stop()
+            consumer.stop_receiving()
             stop_background.set()
             ends_at = time.monotonic() + _STOP_SECONDS
             for thread in threads:

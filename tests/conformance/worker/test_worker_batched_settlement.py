@@ -20,7 +20,7 @@ PATIENT_QUEUE = "patient"
 def received(link: QueueLink, count: int) -> list[LockedMessage]:
     found: list[LockedMessage] = []
     for _ in range(count):
-        found += link.receive_many(count - len(found), 5.0)
+        found += link.receive_messages(count - len(found), 5.0)
         if len(found) == count:
             return found
     raise AssertionError(f"only {len(found)} of {count} messages arrived")
@@ -31,27 +31,27 @@ def test_completing_messages_in_a_batch_reports_success_or_failure_for_each_mess
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
     other = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
-    link.open()
+    link.connect()
     try:
         services.send(QUEUE, *(ServiceBusMessage(b"x", message_id=job_id()) for _ in range(7)))
         deliveries = received(link, 6)
-        other.open()
+        other.connect()
         (of_another,) = received(other, 1)
         # Complete the messages out of order, with one of another link and one settled before.
         gone = deliveries.pop(2)
-        other.renew(gone, 5.0)
-        link.settle(gone, Settlement.COMPLETE, "", "")
+        other.renew_lock(gone, 5.0)
+        link.settle_message(gone, Settlement.COMPLETE, "", "")
         # Another link settles a message in the middle of the range, as after a lost lock.
-        other.settle(deliveries[1], Settlement.COMPLETE, "", "")
+        other.settle_message(deliveries[1], Settlement.COMPLETE, "", "")
         deliveries[1].message._settled = False
         asked = [*reversed(deliveries), of_another]
-        assert link.complete(asked) == [True, True, True, False, True, True]
-        assert link.complete([gone, deliveries[0]]) == [False, False]
-        assert not link.receive_many(1, 0.1), "a message was redelivered"
-        assert link.is_open
+        assert link.complete_messages(asked) == [True, True, True, False, True, True]
+        assert link.complete_messages([gone, deliveries[0]]) == [False, False]
+        assert not link.receive_messages(1, 0.1), "a message was redelivered"
+        assert link.is_connected
     finally:
-        link.close()
-        other.close()
+        link.disconnect()
+        other.disconnect()
 
 
 def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
@@ -62,16 +62,18 @@ def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
     # Together the replies exceed the size limit of one message.
     bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
     with ThreadPoolExecutor(12) as threads:
-        for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:
+        for future in [
+            threads.submit(sender.send_reply, body, name) for name, body in bodies.items()
+        ]:
             future.result(30)
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
-    link.open()
+    link.connect()
     try:
         deliveries = received(link, 12)
         assert {each.message_id: each.body for each in deliveries} == bodies
-        assert link.complete(deliveries) == [True] * 12
+        assert link.complete_messages(deliveries) == [True] * 12
     finally:
-        link.close()
+        link.disconnect()
 
 
 def test_messages_are_completed_one_by_one_after_service_bus_has_refused_a_batched_completion(
@@ -80,21 +82,21 @@ def test_messages_are_completed_one_by_one_after_service_bus_has_refused_a_batch
     module = "tests.conformance.worker.servicebus_without_ranges"
     with run_services(tmp_path, service_bus_module=module) as services:
         link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
-        link.open()
+        link.connect()
         try:
             ids = [job_id() for _ in range(12)]
             services.send(PATIENT_QUEUE, *(ServiceBusMessage(b"x", message_id=i) for i in ids))
             deliveries = received(link, 6)
             with pytest.raises(BrokerUnavailable):
-                link.complete(deliveries)
+                link.complete_messages(deliveries)
             assert (
                 "in the next 100 calls, the worker completes each message separately" in caplog.text
             )
             # The messages are still locked, and are completed over the next connection.
-            link.open()
-            assert link.complete(deliveries) == [True] * 6
-            assert link.complete(received(link, 6)) == [True] * 6
-            assert link.is_open
+            link.connect()
+            assert link.complete_messages(deliveries) == [True] * 6
+            assert link.complete_messages(received(link, 6)) == [True] * 6
+            assert link.is_connected
             assert not services.waiting(PATIENT_QUEUE)
         finally:
-            link.close()
+            link.disconnect()

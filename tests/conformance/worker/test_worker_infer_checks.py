@@ -38,7 +38,7 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")
     reply_to, deadline = ReplyUrl(gateway.url(name)), now + timedelta(seconds=60)
     request = JobRequest(name, "noop", InlineBytes("", b""), since, deadline, reply_to=reply_to)
-    lock = locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
+    lock = locks.start_renewal(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
     job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=b"")
     in_flight.add_delivery(delivery)
     in_flight.add_job(job)
@@ -61,7 +61,7 @@ def test_all_jobs_of_a_batch_are_checked_for_cancellation_at_the_same_time(
     batch = [job_of(gateway, in_flight, locks, name) for name in names]
     gateway.meeting = threading.Barrier(len(batch))
     gateway.asked_status["job-3"] = 410
-    outcomes = list(infer.run(batch))
+    outcomes = list(infer.run_batch(batch))
     answered = [each.job.request.job_id for each in outcomes if each.error is None]
     assert answered == [name for name in names if name != "job-3"], "the order of the jobs is kept"
     (skipped,) = [each for each in outcomes if each.error is not None]

@@ -40,14 +40,14 @@ class Links:
         endpoint = AzureEndpoint(self.services.service_bus_url)
         link = QueueLink(endpoint, QUEUE, journals=LockJournals(self._folder, death=death))
         self._open.append(link)
-        link.open()
+        link.connect()
         return link
 
     def die(self, link: QueueLink) -> None:
         """Close a link without settling its messages, as if the worker's process had died."""
         journal = link._journal
         assert journal is not None
-        link.close()
+        link.disconnect()
         journal.close()
         self._open.remove(link)
 
@@ -91,7 +91,7 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
     first = links.start()
     deliveries = received(first, 4)
     assert noted(first) == tokens(deliveries)
-    first.settle(deliveries[0], Settlement.COMPLETE, "", "")
+    first.settle_message(deliveries[0], Settlement.COMPLETE, "", "")
     links.die(first)
 
     second = links.start()
@@ -99,7 +99,7 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
     assert sorted(each.message_id for each in again) == sorted(names[1:])
     assert {each.delivery_count for each in again} == {1}, "the delivery counts as failed"
     assert noted(second) == tokens(again)
-    assert second.complete(again) == [True] * 3
+    assert second.complete_messages(again) == [True] * 3
     assert noted(second) == set()
 
 
@@ -123,7 +123,7 @@ def test_a_redelivered_message_says_how_the_previous_worker_died(
     assert waited.history == DeliveryHistory(waiting_count=1)
     alone = {"failed_count": 1} if text else {"killed_count": 1}
     assert ran.history == DeliveryHistory(running_count=1, **alone)
-    second.complete([waited, ran])
+    second.complete_messages([waited, ran])
 
 
 def test_a_death_counts_although_the_lock_has_expired_meanwhile(links: Links) -> None:
@@ -137,7 +137,7 @@ def test_a_death_counts_although_the_lock_has_expired_meanwhile(links: Links) ->
     second = links.start(WorkerDeath(os.getpid(), "w-1", "was frozen", is_crash=True))
     (again,) = received(second, 1)
     assert again.history == DeliveryHistory(failed_count=1, running_count=1)
-    second.complete([again])
+    second.complete_messages([again])
 
 
 def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> None:
@@ -147,12 +147,12 @@ def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> 
     for count in (1, 2):
         (delivery,) = received(link, 1)
         # Without a history, the message keeps the one that it has.
-        link.settle(delivery, Settlement.ABANDON, "", "", history if count == 1 else None)
+        link.settle_message(delivery, Settlement.ABANDON, "", "", history if count == 1 else None)
         assert noted(link) == set()
         (delivery,) = received(link, 1)
         assert (delivery.delivery_count, delivery.history) == (count, history)
-        link.settle(delivery, Settlement.RELEASE, "", "")
-    link.complete(received(link, 1))
+        link.settle_message(delivery, Settlement.RELEASE, "", "")
+    link.complete_messages(received(link, 1))
 
 
 @pytest.mark.parametrize("how", Settlement)
@@ -163,12 +163,12 @@ def test_each_kind_of_settlement_removes_the_lock_token_from_the_lock_journal(
     link = links.start()
     (delivery,) = received(link, 1)
     assert noted(link) == {delivery.token}
-    link.settle(delivery, how, "", "")
+    link.settle_message(delivery, how, "", "")
     assert noted(link) == set()
     if how is Settlement.LEAVE:
-        link.settle(delivery, Settlement.COMPLETE, "", "")
+        link.settle_message(delivery, Settlement.COMPLETE, "", "")
     elif how in {Settlement.ABANDON, Settlement.RELEASE}:
-        link.complete(received(link, 1))
+        link.complete_messages(received(link, 1))
 
 
 def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
@@ -177,15 +177,15 @@ def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
     send(links.services, 2)
     first = links.start()
     done, left = received(first, 2)
-    first.settle(done, Settlement.COMPLETE, "", "")
+    first.settle_message(done, Settlement.COMPLETE, "", "")
     assert first._journal is not None
     # The process was killed between the settlement and the removal of the note.
-    first._journal.note(done.token)
+    first._journal.note_arrival(done.token)
     links.die(first)
     second = links.start()
     (again,) = received(second, 1)
     assert again.message_id == left.message_id
-    second.complete([again])
+    second.complete_messages([again])
 
 
 # The SDK does not close the socket of a broken connection itself.
@@ -204,12 +204,12 @@ def test_a_message_is_received_again_on_the_next_connection_if_its_connection_br
         (name,) = send(links.services, 1)
         # After the first message, the call waits for a second message.
         with pytest.raises(BrokerUnavailable):
-            link.receive_many(2, 5.0)
+            link.receive_messages(2, 5.0)
         breaking.result()
-    link.open()
+    link.connect()
     (again,) = received(link, 1)
     assert again.message_id == name
-    link.complete([again])
+    link.complete_messages([again])
     gc.collect()
 
 
@@ -217,14 +217,14 @@ def test_a_message_that_arrives_after_the_last_receive_call_is_not_noted_in_the_
     links: Links,
 ) -> None:
     link = links.start()
-    assert link.receive(0.1) is None
+    assert link.receive_message(0.1) is None
     # The link has credit, so the broker sends this message to the link.
     send(links.services, 1)
     link.stop_receiving()
     assert noted(link) == set()
     (again,) = received(link, 1)
     assert again.delivery_count == 0
-    link.complete([again])
+    link.complete_messages([again])
 
 
 def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cannot_be_created(
@@ -233,11 +233,11 @@ def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cann
     (tmp_path / "file").touch()
     journals = LockJournals(tmp_path / "file" / "locks")
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE, journals=journals)
-    link.open()
+    link.connect()
     assert "the lock journal cannot be written" in caplog.text
     send(services, 1)
-    assert link.complete(received(link, 1)) == [True]
-    link.close()
+    assert link.complete_messages(received(link, 1)) == [True]
+    link.disconnect()
 
 
 @pytest.mark.timeout(90)

@@ -52,7 +52,7 @@ def test_an_accepted_reply_is_not_sent_again(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
-    replies.send(gateway.url("job"), BODY, limited_tries(0))
+    replies.send_reply(gateway.url("job"), BODY, limited_tries(0))
     assert gateway.posts == [("job", status)]
 
 
@@ -62,7 +62,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
 ) -> None:
     gateway.answers["job"] = [status, status, 202]
     waits: list[float] = []
-    replies.send(gateway.url("job"), BODY, limited_tries(9, waits))
+    replies.send_reply(gateway.url("job"), BODY, limited_tries(9, waits))
     assert [answer for _, answer in gateway.posts] == [status, status, 202]
     assert len(waits) == 2
     assert waits[1] > waits[0] / 2
@@ -73,7 +73,7 @@ def test_a_reply_is_not_sent_again_after_the_caller_has_stopped_the_retries(
 ) -> None:
     gateway.answers["job"] = [503] * 99
     with pytest.raises(ReplyUndelivered, match="503"):
-        replies.send(gateway.url("job"), BODY, limited_tries(5))
+        replies.send_reply(gateway.url("job"), BODY, limited_tries(5))
     assert len(gateway.posts) == 6
 
 
@@ -83,7 +83,7 @@ def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
 ) -> None:
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
-        replies.send(gateway.url("job"), BODY, limited_tries(9))
+        replies.send_reply(gateway.url("job"), BODY, limited_tries(9))
     assert gateway.posts == [("job", status)], "the client sent the reply again"
 
 
@@ -93,9 +93,9 @@ def test_sending_a_reply_to_an_unreachable_gateway_raises_a_reply_undelivered_er
     replies = GatewayClient(frozenset({host}))
     url = f"http://{host}/v1/jobs/a/reply"
     with pytest.raises(ReplyUndelivered, match="NewConnectionError"):
-        replies.send(url, BODY, limited_tries(2))
+        replies.send_reply(url, BODY, limited_tries(2))
     assert replies.is_wanted(url) is None, "the answer is unknown"
-    assert replies.report(url, BODY), "the answer is unknown, so the job continues"
+    assert replies.send_progress(url, BODY), "the answer is unknown, so the job continues"
     replies.close()
 
 
@@ -108,7 +108,7 @@ def test_the_gateway_client_reports_a_job_as_unwanted_only_after_a_response_with
 ) -> None:
     gateway.asked_status["job"] = status
     assert replies.is_wanted(gateway.url("job")) is wanted
-    assert replies.report(gateway.url("job"), BODY) is (wanted is not False)
+    assert replies.send_progress(gateway.url("job"), BODY) is (wanted is not False)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_gateway_client_reports_a_job_as_unwanted_only_after_a_response_with
 def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
-        replies.check(url)
+        replies.check_reply_url(url)
     replies.close()
 
 
@@ -162,7 +162,7 @@ def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> 
 )
 def test_a_reply_url_with_a_host_in_the_allow_list_is_accepted(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
-    replies.check(url)
+    replies.check_reply_url(url)
     replies.close()
 
 
@@ -172,7 +172,7 @@ def test_four_threads_together_open_at_most_four_connections_to_the_gateway(
     def post(thread: int) -> None:
         for number in range(25):
             job_id = f"job-{thread}-{number}"
-            replies.send(gateway.url(job_id), BODY, limited_tries(0))
+            replies.send_reply(gateway.url(job_id), BODY, limited_tries(0))
 
     threads = [threading.Thread(target=post, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -188,5 +188,5 @@ def test_errors_of_the_gateway_client_contain_no_reply_token(
 ) -> None:
     gateway.answers["job"] = [401]
     with pytest.raises(ReplyRefused) as refusal:
-        replies.send(gateway.url("job"), BODY, limited_tries(0))
+        replies.send_reply(gateway.url("job"), BODY, limited_tries(0))
     assert "secret" not in repr(refusal.value)

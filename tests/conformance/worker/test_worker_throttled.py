@@ -20,19 +20,19 @@ def test_a_throttled_lock_renewal_keeps_the_link_open_and_can_be_repeated(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
-    link.open()
+    link.connect()
     try:
         services.send(PATIENT_QUEUE, ServiceBusMessage(b"x", message_id=job_id()))
         (delivery,) = received(link, 1)
         # The first renewal opens the management link, which is throttled too.
-        before = link.renew(delivery, 5.0)
+        before = link.renew_lock(delivery, 5.0)
         throttle(services, 1.0)
         with pytest.raises(BrokerUnavailable, match="50009"):
-            link.renew(delivery, 5.0)
-        assert link.is_open
+            link.renew_lock(delivery, 5.0)
+        assert link.is_connected
         throttle(services, 0.0)
-        assert link.renew(delivery, 5.0) >= before
-        link.settle(delivery, Settlement.COMPLETE, "", "")
+        assert link.renew_lock(delivery, 5.0) >= before
+        link.settle_message(delivery, Settlement.COMPLETE, "", "")
     finally:
         throttle(services, 0.0)
-        link.close()
+        link.disconnect()

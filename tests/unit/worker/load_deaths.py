@@ -17,7 +17,7 @@ def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] =
         journal = LoadJournal(folder)
         held = [prepare()]
         for name in names:
-            held.append(journal.loading(name))
+            held.append(journal.noting_load(name))
             held[-1].__enter__()  # type: ignore[attr-defined]
         os._exit(0)
     os.waitpid(child, 0)

@@ -13,8 +13,8 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     batcher.add_item("a", now=10.0)
     batcher.add_item("b", now=10.003)
 
-    assert batcher.take(now=10.004) == []
-    assert batcher.take(now=10.005) == ["a", "b"]
+    assert batcher.take_batch(now=10.004) == []
+    assert batcher.take_batch(now=10.005) == ["a", "b"]
 
 
 def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
@@ -22,8 +22,8 @@ def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     for item in range(3):
         batcher.add_item(item, now=0.0)
 
-    assert batcher.take(now=0.0) == [0, 1]
-    assert batcher.take(now=0.0) == []
+    assert batcher.take_batch(now=0.0) == [0, 1]
+    assert batcher.take_batch(now=0.0) == []
     assert batcher.wait_seconds(now=20.0) == 40.0
 
 
@@ -31,7 +31,7 @@ def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_eno
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
     batcher.add_item("came while the device was busy", now=1.0)
 
-    assert batcher.take(now=1.2) == ["came while the device was busy"]
+    assert batcher.take_batch(now=1.2) == ["came while the device was busy"]
 
 
 @given(
@@ -53,7 +53,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
             added += 1
             continue
         waiting = [now - at for at in arrivals[len(taken) :]]
-        batch = batcher.take(now)
+        batch = batcher.take_batch(now)
         assert len(batch) <= max_batch_size
         if not batch and waiting:
             assert len(waiting) < max_batch_size
@@ -62,7 +62,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
         wait_seconds = batcher.wait_seconds(now)
         assert (wait_seconds is None) == (len(batcher) == 0)
 
-    assert taken + batcher.clear() == list(range(added))
+    assert taken + batcher.take_all() == list(range(added))
 
 
 def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_waiting() -> None:
@@ -70,10 +70,10 @@ def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add_item(item, 0.0, cost)
 
-    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake c"
-    assert batcher.take(0.0) == []
+    assert batcher.take_batch(0.0) == ["a", "b"], "c does not fit, and d does not overtake c"
+    assert batcher.take_batch(0.0) == []
     batcher.max_cost = 3
-    assert batcher.take(0.0) == ["c", "d"]
+    assert batcher.take_batch(0.0) == ["c", "d"]
 
 
 def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> None:
@@ -81,7 +81,7 @@ def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> Non
     batcher.add_item("huge", 0.0, 50.0)
     batcher.add_item("small", 0.0, 1.0)
 
-    assert batcher.take(0.0) == ["huge"]
+    assert batcher.take_batch(0.0) == ["huge"]
 
 
 def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
@@ -89,9 +89,9 @@ def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
         batcher.add_item(item, 0.0, is_low=is_low)
 
-    assert batcher.take(0.0) == ["n1", "n2", "l1"]
+    assert batcher.take_batch(0.0) == ["n1", "n2", "l1"]
     assert batcher.wait_seconds(0.5) == 0.5, "the oldest item decides, even if it has low priority"
-    assert batcher.clear() == ["l2"]
+    assert batcher.take_all() == ["l2"]
 
 
 @given(
@@ -106,12 +106,12 @@ def test_batches_keep_the_order_within_each_priority_and_respect_the_limit_on_th
     for number, (cost, is_low) in enumerate(items):
         batcher.add_item(number, 0.0, cost, is_low=is_low)
     taken: list[int] = []
-    while batch := batcher.take(now=2.0):
+    while batch := batcher.take_batch(now=2.0):
         assert len(batch) <= max_batch_size
         assert len(batch) == 1 or sum(items[number][0] for number in batch) <= max_cost
         taken += batch
         if len(batcher):
-            following = (batcher.clear() or [0])[0]
+            following = (batcher.take_all() or [0])[0]
             whole = [*batch, following]
             full = len(whole) > max_batch_size
             assert full or sum(items[number][0] for number in whole) >= max_cost
@@ -127,38 +127,38 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
 
 def test_a_paused_batch_queue_refuses_items_until_the_queue_is_resumed() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
-    assert queue.put("early")
+    assert queue.add_item("early")
     queue.pause()
-    assert queue.clear() == ["early"]
-    assert queue.take() == []
-    assert not queue.put("late")
+    assert queue.take_all() == ["early"]
+    assert queue.take_batch() == []
+    assert not queue.add_item("late")
     queue.resume()
-    assert queue.put("one")
-    assert queue.put("two")
-    assert queue.take() == ["one", "two"]
+    assert queue.add_item("one")
+    assert queue.add_item("two")
+    assert queue.take_batch() == ["one", "two"]
 
 
 def test_closing_the_batch_queue_keeps_queued_items_and_wakes_the_waiting_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
-    assert queue.put("one")
+    assert queue.add_item("one")
     taken: list[list[str]] = []
-    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker = threading.Thread(target=lambda: taken.append(queue.take_batch()))
     taker.start()
 
     queue.close()
-    assert queue.clear() == ["one"]
+    assert queue.take_all() == ["one"]
     taker.join(5)
     assert taken == [[]]
-    assert not queue.put("two")
+    assert not queue.add_item("two")
 
 
 def test_a_new_item_in_the_batch_queue_wakes_the_device_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     taken: list[list[str]] = []
-    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker = threading.Thread(target=lambda: taken.append(queue.take_batch()))
     taker.start()
-    queue.put("one")
-    queue.put("two")
+    queue.add_item("one")
+    queue.add_item("two")
     taker.join(5)
 
     assert taken == [["one", "two"]]

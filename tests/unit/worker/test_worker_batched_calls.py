@@ -90,18 +90,18 @@ class Broker:
     settled: list[list[str]] = field(default_factory=list)
     drains: int = 0
     forgotten: list[str] = field(default_factory=list)
-    is_open: bool = True
+    is_connected: bool = True
 
-    def receive(self, wait_seconds: float) -> LockedMessage | None:
-        found = self.receive_many(1, wait_seconds)
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
+        found = self.receive_messages(1, wait_seconds)
         return found[0] if found else None
 
-    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         self.asked.append(limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         return taken
 
-    def settle(
+    def settle_message(
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -111,11 +111,11 @@ class Broker:
     ) -> None:
         self.settled.append([f"{delivery.message_id} {how}"])
 
-    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         self.settled.append([delivery.message_id for delivery in deliveries])
         return [delivery.message_id != "too late" for delivery in deliveries]
 
-    def forget(self, delivery: LockedMessage) -> None:
+    def forget_token(self, delivery: LockedMessage) -> None:
         self.forgotten.append(delivery.message_id)
 
     def stop_receiving(self) -> None:
@@ -172,9 +172,9 @@ def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> N
 def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
     loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
-        loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
-    loop.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
-    loop.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
+        loop.receiver.request_settlement(SettleRequest(delivery(name), None, Settlement.COMPLETE))
+    loop.receiver.request_settlement(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
+    loop.receiver.request_settlement(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
     loop.run_once(room=0)
     assert loop.broker.settled == [
         ["one", "too late", "three"],
@@ -195,11 +195,11 @@ def test_a_batched_settlement_excludes_a_message_with_a_lost_lock() -> None:
         raise LockLost("gone")
 
     loop = ReceiverLoop()
-    lost = loop.locks.hold(delivery("lost"), renew, -1.0, 1e6)
+    lost = loop.locks.start_renewal(delivery("lost"), renew, -1.0, 1e6)
     loop.locks.renew_due()
     assert lost.is_lost
     for name, lock in (("one", None), ("two", None), ("lost", lost), ("four", None)):
-        loop.receiver.settle(SettleRequest(delivery(name), lock, Settlement.COMPLETE))
+        loop.receiver.request_settlement(SettleRequest(delivery(name), lock, Settlement.COMPLETE))
     loop.run_once(room=0)
     assert loop.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
     assert ("lost", False) in loop.settled

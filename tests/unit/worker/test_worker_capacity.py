@@ -98,9 +98,9 @@ def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)
-    assert held.in_flight.open_jobs() == [job]
+    assert held.in_flight.jobs_without_outcome() == [job]
     ending = held.end(job)
-    assert held.in_flight.open_jobs() == []
+    assert held.in_flight.jobs_without_outcome() == []
     assert not held.in_flight.record_end(ending, "another", job)
     assert held.in_flight.held_count == 1
     held.in_flight.remove_delivery(ending.delivery, in_time=False)
@@ -112,16 +112,16 @@ def test_a_job_that_a_separate_thread_prepares_does_not_reduce_the_capacity(
 ) -> None:
     jobs = held.take(4)
     assert held.rooms == (False, False)
-    held.in_flight.offload(jobs[0])
+    held.in_flight.offload_job(jobs[0])
     assert held.rooms == (True, True)
-    held.in_flight.bring_back(jobs[0])
+    held.in_flight.bring_back_job(jobs[0])
     assert held.rooms == (False, False)
 
 
 def test_the_number_of_jobs_that_separate_threads_prepare_is_limited(held: HeldMessages) -> None:
     jobs = held.take(MAX_OFFLOADED_COUNT)
     for job in jobs:
-        held.in_flight.offload(job)
+        held.in_flight.offload_job(job)
     assert held.rooms == (False, False)
     held.end(jobs[0])
     assert held.rooms == (True, True)
@@ -131,9 +131,9 @@ def test_a_job_that_ends_during_preparation_by_a_separate_thread_is_not_added_to
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)
-    held.in_flight.offload(job)
+    held.in_flight.offload_job(job)
     held.end(job)
-    held.in_flight.bring_back(job)
+    held.in_flight.bring_back_job(job)
     assert not held.in_flight.of_queue("noop").to_run
     assert not held.in_flight.of_queue("noop").offloaded
 

@@ -140,7 +140,7 @@ def children(gateway: Gateway, tmp_path: Any) -> Callable[..., JobChildren]:
 
 
 def run(children: JobChildren, model: str, inputs: list[Any], **parameters: Any) -> list[Any]:
-    return children.run(model, inputs, parameters, lambda: None)
+    return children.run_child_jobs(model, inputs, parameters, lambda: None)
 
 
 class TestInput:
@@ -275,7 +275,7 @@ class TestEnd:
 
         gateway.answer = lambda _: (202, {"status": "queued"})
         with pytest.raises(Cancelled):
-            children().run("any", [b"x"], {}, check)
+            children().run_child_jobs("any", [b"x"], {}, check)
         assert gateway.cancelled.is_set()
 
     def test_unloaded_model_keeps_its_children(

@@ -128,7 +128,7 @@ class RecordedJobs:
             suspects=self.suspects,
         )
 
-    def settle(self, request: SettleRequest) -> None:
+    def request_settlement(self, request: SettleRequest) -> None:
         self.settled.append(request)
         self.has_settled.set()
 
@@ -147,7 +147,9 @@ class RecordedJobs:
         payload = InlineBytes("text/plain", b"")
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
-        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
+        lock = self.locks.start_renewal(
+            delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0
+        )
         job = ReceivedJob(request, delivery, lock, JobSpan("-"))
         self.in_flight.add_delivery(delivery)
         self.in_flight.add_job(job)
@@ -209,7 +211,7 @@ def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refu
 ) -> None:
     jobs.consumer.end_job(jobs.job(), HandedBack(""))
     jobs.consumer.end_job(jobs.job(), ReplyForbidden("why"))
-    jobs.settle_step.refuse(jobs.job().delivery, WorkerFault(""))
+    jobs.settle_step.refuse_message(jobs.job().delivery, WorkerFault(""))
     assert jobs.settlements == [Settlement.RELEASE, Settlement.DEAD_LETTER, Settlement.ABANDON]
     assert {request.delay_seconds for request in jobs.settled} == {0.0}
     assert (jobs.settled[1].reason, jobs.settled[1].description) == ("reply-forbidden", "why")
@@ -230,9 +232,9 @@ def test_a_shutdown_releases_only_the_messages_of_jobs_that_have_not_started(
     waiting, running, failing = (jobs.job() for _ in range(3))
     assert jobs.in_flight.start_job(running)
     jobs.consumer.end_job(failing, InferenceFailed("sent to the caller"))
-    assert jobs.in_flight.withdraw() == [waiting]
+    assert jobs.in_flight.withdraw_jobs() == [waiting]
     assert not jobs.in_flight.start_job(waiting)
-    assert jobs.in_flight.withdraw() == []
+    assert jobs.in_flight.withdraw_jobs() == []
 
 
 def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
@@ -242,7 +244,7 @@ def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
     jobs.now += 100.0
     jobs.reply_and_settle(job)
     assert jobs.settlements == [Settlement.LEAVE]
-    cached = jobs.cache.find(job.delivery)
+    cached = jobs.cache.find_reply(job.delivery)
     assert cached is not None
     assert not cached.is_delivered
     jobs.consumer.reply_again(jobs.job(delivery_count=1), cached)
@@ -252,7 +254,7 @@ def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
 def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     first = jobs.job()
     jobs.reply_and_settle(first)
-    cached = jobs.cache.find(first.delivery)
+    cached = jobs.cache.find_reply(first.delivery)
     assert cached is not None
     assert cached.is_delivered
     # A reply to this URL would be refused.
@@ -267,7 +269,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     jobs: RecordedJobs,
 ) -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
-    jobs.consumer.fail(jobs.job(), error, InferenceFailed)
+    jobs.consumer.fail_job(jobs.job(), error, InferenceFailed)
     assert jobs.settlements == [Settlement.ABANDON]
     assert jobs.shutdown.is_requested
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
@@ -275,7 +277,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
 
 def test_a_note_keeps_the_traceback_of_an_unexpected_error(jobs: RecordedJobs) -> None:
     job = jobs.job(reply_to=FROM_A_GATEWAY)
-    jobs.consumer.fail(job, KeyError("why"), WorkerFault)
+    jobs.consumer.fail_job(job, KeyError("why"), WorkerFault)
     (note,) = jobs.notes()
     assert note.settlement == "abandon"
     assert note.traceback == "KeyError: 'why'\n"
@@ -288,7 +290,7 @@ def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_rais
     with jobs.consumer.ending_on_error(failed, InferenceFailed):
         run_out_of_memory()
     assert jobs.has_settled.wait(10)
-    cached = jobs.cache.find(failed.delivery)
+    cached = jobs.cache.find_reply(failed.delivery)
     assert cached is not None
     assert cached.code == "out-of-memory"
     with jobs.consumer.ending_on_error(jobs.job()):
@@ -325,7 +327,7 @@ def test_a_job_counts_as_expired_only_if_the_gateway_refuses_the_result_after_th
     notes = [(note.settlement, note.code) for note in jobs.notes()]
     # The reply describes the run only if the gateway accepts the reply.
     assert notes == ([] if code == SUCCEEDED else [("complete", code)])
-    cached = jobs.cache.find(job.delivery)
+    cached = jobs.cache.find_reply(job.delivery)
     assert cached is not None
     assert cached.is_delivered
 
@@ -339,7 +341,7 @@ def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a
     errors = [HandedBack(""), NotFinished(""), PayloadsUnavailable(""), ReplyForbidden("why")]
     for number, error in enumerate(errors):
         job = jobs.job(number, FROM_A_GATEWAY)
-        job.mark("fetched_ms")
+        job.mark_step("fetched_ms")
         jobs.consumer.end_job(job, error)
     notes = jobs.notes()
     assert [(note.attempt, note.settlement, note.code) for note in notes] == [

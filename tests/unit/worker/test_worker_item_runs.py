@@ -69,7 +69,7 @@ class Steps:
         )
         deadline = now + timedelta(seconds=60)
         request = JobRequest("job", "noop", InlineBytes("", b""), now, deadline)
-        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
+        lock = self.locks.start_renewal(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
         job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=item)
         self.in_flight.add_delivery(delivery)
         self.in_flight.add_job(job)
@@ -85,24 +85,24 @@ def items(tmp_path: Path) -> tuple[ItemModel, Steps]:
 def test_an_item_is_answered_before_the_next_item_runs(items: tuple[ItemModel, Steps]) -> None:
     model, steps = items
     jobs = [steps.job(b"a"), steps.job(b"bb"), steps.job(b"ccc")]
-    parts = list(steps.step.split(jobs))
+    parts = list(steps.step.split_batch(jobs))
     assert parts == [[job] for job in jobs]
     for part, count in zip(parts[:2], (1, 2), strict=True):
-        (inferred,) = steps.step.run(part)
+        (inferred,) = steps.step.run_batch(part)
         assert (inferred.output, inferred.job.batch_size, len(model.items)) == (count, 1, count)
-    assert steps.in_flight.withdraw() == jobs[2:], "a job starts only when its own run begins"
-    assert list(steps.step.run(parts[2])) == []
+    assert steps.in_flight.withdraw_jobs() == jobs[2:], "a job starts only when its own run begins"
+    assert list(steps.step.run_batch(parts[2])) == []
 
 
 def test_a_batch_model_runs_whole_batches(tmp_path: Path) -> None:
     steps = Steps(BatchModel(), tmp_path)
     jobs = [steps.job(b"a"), steps.job(b"b")]
-    assert list(steps.step.split(jobs)) == [jobs]
+    assert list(steps.step.split_batch(jobs)) == [jobs]
 
 
 def test_a_job_with_which_a_batch_ran_too_long_runs_in_its_own_batch(tmp_path: Path) -> None:
     steps = Steps(BatchModel(), tmp_path)
     slow = DeliveryHistory(batch_overrun_count=1)
     jobs = [steps.job(b"a"), steps.job(b"b", slow), steps.job(b"c"), steps.job(b"d", slow)]
-    assert steps.step.split(jobs) == [[jobs[0], jobs[2]], [jobs[1]], [jobs[3]]]
-    assert steps.step.split(jobs[1:2] + jobs[3:]) == [[jobs[1]], [jobs[3]]]
+    assert steps.step.split_batch(jobs) == [[jobs[0], jobs[2]], [jobs[1]], [jobs[3]]]
+    assert steps.step.split_batch(jobs[1:2] + jobs[3:]) == [[jobs[1]], [jobs[3]]]

@@ -32,8 +32,10 @@ def job(
         deadline=QUEUED_AT + timedelta(seconds=60),
         reply_to=reply_to,
     )
-    lock = LockRenewer().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
-    return ReceivedJob(request, delivery, lock, JobTracing().job("noop", "noop", "job", delivery))
+    lock = LockRenewer().start_renewal(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
+    return ReceivedJob(
+        request, delivery, lock, JobTracing().start_job_span("noop", "noop", "job", delivery)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_a_job_is_expired_at_and_after_the_deadline() -> None:
 def test_a_reply_contains_the_queue_time_and_the_inference_time_and_the_batch_size() -> None:
     finished = job(delivery_count=2)
     finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
-    reply = finished.reply(InlineJson({}))
+    reply = finished.make_reply(InlineJson({}))
     assert (reply.job_id, reply.attempt) == ("job", 3)
     assert reply.started_at == QUEUED_AT + timedelta(seconds=1.5)
     assert reply.timing.queued_ms == 1500

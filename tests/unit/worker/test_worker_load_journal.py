@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
     journal = LoadJournal(folder, lambda: at)
-    journal.take_over(models)
+    journal.take_over_notes(models)
     return journal
 
 
@@ -31,10 +31,10 @@ def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_
     counts = []
     for _ in range(3):
         die_while_loading(folder, "killer")
-        found = successor(folder, "killer", "other").find("killer")
+        found = successor(folder, "killer", "other").killed_loads("killer")
         counts.append((found.death_count, found.pause_seconds))
     assert counts == [(1, 0.0), (2, 0.0), (3, 300.0)]
-    assert successor(folder, "other").find("other").death_count == 0
+    assert successor(folder, "other").killed_loads("other").death_count == 0
 
 
 def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_process_death(
@@ -44,14 +44,14 @@ def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_pro
         die_while_loading(folder, "killer")
         journal = successor(folder, "killer")
     assert not journal.is_holding, "a model that is set aside does not delay the others"
-    assert successor(folder, "killer", at=NOW + 299).find("killer").pause_seconds == 1.0
+    assert successor(folder, "killer", at=NOW + 299).killed_loads("killer").pause_seconds == 1.0
     later = successor(folder, "killer", at=NOW + 300)
-    assert later.find("killer").pause_seconds == 0.0
+    assert later.killed_loads("killer").pause_seconds == 0.0
     assert later.is_holding
     die_while_loading(folder, "killer")
-    assert successor(folder, "killer", at=NOW + 300).find("killer").pause_seconds == 600.0
+    assert successor(folder, "killer", at=NOW + 300).killed_loads("killer").pause_seconds == 600.0
     # Test a clock that was set back.
-    assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
+    assert successor(folder, "killer", at=0.0).killed_loads("killer").pause_seconds == 600.0
 
 
 def test_two_models_remain_suspects_if_every_process_that_died_was_loading_both_of_them(
@@ -60,7 +60,9 @@ def test_two_models_remain_suspects_if_every_process_that_died_was_loading_both_
     for _ in range(5):
         die_while_loading(folder, "killer", "other")
         journal = successor(folder, "killer", "other")
-    assert journal.find("killer").death_count == journal.find("other").death_count == 1
+    assert (
+        journal.killed_loads("killer").death_count == journal.killed_loads("other").death_count == 1
+    )
     assert journal.is_holding
 
 
@@ -69,13 +71,13 @@ def test_a_model_remains_a_suspect_if_each_dead_process_held_a_message_during_th
 ) -> None:
     def hold_a_job() -> LockJournal:
         journal = LockJournal(folder, "namespace", "queue")
-        journal.note(b"x" * 16)
+        journal.note_arrival(b"x" * 16)
         return journal
 
     for _ in range(5):
         die_while_loading(folder, "slow", prepare=hold_a_job)
         journal = successor(folder, "slow")
-        assert journal.find("slow").death_count == 1
+        assert journal.killed_loads("slow").death_count == 1
         for path in folder.glob("*.locks"):
             path.unlink()
     assert journal.is_holding
@@ -84,31 +86,31 @@ def test_a_model_remains_a_suspect_if_each_dead_process_held_a_message_during_th
 def test_a_successful_load_resets_the_number_of_process_deaths_of_the_model(folder: Path) -> None:
     die_while_loading(folder, "unlucky")
     journal = successor(folder, "unlucky")
-    with journal.loading("unlucky"):
+    with journal.noting_load("unlucky"):
         pass
-    journal.end("unlucky", has_succeeded=True)
+    journal.end_load("unlucky", has_succeeded=True)
     assert not journal.is_holding
-    assert successor(folder, "unlucky").find("unlucky").death_count == 0
+    assert successor(folder, "unlucky").killed_loads("unlucky").death_count == 0
 
 
 def test_a_model_load_that_raises_an_error_does_not_count_as_a_process_death(folder: Path) -> None:
-    with pytest.raises(RuntimeError), LoadJournal(folder).loading("broken"):
+    with pytest.raises(RuntimeError), LoadJournal(folder).noting_load("broken"):
         raise RuntimeError
-    assert successor(folder, "broken").find("broken").death_count == 0
+    assert successor(folder, "broken").killed_loads("broken").death_count == 0
 
 
 def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        with LoadJournal(folder).loading("busy"):
+        with LoadJournal(folder).noting_load("busy"):
             os.write(write, b".")
             os.read(os.pipe()[0], 1)
     os.read(read, 1)
-    assert successor(folder, "busy").find("busy").death_count == 0
+    assert successor(folder, "busy").killed_loads("busy").death_count == 0
     os.kill(child, 9)
     os.waitpid(child, 0)
-    assert successor(folder, "busy").find("busy").death_count == 1
+    assert successor(folder, "busy").killed_loads("busy").death_count == 1
 
 
 def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_limit(
@@ -116,7 +118,7 @@ def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_lim
 ) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
-    journal.take_over(["suspect", "other"])
+    journal.take_over_notes(["suspect", "other"])
     holding = [journal.is_holding]
     journal.wait_for_suspects("suspect", NEVER)  # returns at once
     journal.wait_for_suspects("other", NEVER)  # returns after 0.05 s
@@ -125,7 +127,7 @@ def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_lim
     patient = successor(folder, "suspect", "other")
     waiting = threading.Thread(target=patient.wait_for_suspects, args=("other", NEVER))
     waiting.start()
-    patient.end("suspect", has_succeeded=False)
+    patient.end_load("suspect", has_succeeded=False)
     waiting.join(5)
     assert not waiting.is_alive()
 
@@ -135,14 +137,14 @@ def test_process_deaths_during_module_imports_and_during_model_loads_are_counted
 ) -> None:
     die_while_loading(folder, import_name("my.module"))
     journal = successor(folder, "my.module")
-    assert journal.find(import_name("my.module")).death_count == 1
-    assert journal.find("my.module").death_count == 0
+    assert journal.killed_loads(import_name("my.module")).death_count == 1
+    assert journal.killed_loads("my.module").death_count == 0
 
 
 def test_a_model_is_loaded_although_the_load_journal_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     journal = LoadJournal(tmp_path / "file")
-    journal.take_over(["model"])
-    with journal.loading("model"):
-        journal.end("model", has_succeeded=True)
-    assert LoadJournal(None).find("model").death_count == 0
+    journal.take_over_notes(["model"])
+    with journal.noting_load("model"):
+        journal.end_load("model", has_succeeded=True)
+    assert LoadJournal(None).killed_loads("model").death_count == 0

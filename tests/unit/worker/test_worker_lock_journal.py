@@ -34,9 +34,9 @@ import sys
 from pathlib import Path
 from worker.processes.lock_journal import LockJournal
 journal = LockJournal(Path(sys.argv[1]), "sb.example", "noop")
-journal.note(b"1" * 16)
-journal.note(b"2" * 16)
-journal.remove(b"1" * 16)
+journal.note_arrival(b"1" * 16)
+journal.note_arrival(b"2" * 16)
+journal.remove_token(b"1" * 16)
 print("up", flush=True)
 sys.stdin.read()
 """
@@ -103,7 +103,7 @@ class Workers(RuleBasedStateMachine):
         if writes is not None:
             self.journal.kill_after(writes)
         try:
-            self.journal.take_over()
+            self.journal.take_over_journals()
         except Killed:
             self._die()
             return
@@ -117,14 +117,14 @@ class Workers(RuleBasedStateMachine):
         assert self.journal is not None
         for _ in range(messages):
             new = token(next(self.numbers))
-            self.journal.note(new)
+            self.journal.note_arrival(new)
             self.locked.add(new)
         if writes is None:
             return
         new = token(next(self.numbers))
         self.journal.kill_after(writes)
         try:
-            self.journal.note(new)
+            self.journal.note_arrival(new)
         except Killed:
             self.unsure.add(new)
         else:
@@ -138,11 +138,11 @@ class Workers(RuleBasedStateMachine):
         settled = data.draw(st.sampled_from(sorted(self.locked)))
         self.locked.discard(settled)
         if not is_killed:
-            self.journal.remove(settled)
+            self.journal.remove_token(settled)
             return
         self.journal.kill_after(0)
         try:
-            self.journal.remove(settled)
+            self.journal.remove_token(settled)
         except Killed:
             self.unsure.add(settled)
         self._die()
@@ -179,10 +179,10 @@ def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         successor = LockJournal(tmp_path, HOST, "noop")
-        assert list(successor.take_over()) == [], "the child still runs"
+        assert list(successor.take_over_journals()) == [], "the child still runs"
         child.kill()
         child.wait(10)
-        assert list(successor.take_over()) == [b"2" * 16]
+        assert list(successor.take_over_journals()) == [b"2" * 16]
         assert successor.tokens == [b"2" * 16]
         assert list(tmp_path.iterdir()) == [successor.path]
     successor.close()
@@ -192,32 +192,32 @@ def test_a_worker_takes_over_a_lock_journal_only_for_the_same_queue_and_namespac
     tmp_path: Path,
 ) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
-    dead.note(token(1))
+    dead.note_arrival(token(1))
     dead.close()
     others = [
         LockJournal(tmp_path, HOST, "noop-low"),
         LockJournal(tmp_path, "other.example", "noop"),
     ]
-    assert [list(other.take_over()) for other in others] == [[], []]
+    assert [list(other.take_over_journals()) for other in others] == [[], []]
     successor = LockJournal(tmp_path, HOST, "noop")
-    assert list(successor.take_over()) == [token(1)]
+    assert list(successor.take_over_journals()) == [token(1)]
     for journal in (*others, successor):
         journal.close()
 
 
 def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: Path) -> None:
     journal = LockJournal(tmp_path, HOST, "a/b" * 80)
-    journal.note(token(1))
+    journal.note_arrival(token(1))
     journal.close()
     successor = LockJournal(tmp_path, HOST, "a/b" * 80)
-    assert list(successor.take_over()) == [token(1)]
+    assert list(successor.take_over_journals()) == [token(1)]
     successor.close()
 
 
 def leave(folder: Path, state: LockState, history: DeliveryHistory = NO_HISTORY) -> None:
     """Write the journal of a dead worker, which held one message in this state."""
     dead = LockJournal(folder, HOST, "noop")
-    dead.note(token(1))
+    dead.note_arrival(token(1))
     if state is not LockState.ARRIVED:
         dead.note_read(token(1), history)
         dead.set_state(token(1), state)
@@ -249,7 +249,7 @@ def test_a_death_counts_only_against_a_job_that_ran_alone(
     # The first successor is killed before it abandons the message. Its own death does not count.
     for dying in (death, CRASH):
         successor = LockJournal(tmp_path, HOST, "noop")
-        assert successor.take_over(dying)[token(1)].history == history
+        assert successor.take_over_journals(dying)[token(1)].history == history
         successor.close()
 
 
@@ -261,7 +261,7 @@ def test_only_a_job_that_was_running_is_told_how_its_worker_died(
 ) -> None:
     leave(tmp_path, state)
     successor = LockJournal(tmp_path, HOST, "noop")
-    (left,) = successor.take_over(CRASH).values()
+    (left,) = successor.take_over_journals(CRASH).values()
     assert (left.properties.get(PROPERTY_WORKER_DEATH) == str(CRASH)) is is_told
     assert PROPERTY_DELIVERY_HISTORY in left.properties
     successor.close()
@@ -271,7 +271,7 @@ def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     old = dead.path.with_suffix(OLD_SUFFIX)
     old.write_bytes((b"\1" + token(1) + b"\0" + token(2) + b"\1" + token(3)).ljust(400, b"\0"))
-    left = dead.take_over(CRASH)
+    left = dead.take_over_journals(CRASH)
     assert list(left) == [token(1), token(3)]
     assert {each.history for each in left.values()} == {None}
     assert not old.exists()

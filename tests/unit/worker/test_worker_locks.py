@@ -36,7 +36,9 @@ class ScriptedBroker:
         self, name: str, ends_in: float = 1e6, lock_seconds: float = LOCK_SECONDS
     ) -> MessageLock:
         self.locked_until[name] = self.now + lock_seconds
-        return self.locks.hold(delivery(name), self.renew, lock_seconds, self.now + ends_in)
+        return self.locks.start_renewal(
+            delivery(name), self.renew, lock_seconds, self.now + ends_in
+        )
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         self.renewals.append((self.now, delivery.message_id))
@@ -93,11 +95,11 @@ def test_regular_renewals_keep_a_message_locked_for_ten_minutes() -> None:
 def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_was_still_held() -> None:
     broker = ScriptedBroker()
     kept, lost = broker.hold("kept"), broker.hold("lost")
-    assert broker.locks.release(kept)
+    assert broker.locks.end_renewal(kept)
     broker.mood = "lost"
     broker.pass_time(3.0)
     assert [name for _, name in broker.renewals] == ["lost"]
-    assert not broker.locks.release(lost)
+    assert not broker.locks.end_renewal(lost)
 
 
 def test_a_lock_is_not_renewed_after_the_deadline_of_the_job() -> None:
@@ -200,7 +202,7 @@ def test_a_lock_never_counts_as_held_after_the_lock_has_ended_at_the_broker(
             locks[name] = broker.hold(name, ends_in=value)
         elif what == "release" and locks:
             name = list(locks)[value % len(locks)]
-            broker.locks.release(locks[name])
+            broker.locks.end_renewal(locks[name])
             released.setdefault(name, broker.now)
         elif what == "pass":
             broker.pass_time(value)

@@ -30,7 +30,7 @@ def test_each_event_recorded_for_a_model_increases_the_matching_metrics() -> Non
     noop.record_received(2, -0.1)
     noop.record_outcome("succeeded")
     noop.record_outcome("invalid-input")
-    with noop.batch([Job()] * 3):
+    with noop.record_batch([Job()] * 3):
         pass
     noop.record_lock_lost()
     noop.record_split()

@@ -353,7 +353,7 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside_as_broken(
     journal = LoadJournal(tmp_path)
     for _ in range(3):
         die_while_loading(tmp_path, "killer")
-        journal.take_over(["killer", "other"])
+        journal.take_over_notes(["killer", "other"])
     killer = managed_models("killer", sharing, lambda: Infer(20), journal)
     other = managed_models("other", sharing, lambda: Infer(20), journal)
 
@@ -372,7 +372,7 @@ def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_
 ) -> None:
     die_while_loading(tmp_path, "suspect")
     journal = LoadJournal(tmp_path)
-    journal.take_over(["suspect", "other"])
+    journal.take_over_notes(["suspect", "other"])
     may_load, is_loading = threading.Event(), threading.Event()
 
     def load() -> Infer:
@@ -390,7 +390,7 @@ def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_
     other.has_work = True  # now it gets the memory of the idle suspect
     assert other.entered.wait(10)
     assert other.manager.admits()
-    assert journal.find("suspect").death_count == 0
+    assert journal.killed_loads("suspect").death_count == 0
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def pack(results: EncodedResults) -> tuple[RecordedJobs, Any, dict[str, Any]]:
     jobs = RecordedJobs()
     step = ReplyStep(BlobPayloads(jobs.blobs), jobs.reply._senders, jobs.cache, jobs.in_flight)
     job = jobs.job()
-    reply = decode_reply(encode_reply(job.reply(*step.pack(job, results))))
+    reply = decode_reply(encode_reply(job.make_reply(*step.store_results(job, results))))
     return jobs, reply.outcome, dict(reply.results)
 
 
@@ -366,7 +366,7 @@ def test_the_error_for_a_named_result_that_cannot_be_sent_names_the_result(
     step = ReplyStep(BlobPayloads(jobs.blobs), jobs.reply._senders, jobs.cache, jobs.in_flight)
     unwritable = EncodedResults(InlineJson(1), {"box": InlineJson([float("nan")])})
     with pytest.raises(InferenceFailed, match=r"results.box: .* result\[0\] is nan"):
-        step.pack(jobs.job(), unwritable)
+        step.store_results(jobs.job(), unwritable)
     monkeypatch.setattr(loaded_model, "MAX_RESULT_BYTES", 10)
     for sizes, said in (
         ((1, 11), "results.a: the result has 11 bytes"),
@@ -374,7 +374,7 @@ def test_the_error_for_a_named_result_that_cannot_be_sent_names_the_result(
     ):
         first, other = (InlineBytes("a/b", bytes(size)) for size in sizes)
         with pytest.raises(ResultTooLarge, match=said):
-            step.pack(jobs.job(), EncodedResults(first, {"a": other}))
+            step.store_results(jobs.job(), EncodedResults(first, {"a": other}))
     assert jobs.blobs.blobs == {}
 
 

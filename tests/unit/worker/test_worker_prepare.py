@@ -68,7 +68,7 @@ def test_a_job_that_waits_for_memory_holds_no_child_process(setup: Setup) -> Non
     setup.is_wanted = note_wait
     held = setup.budget.reserve(LARGE_BYTES, keep_waiting)
     job = setup.jobs.job()
-    thread = threading.Thread(target=setup.step.decode, args=(job, setup.picture(1500)))
+    thread = threading.Thread(target=setup.step.decode_input, args=(job, setup.picture(1500)))
     thread.start()
     assert waits.wait(20)
     two = open_together(setup.picture(1500), {"mask": setup.picture(1600)})
@@ -82,7 +82,7 @@ def test_a_cancelled_job_stops_waiting_for_memory(setup: Setup) -> None:
     setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.is_wanted = lambda _job: False
     with pytest.raises(NotWaitedFor):
-        setup.step.decode(setup.jobs.job(), setup.picture(1500))
+        setup.step.decode_input(setup.jobs.job(), setup.picture(1500))
 
 
 def test_a_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
@@ -97,7 +97,7 @@ def test_a_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
     assert holds.wait(20)
     setup.is_wanted = lambda _job: False
     with pytest.raises(NotWaitedFor):
-        setup.step.decode(setup.jobs.job(), setup.picture(1500))
+        setup.step.decode_input(setup.jobs.job(), setup.picture(1500))
     assert setup.budget.used_bytes == 0
     ends.set()
     other.join(20)
@@ -108,7 +108,7 @@ def test_a_job_that_is_cancelled_while_it_is_decoded_ends_its_child(setup: Setup
     job = setup.jobs.job()
     setup.is_wanted = lambda _job: job.memory is None
     with pytest.raises(NotWaitedFor):
-        setup.step.decode(job, setup.picture(6000))
+        setup.step.decode_input(job, setup.picture(6000))
     assert setup.budget.used_bytes == 0
     assert setup.processes.child_pids == []
 

@@ -71,11 +71,11 @@ class ProgressGateway:
         deadline = now + timedelta(seconds=seconds_left)
         reply_to = None if reply_url is None else ReplyUrl(reply_url)
         request = JobRequest("job", "slow", payload, now, deadline, reply_to=reply_to)
-        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
+        lock = self.locks.start_renewal(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
         return ReceivedJob(request, delivery, lock, JobSpan("-"))
 
     def open_context(self, job: ReceivedJob) -> JobContext:
-        return self.reporter.open_context(job.request.reply_url, job.attempt, job.check)
+        return self.reporter.open_context(job.request.reply_url, job.attempt, job.check_usable)
 
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]
@@ -147,11 +147,11 @@ def test_the_context_of_a_job_shows_a_cancellation_that_happened_before_the_job_
 def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     context.progress(1.0)
-    context.finish()
+    context.send_last_report()
     assert gateway.fractions() == [None, 1.0]
     gateway.goes_on = False
     with pytest.raises(Cancelled):
-        context.finish()
+        context.send_last_report()
 
 
 def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
@@ -176,7 +176,7 @@ def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
     for url in (None, "https://elsewhere.test/answers"):
         context = gateway.open_context(gateway.job(reply_url=url))
         context.progress(0.5)
-        context.finish()
+        context.send_last_report()
     assert gateway.told == []
 
 

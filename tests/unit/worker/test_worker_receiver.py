@@ -24,19 +24,19 @@ class Broker:
     waiting: list[LockedMessage] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
     fails_with: Exception | None = None
-    is_open: bool = False
+    is_connected: bool = False
     has_credit: bool = False
     drains: int = 0
     forgotten: list[str] = field(default_factory=list)
 
-    def open(self) -> None:
+    def connect(self) -> None:
         self._fail()
-        self.is_open = True
+        self.is_connected = True
 
-    def close(self) -> None:
-        self.is_open = False
+    def disconnect(self) -> None:
+        self.is_connected = False
 
-    def receive(self, wait_seconds: float) -> LockedMessage | None:
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
         self._fail()
         self.has_credit = not self.waiting
         return self.waiting.pop(0) if self.waiting else None
@@ -45,7 +45,7 @@ class Broker:
         self.has_credit = False
         self.drains += 1
 
-    def settle(
+    def settle_message(
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -56,12 +56,12 @@ class Broker:
         self._fail()
         self.settled.append((delivery.message_id, how))
 
-    def forget(self, delivery: LockedMessage) -> None:
+    def forget_token(self, delivery: LockedMessage) -> None:
         self.forgotten.append(delivery.message_id)
 
     def _fail(self) -> None:
         if self.fails_with is not None:
-            self.is_open = False
+            self.is_connected = False
             raise self.fails_with
 
 
@@ -104,7 +104,7 @@ class ReceiverLoop:
         return self.accepted[-1]
 
     def settle(self, of: LockedMessage, how: Settlement, delay_seconds: float = 0.0) -> None:
-        self.receiver.settle(SettleRequest(of, None, how, delay_seconds=delay_seconds))
+        self.receiver.request_settlement(SettleRequest(of, None, how, delay_seconds=delay_seconds))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_stopped_receiver_settles_messages_without_waiting_for_their_settlemen
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.run_once()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
-    loop.receiver.stop()
+    loop.receiver.stop_receiving()
     loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.ABANDON)] * 2
     assert loop.receiver.is_finished
@@ -152,9 +152,9 @@ def test_the_lock_of_a_message_is_renewed_while_the_settlement_of_the_message_is
         return 9.0
 
     message = loop.received()
-    lock = loop.locks.hold(message, renew, 9.0, 1e6)
+    lock = loop.locks.start_renewal(message, renew, 9.0, 1e6)
     ending = SettleRequest(message, lock, Settlement.ABANDON, delay_seconds=20.0)
-    loop.receiver.settle(ending)
+    loop.receiver.request_settlement(ending)
     for _ in range(22):
         loop.now += 1.0
         loop.locks.renew_due()
@@ -169,10 +169,10 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
         raise LockLost("gone")
 
     message = loop.received()
-    lock = loop.locks.hold(message, renew, 9.0, 1e6)
+    lock = loop.locks.start_renewal(message, renew, 9.0, 1e6)
     loop.now += 5.0
     loop.locks.renew_due()
-    loop.receiver.settle(SettleRequest(message, lock, Settlement.COMPLETE))
+    loop.receiver.request_settlement(SettleRequest(message, lock, Settlement.COMPLETE))
     loop.run_once()
     assert loop.broker.settled == []
     assert loop.settled == [("job-1", False)]
@@ -186,7 +186,7 @@ def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receivin
     loop.run_once()
     assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
-        loop.receiver.stop()
+        loop.receiver.stop_receiving()
     loop.has_room = False
     loop.run_once()
     loop.run_once()
@@ -234,7 +234,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
     # Otherwise the receiver would wait for half a minute.
-    loop.receiver.stop()
+    loop.receiver.stop_receiving()
     loop.run_once()
     loop.run_once()
     said = [record.getMessage() for record in caplog.records]

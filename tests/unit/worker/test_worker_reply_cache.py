@@ -19,60 +19,60 @@ class TimedCache:
         self.cache = ReplyCache(limit_bytes, limit_seconds, lambda: self.now)
 
     def found(self, *numbers: int) -> list[int]:
-        return [number for number in numbers if self.cache.find(numbered(number))]
+        return [number for number in numbers if self.cache.find_reply(numbered(number))]
 
 
 def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
     timed = TimedCache()
-    timed.cache.put(DELIVERY, b"reply", "succeeded")
-    again = timed.cache.find(replace(DELIVERY, delivery_count=3))
+    timed.cache.cache_reply(DELIVERY, b"reply", "succeeded")
+    again = timed.cache.find_reply(replace(DELIVERY, delivery_count=3))
     assert again is not None
     assert (again.body, again.code, again.is_delivered) == (b"reply", "succeeded", False)
-    assert timed.cache.find(replace(DELIVERY, sequence_number=8)) is None
-    assert timed.cache.find(replace(DELIVERY, queue="queue-low")) is None
+    assert timed.cache.find_reply(replace(DELIVERY, sequence_number=8)) is None
+    assert timed.cache.find_reply(replace(DELIVERY, queue="queue-low")) is None
 
 
 def test_the_reply_cache_deletes_the_body_of_a_delivered_reply() -> None:
     timed = TimedCache()
     timed.cache.mark_delivered(DELIVERY)
-    assert timed.cache.find(DELIVERY) is None
-    timed.cache.put(DELIVERY, b"reply", "succeeded")
+    assert timed.cache.find_reply(DELIVERY) is None
+    timed.cache.cache_reply(DELIVERY, b"reply", "succeeded")
     timed.cache.mark_delivered(DELIVERY)
-    again = timed.cache.find(DELIVERY)
+    again = timed.cache.find_reply(DELIVERY)
     assert again is not None
     assert (again.body, again.is_delivered) == (b"", True)
-    timed.cache.remove(DELIVERY)
-    assert timed.cache.find(DELIVERY) is None
-    timed.cache.remove(DELIVERY)
+    timed.cache.remove_reply(DELIVERY)
+    assert timed.cache.find_reply(DELIVERY) is None
+    timed.cache.remove_reply(DELIVERY)
 
 
 def test_the_oldest_cached_replies_are_evicted_first() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for number in range(5):
-        timed.cache.put(numbered(number), bytes(3000), "succeeded")
+        timed.cache.cache_reply(numbered(number), bytes(3000), "succeeded")
     assert timed.found(*range(5)) == [3, 4]
-    timed.cache.put(numbered(9), bytes(20_000), "succeeded")
+    timed.cache.cache_reply(numbered(9), bytes(20_000), "succeeded")
     assert timed.found(*range(10)) == [], "replies larger than the cache are not stored"
     for number in range(100):
-        timed.cache.put(numbered(number), b"", "succeeded")
+        timed.cache.cache_reply(numbered(number), b"", "succeeded")
     assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
 def test_a_removed_or_replaced_or_delivered_reply_frees_its_space_in_the_cache() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for _ in range(50):
-        timed.cache.put(numbered(1), bytes(4000), "succeeded")
-        timed.cache.put(numbered(2), bytes(4000), "succeeded")
+        timed.cache.cache_reply(numbered(1), bytes(4000), "succeeded")
+        timed.cache.cache_reply(numbered(2), bytes(4000), "succeeded")
         timed.cache.mark_delivered(numbered(2))
-        timed.cache.remove(numbered(2))
+        timed.cache.remove_reply(numbered(2))
     assert timed.found(1) == [1]
 
 
 def test_cached_replies_are_evicted_after_the_time_limit() -> None:
     timed = TimedCache(limit_seconds=60.0)
-    timed.cache.put(numbered(1), b"", "succeeded")
+    timed.cache.cache_reply(numbered(1), b"", "succeeded")
     timed.now = 59.0
-    timed.cache.put(numbered(2), b"", "succeeded")
+    timed.cache.cache_reply(numbered(2), b"", "succeeded")
     assert timed.found(1, 2) == [1, 2]
     timed.now = 61.0
     assert timed.found(1, 2) == [2]

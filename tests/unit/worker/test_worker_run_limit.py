@@ -29,13 +29,13 @@ def clock() -> Clock:
 def test_a_call_is_overdue_once_when_it_exceeds_the_limit(clock: Clock) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
     job = jobs.job()
-    with limit.running(job):
+    with limit.timing_run(job):
         clock.now = 300.0
         assert limit.take_overdue() == []
         clock.now = 300.1
         assert limit.take_overdue() == [(job,)]
         assert limit.take_overdue() == []
-    with limit.running(job):
+    with limit.timing_run(job):
         clock.now = 600.0
         assert limit.take_overdue() == []
     clock.now = 900.0
@@ -44,9 +44,9 @@ def test_a_call_is_overdue_once_when_it_exceeds_the_limit(clock: Clock) -> None:
 
 def test_the_time_in_which_a_call_waits_for_other_jobs_does_not_count(clock: Clock) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
-    with limit.running(jobs.job()):
+    with limit.timing_run(jobs.job()):
         clock.now = 200.0
-        with limit.paused():
+        with limit.pausing_run():
             clock.now = 2000.0
             assert limit.take_overdue() == []
         clock.now = 2100.0
@@ -60,14 +60,14 @@ def test_the_jobs_of_an_overdue_call_end_and_the_process_restarts(clock: Clock, 
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
     jobs.consumer.infer = cast(Any, type("Infer", (), {"runs": limit}))
     found = [jobs.job() for _ in range(count)]
-    with limit.running(*found):
+    with limit.timing_run(*found):
         clock.now = 301.0
         jobs.consumer.end_overdue()
     assert jobs.has_settled.wait(10)
     assert (jobs.shutdown.is_requested, jobs.shutdown.exit_code) == (True, EXIT_RESTART)
     assert "noop ran longer than max_run_seconds (300 s)" in jobs.shutdown.reason
     if count == 1:
-        cached = jobs.cache.find(found[0].delivery)
+        cached = jobs.cache.find_reply(found[0].delivery)
         assert cached is not None
         assert cached.code == "run-too-long"
         assert jobs.settlements == [Settlement.COMPLETE]

@@ -29,7 +29,7 @@ def message(
 ) -> LockedMessage:
     token = number.to_bytes(16, "big")
     if journal is not None:
-        journal.note(token)
+        journal.note_arrival(token)
         journal.note_read(token, history)
     unused = cast(Any, None)
     return LockedMessage(
@@ -44,14 +44,14 @@ def states(journal: LockJournal) -> list[LockState]:
 def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJournal) -> None:
     running = RunningJobs()
     first, second = message(1, journal), message(2, journal)
-    running.enter(first)
+    running.begin_run(first)
     assert states(journal) == [LockState.RUNNING_ALONE, LockState.WAITING]
-    running.enter(second)
+    running.begin_run(second)
     assert states(journal) == [LockState.RUNNING, LockState.RUNNING]
-    assert not running.leave(second)
+    assert not running.end_run(second)
     assert states(journal) == [LockState.RUNNING, LockState.WAITING]
-    assert not running.leave(first, LockState.RAN)
-    with running.running(second, LockState.RAN):
+    assert not running.end_run(first, LockState.RAN)
+    with running.noting_run(second, LockState.RAN):
         assert states(journal) == [LockState.RAN, LockState.RUNNING_ALONE]
     assert states(journal) == [LockState.RAN, LockState.RAN]
 
@@ -61,31 +61,31 @@ def test_the_reading_of_a_message_ends_solitude_only_for_its_duration(
 ) -> None:
     running = RunningJobs()
     first, second, third = (message(number, journal) for number in (1, 2, 3))
-    with running.reading(first):
+    with running.noting_read(first):
         assert states(journal)[0] is LockState.RUNNING_ALONE
-    running.enter(first)
-    with running.reading(second):
-        with running.reading(third):
+    running.begin_run(first)
+    with running.noting_read(second):
+        with running.noting_read(third):
             assert states(journal) == [LockState.RUNNING] * 3
         assert states(journal) == [LockState.RUNNING, LockState.RUNNING, LockState.WAITING]
     assert states(journal) == [LockState.RUNNING_ALONE, LockState.WAITING, LockState.WAITING]
-    assert running.leave(first)
+    assert running.end_run(first)
 
 
 def test_a_batch_of_several_jobs_does_not_run_alone(journal: LockJournal) -> None:
     running = RunningJobs()
-    running.enter(message(1, journal), message(2, journal))
+    running.begin_run(message(1, journal), message(2, journal))
     assert states(journal) == [LockState.RUNNING, LockState.RUNNING]
 
 
 def test_no_job_runs_alone_while_a_model_loads(journal: LockJournal) -> None:
     running = RunningJobs()
     first, second = message(1, journal), message(2, journal)
-    running.enter(first)
-    with running.loading():
+    running.begin_run(first)
+    with running.noting_load():
         assert states(journal)[0] is LockState.RUNNING
-        running.leave(first)
-        running.enter(second)
+        running.end_run(first)
+        running.begin_run(second)
         assert states(journal)[1] is LockState.RUNNING
 
 
@@ -165,9 +165,9 @@ def test_all_jobs_start_while_a_job_waits_for_its_child_jobs(jobs: Started) -> N
 def test_a_job_that_waits_for_its_child_jobs_does_not_run(journal: LockJournal) -> None:
     running = RunningJobs()
     parent, child = message(1, journal), message(2, journal)
-    running.enter(parent)
-    with running.paused([parent]):
-        running.enter(child)
+    running.begin_run(parent)
+    with running.noting_pause([parent]):
+        running.begin_run(child)
         assert states(journal) == [LockState.RAN, LockState.RUNNING_ALONE]
-        running.leave(child)
+        running.end_run(child)
     assert states(journal)[0] is LockState.RUNNING_ALONE

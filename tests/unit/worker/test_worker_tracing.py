@@ -32,7 +32,7 @@ class Exported:
         self.tracing = JobTracing(self.provider)
 
     def job(self, job_id: str = "job-1", traceparent: str = SAMPLED) -> JobSpan:
-        return self.tracing.job("classifier", "images", job_id, delivery(traceparent))
+        return self.tracing.start_job_span("classifier", "images", job_id, delivery(traceparent))
 
     def spans(self) -> list[ReadableSpan]:
         return list(self._exporter.get_finished_spans())
@@ -74,7 +74,7 @@ def test_a_job_span_is_in_the_trace_of_the_request_and_links_to_the_request_span
     exported: Exported,
 ) -> None:
     job = exported.job()
-    job.end("succeeded", {"loosely.batch_size": 2})
+    job.end_span("succeeded", {"loosely.batch_size": 2})
     span = exported.one("process images")
     assert span.context is not None
     assert span.parent is not None
@@ -101,12 +101,12 @@ def test_a_job_span_is_in_the_trace_of_the_request_and_links_to_the_request_span
 
 def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     job = exported.job()
-    with job.step("prepare"):
+    with job.record_step("prepare"):
         assert SPAN_ID not in exported.tracing.headers()["traceparent"]
         assert TRACE_ID in exported.tracing.headers()["traceparent"]
-    with job.step("reply", calls_out=True):
+    with job.record_step("reply", calls_out=True):
         pass
-    job.end("succeeded", {})
+    job.end_span("succeeded", {})
     parent = identity(exported.one("process images"))
     for name in ("prepare", "reply"):
         step = exported.one(name)
@@ -120,12 +120,12 @@ def test_each_job_of_a_batch_has_a_linked_inference_span_in_the_trace_of_the_job
 ) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
-    with exported.tracing.batch("classifier", jobs):
+    with exported.tracing.record_batch("classifier", jobs):
         assert trace.get_current_span().is_recording(), (
             "spans that the model's code creates become children"
         )
     for job in jobs:
-        job.end("succeeded", {})
+        job.end_span("succeeded", {})
     first, second, third = exported.named("inference")
     parents = [identity(span) for span in exported.named("process images")]
     assert linked(first) == parents
@@ -140,7 +140,7 @@ def test_each_job_of_a_batch_has_a_linked_inference_span_in_the_trace_of_the_job
 
 def test_the_span_of_a_failed_batch_contains_the_error(exported: Exported) -> None:
     def failing() -> None:
-        with exported.tracing.batch("classifier", [exported.job()]):
+        with exported.tracing.record_batch("classifier", [exported.job()]):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -155,7 +155,7 @@ def test_the_span_of_a_failed_batch_contains_the_error(exported: Exported) -> No
 def test_only_the_spans_of_failed_jobs_have_the_error_status(
     exported: Exported, outcome: str, failed: bool
 ) -> None:
-    exported.job().end(outcome, {})
+    exported.job().end_span(outcome, {})
     span = exported.one("process images")
     assert (span.status.status_code is StatusCode.ERROR) is failed
     assert attributes(span).get("error.type") == (outcome if failed else None)
@@ -166,7 +166,7 @@ def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
     exported: Exported, traceparent: str
 ) -> None:
     job = exported.job(traceparent=traceparent)
-    job.end("succeeded", {})
+    job.end_span("succeeded", {})
     span = exported.one("process images")
     assert span.parent is None
     assert linked(span) == []
@@ -175,19 +175,19 @@ def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
 
 def test_the_worker_exports_no_spans_for_an_unsampled_trace(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
-    with job.step("prepare"), exported.tracing.batch("classifier", [job]):
+    with job.record_step("prepare"), exported.tracing.record_batch("classifier", [job]):
         pass
-    job.end("succeeded", {})
+    job.end_span("succeeded", {})
     assert exported.spans() == []
     assert job.trace_id == TRACE_ID
 
 
 def test_no_spans_are_created_without_a_tracer_provider() -> None:
     tracing = JobTracing()
-    job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
-    with job.step("prepare"), tracing.batch("classifier", [job]):
+    job = tracing.start_job_span("classifier", "images", "job-1", delivery(SAMPLED))
+    with job.record_step("prepare"), tracing.record_batch("classifier", [job]):
         assert tracing.headers() == {}
-    job.end("succeeded", {})
+    job.end_span("succeeded", {})
     assert job.trace_id == TRACE_ID
 
 
@@ -195,7 +195,11 @@ def test_trace_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"
-    with JobTracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
+    with (
+        JobTracing(provider)
+        .start_job_span("noop", "quick", "job-1", delivery(SAMPLED))
+        .record_step("prepare")
+    ):
         assert trace.get_current_span().is_recording()
     flush(provider)
 
