@@ -64,7 +64,7 @@ async def enqueue(ticket: str) -> str | None:
     `ticket` is the input of the job's orchestration. Returns the JSON of a JobError if the request
     can never be sent, otherwise None.
     """
-    return await services.enqueue.run(ticket)
+    return await services.creator.enqueue(ticket)
 
 
 @app.activity_trigger("asked")

@@ -191,6 +191,11 @@ class Catalogue(Mapping[str, ModelEntry]):
 
     def __init__(self, models: Mapping[str, ModelEntry]) -> None:
         self._models = dict(models)
+        self._queues = {
+            queue_of(model, priority): (model, priority)
+            for model in self._models.values()
+            for priority in Priority
+        }
 
     @classmethod
     def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
@@ -241,6 +246,10 @@ class Catalogue(Mapping[str, ModelEntry]):
         """Return the version `NAME:VERSION`, or all versions of `NAME`. Raises UnknownModel."""
         found = self.model(name)
         return (found,) if ":" in name else tuple(self.versions(found).values())
+
+    def find_queue(self, queue: str) -> "tuple[ModelEntry, Priority] | None":
+        """Return the model and the priority of the jobs in a queue; None if no model uses it."""
+        return self._queues.get(queue)
 
     @property
     def body_limit_bytes(self) -> int:
@@ -557,12 +566,6 @@ class Priority(StrEnum):
 def queue_of(model: ModelEntry, priority: Priority) -> str:
     """Return the name of the model's queue for jobs with this priority."""
     return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
-
-
-def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] | None:
-    """Return the model and the priority of the jobs in a queue; None if no model uses the queue."""
-    pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
-    return next((pair for pair in pairs if queue_of(*pair) == queue), None)
 
 
 def format_entry(model: ModelEntry) -> str:

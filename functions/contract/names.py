@@ -77,11 +77,6 @@ def is_result_blob(job_id: str, blob: str) -> bool:
     return blob.startswith(prefix) and _RESULT_PART.fullmatch(blob, len(prefix)) is not None
 
 
-def outcome_blob(job_id: str) -> str:
-    """Return the name of the blob that contains a job's outcome."""
-    return f"{OUTCOMES}{job_id}"
-
-
 def delivery_notes(job_id: str, reply_token: str) -> str:
     """Return the name prefix of the blobs that contain the notes about a job's deliveries.
 
@@ -104,16 +99,6 @@ def dead_letter_queue(queue: str) -> str:
 def webhook_instance(job_id: str) -> str:
     """Return the instance id of the orchestration that delivers a job's webhook."""
     return f"webhook-{job_id}"
-
-
-def job_path(job_id: str) -> str:
-    """Return the URL path of a job on the gateway."""
-    return f"/v1/jobs/{job_id}"
-
-
-def reply_path(job_id: str) -> str:
-    """Return the URL path on the gateway to which a worker sends the reply to a job."""
-    return f"/v1/jobs/{job_id}/reply"
 
 
 WORKER_ROUTE: Final = re.compile(

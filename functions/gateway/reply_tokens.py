@@ -12,7 +12,6 @@ from contract.names import (
     REPLY_EXPIRES_PARAMETER,
     REPLY_QUEUE_PARAMETER,
     REPLY_TOKEN_PARAMETER,
-    reply_path,
 )
 from gateway.errors import ExpiredToken, InvalidToken
 
@@ -49,7 +48,7 @@ class ReplyTokens:
                 REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
             }
         )
-        return f"{self._base_url}{reply_path(job_id)}?{query}"
+        return f"{self._base_url}/v1/jobs/{job_id}/reply?{query}"
 
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
         """Return the valid reply tokens of a job, one for each of the gateway's signing keys.

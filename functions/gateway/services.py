@@ -12,7 +12,7 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
-from gateway.jobs.activities import Conclude, Enqueue
+from gateway.jobs.activities import Conclude
 from gateway.jobs.children import JobCancellation
 from gateway.jobs.delayed_start import DelayedStarts
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -23,7 +23,6 @@ from gateway.operations.sums import MinuteSums
 from gateway.queues.client import Queues, ServiceBusQueues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
-from gateway.queues.requests import RequestSender
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
@@ -98,11 +97,13 @@ class Services:
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(self.jobs, self.progress, blobs, clock)
 
-        requests = RequestSender(catalogue, queues, tokens, self.tracing, clock)
-        self.enqueue = Enqueue(requests)
         self.conclude = Conclude(self.outcomes, self.progress, self.waiters)
         self.creator = JobCreator(
             settings=settings,
+            catalogue=catalogue,
+            queues=queues,
+            tokens=tokens,
+            tracing=self.tracing,
             resolver=resolver or Resolver(),
             estimates=self.estimates,
             counters=self.counters,
@@ -111,7 +112,6 @@ class Services:
             jobs=self.jobs,
             waiters=self.waiters,
             starts=self.starts,
-            requests=requests,
             versions=VersionChooser(catalogue, states),
             clock=clock,
             url_inputs=RateLimiter(clock),

@@ -31,8 +31,7 @@ from contract.messages import (
     decode_request,
     format_time,
 )
-from contract.names import job_path
-from gateway.jobs.model import Time
+from gateway.jobs.model import Time, job_path
 from gateway.json_text import encode_json
 
 DEAD_LETTERS: Final = "dead-letters/"

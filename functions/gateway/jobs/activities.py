@@ -3,33 +3,9 @@
 import json
 from dataclasses import dataclass
 
-from contract.errors import MessageTooLarge, UnknownModel
-from contract.messages import FailureCode, JobError, Stage, error_to_json
 from gateway.jobs.lifecycle import OutcomeStore, Waiters
-from gateway.jobs.model import JobStatus, outcome_from_json, outcome_to_json, read_ticket
+from gateway.jobs.model import JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.progress import ProgressStore
-from gateway.queues.requests import RequestSender
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueue:
-    """The activity `enqueue`, which sends a job's request that a submit could not send."""
-
-    requests: RequestSender
-
-    async def run(self, ticket_text: str) -> str | None:
-        """Send the job's request to the queue of its model.
-
-        Returns None, or the JSON text of a JobError if the request can never be sent. Raises
-        Unavailable if the queue did not accept the message, and a repeated call may succeed.
-        """
-        ticket = read_ticket(ticket_text)
-        try:
-            await self.requests.send(ticket.request(), ticket.priority, ticket.traceparent)
-        except (MessageTooLarge, UnknownModel) as error:
-            refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
-            return json.dumps(error_to_json(refused))
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from contract.messages import JobError
-from contract.names import EVENT_REPLY, outcome_blob
+from contract.names import EVENT_REPLY, OUTCOMES
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
@@ -67,6 +67,11 @@ EXPIRY_GRACE: Final = timedelta(seconds=5)
 """How long after a job's deadline only the orchestration may record that the job has expired."""
 
 _log = logging.getLogger(__name__)
+
+
+def outcome_blob(job_id: str) -> str:
+    """Return the name of the blob that contains a job's outcome."""
+    return f"{OUTCOMES}{job_id}"
 
 
 class OutcomeStore:

@@ -42,7 +42,6 @@ from contract.messages import (
     request_from_json,
     request_to_json,
 )
-from contract.names import job_path
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import MissingPayload, Unavailable
 from gateway.keys import OPEN_TENANT
@@ -513,6 +512,11 @@ class JobResource(TypedDict):
     timing: JobTiming | None
     trace_id: str | None
     links: JobLinks
+
+
+def job_path(job_id: str) -> str:
+    """Return the URL path of a job."""
+    return f"/v1/jobs/{job_id}"
 
 
 def result_path(job_id: str, name: str | None = None) -> str:

@@ -35,7 +35,7 @@ from contract.messages import (
     format_time,
     marks_from_json,
 )
-from contract.names import ACTIVITY_ENQUEUE, delivery_notes, job_path
+from contract.names import ACTIVITY_ENQUEUE, delivery_notes
 from gateway.durable import HistoryEvent
 from gateway.jobs.model import (
     JobOutcome,
@@ -45,6 +45,7 @@ from gateway.jobs.model import (
     Time,
     WebhookDelivery,
     is_final,
+    job_path,
 )
 from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs

@@ -18,6 +18,7 @@ contains the whole request, and the orchestration sends the message later.
 """
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import Awaitable, Sequence
@@ -25,22 +26,29 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
+from azure.servicebus import ServiceBusMessage
 from uuid_utils import uuid7
 
 from contract import media
-from contract.catalogue import ModelEntry
+from contract.catalogue import Catalogue, ModelEntry, Priority, queue_of
 from contract.errors import ForbiddenAddress, MessageTooLarge, TooManyLookUps, UnknownModel
 from contract.guard import Resolver
 from contract.messages import (
     INLINE_LIMIT_BYTES,
+    FailureCode,
     InlineBytes,
     InlineJson,
     InputPayload,
+    JobError,
     JobRequest,
     PayloadRef,
+    ReplyUrl,
+    Stage,
+    encode_request,
+    error_to_json,
     fits_inline,
 )
-from contract.names import input_blob
+from contract.names import PROPERTY_TRACEPARENT, input_blob
 from gateway import problems
 from gateway.addresses import resolve_url, tenant_share
 from gateway.clock import Clock
@@ -54,13 +62,15 @@ from gateway.jobs.model import (
     Ticket,
     final_record,
     initial_record,
+    read_ticket,
     write_ticket,
 )
 from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem, invalid_input
+from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
-from gateway.queues.requests import RequestSender
 from gateway.rates import RateLimiter
+from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs
 from gateway.storage.payloads import PayloadStore
@@ -73,7 +83,7 @@ from gateway.submission.parse import (
     check_upload_size,
 )
 from gateway.submission.versions import VersionChooser
-from gateway.telemetry import JobCounters
+from gateway.telemetry import GatewayTracing, JobCounters
 
 LONGEST_REFUSAL_SECONDS: Final = 300
 """The longest Retry-After, in seconds, if a job is refused because its queue is saturated."""
@@ -149,6 +159,10 @@ class JobCreator:
     """Creates jobs: sends their messages, starts their orchestrations and waits for their end."""
 
     settings: GatewaySettings
+    catalogue: Catalogue
+    queues: Queues
+    tokens: ReplyTokens
+    tracing: GatewayTracing
     resolver: Resolver
     estimates: WaitEstimates
     counters: JobCounters
@@ -157,7 +171,6 @@ class JobCreator:
     jobs: Jobs
     waiters: Waiters
     starts: DelayedStarts
-    requests: RequestSender
     versions: VersionChooser
     clock: Clock
     url_inputs: RateLimiter
@@ -280,7 +293,7 @@ class JobCreator:
         if ends_at is None or self.clock() >= ends_at:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
-                    await self.requests.send(
+                    await self._send_request(
                         job.request, job.new_job.priority, job.new_job.traceparent
                     )
             except (Unavailable, TimeoutError) as error:
@@ -295,6 +308,48 @@ class JobCreator:
             else:
                 return job, self.clock()
         return await self._make_small(job), None
+
+    async def enqueue(self, ticket_text: str) -> str | None:
+        """Send the request of a job that was started although its message could not be sent.
+
+        This is the activity `enqueue`, whose input is the job's ticket. Returns None, or the JSON
+        text of a JobError if the request can never be sent. Raises Unavailable if the queue did not
+        accept the message, and a repeated call may succeed.
+        """
+        ticket = read_ticket(ticket_text)
+        try:
+            await self._send_request(ticket.request(), ticket.priority, ticket.traceparent)
+        except (MessageTooLarge, UnknownModel) as error:
+            refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
+            return json.dumps(error_to_json(refused))
+        return None
+
+    async def _send_request(
+        self, request: JobRequest, priority: Priority, traceparent: str | None
+    ) -> None:
+        """Send a request, with its reply URL, to the model's queue.
+
+        A repeated call sends a message with the same id, and the queue drops this message as a
+        duplicate. If the job's deadline has passed, nothing is sent, because the job expires.
+        Raises UnknownModel, MessageTooLarge, or Unavailable if the queue did not accept the
+        message.
+        """
+        left = request.deadline - self.clock()
+        if left.total_seconds() <= 0:
+            return
+        queue = queue_of(self.catalogue.model(request.model), priority)
+        reply_to = ReplyUrl(self.tokens.url(request.job_id, request.deadline, queue))
+        message = ServiceBusMessage(
+            encode_request(replace(request, reply_to=reply_to)),
+            content_type=media.JSON,
+            message_id=request.job_id,
+            correlation_id=request.job_id,
+        )
+        # Rounded up, because the SDK truncates to seconds and 0 s would prevent the delivery.
+        message.time_to_live = math.ceil(left.total_seconds())
+        with self.tracing.sending(queue, request.job_id, traceparent) as trace:
+            message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
+            await self.queues.send(queue, message)
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's inputs in blobs if they are too large for an orchestration's history.

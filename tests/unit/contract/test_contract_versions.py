@@ -7,7 +7,6 @@ from contract.__main__ import main
 from contract.catalogue import (
     Catalogue,
     choose_version,
-    find_queue,
     format_entry,
     join_name,
     split_name,
@@ -81,7 +80,7 @@ def test_each_version_of_a_model_gets_a_separate_catalogue_entry_and_a_separate_
     assert [model.queue for model in catalogue.values()] == ["small", "small-v2", "small-v10"]
     assert [model.job_percent for model in catalogue.values()] == [95, 5, 0]
     assert {"small", "small-low", "small-v2", "small-v2-low"} < queues.names(catalogue)
-    found = find_queue(catalogue, "small-v2-low")
+    found = catalogue.find_queue("small-v2-low")
     assert found is not None
     assert found[0] is catalogue["small:2"]
 

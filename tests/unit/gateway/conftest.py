@@ -130,7 +130,7 @@ async def open_gateway(
     )
     durable = MemoryDurable(
         clock,
-        services.enqueue.run,
+        services.creator.enqueue,
         services.conclude.run,
     )
     api = create_app(services)

@@ -14,10 +14,9 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH
 from contract.messages import JobRequest, reply_from_json
-from contract.names import outcome_blob
 from gateway.durable import RuntimeStatus
 from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
-from gateway.jobs.lifecycle import OWN_ENDS
+from gateway.jobs.lifecycle import OWN_ENDS, outcome_blob
 from gateway.jobs.model import JobOutcome
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
 from tests.unit.gateway.skipping import run

@@ -19,11 +19,10 @@ from contract.messages import (
     Timing,
     error_from_json,
 )
-from contract.names import outcome_blob
 from gateway.durable import RuntimeStatus
 from gateway.errors import Unavailable
 from gateway.housekeeping import FOLLOWS_WITHIN, recover
-from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
+from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore, outcome_blob
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
 from gateway.telemetry import JobCounters

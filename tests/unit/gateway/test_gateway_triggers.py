@@ -173,8 +173,8 @@ async def test_a_repeated_enqueue_activity_sends_a_message_with_the_same_id(
     gateway: RunningGateway,
 ) -> None:
     ticket = await accept_unsent(gateway)
-    assert await gateway.services.enqueue.run(ticket) is None
-    assert await gateway.services.enqueue.run(ticket) is None
+    assert await gateway.services.creator.enqueue(ticket) is None
+    assert await gateway.services.creator.enqueue(ticket) is None
     (_, first), (_, second) = gateway.queues.sent
     assert first.message_id == second.message_id
 
@@ -184,7 +184,7 @@ async def test_the_enqueue_activity_sends_no_message_after_the_deadline(
 ) -> None:
     ticket = await accept_unsent(gateway)
     gateway.clock.now += timedelta(seconds=60)
-    assert await gateway.services.enqueue.run(ticket) is None
+    assert await gateway.services.creator.enqueue(ticket) is None
     assert not gateway.queues.sent
 
 
@@ -194,7 +194,7 @@ async def test_the_time_to_live_of_a_request_lasts_at_least_until_the_deadline(
     await gateway.accept(deadline_seconds=1)
     ticket = await accept_unsent(gateway, deadline_seconds=1)
     gateway.clock.now += timedelta(milliseconds=10)
-    await gateway.services.enqueue.run(ticket)
+    await gateway.services.creator.enqueue(ticket)
     assert [message.time_to_live for _, message in gateway.queues.sent] == [
         timedelta(seconds=1)
     ] * 2

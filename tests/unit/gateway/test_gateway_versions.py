@@ -133,7 +133,7 @@ async def test_new_percentages_for_the_model_versions_do_not_change_the_version_
     deploy(split, write_catalogue(tmp_path, {"3": 100}))
     split.queues.is_down = False
     for job_id in ids:
-        await split.services.enqueue.run(split.durable.runs[job_id].input)
+        await split.services.creator.enqueue(split.durable.runs[job_id].input)
     assert [(await split.job(job_id))["version"] for job_id in ids] == versions
     sent = {request.job_id: request.model for request in map(split.queues.request, range(10))}
     assert [sent[job_id] for job_id in ids] == [

@@ -21,7 +21,6 @@ from contract.messages import (
     PayloadRef,
     payload_from_json,
 )
-from contract.names import job_path
 from gateway import problems
 from gateway.errors import MissingPayload
 from gateway.http.open_inference import codec as oip_codec
@@ -55,7 +54,7 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
-from gateway.jobs.model import is_final, job_resource, version_of
+from gateway.jobs.model import is_final, job_path, job_resource, version_of
 from gateway.jobs.progress import ProgressStore
 from gateway.json_text import encode_json
 from gateway.problems import HttpProblem

@@ -12,7 +12,6 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import Catalogue
 from contract.messages import Json
-from contract.names import job_path
 from gateway import problems
 from gateway.dead_letters.bulk import (
     MAX_EXAMINED,
@@ -47,6 +46,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.jobs.model import job_path
 from gateway.json_text import parse_json
 from gateway.keys import Scope
 from gateway.problems import HttpProblem

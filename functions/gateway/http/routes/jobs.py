@@ -33,7 +33,7 @@ from contract.messages import (
     format_time,
     payload_from_json,
 )
-from contract.names import job_path, webhook_instance
+from contract.names import webhook_instance
 from gateway import problems
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import Unavailable, UnknownInstance
@@ -86,6 +86,7 @@ from gateway.jobs.model import (
     add_text_result,
     final_record,
     is_final,
+    job_path,
     job_resource,
     outcome_of,
     priority_of,

@@ -4,7 +4,6 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from contract.names import job_path
 from gateway.http.openapi.operations import (
     IDEMPOTENCY_KEY,
     LABEL,
@@ -39,6 +38,7 @@ from gateway.jobs.model import (
     Record,
     add_text_result,
     is_final,
+    job_path,
     job_resource,
     priority_of,
 )

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import ModelEntry, find_queue, split_name
+from contract.catalogue import ModelEntry, split_name
 from contract.errors import ContractError
 from contract.messages import (
     INLINE_LIMIT_BYTES,
@@ -117,7 +117,7 @@ async def reply(
     services = services_of(request)
     received = _parse_reply(job_id, await _read_limited(request, "reply", MAX_MESSAGE_BYTES))
     outcome = JobOutcome.replied(received, services.clock())
-    model_queue = find_queue(services.catalogue, queue)
+    model_queue = services.catalogue.find_queue(queue)
     model_name = None if model_queue is None else model_queue[0].name
     try:
         recorded = await services.jobs.finish(durable_of(request), job_id, outcome, model_name)
