@@ -13,7 +13,7 @@ from contract.queues import config
 from contract.settings import AzureEndpoint
 from gateway.errors import NoAnswer, Unavailable
 from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
-from tests.conformance.gateway.test_gateway_services import running
+from tests.conformance.gateway.emulated_services import running
 from tests.ports import free_port
 
 
@@ -34,7 +34,7 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
         await opened.close()
 
 
-async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_queue(
+async def test_length_is_the_number_of_messages(
     queues: ServiceBusQueues,
 ) -> None:
     assert (await queues.count("noop")).active == 0
@@ -45,7 +45,7 @@ async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_q
         await queues.count("nobody")
 
 
-async def test_scheduled_messages_are_counted_separately_from_active_messages(
+async def test_scheduled_messages_are_counted_separately(
     queues: ServiceBusQueues,
 ) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -55,9 +55,7 @@ async def test_scheduled_messages_are_counted_separately_from_active_messages(
 
 
 @pytest.mark.parametrize(("url", "is_answer"), [(None, True), ("http://localhost:9", False)])
-async def test_requests_to_a_management_api_that_does_not_respond_raise_an_unavailable_error(
-    url: str | None, is_answer: bool
-) -> None:
+async def test_silent_management_api_is_unavailable(url: str | None, is_answer: bool) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(AzureEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable) as caught:

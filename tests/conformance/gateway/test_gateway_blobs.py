@@ -21,7 +21,7 @@ from gateway.storage.blobs import (
     transfer_seconds,
 )
 from gateway.storage.payloads import BlobPayloadStore, SignedPayloadLinks
-from tests.conformance.gateway.test_gateway_services import running, storage
+from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 
 
@@ -41,7 +41,7 @@ async def container(
     await opened.close()
 
 
-async def test_only_one_of_many_simultaneous_requests_to_create_a_blob_succeeds(
+async def test_only_one_of_many_creations_succeeds(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -52,7 +52,7 @@ async def test_only_one_of_many_simultaneous_requests_to_create_a_blob_succeeds(
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
 
 
-async def test_200_simultaneous_reads_of_a_blob_use_at_most_32_connections(
+async def test_200_reads_use_at_most_32_connections(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -68,7 +68,7 @@ async def test_200_simultaneous_reads_of_a_blob_use_at_most_32_connections(
     assert 1 < len(opened) <= MAX_CONNECTIONS + 1
 
 
-async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
+async def test_change_needs_the_current_etag(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -86,7 +86,7 @@ async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
     await blobs.delete("claims/a")
 
 
-async def test_a_container_that_does_not_exist_is_treated_as_an_empty_container(
+async def test_missing_container_counts_as_empty(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -96,14 +96,14 @@ async def test_a_container_that_does_not_exist_is_treated_as_an_empty_container(
     await blobs.delete("a")
 
 
-async def test_blobs_are_listed_in_the_order_of_names(container: PayloadContainer) -> None:
+async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_signed_link_permits_only_to_create_its_blob(
+async def test_signed_link_only_creates_its_blob(
     container: PayloadContainer,
 ) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
@@ -134,7 +134,7 @@ async def test_a_signed_link_permits_only_to_create_its_blob(
 
 
 @pytest.mark.parametrize("seconds", [-1, 60])
-async def test_a_blob_with_a_lease_and_snapshots_is_deleted(
+async def test_blob_with_lease_and_snapshots_is_deleted(
     container: PayloadContainer, seconds: int
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -149,7 +149,7 @@ async def test_a_blob_with_a_lease_and_snapshots_is_deleted(
     assert [each async for each in container.client.list_blobs(include=["snapshots"])] == []
 
 
-async def test_a_signed_link_for_reading_permits_only_the_download_of_the_named_blob(
+async def test_signed_link_only_reads_its_blob(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
@@ -167,7 +167,7 @@ async def test_a_signed_link_for_reading_permits_only_the_download_of_the_named_
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_requests_to_an_unreachable_blob_storage_raise_an_unavailable_error(
+async def test_unreachable_storage_is_unavailable(
     tmp_path: Path,
 ) -> None:
     container = PayloadContainer(storage(free_port()))
@@ -192,7 +192,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_requests_to_a_blob_storage_that_does_not_respond_fail_within_seconds(
+async def test_silent_storage_fails_within_seconds(
     tmp_path: Path,
 ) -> None:
     port = free_port()

@@ -57,9 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_the_client_returns_none_for_an_unknown_job_and_raises_an_error_for_status_500() -> (
-    None
-):
+async def test_unknown_job_is_none_and_status_500_an_error() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -73,7 +71,7 @@ async def test_the_client_returns_none_for_an_unknown_job_and_raises_an_error_fo
             await client.start(JOB, "{}")
 
 
-async def test_requests_fail_within_seconds_if_durable_functions_does_not_respond(
+async def test_silent_host_fails_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
@@ -91,7 +89,7 @@ async def test_requests_fail_within_seconds_if_durable_functions_does_not_respon
                     await call
 
 
-async def test_checking_durable_functions_fails_if_the_host_responds_with_status_500() -> None:
+async def test_check_fails_on_status_500() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         await client.check()
     async with answering(lambda: web.json_response(FAILED, status=500)) as client:

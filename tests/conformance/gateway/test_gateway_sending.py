@@ -75,7 +75,7 @@ def saying(data: bytes) -> Speak:
     return speak
 
 
-async def test_a_webhook_receiver_gets_one_complete_http_request() -> None:
+async def test_receiver_gets_one_complete_request() -> None:
     heard: list[bytes] = []
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +89,7 @@ async def test_a_webhook_receiver_gets_one_complete_http_request() -> None:
     assert b"Content-Length: 9\r\n" in request
 
 
-async def test_the_webhook_sender_does_not_follow_a_redirect() -> None:
+async def test_redirect_is_not_followed() -> None:
     called = 0
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,14 +116,12 @@ async def test_the_webhook_sender_does_not_follow_a_redirect() -> None:
         (b"", None),
     ],
 )
-async def test_the_retry_after_header_of_a_webhook_response_is_converted_to_seconds(
-    field: bytes, seconds: float | None
-) -> None:
+async def test_retry_after_is_converted_to_seconds(field: bytes, seconds: float | None) -> None:
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
     assert await post(saying(head)) == WebhookResponse(503, seconds)
 
 
-async def test_the_webhook_sender_does_not_read_an_endless_response_body() -> None:
+async def test_endless_body_is_not_read() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n")
@@ -134,7 +132,7 @@ async def test_the_webhook_sender_does_not_read_an_endless_response_body() -> No
     assert await post(speak) == WebhookResponse(200, None)
 
 
-async def test_a_webhook_attempt_fails_if_the_response_has_endlessly_many_headers() -> None:
+async def test_endless_headers_fail() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -145,7 +143,7 @@ async def test_a_webhook_attempt_fails_if_the_response_has_endlessly_many_header
     assert await failure(speak) == "connection-failed"
 
 
-async def test_a_webhook_attempt_fails_if_a_response_header_never_ends() -> None:
+async def test_endless_header_line_fails() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -157,7 +155,7 @@ async def test_a_webhook_attempt_fails_if_a_response_header_never_ends() -> None
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_a_webhook_attempt_fails_if_the_receiver_sends_no_complete_response(
+async def test_incomplete_response_fails(
     begin: bytes,
 ) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,7 +166,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_sends_no_complete_respons
     assert await failure(speak) == "timeout"
 
 
-async def test_a_webhook_attempt_fails_if_the_receiver_sends_headers_too_slowly() -> None:
+async def test_slow_headers_fail() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -196,11 +194,11 @@ async def test_a_webhook_attempt_fails_if_the_receiver_sends_headers_too_slowly(
         b"\x00" * 100,
     ],
 )
-async def test_a_webhook_attempt_fails_if_the_response_is_not_http(said: bytes) -> None:
+async def test_response_that_is_not_http_fails(said: bytes) -> None:
     assert await failure(saying(said)) == "connection-failed"
 
 
-async def test_a_webhook_attempt_fails_if_the_receiver_refuses_the_connection() -> None:
+async def test_refused_connection_fails() -> None:
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
@@ -210,7 +208,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_refuses_the_connection() 
     assert caught.value.reason == "connection-failed"
 
 
-async def test_a_webhook_attempt_fails_if_the_receiver_does_not_support_tls() -> None:
+async def test_receiver_without_tls_fails() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
         sender = HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver())
         with pytest.raises(WebhookUndelivered) as caught:
@@ -220,7 +218,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_does_not_support_tls() ->
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
 
 
-async def test_a_webhook_to_a_private_address_is_not_sent() -> None:
+async def test_private_address_is_not_called() -> None:
     called = False
 
     async def speak(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:

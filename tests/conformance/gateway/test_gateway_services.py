@@ -2,74 +2,36 @@
 
 import asyncio
 import gc
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient
 
-from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
-from contract.queues import config
-from contract.settings import AzureEndpoint
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
+from tests.conformance.gateway.emulated_services import (
+    ACCOUNT_KEY,
+    message,
+    received,
+    running,
+    running_service_bus,
+    service_bus,
+    storage,
+)
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
-ACCOUNT_KEY = (
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-)
-
-
-@contextmanager
-def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an emulator as a process. Yield the process when it listens, and kill it at the end."""
-    command = [sys.executable, "-m", module, "--port", str(port), *options]
-    process = subprocess.Popen(
-        [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(600):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            with suppress(subprocess.TimeoutExpired):
-                raise AssertionError(f"{module} ended with exit code {process.wait(0.05)}")
-        else:
-            raise AssertionError(f"{module} does not listen on its port")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def storage(port: int) -> AzureEndpoint:
-    return AzureEndpoint(
-        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
-        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
-    )
-
-
-def service_bus(port: int) -> AzureEndpoint:
-    return AzureEndpoint(
-        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
-        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +54,14 @@ async def payloads(
 # aiohttp warns that bodies of more than 1 MiB block the event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_a_stored_payload_is_read_back_unchanged(
-    payloads: BlobPayloadStore, size_bytes: int
-) -> None:
+async def test_payload_is_read_back_unchanged(payloads: BlobPayloadStore, size_bytes: int) -> None:
     data = bytes(size_bytes)
     ref = await payloads.put("inputs/a", data, "image/png")
     assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
     assert await payloads.get(ref) == data
 
 
-async def test_the_payload_container_is_created_by_the_first_write(
+async def test_first_write_creates_the_container(
     payloads: BlobPayloadStore,
 ) -> None:
     await payloads.check()
@@ -111,7 +71,7 @@ async def test_the_payload_container_is_created_by_the_first_write(
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_a_second_payload_with_the_same_name_replaces_the_first_payload(
+async def test_second_payload_replaces_the_first(
     payloads: BlobPayloadStore,
 ) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
@@ -121,7 +81,7 @@ async def test_a_second_payload_with_the_same_name_replaces_the_first_payload(
         await payloads.get(old)
 
 
-async def test_reading_a_missing_or_changed_payload_raises_an_error(
+async def test_missing_or_changed_payload_is_an_error(
     payloads: BlobPayloadStore,
 ) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
@@ -131,9 +91,7 @@ async def test_reading_a_missing_or_changed_payload_raises_an_error(
         await payloads.get(PayloadRef(ref.media_type, ref.blob, 5, ref.sha256))
 
 
-async def test_requests_to_a_blob_storage_that_does_not_respond_raise_an_unavailable_error() -> (
-    None
-):
+async def test_silent_storage_is_unavailable() -> None:
     payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
@@ -144,50 +102,11 @@ async def test_requests_to_a_blob_storage_that_does_not_respond_raise_an_unavail
         await payloads.close()
 
 
-@contextmanager
-def running_service_bus(
-    port: int, folder: Path, admin_port: int = 0, queues: Sequence[str] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run our Service Bus emulator with the queues of the catalogue, or with `queues`."""
-    content: Any = config(Catalogue.load())
-    if queues:
-        (namespace,) = content["UserConfig"]["Namespaces"]
-        namespace["Queues"] = [{"Name": name, "Properties": {}} for name in queues]
-    configuration = folder / "config.json"
-    configuration.write_text(json.dumps(content), encoding="utf-8")
-    options = ("--config", str(configuration), "--data", str(folder / "data"))
-    with running(
-        "emulator.servicebus", port, *options, "--admin-port", str(admin_port or free_port())
-    ) as process:
-        yield process
-
-
-async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive `count` messages from a queue, complete them, and return them."""
-    connection_string = service_bus(port).connection_string or ""
-    found: list[Any] = []
-    async with (
-        ServiceBusClient.from_connection_string(connection_string) as client,
-        client.get_queue_receiver(queue) as receiver,
-    ):
-        while len(found) < count:
-            messages = await receiver.receive_messages(count - len(found), max_wait_time=30)
-            assert messages, f"only {len(found)} of {count} messages arrived"
-            for message in messages:
-                await receiver.complete_message(message)
-            found += messages
-    return found
-
-
-def message(number: int) -> ServiceBusMessage:
-    return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
-
-
 # The queues of 50 models.
 HUNDRED = [f"m{number}" for number in range(100)]
 
 
-async def test_the_oldest_messages_of_100_queues_are_read_within_a_second(
+async def test_100_queues_are_peeked_within_a_second(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -214,7 +133,7 @@ async def test_the_oldest_messages_of_100_queues_are_read_within_a_second(
 # If the opening of a link is cancelled, the SDK leaves the socket to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_the_queues_of_a_service_bus_that_does_not_respond_fail_within_seconds(
+async def test_silent_service_bus_fails_within_seconds(
     tmp_path: Path,
 ) -> None:
     port, admin_port = free_port(), free_port()
@@ -236,7 +155,7 @@ async def test_the_queues_of_a_service_bus_that_does_not_respond_fail_within_sec
             gc.collect()
 
 
-async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
+async def test_simultaneous_messages_arrive_once(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -257,7 +176,7 @@ async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
             await queues.close()
 
 
-async def test_all_simultaneously_sent_messages_arrive_even_if_they_are_too_large_for_one_batch(
+async def test_messages_too_large_for_one_batch_arrive(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -271,7 +190,7 @@ async def test_all_simultaneously_sent_messages_arrive_even_if_they_are_too_larg
             await queues.close()
 
 
-async def test_the_rest_of_a_batch_is_sent_although_the_send_calls_of_two_messages_are_cancelled(
+async def test_cancelled_sends_leave_the_rest_of_a_batch(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -290,7 +209,7 @@ async def test_the_rest_of_a_batch_is_sent_although_the_send_calls_of_two_messag
             await queues.close()
 
 
-async def test_the_first_successful_check_of_service_bus_opens_the_senders_of_the_given_queues(
+async def test_first_check_opens_the_senders(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -322,7 +241,7 @@ async def test_the_first_successful_check_of_service_bus_opens_the_senders_of_th
             await queues.close()
 
 
-async def test_sending_to_a_missing_queue_raises_an_unknown_queue_error(tmp_path: Path) -> None:
+async def test_missing_queue_is_unknown(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -349,7 +268,7 @@ async def refusal(call: Awaitable[object]) -> tuple[str, str]:
 # The SDK does not close the socket of a broken connection; the garbage collector does.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_sending_succeeds_again_after_a_restart_of_service_bus(tmp_path: Path) -> None:
+async def test_sending_succeeds_after_a_restart(tmp_path: Path) -> None:
     port = free_port()
     queues = ServiceBusQueues(service_bus(port))
     try:

@@ -9,7 +9,7 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from gateway.queues.client import BatchingSender
-from tests.conformance.gateway.test_gateway_services import (
+from tests.conformance.gateway.emulated_services import (
     message,
     received,
     running_service_bus,
@@ -23,7 +23,7 @@ def throttle(admin_port: int, share: float) -> None:
     httpx.put(url, json={"throttled_share": share}).raise_for_status()
 
 
-async def test_a_throttled_sender_keeps_its_link_and_sends_all_messages(tmp_path: Path) -> None:
+async def test_throttled_sender_keeps_its_link(tmp_path: Path) -> None:
     port, admin_port = free_port(), free_port()
     made = 0
     with running_service_bus(port, tmp_path, admin_port):

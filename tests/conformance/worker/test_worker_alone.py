@@ -36,7 +36,7 @@ def environment(**settings: str) -> dict[str, str]:
     return least | settings
 
 
-def test_the_worker_starts_from_a_copy_of_its_code_outside_the_repository(copied: Path) -> None:
+def test_copy_of_the_code_starts(copied: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "worker"],
@@ -79,7 +79,7 @@ def test_the_worker_starts_from_a_copy_of_its_code_outside_the_repository(copied
         ({"HEALTH_PORT": "eighty"}, "HEALTH_PORT"),
     ],
 )
-def test_the_worker_exits_with_a_one_line_error_if_a_setting_is_wrong(
+def test_wrong_setting_is_a_one_line_error(
     copied: Path, settings: dict[str, str], says: str
 ) -> None:
     ended = subprocess.run(
@@ -96,7 +96,7 @@ def test_the_worker_exits_with_a_one_line_error_if_a_setting_is_wrong(
     assert says in ended.stderr
 
 
-def test_the_worker_exits_with_status_98_if_the_health_port_is_in_use(copied: Path) -> None:
+def test_health_port_in_use_exits_with_98(copied: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(

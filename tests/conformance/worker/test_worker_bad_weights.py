@@ -171,7 +171,7 @@ CODES = {
 }
 
 
-def test_a_model_with_unusable_weights_is_not_loaded_and_the_jobs_of_the_model_stay_in_the_queue(
+def test_jobs_of_an_unloaded_model_stay_queued(
     own_world: LocalServices, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
 ) -> None:
     jobs = {name: job_id() for name in ("good", *CODES)}

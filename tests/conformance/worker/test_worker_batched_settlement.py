@@ -7,26 +7,21 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 
 from contract.settings import AzureEndpoint
-from tests.conformance.worker.worker_services import LocalServices, job_id, run_services
+from tests.conformance.worker.worker_services import (
+    PATIENT_QUEUE,
+    LocalServices,
+    job_id,
+    received,
+    run_services,
+)
 from worker.errors import BrokerUnavailable, Settlement
-from worker.servicebus.link import LockedMessage, QueueLink
+from worker.servicebus.link import QueueLink
 from worker.servicebus.sender import QueueSender
 
 QUEUE = "noop"
-# Its locks last longer than a test.
-PATIENT_QUEUE = "patient"
 
 
-def received(link: QueueLink, count: int) -> list[LockedMessage]:
-    found: list[LockedMessage] = []
-    for _ in range(count):
-        found += link.receive_messages(count - len(found), 5.0)
-        if len(found) == count:
-            return found
-    raise AssertionError(f"only {len(found)} of {count} messages arrived")
-
-
-def test_completing_messages_in_a_batch_reports_success_or_failure_for_each_message(
+def test_each_message_succeeds_or_fails(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
@@ -54,7 +49,7 @@ def test_completing_messages_in_a_batch_reports_success_or_failure_for_each_mess
         other.disconnect()
 
 
-def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
+def test_many_threads_replies_arrive(
     services: LocalServices,
 ) -> None:
 
@@ -76,7 +71,7 @@ def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
         link.disconnect()
 
 
-def test_messages_are_completed_one_by_one_after_service_bus_has_refused_a_batched_completion(
+def test_refused_batch_is_completed_one_by_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = "tests.conformance.worker.servicebus_without_ranges"

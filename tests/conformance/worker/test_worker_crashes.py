@@ -55,7 +55,7 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
 
 
-def test_jobs_of_a_killed_worker_run_on_another_worker(
+def test_killed_workers_jobs_run_elsewhere(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     first = start_worker("scripted")
@@ -72,7 +72,7 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
     assert len(gateway.posts) == len(jobs)
 
 
-def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
+def test_job_that_kills_workers_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     identity = job_id()
@@ -86,7 +86,7 @@ def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     )
 
 
-def test_a_load_that_kills_the_worker_does_not_count_against_waiting_jobs(
+def test_load_that_kills_does_not_count_against_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -109,7 +109,7 @@ def _is_holding(worker: Program, model: str) -> bool:
         return False
 
 
-def test_a_job_that_runs_longer_than_the_lock_duration_gets_exactly_one_reply(
+def test_job_longer_than_its_lock_gets_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -125,7 +125,7 @@ def test_a_job_that_runs_longer_than_the_lock_duration_gets_exactly_one_reply(
     assert "lost the lock" not in worker.log.read_text()
 
 
-def test_a_worker_without_capacity_locks_no_further_messages(
+def test_full_worker_locks_no_more_messages(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("patient")
@@ -146,7 +146,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     services.wait_until_empty("patient")
 
 
-def test_a_worker_returns_waiting_jobs_to_the_queue_and_finishes_the_running_job_after_sigterm(
+def test_sigterm_returns_waiting_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -173,7 +173,7 @@ def test_a_worker_returns_waiting_jobs_to_the_queue_and_finishes_the_running_job
     services.wait_until_empty("single")
 
 
-def test_a_draining_worker_receives_no_messages(
+def test_draining_worker_receives_nothing(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
@@ -196,16 +196,14 @@ def test_a_draining_worker_receives_no_messages(
     gateway.taken(runs)
 
 
-def test_an_idle_worker_exits_immediately_after_a_stop_signal(
-    start_worker: StartWorker, services: LocalServices
-) -> None:
+def test_idle_worker_exits_immediately(start_worker: StartWorker, services: LocalServices) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
     assert worker.exit_code() == 0
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_a_worker_with_a_running_job_exits_after_a_second_stop_signal_or_the_grace_period(
+def test_second_signal_or_grace_period_ends_a_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     patient = start_worker("single")
@@ -231,7 +229,7 @@ def test_a_worker_with_a_running_job_exits_after_a_second_stop_signal_or_the_gra
     assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
 
 
-def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
+def test_service_bus_restart_is_survived(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
@@ -253,9 +251,7 @@ def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_becomes_ready_after_service_bus_has_started_even_if_the_worker_started_first(
-    services: LocalServices, gate: Gate
-) -> None:
+def test_worker_that_started_first_becomes_ready(services: LocalServices, gate: Gate) -> None:
     port = free_port()
     services.service_bus.kill()
     services.blobs.kill()

@@ -42,7 +42,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_a_job_of_a_stalled_worker_is_delivered_to_another_worker(
+def test_stalled_workers_job_goes_to_another(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
@@ -67,7 +67,7 @@ def test_a_job_of_a_stalled_worker_is_delivered_to_another_worker(
     wait_until(lambda: left in stalled.log.read_text(), "the stalled worker leaves the message")
 
 
-def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
+def test_cached_reply_spares_a_second_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("single")
@@ -96,7 +96,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_low_priority_jobs_run_after_all_other_jobs(
+def test_low_priority_jobs_run_last(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"
@@ -126,7 +126,7 @@ def test_low_priority_jobs_run_after_all_other_jobs(
     services.wait_until_empty("patient-low")
 
 
-def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
+def test_missing_low_priority_queue_is_no_fault(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -142,7 +142,7 @@ def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     assert worker.log.read_text().count(missing) == 1
 
 
-def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
+def test_shutdown_under_load_runs_each_job_once(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     leaving, staying = start_worker("scripted"), start_worker("scripted")
@@ -159,7 +159,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     assert staying.is_ready()
 
 
-def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
+def test_lost_device_returns_all_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     loses, *others = (job_id() for _ in range(4))
@@ -183,7 +183,7 @@ def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
     assert gateway.posts == []
 
 
-def test_the_worker_exits_if_the_device_is_lost_while_a_model_loads(
+def test_lost_device_during_a_load_exits(
     start_worker: StartWorker,
 ) -> None:
     worker = start_worker("faulty", wait=False)

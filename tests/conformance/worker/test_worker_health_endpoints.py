@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_returns_status_200_for_a_passed_check_and_503_for_a_failed_check(
+def test_passed_check_is_200_and_failed_503(
     health: HealthServer,
 ) -> None:
     well = get(health, "/well?verbose")
@@ -66,13 +66,13 @@ def test_the_health_server_returns_status_200_for_a_passed_check_and_503_for_a_f
         ("", 421),
     ],
 )
-def test_the_health_server_of_one_machine_answers_loopback_names_only(
+def test_one_machine_answers_loopback_names_only(
     health: HealthServer, host: str, status: int
 ) -> None:
     assert get(health, "/well", host=host).status_code == status
 
 
-def test_a_health_server_for_other_machines_answers_any_name() -> None:
+def test_server_for_other_machines_answers_any_name() -> None:
     server = HealthServer("0.0.0.0", 0, {"/well": check_page(lambda: (True, {}))})
     server.start()
     try:
@@ -82,7 +82,7 @@ def test_a_health_server_for_other_machines_answers_any_name() -> None:
         server.server_close()
 
 
-def test_the_response_of_the_health_server_to_an_unknown_path_lists_the_known_paths(
+def test_unknown_path_lists_the_known_paths(
     health: HealthServer,
 ) -> None:
     answer = get(health, "/")
@@ -90,7 +90,7 @@ def test_the_response_of_the_health_server_to_an_unknown_path_lists_the_known_pa
     assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
 
 
-def test_the_response_of_the_health_server_to_a_head_request_has_no_body(
+def test_head_response_has_no_body(
     health: HealthServer,
 ) -> None:
     with connection(health) as client:
@@ -101,19 +101,19 @@ def test_the_response_of_the_health_server_to_a_head_request_has_no_body(
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_the_health_server_returns_status_500_if_a_health_check_raises_an_error(
+def test_check_that_raises_is_500(
     health: HealthServer,
 ) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 
 
-def test_the_health_server_refuses_methods_other_than_get_and_head(health: HealthServer) -> None:
+def test_only_get_and_head_are_allowed(health: HealthServer) -> None:
     answer = httpx.post(f"http://127.0.0.1:{health.server_port}/well", timeout=5)
     assert answer.status_code == 501
 
 
-def test_silent_clients_of_the_health_server_do_not_block_other_clients(
+def test_silent_clients_block_nobody(
     health: HealthServer,
 ) -> None:
     silent = [connection(health) for _ in range(MANY)]
@@ -124,7 +124,7 @@ def test_silent_clients_of_the_health_server_do_not_block_other_clients(
             one.close()
 
 
-def test_the_health_server_disconnects_slow_clients(health: HealthServer) -> None:
+def test_slow_clients_are_disconnected(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"GET /well HTTP/1.1\r\nx-slow: ")
         # The header never ends: the server must not wait for it.

@@ -58,7 +58,7 @@ def has_beat(
     return found is not None and condition(found[0])
 
 
-def test_a_worker_publishes_heartbeats_with_the_states_of_the_models_until_the_shutdown(
+def test_states_are_published_until_the_shutdown(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker = start_worker("scripted,single", WORKER_HEARTBEAT_SECONDS="1")
@@ -80,7 +80,7 @@ def test_a_worker_publishes_heartbeats_with_the_states_of_the_models_until_the_s
     assert name_of(worker) not in heartbeats(services)
 
 
-def test_a_heartbeat_shows_the_jobs_in_flight_and_the_size_of_the_last_batch(
+def test_jobs_and_last_batch_are_shown(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("long", WORKER_HEARTBEAT_SECONDS="1", WORKER_DEVICE_MEMORY="8GiB")
@@ -103,7 +103,7 @@ def test_a_heartbeat_shows_the_jobs_in_flight_and_the_size_of_the_last_batch(
     )
 
 
-def test_the_heartbeat_of_a_killed_worker_remains_unchanged_in_blob_storage(
+def test_killed_workers_heartbeat_remains(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker, other = (start_worker("single", WORKER_HEARTBEAT_SECONDS="1") for _ in range(2))
@@ -120,16 +120,14 @@ def test_the_heartbeat_of_a_killed_worker_remains_unchanged_in_blob_storage(
     assert heartbeats(services)[name_of(worker)] == before[name_of(worker)]
 
 
-def test_a_worker_with_the_heartbeat_interval_zero_writes_no_heartbeat_blob(
-    services: LocalServices, start_worker: StartWorker
-) -> None:
+def test_interval_zero_writes_no_blob(services: LocalServices, start_worker: StartWorker) -> None:
     silent = start_worker("single", WORKER_HEARTBEAT_SECONDS="0")
     beating = start_worker("single", WORKER_HEARTBEAT_SECONDS="1")
     wait_until(lambda: name_of(beating) in heartbeats(services), "the other worker is seen")
     assert name_of(silent) not in heartbeats(services)
 
 
-def test_jobs_run_and_only_one_warning_is_logged_while_heartbeats_cannot_be_stored(
+def test_failing_storage_is_one_warning(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker(

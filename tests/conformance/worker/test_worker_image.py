@@ -159,7 +159,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_entrypoint_of_the_worker_image_starts_a_worker_that_drains_after_the_stop_signal(
+def test_entrypoint_starts_a_worker_that_drains(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
@@ -203,7 +203,7 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_the_worker_in_the_image_exits_with_a_one_line_error_if_settings_are_missing(
+def test_missing_settings_are_a_one_line_error(
     image: Image,
 ) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
@@ -212,7 +212,7 @@ def test_the_worker_in_the_image_exits_with_a_one_line_error_if_settings_are_mis
     assert told.count("\n") == 1
 
 
-def test_a_process_in_the_worker_image_cannot_write_to_the_code_folder(image: Image) -> None:
+def test_code_folder_is_read_only(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
         pytest.skip("root can write everywhere, and setpriv is not installed to use another user")
     code = "open('worker/stray', 'w')"

@@ -45,9 +45,7 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     return job
 
 
-def test_all_jobs_of_a_batch_are_checked_for_cancellation_at_the_same_time(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_jobs_of_a_batch_are_checked_together(gateway: Gateway, tmp_path: Path) -> None:
     in_flight = InFlight(ModelTelemetry("noop"))
     client = GatewayClient(frozenset({gateway.host}))
     workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())

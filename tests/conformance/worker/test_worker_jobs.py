@@ -39,7 +39,7 @@ def failure(reply: JobReply) -> JobError:
     return reply.outcome
 
 
-def test_every_job_gets_exactly_one_reply(
+def test_every_job_gets_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("noop")
@@ -60,7 +60,7 @@ def test_every_job_gets_exactly_one_reply(
     assert len(gateway.posts) == len(jobs)
 
 
-def test_a_failing_job_does_not_affect_other_jobs_of_the_batch(
+def test_failing_job_leaves_its_batch(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -96,7 +96,7 @@ def test_queued_jobs_run_in_batches(
     assert max(sizes) > 1
 
 
-def test_jobs_of_an_item_model_are_answered_one_by_one(
+def test_item_models_jobs_are_answered_one_by_one(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     jobs = [job_id() for _ in range(3)]
@@ -124,7 +124,7 @@ def test_jobs_of_an_item_model_are_answered_one_by_one(
     ],
     ids=["no json", "media type", "no blob", "too large"],
 )
-def test_a_job_with_an_invalid_or_missing_or_too_large_input_fails(
+def test_bad_inputs_fail(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, payload: Any, code: str
 ) -> None:
     with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:
@@ -139,7 +139,7 @@ def test_a_job_with_an_invalid_or_missing_or_too_large_input_fails(
     services.wait_until_empty("scripted")
 
 
-def test_jobs_of_a_broken_model_fail_with_the_reason_after_a_time(
+def test_broken_models_jobs_fail_with_the_reason(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("broken", wait=False, WORKER_BROKEN_MODEL_SECONDS="1")
@@ -152,7 +152,7 @@ def test_jobs_of_a_broken_model_fail_with_the_reason_after_a_time(
     services.wait_until_empty("broken")
 
 
-def test_large_inputs_and_results_are_stored_as_blobs(
+def test_large_inputs_and_results_are_blobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -188,7 +188,7 @@ def test_large_inputs_and_results_are_stored_as_blobs(
         ({"reply_to": {"url": "https://elsewhere.example/"}}, "reply-forbidden"),
     ],
 )
-def test_a_message_whose_content_is_invalid_is_dead_lettered(
+def test_invalid_message_is_dead_lettered(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -207,7 +207,7 @@ def test_a_message_whose_content_is_invalid_is_dead_lettered(
     assert gateway.posts == []
 
 
-def test_a_message_whose_body_is_not_json_is_dead_lettered(
+def test_message_that_is_not_json_is_dead_lettered(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -221,7 +221,7 @@ def test_a_message_whose_body_is_not_json_is_dead_lettered(
         assert services.dead_letter("scripted", identity).dead_letter_reason == "malformed-message"
 
 
-def test_a_message_is_dead_lettered_if_the_gateway_refuses_the_reply(
+def test_refused_reply_dead_letters_the_message(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -232,7 +232,7 @@ def test_a_message_is_dead_lettered_if_the_gateway_refuses_the_reply(
     assert gateway.posts == [(identity, 401)]
 
 
-def test_a_reply_is_delivered_after_the_gateway_has_recovered(
+def test_reply_is_delivered_after_an_outage(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -243,7 +243,7 @@ def test_a_reply_is_delivered_after_the_gateway_has_recovered(
     assert [status for _, status in gateway.posts] == [404, 503, 0, 500, 202]
 
 
-def test_a_message_is_completed_if_the_gateway_responds_that_the_job_has_ended(
+def test_reply_to_an_ended_job_is_completed(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -254,7 +254,7 @@ def test_a_message_is_completed_if_the_gateway_responds_that_the_job_has_ended(
     services.wait_until_empty("scripted")
 
 
-def test_a_job_that_has_ended_at_the_gateway_or_has_expired_does_not_run(
+def test_ended_or_expired_job_does_not_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     unwanted, wanted, expired = job_id(), job_id(), job_id()
@@ -281,7 +281,7 @@ def test_a_job_that_has_ended_at_the_gateway_or_has_expired_does_not_run(
 
 @pytest.mark.torch
 @pytest.mark.timeout(120)
-def test_the_worker_classifies_an_image(
+def test_image_is_classified(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("classifier")

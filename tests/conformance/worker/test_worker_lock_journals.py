@@ -16,9 +16,14 @@ from azure.servicebus import ServiceBusMessage
 from contract.names import PROPERTY_WORKER_DEATH
 from contract.settings import AzureEndpoint
 from tests.conformance.worker.conftest import StartWorker
-from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
+from tests.conformance.worker.worker_services import (
+    LocalServices,
+    job_id,
+    message,
+    received,
+    wait_until,
+)
 from worker.errors import BrokerUnavailable, Settlement
 from worker.processes.history import DeliveryHistory, LockState
 from worker.processes.lock_journal import LockJournals, WorkerDeath
@@ -84,7 +89,7 @@ def send(services: LocalServices, count: int) -> list[str]:
     return names
 
 
-def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_worker(
+def test_next_worker_gets_the_messages_immediately(
     links: Links,
 ) -> None:
     names = send(links.services, 4)
@@ -110,9 +115,7 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
         pytest.param(1, None, id="another"),
     ],
 )
-def test_a_redelivered_message_says_how_the_previous_worker_died(
-    links: Links, pid: int, text: str | None
-) -> None:
+def test_redelivery_says_how_the_worker_died(links: Links, pid: int, text: str | None) -> None:
     send(links.services, 2)
     first = links.start()
     received(first, 2)[1].note_state(LockState.RUNNING_ALONE)
@@ -126,7 +129,7 @@ def test_a_redelivered_message_says_how_the_previous_worker_died(
     second.complete_messages([waited, ran])
 
 
-def test_a_death_counts_although_the_lock_has_expired_meanwhile(links: Links) -> None:
+def test_death_counts_after_the_lock_expired(links: Links) -> None:
     send(links.services, 1)
     first = links.start()
     (delivery,) = received(first, 1)
@@ -140,7 +143,7 @@ def test_a_death_counts_although_the_lock_has_expired_meanwhile(links: Links) ->
     second.complete_messages([again])
 
 
-def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> None:
+def test_abandoned_messages_history_is_received(links: Links) -> None:
     send(links.services, 1)
     link = links.start()
     history = DeliveryHistory(failed_count=1)
@@ -156,9 +159,7 @@ def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> 
 
 
 @pytest.mark.parametrize("how", Settlement)
-def test_each_kind_of_settlement_removes_the_lock_token_from_the_lock_journal(
-    links: Links, how: Settlement
-) -> None:
+def test_each_settlement_removes_the_token(links: Links, how: Settlement) -> None:
     send(links.services, 1)
     link = links.start()
     (delivery,) = received(link, 1)
@@ -171,7 +172,7 @@ def test_each_kind_of_settlement_removes_the_lock_token_from_the_lock_journal(
         link.complete_messages(received(link, 1))
 
 
-def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
+def test_settled_message_is_not_redelivered(
     links: Links,
 ) -> None:
     send(links.services, 2)
@@ -190,7 +191,7 @@ def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
 
 # The SDK does not close the socket of a broken connection itself.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_message_is_received_again_on_the_next_connection_if_its_connection_breaks(
+def test_broken_connection_redelivers(
     links: Links,
 ) -> None:
     link = links.start()
@@ -213,7 +214,7 @@ def test_a_message_is_received_again_on_the_next_connection_if_its_connection_br
     gc.collect()
 
 
-def test_a_message_that_arrives_after_the_last_receive_call_is_not_noted_in_the_lock_journal(
+def test_late_message_is_not_noted(
     links: Links,
 ) -> None:
     link = links.start()
@@ -227,7 +228,7 @@ def test_a_message_that_arrives_after_the_last_receive_call_is_not_noted_in_the_
     link.complete_messages([again])
 
 
-def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cannot_be_created(
+def test_missing_folder_means_no_journal(
     services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -241,7 +242,7 @@ def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cann
 
 
 @pytest.mark.timeout(90)
-def test_jobs_of_a_killed_worker_are_received_again_before_the_message_locks_expire(
+def test_killed_workers_jobs_come_before_locks_expire(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "locks")

@@ -56,7 +56,7 @@ def square(gateway: Gateway, identity: str) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_two_models_that_do_not_fit_into_memory_together_take_turns(
+def test_models_that_do_not_fit_take_turns(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -79,7 +79,7 @@ def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_valid_jobs_succeed_although_a_batch_exceeds_the_memory_or_contains_invalid_inputs(
+def test_valid_jobs_survive_an_out_of_memory_batch(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")
@@ -107,7 +107,7 @@ def test_valid_jobs_succeed_although_a_batch_exceeds_the_memory_or_contains_inva
 
 
 @pytest.mark.timeout(120)
-def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
+def test_draining_worker_unloads_an_idle_model(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     # The other worker must start during the drain, however slow the machine is.

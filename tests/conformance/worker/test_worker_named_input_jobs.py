@@ -35,7 +35,7 @@ def named(
     return ServiceBusMessage(encode_request(request), message_id=identity, correlation_id=identity)
 
 
-def test_a_model_gets_named_inputs_from_the_message_and_from_blobs(
+def test_inputs_come_from_message_and_blobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("compared")
@@ -62,7 +62,7 @@ def test_a_model_gets_named_inputs_from_the_message_and_from_blobs(
     services.wait_until_empty("compared")
 
 
-def test_a_job_whose_named_input_is_missing_or_unusable_fails(
+def test_missing_or_unusable_input_fails_the_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:
@@ -92,7 +92,7 @@ def test_a_job_whose_named_input_is_missing_or_unusable_fails(
     services.wait_until_empty("compared")
 
 
-def test_a_message_with_an_unknown_schema_version_is_dead_lettered(
+def test_unknown_schema_version_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("compared")

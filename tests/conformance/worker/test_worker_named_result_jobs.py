@@ -14,7 +14,7 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message
 
 
-def test_a_reply_contains_small_named_results_and_references_to_large_named_results(
+def test_small_results_inline_and_large_as_references(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("pictured")
@@ -43,7 +43,7 @@ def test_a_reply_contains_small_named_results_and_references_to_large_named_resu
     services.wait_until_empty("pictured")
 
 
-def test_a_job_whose_named_result_is_missing_fails_and_the_error_names_the_result(
+def test_missing_result_is_named_in_the_error(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("pictured")

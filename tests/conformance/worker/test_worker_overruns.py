@@ -35,7 +35,7 @@ def process(reply: JobReply) -> str:
     return str(reply.timing.delivery["worker"])
 
 
-def test_a_job_that_runs_too_long_fails_and_the_process_restarts(
+def test_job_fails_and_the_process_restarts(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
@@ -53,7 +53,7 @@ def test_a_job_that_runs_too_long_fails_and_the_process_restarts(
     assert started.read_text() == "run\n"
 
 
-def test_the_other_jobs_of_a_batch_that_runs_too_long_run_again(
+def test_other_jobs_of_the_batch_run_again(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
@@ -69,7 +69,7 @@ def test_the_other_jobs_of_a_batch_that_runs_too_long_run_again(
     assert started.read_text() == "run\n" * 2, "once in the batch and once alone"
 
 
-def test_a_job_that_ran_too_long_does_not_run_again_if_its_reply_was_not_delivered(
+def test_undelivered_reply_spares_a_second_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
@@ -97,7 +97,7 @@ def test_a_job_that_ran_too_long_does_not_run_again_if_its_reply_was_not_deliver
 
 @pytest.mark.thorough
 @pytest.mark.timeout(150)
-def test_a_job_that_holds_the_interpreter_is_dead_lettered(
+def test_job_that_holds_the_gil_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     frozen, waiting = send(services, gateway, "limited", {"do": "hold-interpreter"}, {"do": "x"})

@@ -48,7 +48,7 @@ def replies(gateway: Gateway) -> Iterator[GatewayClient]:
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 410])
-def test_an_accepted_reply_is_not_sent_again(
+def test_accepted_reply_is_not_repeated(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
@@ -57,7 +57,7 @@ def test_an_accepted_reply_is_not_sent_again(
 
 
 @pytest.mark.parametrize("status", [404, 408, 429, 500, 503, 0])
-def test_a_reply_is_sent_again_after_a_temporary_failure(
+def test_temporary_failure_is_repeated(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status, status, 202]
@@ -68,9 +68,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_a_reply_is_not_sent_again_after_the_caller_has_stopped_the_retries(
-    gateway: Gateway, replies: GatewayClient
-) -> None:
+def test_stopped_retries_are_not_repeated(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [503] * 99
     with pytest.raises(ReplyUndelivered, match="503"):
         replies.send_reply(gateway.url("job"), BODY, limited_tries(5))
@@ -78,7 +76,7 @@ def test_a_reply_is_not_sent_again_after_the_caller_has_stopped_the_retries(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422, 302, 307])
-def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
+def test_permanent_refusal_is_not_repeated(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
@@ -87,7 +85,7 @@ def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     assert gateway.posts == [("job", status)], "the client sent the reply again"
 
 
-def test_sending_a_reply_to_an_unreachable_gateway_raises_a_reply_undelivered_error() -> None:
+def test_unreachable_gateway_is_undelivered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
@@ -103,7 +101,7 @@ def test_sending_a_reply_to_an_unreachable_gateway_raises_a_reply_undelivered_er
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_the_gateway_client_reports_a_job_as_unwanted_only_after_a_response_with_status_410(
+def test_only_status_410_makes_a_job_unwanted(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status
@@ -142,7 +140,7 @@ def test_the_gateway_client_reports_a_job_as_unwanted_only_after_a_response_with
         "",
     ],
 )
-def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> None:
+def test_host_outside_the_allow_list_is_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
         replies.check_reply_url(url)
@@ -160,15 +158,13 @@ def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> 
         ("https://apim.example/infer/v1/jobs/1/reply?token=t", "apim.example:443/infer"),
     ],
 )
-def test_a_reply_url_with_a_host_in_the_allow_list_is_accepted(url: str, host: str) -> None:
+def test_host_in_the_allow_list_is_accepted(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
     replies.check_reply_url(url)
     replies.close()
 
 
-def test_four_threads_together_open_at_most_four_connections_to_the_gateway(
-    gateway: Gateway, replies: GatewayClient
-) -> None:
+def test_four_threads_open_four_connections(gateway: Gateway, replies: GatewayClient) -> None:
     def post(thread: int) -> None:
         for number in range(25):
             job_id = f"job-{thread}-{number}"
@@ -183,9 +179,7 @@ def test_four_threads_together_open_at_most_four_connections_to_the_gateway(
     assert gateway.connections <= 4
 
 
-def test_errors_of_the_gateway_client_contain_no_reply_token(
-    gateway: Gateway, replies: GatewayClient
-) -> None:
+def test_errors_contain_no_token(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [401]
     with pytest.raises(ReplyRefused) as refusal:
         replies.send_reply(gateway.url("job"), BODY, limited_tries(0))

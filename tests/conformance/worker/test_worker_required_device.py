@@ -25,7 +25,7 @@ def has_failed(probe: str) -> Callable[[], bool]:
     return check
 
 
-def test_a_worker_that_requires_cuda_leaves_jobs_in_the_queue_on_a_machine_without_a_gpu(
+def test_missing_gpu_leaves_jobs_queued(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     identity = job_id()

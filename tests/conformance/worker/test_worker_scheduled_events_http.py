@@ -40,7 +40,7 @@ class EventPoller:
         return bool(self.reasons)
 
 
-def test_only_a_scheduled_event_that_ends_this_machine_soon_causes_a_shutdown(
+def test_only_the_end_of_this_machine_shuts_down(
     metadata: Metadata,
 ) -> None:
     poller = EventPoller(metadata.address)
@@ -54,7 +54,7 @@ def test_only_a_scheduled_event_that_ends_this_machine_soon_causes_a_shutdown(
     assert poller.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
-def test_a_reboot_event_causes_a_shutdown_only_if_it_names_the_configured_machine(
+def test_reboot_must_name_the_machine(
     metadata: Metadata,
 ) -> None:
     metadata.announce("Reboot", "box")
@@ -63,7 +63,7 @@ def test_a_reboot_event_causes_a_shutdown_only_if_it_names_the_configured_machin
 
 
 @pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
-def test_polling_continues_after_error_responses_of_the_metadata_service(
+def test_polling_survives_error_responses(
     metadata: Metadata, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     metadata.announce("Terminate")
@@ -74,13 +74,13 @@ def test_polling_continues_after_error_responses_of_the_metadata_service(
     assert len([line for line in caplog.messages if "does not answer" in line]) == 1
 
 
-def test_polling_continues_after_the_metadata_service_was_unreachable(metadata: Metadata) -> None:
+def test_polling_survives_an_unreachable_service(metadata: Metadata) -> None:
     poller = EventPoller("http://127.0.0.1:9")
     assert not poller.poll_for_shutdown()
     assert 0 < poller.events.poll() <= 5
 
 
-def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
+def test_other_machines_events_are_left(
     metadata: Metadata,
 ) -> None:
     own = metadata.announce("Preempt")
@@ -92,7 +92,7 @@ def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
     assert metadata.started == [own]
 
 
-def test_scheduled_events_are_not_acknowledged_if_the_scheduled_event_mode_is_drain(
+def test_mode_drain_does_not_acknowledge(
     metadata: Metadata,
 ) -> None:
     poller = EventPoller(metadata.address, ScheduledEventMode.DRAIN)
@@ -102,7 +102,7 @@ def test_scheduled_events_are_not_acknowledged_if_the_scheduled_event_mode_is_dr
     assert metadata.started == []
 
 
-def test_a_failed_acknowledgement_of_a_scheduled_event_raises_no_error(metadata: Metadata) -> None:
+def test_failed_acknowledgement_is_no_error(metadata: Metadata) -> None:
     poller = EventPoller(metadata.address)
     metadata.announce("Preempt")
     assert poller.poll_for_shutdown()
@@ -111,7 +111,7 @@ def test_a_failed_acknowledgement_of_a_scheduled_event_raises_no_error(metadata:
     assert metadata.started == []
 
 
-def test_a_scheduled_event_that_is_read_repeatedly_is_logged_once(
+def test_repeated_event_is_logged_once(
     metadata: Metadata, caplog: pytest.LogCaptureFixture
 ) -> None:
     metadata.announce("Freeze")

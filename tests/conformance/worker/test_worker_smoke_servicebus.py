@@ -89,9 +89,7 @@ def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-def test_a_working_service_bus_passes_each_check_of_the_smoke_test(
-    services: LocalServices, check: Check
-) -> None:
+def test_working_service_bus_passes(services: LocalServices, check: Check) -> None:
     finding = run_check(check, broker_of(services))
     assert finding.result == FindingResult.HELD, finding
     assert "delete the queue" not in finding.text
@@ -108,7 +106,7 @@ def test_a_working_service_bus_passes_each_check_of_the_smoke_test(
         (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
     ],
 )
-def test_the_smoke_test_reports_each_fault_of_a_faulty_service_bus(
+def test_each_fault_is_reported(
     faulty_services: LocalServices, claim: str, result: FindingResult, text: str
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))
@@ -116,7 +114,7 @@ def test_the_smoke_test_reports_each_fault_of_a_faulty_service_bus(
     assert text in finding.text
 
 
-def test_the_smoke_test_fails_if_a_queue_does_not_drop_duplicates(
+def test_kept_duplicates_fail(
     services: LocalServices,
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[DUPLICATES], broker_of(services, detects_duplicates=False))
@@ -133,7 +131,7 @@ def test_the_smoke_test_fails_if_a_queue_does_not_drop_duplicates(
         ([0], "0 of 2 sent messages count as active"),
     ],
 )
-def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
+def test_uncounted_locked_messages_fail(
     services: LocalServices, counts: list[int], text: str
 ) -> None:
     queues = EmulatorQueues(admin_url_of(services), counts=[*counts])
@@ -143,7 +141,7 @@ def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
     assert finding.text == text
 
 
-def test_a_service_bus_check_is_reported_as_not_applicable_if_no_queue_can_be_created(
+def test_check_without_a_queue_is_not_applicable(
     services: LocalServices,
 ) -> None:
     broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
@@ -152,7 +150,7 @@ def test_a_service_bus_check_is_reported_as_not_applicable_if_no_queue_can_be_cr
     assert finding == Finding(CHECKS[0].claim, FindingResult.NOT_APPLICABLE, text)
 
 
-def test_a_service_bus_check_fails_if_the_namespace_does_not_respond(
+def test_silent_namespace_fails(
     services: LocalServices,
 ) -> None:
     address = "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;"
@@ -164,7 +162,7 @@ def test_a_service_bus_check_fails_if_the_namespace_does_not_respond(
     assert finding.text.startswith("a message could not be sent: ")
 
 
-def test_the_send_command_of_the_smoke_test_exits_with_status_3_if_the_queue_is_missing(
+def test_send_exits_with_3_without_the_queue(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SERVICE_BUS_CONNECTION", services.service_bus_url)
@@ -172,6 +170,6 @@ def test_the_send_command_of_the_smoke_test_exits_with_status_3_if_the_queue_is_
     assert "a message could not be sent" in capfd.readouterr().err
 
 
-def test_a_finding_of_the_smoke_test_is_formatted_as_one_line_of_tab_separated_fields() -> None:
+def test_finding_is_one_line_with_tabs() -> None:
     finding = Finding("a claim", FindingResult.HELD, "two\nlines\tand a tab")
     assert finding.line == "held\ta claim\ttwo lines and a tab"

@@ -64,7 +64,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_the_metrics_of_the_worker_count_received_settled_and_running_jobs(
+def test_metrics_count_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
@@ -149,7 +149,7 @@ def count_jobs_that_run_together(
     assert metrics.outcomes("together") == {"succeeded": 8}
 
 
-def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
+def test_announced_end_shuts_down(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -185,7 +185,7 @@ def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
     assert remove_messages(services, "single", 2) == dict.fromkeys(jobs[1:], 0)
 
 
-def test_log_lines_of_the_worker_are_json_objects_without_secrets(
+def test_log_lines_are_json_without_secrets(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     # A job whose lock is lost would be answered a second time.
@@ -213,7 +213,7 @@ def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_sent_to_the_exporter_that_the_variable_otel_traces_exporter_selects(
+def test_spans_go_to_the_selected_exporter(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

@@ -5,8 +5,12 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 
 from contract.settings import AzureEndpoint
-from tests.conformance.worker.test_worker_batched_settlement import PATIENT_QUEUE, received
-from tests.conformance.worker.worker_services import LocalServices, job_id
+from tests.conformance.worker.worker_services import (
+    PATIENT_QUEUE,
+    LocalServices,
+    job_id,
+    received,
+)
 from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import QueueLink
 
@@ -16,7 +20,7 @@ def throttle(services: LocalServices, share: float) -> None:
     httpx.put(url, json={"throttled_share": share}).raise_for_status()
 
 
-def test_a_throttled_lock_renewal_keeps_the_link_open_and_can_be_repeated(
+def test_throttled_renewal_keeps_the_link(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)

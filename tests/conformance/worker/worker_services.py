@@ -34,11 +34,14 @@ from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl, encode
 from contract.queues import config
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.ports import free_port
+from worker.servicebus.link import LockedMessage, QueueLink
 
 ROOT = Path(__file__).resolve().parents[3]
 # The limit is long, because a busy machine is slow.
 START_SECONDS = 60.0
 LOCK_SECONDS = 5
+# The locks of this queue last longer than a test.
+PATIENT_QUEUE = "patient"
 
 CATALOGUE = """
 [scripted]
@@ -465,3 +468,13 @@ def message(
         correlation_id=identity,
         application_properties={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"},
     )
+
+
+def received(link: QueueLink, count: int) -> list[LockedMessage]:
+    """Receive `count` messages. Fail if they do not arrive."""
+    found: list[LockedMessage] = []
+    for _ in range(count):
+        found += link.receive_messages(count - len(found), 5.0)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"only {len(found)} of {count} messages arrived")

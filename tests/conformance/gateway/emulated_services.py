@@ -1,0 +1,97 @@
+"""Run the emulated services, and name their endpoints, for the tests of the gateway's parts."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient
+
+from contract.catalogue import Catalogue
+from contract.queues import config
+from contract.settings import AzureEndpoint
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[3]
+ACCOUNT_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+@contextmanager
+def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an emulator as a process. Yield the process when it listens, and kill it at the end."""
+    command = [sys.executable, "-m", module, "--port", str(port), *options]
+    process = subprocess.Popen(
+        [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(600):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            with suppress(subprocess.TimeoutExpired):
+                raise AssertionError(f"{module} ended with exit code {process.wait(0.05)}")
+        else:
+            raise AssertionError(f"{module} does not listen on its port")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def storage(port: int) -> AzureEndpoint:
+    return AzureEndpoint(
+        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
+        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+    )
+
+
+def service_bus(port: int) -> AzureEndpoint:
+    return AzureEndpoint(
+        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+
+
+@contextmanager
+def running_service_bus(
+    port: int, folder: Path, admin_port: int = 0, queues: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run our Service Bus emulator with the queues of the catalogue, or with `queues`."""
+    content: Any = config(Catalogue.load())
+    if queues:
+        (namespace,) = content["UserConfig"]["Namespaces"]
+        namespace["Queues"] = [{"Name": name, "Properties": {}} for name in queues]
+    configuration = folder / "config.json"
+    configuration.write_text(json.dumps(content), encoding="utf-8")
+    options = ("--config", str(configuration), "--data", str(folder / "data"))
+    with running(
+        "emulator.servicebus", port, *options, "--admin-port", str(admin_port or free_port())
+    ) as process:
+        yield process
+
+
+async def received(port: int, queue: str, count: int) -> list[Any]:
+    """Receive `count` messages from a queue, complete them, and return them."""
+    connection_string = service_bus(port).connection_string or ""
+    found: list[Any] = []
+    async with (
+        ServiceBusClient.from_connection_string(connection_string) as client,
+        client.get_queue_receiver(queue) as receiver,
+    ):
+        while len(found) < count:
+            messages = await receiver.receive_messages(count - len(found), max_wait_time=30)
+            assert messages, f"only {len(found)} of {count} messages arrived"
+            for message in messages:
+                await receiver.complete_message(message)
+            found += messages
+    return found
+
+
+def message(number: int) -> ServiceBusMessage:
+    return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
