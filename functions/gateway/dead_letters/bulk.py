@@ -1,9 +1,8 @@
 """Find the dead letters that match a filter, and redrive or purge all of them.
 
-The name of a dead letter's blob contains the name of the queue, and each queue belongs to one
-model. The reason and the time of the dead-lettering are in the content of the blob, so each blob
-must be read. Therefore one call examines at most MAX_EXAMINED dead letters, and returns a cursor
-with which the next call continues.
+The reason and the time of the dead-lettering are in the content of the blob, so each blob must be
+read. Therefore one call examines at most MAX_EXAMINED dead letters, and returns a cursor with which
+the next call continues.
 """
 
 import asyncio
@@ -34,10 +33,9 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long after its start a call of `LetterActions.apply` still begins to change dead letters.
+"""How long `LetterActions.apply` begins to change dead letters; then it returns a cursor.
 
-After this time, the call returns a cursor that continues the action. The change of one dead letter
-takes up to about five seconds, and clients wait 30 seconds for a response.
+A change takes up to about five seconds, and clients wait 30 seconds for a response.
 """
 
 _READS_AT_ONCE: Final = 16
@@ -57,9 +55,7 @@ class LetterAction(StrEnum):
 class LetterFilter:
     """Selects dead letters by their properties. A member that is None allows any value.
 
-    `since` is inclusive and `before` is exclusive. Both are compared with the time at which the
-    gateway stored the dead letter. If `is_redriven` is True, only dead letters that were redriven
-    match; if it is False, only dead letters that were not redriven match.
+    `since` is inclusive and `before` is exclusive, and both are about when it was stored.
     """
 
     models: tuple[ModelEntry, ...]
@@ -70,15 +66,12 @@ class LetterFilter:
 
     @property
     def needs_content(self) -> bool:
-        """Whether the filter needs the content of a dead letter's blob, and not only its name."""
+        """Whether the filter needs the content of blobs, and not only their names."""
         members = (self.reason, self.since, self.before, self.is_redriven)
         return any(member is not None for member in members)
 
     def matches(self, letter: StoredLetter) -> bool:
-        """Return whether a dead letter matches this filter.
-
-        The member `models` is not checked, because the caller uses it to select the queues.
-        """
+        """Return whether a dead letter from a queue of one of the models matches this filter."""
         if self.reason is not None and letter.document.get("reason") != self.reason:
             return False
         if self.is_redriven not in {None, letter.is_redriven}:
@@ -95,7 +88,7 @@ class LetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class FoundLetter:
-    """A dead letter that a search has found, and the model to whose queue its message was sent."""
+    """A dead letter, and the model to whose queue its message was sent."""
 
     model: ModelEntry
     letter: StoredLetter
@@ -108,11 +101,9 @@ class FoundLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterPage:
-    """The result of one call of `find_letters`.
+    """The dead letters that match a filter, of all that were `examined`.
 
-    `letters` contains the dead letters that match the filter. `examined` is the number of dead
-    letters that the call examined, including those that do not match. `cursor` is where the next
-    call continues; None if no more letters follow.
+    `cursor` is where the next call continues; None if no more letters follow.
     """
 
     letters: list[FoundLetter]
@@ -125,8 +116,7 @@ async def find_letters(
 ) -> LetterPage:
     """Return up to `limit` dead letters that match `wanted` and follow the cursor `after`.
 
-    The letters are sorted by the name of the queue, then by the name of the blob. At most
-    MAX_EXAMINED letters are examined. Raises Unavailable if the blob storage fails.
+    Raises Unavailable if the blob storage fails.
     """
     most = MAX_EXAMINED if wanted.needs_content else min(limit, MAX_EXAMINED)
     listed = await list_letters(blobs, wanted.models, after, most + 1)
@@ -147,11 +137,9 @@ async def find_letters(
 async def list_letters(
     blobs: Blobs, models: Sequence[ModelEntry], after: str, count: int
 ) -> list[tuple[ModelEntry, str]]:
-    """Return up to `count` dead letters of these models, beginning after the cursor `after`.
+    """Return the models and ids of up to `count` dead letters that follow the cursor `after`.
 
-    Each item is a pair: the model of a dead letter, and the id of this dead letter. The items are
-    sorted by the name of the queue, then by the name of the blob. Raises Unavailable if the blob
-    storage fails.
+    They are sorted by the name of the queue, then of the blob. May raise Unavailable.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {
@@ -182,11 +170,7 @@ async def _read(blobs: Blobs, model: ModelEntry, id_: str) -> FoundLetter | None
 
 @dataclass(frozen=True, slots=True)
 class LetterChange:
-    """What an action did with one dead letter.
-
-    If the dead letter was redriven, `job_id` is the id of the job that does the work again. If it
-    could not be redriven, `refusal` says why. If it was purged, `job_id` and `refusal` are None.
-    """
+    """What an action did with one dead letter: redriven as `job_id`, refused, or purged."""
 
     model: str
     id: str
@@ -196,10 +180,7 @@ class LetterChange:
 
 @dataclass(frozen=True, slots=True)
 class LetterChanges:
-    """The result of one call of `LetterActions.apply`.
-
-    `cursor` is where the next call continues the action; None if the action is complete.
-    """
+    """The result of `LetterActions.apply`. `cursor` is where the next call continues, if any."""
 
     changes: list[LetterChange]
     cursor: str | None
@@ -207,7 +188,7 @@ class LetterChanges:
 
 @dataclass(frozen=True, slots=True)
 class LetterActions:
-    """Redrives and purges dead letters, and logs each change and the caller who requested it."""
+    """Redrives and purges dead letters, and logs each change and who requested it."""
 
     blobs: Blobs
     redriver: Redriver
@@ -216,12 +197,10 @@ class LetterActions:
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
     ) -> LetterChanges:
-        """Redrive or purge the dead letters of a page; return what was done with each of them.
+        """Redrive or purge the dead letters of a page, until ACTION_TIME has passed.
 
-        After ACTION_TIME, no further dead letter is changed, and the result contains a cursor with
-        which another call continues. If the process dies during the call, the caller can search for
-        dead letters again and repeat the action, because no dead letter is redriven twice. Raises
-        Unavailable if a service fails.
+        If the process dies, the caller can search again and repeat the action, because no dead
+        letter is redriven twice. Raises Unavailable if a service fails.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []

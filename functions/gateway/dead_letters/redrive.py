@@ -9,9 +9,9 @@ message to the same queue again, with a new message id. With the old id, Service
 message as a duplicate.
 
 Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
-into the stored dead letter, and only one mark can be written. A redrive usually takes less time
-than IN_PROGRESS. If an operator's request finds a mark that is older than IN_PROGRESS, the request
-that wrote the mark has probably failed. The new request then completes the redrive.
+into the stored dead letter, and only one mark can be written. If an operator's request finds a mark
+that is older than IN_PROGRESS, the request that wrote it has probably failed. The new request then
+completes the redrive.
 """
 
 from dataclasses import dataclass, replace
@@ -53,10 +53,8 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `is_new_job` is true if the dead letter belongs to a job of the gateway. `job_id` is then the id
-    of the new job. `is_new_job` is false if a producer sent the message directly to the queue.
-    `job_id` is then the job id that the message already had. `is_repeat` is true if an earlier
-    redrive has already redriven this dead letter. In this case, this redrive has sent nothing.
+    `job_id` is the id of a new job, or that of the message that a producer sent to the queue. With
+    `is_repeat`, an earlier redrive has sent the request, and this one has sent nothing.
     """
 
     job_id: str
@@ -66,7 +64,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True)
 class Redriver:
-    """Redrives stored dead letters. Each dead letter is redriven at most once."""
+    """Redrives stored dead letters, each at most once."""
 
     blobs: Blobs
     queues: Queues
@@ -80,12 +78,7 @@ class Redriver:
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Redrive a dead letter unless an earlier call has already redriven it.
 
-        If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
-        producer sent the message directly to the queue, and the message is sent again. The result
-        contains the job's id, even if an earlier call has redriven the dead letter.
-
-        Raises UnknownLetter if the dead letter does not exist, NotRedrivable if it cannot be
-        redriven, and Unavailable if a service fails.
+        Raises UnknownLetter, NotRedrivable, or Unavailable if a service fails.
         """
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)
@@ -120,10 +113,7 @@ class Redriver:
         return Redriven(mark.job_id, has_job, is_repeat=False)
 
     async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
-        """Wait until the job has ended, and return the snapshot of its orchestration.
-
-        Raises NotRedrivable if the job was deleted, or if it does not end within SETTLE_SECONDS.
-        """
+        """Return the orchestration of the job, which must end within SETTLE_SECONDS."""
         with self.waiters.waiting(job_id) as ended:
             instance = await durable.status(job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
@@ -145,21 +135,17 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark into a dead letter unless it already has a redrive mark.
+        """Return the redrive mark, which is written if it is missing, and the blob's ETag.
 
-        `has_job` says whether the dead letter belongs to a job of the gateway. Returns the new or
-        existing redrive mark, and the current ETag of the blob `name`. Raises NotRedrivable if
-        another request is redriving the dead letter.
+        Raises NotRedrivable if another request is redriving the dead letter.
         """
-        if letter.redrive is not None:
-            if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:
-                raise NotRedrivable(
-                    "another request is redriving this dead letter; repeat the request later"
-                )
-            return letter.redrive, etag
-        job_id = str(uuid7()) if has_job else letter.job_id
-        mark = RedriveMark(job_id, format_time(self.clock()), is_done=False)
-        written = await self.blobs.replace(name, letter.with_mark(mark), etag)
+        now = self.clock()
+        if (mark := letter.redrive) is None:
+            job_id = str(uuid7()) if has_job else letter.job_id
+            mark = RedriveMark(job_id, format_time(now), is_done=False)
+            written = await self.blobs.replace(name, letter.with_mark(mark), etag)
+        else:
+            written = etag if now - _parse_time(mark.at) >= IN_PROGRESS else None
         if written is None:
             raise NotRedrivable(
                 "another request is redriving this dead letter; repeat the request later"
@@ -168,11 +154,7 @@ class Redriver:
 
 
 def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: datetime) -> Ticket:
-    """Return the orchestration input of a new job that repeats the old job.
-
-    The new job has the same request, options and time to live as the old job. Raises NotRedrivable
-    if the orchestration input of the old job is unreadable.
-    """
+    """Return the orchestration input of a new job that repeats the old job."""
     try:
         ticket = read_ticket(old.input)
         span = _parse_time(ticket.deadline) - _parse_time(ticket.created_at)
@@ -196,9 +178,8 @@ def _message(
 ) -> ServiceBusMessage:
     """Return a new message that contains the producer's request.
 
-    The message id consists of the request's job id and the time in `mark`. If a redrive is
-    interrupted and completed later, the message may be sent twice with this id. Service Bus then
-    drops the second message as a duplicate.
+    Its id has the time of the mark, so that Service Bus drops a second message if a redrive is
+    interrupted and completed later.
     """
     left = request.deadline - now
     if left <= timedelta():

@@ -37,11 +37,6 @@ from gateway.json_text import encode_json
 DEAD_LETTERS: Final = "dead-letters/"
 
 LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
-"""The regular expression for the id of a dead letter.
-
-The id ends with `~low` if the message came from the low-priority queue.
-"""
-
 _LOW: Final = "~low"
 # With a digest, the last part of the blob's name has at most 128 characters, as a dead letter's id.
 _MAX_SAFE_CHARACTERS: Final = 100
@@ -49,7 +44,7 @@ _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
 def letter_blob(queue: str, message_id: str) -> str:
-    """Return the name of the blob that stores the dead letter with this message id."""
+    """Return the name of the blob of the dead letter with this message id."""
     # Producers choose message ids freely, so characters that a blob name cannot have are replaced.
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
     if safe != message_id or not safe.strip("."):
@@ -60,34 +55,23 @@ def letter_blob(queue: str, message_id: str) -> str:
 
 
 def letter_id(name: str, priority: Priority) -> str:
-    """Return the id by which the API identifies a dead letter.
-
-    `name` is the last part of the name of the dead letter's blob. `priority` is the priority of the
-    queue from which the message came.
-    """
+    """Return the id in the API of a dead letter, of whose blob's name `name` is the last part."""
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
 
 def letter_queue(model: ModelEntry, id_: str) -> str:
-    """Return the name of the queue from which the message of the dead letter `id_` came.
-
-    `model` is the model to whose queue the message was sent.
-    """
+    """Return the queue of the model from which the message of the dead letter `id_` came."""
     return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
 
 
 def letter_blob_of(model: ModelEntry, id_: str) -> str:
-    """Return the name of the blob that stores the dead letter with this id."""
+    """Return the name of the blob of the dead letter with this id."""
     return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """The redrive mark in a stored dead letter: it describes the redrive of the dead letter.
-
-    `job_id` is the id of the job that does the work again. `at` is the time at which the redrive
-    began. `is_done` is true after the request has been sent.
-    """
+    """When a redrive began, which job does the work again, and whether its request was sent."""
 
     job_id: str
     at: str
@@ -96,11 +80,9 @@ class RedriveMark:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A stored dead letter.
+    """A stored dead letter. Its `document` in the blob contains secrets.
 
-    `document` is the JSON object in the blob. It contains secrets, so the API must not show all of
-    it. `request` is None if the message is not a readable request. `redrive` is None if no redrive
-    has begun.
+    `request` is None if it is not readable, and `redrive` is None if no redrive has begun.
     """
 
     id: str
@@ -110,12 +92,7 @@ class StoredLetter:
 
     @property
     def job_id(self) -> str:
-        """The id of the job whose message was dead-lettered.
-
-        If the message is not a readable request, the value is the correlation id of the message, or
-        the message id if there is no correlation id. If both ids are missing, the value is an empty
-        string.
-        """
+        """The id of the job, or else the message's correlation id, its id, or an empty string."""
         if self.request is not None:
             return self.request.job_id
         return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
@@ -127,23 +104,20 @@ class StoredLetter:
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        """The time at which the gateway stored the dead letter; None if this time is unreadable."""
+        """When the gateway stored the dead letter; None if this time is unreadable."""
         try:
             return datetime.fromisoformat(self.document["dead_lettered_at"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
-        """Return the new content of the dead letter's blob, in which `redrive` is recorded."""
+        """Return the content of the dead letter's blob with this redrive."""
         mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
         return json.dumps({**self.document, "redrive": mark}).encode()
 
 
 def read_letter(id_: str, data: bytes) -> StoredLetter:
-    """Read a dead letter from the content of its blob.
-
-    Unreadable parts are omitted, so that the API can still show and delete the dead letter.
-    """
+    """Read a dead letter, without unreadable parts, so that it can still be shown and deleted."""
     try:
         document = json.loads(data)
     except ValueError:
@@ -221,10 +195,7 @@ class DeadLetter(TypedDict):
 
 
 def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
-    """Return the JSON object that the API shows for a dead letter.
-
-    The object does not contain the payload, the reply token or the URLs in the request.
-    """
+    """Return what the API shows of a dead letter: no payload, reply token or URL."""
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
     links: LetterLinks = {

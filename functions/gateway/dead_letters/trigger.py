@@ -78,11 +78,8 @@ class DeadLetterTrigger:
     async def run(self, message: func.ServiceBusMessage, queue: str, durable: Durable) -> None:
         """Store a dead-lettered message. Then end its job as failed, or notify its producer.
 
-        After this method has returned, the Functions host completes the message. If this method
-        raises Unavailable, the message stays in the queue and is delivered again.
-
-        A message whose time to live has expired is not stored, because its deadline has passed and
-        sending it again would be useless.
+        After Unavailable, the message is delivered again. A message whose time to live has expired
+        is not stored, because sending it again would be useless.
         """
         request = _read_request(message.get_body())
         if _read_property(message, _REASON) == _EXPIRED:
@@ -93,26 +90,17 @@ class DeadLetterTrigger:
             last = await self._find_last_delivery(request)
             description = _describe(message, last)
             name = await self._store(message, request, queue, description)
+            reason = _read_property(message, _REASON)
             # infra/modules/alerts.bicep and infra/workbook.json parse this line.
             _log.error(
                 "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
-                *(
-                    _job_id(message, request),
-                    queue,
-                    _read_property(message, _REASON),
-                    description,
-                ),
-                name,
+                *(_job_id(message, request), queue, reason, description, name),
             )
         await self._notify(message, request, queue, durable)
 
     async def _find_last_delivery(self, request: JobRequest | None) -> DeliveryNote | None:
-        """Return the latest delivery note that a worker has stored for the job.
-
-        Return None if there is no delivery note, if a producer sent the request, or if the storage
-        does not respond.
-        """
+        """Return the latest note about the gateway's job, if one can be read."""
         if request is None or not self._is_from_gateway(request):
             return None
         try:
@@ -128,12 +116,10 @@ class DeadLetterTrigger:
         queue: str,
         description: str | None,
     ) -> str:
-        """Store a dead-lettered message unless an earlier run of the trigger has stored it.
+        """Store a dead-lettered message unless an earlier run has done it; return the blob's name.
 
-        Returns the name of the dead letter's blob. The dead letter of an earlier message may have
-        the same message id. If a gateway sent the new message, the new dead letter replaces the
-        earlier one. If a producer sent the new message, its dead letter gets a different blob name,
-        because producers can choose any message id.
+        An earlier message may have the same id. A gateway's new message replaces the earlier dead
+        letter. A producer's gets a different blob name, because producers can choose any id.
         """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, description, self.clock())
@@ -151,10 +137,6 @@ class DeadLetterTrigger:
         return name
 
     def _is_from_gateway(self, request: JobRequest | None) -> bool:
-        """Return whether a gateway sent the request.
-
-        Returns False if a producer sent the request, or if `request` is None.
-        """
         if request is None or request.reply_url is None:
             return False
         return self.tokens.is_issued(request.job_id, request.reply_url)
@@ -182,10 +164,9 @@ class DeadLetterTrigger:
                 await self._send_reply(reply, name)
 
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
-        """Send a reply to the queue that the producer's request names for replies.
+        """Send a reply to the producer's queue, or log a warning if it is not valid.
 
-        If the queue is not allowed or does not exist, this method only logs a warning. An error
-        would cause another delivery of the dead-lettered message.
+        An error would cause another delivery of the dead-lettered message.
         """
         if not may_take_replies(queue, self.model_queues):
             _log.warning(
@@ -197,7 +178,8 @@ class DeadLetterTrigger:
         message = ServiceBusMessage(
             encode_reply(reply),
             content_type="application/json",
-            message_id=_event_key(reply.job_id),
+            # It differs from the id of the job's own reply, which may still follow after a redrive.
+            message_id=f"{reply.job_id}-dead-letter",
             correlation_id=reply.job_id,
         )
         try:
@@ -207,20 +189,12 @@ class DeadLetterTrigger:
 
 
 def _message_id(message: func.ServiceBusMessage) -> str:
-    """Return the message's id.
-
-    If the producer set no id, return an id that contains the sequence number of the message.
-    """
+    """Return the message's id, or one with its sequence number if the producer set none."""
     return message.message_id or f"sequence-number-{message.sequence_number}"
 
 
 def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
     return request.job_id if request else message.correlation_id or _message_id(message)
-
-
-def _event_key(job_id: str) -> str:
-    # It differs from the message id of the job's own reply, which may still follow after a redrive.
-    return f"{job_id}-dead-letter"
 
 
 def _enqueued_at(letter: bytes) -> object:
@@ -236,7 +210,7 @@ def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
 
 
 def _read_death(message: func.ServiceBusMessage) -> str | None:
-    """Return how the worker process that last held the message died; None if this is unknown."""
+    """Return how the worker process that last held the message died; None if unknown."""
     text = _read_property(message, PROPERTY_WORKER_DEATH)
     return text[:_MAX_DEATH_CHARACTERS] if text else None
 
@@ -280,12 +254,9 @@ def _describe(message: func.ServiceBusMessage, last: DeliveryNote | None) -> str
     For example: `Message could not be consumed after 3 delivery attempts.; the worker process
     worker-41 was killed by SIGSEGV; the last step of delivery 3: the model ran`.
     """
-    parts = [
-        _read_property(message, _DESCRIPTION),
-        _read_death(message),
-        None if last is None else _describe_last_step(last),
-    ]
-    return "; ".join(part for part in parts if part) or None
+    step = None if last is None else _describe_last_step(last)
+    parts = (_read_property(message, _DESCRIPTION), _read_death(message), step)
+    return "; ".join(filter(None, parts)) or None
 
 
 def _describe_last_step(note: DeliveryNote) -> str:
