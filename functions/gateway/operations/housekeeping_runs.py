@@ -17,12 +17,9 @@ LAST_RUN_BLOB: Final = "housekeeping/last-run"
 
 @dataclass(frozen=True, slots=True)
 class HousekeepingRun:
-    """The last run of the housekeeping.
+    """The last run, and the error of each step that failed in it, by name.
 
-    Attributes:
-        ended_well_at: When all steps of a run last succeeded. If no run has ended well yet, this is
-            the time of the first run.
-        failed: The error of each step that failed in the last run, by the name of the step.
+    `ended_well_at` is when all steps last succeeded, or else the time of the first run.
     """
 
     ended_well_at: datetime
@@ -36,10 +33,7 @@ async def read_last_run(blobs: Blobs) -> HousekeepingRun | None:
 
 
 async def record_run(blobs: Blobs, at: datetime, failed: Mapping[str, str]) -> None:
-    """Record a run that has ended at this time. Raises Unavailable if the storage fails.
-
-    `failed` contains the error of each step that failed.
-    """
+    """Record a run that has ended at this time. Raises Unavailable if the storage fails."""
     found = await blobs.read(LAST_RUN_BLOB)
     last = None if found is None else _decode(found.data)
     ended_well_at = last.ended_well_at if failed and last is not None else at

@@ -1,9 +1,8 @@
 """The gateway's metrics for Prometheus, at `/metrics`.
 
 Two successive scrapes may reach different instances of the Function App. Therefore each response
-contains the counters of all processes, which are read from blob storage. The label `process` names
-the process of a counter. Before a process responds, it writes its own counters to blob storage. So
-a counter never decreases from one scrape to the next, even if different instances respond.
+contains the counters of all processes, which are read from blob storage. Before a process responds,
+it writes its own counters. So a counter never decreases from one scrape to the next.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
 
 
 class MetricsPage:
-    """A collector for prometheus_client, which makes metrics from the figures for operators."""
+    """A collector for prometheus_client of the figures for operators."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
@@ -41,8 +40,7 @@ class MetricsPage:
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
     """Return the metrics in the format that the Accept header prefers, and their content type.
 
-    `accept` is the value of this header. Raises Unavailable if the blob storage does not respond,
-    because the counters of the other processes are then unknown.
+    Raises Unavailable if the blob storage does not respond.
     """
     # Imported at the first scrape, because most gateways are never scraped.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
@@ -146,10 +144,7 @@ def _worker_metrics(figures: Figures) -> Iterator["Metric"]:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return the exported buckets of a histogram.
-
-    Each bucket is a pair of its upper bound as text and its cumulative count.
-    """
+    """Return the upper bounds and the cumulative counts of the exported buckets."""
     found: list[tuple[str, float]] = []
     for last in _EXPORTED_BUCKETS:
         below = sum(count for bucket, count in histogram.counts.items() if bucket <= last)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,13 +50,13 @@ from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Su
 SOURCE_SECONDS: Final = 2.0
 """How long to wait for one source of figures. Without an answer, the source is unavailable."""
 
+# For how many seconds figures are used before they are read again.
 FRESH_SECONDS: Final = 1.0
-"""For how many seconds the figures are used before they are read again."""
-
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
+
 MAX_LETTERS: Final = 500
-"""The largest number of dead letters that are counted. Further dead letters are ignored."""
+"""The largest number of dead letters that are counted."""
 
 RATE_MINUTES: Final = 5
 """Rates are means over this number of minutes, including the current minute."""
@@ -246,10 +247,8 @@ class OpsSeries(TypedDict):
 class Figures:
     """The state of the queues and workers at the time `at`, and counts of jobs before this time.
 
-    `minutes` contains the counts of each of the last minutes. Its keys are minutes since 1970.
-    `unavailable` contains the names of the sources that could not be read. `silent_since` says
-    since when Service Bus has not answered; it is None if Service Bus answers. `last_run` is the
-    last run of the housekeeping; None if no run is recorded.
+    The keys of `minutes` are minutes since 1970. `unavailable` has the names of the sources that
+    could not be read. Service Bus has not answered since `silent_since`.
     """
 
     at: datetime
@@ -305,6 +304,15 @@ class Operations:
         is_known = has_heartbeats and HEARTBEATS_TEXT not in figures.unavailable
         recent = sum_minutes(figures.minutes, now, QUANTILE_MINUTES)
         beats = [worker.heartbeat.interval_seconds for worker in figures.workers]
+        found = judge(
+            figures.queues,
+            figures.workers,
+            now,
+            has_heartbeats=has_heartbeats,
+            unavailable=figures.unavailable,
+            silent_since=figures.silent_since,
+            others=judge_housekeeping(figures.last_run, self._begun_at, now),
+        )
         return {
             "at": format_time(now),
             "verdicts": [
@@ -315,15 +323,7 @@ class Operations:
                     "text": each.text,
                     "advice": each.advice,
                 }
-                for each in judge(
-                    figures.queues,
-                    figures.workers,
-                    now,
-                    has_heartbeats=has_heartbeats,
-                    unavailable=figures.unavailable,
-                    silent_since=figures.silent_since,
-                    others=judge_housekeeping(figures.last_run, self._begun_at, now),
-                )
+                for each in found
             ],
             "queues": [
                 self._queue_document(
@@ -348,7 +348,7 @@ class Operations:
         }
 
     async def series(self, minutes: int) -> OpsSeries:
-        """Return the figures of the last `minutes` minutes, including the current minute."""
+        """Return the figures of the last minutes, including the current minute."""
         figures = await self.read()
         last = _minute_of(figures.at)
         numbers = range(last - minutes + 1, last + 1)
@@ -362,11 +362,7 @@ class Operations:
         }
 
     async def read(self, *, is_fresh: bool = False) -> Figures:
-        """Return the current figures.
-
-        If `is_fresh` is true, the figures are read now. Otherwise, they may be up to FRESH_SECONDS
-        old.
-        """
+        """Return the current figures, which may be FRESH_SECONDS old unless `is_fresh`."""
         async with self._reading:
             last = self._last
             if is_fresh or last is None or not _is_fresh(last.at, self._clock(), FRESH_SECONDS):
@@ -376,10 +372,8 @@ class Operations:
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
         """Record how many messages wait in each model's queues, for the method `series`.
 
-        `oldest` maps each queue that could be read to the time at which its oldest message was
-        enqueued, or to None if the queue is empty. If all queues of a model are empty, 0 is
-        recorded. Otherwise the number comes from Service Bus, without the messages that workers
-        hold. If the number is unknown, nothing is recorded for the model.
+        `oldest` has the time of the oldest message of each queue that could be read; None if it is
+        empty. If a model's queues are not empty, the number comes from Service Bus.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}
@@ -484,16 +478,9 @@ class Operations:
     async def _oldest_age(
         self, model: ModelEntry, counts: Mapping[Priority, MessageCounts | None]
     ) -> float | None:
-        """Return the age in seconds of a model's oldest message.
-
-        Return None if there is no message, or if the age is unknown. `counts` are the numbers of
-        messages in the model's queues. A queue that contains no message is not read.
-        """
-        names = [
-            queue_of(model, priority)
-            for priority, count in counts.items()
-            if count is None or count.active
-        ]
+        """Return the age of a model's oldest message; None if there is none, or if unknown."""
+        used = [priority for priority, count in counts.items() if count is None or count.active]
+        names = [queue_of(model, priority) for priority in used]
         found = await asyncio.gather(*map(self._oldest_message, names))
         times = [enqueued_at for enqueued_at in found if enqueued_at is not None]
         if not times:
@@ -518,20 +505,15 @@ class Operations:
         now = self._clock()
         if self._dead is not None and _is_fresh(self._dead[0], now, LETTERS_FRESH_SECONDS):
             return self._dead[1]
-        found: dict[str, int] = {}
-        for blob, is_redriven in await self._letters.read():
-            if not is_redriven:
-                queue = blob.name.removeprefix(DEAD_LETTERS).partition("/")[0]
-                found[queue] = found.get(queue, 0) + 1
+        letters = await self._letters.read()
+        names = [blob.name for blob, is_redriven in letters if not is_redriven]
+        found = Counter(name.removeprefix(DEAD_LETTERS).partition("/")[0] for name in names)
         self._dead = (now, found)
         return found
 
 
 def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
-    """Return the sums of the last `count` minutes, including the current minute.
-
-    The keys of `minutes` are minutes since 1970.
-    """
+    """Return the sums of the last `count` minutes, including the current minute."""
     last = _minute_of(now)
     total: Sums = {}
     for minute, sums in minutes.items():
@@ -545,9 +527,8 @@ def count_waiting(
 ) -> tuple[int | None, int | None]:
     """Return the numbers of messages of normal and of low priority that no worker holds.
 
-    A number is None if it is unknown. `counts` also includes the messages that workers hold, and
-    `held` is the number of these messages. It is assumed that workers hold as many messages of
-    normal priority as possible, because workers receive messages of normal priority first.
+    The counts include the `held` messages, of which as many as possible have normal priority,
+    because workers receive these first. A number is None if it is unknown.
     """
     normal, low = counts[Priority.NORMAL], counts[Priority.LOW]
     low_held = max(0, held - normal.active) if normal is not None else 0
@@ -558,7 +539,7 @@ def count_waiting(
 
 
 def _count_held(model: ModelEntry, workers: list[SeenWorker], now: datetime) -> int:
-    """Return how many messages of the model are in flight in workers that are not silent."""
+    """Return how many messages of the model are in flight in live workers."""
     return sum(
         beat.in_flight
         for worker in workers
@@ -598,10 +579,7 @@ def _quantiles(histogram: Histogram) -> OpsQuantiles | None:
 
 
 def _elapsed_minutes(minutes: Mapping[int, Sums], now: datetime) -> float:
-    """Return over how many minutes a rate is the mean.
-
-    This is RATE_MINUTES, or less if no job was counted before. `minutes` has the counts by minute.
-    """
+    """Return RATE_MINUTES, or less if no job was counted before."""
     at = now.timestamp()
     current = int(at // 60)
     first = min((minute for minute in minutes if minute > current - RATE_MINUTES), default=current)
@@ -647,9 +625,7 @@ def _worker_document(worker: SeenWorker, now: datetime) -> OpsWorker:
 def _failures(sums: Sums) -> list[OpsFailure]:
     found: list[OpsFailure] = []
     for model, each in sums.items():
-        counts = dict(each.failed)
-        if each.expired:
-            counts["expired"] = counts.get("expired", 0) + each.expired
+        counts = each.failed + Counter(expired=each.expired)
         found += [
             {
                 "model": model,
@@ -675,11 +651,7 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Return a new list in which each series of None after a 0 is replaced by zeros.
-
-    While a queue stays empty, only its first count is recorded, as 0. The counts of the following
-    minutes are None until the queue contains a message.
-    """
+    """Replace each None after a 0, because only the first count of an empty queue is recorded."""
     filled: list[int | None] = []
     for count in counts:
         is_still_empty = count is None and filled and filled[-1] == 0

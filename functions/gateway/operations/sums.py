@@ -1,10 +1,9 @@
 """Write this process's counts of jobs into a small blob, and merge the counts of all processes.
 
 The counts of the jobs in one minute, together with sums of their durations, are called minute sums.
-Each process has one blob, `sums/PROCESS`. The blob contains the minute sums of the last hour, and
-the totals of the process. When a count changes, the process overwrites the blob one minute later.
-The write includes all changes of that minute. The process also overwrites the blob when it ends. A
-process that is killed loses the counts since its last write.
+The blob `sums/PROCESS` has the minute sums of the last hour, and the totals of the process. The
+process overwrites it one minute after a count has changed, and when it ends. A process that is
+killed loses the counts since its last write.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from contract.messages import Json
 from contract.names import SUMS
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.storage.blobs import Blobs
 from gateway.storage.decoded_blobs import DecodedBlobs
 from gateway.telemetry import (
     BUCKET_SECONDS,
@@ -47,11 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProcessSums:
-    """The counts of jobs of one gateway process.
-
-    `minutes` has the counts of each minute; its keys are minutes since 1970. `totals` has the
-    counts since the start of the process.
-    """
+    """The counts of jobs of one gateway process, by minutes since 1970 and since its start."""
 
     process: str
     minutes: Mapping[int, Sums]
@@ -74,26 +69,27 @@ class MinuteSums:
         self._is_failing = False
         self._pending: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
-        self._others = DecodedBlobs(blobs, SUMS, _decode_blob, MAX_PROCESSES)
+        self._others = DecodedBlobs(
+            blobs,
+            SUMS,
+            lambda blob, data: decode_sums(blob.name.removeprefix(SUMS), data),
+            MAX_PROCESSES,
+        )
         if is_enabled:
             counters.on_change = self._write_later
 
     @property
     def process(self) -> str:
-        """The last part of the name of the blob in which this process's counts are stored."""
+        """The last part of the name of this process's blob."""
         return self._blob.removeprefix(SUMS)
 
     @property
     def own(self) -> ProcessSums:
-        """The counts of jobs of this process, in each minute and in total."""
+        """The counts of jobs of this process."""
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
-        """Return the counts of jobs of each gateway process, beginning with this process.
-
-        The counts of other processes are read from their blobs. Raises Unavailable if the blob
-        storage fails.
-        """
+        """Return the counts of each gateway process, this one first. May raise Unavailable."""
         if not self._is_enabled:
             return [self.own]
         since = self._clock() - SUMS_KEPT
@@ -105,8 +101,7 @@ class MinuteSums:
     async def write(self) -> None:
         """Write the counts of this process, if they have changed since the last write.
 
-        If the blob storage does not respond, the next write contains these counts. Only the first
-        of several successive failures is logged.
+        Only the first of several successive failures is logged.
         """
         async with self._writing:
             change_count = self._counters.change_count
@@ -144,29 +139,26 @@ class MinuteSums:
             self._write_later()
 
     async def _put(self, data: bytes) -> None:
-        if self._etag is None:
-            self._etag = await self._blobs.create(self._blob, data)
-        else:
-            self._etag = await self._blobs.replace(self._blob, data, self._etag)
+        await self._put_over(data, self._etag)
         if self._etag is None:
             # The response to the last write was lost, or the blob was deleted.
             found = await self._blobs.read(self._blob)
-            if found is None:
-                self._etag = await self._blobs.create(self._blob, data)
-            else:
-                self._etag = await self._blobs.replace(self._blob, data, found.etag)
+            await self._put_over(data, None if found is None else found.etag)
         if self._etag is None:
             raise Unavailable(
                 "blobs",
                 f"the blob {self._blob} with this process's counts was changed by another process",
             )
 
+    async def _put_over(self, data: bytes, etag: str | None) -> None:
+        if etag is None:
+            self._etag = await self._blobs.create(self._blob, data)
+        else:
+            self._etag = await self._blobs.replace(self._blob, data, etag)
+
 
 def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
-    """Add up the counts of all processes, and return the total of each minute.
-
-    The keys of the result are minutes since 1970.
-    """
+    """Add up the counts of all processes in each minute."""
     merged: dict[int, Sums] = {}
     for each in processes:
         for minute, sums in each.minutes.items():
@@ -175,17 +167,15 @@ def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
 
 
 def add_sums(target: Sums, more: Sums) -> None:
-    """Add the sums of each model in `more` to the sums of this model in `target`."""
+    """Add the sums of each model."""
     for model, each in more.items():
         target.setdefault(model, ModelSum()).add(each)
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
-    """Return a quantile of the counted durations, in seconds; None if no duration was counted.
+    """Return an estimated quantile of the durations, at most the last bound; None without any.
 
-    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The result is an
-    estimate, because only the number of durations in each bucket of the histogram is known. If the
-    quantile is greater than the upper bound of the last bucket, this bound is returned.
+    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile.
     """
     count = histogram.counts.total()
     if not count:
@@ -204,7 +194,7 @@ def quantile(histogram: Histogram, share: float) -> float | None:
 
 
 def encode_sums(counters: JobCounters, now: datetime) -> bytes:
-    """Encode the counts of a process as JSON. Counts that are zero or unknown are left out."""
+    """Encode the counts of a process as JSON, without those that are zero or unknown."""
     oldest = int(now.timestamp() // 60) - KEPT_MINUTES
     value: Json = {
         "version": _VERSION,
@@ -219,7 +209,7 @@ def encode_sums(counters: JobCounters, now: datetime) -> bytes:
 
 
 def decode_sums(process: str, data: bytes) -> ProcessSums:
-    """Decode the counts of the process `process`. Raises ValueError if `data` is malformed."""
+    """Decode the counts of a process. Raises ValueError if they are malformed."""
     try:
         value = json.loads(data)
         if value["version"] != _VERSION:
@@ -233,10 +223,6 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the counts of jobs are malformed: {error!r}") from None
-
-
-def _decode_blob(blob: ListedBlob, data: bytes) -> ProcessSums:
-    return decode_sums(blob.name.removeprefix(SUMS), data)
 
 
 def _sums_to_json(sums: Sums) -> dict[str, Json]:
@@ -292,5 +278,5 @@ def _histogram_from_json(value: Mapping[str, Json]) -> Histogram:
 
 
 def as_time(seconds: float) -> datetime:
-    """Return a time in seconds since 1970 as a datetime."""
+    """Return the time that is this many seconds after 1970 began."""
     return datetime.fromtimestamp(seconds, UTC)

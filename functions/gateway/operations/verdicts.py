@@ -25,28 +25,20 @@ AGES_TEXT: Final = "the ages of the oldest messages"
 HOUSEKEEPING_TEXT: Final = "the end of the last housekeeping"
 
 ANSWERED_SECONDS: Final = 12.0
-"""If a worker of a model called the gateway less than this time ago, the model has a worker.
-
-This is also true if the worker's heartbeats are missing.
-"""
+"""A worker that called the gateway less than this time ago is alive, also without heartbeats."""
 
 RESTART_SECONDS: Final = 15 * 60.0
 """For how many seconds a verdict says why a worker process was replaced."""
 
+# A warning is given if the oldest job has waited for longer, if no run of the housekeeping has
+# ended well for longer, if at least MANY_WAITING jobs wait and jobs arrive faster than GROWTH times
+# the rate at which they end, or if FAILED_SHARE of the jobs, and at least MANY_FAILED, failed.
 LONG_WAIT_SECONDS: Final = 60.0
-"""There is a warning if the oldest job of a queue has waited for more seconds than this."""
-
+HOUSEKEEPING_LATE: Final = timedelta(hours=1)
 MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
-"""A backlog grows if at least MANY_WAITING jobs wait, and jobs arrive faster than GROWTH times the
-rate at which they end."""
-
-HOUSEKEEPING_LATE: Final = timedelta(hours=1)
-"""A warning is given if no run of the housekeeping has ended well for this time."""
-
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""A warning is given if this fraction of the ended jobs, and at least MANY_FAILED jobs, failed."""
 
 
 class Severity(StrEnum):
@@ -59,10 +51,7 @@ class Severity(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """A short name for the state or the problem that a verdict describes.
-
-    Do not rename a code, because clients of the API and alerts may compare codes.
-    """
+    """What a verdict is about. Never rename a code, because clients and alerts compare codes."""
 
     ALL_WELL = "all-well"
     BACKLOG_GROWS = "backlog-grows"
@@ -96,10 +85,7 @@ class WaitCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence about the state of the system, and advice on what to do.
-
-    `model` is None if the sentence is about all models.
-    """
+    """A sentence about the state of one model, or of the system, and advice on what to do."""
 
     severity: Severity
     model: str | None
@@ -120,20 +106,10 @@ class WaitReason:
 class QueueFigures:
     """What is known about the queues and the jobs of one model. An unknown number is None.
 
-    Attributes:
-        model: The model's name.
-        normal: The number of messages of normal priority that no worker holds.
-        low: The number of messages of low priority that no worker holds.
-        scheduled: The number of scheduled messages, which Service Bus will enqueue later.
-        dead: The number of dead letters that were not redriven.
-        oldest_age_seconds: For how long the oldest message has been in a queue; None if there is
-            no message, or if the time is unknown.
-        in_per_minute: How many jobs were accepted per minute.
-        out_per_minute: How many jobs ended per minute.
-        ended_count: How many jobs ended in the last 15 minutes.
-        failed_count: How many of the jobs in `ended_count` failed or expired.
-        answered_seconds: How many seconds ago a worker of the model called this gateway; None if no
-            worker has called.
+    `normal` and `low` are numbers of messages that no worker holds, by priority. `dead` is the
+    number of dead letters that were not redriven. `ended_count` jobs ended in the last 15 minutes,
+    of which `failed_count` failed or expired. `answered_seconds` is how long ago a worker of the
+    model called this gateway.
     """
 
     model: str
@@ -157,10 +133,7 @@ class QueueFigures:
 def find_reason(
     queue: QueueFigures, workers: Sequence[SeenWorker], now: datetime
 ) -> WaitReason | None:
-    """Return why the jobs of a queue wait.
-
-    Returns None if no job waits, or if the reason is unknown.
-    """
+    """Return why the jobs of a queue wait; None if no job waits or if the reason is unknown."""
     if not queue.waiting:
         return None
     alive = _serving(queue.model, workers, now)
@@ -174,10 +147,7 @@ def find_reason(
 def _reason_of_workers(
     model: str, alive: Sequence[tuple[SeenWorker, ModelHeartbeat]], now: datetime
 ) -> WaitReason:
-    """Return why jobs wait although the workers in `alive` serve the model.
-
-    Each item of `alive` is a pair of a worker and what its heartbeat says about the model.
-    """
+    """Return why jobs wait although the workers in `alive` serve the model."""
     by_state: dict[ModelState, list[tuple[SeenWorker, ModelHeartbeat]]] = {}
     for worker, beat in alive:
         by_state.setdefault(beat.state, []).append((worker, beat))
@@ -187,11 +157,8 @@ def _reason_of_workers(
         return WaitReason(WaitCode.BUSY, text.replace("1 worker run", "1 worker runs"))
     if loading := by_state.get(ModelState.LOADING):
         seconds = (now - max(worker.heartbeat.started_at for worker, _ in loading)).total_seconds()
-        return WaitReason(
-            WaitCode.WORKER_STARTING,
-            f"{_count(len(loading), 'worker')} loading the model; the newest has run for "
-            f"{duration_text(max(0.0, seconds))}",
-        )
+        text = f"{_count(len(loading), 'worker')} loading the model; the newest has run for "
+        return WaitReason(WaitCode.WORKER_STARTING, text + duration_text(max(0.0, seconds)))
     if unloaded := by_state.get(ModelState.UNLOADED):
         return _memory_reason(model, [worker for worker, _ in unloaded])
     return _broken_reason([beat for _, beat in alive])
@@ -209,14 +176,8 @@ def judge(  # noqa: PLR0913 - everything that is judged
 ) -> list[Verdict]:
     """Return verdicts (sentences about the state of the system), the most urgent first.
 
-    Args:
-        queues: The figures of each model.
-        workers: The workers that have sent a heartbeat in the last ten minutes.
-        now: The current time.
-        has_heartbeats: Whether heartbeats are switched on. If not, no verdict is about workers.
-        unavailable: The sources that could not be read, for example `the heartbeats`.
-        silent_since: Since when Service Bus has not answered; None if it answers.
-        others: Further verdicts, which were computed by other functions.
+    Without heartbeats, no verdict is about workers. `unavailable` has the sources that could not be
+    read. Service Bus has not answered since `silent_since`. `others` are verdicts to include.
     """
     found = [(each, 0.0) for each in others]
     if silent_since is not None:
@@ -241,35 +202,21 @@ def judge(  # noqa: PLR0913 - everything that is judged
     if has_heartbeats:
         found += [(each, 0.0) for each in _judge_workers(queues, workers, now)]
     elif not unavailable:
-        off = Verdict(
-            Severity.INFO,
-            None,
-            VerdictCode.HEARTBEATS_OFF,
-            "Heartbeats are switched off, so the state of the workers is unknown.",
-            "Set HEARTBEATS of the gateway to true.",
-        )
+        text = "Heartbeats are switched off, so the state of the workers is unknown."
+        advice = "Set HEARTBEATS of the gateway to true."
+        off = Verdict(Severity.INFO, None, VerdictCode.HEARTBEATS_OFF, text, advice)
         found.append((off, 0.0))
     ranks = list(Severity)
     found.sort(key=lambda each: (ranks.index(each[0].severity), -each[1], each[0].model or ""))
     verdicts = [each for each, _ in found]
-    if all(each.severity is Severity.INFO for each in verdicts) and not any(
-        each.code in _NOT_WELL for each in verdicts
-    ):
-        verdicts.append(_all_well(queues, workers, now))
+    not_well = {VerdictCode.NO_WORKER, VerdictCode.WORKER_SILENT}
+    if all(each.severity is Severity.INFO and each.code not in not_well for each in verdicts):
+        alive = sum(not worker.is_silent(now) for worker in workers)
+        waiting = sum(queue.waiting or 0 for queue in queues)
+        jobs = _jobs(waiting) if waiting else "no job waits"
+        text = f"All is well: {_count(alive, 'worker')}, {jobs}."
+        verdicts.append(Verdict(Severity.OK, None, VerdictCode.ALL_WELL, text))
     return verdicts
-
-
-_NOT_WELL: Final = {VerdictCode.NO_WORKER, VerdictCode.WORKER_SILENT}
-
-
-def _all_well(
-    queues: Sequence[QueueFigures], workers: Sequence[SeenWorker], now: datetime
-) -> Verdict:
-    alive = sum(worker.state(now) is not WorkerState.SILENT for worker in workers)
-    waiting = sum(queue.waiting or 0 for queue in queues)
-    jobs = "no job waits" if not waiting else f"{_jobs(waiting)}"
-    text = f"All is well: {_count(alive, 'worker')}, {jobs}."
-    return Verdict(Severity.OK, None, VerdictCode.ALL_WELL, text)
 
 
 def _judge_queue(
@@ -277,43 +224,27 @@ def _judge_queue(
 ) -> Iterable[Verdict]:
     model, waiting = queue.model, queue.waiting
     if waiting is None:
-        yield Verdict(
-            Severity.WARNING,
-            model,
-            VerdictCode.QUEUE_UNKNOWN,
-            f"{model}: the messages in its queues cannot be counted.",
-            "See the gateway's log; the gateway needs the access right Manage on the queues.",
-        )
+        text = f"{model}: the messages in its queues cannot be counted."
+        advice = "See the gateway's log; the gateway needs the access right Manage on the queues."
+        yield Verdict(Severity.WARNING, model, VerdictCode.QUEUE_UNKNOWN, text, advice)
     if queue.dead:
-        yield Verdict(
-            Severity.WARNING,
-            model,
-            VerdictCode.DEAD_LETTERS,
-            f"{model}: {_count(queue.dead, 'dead letter')}.",
-            "Look at their reasons, remove the cause, then redrive or purge them.",
-        )
-    if queue.failed_count >= MANY_FAILED and (
-        queue.failed_count >= FAILED_SHARE * queue.ended_count
-    ):
-        yield Verdict(
-            Severity.WARNING,
-            model,
-            VerdictCode.MANY_FAILURES,
-            f"{model}: {queue.failed_count} of the last {queue.ended_count} jobs failed.",
-            "Look at the failures by code, and at the worker's log.",
-        )
+        text = f"{model}: {_count(queue.dead, 'dead letter')}."
+        advice = "Look at their reasons, remove the cause, then redrive or purge them."
+        yield Verdict(Severity.WARNING, model, VerdictCode.DEAD_LETTERS, text, advice)
+    if queue.failed_count >= max(MANY_FAILED, FAILED_SHARE * queue.ended_count):
+        text = f"{model}: {queue.failed_count} of the last {queue.ended_count} jobs failed."
+        advice = "Look at the failures by code, and at the worker's log."
+        yield Verdict(Severity.WARNING, model, VerdictCode.MANY_FAILURES, text, advice)
     reason = find_reason(queue, workers, now) if has_heartbeats else None
     if waiting:
-        if reason is not None:
-            yield from _judge_reason(queue, waiting, reason)
-        elif has_heartbeats and not _serving(model, workers, now):
-            yield Verdict(
-                Severity.INFO,
-                model,
-                VerdictCode.NO_HEARTBEATS,
-                f"{model}: {_jobs(waiting)}, and a worker without a heartbeat answers.",
-                "Set WORKER_HEARTBEAT_SECONDS of the workers to see them.",
-            )
+        if reason is not None and reason.code is not WaitCode.BUSY:
+            severity, advice = _SEVERITIES[reason.code], _ADVICE[reason.code]
+            text = f"{model}: {_jobs(waiting)}, {reason.text}."
+            yield Verdict(severity, model, VerdictCode(reason.code.value), text, advice)
+        elif reason is None and has_heartbeats and not _serving(model, workers, now):
+            text = f"{model}: {_jobs(waiting)}, and a worker without a heartbeat answers."
+            advice = "Set WORKER_HEARTBEAT_SECONDS of the workers to see them."
+            yield Verdict(Severity.INFO, model, VerdictCode.NO_HEARTBEATS, text, advice)
         yield from _judge_backlog(queue, waiting, reason)
 
 
@@ -336,40 +267,21 @@ _SEVERITIES: Final = {
 }
 
 
-def _judge_reason(queue: QueueFigures, waiting: int, reason: WaitReason) -> Iterable[Verdict]:
-    if reason.code is not WaitCode.BUSY:
-        yield Verdict(
-            _SEVERITIES[reason.code],
-            queue.model,
-            VerdictCode(reason.code.value),
-            f"{queue.model}: {_jobs(waiting)}, {reason.text}.",
-            _ADVICE[reason.code],
-        )
-
-
 def _judge_backlog(
     queue: QueueFigures, waiting: int, reason: WaitReason | None
 ) -> Iterable[Verdict]:
     if reason is not None and reason.code in {WaitCode.NO_WORKER, WaitCode.MODEL_BROKEN}:
         return  # the verdict about the reason also explains the backlog
-    if waiting >= MANY_WAITING and queue.in_per_minute > GROWTH * queue.out_per_minute:
-        yield Verdict(
-            Severity.WARNING,
-            queue.model,
-            VerdictCode.BACKLOG_GROWS,
-            f"{queue.model}: {_jobs(waiting)}; {queue.in_per_minute:.0f} arrive and "
-            f"{queue.out_per_minute:.0f} end per minute.",
-            "Start more workers, or send fewer jobs.",
-        )
-    elif queue.oldest_age_seconds is not None and queue.oldest_age_seconds > LONG_WAIT_SECONDS:
-        yield Verdict(
-            Severity.WARNING,
-            queue.model,
-            VerdictCode.LONG_WAIT,
-            f"{queue.model}: {_jobs(waiting)}, the oldest for "
-            f"{duration_text(queue.oldest_age_seconds)}.",
-            "Start more workers, or wait. Jobs of low priority wait while others arrive.",
-        )
+    arriving, ending = queue.in_per_minute, queue.out_per_minute
+    text = f"{queue.model}: {_jobs(waiting)}"
+    if waiting >= MANY_WAITING and arriving > GROWTH * ending:
+        text += f"; {arriving:.0f} arrive and {ending:.0f} end per minute."
+        advice = "Start more workers, or send fewer jobs."
+        yield Verdict(Severity.WARNING, queue.model, VerdictCode.BACKLOG_GROWS, text, advice)
+    elif (age := queue.oldest_age_seconds) is not None and age > LONG_WAIT_SECONDS:
+        text += f", the oldest for {duration_text(age)}."
+        advice = "Start more workers, or wait. Jobs of low priority wait while others arrive."
+        yield Verdict(Severity.WARNING, queue.model, VerdictCode.LONG_WAIT, text, advice)
 
 
 def _judge_workers(
@@ -385,22 +297,14 @@ def _judge_workers(
     idle = [queue for queue in queues if not queue.waiting and not _answers(queue)]
     without = [queue.model for queue in idle if not _serving(queue.model, workers, now)]
     if len(without) == len(queues) and queues:
-        yield Verdict(
-            Severity.INFO,
-            None,
-            VerdictCode.NO_WORKER,
-            f"No worker runs{_last_seen(workers, now)}. No job waits.",
-            "Jobs wait until a worker starts.",
-        )
+        text = f"No worker runs{_last_seen(workers, now)}. No job waits."
+        advice = "Jobs wait until a worker starts."
+        yield Verdict(Severity.INFO, None, VerdictCode.NO_WORKER, text, advice)
         return
     for model in without:
-        yield Verdict(
-            Severity.INFO,
-            model,
-            VerdictCode.NO_WORKER,
-            f"{model}: {_missing_text(model, workers, now)}. No job waits.",
-            "Jobs of this model wait until a worker that serves it starts.",
-        )
+        text = f"{model}: {_missing_text(model, workers, now)}. No job waits."
+        advice = "Jobs of this model wait until a worker that serves it starts."
+        yield Verdict(Severity.INFO, model, VerdictCode.NO_WORKER, text, advice)
 
 
 def _judge_restarts(workers: Sequence[SeenWorker], now: datetime) -> Iterable[Verdict]:
@@ -412,21 +316,16 @@ def _judge_restarts(workers: Sequence[SeenWorker], now: datetime) -> Iterable[Ve
         if beat.death is not None and seconds < RESTART_SECONDS:
             ages.setdefault(beat.death, []).append(seconds)
             names[beat.death] = beat.replaced or ""
+    advice = (
+        "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and at "
+        "the worker's log."
+    )
     for death, seconds_ago in ages.items():
+        count = len(seconds_ago)
+        one, more = f"The worker process {names[death]}", f"{count} worker processes, the last"
         last = duration_text(min(seconds_ago))
-        subject = (
-            f"The worker process {names[death]}"
-            if len(seconds_ago) == 1
-            else f"{len(seconds_ago)} worker processes, the last"
-        )
-        yield Verdict(
-            Severity.WARNING,
-            None,
-            VerdictCode.WORKER_RESTARTED,
-            f"{subject} {death} {last} ago, and was replaced.",
-            "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and "
-            "at the worker's log.",
-        )
+        text = f"{one if count == 1 else more} {death} {last} ago, and was replaced."
+        yield Verdict(Severity.WARNING, None, VerdictCode.WORKER_RESTARTED, text, advice)
 
 
 def judge_housekeeping(
@@ -434,8 +333,7 @@ def judge_housekeeping(
 ) -> Iterable[Verdict]:
     """Yield a verdict if no run of the housekeeping has ended well for an hour.
 
-    `last` is the last run; None if no run is recorded. `process_started_at` is when this process
-    started. An app that did not run for some time gets no verdict until a run should have ended.
+    An app that did not run for some time gets no verdict until a run should have ended.
     """
     failed = {} if last is None else last.failed
     since = process_started_at if last is None else last.ended_well_at
@@ -444,52 +342,39 @@ def judge_housekeeping(
     if now - since <= HOUSEKEEPING_LATE:
         return
     reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    yield Verdict(
-        Severity.WARNING,
-        None,
-        VerdictCode.HOUSEKEEPING_FAILS,
-        "The housekeeping has not ended well for "
-        f"{duration_text((now - since).total_seconds())}{': ' if reasons else ''}{reasons:.300}.",
-        "Expired data is kept until it ends well. See the gateway's log of the function `purge`.",
+    age = duration_text((now - since).total_seconds())
+    text = f"The housekeeping has not ended well for {age}{': ' if reasons else ''}{reasons:.300}."
+    advice = (
+        "Expired data is kept until it ends well. See the gateway's log of the function `purge`."
     )
+    yield Verdict(Severity.WARNING, None, VerdictCode.HOUSEKEEPING_FAILS, text, advice)
 
 
 def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime) -> Verdict:
     served = {beat.name for other in alive for beat in other.heartbeat.models}
     is_replaced = served.issuperset(beat.name for beat in worker.heartbeat.models)
-    return Verdict(
-        Severity.INFO if is_replaced else Severity.WARNING,
-        None,
-        VerdictCode.WORKER_SILENT,
-        f"Worker {worker.heartbeat.worker}: no sign of life for "
-        f"{duration_text(worker.silent_seconds(now))}"
-        f"{'; other workers serve its models' if is_replaced else ''}.",
-        "It was killed, or its machine is gone. Its jobs are delivered again.",
-    )
+    severity = Severity.INFO if is_replaced else Severity.WARNING
+    age = duration_text(worker.silent_seconds(now))
+    replaced = "; other workers serve its models" if is_replaced else ""
+    text = f"Worker {worker.heartbeat.worker}: no sign of life for {age}{replaced}."
+    advice = "It was killed, or its machine is gone. Its jobs are delivered again."
+    return Verdict(severity, None, VerdictCode.WORKER_SILENT, text, advice)
 
 
 def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:
     waiting = {queue.model for queue in queues if queue.waiting}
+    name, advice = worker.heartbeat.worker, _ADVICE[WaitCode.MODEL_BROKEN]
     for beat in worker.heartbeat.models:
         # If jobs wait for the model, the verdict about the waiting jobs already says this.
         if beat.state is ModelState.BROKEN and beat.name not in waiting:
-            yield Verdict(
-                Severity.WARNING,
-                beat.name,
-                VerdictCode.MODEL_BROKEN,
-                f"{beat.name}: worker {worker.heartbeat.worker} cannot load the model: "
-                f"{_problem_of(beat)}.",
-                _ADVICE[WaitCode.MODEL_BROKEN],
-            )
+            text = f"{beat.name}: worker {name} cannot load the model: {_problem_of(beat)}."
+            yield Verdict(Severity.WARNING, beat.name, VerdictCode.MODEL_BROKEN, text, advice)
 
 
 def _serving(
     model: str, workers: Sequence[SeenWorker], now: datetime
 ) -> list[tuple[SeenWorker, ModelHeartbeat]]:
-    """Return the workers that are alive, receive jobs, and serve the model.
-
-    Each item is a pair of the worker and what its heartbeat says about the model.
-    """
+    """Return the live workers that serve the model and receive jobs, with their model's state."""
     return [
         (worker, beat)
         for worker in workers
