@@ -45,15 +45,13 @@ def sent_to(browser: Browser, path: str) -> SentRequest:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs/problems"])
-def test_the_front_page_and_the_problems_page_pass_the_accessibility_checks_of_axe(
-    browser: Browser, path: str
-) -> None:
+def test_front_and_problems_pages_pass_axe(browser: Browser, path: str) -> None:
     browser.open(path)
     check_with_axe(browser)
     assert browser.messages == []
 
 
-def test_the_api_page_passes_the_accessibility_checks_of_axe(browser: Browser) -> None:
+def test_api_page_passes_axe(browser: Browser) -> None:
     open_route(browser, SUBMIT)
     browser.find(f"{SUBMIT} .try-out__btn").click()
     browser.find(f"{MODELS} .opblock-summary-control").click()
@@ -66,7 +64,7 @@ def test_the_api_page_passes_the_accessibility_checks_of_axe(browser: Browser) -
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems"])
-def test_a_page_320_pixels_wide_needs_no_horizontal_scrolling(browser: Browser, path: str) -> None:
+def test_320_pixels_need_no_horizontal_scrolling(browser: Browser, path: str) -> None:
     browser.open(path)
     if path == "/docs":
         browser.find(f"{SUBMIT} .opblock-summary-control").click()
@@ -74,7 +72,7 @@ def test_a_page_320_pixels_wide_needs_no_horizontal_scrolling(browser: Browser, 
     check_width(browser)
 
 
-def test_the_docs_link_on_the_front_page_opens_the_api_page(browser: Browser) -> None:
+def test_docs_link_opens_the_api_page(browser: Browser) -> None:
     browser.open("/")
     paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
     assert paths == ["/play", "/ops", "/docs"]
@@ -83,7 +81,7 @@ def test_the_docs_link_on_the_front_page_opens_the_api_page(browser: Browser) ->
     assert browser.find("nav [aria-current]").text == "API"
 
 
-def test_the_api_page_shows_the_routes_for_callers_before_the_routes_for_workers_and_administrators(
+def test_callers_routes_come_first(
     browser: Browser,
 ) -> None:
     browser.open("/docs")
@@ -93,7 +91,7 @@ def test_the_api_page_shows_the_routes_for_callers_before_the_routes_for_workers
     assert tags[-2:] == ["workers", "admin"]
 
 
-def test_the_try_it_out_form_of_the_api_page_submits_a_job_and_shows_the_response(
+def test_try_it_out_submits_a_job(
     browser: Browser,
 ) -> None:
     open_route(browser, SUBMIT)
@@ -119,14 +117,14 @@ def test_the_try_it_out_form_of_the_api_page_submits_a_job_and_shows_the_respons
     assert browser.messages == []
 
 
-def test_the_api_page_shows_the_problem_code_of_an_error_response(browser: Browser) -> None:
+def test_error_response_shows_its_problem_code(browser: Browser) -> None:
     open_route(browser, "#operations-jobs-get_job")
     try_route(browser, "#operations-jobs-get_job")
     browser.wait_for_text(".live-responses-table", '"unknown-job"')
     assert "404" in browser.find("#answer").text
 
 
-def test_the_api_page_sends_the_api_key_in_a_header_and_keeps_the_key_only_in_session_storage(
+def test_api_key_stays_in_session_storage(
     browser: Browser,
 ) -> None:
     browser.open("/docs")
@@ -152,14 +150,14 @@ def test_the_api_page_sends_the_api_key_in_a_header_and_keeps_the_key_only_in_se
     assert browser.run("return sessionStorage.length") == 0
 
 
-def test_the_api_page_has_no_try_it_out_form_for_a_route_that_workers_call(
+def test_workers_route_has_no_try_it_out(
     browser: Browser,
 ) -> None:
     open_route(browser, "#operations-workers-send_reply")
     assert browser.find_all("#operations-workers-send_reply .try-out") == []
 
 
-def test_a_user_of_the_api_page_can_send_a_request_without_a_mouse(browser: Browser) -> None:
+def test_request_is_sent_without_a_mouse(browser: Browser) -> None:
     browser.open("/docs")
     browser.find(MODELS)
     press(browser, Keys.TAB)
@@ -178,9 +176,7 @@ def test_a_user_of_the_api_page_can_send_a_request_without_a_mouse(browser: Brow
 
 
 @pytest.mark.parametrize("path", ["/", "/play", "/docs"])
-def test_a_script_on_a_page_cannot_connect_to_other_hosts_or_change_the_html(
-    browser: Browser, path: str
-) -> None:
+def test_scripts_cannot_reach_other_hosts(browser: Browser, path: str) -> None:
     browser.open(path)
     browser.run(
         "new Image().src = 'http://127.0.0.2:9/a.png';"
