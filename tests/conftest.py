@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine may be slow, so hypothesis gets no deadline and no health check of its speed.
@@ -12,6 +13,12 @@ settings.load_profile("untimed")
 
 _TORCH = re.compile(r"^(?:import|from) (?:numpy|torch|torchvision)\b", re.MULTILINE)
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore a warning that the SDK of Durable Functions issues once in each process."""
+    ignored = "ignore:azure.functions df_loads:DeprecationWarning"
+    config.addinivalue_line("filterwarnings", ignored)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

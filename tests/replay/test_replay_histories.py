@@ -21,8 +21,6 @@ from azure.durable_functions import Orchestrator
 from gateway.jobs import orchestrator
 from gateway.webhooks.orchestrator import webhook
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 FOLDER = Path(__file__).parent / "histories"
 FILES = sorted(FOLDER.glob("*.json"))
 OUTCOMES = sorted((FOLDER / "outcomes").glob("*.json"))

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,6 +88,14 @@ def reply_body(job_id: str, **outcome: Any) -> dict[str, Any]:
 
 def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
     return {"code": code, "message": "it did not work", "stage": "run", "retryable": retryable}
+
+
+def write_progress_catalogue(folder: Path) -> Path:
+    """Write the shipped catalogue to a file, with progress for `noop`, its last model."""
+    path = folder / "models.toml"
+    shipped = DEFAULT_PATH.read_text("utf-8")
+    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
+    return path
 
 
 @pytest.fixture

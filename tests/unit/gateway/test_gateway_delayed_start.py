@@ -12,16 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.catalogue import DEFAULT_PATH
 from contract.messages import JobRequest, reply_from_json
 from gateway.durable import RuntimeStatus
 from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
 from gateway.jobs.lifecycle import OWN_ENDS, outcome_blob
 from gateway.jobs.model import JobOutcome
-from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
+from tests.unit.gateway.conftest import (
+    RunningGateway,
+    open_gateway,
+    reply_body,
+    write_progress_catalogue,
+)
 from tests.unit.gateway.skipping import run
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 async def submit(
@@ -67,84 +69,75 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
     run(main())
 
 
-def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_start_delay() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        assert not gateway.durable.runs
-        assert (await gateway.reply(request)).status_code == 202
-        assert (await response).json()["status"] == "succeeded"
-        run = gateway.durable.runs[request.job_id]
-        assert run.status.is_final
-        assert len(run.contexts) == 1, "the orchestration needed more than one episode"
-        job = await gateway.job(request.job_id)
-        assert job == (await response).json()
-        assert job["result"] == {"n": 1}
-
-    in_gateway(test)
+def alone(test: Callable[[RunningGateway], Awaitable[None]]) -> Callable[[], None]:
+    """Make an asynchronous test, whose gateway is alone, into one with simulated time."""
+    return lambda: in_gateway(test)
 
 
-def test_the_outcome_of_a_job_that_ends_during_the_start_delay_is_not_recorded_in_a_blob() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        assert (await gateway.reply(request)).status_code == 202
-        await response
-        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
-        ticket = json.loads(gateway.durable.runs[request.job_id].input)
-        assert ticket["outcome"]["reply"]["result"]["json"] == {"n": 1}
-        timeline = await gateway.http.get(f"/v1/jobs/{request.job_id}/timeline")
-        assert timeline.json()["status"] == "succeeded"
-
-    in_gateway(test)
-
-
-def test_a_reply_during_the_start_delay_is_accepted_only_after_the_orchestration_has_started() -> (
-    None
-):
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        reply = asyncio.create_task(gateway.reply(request))
-        await asyncio.sleep(LONGEST_START_SECONDS - 0.001)
-        assert not reply.done()
-        gateway.durable.may_start.set()
-        assert (await reply).status_code == 202
-        assert (await response).json()["status"] == "succeeded"
-        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
-
-    in_gateway(test)
+@alone
+async def test_ended_job_needs_one_episode(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    assert not gateway.durable.runs
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await response).json()["status"] == "succeeded"
+    run = gateway.durable.runs[request.job_id]
+    assert run.status.is_final
+    assert len(run.contexts) == 1, "the orchestration needed more than one episode"
+    job = await gateway.job(request.job_id)
+    assert job == (await response).json()
+    assert job["result"] == {"n": 1}
 
 
-def test_the_outcome_is_recorded_in_a_blob_if_the_orchestration_starts_too_slowly() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        assert (await gateway.reply(request)).status_code == 202
-        assert outcome_blob(request.job_id) in gateway.payloads.blobs
-        gateway.durable.may_start.set()
-        assert (await response).json()["status"] == "succeeded"
+@alone
+async def test_ended_job_needs_no_outcome_blob(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    assert (await gateway.reply(request)).status_code == 202
+    await response
+    assert outcome_blob(request.job_id) not in gateway.payloads.blobs
+    ticket = json.loads(gateway.durable.runs[request.job_id].input)
+    assert ticket["outcome"]["reply"]["result"]["json"] == {"n": 1}
+    timeline = await gateway.http.get(f"/v1/jobs/{request.job_id}/timeline")
+    assert timeline.json()["status"] == "succeeded"
 
-    in_gateway(test)
+
+@alone
+async def test_reply_is_accepted_after_the_start(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    reply = asyncio.create_task(gateway.reply(request))
+    await asyncio.sleep(LONGEST_START_SECONDS - 0.001)
+    assert not reply.done()
+    gateway.durable.may_start.set()
+    assert (await reply).status_code == 202
+    assert (await response).json()["status"] == "succeeded"
+    assert outcome_blob(request.job_id) not in gateway.payloads.blobs
 
 
-def test_the_outcome_is_recorded_in_a_blob_if_the_caller_disconnects_during_the_delayed_start() -> (
-    None
-):
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        reply = asyncio.create_task(gateway.reply(request))
-        await asyncio.sleep(0.001)
-        begun_at = asyncio.get_running_loop().time()
-        response.cancel()
-        assert (await reply).status_code == 202
-        assert asyncio.get_running_loop().time() == begun_at
-        assert outcome_blob(request.job_id) in gateway.payloads.blobs
+@alone
+async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    assert (await gateway.reply(request)).status_code == 202
+    assert outcome_blob(request.job_id) in gateway.payloads.blobs
+    gateway.durable.may_start.set()
+    assert (await response).json()["status"] == "succeeded"
 
-    in_gateway(test)
+
+@alone
+async def test_disconnect_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    reply = asyncio.create_task(gateway.reply(request))
+    await asyncio.sleep(0.001)
+    begun_at = asyncio.get_running_loop().time()
+    response.cancel()
+    assert (await reply).status_code == 202
+    assert asyncio.get_running_loop().time() == begun_at
+    assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
-def test_a_second_reply_after_the_orchestration_start_changes_neither_outcome_nor_metrics(
+def test_second_reply_changes_nothing(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
@@ -160,54 +153,48 @@ def test_a_second_reply_after_the_orchestration_start_changes_neither_outcome_no
     in_gateway(test)
 
 
-def test_an_ended_job_is_counted_once_if_the_reply_is_repeated_after_status_503() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        gateway.payloads.is_down = True
-        assert (await gateway.reply(request)).status_code == 503
-        gateway.durable.may_start.set()
-        assert (await response).json()["status"] == "succeeded"
-        gateway.payloads.is_down = False
-        for _ in range(2):
-            assert (await gateway.reply(request)).status_code == 410
-        assert await count_ended_jobs(gateway) == 1
-
-    in_gateway(test)
+@alone
+async def test_reply_repeated_after_503_is_counted_once(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    gateway.payloads.is_down = True
+    assert (await gateway.reply(request)).status_code == 503
+    gateway.durable.may_start.set()
+    assert (await response).json()["status"] == "succeeded"
+    gateway.payloads.is_down = False
+    for _ in range(2):
+        assert (await gateway.reply(request)).status_code == 410
+    assert await count_ended_jobs(gateway) == 1
 
 
-def test_a_reply_is_accepted_and_counted_even_if_a_repeated_reply_has_stored_its_outcome() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        reply = asyncio.create_task(gateway.reply(request))
-        await asyncio.sleep(0.001)
-        # A second reply records the outcome of the first one, and may do so earlier.
-        received = reply_from_json(reply_body(request.job_id, result={"json": {"n": 1}}))
-        outcome = JobOutcome.replied(received, gateway.clock())
-        await gateway.services.outcomes.record(request.job_id, outcome, None)
-        assert (await reply).status_code == 202
-        assert await count_ended_jobs(gateway) == 1
-        gateway.durable.may_start.set()
-        await response
-
-    in_gateway(test)
+@alone
+async def test_reply_stored_by_its_repetition_is_accepted(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    reply = asyncio.create_task(gateway.reply(request))
+    await asyncio.sleep(0.001)
+    # A second reply records the outcome of the first one, and may do so earlier.
+    received = reply_from_json(reply_body(request.job_id, result={"json": {"n": 1}}))
+    outcome = JobOutcome.replied(received, gateway.clock())
+    await gateway.services.outcomes.record(request.job_id, outcome, None)
+    assert (await reply).status_code == 202
+    assert await count_ended_jobs(gateway) == 1
+    gateway.durable.may_start.set()
+    await response
 
 
-def test_one_of_two_identical_replies_is_accepted_if_the_orchestration_cannot_start() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        gateway.durable.is_down = True
-        replies = await asyncio.gather(gateway.reply(request), gateway.reply(request))
-        assert sorted(each.status_code for each in replies) == [202, 410]
-        assert (await response).status_code == 503
-        assert await count_ended_jobs(gateway) == 1
-
-    in_gateway(test)
+@alone
+async def test_one_of_two_identical_replies_is_accepted(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    gateway.durable.is_down = True
+    replies = await asyncio.gather(gateway.reply(request), gateway.reply(request))
+    assert sorted(each.status_code for each in replies) == [202, 410]
+    assert (await response).status_code == 503
+    assert await count_ended_jobs(gateway) == 1
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
-def test_an_outcome_in_the_orchestration_input_takes_precedence_over_an_outcome_in_a_blob(
+def test_outcome_in_the_ticket_beats_a_blob(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
@@ -227,59 +214,46 @@ def test_an_outcome_in_the_orchestration_input_takes_precedence_over_an_outcome_
     in_gateway(test)
 
 
-def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
-        assert request.job_id not in gateway.durable.runs
-        await asyncio.sleep(0.002)
-        assert request.job_id in gateway.durable.runs
-        # The reply of a started orchestration is an event.
-        assert (await gateway.reply(request)).status_code == 202
-        assert (await response).json()["status"] == "succeeded"
-        assert kinds_of_events(gateway, request.job_id).count(15) == 1
-
-    in_gateway(test)
+@alone
+async def test_unended_job_starts_after_the_delay(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
+    assert request.job_id not in gateway.durable.runs
+    await asyncio.sleep(0.002)
+    assert request.job_id in gateway.durable.runs
+    # The reply of a started orchestration is an event.
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await response).json()["status"] == "succeeded"
+    assert kinds_of_events(gateway, request.job_id).count(15) == 1
 
 
-def test_the_orchestration_starts_at_once_if_another_instance_of_the_app_records_outcomes() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        gateway.services.waiters.record_end(is_own=False)
-        response, request = await submit(gateway)
-        await asyncio.sleep(0.001)
-        assert request.job_id in gateway.durable.runs
-        await gateway.reply(request)
-        await response
-
-    in_gateway(test)
+@alone
+async def test_job_starts_at_once_beside_another_instance(gateway: RunningGateway) -> None:
+    gateway.services.waiters.record_end(is_own=False)
+    response, request = await submit(gateway)
+    await asyncio.sleep(0.001)
+    assert request.job_id in gateway.durable.runs
+    await gateway.reply(request)
+    await response
 
 
-def test_the_start_delay_of_the_orchestration_does_not_lengthen_the_wait_of_the_caller() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        begun_at = asyncio.get_running_loop().time()
-        response, _ = await submit(gateway, prefer="wait=1")
-        assert (await response).status_code == 202
-        assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
-
-    in_gateway(test)
+@alone
+async def test_delay_is_a_part_of_the_wait(gateway: RunningGateway) -> None:
+    begun_at = asyncio.get_running_loop().time()
+    response, _ = await submit(gateway, prefer="wait=1")
+    assert (await response).status_code == 202
+    assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_orchestration_of_a_request_that_does_not_wait_starts_at_once() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        begun_at = asyncio.get_running_loop().time()
-        job_id = await gateway.accept()
-        assert job_id in gateway.durable.runs
-        assert asyncio.get_running_loop().time() == begun_at
-
-    in_gateway(test)
+@alone
+async def test_job_without_a_wait_starts_at_once(gateway: RunningGateway) -> None:
+    begun_at = asyncio.get_running_loop().time()
+    job_id = await gateway.accept()
+    assert job_id in gateway.durable.runs
+    assert asyncio.get_running_loop().time() == begun_at
 
 
-def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_path: Path) -> None:
-    catalogue = tmp_path / "models.toml"
-    # `noop` is the last model in the file.
-    shipped = DEFAULT_PATH.read_text(encoding="utf-8")
-    catalogue.write_text(f"{shipped}\nreports_progress = true\n", encoding="utf-8")
-
+def test_job_with_progress_starts_at_once(tmp_path: Path) -> None:
     async def test(gateway: RunningGateway) -> None:
         response, request = await submit(gateway)
         await asyncio.sleep(0.001)
@@ -287,76 +261,64 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
         await gateway.reply(request)
         await response
 
-    in_gateway(test, catalogue_path=catalogue)
+    in_gateway(test, catalogue_path=write_progress_catalogue(tmp_path))
 
 
-def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cannot_start() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        gateway.durable.is_down = True
-        assert (await gateway.reply(request)).status_code == 202
-        assert (await response).status_code == 503
-        assert outcome_blob(request.job_id) in gateway.payloads.blobs
-
-    in_gateway(test)
+@alone
+async def test_failed_start_gets_503(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    gateway.durable.is_down = True
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await response).status_code == 503
+    assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
 
-def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        # Another request with the key may start the orchestration again, which replaces the ticket.
-        response, request = await submit(gateway, **{"idempotency-key": "one"})
-        await asyncio.sleep(0.001)
-        assert request.job_id in gateway.durable.runs
-        assert (await gateway.reply(request)).status_code == 202
-        assert (await response).json()["status"] == "succeeded"
-        assert outcome_blob(request.job_id) in gateway.payloads.blobs
-
-    in_gateway(test)
+@alone
+async def test_job_with_an_idempotency_key_starts_at_once(gateway: RunningGateway) -> None:
+    # Another request with the key may start the orchestration again, which replaces the ticket.
+    response, request = await submit(gateway, **{"idempotency-key": "one"})
+    await asyncio.sleep(0.001)
+    assert request.job_id in gateway.durable.runs
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await response).json()["status"] == "succeeded"
+    assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
 
-def test_a_reply_needs_no_outcome_blob_if_it_arrives_before_service_bus_confirms_the_message() -> (
-    None
-):
-    async def test(gateway: RunningGateway) -> None:
-        gateway.queues.may_confirm.clear()
-        response, request = await submit(gateway)
-        reply = asyncio.create_task(gateway.reply(request))
-        await asyncio.sleep(0.1)
-        gateway.queues.may_confirm.set()
-        assert (await reply).status_code == 202
-        assert (await response).json()["result"] == {"n": 1}
-        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
-        assert await count_ended_jobs(gateway) == 1
-
-    in_gateway(test)
+@alone
+async def test_reply_before_the_confirmation_needs_no_blob(gateway: RunningGateway) -> None:
+    gateway.queues.may_confirm.clear()
+    response, request = await submit(gateway)
+    reply = asyncio.create_task(gateway.reply(request))
+    await asyncio.sleep(0.1)
+    gateway.queues.may_confirm.set()
+    assert (await reply).status_code == 202
+    assert (await response).json()["result"] == {"n": 1}
+    assert outcome_blob(request.job_id) not in gateway.payloads.blobs
+    assert await count_ended_jobs(gateway) == 1
 
 
-def test_a_worker_that_asks_during_the_start_delay_learns_whether_a_reply_is_wanted() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        gateway.durable.may_start.clear()
-        response, request = await submit(gateway)
-        assert request.reply_url is not None
-        assert (await gateway.http.get(request.reply_url)).status_code == 200
-        reply = asyncio.create_task(gateway.reply(request))
-        await asyncio.sleep(0.001)
-        assert (await gateway.http.get(request.reply_url)).status_code == 410
-        gateway.durable.may_start.set()
-        assert (await reply).status_code == 202
-        await response
-
-    in_gateway(test)
+@alone
+async def test_reply_is_wanted_until_the_job_ends(gateway: RunningGateway) -> None:
+    gateway.durable.may_start.clear()
+    response, request = await submit(gateway)
+    assert request.reply_url is not None
+    assert (await gateway.http.get(request.reply_url)).status_code == 200
+    reply = asyncio.create_task(gateway.reply(request))
+    await asyncio.sleep(0.001)
+    assert (await gateway.http.get(request.reply_url)).status_code == 410
+    gateway.durable.may_start.set()
+    assert (await reply).status_code == 202
+    await response
 
 
-def test_a_repeated_reply_during_the_start_delay_does_not_change_the_outcome() -> None:
-    async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
-        first, second = await asyncio.gather(
-            gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
-        )
-        assert sorted([first.status_code, second.status_code]) == [202, 410]
-        shown = (await response).json()["result"]
-        assert shown == ({"n": 1} if first.status_code == 202 else {"n": 2})
-        ticket = json.loads(gateway.durable.runs[request.job_id].input)
-        assert ticket["outcome"]["reply"]["result"]["json"] == shown
-
-    in_gateway(test)
+@alone
+async def test_repeated_reply_keeps_the_first_outcome(gateway: RunningGateway) -> None:
+    response, request = await submit(gateway)
+    first, second = await asyncio.gather(
+        gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
+    )
+    assert sorted([first.status_code, second.status_code]) == [202, 410]
+    shown = (await response).json()["result"]
+    assert shown == ({"n": 1} if first.status_code == 202 else {"n": 2})
+    ticket = json.loads(gateway.durable.runs[request.job_id].input)
+    assert ticket["outcome"]["reply"]["result"]["json"] == shown

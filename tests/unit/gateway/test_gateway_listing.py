@@ -1,49 +1,18 @@
 """Test that the list of jobs is complete and in order, and needs few queries of the task hub."""
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.durable import Durable, InstancePage, InstanceSnapshot, RuntimeStatus
+from gateway.durable import Durable, RuntimeStatus
 from gateway.jobs.listing import MAX_QUERIES, IdRange, id_at, list_newest
 from gateway.jobs.model import JobStatus
 from tests.unit.gateway.conftest import RunningGateway
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-START_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
-NOBODY = InstanceSnapshot(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
-
-
-def id_of(milliseconds: int, tail: int = 0) -> str:
-    digits = f"{START_MS + milliseconds:012x}"
-    return f"{digits[:8]}-{digits[8:]}-7000-8000-{tail:012x}"
-
-
-@dataclass
-class Store:
-    """A store of orchestrations that does not list the orchestrations in the order of their ids.
-
-    `looks` counts the queries.
-    """
-
-    ids: list[str]
-    window_size: int
-    looks: int = 0
-
-    async def list_jobs(
-        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
-    ) -> InstancePage:
-        self.looks += 1
-        size = min(limit, self.window_size)
-        found = sorted((i for i in self.ids if i.startswith(prefix)), key=lambda i: i[::-1])
-        return InstancePage(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
+from tests.unit.gateway.listed_jobs import Store, id_of, list_jobs
 
 
 @settings(max_examples=60)
@@ -58,7 +27,7 @@ class Store:
     limit=st.integers(1, 30),
     window_size=st.integers(1, 20),
 )
-def test_the_pages_of_the_job_list_contain_each_job_once_with_the_newest_job_first(
+def test_pages_contain_each_job_once(
     times: list[tuple[int, int]], limit: int, window_size: int
 ) -> None:
     ids = [id_of(*time) for time in times]
@@ -85,14 +54,7 @@ def test_the_pages_of_the_job_list_contain_each_job_once_with_the_newest_job_fir
     assert asyncio.run(all_pages()) == sorted(wanted, reverse=True)
 
 
-async def list_jobs(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
-    answer = await gateway.http.get("/v1/jobs", params=query)
-    assert answer.status_code == 200, answer.text
-    page: dict[str, Any] = answer.json()
-    return page
-
-
-async def test_the_list_of_jobs_begins_with_the_newest_job(gateway: RunningGateway) -> None:
+async def test_list_begins_with_the_newest_job(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(5)]
     page = await list_jobs(gateway)
     assert [job["id"] for job in page["jobs"]] == ids[::-1]
@@ -100,7 +62,7 @@ async def test_the_list_of_jobs_begins_with_the_newest_job(gateway: RunningGatew
     assert page["next_cursor"] is None
 
 
-async def test_the_cursor_of_a_page_leads_to_the_next_page(gateway: RunningGateway) -> None:
+async def test_cursor_leads_to_the_next_page(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(7)]
     path: str | None = "/v1/jobs?limit=3&model=noop"
     found, pages = [], 0
@@ -114,7 +76,7 @@ async def test_the_cursor_of_a_page_leads_to_the_next_page(gateway: RunningGatew
     assert pages == 3
 
 
-async def test_one_page_of_jobs_needs_a_bounded_number_of_queries(gateway: RunningGateway) -> None:
+async def test_page_needs_a_bounded_number_of_queries(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(120)]
     found: list[str] = []
     cursor: dict[str, str] = {}
@@ -129,7 +91,7 @@ async def test_one_page_of_jobs_needs_a_bounded_number_of_queries(gateway: Runni
     assert found == ids[::-1]
 
 
-async def test_the_list_of_jobs_is_filtered_by_status_and_model(gateway: RunningGateway) -> None:
+async def test_list_is_filtered_by_status_and_model(gateway: RunningGateway) -> None:
     queued, succeeded, cancelled = [await gateway.accept() for _ in range(3)]
     await gateway.reply(gateway.queues.request(1))
     await gateway.http.delete(f"/v1/jobs/{cancelled}")
@@ -164,7 +126,7 @@ async def test_the_list_of_jobs_is_filtered_by_status_and_model(gateway: Running
         ("page", "2"),
     ],
 )
-async def test_an_invalid_query_parameter_of_the_job_list_is_refused(
+async def test_invalid_query_parameter_is_refused(
     gateway: RunningGateway, name: str, value: str
 ) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})
@@ -172,7 +134,7 @@ async def test_an_invalid_query_parameter_of_the_job_list_is_refused(
     assert name in answer.json()["detail"]
 
 
-async def test_a_request_for_the_list_of_jobs_is_refused_while_durable_functions_is_unavailable(
+async def test_list_needs_durable_functions(
     gateway: RunningGateway,
 ) -> None:
     gateway.durable.is_down = True

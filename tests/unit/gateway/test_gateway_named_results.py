@@ -23,7 +23,7 @@ from gateway import housekeeping
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_operators import SETTING, bearer
-from tests.unit.gateway.test_gateway_webhooks import SECRET, URL, deliver, receiver
+from tests.unit.gateway.webhook_delivery import SECRET, URL, deliver, receiver
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

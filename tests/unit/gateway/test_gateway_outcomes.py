@@ -28,8 +28,6 @@ from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -46,7 +44,7 @@ def recorded(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return value
 
 
-async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
+async def test_reply_is_shown_if_its_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -57,7 +55,7 @@ async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_an_orchestration_that_got_no_reply_event_finds_the_reply_at_its_first_check(
+async def test_first_check_finds_a_reply_without_event(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
@@ -69,9 +67,7 @@ async def test_an_orchestration_that_got_no_reply_event_finds_the_reply_at_its_f
     assert await deaf.job(job_id) == told
 
 
-async def test_an_orchestration_that_got_no_reply_event_starts_the_webhook_at_its_first_check() -> (
-    None
-):
+async def test_first_check_starts_the_webhook() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")
@@ -81,7 +77,7 @@ async def test_an_orchestration_that_got_no_reply_event_starts_the_webhook_at_it
         assert f"webhook-{job_id}" in gateway.durable.runs
 
 
-async def test_a_cancellation_is_shown_to_callers_even_if_the_cancel_event_is_lost(
+async def test_cancellation_is_shown_if_its_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -97,14 +93,14 @@ async def test_a_cancellation_is_shown_to_callers_even_if_the_cancel_event_is_lo
     assert deaf.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway) -> None:
+async def test_replied_job_is_not_cancelled(deaf: RunningGateway) -> None:
     job_id = await deaf.accept()
     await deaf.reply()
     answer = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_whose_reply_was_recorded_before_the_deadline_does_not_expire(
+async def test_replied_job_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -114,7 +110,7 @@ async def test_a_job_whose_reply_was_recorded_before_the_deadline_does_not_expir
     assert (await deaf.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> None:
+async def test_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)
     assert recorded(gateway, job_id)["status"] == "expired"
@@ -122,7 +118,7 @@ async def test_a_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> 
     assert (await gateway.job(job_id))["status"] == "expired"
 
 
-async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_raising_the_event(
+async def test_outcome_survives_a_death_before_the_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -135,7 +131,7 @@ async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_raising_the
     assert gateway.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_a_repeated_reply_is_refused_and_the_first_reply_is_kept(
+async def test_repeated_reply_is_refused(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -145,7 +141,7 @@ async def test_a_repeated_reply_is_refused_and_the_first_reply_is_kept(
     assert await gateway.job(job_id) == before
 
 
-async def test_a_reply_is_accepted_while_durable_functions_is_unavailable(
+async def test_reply_is_accepted_without_durable_functions(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -155,7 +151,7 @@ async def test_a_reply_is_accepted_while_durable_functions_is_unavailable(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
+async def test_reply_is_refused_without_blob_storage(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -166,7 +162,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_reading_an_overdue_job_records_the_expiry_that_the_orchestration_has_not_recorded(
+async def test_read_of_an_overdue_job_records_its_expiry(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
@@ -184,7 +180,7 @@ async def test_reading_an_overdue_job_records_the_expiry_that_the_orchestration_
         (RuntimeStatus.FAILED, "failed"),
     ],
 )
-async def test_a_reply_does_not_change_a_job_whose_orchestration_failed_or_was_terminated(
+async def test_reply_to_a_broken_orchestration_is_refused(
     gateway: RunningGateway, ended_as: RuntimeStatus, status: str
 ) -> None:
     job_id = await gateway.accept()
@@ -196,7 +192,7 @@ async def test_a_reply_does_not_change_a_job_whose_orchestration_failed_or_was_t
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_callers_see_the_recorded_outcome_even_if_the_orchestration_ended_differently(
+async def test_outcome_beats_the_end_of_the_orchestration(
     deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()
@@ -207,7 +203,7 @@ async def test_callers_see_the_recorded_outcome_even_if_the_orchestration_ended_
     assert [job["id"] for job in listed] == [job_id]
 
 
-async def test_the_list_of_jobs_shows_recorded_outcomes(deaf: RunningGateway) -> None:
+async def test_list_shows_recorded_outcomes(deaf: RunningGateway) -> None:
     first, second = await deaf.accept(), await deaf.accept()
     await deaf.http.delete(f"/v1/jobs/{first}")
     listed = (await deaf.http.get("/v1/jobs")).json()["jobs"]
@@ -221,7 +217,7 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_ended() -> None:
+async def test_recovery_terminates_stuck_orchestrations() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
@@ -249,7 +245,7 @@ async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_en
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
+async def test_only_the_first_outcome_is_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -261,7 +257,7 @@ async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_recording_the_outcome_while_the_blob_storage_is_down(
+async def test_expiry_is_recorded_when_the_storage_is_back(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
@@ -273,7 +269,7 @@ async def test_an_orchestration_retries_recording_the_outcome_while_the_blob_sto
     assert gateway.durable.runs[job_id].output["status"] == "expired"
 
 
-async def test_a_reply_to_a_job_that_does_not_exist_gets_status_404(
+async def test_reply_to_an_unknown_job_gets_404(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -310,13 +306,13 @@ OUTCOMES = (
 
 
 @given(OUTCOMES)
-def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
+def test_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
     assert outcome.status.is_final
     assert outcome.status in JobStatus
 
 
-async def test_recording_a_second_outcome_raises_unavailable_if_the_first_outcome_was_deleted(
+async def test_deleted_first_outcome_raises_unavailable(
     gateway: RunningGateway,
 ) -> None:
     class Racing(OutcomeStore):
@@ -329,6 +325,6 @@ async def test_recording_a_second_outcome_raises_unavailable_if_the_first_outcom
         await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
-def test_the_stored_outcome_of_an_expired_job_has_the_error_code_expired() -> None:
+def test_expired_outcome_has_an_error_code() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

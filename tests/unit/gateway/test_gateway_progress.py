@@ -13,28 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.catalogue import Catalogue
 from contract.guard import AddressGuard
 from contract.names import progress_url
 from gateway.errors import Unavailable
 from gateway.jobs.progress import NO_PROGRESS, ProgressReport, ProgressState, ProgressStore
 from tests.unit.gateway.blob_memory import MemoryBlobs
-from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
+from tests.unit.gateway.conftest import (
+    STARTED_AT,
+    RunningGateway,
+    open_gateway,
+    write_progress_catalogue,
+)
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 from tests.unit.gateway.receiver import MemoryReceiver
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway that sends webhooks, and whose model noop reports progress."""
-    shipped = DEFAULT_PATH.read_text("utf-8")
-    path = tmp_path / "models.toml"
-    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
     hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
-    async with open_gateway(catalogue_path=path, **hooks) as opened:
-        assert opened.services.catalogue["noop"].reports_progress
+    async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path), **hooks) as opened:
         yield opened
 
 
@@ -46,7 +45,7 @@ async def tell(
     return await gateway.http.put(url, json=report)
 
 
-async def test_a_job_with_a_progress_report_has_the_status_running(gateway: RunningGateway) -> None:
+async def test_reported_job_is_running(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     job = await gateway.job(job_id)
     assert (job["status"], job["started_at"], job["progress"]) == ("queued", None, None)
@@ -61,7 +60,7 @@ async def test_a_job_with_a_progress_report_has_the_status_running(gateway: Runn
     assert (job["status"], job["progress"]) == ("succeeded", None)
 
 
-async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -> None:
+async def test_outdated_report_is_ignored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 5, fraction=0.9)
     assert (await tell(gateway, 4, fraction=0.1)).status_code == 200
@@ -73,7 +72,7 @@ async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -
     assert await gateway.job(job_id) == final
 
 
-async def test_a_progress_report_from_a_second_delivery_replaces_reports_from_the_first_delivery(
+async def test_second_delivery_replaces_the_progress(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -85,7 +84,7 @@ async def test_a_progress_report_from_a_second_delivery_replaces_reports_from_th
     assert job["progress"] == {"fraction": None, "message": None}
 
 
-async def test_a_progress_report_without_the_reply_token_of_the_job_is_refused(
+async def test_report_without_the_token_is_refused(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -114,9 +113,7 @@ async def test_a_progress_report_without_the_reply_token_of_the_job_is_refused(
         {"stopped": "yes"},
     ],
 )
-async def test_a_progress_report_with_a_malformed_field_is_refused(
-    gateway: RunningGateway, change: dict[str, Any]
-) -> None:
+async def test_malformed_field_is_refused(gateway: RunningGateway, change: dict[str, Any]) -> None:
     job_id = await gateway.accept()
     answer = await tell(gateway, **{"sequence": 0, **change})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
@@ -126,9 +123,7 @@ async def test_a_progress_report_with_a_malformed_field_is_refused(
 @pytest.mark.parametrize(
     ("body", "status"), [(b"{", 422), (b"[]", 422), (b"\xff", 422), (b'"' + b"x" * 9000, 413)]
 )
-async def test_a_body_that_is_not_a_progress_report_is_refused(
-    gateway: RunningGateway, body: bytes, status: int
-) -> None:
+async def test_malformed_body_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
     await gateway.accept()
     url = progress_url(gateway.queues.request().reply_url or "") or ""
     assert (await gateway.http.put(url, content=body)).status_code == status
@@ -136,7 +131,7 @@ async def test_a_body_that_is_not_a_progress_report_is_refused(
 
 # The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_cancelled_running_job_stays_cancelling_until_the_worker_has_stopped_the_job(
+async def test_job_is_cancelling_until_it_has_stopped(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -159,7 +154,7 @@ async def test_a_cancelled_running_job_stays_cancelling_until_the_worker_has_sto
 
 # The SDK warns about an event that the orchestration does not wait for.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the_cancel_event(
+async def test_stop_order_outlives_a_lost_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -172,7 +167,7 @@ async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_a_cancelled_running_job_ends_after_30_seconds_if_its_worker_does_not_respond(
+async def test_silent_worker_has_30_seconds_to_stop(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -184,7 +179,7 @@ async def test_a_cancelled_running_job_ends_after_30_seconds_if_its_worker_does_
     assert (await gateway.job(job_id))["status"] == "cancelled"
 
 
-async def test_a_reply_that_arrives_before_a_cancelled_job_has_stopped_is_recorded(
+async def test_reply_during_the_cancellation_is_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -196,7 +191,7 @@ async def test_a_reply_that_arrives_before_a_cancelled_job_has_stopped_is_record
     assert (job["status"], job["result"]) == ("succeeded", "done")
 
 
-async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
+async def test_unstarted_job_is_cancelled_at_once(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -205,7 +200,7 @@ async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_an_expired_job_has_a_start_time_only_if_a_worker_had_started_the_job(
+async def test_expired_job_shows_when_it_started(
     gateway: RunningGateway,
 ) -> None:
     ran, waited = (
@@ -219,7 +214,7 @@ async def test_an_expired_job_has_a_start_time_only_if_a_worker_had_started_the_
         assert (job["status"], job["started_at"]) == ("expired", started_at)
 
 
-async def test_the_webhook_of_an_expired_job_contains_the_start_time(
+async def test_webhook_of_an_expired_job_has_its_start(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
@@ -233,7 +228,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_cold_starting_job_becomes_queued_after_a_progress_report_of_another_job(
+async def test_report_ends_the_cold_start(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -262,7 +257,7 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
     return answer.json()["ran"]
 
 
-async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_started(
+async def test_expiry_problem_says_whether_the_job_ran(
     gateway: RunningGateway,
 ) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True
@@ -272,7 +267,7 @@ async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_s
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_reading_or_cancelling_a_queued_job_fails_while_the_blob_storage_is_down() -> None:
+async def test_queued_job_needs_the_blob_storage() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -285,7 +280,7 @@ async def test_reading_or_cancelling_a_queued_job_fails_while_the_blob_storage_i
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_progress_reports_and_cancellations_are_refused_while_the_blob_storage_is_down(
+async def test_running_job_needs_the_blob_storage(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -300,7 +295,7 @@ async def test_progress_reports_and_cancellations_are_refused_while_the_blob_sto
         assert answer.headers["retry-after"]
 
 
-async def test_an_expired_job_can_be_read_while_the_blob_storage_is_down(
+async def test_expired_job_needs_no_blob_storage(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -323,9 +318,7 @@ async def test_an_expired_job_can_be_read_while_the_blob_storage_is_down(
         ("", None),
     ],
 )
-def test_the_progress_url_is_derived_from_the_reply_url(
-    reply_url: str, expected: str | None
-) -> None:
+def test_progress_url_is_derived_from_the_reply_url(reply_url: str, expected: str | None) -> None:
     assert progress_url(reply_url) == expected
 
 
@@ -340,14 +333,10 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancellation(
+def test_cancelled_job_keeps_its_newest_report(
     moves: list[ProgressReport | None],
 ) -> None:
-    """Apply reports and cancellations in any order, and check which report is kept.
-
-    In `moves`, None is a cancellation.
-    """
-    known = NO_PROGRESS
+    known = NO_PROGRESS  # None in `moves` is a cancellation
     for move in moves:
         before = known
         known = known.with_stop_order() if move is None else known.with_report(move)
@@ -363,7 +352,7 @@ def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancel
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
-def test_the_newest_progress_report_is_stored_if_several_reports_arrive_simultaneously(
+def test_newest_of_simultaneous_reports_is_stored(
     reports: list[ProgressReport], random: Any
 ) -> None:
     asyncio.run(_meet(reports, random))
@@ -395,7 +384,7 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
     assert known.report.order == max(report.order for report in reports)
 
 
-async def test_a_progress_update_raises_unavailable_after_too_many_write_conflicts(
+async def test_too_many_write_conflicts_raise_unavailable(
     gateway: RunningGateway,
 ) -> None:
     store = gateway.services.progress

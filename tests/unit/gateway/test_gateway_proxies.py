@@ -30,7 +30,7 @@ AZURE = (
         pytest.param(AZURE, {"HTTPS_PROXY": "http://proxy.test:3128"}, True, id="proxy"),
     ],
 )
-async def test_requests_for_small_blobs_use_a_proxy_if_an_environment_variable_names_a_proxy(
+async def test_proxy_is_used_if_the_environment_names_one(
     monkeypatch: pytest.MonkeyPatch,
     connection_string: str,
     environment: dict[str, str],

@@ -26,10 +26,8 @@ from gateway.jobs.model import JobOutcome, final_record, initial_record, write_t
 from gateway.jobs.search import JobFilter
 from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.listed_jobs import START_MS, Store, id_of, list_jobs
 from tests.unit.gateway.test_gateway_dead_letters import dead_job
-from tests.unit.gateway.test_gateway_listing import START_MS, Store, id_of, list_jobs
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 START = datetime.fromtimestamp(START_MS / 1000, UTC)
 
@@ -40,7 +38,7 @@ async def found(gateway: RunningGateway, **query: Any) -> list[str]:
     return [job["id"] for job in page["jobs"]]
 
 
-async def test_jobs_are_found_by_their_whole_label_or_by_the_beginning_of_their_label(
+async def test_label_or_its_beginning_finds_jobs(
     gateway: RunningGateway,
 ) -> None:
     labels: list[dict[str, Any]] = [
@@ -59,7 +57,7 @@ async def test_jobs_are_found_by_their_whole_label_or_by_the_beginning_of_their_
         assert await found(gateway, label="order 1") == [ids[0]]
 
 
-async def test_jobs_are_found_by_the_problem_code_of_their_error(gateway: RunningGateway) -> None:
+async def test_problem_code_finds_jobs(gateway: RunningGateway) -> None:
     failed = await gateway.accept()
     await gateway.reply(error=error_body("inference-failed"))
     unreadable = await gateway.accept()
@@ -88,7 +86,7 @@ async def test_jobs_are_found_by_the_problem_code_of_their_error(gateway: Runnin
     assert await found(gateway, status="succeeded") == [succeeded]
 
 
-async def test_jobs_are_found_by_their_time_of_creation(gateway: RunningGateway) -> None:
+async def test_time_of_creation_finds_jobs(gateway: RunningGateway) -> None:
     # The ids have the time of this machine, so the times of creation must be near it.
     gateway.clock.now = begun = datetime.now(UTC).replace(microsecond=0)
     ids = []
@@ -107,7 +105,7 @@ async def test_jobs_are_found_by_their_time_of_creation(gateway: RunningGateway)
     assert datetime.fromisoformat(page["searched_back_to"]) == second
 
 
-async def test_a_job_is_found_by_its_id_or_the_beginning_of_its_id_with_one_query(
+async def test_id_finds_a_job_with_one_query(
     gateway: RunningGateway,
 ) -> None:
     ids = [await gateway.accept() for _ in range(3)]
@@ -121,7 +119,7 @@ async def test_a_job_is_found_by_its_id_or_the_beginning_of_its_id_with_one_quer
     assert await found(gateway, id="ffff*") == []
 
 
-async def test_a_job_search_with_several_filters_returns_only_jobs_that_match_all_filters(
+async def test_all_filters_must_match(
     gateway: RunningGateway,
 ) -> None:
     wanted = await gateway.accept(label="a")
@@ -153,9 +151,7 @@ async def test_a_job_search_with_several_filters_returns_only_jobs_that_match_al
         ("id", "*"),
     ],
 )
-async def test_a_job_search_with_an_invalid_filter_is_refused(
-    gateway: RunningGateway, name: str, value: str
-) -> None:
+async def test_invalid_filter_is_refused(gateway: RunningGateway, name: str, value: str) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert answer.json()["detail"].startswith(f"{name}: expected")
@@ -195,7 +191,7 @@ class BusyStore:
         return job_id, InstanceSnapshot(RuntimeStatus.COMPLETED, ticket.text, output, at)
 
 
-async def test_each_page_of_a_search_for_a_rare_label_needs_a_bounded_number_of_queries() -> None:
+async def test_search_for_a_rare_label_is_bounded() -> None:
     labelled = frozenset({20_000, 12_500, 12_499, 3})
     store = BusyStore(labelled)
     wanted = JobFilter(label="rare")
@@ -239,9 +235,7 @@ async def test_each_page_of_a_search_for_a_rare_label_needs_a_bounded_number_of_
         (JobFilter(created_before=START + timedelta(minutes=5), label="rare"), 30),
     ],
 )
-async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_even_with_many_jobs(
-    wanted: JobFilter, most_queries: int
-) -> None:
+async def test_narrow_search_needs_few_queries(wanted: JobFilter, most_queries: int) -> None:
     store = BusyStore(frozenset({100, 21_500}))
     span = wanted.narrow(IdRange(id_at(START + timedelta(hours=6)), id_at(START)))
     page = await list_newest(
@@ -262,7 +256,7 @@ async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_even_w
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_of_jobs_contains_all_jobs_created_after_its_earliest_searched_time(
+def test_page_has_all_jobs_since_its_earliest_time(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)
@@ -277,7 +271,7 @@ def test_a_page_of_jobs_contains_all_jobs_created_after_its_earliest_searched_ti
     assert newer == page.jobs[: len(newer)]
 
 
-async def test_the_link_to_the_next_page_of_a_job_search_keeps_the_filters_of_the_search(
+async def test_next_link_keeps_the_filters(
     gateway: RunningGateway,
 ) -> None:
     ids = [await gateway.accept(label="a b&c") for _ in range(3)]
@@ -290,7 +284,7 @@ async def test_the_link_to_the_next_page_of_a_job_search_keeps_the_filters_of_th
     assert second["next_cursor"] is None
 
 
-async def test_a_repeated_job_search_with_an_unchanged_result_gets_status_304(
+async def test_unchanged_result_gets_304(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(label="a")
@@ -300,7 +294,7 @@ async def test_a_repeated_job_search_with_an_unchanged_result_gets_status_304(
     assert (await gateway.http.get("/v1/jobs?label=a", headers=headers)).status_code == 304
 
 
-async def test_one_page_of_each_tenant_is_read_at_a_time() -> None:
+async def test_each_tenant_reads_one_page_at_a_time() -> None:
     keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
     setting = parse_keys(json.dumps([entry for _, entry in keys.values()]))
     async with open_gateway(api_keys=setting) as gateway:

@@ -64,9 +64,7 @@ def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
     return SignedPayloadLinks(opened, public_url)
 
 
-async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
-    opened: Opened, clock: ManualClock
-) -> None:
+async def test_link_is_signed_with_a_delegation_key(opened: Opened, clock: ManualClock) -> None:
     url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "c"
@@ -75,9 +73,7 @@ async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
     assert "skoid" in url.params
 
 
-async def test_several_links_are_signed_with_the_same_user_delegation_key_until_the_key_expires(
-    opened: Opened, clock: ManualClock
-) -> None:
+async def test_delegation_key_is_used_until_it_expires(opened: Opened, clock: ManualClock) -> None:
     made = links(opened)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
@@ -91,9 +87,7 @@ async def test_several_links_are_signed_with_the_same_user_delegation_key_until_
     assert len(opened.account.keys) == 2
 
 
-async def test_signed_links_contain_the_public_url_of_the_blob_storage(
-    opened: Opened, clock: ManualClock
-) -> None:
+async def test_link_has_the_public_url(opened: Opened, clock: ManualClock) -> None:
     made = links(opened, "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")

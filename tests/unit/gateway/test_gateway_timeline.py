@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import DEFAULT_PATH
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.guard import AddressGuard
 from contract.messages import (
@@ -36,9 +35,12 @@ from gateway.jobs.model import (
 )
 from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
 from gateway.keys import make_key, parse_keys
-from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+from tests.unit.gateway.conftest import (
+    STARTED_AT,
+    RunningGateway,
+    open_gateway,
+    write_progress_catalogue,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TOTAL_MS = 100.0
@@ -73,11 +75,7 @@ def answered(
     error: JobError | None = None,
     started: HistoryEvent = STARTED,
 ) -> JobTimeline:
-    """Return the timeline of a job whose reply arrived TOTAL_MS after the job was submitted.
-
-    `marks` are the times at which the delivery reached each step in the worker. `attempt` is the
-    number of the delivery that was answered. The message was sent `sent_ms` after the submission.
-    """
+    """Return the timeline of a job whose reply arrived TOTAL_MS after the job was submitted."""
     ticket = write_ticket(
         REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)
     )
@@ -109,7 +107,7 @@ def parts(timeline: Any) -> dict[str, float]:
     return {str(step["name"]): step["duration_ms"] for step in timeline["steps"]}
 
 
-def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> None:
+def test_answered_job_has_each_step() -> None:
     timeline = answered()
     assert parts(timeline) == {
         "accepted": 0.0,
@@ -148,7 +146,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_named_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
+def test_start_delays_only_a_job_that_it_sends() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -158,7 +156,7 @@ def test_the_step_named_started_delays_a_job_only_if_the_orchestration_sends_the
     assert (parts(timeline)["started"], parts(timeline)["enqueued"]) == (9.0, 3.0)
 
 
-def test_a_job_that_ended_before_its_orchestration_started_has_no_step_started() -> None:
+def test_start_after_the_end_is_no_step() -> None:
     late = HistoryEvent("ExecutionStarted", "job", NOW + timedelta(seconds=1))
     timeline = answered(started=late)
     assert names(timeline) == [name for name in names(answered()) if name != "started"]
@@ -166,9 +164,7 @@ def test_a_job_that_ended_before_its_orchestration_started_has_no_step_started()
 
 
 @pytest.mark.parametrize(("ahead_ms", "moved_ms"), [(3_600_000, 3_599_982), (-500, -484)])
-def test_the_times_of_a_worker_with_a_wrong_clock_are_adjusted_and_marked_as_adjusted(
-    ahead_ms: float, moved_ms: float
-) -> None:
+def test_wrong_clock_of_a_worker_is_adjusted(ahead_ms: float, moved_ms: float) -> None:
     skewed = DeliveryMarks(
         after(20 + ahead_ms), after(4), "worker-1", "cpu", ran_ms=60.0, replied_ms=61.5
     )
@@ -182,7 +178,7 @@ def test_the_times_of_a_worker_with_a_wrong_clock_are_adjusted_and_marked_as_adj
     assert parts(timeline)["run"] == 60.0, "a duration in the worker does not depend on its clock"
 
 
-def test_the_times_of_a_broker_with_a_wrong_clock_are_adjusted_and_marked_as_adjusted() -> None:
+def test_wrong_clock_of_the_broker_is_adjusted() -> None:
     for ahead_ms in (-3000, 3000):
         marks = DeliveryMarks(after(20), after(4 + ahead_ms), ran_ms=60.0, replied_ms=61.0)
         timeline = answered(marks)
@@ -194,7 +190,7 @@ def test_the_times_of_a_broker_with_a_wrong_clock_are_adjusted_and_marked_as_adj
         assert enqueued["is_adjusted"]
 
 
-def test_clock_differences_of_a_few_milliseconds_are_not_reported_as_clock_skew() -> None:
+def test_small_clock_difference_is_not_reported() -> None:
     marks = DeliveryMarks(after(3), after(4), ran_ms=95.0, replied_ms=97.5)
     timeline = answered(marks)
     assert timeline["clock_skew"] == []
@@ -202,7 +198,7 @@ def test_clock_differences_of_a_few_milliseconds_are_not_reported_as_clock_skew(
     check_sum(timeline)
 
 
-def test_the_timeline_uses_durations_in_the_reply_if_the_worker_reported_no_step_times() -> None:
+def test_reply_without_marks_gives_its_durations() -> None:
     timeline = answered(None)
     assert names(timeline) == [
         *("accepted", "enqueued", "started", "batched", "run", "replied", "final")
@@ -214,7 +210,7 @@ def test_the_timeline_uses_durations_in_the_reply_if_the_worker_reported_no_step
     check_sum(timeline)
 
 
-def test_a_delivery_that_no_worker_reported_is_listed_as_lost() -> None:
+def test_unreported_delivery_is_lost() -> None:
     first, second, third = answered(attempt=3)["deliveries"]
     for lost in (first, second):
         assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)
@@ -225,7 +221,7 @@ def test_a_delivery_that_no_worker_reported_is_listed_as_lost() -> None:
     assert (third["number"], third["state"]) == (3, "answered")
 
 
-def test_delivery_notes_show_how_each_earlier_delivery_ended_and_in_which_step() -> None:
+def test_notes_show_how_deliveries_ended() -> None:
     notes = [
         DeliveryNote(
             1, DeliveryMarks(after(5), after(4), "a", fetched_ms=1), 2.0, "release", "handed-back"
@@ -256,7 +252,7 @@ def test_delivery_notes_show_how_each_earlier_delivery_ended_and_in_which_step()
     assert received == [(1, 1.0), (1, 1.0), (1, 1.0), (1, 2.0), (2, 2.0), (3, 7.0)]
 
 
-def test_a_redelivery_of_an_already_answered_job_adds_no_steps_to_the_timeline() -> None:
+def test_redelivery_after_the_answer_adds_no_steps() -> None:
     note = DeliveryNote(
         2, DeliveryMarks(after(50), after(4), "b", batched_ms=2), 900.0, "complete", "succeeded"
     )
@@ -266,7 +262,7 @@ def test_a_redelivery_of_an_already_answered_job_adds_no_steps_to_the_timeline()
     assert {step["delivery"] for step in timeline["steps"]} == {None, 1}
 
 
-def test_the_timeline_of_a_dead_lettered_job_lists_each_delivery() -> None:
+def test_dead_lettered_job_lists_each_delivery() -> None:
     error = JobError("dead-lettered", "too often", Stage.RUN, retryable=False)
     noted = DeliveryNote(2, DeliveryMarks(after(40), after(4), "b"), 1.0, "abandon", "worker-fault")
     timeline = answered(None, attempt=3, notes=[noted], error=error)
@@ -274,7 +270,7 @@ def test_the_timeline_of_a_dead_lettered_job_lists_each_delivery() -> None:
     check_sum(timeline)
 
 
-def test_the_timeline_of_a_job_that_expired_in_the_queue_has_no_delivery() -> None:
+def test_job_that_expired_in_the_queue_has_no_delivery() -> None:
     error = JobError("expired", "late", Stage.QUEUE, retryable=True)
     timeline = answered(None, error=error)
     assert timeline["deliveries"] == []
@@ -309,7 +305,7 @@ def notes_of_any_clock(draw: st.DrawFn) -> DeliveryNote:
     st.lists(notes_of_any_clock(), max_size=4),
     st.none() | MS,
 )
-def test_the_steps_of_a_timeline_add_up_to_the_total_time_whatever_the_clock_skew(
+def test_steps_add_up_with_any_clock(
     marks: DeliveryMarks | None, attempt: int, notes: list[DeliveryNote], sent_ms: float | None
 ) -> None:
     timeline = answered(marks, attempt, notes, sent_ms=sent_ms)
@@ -319,9 +315,7 @@ def test_the_steps_of_a_timeline_add_up_to_the_total_time_whatever_the_clock_ske
     assert [row["state"] for row in timeline["deliveries"]].count(DeliveryEnd.ANSWERED) == 1
 
 
-def test_a_timeline_has_a_limited_size_even_if_a_worker_reports_extreme_times_and_attempts() -> (
-    None
-):
+def test_extreme_reports_have_a_limited_size() -> None:
     end = datetime(9999, 12, 31, tzinfo=UTC)
     extreme = DeliveryMarks(end, datetime(1, 1, 2, tzinfo=UTC), ran_ms=1e300, replied_ms=1e308)
     note = DeliveryNote(10**9 + 1, extreme, 1e308, "complete", "succeeded")
@@ -353,7 +347,7 @@ def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None)
     return blob
 
 
-async def test_the_timeline_of_a_queued_job_ends_at_the_current_time(
+async def test_queued_job_ends_now(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -365,7 +359,7 @@ async def test_the_timeline_of_a_queued_job_ends_at_the_current_time(
     check_sum(timeline)
 
 
-async def test_the_step_times_in_a_reply_are_shown_in_the_timeline_but_not_in_the_job_resource(
+async def test_marks_are_shown_only_in_the_timeline(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -408,9 +402,7 @@ async def test_the_step_times_in_a_reply_are_shown_in_the_timeline_but_not_in_th
 @pytest.mark.parametrize(
     "delivery", [{"received_at": "noon"}, {"x": 1}, {"received_at": STARTED_AT, "ran_ms": -1}]
 )
-async def test_malformed_step_times_in_an_accepted_reply_are_ignored(
-    gateway: RunningGateway, delivery: Any
-) -> None:
+async def test_malformed_marks_are_ignored(gateway: RunningGateway, delivery: Any) -> None:
     job_id = await gateway.accept()
     timing = {"inference_ms": 5, "delivery": delivery}
     assert (await gateway.reply(result={"json": 1}, timing=timing)).status_code == 202
@@ -419,7 +411,7 @@ async def test_malformed_step_times_in_an_accepted_reply_are_ignored(
     check_sum(timeline)
 
 
-async def test_a_timeline_shows_the_second_delivery_as_running_until_the_reply_arrives(
+async def test_delivery_is_running_until_the_reply(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -439,7 +431,7 @@ async def test_a_timeline_shows_the_second_delivery_as_running_until_the_reply_a
     check_sum(timeline)
 
 
-async def test_only_an_operator_sees_the_traceback_of_a_delivery() -> None:
+async def test_only_an_operator_sees_the_traceback() -> None:
     scopes = {"author": ("jobs:read", "jobs:write"), "operator": ("ops:read",)}
     made = {name: make_key(name, "mine", scopes=each) for name, each in scopes.items()}
     setting = parse_keys(json.dumps([entry for _, entry in made.values()]))
@@ -464,7 +456,7 @@ async def test_only_an_operator_sees_the_traceback_of_a_delivery() -> None:
         assert seen == {"author": ("answered", None), "operator": ("answered", "ValueError: why")}
 
 
-async def test_a_delivery_note_whose_blob_name_was_made_with_another_reply_token_is_ignored(
+async def test_forged_note_is_ignored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -475,7 +467,7 @@ async def test_a_delivery_note_whose_blob_name_was_made_with_another_reply_token
     assert len((await get(gateway, job_id))["deliveries"]) == 3
 
 
-async def test_a_damaged_delivery_note_is_ignored(gateway: RunningGateway) -> None:
+async def test_damaged_note_is_ignored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     for data in (b"{", b"[]", b"{}", b'{"attempt": 1}', b" " * 5000):
         blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
@@ -483,7 +475,7 @@ async def test_a_damaged_delivery_note_is_ignored(gateway: RunningGateway) -> No
     assert (await get(gateway, job_id))["deliveries"] == []
 
 
-async def test_a_timeline_uses_only_the_last_50_delivery_notes(gateway: RunningGateway) -> None:
+async def test_last_50_notes_are_used(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     for number in range(1, 61):
         marks = DeliveryMarks(gateway.clock(), worker=f"w{number}")
@@ -493,7 +485,7 @@ async def test_a_timeline_uses_only_the_last_50_delivery_notes(gateway: RunningG
     assert [row["number"] for row in rows if row["state"] == "lost"] == list(range(1, 11))
 
 
-async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step_named_final(
+async def test_cancelled_and_expired_jobs_end_with_final(
     gateway: RunningGateway,
 ) -> None:
     cancelled = await gateway.accept()
@@ -508,7 +500,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_started_step_precedes_the_enqueued_step_if_the_orchestration_sends_the_message(
+async def test_start_precedes_the_message_that_it_sends(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -523,13 +515,10 @@ async def test_the_started_step_precedes_the_enqueued_step_if_the_orchestration_
     check_sum(timeline)
 
 
-async def test_the_first_progress_report_of_a_job_adds_a_step_named_batched_to_the_timeline(
+async def test_first_progress_report_adds_a_step(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "models.toml"
-    shipped = DEFAULT_PATH.read_text("utf-8")
-    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
-    async with open_gateway(catalogue_path=path) as gateway:
+    async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path)) as gateway:
         job_id = await gateway.accept()
         await gateway.durable.advance(2.0)
         url = progress_url(gateway.queues.request().reply_url or "") or ""
@@ -542,7 +531,7 @@ async def test_the_first_progress_report_of_a_job_adds_a_step_named_batched_to_t
         check_sum(timeline)
 
 
-async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
+async def test_webhook_attempts_are_listed() -> None:
     hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
     async with open_gateway(**hooks) as gateway:
         job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook")
@@ -554,8 +543,8 @@ async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_an_ended_job_has_a_timeline_after_its_history_and_outcome_blob_were_deleted(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+async def test_ended_job_needs_neither_history_nor_blob(
+    gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
@@ -569,7 +558,7 @@ async def test_an_ended_job_has_a_timeline_after_its_history_and_outcome_blob_we
     check_sum(bare)
 
 
-async def test_timeline_requests_for_unknown_jobs_or_jobs_of_other_tenants_get_status_404() -> None:
+async def test_unknown_or_foreign_job_gets_404() -> None:
     made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
     setting = parse_keys(json.dumps([entry for _, entry in made]))
     mine, theirs = ({"x-api-key": key} for key, _ in made)
@@ -593,7 +582,7 @@ async def test_timeline_requests_for_unknown_jobs_or_jobs_of_other_tenants_get_s
         assert (missing.status_code, missing.json()["code"]) == (404, "unknown-job")
 
 
-async def test_housekeeping_deletes_a_delivery_note_after_the_retention_of_the_job(
+async def test_housekeeping_deletes_old_notes(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

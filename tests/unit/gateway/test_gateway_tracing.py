@@ -13,9 +13,6 @@ from contract.errors import InvalidSetting
 from gateway.telemetry import GatewayTracing, make_tracer_provider
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-# The SDK issues this warning once in each process.
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"}
 
@@ -59,7 +56,7 @@ def parent(span: ReadableSpan) -> str | None:
     return format(span.parent.span_id, "016x") if span.parent else None
 
 
-async def test_the_message_to_the_worker_continues_the_trace_of_the_caller(traced: Traced) -> None:
+async def test_message_continues_the_trace_of_the_caller(traced: Traced) -> None:
     answer = await traced.gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",
@@ -82,14 +79,14 @@ async def test_the_message_to_the_worker_continues_the_trace_of_the_caller(trace
     assert answer.headers["traceresponse"] == f"00-{TRACE_ID}-{identity(request)}-01"
 
 
-async def test_a_request_without_a_trace_begins_a_new_trace(traced: Traced) -> None:
+async def test_request_without_a_trace_begins_one(traced: Traced) -> None:
     answer = await traced.gateway.http.get("/v1/models")
     request = traced.one("GET /v1/models")
     assert parent(request) is None
     assert identity(request) in answer.headers["traceresponse"]
 
 
-async def test_span_names_contain_neither_ids_nor_tokens(traced: Traced) -> None:
+async def test_span_names_contain_no_ids_or_tokens(traced: Traced) -> None:
     job_id = await traced.gateway.accept()
     await traced.gateway.http.get(f"/v1/jobs/{job_id}?wait=0")
     await traced.gateway.http.get(f"/v1/jobs/{job_id}/reply?token=secret-token")
@@ -100,19 +97,19 @@ async def test_span_names_contain_neither_ids_nor_tokens(traced: Traced) -> None
         assert "secret-token" not in span.to_json()
 
 
-async def test_the_span_of_a_refused_request_has_no_error_status(traced: Traced) -> None:
+async def test_refused_request_is_no_error(traced: Traced) -> None:
     await traced.gateway.http.get("/v1/models/unknown")
     (span,) = traced.exporter.get_finished_spans()
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_the_gateway_exports_no_spans_for_an_unsampled_trace(traced: Traced) -> None:
+async def test_unsampled_trace_has_no_spans(traced: Traced) -> None:
     caller = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-00"}
     await traced.gateway.http.get("/v1/models", headers=caller)
     assert traced.exporter.get_finished_spans() == ()
 
 
-def test_trace_exporters_are_found_by_name() -> None:
+def test_exporters_are_found_by_name() -> None:
     provider = make_tracer_provider(["console"])
     assert isinstance(provider, TracerProvider)
     assert provider.resource.attributes["service.name"] == "loosely-gateway"
@@ -121,5 +118,5 @@ def test_trace_exporters_are_found_by_name() -> None:
         make_tracer_provider(["oltp"])
 
 
-def test_the_tracer_provider_is_none_without_exporters() -> None:
+def test_no_exporters_give_no_provider() -> None:
     assert make_tracer_provider([]) is None

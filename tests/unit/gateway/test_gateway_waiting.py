@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from contract.catalogue import Catalogue
 from contract.messages import InlineJson, JobReply
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable
 from gateway.jobs.delayed_start import DelayedStarts
 from gateway.jobs.lifecycle import LOOKS_A_SECOND, OWN_ENDS, Jobs, OutcomeStore, Waiters
 from gateway.jobs.model import JobOutcome, Record
+from gateway.jobs.progress import ProgressStore
+from tests.unit.gateway.blob_memory import MemoryBlobs
+from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -53,21 +57,17 @@ class ScriptedStore(OutcomeStore):
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
     """Return a `Jobs` object and a Durable Functions client, which both read jobs from `store`."""
-    unused: Any = None
-    return Jobs(store, unused, waiters, DelayedStarts(store, waiters), lambda: NOW), store
+    clock = ManualClock()
+    progress = ProgressStore(MemoryBlobs(MemoryPayloads(), clock), Catalogue.load())
+    return Jobs(store, progress, waiters, DelayedStarts(store, waiters), clock), store
 
 
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """Wait for a job for at most `limit` seconds.
+    """Wait for a job, whose cancellation is notified at `notified_at`.
 
-    If `notified_at` is given, a notification at this time says that the job was cancelled. All
-    times are in seconds of the event loop's clock.
-
-    Returns:
-        The final status of the job, or None if it has not ended; and the time at which the wait
-        ended.
+    Return its final status, or None if it has not ended, and the time at which the wait ended.
     """
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
@@ -80,52 +80,52 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_a_waiting_request_reads_the_outcome_at_increasing_intervals() -> None:
+def test_outcome_is_read_at_increasing_intervals() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 3)) == (None, 3.0)
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
-def test_a_waiting_request_reads_the_outcome_when_its_waiting_time_ends() -> None:
+def test_outcome_is_read_when_the_wait_ends() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
-def test_a_request_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome() -> None:
+def test_wait_of_zero_seconds_reads_nothing() -> None:
     store = ScriptedStore(ends_at=0)
     assert run(wait(store, 0)) == (None, 0.0)
     assert store.looks == []
 
 
-def test_a_request_that_is_notified_of_the_outcome_does_not_read_the_store_again() -> None:
+def test_notified_request_reads_no_more() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_request_that_is_notified_of_the_outcome_immediately_never_reads_the_store() -> None:
+def test_request_notified_at_once_reads_nothing() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
 
 
-def test_a_request_notified_during_a_read_returns_the_outcome_before_the_read_ends() -> None:
+def test_notification_ends_the_wait_for_a_read() -> None:
     store = ScriptedStore(ends_at=1000, read_seconds=5)
     assert run(wait(store, 10, notified_at=0.1)) == ("cancelled", 0.1)
     assert store.looks == [0.025]
 
 
-def test_a_request_waits_at_most_one_second_after_its_waiting_time_for_a_read_in_progress() -> None:
+def test_read_in_progress_gets_one_more_second() -> None:
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
 
 
-def test_a_request_continues_to_wait_while_the_store_of_outcomes_is_unavailable() -> None:
+def test_wait_outlasts_an_unavailable_store() -> None:
     found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
     assert found == "succeeded"
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiting_requests_together_read_outcomes_at_a_limited_rate() -> None:
+def test_all_reads_together_are_limited() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)
@@ -148,7 +148,7 @@ def test_many_waiting_requests_together_read_outcomes_at_a_limited_rate() -> Non
     assert woken == 20.0
 
 
-def test_an_outcome_notifies_only_the_requests_that_wait_for_the_job() -> None:
+def test_outcome_notifies_only_requests_for_its_job() -> None:
     async def listen() -> tuple[JobOutcome, ...]:
         waiters = Waiters()
         with (
@@ -165,12 +165,10 @@ def test_an_outcome_notifies_only_the_requests_that_wait_for_the_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return the times at which a request reads the outcome of the job for which it waits.
+    """Return when a request reads the outcome, in seconds since it began to wait.
 
-    The times are in seconds since the request began to wait. Before that, `own_ends` other requests
-    waited for jobs, and were notified of outcomes that this gateway process had recorded. If
-    `ends_elsewhere` is true, one more request then waited for a job, and read an outcome that a
-    different gateway process had recorded.
+    Before that, `own_ends` other requests were notified of outcomes. If `ends_elsewhere` is true,
+    one more request then read an outcome that a different process had recorded.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()
@@ -190,12 +188,10 @@ async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -
     return [round(look - begin, 6) for look in store.looks]
 
 
-def test_the_outcome_is_first_read_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> (
-    None
-):
+def test_only_instance_reads_first_after_500_ms() -> None:
     assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
     assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
 
 
-def test_the_outcome_is_first_read_after_25_ms_if_another_process_recorded_an_outcome() -> None:
+def test_second_instance_makes_it_25_ms() -> None:
     assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

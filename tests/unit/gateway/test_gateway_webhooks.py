@@ -1,7 +1,6 @@
 """Test webhooks: how a request sets the URL, and when and how often the gateway calls this URL."""
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -27,13 +26,7 @@ from gateway.webhooks.orchestrator import (
 from gateway.webhooks.sender import WebhookResponse
 from gateway.webhooks.shares import AttemptShares
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.receiver import MemoryReceiver
-from tests.unit.gateway.webhook_delivery import Delivery, tried
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
-URL = "http://127.0.0.1:9/hook?token=hidden"
+from tests.unit.gateway.webhook_delivery import SECRET, URL, Delivery, deliver, receiver, tried
 
 
 @pytest.fixture
@@ -43,19 +36,7 @@ async def hooked() -> AsyncIterator[RunningGateway]:
         yield gateway
 
 
-def receiver(gateway: RunningGateway) -> MemoryReceiver:
-    assert isinstance(gateway.services.webhooks, MemoryReceiver)
-    return gateway.services.webhooks
-
-
-async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads(
-        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
-    )
-    return outcome
-
-
-async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
+async def test_ended_job_is_delivered_once(
     hooked: RunningGateway,
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -76,7 +57,7 @@ async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
     assert headers["webhook-id"] == f"job_{job_id}"
 
 
-async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
+async def test_each_tenant_signs_with_its_own_secrets() -> None:
     """Verifying the signature of a webhook with the secret of a different tenant must fail."""
     keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
     async with open_gateway(
@@ -107,9 +88,7 @@ async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_a_webhook_delivery_starts_after_a_job_is_cancelled_or_expires_or_fails(
-    hooked: RunningGateway, end: str
-) -> None:
+async def test_job_without_a_result_is_delivered(hooked: RunningGateway, end: str) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     if end == "cancel":
         await hooked.http.delete(f"/v1/jobs/{job_id}")
@@ -122,7 +101,7 @@ async def test_a_webhook_delivery_starts_after_a_job_is_cancelled_or_expires_or_
     assert webhook_instance(job_id) in hooked.durable.runs
 
 
-async def test_a_job_without_a_webhook_starts_no_webhook_delivery(hooked: RunningGateway) -> None:
+async def test_job_without_a_webhook_starts_no_delivery(hooked: RunningGateway) -> None:
     job_id = await hooked.accept()
     await hooked.reply()
     assert list(hooked.durable.runs) == [job_id]
@@ -139,7 +118,7 @@ async def test_a_job_without_a_webhook_starts_no_webhook_delivery(hooked: Runnin
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_the_response_of_the_receiver_determines_the_state_of_a_webhook_delivery(
+async def test_response_decides_the_state(
     hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -149,7 +128,7 @@ async def test_the_response_of_the_receiver_determines_the_state_of_a_webhook_de
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_the_webhook_delivery_of_a_job_that_no_longer_exists_fails(
+async def test_delivery_of_an_unknown_job_fails(
     hooked: RunningGateway,
 ) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
@@ -169,7 +148,7 @@ async def test_the_webhook_delivery_of_a_job_that_no_longer_exists_fails(
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_submission_with_a_forbidden_webhook_url_or_input_url_is_refused(
+async def test_forbidden_url_is_refused(
     gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"
@@ -185,7 +164,7 @@ async def test_a_submission_with_a_forbidden_webhook_url_or_input_url_is_refused
     assert not guarded.durable.runs
 
 
-async def test_a_submission_with_a_webhook_is_refused_if_the_gateway_has_no_webhook_secrets(
+async def test_webhook_without_secrets_is_refused(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post(
@@ -195,15 +174,13 @@ async def test_a_submission_with_a_webhook_is_refused_if_the_gateway_has_no_webh
 
 
 @pytest.mark.parametrize("webhook", [[], "https://a", {}, {"url": "https://a", "x": 1}])
-async def test_a_submission_with_a_malformed_webhook_is_refused(
-    hooked: RunningGateway, webhook: Any
-) -> None:
+async def test_malformed_webhook_is_refused(hooked: RunningGateway, webhook: Any) -> None:
     envelope = {"input": {"text": "x"}, "webhook": webhook}
     answer = await hooked.http.post("/v1/models/noop/jobs", json=envelope)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGateway) -> None:
+async def test_input_url_is_passed_on_unchanged(hooked: RunningGateway) -> None:
     source = {"url": URL, "media_type": "image/PNG"}
     answer = await hooked.http.post(
         "/v1/models/noop/jobs", json={"input": source}, headers={"prefer": "respond-async"}
@@ -217,7 +194,7 @@ async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGat
     assert refused.status_code == 415
 
 
-def test_the_delivery_of_a_webhook_is_repeated_until_the_receiver_responds_with_success() -> None:
+def test_delivery_is_repeated_until_it_succeeds() -> None:
     failures = [tried("pending", 500), tried("pending", None)]
     answer = Delivery(*failures, tried("delivered", 200)).play()
     log = answer["output"]
@@ -227,11 +204,11 @@ def test_the_delivery_of_a_webhook_is_repeated_until_the_receiver_responds_with_
     assert answer["customStatus"] == log
 
 
-def test_the_delivery_of_a_webhook_stops_after_response_status_410() -> None:
+def test_delivery_stops_after_status_410() -> None:
     assert Delivery(tried("stopped", 410)).play()["output"]["state"] == "stopped"
 
 
-def test_the_delivery_of_a_webhook_fails_after_one_day() -> None:
+def test_delivery_fails_after_one_day() -> None:
     delivery = Delivery(*[tried("pending", 503)] * 100)
     begun = delivery.now
     log = delivery.play()["output"]
@@ -240,7 +217,7 @@ def test_the_delivery_of_a_webhook_fails_after_one_day() -> None:
     assert 25 < len(log["attempts"]) < 45
 
 
-def test_the_next_webhook_attempt_waits_for_the_time_in_the_retry_after_header() -> None:
+def test_next_attempt_waits_for_retry_after() -> None:
     delivery = Delivery(tried("pending", 429, retry_after=600))
     begun = delivery.now
     shown = delivery.play()["customStatus"]
@@ -249,7 +226,7 @@ def test_the_next_webhook_attempt_waits_for_the_time_in_the_retry_after_header()
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
 
 
-def test_a_webhook_without_a_free_place_comes_again_and_logs_no_attempt() -> None:
+def test_attempt_without_a_place_is_not_logged() -> None:
     refused = {**tried("pending", None, retry_after=7), "error": NO_PLACE}
     delivery = Delivery(refused, refused, tried("delivered", 200))
     begun = delivery.now
@@ -261,13 +238,13 @@ def test_a_webhook_without_a_free_place_comes_again_and_logs_no_attempt() -> Non
     )
 
 
-def test_a_webhook_without_a_free_place_fails_after_one_day() -> None:
+def test_delivery_without_a_place_fails_after_one_day() -> None:
     refused = {**tried("pending", None, retry_after=40_000), "error": NO_PLACE}
     log = Delivery(refused, refused, refused).play()["output"]
     assert (log["state"], len(log["attempts"])) == ("failed", 1)
 
 
-async def test_only_the_first_webhook_attempt_has_a_short_time(hooked: RunningGateway) -> None:
+async def test_only_the_first_attempt_has_a_short_time(hooked: RunningGateway) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     await hooked.reply()
     await deliver(hooked, job_id)
@@ -277,7 +254,7 @@ async def test_only_the_first_webhook_attempt_has_a_short_time(hooked: RunningGa
     assert receiver(hooked).seconds == [FIRST_ATTEMPT_SECONDS, ATTEMPT_SECONDS]
 
 
-async def test_a_receiver_that_hangs_does_not_delay_the_other_receivers(
+async def test_hanging_receiver_does_not_delay_others(
     hooked: RunningGateway,
 ) -> None:
     receiver(hooked).may_answer.clear()
@@ -303,7 +280,7 @@ async def test_a_receiver_that_hangs_does_not_delay_the_other_receivers(
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.booleans())))
-def test_a_tenant_without_an_attempt_always_finds_a_free_place(
+def test_quiet_tenant_finds_a_place(
     steps: list[tuple[str, str, bool]],
 ) -> None:
     shares = AttemptShares(limit=12)
@@ -318,7 +295,7 @@ def test_a_tenant_without_an_attempt_always_finds_a_free_place(
         shares.end("quiet", "x", 1.0)
 
 
-def test_refused_attempts_come_again_at_the_rate_at_which_attempts_end() -> None:
+def test_refused_attempts_come_again_one_by_one() -> None:
     shares = AttemptShares(limit=12)
     started = 0
     while shares.start("a", "x", 0.0) is None:
@@ -331,7 +308,7 @@ def test_refused_attempts_come_again_at_the_rate_at_which_attempts_end() -> None
     assert pauses == pytest.approx([1.25, 2.5, 3.75, 5.0], rel=0.01)
 
 
-def test_an_external_wake_event_ends_the_wait_between_webhook_attempts() -> None:
+def test_wake_event_ends_the_wait() -> None:
     delivery = Delivery(tried("pending", 500), tried("delivered", 200))
     begun = delivery.now
     assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
@@ -339,21 +316,19 @@ def test_an_external_wake_event_ends_the_wait_between_webhook_attempts() -> None
 
 
 @given(st.text(max_size=50), st.integers(1, 10_000))
-def test_delays_between_webhook_attempts_are_bounded_and_deterministic(
-    instance_id: str, failures: int
-) -> None:
+def test_pauses_are_bounded_and_deterministic(instance_id: str, failures: int) -> None:
     pause = retry_pause_seconds(instance_id, failures)
     assert pause == retry_pause_seconds(instance_id, failures)
     assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
 
 
-def test_no_webhook_attempt_is_planned_after_the_end_of_the_delivery_period() -> None:
+def test_no_attempt_is_planned_after_the_window() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     assert next_attempt_at("x", 1, now, now + timedelta(seconds=1), None) is None
     assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_delivering_a_webhook_again_keeps_the_earlier_attempts_in_the_delivery_log(
+async def test_redelivery_keeps_the_earlier_attempts(
     hooked: RunningGateway,
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -381,7 +356,7 @@ async def test_delivering_a_webhook_again_keeps_the_earlier_attempts_in_the_deli
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_showing_or_repeating_the_webhook_delivery_of_an_unknown_job_fails(
+async def test_webhook_of_an_unknown_job_gets_404(
     hooked: RunningGateway,
 ) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):

@@ -1,5 +1,6 @@
 """Run the real webhook orchestrator without a Functions host, with a history in memory."""
 
+import base64
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,11 @@ from typing import Any
 from azure.durable_functions import Orchestrator
 
 from gateway.webhooks.orchestrator import delivery_input, webhook
+from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.receiver import MemoryReceiver
+
+SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+URL = "http://127.0.0.1:9/hook?token=hidden"
 
 run_webhook = Orchestrator.create(webhook)
 
@@ -104,3 +110,15 @@ def tried(state: str, status: int | None, retry_after: float | None = None) -> d
         "state": state,
         "retry_after_seconds": retry_after,
     }
+
+
+def receiver(gateway: RunningGateway) -> MemoryReceiver:
+    assert isinstance(gateway.services.webhooks, MemoryReceiver)
+    return gateway.services.webhooks
+
+
+async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(
+        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
+    )
+    return outcome
