@@ -139,7 +139,7 @@ class Worker:
         )
         weights = WeightsStore(
             settings.weights.cache,
-            AzureBlobReader(account),
+            AzureBlobReader(lambda: account),
             Hub(settings.weights.hub, settings.guard) if settings.weights.hub else None,
             settings.weights.cache_limit_bytes,
         )

@@ -1,7 +1,7 @@
 """Read and write blobs in the storage account that holds payloads and weights."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from azure.core import MatchConditions
@@ -125,14 +125,14 @@ def _limit(timeout_seconds: float | None) -> dict[str, Any]:
 class AzureBlobReader:
     """Reads blobs from the storage account that also contains the jobs' inputs and results."""
 
-    def __init__(self, account: BlobServiceClient) -> None:
+    def __init__(self, account: Callable[[], BlobServiceClient]) -> None:
         self._account = account
 
     def read(self, container: str, blob: str) -> Download:
         """Start to read a blob. Raises WeightsMissing or, also later, WeightsUnavailable."""
         where = f"{WeightsScheme.BLOB}:{container}/{blob}"
         try:
-            client = self._account.get_blob_client(container, blob)
+            client = self._account().get_blob_client(container, blob)
             found = client.download_blob(max_concurrency=1)
         except ResourceNotFoundError:
             raise WeightsMissing(f"{where}: this blob does not exist") from None

@@ -21,7 +21,6 @@ from worker.errors import (
 )
 from worker.inference.context import NoParentJob, NullContext
 from worker.inference.loaded_model import LoadedModel
-from worker.memory.device import Device
 from worker.memory.device_errors import (
     BudgetExceeded,
     error_chain,
@@ -36,6 +35,7 @@ from worker.memory.reservation import (
     SharedReservation,
 )
 from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
+from worker.memory.simulated_device import Device
 from worker.processes.load_journal import LoadJournal, import_name
 from worker.retries import RetryDelays
 from worker.telemetry.recording import ModelTelemetry
@@ -398,7 +398,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
     if sample is None:
         return
     unit_cost = loaded.cost(sample)
-    for count in _batch_sizes(model.max_batch_size):
+    for count in batch_sizes(model.max_batch_size):
         cost = unit_cost * count
         is_measured = limit.is_measured(cost)
         if is_measured and count > 1:
@@ -432,6 +432,6 @@ def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
         loaded.call_model(batch, [NullContext()] * len(batch) if model.reports_progress else [])
 
 
-def _batch_sizes(largest: int) -> list[int]:
-    sizes = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-    return [*sizes, largest]
+def batch_sizes(largest: int) -> list[int]:
+    """Return 1, 2, 4 … up to the largest size."""
+    return sorted({*(2**power for power in range(largest.bit_length())), largest})

@@ -1,10 +1,8 @@
 """Decode untrusted WAV files.
 
-Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits.
-The header may have the plain or the EXTENSIBLE format. A file whose header announces more samples
-than the file contains is refused before samples are decoded.
-
-The samples are decoded, mixed and resampled in pieces, so that only the result needs memory.
+Supports RIFF/WAVE files, plain or EXTENSIBLE, with PCM samples of 8, 16, 24 or 32 bits or IEEE
+floats of 32 or 64 bits. The samples are decoded, mixed and resampled in pieces, so that only the
+result needs memory.
 """
 
 import struct

@@ -1,22 +1,18 @@
 """Decode large images and large JSON in processes that can be killed.
 
 A hostile image may keep a decoder busy for minutes, make it use all memory, or crash it. The JSON
-parser holds the interpreter's lock until it has read the whole text, and no other thread runs
-meanwhile. So both are decoded in child processes: each input has a limit of processor time, and the
-kernel ends a child that exceeds it. Small inputs need no child process, because their size bounds
-the time and the memory.
+parser holds the interpreter's lock until it has read the whole text. So both are decoded in child
+processes, whose processor time the kernel limits. Small inputs need no child, because their size
+bounds the time and the memory.
 
 If a child is killed from outside, crashes or hangs, another child decodes the input. If this child
 fails too, the message is given back, because the input is probably not the reason.
 
-A child only measures or only decodes. A caller measures, reserves the memory, and then decodes. It
-never waits for memory while it holds a child, so callers cannot wait for each other forever.
+A caller measures, reserves the memory, and then decodes. It never waits for memory while it holds a
+child, so callers cannot wait for each other forever.
 
-The parent sends one JSON line, and the child answers with one. File descriptors carry the data:
-
-    parent   what to do, media type, largest number of pixels; with the descriptor of the input
-    child    the memory that an image needs; or what describes the decoded input, with the
-             descriptor of its content; or an error
+The parent sends one JSON line with the descriptor of the input. The child answers with one, and
+with the descriptor of the decoded content.
 """
 
 import contextlib

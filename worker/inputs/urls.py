@@ -1,10 +1,8 @@
 """Fetch inputs from URLs, with limits on size and time.
 
-Requests go only to addresses that the SSRF guard allows. A subclass of
-`http.client.HTTPConnection` opens the socket, and connects only to addresses that the SSRF guard
-has checked. The time limit applies to the whole request including the DNS look-up, and not to each
-read. Otherwise, a server that sends a single byte from time to time could prolong the request
-forever.
+Requests go only to addresses that the SSRF guard has checked. The time limit applies to the whole
+request including the DNS look-up, and not to each read, so that a server that sends single bytes
+cannot prolong the request forever.
 """
 
 import contextlib
@@ -56,13 +54,10 @@ class GuardedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one HTTP request.
+    """The limits of one HTTP request: the size of the body, and the time with the DNS look-up.
 
-    Attributes:
-        bytes: The largest size of the response's body.
-        seconds: The longest duration of the whole request, including the DNS look-up.
-        share: The group of requests whose DNS look-ups have a common limit, for example the inputs
-            of one model.
+    Requests with the same `share`, such as the inputs of one model, also have a common limit of DNS
+    look-ups.
     """
 
     bytes: int
@@ -86,11 +81,8 @@ class UrlFetcher:
     def fetch_url(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
         """Download an input from its URL, and return its bytes and its media type.
 
-        Raises:
-            InvalidInput: The URL is not allowed, or the server sent no usable response.
-            UnsupportedMediaType: The model does not accept the media type, or the bytes do not
-                have this type.
-            LookUpsBusy: Too many host names are being looked up for the inputs of this model.
+        Raises InvalidInput, UnsupportedMediaType if the model does not accept the type or the bytes
+        do not have it, or LookUpsBusy.
         """
         response = self._get(payload.url, model)
         if response.status != 200:
@@ -180,15 +172,10 @@ class GuardedHttp:
         self._tls = ssl.create_default_context()
 
     def get(self, url: str, headers: Mapping[str, str], limits: Limits) -> GuardedResponse:
-        """Send one GET request and return the response.
+        """Send one GET request and return the response, with at most `limits.bytes` + 1 bytes.
 
-        The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
-        the server's response is too large.
-
-        Raises:
-            ForbiddenAddress: The SSRF guard does not allow this URL.
-            OutboundFailed: The server sent no complete response in time.
-            LookUpsBusy: Too many host names are being looked up.
+        Raises ForbiddenAddress, LookUpsBusy, or OutboundFailed if no complete response came in
+        time.
         """
         target = self._guard.check_form(url)
         ends_at = time.monotonic() + limits.seconds

@@ -4,13 +4,11 @@ The reservation of a model passes these stages:
 
     out ──reserved──▶ entering ──loaded──▶ in ──memory needed──▶ leaving ──unloaded──▶ out
 
-The functions of this module read no clock and no file. The time and the records of all models are
-arguments, so that all processes make the same decision.
+The time and the records of all models are arguments, so that all processes decide alike.
 
-The model that has waited longest is loaded first, even if a smaller model already fits into memory.
-With this rule, a large model does not wait forever. There is one exception. If another process on
-this device has already loaded the same model, the waiting model does not block other models, and no
-model is unloaded for it.
+The model that has waited longest is loaded first, even if a smaller model already fits into memory,
+so that a large model does not wait forever. A model that another process has already loaded on this
+device does not block other models, and no model is unloaded for it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -144,13 +142,7 @@ class ReservationStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """Whether a model has jobs to run.
-
-    Attributes:
-        pending_since: When the oldest message was put into the model's queues, in seconds of the
-            monotonic clock; None if no message waits.
-        is_idle: Whether the model has had no jobs for a short time.
-    """
+    """Whether a model has jobs to run, and since when a message waits in its queues, if any."""
 
     pending_since: float | None
     is_idle: bool

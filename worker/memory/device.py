@@ -1,8 +1,7 @@
-"""The interface of a device, and the implementation for a CUDA GPU.
+"""The interface of a device, and the CUDA GPU that this process uses.
 
 The memory of a model or batch is the memory that torch's allocator reserves on the GPU, plus the
-memory that the model's method `memory_bytes` declares. A process uses one GPU, which
-CUDA_VISIBLE_DEVICES selects. `simulated_device` implements the interface on a CPU.
+memory that the model's method `memory_bytes` declares. CUDA_VISIBLE_DEVICES selects the GPU.
 """
 
 import contextlib
@@ -11,7 +10,6 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -45,59 +43,14 @@ class MemoryHolder(Protocol):
 class Batch:
     """A batch that runs on a device. Its bytes do not include the loaded model.
 
-    Attributes:
-        cost: The total size of the batch's items, in the model's own unit.
-        known_bytes: How many bytes the batch needs; None if that was never measured.
-        limit_bytes: With more bytes the batch fails, even if the device has more free memory.
-        measured_bytes: How many bytes the batch used, set by the device if they were unknown.
+    `known_bytes` is None if the need was never measured; then the device sets `measured_bytes`. A
+    batch that uses more than `limit_bytes` fails, even if the device has more free memory.
     """
 
     cost: float
     known_bytes: int | None = None
     limit_bytes: int | None = None
     measured_bytes: int | None = None
-
-
-class Device(Protocol):
-    """The device on which this process runs models.
-
-    All numbers of bytes include torch's memory and the memory that the models declare.
-    """
-
-    @property
-    def key(self) -> str:
-        """The unique name of the device, which is the same in all processes."""
-
-    @property
-    def name(self) -> str:
-        """The device's name for people, for example the type of the GPU."""
-
-    @property
-    def total_bytes(self) -> int:
-        """How many bytes of device memory all models together may use."""
-
-    @property
-    def used_bytes(self) -> int:
-        """How many bytes of device memory this process uses now."""
-
-    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model on the device. Return it, and how many bytes of device memory it uses.
-
-        The load fails if the model uses more than `limit_bytes`. If memory runs out,
-        `is_out_of_memory` is true for the error.
-        """
-
-    def unload(self, resident_bytes: int) -> None:
-        """Release the device memory of a model to which there are no references any more."""
-
-    def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
-        """Return a context manager in which the caller runs one batch of the model `holder`.
-
-        It measures the batch's memory if `batch.known_bytes` is None.
-        """
-
-    def release_cached(self) -> None:
-        """Release the device memory that this process keeps in a cache and does not use."""
 
 
 class CudaDevice:
@@ -195,11 +148,11 @@ class DeviceInfo:
     torch: str
 
 
-def describe_device(device: Device | None) -> DeviceInfo:
-    """Return a description of the device of this process, or of the CPU."""
+def describe_device(name: str) -> DeviceInfo:
+    """Describe the device with this name, and its software."""
     torch = sys.modules.get("torch")
     return DeviceInfo(
-        device=device.name if device else "cpu",
+        device=name,
         driver=driver_version(),
         cuda=str(torch.version.cuda or "") if torch else "",
         torch=str(torch.__version__) if torch else "",

@@ -1,10 +1,8 @@
 """Find out from an error whether the device is out of memory or lost.
 
 A device is lost if every further call fails until the process is restarted. CUDA's documentation
-lists the errors after which a device is lost. `cudaGetErrorString` returns the texts of these
-errors. Some errors, for example of cuBLAS and cuDNN, do not show whether the device is lost. After
-one of these errors, a very small computation tests the device. An out-of-memory error never means
-that the device is lost.
+lists these errors, and `cudaGetErrorString` returns their texts. Some errors, for example of
+cuBLAS, do not show whether the device is lost. Then a very small computation tests it.
 """
 
 import re

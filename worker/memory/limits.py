@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
-from worker.memory.device import Batch, Device, MemoryHolder
+from worker.memory.device import Batch, MemoryHolder
 from worker.memory.profile import MemoryProfile
+from worker.memory.simulated_device import Device
 
 _log = logging.getLogger(__name__)
 

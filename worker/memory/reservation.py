@@ -13,43 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from worker.memory.admission import (
+    Records,
     ReservationRecord,
     ReservationStage,
     ReservationState,
     WorkState,
 )
-from worker.memory.lock_files import LockFile, LockFileFolder
+from worker.memory.lock_files import LockFileFolder
 from worker.memory.queued_work import QueuedWork, QueueView
 
 _log = logging.getLogger(__name__)
 
 # A model counts as idle after this time without work, because its next message may arrive soon.
 _IDLE_SECONDS = 0.5
-
-
-class ReservationRecords:
-    """The records of all models. Use them only in `with ReservationFile.locked()`."""
-
-    def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
-        self._file = file
-        self._records = records
-        self.name = file.name
-
-    @property
-    def own_record(self) -> ReservationRecord:
-        """The record of this model. A new record is written into the model's lock file."""
-        return self._records[self.name]
-
-    @own_record.setter
-    def own_record(self, record: ReservationRecord) -> None:
-        if record != self._records[self.name]:
-            self._records[self.name] = record
-            self._file.write(asdict(record))
-
-    @property
-    def all(self) -> dict[str, ReservationRecord]:
-        """The records of all models, by the names of their lock files."""
-        return self._records
 
 
 class ReservationFile:
@@ -60,19 +36,24 @@ class ReservationFile:
         self._record = record
         with self._files.locked():
             self._file = self._files.add(asdict(record))
+        self.name = self._file.name
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[ReservationRecords]:
-        """Exclude all other threads and processes from the lock files in the `with` block."""
+    def locked(self) -> Iterator[dict[str, ReservationRecord]]:
+        """Yield the records of all models by `name`, and exclude all other threads and processes.
+
+        The block may replace the record of this model, which is then written into the lock file.
+        """
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
                 with contextlib.suppress(ValueError):
                     records[name] = ReservationRecord.read(document)
-            records[self._file.name] = self._record
-            current = ReservationRecords(self._file, records)
-            yield current
-            self._record = current.own_record
+            records[self.name] = self._record
+            yield records
+            if records[self.name] != self._record:
+                self._record = records[self.name]
+                self._file.write(asdict(self._record))
 
     def close(self) -> None:
         """Delete the lock file, which ends the reservation."""
@@ -118,12 +99,9 @@ class ModelWorkload:
     """Functions and queues that show whether a model has jobs to run.
 
     Attributes:
-        name: The model's name.
         busy_count: Returns how many received messages are still being processed.
-        may_receive: Returns whether the broker may still send a message for an earlier receive
-            request.
-        request_unload: Makes the thread that runs the model unload the model. Called if the model
-            must be unloaded and has no jobs.
+        may_receive: Returns whether the broker may still send a message for an earlier request.
+        request_unload: Makes the thread that runs the model unload it, when it has no jobs.
         queues: The queues in which messages may wait for the model.
     """
 
@@ -193,7 +171,7 @@ class SharedReservation:
         with self._changed, self._file.locked() as records:
             # If the device thread has changed the stage in the meantime, the next update continues.
             if self._state.stage is before:
-                records.own_record = self._state.advance(now, records.name, records.all, work)
+                records[self._file.name] = self._state.advance(now, self._file.name, records, work)
             self._note(records)
             self._changed.notify_all()
         if self._state.stage is ReservationStage.LEAVING:
@@ -222,8 +200,8 @@ class SharedReservation:
         self._is_touched = False
         self._active_at = now
         with self._file.locked() as records:
-            held_bytes = min(needed_bytes, records.own_record.reserved_bytes)
-            records.own_record = self._state.enter(now, held_bytes, load_seconds)
+            held_bytes = min(needed_bytes, self.reserved_bytes)
+            records[self._file.name] = self._state.enter(now, held_bytes, load_seconds)
             self._note(records)
         if self._waited_since is not None:
             waited_seconds = now - self._waited_since
@@ -236,23 +214,24 @@ class SharedReservation:
         If less than `least_bytes` are free, which the model needs to run at all, it is unloaded.
         """
         with self._file.locked() as records:
-            records.own_record = self._state.resize(records.name, records.all, needed_bytes)
-            if records.own_record.reserved_bytes < least_bytes and self.is_in:
-                records.own_record = self._state.begin_to_leave(records.own_record, self._clock())
+            own = self._state.resize(self._file.name, records, needed_bytes)
+            if own.reserved_bytes < least_bytes and self.is_in:
+                own = self._state.begin_to_leave(own, self._clock())
+            records[self._file.name] = own
             self._note(records)
         return self.reserved_bytes
 
     def record_failure(self, retry_seconds: float, needed_bytes: int | None) -> None:
         """Release the memory of a failed load. Reserve `needed_bytes` for the next, if not None."""
         with self._file.locked() as records:
-            records.own_record = self._state.fail(self._clock(), retry_seconds, needed_bytes)
+            records[self._file.name] = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)
 
     def record_unload(self) -> None:
         """Record that the model has been unloaded, and release its reserved memory."""
         self._was_in_vain = not self._is_touched
         with self._file.locked() as records:
-            records.own_record = self._state.leave()
+            records[self._file.name] = self._state.leave()
             self._note(records)
 
     def _pending_since(self) -> float | None:
@@ -261,8 +240,8 @@ class SharedReservation:
             self._queued_work.skip_current()
         return self._queued_work.since()
 
-    def _note(self, records: ReservationRecords) -> None:
-        own_record = records.own_record
+    def _note(self, records: Records) -> None:
+        own_record = records[self._file.name]
         self.reserved_bytes = own_record.reserved_bytes
         if own_record.waiting_since is not None:
             # A message may be older than this worker, which did not wait for memory all that time.
@@ -270,7 +249,7 @@ class SharedReservation:
             self._waited_since = max(own_record.waiting_since, before)
         elif self._state.stage is ReservationStage.OUT:
             self._waited_since = None
-        self._others_wait = any(each.waiting_since is not None for each in records.all.values())
+        self._others_wait = any(each.waiting_since is not None for each in records.values())
 
 
 MemoryReservation = UnlimitedReservation | SharedReservation

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.catalogue import ModelEntry
 from worker.memory.admission import ReservationRecord, ReservationState
-from worker.memory.device import CudaDevice, Device, DeviceInfo, describe_device, require_cuda
+from worker.memory.device import CudaDevice, DeviceInfo, describe_device, require_cuda
 from worker.memory.limits import DeviceLock
 from worker.memory.profile import MemoryProfile, MemoryProfiles
 from worker.memory.queued_work import QueuedWork
@@ -21,7 +21,7 @@ from worker.memory.reservation import (
     SharedReservation,
     UnlimitedReservation,
 )
-from worker.memory.simulated_device import MemoryAccount, SimulatedDevice
+from worker.memory.simulated_device import Device, MemoryAccount, SimulatedDevice
 from worker.settings import MemorySettings
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ class DeviceSharing:
     def __init__(self, settings: MemorySettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._device: Device | None = None
+        self.device: Device | None = None
+        """None without a device, or if it is not chosen yet."""
         self._reservations: list[SharedReservation] = []
         self.device_lock = DeviceLock()
         self.iterated_at = time.monotonic()
@@ -52,14 +53,9 @@ class DeviceSharing:
         """A description of the device; None until the first model is about to be loaded."""
 
     @property
-    def device(self) -> Device | None:
-        """The device of this process; None without one, or if it is not chosen yet."""
-        return self._device
-
-    @property
     def used_bytes(self) -> int:
         """How many bytes of device memory this process uses now; 0 without a device."""
-        return self._device.used_bytes if self._device else 0
+        return self.device.used_bytes if self.device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
         """Return the simulated device or the GPU of this process; None if there is neither.
@@ -71,10 +67,10 @@ class DeviceSharing:
         with self._lock:
             if self._settings.is_cuda_required:
                 require_cuda()
-            if self._device is None:
-                self._device = self._find()
-            self._note(describe_device(self._device))
-            return self._device
+            if self.device is None:
+                self.device = self._find()
+            self._note(describe_device(self.device.name if self.device else "cpu"))
+            return self.device
 
     def _note(self, info: DeviceInfo) -> None:
         if info == self.info:

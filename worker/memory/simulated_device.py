@@ -1,9 +1,8 @@
 """A simulated device: a memory limit on the CPU, which all worker processes of the machine share.
 
-The limit is called the budget. All memory of models and batches is counted. A model or batch that
-would exceed the budget fails at once, like an allocation on a full GPU. So tests can show without a
-GPU how models share memory. The device counts the bytes of tensors. A model must declare all other
-memory. Without torch, only declared memory is counted.
+A model or batch that would exceed this budget fails at once, like an allocation on a full GPU. So
+tests can show without a GPU how models share memory. The device counts the bytes of tensors. A
+model must declare all other memory.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from worker.memory.device import Batch, MemoryHolder, T
+from worker.memory.device import Batch, CudaDevice, MemoryHolder, T
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.lock_files import LockFileFolder
 
@@ -32,11 +31,7 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, 
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """Statistics of the simulated memory that all processes together use.
-
-    `peak_bytes` is the largest number of bytes in use at one time. `refused_count` counts the
-    requests that exceeded the budget.
-    """
+    """Statistics of the simulated memory of all processes: its peak, and refused requests."""
 
     peak_bytes: int = 0
     refused_count: int = 0
@@ -186,6 +181,10 @@ class SimulatedDevice:
         gc.collect()
 
 
+Device = CudaDevice | SimulatedDevice
+"""The device on which this process runs models."""
+
+
 def _check(size_bytes: int, limit_bytes: int | None) -> None:
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise BudgetExceeded(
@@ -212,8 +211,7 @@ def resident_bytes(obj: object) -> int:
 def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     """Count the bytes of the tensors that this thread creates in the block. This is slow.
 
-    `grown` is called with each new maximum, and may raise an error if memory has run out. Yields a
-    function that returns the largest number of bytes at one time.
+    `grown` gets each new maximum, and may raise an error. Yields a function that returns the peak.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -258,11 +256,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the tensors that are created while this `TorchDispatchMode` is active.
-
-        `live_bytes` is the number of bytes of those tensors that still exist. `peak_bytes` is the
-        largest value that `live_bytes` has had.
-        """
+        """Counts the tensors that are created while it is active and that still exist."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,42 +1,18 @@
 """The models, one file for each. A model's author writes only the class `Infer` in this file.
 
-An item model processes one item in each call:
-
-    class Infer:
-        def __init__(self, weights: Weights) -> None:    # once, in the device thread
-            self.network = weights.load_into(Network())
-
-        def __call__(self, image: Image) -> dict[str, object]:
-            ...                                          # in the device thread, item by item
-
-A batch model processes a whole batch in each call:
-
-    class Infer:
-        accepts = "image"
-
-        def preprocess(self, item: Image) -> Tensor:     # on CPU threads, item by item
-            ...
-
-        def __call__(self, batch: list[Tensor]) -> list[Tensor]:
-            ...                                          # in the device thread, batch by batch
-
-        def postprocess(self, output: Tensor) -> dict[str, object]:
-            ...                                          # on CPU threads, item by item; optional
+`Infer` is an `ItemModel` or a `BatchModel`. It need not derive from these protocols, and never uses
+queues, replies or blobs.
 
 A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
 The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
 the argument `parameters`.
 
 The method may also declare named inputs, which a job has in addition to its first input. A named
-input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`. For
-other types, the type hint must contain an `Input`, for example `Annotated[str, Input("text")]`.
+input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or
+contains an `Input`. A model with named results returns a `Results` object.
 
-A model may return named results in addition to its result, for example a picture in addition to a
-JSON object. Such a model returns a `Results` object.
-
-models.md describes item models and batch models, the constructor's arguments, the kinds of
-inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
-this module, and never uses queues, replies or blobs.
+docs/how-to/models.md describes the constructor's arguments, the kinds of inputs and results, and
+long-running models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,15 +28,12 @@ __all__ = [
     "Accepts",
     "Audio",
     "BatchModel",
-    "BatchModelWithProgress",
     "Cancelled",
     "ChildFailed",
     "Context",
     "Input",
     "InvalidInput",
     "ItemModel",
-    "ItemModelWithProgress",
-    "Postprocesses",
     "Range",
     "Results",
     "Weights",
@@ -166,70 +139,46 @@ class Context(Protocol):
 
 
 class ItemModel(Protocol):
-    """A model that processes one item in each call. Its class has no method `preprocess`.
+    """A model that processes one item in each call. It has no method `preprocess`.
+
+        class Infer:
+            def __init__(self, weights: Weights) -> None:    # once, in the device thread
+                self.network = weights.load_into(Network())
+
+            def __call__(self, image: Image) -> dict[str, object]:
+                ...                                          # in the device thread, item by item
 
     The attribute `accepts` may be omitted if the media types in the catalogue entry determine the
-    kind of input.
+    kind of input. A model that reports progress takes the job's `Context` after the item.
     """
 
     def __call__(self, item: Any, /) -> Any:
         """Run the model on one item, and return the item's result."""
 
 
-class ItemModelWithProgress(Protocol):
-    """An item model that reports progress."""
-
-    def __call__(self, item: Any, context: Context, /) -> Any:
-        """Run the model on one item, and return the item's result.
-
-        The model reports the job's progress through `context`.
-        """
-
-
 class BatchModel(Protocol):
-    """A model that processes a whole batch in each call. Its class has the method `preprocess`."""
+    """A model that processes a whole batch in each call. It has the method `preprocess`.
+
+        class Infer:
+            accepts = "image"
+
+            def preprocess(self, item: Image) -> Tensor:     # on CPU threads, item by item
+                ...
+
+            def __call__(self, batch: list[Tensor]) -> list[Tensor]:
+                ...                                          # in the device thread, batch by batch
+
+            def postprocess(self, output: Tensor) -> dict[str, object]:
+                ...                                        # on CPU threads, item by item; optional
+
+    Without `postprocess`, each output is the result of a job. A model that reports progress takes a
+    list with the `Context` of each item after the batch.
+    """
 
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item of a batch.
+        """Convert one input to an item of a batch. Several threads call this at the same time."""
 
-        Several threads may call this method at the same time.
-        """
-
-    def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run the model on one batch, and return one output for each item, in the same order.
-
-        If the class has the method `postprocess`, each output is passed to this method. Otherwise,
-        each output is the result of a job.
-        """
-
-
-class BatchModelWithProgress(Protocol):
-    """A batch model that reports progress."""
-
-    accepts: ClassVar[Accepts]
-
-    def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item of a batch.
-
-        Several threads may call this method at the same time.
-        """
-
-    def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run the model on one batch, and return one output for each item, in the same order.
-
-        `contexts` contains one context for each item. The model reports the progress of the item's
-        job through this context. If the class has the method `postprocess`, each output is passed
-        to this method. Otherwise, each output is the result of a job.
-        """
-
-
-class Postprocesses(Protocol):
-    """A batch model that has the optional method `postprocess`."""
-
-    def postprocess(self, output: Any) -> Any:
-        """Convert one output of the model to the job's result.
-
-        Several threads may call this method at the same time.
-        """
+    def __call__(self, batch: list[Any], /) -> Sequence[Any]:
+        """Run the model on one batch, and return one output for each item, in the same order."""

@@ -10,13 +10,12 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL.Image import Image, Resampling
 
 from worker.models import Accepts, Weights
-from worker.models.network import Network
+from worker.models.network import Network, describe_classes
 
 _SIDE_PIXELS = 224
 # The network was trained on the centre of images whose short side is 256 pixels.
 _CENTRE_SHARE = _SIDE_PIXELS / 256
 _MEAN, _DEVIATION = 127.0, 128.0
-_LABELS_COUNT = 5
 # The names of the classes of ImageNet, as torchvision lists them (BSD-3-Clause). They are a file,
 # because importing torchvision, which imports PyTorch's compiler, takes longer than importing
 # PyTorch. A test compares the file with torchvision's list.
@@ -54,10 +53,4 @@ class Infer:
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
         """Return label, index and score of the five most likely classes, best class first."""
-        scores, indices = output.softmax(dim=0).topk(_LABELS_COUNT)
-        pairs = zip(scores.tolist(), indices.tolist(), strict=True)
-        labels = [
-            {"label": self._names[index], "index": index, "score": round(score, 6)}
-            for score, index in pairs
-        ]
-        return {"labels": labels}
+        return describe_classes(output, self._names)

@@ -1,7 +1,5 @@
 """Run a torch network on a device, and copy the next inputs to the device at the same time.
 
-This is an example of a model:
-
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
             self._network = Network(build(), precision=precision, compiler=compiler)
@@ -12,9 +10,8 @@ This is an example of a model:
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, `stage` first copies an item to pinned memory. Then it copies the item to the device on a
-separate CUDA stream, while the previous batch runs on another stream. The device thread sleeps
-until the batch has finished. On the CPU, items are not copied.
+On a GPU, `stage` copies an item through pinned memory on a separate CUDA stream, while the previous
+batch runs. The device thread sleeps until the batch has finished. On the CPU, items are not copied.
 """
 
 import contextlib
@@ -56,21 +53,15 @@ class Network:
         compiler: str = "",
         device: torch.device | None = None,
     ) -> None:
-        """Move the module to the device.
+        """Move the module to the device, by default CUDA if it is available.
 
         Args:
             module: The network to run.
             precision: `float32`, `float16` or `bfloat16`. The CPU always uses float32, because half
-                precision is not faster there.
-            part: The name of a submodule. Only this submodule uses the precision, and the other
-                submodules use float32. If the name is empty, the whole module uses the precision.
+                precision is not faster there. Any other precision raises ModelUnfit.
+            part: The only submodule that uses the precision; empty for the whole module.
             compiler: A backend of torch.compile, for example "inductor"; empty to run the module
-                without torch.compile. With a compiler, the first call for each shape of a batch is
-                slow.
-            device: The device. The default is CUDA if it is available, otherwise the CPU.
-
-        Raises:
-            ModelUnfit: The precision is unknown.
+                without it. With a compiler, the first call for each shape of a batch is slow.
         """
         if precision not in PRECISIONS:
             raise ModelUnfit(
@@ -138,6 +129,16 @@ class InPrecision(nn.Module):
         if isinstance(found, Tensor):
             return found.float()
         return {name: each.float() for name, each in found.items()}
+
+
+def describe_classes(scores: Tensor, names: Sequence[str], count: int = 5) -> dict[str, object]:
+    """Return label, index and score of the most likely classes, best class first."""
+    best = scores.softmax(dim=0).topk(min(count, len(names)))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    labels = [
+        {"label": names[index], "index": index, "score": round(score, 6)} for score, index in pairs
+    ]
+    return {"labels": labels}
 
 
 def _layout(module: nn.Module) -> torch.memory_format:

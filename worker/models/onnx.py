@@ -1,22 +1,13 @@
 """Run an ONNX model on the CPU. The weights are the ONNX file. The user writes no code.
 
-This is an example of a catalogue entry:
-
-    [tagger]
-    implementation = "worker.models.onnx"
-    description = "Tags pictures."
-    media_types = ["image/jpeg", "image/png"]
-    weights = "file:models/tagger.onnx"
-    options = {labels = "file:models/tags.txt"}
-    uses_gpu = false
-
 The names, types and shapes of inputs and outputs come from the graph. If the graph has one input,
 callers send an array as `.npy` or JSON. If the graph has several inputs, callers send one array for
 each name. A graph whose input has three dimensions and one or three channels also accepts pictures.
 The result contains each output of the graph, or the most likely classes if the entry has labels.
+docs/how-to/models.md has an example of an entry.
 
-The model needs the package `onnxruntime`, which the extra `onnx` installs. No code in the file is
-executed: a graph with operators that onnxruntime does not contain is refused.
+No code in the file is executed: a graph with operators that onnxruntime does not contain is
+refused.
 """
 
 import ctypes
@@ -180,15 +171,12 @@ class Infer:
         """Read the ONNX file and the labels.
 
         Args:
-            weights: The ONNX file.
-            labels: The names of the classes, in the order of the scores in the first output. Either
-                names that are separated by commas, or `file:PATH` for a file in the model folder
-                that contains one name in each line. Empty if the model has no classes.
+            labels: The names of the classes, in the order of the scores in the first output.
+                Separated by commas, or in a file `file:PATH` with one name in each line.
             mean: The number that is subtracted from a picture's channels, whose values are from 0
                 to 1; or one number for each channel, separated by commas.
-            std: The number by which the channels are then divided, in the same form as `mean`.
-            crop: The fraction of a picture's width and height that is used. The picture's border
-                is cut off.
+            std: The number by which the channels are then divided, in the same form.
+            crop: The share of a picture's width and height that is left without its border.
         """
         self._labels = _read_labels(labels)
         _reset_peak()

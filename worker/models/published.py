@@ -1,7 +1,4 @@
-"""Build networks of torchvision, and find the transforms and labels of published weights.
-
-This module downloads no files. The weights come from the model's catalogue entry.
-"""
+"""Build networks of torchvision, and find the transforms and labels of published weights."""
 
 import difflib
 import re
@@ -19,11 +16,7 @@ _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
-    """Build a network of torchvision without trained weights.
-
-    `kind` is a module of torchvision, for example `models.detection`. Raises ModelUnfit if it has
-    no network with this name.
-    """
+    """Build a network of a module of torchvision without weights, or raise ModelUnfit."""
     names = models.list_models(module=kind)
     if architecture not in names:
         near = difflib.get_close_matches(architecture, names, n=3) or names
@@ -36,11 +29,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 
 
 def find_weights_entry(architecture: str, sha256: str) -> Any:
-    """Return the entry of torchvision's `WeightsEnum` whose weights have this digest.
-
-    If there is none, return that of the network's default weights. It has the transforms and
-    labels.
-    """
+    """Return the entry of the published weights with this digest, or of the default weights."""
     entries = models.get_model_weights(architecture)
     for entry in entries:
         found = _DIGEST.search(entry.url)

@@ -1,12 +1,6 @@
-"""Run any classifier of torchvision, with a state dict from blob storage.
+"""Run any classifier of torchvision (docs/how-to/models.md).
 
-The model's catalogue entry contains keys like these:
-
-    weights = "blob:weights/resnet50.pth"
-    options = {architecture = "resnet50"}
-
-You can use weights that torchvision has published, or your own weights. For your own weights, set
-the option `labels` to the names of the classes, separated by commas.
+For your own weights, set the option `labels` to the names of the classes, separated by commas.
 """
 
 from typing import Any, ClassVar
@@ -16,10 +10,9 @@ from PIL.Image import Image
 from torchvision import models
 
 from worker.models import Accepts, Weights
-from worker.models.network import Network
+from worker.models.network import Network, describe_classes
 from worker.models.published import build, find_weights_entry, names
 
-_LABELS_COUNT = 5
 # The published weights of these two networks expect an additional scaling of the inputs.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "init_weights": False},
@@ -64,10 +57,4 @@ class Infer:
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
         """Return label, index and score of the five most likely classes, best class first."""
-        best = output.softmax(dim=0).topk(min(_LABELS_COUNT, len(self._names)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        labels = [
-            {"label": self._names[index], "index": index, "score": round(score, 6)}
-            for score, index in pairs
-        ]
-        return {"labels": labels}
+        return describe_classes(output, self._names)

@@ -1,9 +1,4 @@
-"""Run any object detector of torchvision, with a state dict from blob storage.
-
-The model's catalogue entry contains keys like these:
-
-    weights = "blob:weights/fasterrcnn.pth"
-    options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
+"""Run any object detector of torchvision (docs/how-to/models.md).
 
 For your own weights, set the option `labels` to the names of the classes, separated by commas. The
 first name is the name of the background. The option `precision` applies only to the backbone, which

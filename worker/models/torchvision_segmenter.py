@@ -1,12 +1,6 @@
-"""Run any semantic segmentation network of torchvision, with a state dict from blob storage.
+"""Run any semantic segmentation network of torchvision (docs/how-to/models.md).
 
-The model's catalogue entry contains keys like these:
-
-    result_media_type = "image/png"
-    weights = "blob:weights/deeplabv3.pth"
-    options = {architecture = "deeplabv3_resnet50"}
-
-For your own weights, set the option `classes` to the number of classes, including the background.
+For your own weights, set the option `classes` to the number of classes, with the background.
 """
 
 from collections import defaultdict

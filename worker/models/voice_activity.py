@@ -1,9 +1,8 @@
 """Find the parts of a recording that contain speech, with the network Silero VAD.
 
-This module builds the network itself, because the worker reads tensors and executes no program of
-a weights file. It uses only the weights of the `silero-vad` package, which are a safetensors file.
-The network computes a score for each step of 32 ms. The score also depends on the earlier steps,
-because the network has a recurrent layer.
+The worker executes no program of a weights file, so this module builds the network itself, and uses
+only the weights of the `silero-vad` package. A recurrent layer makes the score of each step of 32
+ms depend on the earlier steps.
 """
 
 from collections.abc import Iterator

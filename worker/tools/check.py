@@ -1,16 +1,12 @@
 """`python -m worker.tools.check NAME FILE`: run one model on one input, without queues and gateway.
 
-The command prints one JSON object per line. The first object describes the loaded model. The second
-object contains the result. Each later object contains the time and the memory of a batch, for the
-batch sizes 1, 2, 4 … `max_batch_size`.
+The command prints one JSON object per line: the loaded model, the result, and then the time and the
+memory of each batch size 1, 2, 4 … `max_batch_size`. With `--load N`, it measures the model as in a
+worker instead, while N callers each have one job in flight (`worker.tools.check_load`), and
+suggests lines of the catalogue entry.
 
-With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
-(`worker.tools.check_load`). Then the later objects contain latency, throughput and memory of each
-batch size, and the last object contains the suggested lines of the catalogue entry.
-
-The command reads MODEL_CATALOGUE, TORCH_THREADS and the settings for downloaded weights. It also
-reads PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
-input causes an error, and 2 if an argument or a setting is wrong.
+The exit code is 1 if the model or the input causes an error, and 2 if an argument or a setting is
+wrong.
 """
 
 import argparse
@@ -28,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from azure.storage.blob import BlobServiceClient
+
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError, InvalidSetting
@@ -44,13 +42,12 @@ from worker.inference.loaded_model import (
     Result,
     serialize_results,
 )
-from worker.inference.model_manager import run_sample
+from worker.inference.model_manager import batch_sizes, run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.settings import CheckSettings, MemorySettings
 from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
-from worker.weights.cache import Download
 from worker.weights.hub import Hub
 from worker.weights.store import WeightsStore
 
@@ -78,38 +75,30 @@ class ModelInput:
         return loaded.prepare(self.data, self.media_type, self.parameters, inputs=self.named)
 
 
-class LazyBlobReader:
-    """Reads blobs with a new client, so that a check without blobs needs no storage account."""
-
-    def __init__(self, endpoint: AzureEndpoint | None) -> None:
-        self._endpoint = endpoint
-
-    def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob. Raises WeightsMissing or WeightsUnavailable."""
-        if self._endpoint is None:
-            raise WeightsUnavailable(
-                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
-                "to the connection string of the storage account"
-            )
-        try:
-            account = storage_account(self._endpoint)
-        except ValueError:
-            # The error's text would repeat the connection string.
-            raise WeightsUnavailable(
-                "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
-            ) from None
-        return AzureBlobReader(account).read(container, blob)
-
-
 def make_weights_store(settings: CheckSettings) -> WeightsStore:
     """Return a store that needs PAYLOAD_STORAGE only for weights in blob storage."""
     weights = settings.weights
     return WeightsStore(
         weights.cache,
-        LazyBlobReader(settings.payload_storage),
+        AzureBlobReader(lambda: _account(settings.payload_storage)),
         Hub(weights.hub, settings.guard) if weights.hub else None,
         weights.cache_limit_bytes,
     )
+
+
+def _account(endpoint: AzureEndpoint | None) -> BlobServiceClient:
+    if endpoint is None:
+        raise WeightsUnavailable(
+            "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
+            "to the connection string of the storage account"
+        )
+    try:
+        return storage_account(endpoint)
+    except ValueError:
+        # The error's text would repeat the connection string.
+        raise WeightsUnavailable(
+            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
+        ) from None
 
 
 def check(
@@ -135,7 +124,7 @@ def check(
         yield from _measure_load(model, sample, loaded, item, memory, caller_count)
         return
     # An item model never runs a batch.
-    for size in _sizes(model.max_batch_size if loaded.preprocesses else 1):
+    for size in batch_sizes(model.max_batch_size if loaded.preprocesses else 1):
         yield _step(f"measuring batches of {size}")
         yield _batch(loaded, [item] * size)
 
@@ -202,7 +191,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
             sample.named,
             sample.parameters,
         )
-        for size in _sizes(max(caller_count, model.max_batch_size)):
+        for size in batch_sizes(max(caller_count, model.max_batch_size)):
             yield _step(f"measuring {caller_count} callers in batches of {size}")
             try:
                 peaks[size] = _peak_bytes(loaded, [item] * size)
@@ -314,10 +303,6 @@ def _shown_result(result: Result, data: bytes) -> Line:
         return {"media_type": media.JSON, "json": result.value}
     encoded = base64.b64encode(data).decode()
     return {"media_type": result.media_type, "size_bytes": len(data), "base64": encoded}
-
-
-def _sizes(largest: int) -> list[int]:
-    return sorted({*(2**power for power in range(largest.bit_length())), largest})
 
 
 def _ms(seconds: float) -> float:

@@ -2,11 +2,9 @@
 
 For a model with an entry in the catalogue, the command prints the lines with the parameters, named
 inputs and named results. For a module without an entry, it prints a whole entry, and `--write`
-appends this entry to the catalogue. The module of the model NAME is `models.NAME`; a NAME with a
-dot is the name of the module. The time limit of a run is printed to standard error.
+appends it. NAME stands for the module `models.NAME`, or is a module if it has a dot.
 
-The command imports the model's module, but creates no instance of the model's class and reads no
-weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
+The command creates no instance of the class and reads no weights. The exit code is 1 if the
 declarations cannot be described, and 2 if NAME or a setting is invalid.
 """
 
@@ -109,8 +107,7 @@ def _method(infer: type) -> Callable[..., Any]:
 def describe_entry(module: str, infer: type) -> dict[str, Any]:
     """Return the first keys of a catalogue entry for a model's class.
 
-    The kind of input comes from the attribute `accepts` or from the type hint of the input, and the
-    media type of the result from the type hint of what the class returns. Both are JSON by default.
+    The media types come from `accepts` and from type hints. They are JSON by default.
     """
     call = inspect.getattr_static(infer, "__call__")
     inputs, contexts = _positional(_method(infer)), _positional(call)[1:]

@@ -1,12 +1,9 @@
 """`python -m worker.tools.lock_weights [NAME…]`: write digests into the model catalogue.
 
-The command downloads the weights into the cache if they are not local, and writes the key
-`weights_sha256` below the key `weights` of each entry. Nothing else in the catalogue file is
-changed, so its comments are kept. Without names, only entries without a digest are changed. With
-names, the digests of the named entries are computed again.
-
-The command reads the same settings as `python -m worker.tools.check`. The exit code is 1 if a
-digest cannot be computed or written, and 2 if NAME or a setting is invalid.
+The command downloads weights that are not local, and writes `weights_sha256` below `weights` of
+each entry without a digest, or of the named entries. Nothing else in the file is changed, so its
+comments are kept. The exit code is 1 if a digest cannot be computed or written, and 2 if NAME or a
+setting is invalid.
 """
 
 import argparse

@@ -1,4 +1,1 @@
-"""Fetch a model's weights, check their digest, cache them on disk, and load them as tensors.
-
-Loading weights never executes code from the file.
-"""
+"""Fetch a model's weights, check their digest, and load them without executing code."""

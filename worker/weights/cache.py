@@ -1,13 +1,11 @@
 """The cache of downloaded weights on disk. The name of each file is the file's SHA-256 digest.
 
-The cache contains only complete files. A download is written to a file with a temporary name, which
-is renamed after the digest was checked. So any number of processes may share the folder and may be
-killed at any time. If several processes need the same file at the same time, one process downloads
-the file while the other processes wait. The digest of a cached file is checked again before each
-use.
+A download is written to a file with a temporary name, which is renamed after the digest was
+checked. So any number of processes may share the folder and may be killed at any time. Only one of
+them downloads a file while the others wait. The digest is checked again before each use.
 
-The total size of the files can be limited. Then the least recently used files are deleted before a
-download that would exceed the limit. A file that was used within the last hour is not deleted.
+If the size of the folder is limited, the least recently used files are deleted before a download,
+but none that was used within the last hour.
 """
 
 import contextlib
@@ -41,12 +39,9 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Weights that are being read from another machine.
+    """Weights that are being read from another machine, until `close`.
 
-    Attributes:
-        pieces: The bytes of the file. The iterator may raise WeightsUnavailable at any time.
-        size_bytes: The size of the file; None if it is unknown until all bytes have arrived.
-        close: Closes the connection, even if not all bytes have arrived.
+    `pieces` may raise WeightsUnavailable at any time. `size_bytes` is None if it is unknown.
     """
 
     pieces: Iterator[bytes] = field(repr=False)
@@ -71,7 +66,7 @@ class WeightsCache:
         Raises WeightsMismatch if the downloaded file has another digest, WeightsUnavailable if it
         cannot be downloaded or stored, or any other WorkerError that `start` raises.
         """
-        try:
+        with self._storing(weights):
             if (file := self._find(weights, sha256)) is not None:
                 return file
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -80,20 +75,21 @@ class WeightsCache:
                 if (file := self._find(weights, sha256)) is not None:
                     return file
                 return self._download(weights, sha256, start())
-        except OSError as error:
-            # For example a full disk, or another user's folder.
-            raise WeightsUnavailable(
-                f"the weights {weights} cannot be stored in {self._folder}: {error.strerror}"
-            ) from None
 
     def add(self, weights: str, start: Callable[[], Download]) -> str:
         """Download a file whose digest is not known, and return its SHA-256 digest."""
-        try:
+        with self._storing(weights):
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._receive(weights, start()) as (part, digest):
                 part.replace(self._folder / digest)
                 return digest
+
+    @contextlib.contextmanager
+    def _storing(self, weights: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            # For example a full disk, or another user's folder.
             raise WeightsUnavailable(
                 f"the weights {weights} cannot be stored in {self._folder}: {error.strerror}"
             ) from None

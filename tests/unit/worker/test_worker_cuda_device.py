@@ -58,7 +58,7 @@ def test_the_driver_version_is_empty_without_a_driver(tmp_path: Path) -> None:
 
 
 def test_a_process_without_a_device_reports_the_device_name_cpu() -> None:
-    assert describe_device(None).device == "cpu"
+    assert describe_device("cpu").device == "cpu"
 
 
 @pytest.mark.torch
