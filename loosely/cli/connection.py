@@ -1,17 +1,14 @@
 """Create the gateway client that a command uses, from its options ``--url`` and ``--api-key``."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from loosely.client.clients import Client
 from loosely.client.operators import OperatorClient
 from loosely.client.retry import Retry
 from loosely.client.settings import API_KEY_VARIABLE, DEFAULT_URL
 from loosely.local.data_directory import RunningSystem, find_used_directory
-
-C = TypeVar("C", bound=Client)
 
 UrlOption = Annotated[
     str | None,
@@ -48,34 +45,18 @@ _RETRY = Retry(total_seconds=2.0)
 FOLLOWING_RETRY = Retry(connect_seconds=60.0)
 
 
-def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
-    """Return a client for the gateway at ``url``, by default the one that `find_url` finds.
-
-    Raises typer.BadParameter if the URL or the API key is invalid.
-    """
-    return _connect(Client, url, api_key, retry)
-
-
-def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations, as `connect` does."""
-    return _connect(OperatorClient, url, api_key, _RETRY)
-
-
-def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
+def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> OperatorClient:
+    """Return a client for the gateway at ``url``, by default the one that `find_url` finds."""
     try:
-        return kind(find_url(url), api_key=api_key, retry=retry)
+        return OperatorClient(find_url(url), api_key=api_key, retry=retry)
     except ValueError as error:
         raise typer.BadParameter(f"--url or --api-key cannot be used: {error}") from None
 
 
 def find_url(url: str | None) -> str:
     """Return ``url``, or else the URL of the running `loosely up`, or else the default URL."""
-    return url or _find_running_url() or DEFAULT_URL
-
-
-def _find_running_url() -> str | None:
-    system = RunningSystem.read(find_data_directory())
-    return system.url if system is not None else None
+    system = None if url else RunningSystem.read(find_data_directory())
+    return url or (DEFAULT_URL if system is None else system.url)
 
 
 def find_data_directory() -> Path:

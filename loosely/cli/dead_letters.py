@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -10,9 +11,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loosely.cli.connection import KeyOption, UrlOption, connect_operator
+from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import check_time, parse_time
+from loosely.cli.jobs import parse_time
 from loosely.cli.output import JsonOption, echo_json, print_to, printable
 from loosely.client.operators import DeadLetterFilter, OperatorClient
 
@@ -40,15 +41,15 @@ ReasonOption = Annotated[
     ),
 ]
 AfterOption = Annotated[
-    str | None,
+    datetime | None,
     typer.Option(
-        "--after", metavar="TIME", callback=check_time, help="Only dead-lettered at TIME or later."
+        "--after", metavar="TIME", parser=parse_time, help="Only dead-lettered at TIME or later."
     ),
 ]
 BeforeOption = Annotated[
-    str | None,
+    datetime | None,
     typer.Option(
-        "--before", metavar="TIME", callback=check_time, help="Only dead-lettered before TIME."
+        "--before", metavar="TIME", parser=parse_time, help="Only dead-lettered before TIME."
     ),
 ]
 CountOption = Annotated[
@@ -76,8 +77,8 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a pa
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, oldest first."""
-    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    wanted = DeadLetterFilter(model, reason, after, before)
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         letters = list(islice(client.list_dead_letters(wanted), limit))
     if as_json:
         for letter in letters:
@@ -99,8 +100,8 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     as_json: JsonOption = False,
 ) -> None:
     """Count the dead letters that match the options, and how many of them were not redriven."""
-    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    wanted = DeadLetterFilter(model, reason, after, before)
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         seen = client.count_dead_letters(wanted)
     if as_json:
         _print_json({"count": seen.count, "not_redriven": seen.not_redriven})
@@ -120,8 +121,8 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     as_json: JsonOption = False,
 ) -> None:
     """Redrive the dead letters that match the options and were not redriven before."""
-    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    wanted = DeadLetterFilter(model, reason, after, before)
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         _change_all(client, "redrive", wanted, expected, as_json=as_json)
 
 
@@ -137,8 +138,8 @@ def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     as_json: JsonOption = False,
 ) -> None:
     """Delete all dead letters that match the options."""
-    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    wanted = DeadLetterFilter(model, reason, after, before)
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         _change_all(client, "purge", wanted, expected, as_json=as_json)
 
 
@@ -196,7 +197,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a dead letter, without its payload."""
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         letter = client.get_dead_letter(model, letter_id)
     if as_json:
         _print_json(letter)
@@ -213,7 +214,7 @@ def redrive(
     as_json: JsonOption = False,
 ) -> None:
     """Submit a dead letter's work again as a new job. Repeated commands make only one new job."""
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         sent = client.redrive_dead_letter(model, letter_id)
     if as_json:
         _print_json(sent)
@@ -242,7 +243,7 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         raise typer.BadParameter(
             "expected either the id of one dead letter or --all", param_hint="ID"
         )
-    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         if letter_id is None:
             deleted = client.purge_dead_letters(model)
         else:

@@ -1,6 +1,6 @@
 """Show an error as one line, ``code: what happened; what to do``, and end with an exit code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -22,6 +22,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+_EXIT_CODES: Mapping[type[LooselyError], ExitCode] = {
+    GatewayUnreachable: ExitCode.UNREACHABLE,
+    UnexpectedAnswer: ExitCode.NOT_LOOSELY,
+}
 _ADVICE = {
     "malformed-request": "correct the request",
     "unauthenticated": "pass your API key with --api-key or LOOSELY_API_KEY",
@@ -60,7 +64,7 @@ def exit_on_error(*, as_json: bool) -> Iterator[None]:
         if as_json and isinstance(error, Problem):
             echo_json(error.body)
         typer.echo(format_error(error), err=True)
-        raise typer.Exit(_exit_code(error)) from None
+        raise typer.Exit(_EXIT_CODES.get(type(error), ExitCode.FAILED)) from None
 
 
 def format_error(error: LooselyError) -> str:
@@ -122,13 +126,3 @@ def parameter_advice(detail: str) -> str:
     if "expected an array" in detail:
         return "write a list as --param 'NAME=[1, 2]'"
     return "correct --param"
-
-
-def _exit_code(error: LooselyError) -> ExitCode:
-    match error:
-        case GatewayUnreachable():
-            return ExitCode.UNREACHABLE
-        case UnexpectedAnswer():
-            return ExitCode.NOT_LOOSELY
-        case _:
-            return ExitCode.FAILED

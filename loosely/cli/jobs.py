@@ -39,7 +39,7 @@ from loosely.client.clients import Client
 from loosely.client.errors import GatewayUnreachable, LooselyError, UnexpectedAnswer
 from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
-from loosely.client.resources import Job, Result
+from loosely.client.resources import Job, Result, Timeline
 from loosely.local.data_directory import RunningSystem
 
 _DEFAULT_PAGES = 10
@@ -59,23 +59,15 @@ def _check_media_type(value: str | None) -> str | None:
     return value
 
 
-def parse_time(text: str | None) -> datetime | None:
-    """Return the time in an option's value, if it is given. Without a zone it is local time."""
-    if text is None:
-        return None
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.astimezone()
-
-
-def check_time(value: str | None) -> str | None:
-    """Return the value of an option if it is a time or ``None``."""
+def parse_time(text: str) -> datetime:
+    """Return the time in an option's value. Without a zone it is local time."""
     try:
-        parse_time(value)
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo else time.astimezone()
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{value!r} is not a time; expected, for example, 2026-03-01T12:00:00Z"
+            f"{text!r} is not a time; expected, for example, 2026-03-01T12:00:00Z"
         ) from None
-    return value
 
 
 DeadlineOption = Annotated[
@@ -253,21 +245,9 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show a job's status and details, or its timeline."""
-    if timeline:
-        _show_timeline(job_id, url, api_key, as_json=as_json)
-        return
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        job = client.get(job_id)
-    _show_details(job, as_json=as_json)
-
-
-def _show_timeline(job_id: str, url: str | None, api_key: str | None, *, as_json: bool) -> None:
-    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        found = client.timeline(job_id)
-    if as_json:
-        echo_json(found.body)
-    else:
-        print_to(Console(), timeline_view(found))
+        found = client.timeline(job_id) if timeline else client.get(job_id)
+    _show_details(found, as_json=as_json)
 
 
 def cancel(
@@ -282,11 +262,12 @@ def cancel(
     _show_details(job, as_json=as_json)
 
 
-def _show_details(job: Job, *, as_json: bool) -> None:
+def _show_details(found: Job | Timeline, *, as_json: bool) -> None:
     if as_json:
-        echo_json(job.body)
+        echo_json(found.body)
     else:
-        print_to(Console(), job_details(job))
+        view = job_details(found) if isinstance(found, Job) else timeline_view(found)
+        print_to(Console(), view)
 
 
 def result(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -340,15 +321,15 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         typer.Option("--label", help="Only jobs with this label; * at the end for any more text."),
     ] = None,
     after: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
-            "--after", metavar="TIME", callback=check_time, help="Only created at TIME or later."
+            "--after", metavar="TIME", parser=parse_time, help="Only created at TIME or later."
         ),
     ] = None,
     before: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
-            "--before", metavar="TIME", callback=check_time, help="Only created before TIME."
+            "--before", metavar="TIME", parser=parse_time, help="Only created before TIME."
         ),
     ] = None,
     job_id: Annotated[
@@ -387,8 +368,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
                 status=status,
                 code=code,
                 label=label,
-                created_after=parse_time(after),
-                created_before=parse_time(before),
+                created_after=after,
+                created_before=before,
                 job_id=job_id,
                 tenant=tenant,
                 cursor=cursor,

@@ -287,16 +287,11 @@ def echo_json(body: bytes) -> None:
 
 
 def _is_label(label: object) -> bool:
-    return (
-        isinstance(label, dict)
-        and isinstance(label.get("label"), str)
-        and _is_number(label.get("score"))
-    )
-
-
-def _is_number(value: object) -> bool:
-    """Return whether ``value`` is a number with few enough digits to be shown."""
-    return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
+    match label:
+        case {"label": str(), "score": int(score) | float(score)}:
+            return abs(score) < _MAX_DRAWN_SCORE
+        case _:
+            return False
 
 
 def _label_table(labels: list[dict[str, Any]]) -> Table:

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,22 +22,10 @@ if TYPE_CHECKING:
     from loosely.local.worker_pool import WorkerPoolPlan
 
 
-class LogLevel(StrEnum):
-    """The lowest severity of the messages that the components write to their logs."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
-class EngineChoice(StrEnum):
-    """The durable engine, which runs the orchestrations and stores their histories."""
-
-    local = "local"
-    azure_storage = "azure-storage"
-
-
+#: The lowest severity of the messages that the components write to their logs.
+LogLevel = Literal["debug", "info", "warning", "error"]
+#: The durable engine, which runs the orchestrations and stores their histories.
+EngineChoice = Literal["local", "azure-storage"]
 PortOption = Annotated[
     int | None,
     typer.Option(
@@ -125,22 +112,6 @@ EngineOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _UpOptions:
-    """The checked options of one run of `loosely up`."""
-
-    root: Path
-    folder: "ModelFolder"
-    data: Path
-    ports: Ports
-    is_watching: bool
-    log_level: LogLevel | None
-    part_names: frozenset[str]
-    scaling: ScaledObject | None
-    engine_options: tuple[str, ...]
-    allowed_hosts: tuple[str, ...]
-
-
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     port: PortOption = None,
     data: DataOption = None,
@@ -152,7 +123,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     scale_target: TargetOption = 5,
     scale_poll: PollOption = 1.0,
     scale_cooldown: CooldownOption = 20.0,
-    engine: EngineOption = EngineChoice.local,
+    engine: EngineOption = "local",
     allow_host: AllowHostOption = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
@@ -180,21 +151,23 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
         check_requirements()
         folder = current_model_folder()
-        options = _UpOptions(
+        data = (data or folder.data).resolve()
+        make_plan = partial(
+            _make_plan,
             root=find_root(),
             folder=folder,
-            data=(data or folder.data).resolve(),
+            data=data,
             ports=Ports() if port is None else Ports.from_base(port),
             is_watching=watch,
             log_level=log_level,
             part_names=names,
             scaling=scaling,
-            engine_options=("--engine", engine.value),
+            engine_options=("--engine", engine),
             allowed_hosts=tuple(allow_host or ()),
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
-        exit_code = run(lambda: _make_plan(options), options.data, Console())
+        exit_code = run(make_plan, data, Console())
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -281,7 +254,19 @@ def plan_worker_pool(
     )
 
 
-def _make_plan(options: _UpOptions) -> "RunPlan":
+def _make_plan(  # noqa: PLR0913 - the checked options of the command
+    *,
+    root: Path,
+    folder: "ModelFolder",
+    data: Path,
+    ports: Ports,
+    is_watching: bool,
+    log_level: LogLevel | None,
+    part_names: frozenset[str],
+    scaling: ScaledObject | None,
+    engine_options: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
+) -> "RunPlan":
     from loosely.local.data_directory import (  # noqa: PLC0415
         copy_catalogue,
         note_data_directory,
@@ -298,50 +283,45 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.model_scaling import read_model_scaling  # noqa: PLC0415
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
 
-    forget_killed_loads(options.data)
-    note_data_directory(options.folder.data, options.data)
+    forget_killed_loads(data)
+    note_data_directory(folder.data, data)
     user = read_environment()
-    folder = options.folder
     settings = SystemSettings(
-        root=options.root,
-        data=options.data,
-        ports=options.ports,
-        reply_token_key=reply_token_key(options.data),
+        root=root,
+        data=data,
+        ports=ports,
+        reply_token_key=reply_token_key(data),
         catalogue=folder.catalogue,
-        log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
-        engine_options=options.engine_options,
-        allowed_hosts=options.allowed_hosts,
-        cors_origins=read_cors_origins(options.root, user),
-        served_models=user.get("WORKER_MODELS", "") if "worker" in options.part_names else "",
-        is_watching=options.is_watching,
+        log_level=log_level or user.get("LOG_LEVEL", "info").lower(),
+        engine_options=engine_options,
+        allowed_hosts=allowed_hosts,
+        cors_origins=read_cors_origins(root, user),
+        served_models=user.get("WORKER_MODELS", "") if "worker" in part_names else "",
+        is_watching=is_watching,
         # A Service Bus that this command does not start does not have these keys.
-        service_bus_keys=(
-            service_bus_keys(options.data) if "servicebus" in options.part_names else {}
-        ),
+        service_bus_keys=(service_bus_keys(data) if "servicebus" in part_names else {}),
     )
     copy_catalogue(folder.catalogue, settings.checked_catalogue)
-    parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
+    parts = {part.name: part for part in loosely_parts(settings) if part.name in part_names}
     worker_pool = None
-    if options.scaling is not None:
+    if scaling is not None:
         models = read_model_scaling(folder.catalogue, user)
-        worker_pool = plan_worker_pool(settings, options.scaling, models, parts.pop("worker"), user)
-    examples = next(
-        path for path in (folder.path / "examples", options.root / "examples") if path.is_dir()
-    )
+        worker_pool = plan_worker_pool(settings, scaling, models, parts.pop("worker"), user)
+    examples = next(path for path in (folder.path / "examples", root / "examples") if path.is_dir())
     return RunPlan(
         parts=tuple(parts.values()),
         worker_pool=worker_pool,
         directory=folder.path,
-        data=options.data,
+        data=data,
         url=settings.gateway_url,
         models=folder.catalogue,
-        watched_code=folder.code if options.is_watching else None,
+        watched_code=folder.code if is_watching else None,
         example=choose_example(
             folder.catalogue,
             _relative_to_current(examples),
-            needs_key=bool(read_setting("API_KEYS", options.root, user)),
+            needs_key=bool(read_setting("API_KEYS", root, user)),
         ),
-        environment=shared_environment(options.root, user, folder.path),
+        environment=shared_environment(root, user, folder.path),
     )
 
 

@@ -95,15 +95,8 @@ class Client:
     ) -> None:
         """Create a client. No request is sent until a method is called.
 
-        Args:
-            url: The gateway's URL.
-            api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: When to repeat a request that failed. Default: ``Retry()``.
-            clock: A function that returns the current time in seconds.
-            sleep: A function that blocks for a number of seconds.
-
-        Raises:
-            ValueError: ``url`` is not an http or https URL, or the key cannot be sent in a header.
+        ``api_key`` is by default ``LOOSELY_API_KEY``. ``clock`` returns the time in seconds, and
+        ``sleep`` blocks for a number of seconds. Raises ValueError for an invalid URL or key.
         """
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.Client(**http_options(url))
@@ -163,9 +156,6 @@ class AsyncClient(ClientOperations):
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.AsyncClient(**http_options(url))
         super().__init__(requests, AsyncTransport(self._http, sleep), retry or Retry(), clock)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
 
     async def __aenter__(self) -> Self:
         return self

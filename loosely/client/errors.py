@@ -190,7 +190,7 @@ class JobCancelled(JobEnded):
     """The job was cancelled."""
 
 
-_REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
+_KINDS: Final[Mapping[str, type[Problem]]] = {
     "malformed-request": InvalidRequest,
     "method-not-allowed": InvalidRequest,
     "unsupported-media-type": InvalidRequest,
@@ -209,10 +209,6 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "overloaded": Overloaded,
     "unavailable": GatewayFailure,
     "internal-error": GatewayFailure,
-}
-# If a problem contains a job, the job's status determines the exception's class. Otherwise the
-# problem's code does.
-_ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
     "inference-failed": JobFailed,
     "dead-lettered": JobFailed,
     "expired": JobExpired,
@@ -236,15 +232,11 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
     document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
-    job = None
+    job, kind = None, _KINDS.get(document["code"], RequestRefused)
     if isinstance(document.get("job"), dict):
         job = Job.from_document(document["job"], json.dumps(document["job"]).encode())
-    code = document["code"]
-    kind: type[Problem]
     if job is not None:
         kind = _ending_class(job)
-    else:
-        kind = _ENDINGS.get(code) or _REFUSALS.get(code, RequestRefused)
     return kind(status, document, body, retry_after_seconds=retry_after_seconds, job=job)
 
 

@@ -99,6 +99,9 @@ class ClientOperations:
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
     @property
     def url(self) -> str:
         """The gateway's URL."""
@@ -121,24 +124,22 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model`` and return the job.
 
-        The gateway responds when the job has ended, or after ``wait_seconds``. An input that is too
-        large for the body of a request is uploaded first.
+        The gateway responds when the job has ended, or after ``wait_seconds``, from 0 to 200. An
+        input that is too large for the body of a request is uploaded first.
 
         Args:
             source: The input: bytes, the path of a file, or an upload.
             model: The model's name.
             media_type: The input's media type. Default: detected from the first bytes or the file
                 name.
-            inputs: The named inputs, which some models have in addition to their input. Their media
-                types are detected.
+            inputs: The named inputs of the model. Their media types are detected.
             parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, all other jobs of the model are processed before this job.
             label: A short text by which `jobs` finds the job later.
-            wait_seconds: The maximum number of seconds to wait for the job's end, from 0 to 200.
-            idempotency_key: All calls with the same key make only one job. Default: a new key for
-                each call.
+            wait_seconds: The maximum number of seconds to wait for the job's end.
+            idempotency_key: All calls with the same key make only one job. Default: a new key.
 
         Raises:
             RequestRefused: The gateway made no job.
@@ -171,16 +172,15 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model``, wait until the job has ended, and return the job.
 
-        The wait continues after a lost connection or a restart of the gateway. The arguments are
-        those of `submit`, except that ``wait_seconds`` has no maximum. Default: until the job has
-        ended.
+        The arguments are those of `submit`, but ``wait_seconds`` has no maximum and no default
+        limit. The wait continues after a lost connection or a restart of the gateway.
 
         Raises:
             RequestRefused: The gateway made no job.
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
-            GatewayUnreachable: The gateway did not respond within the time that ``retry`` and
-                ``wait_seconds`` allow.
+            GatewayUnreachable: No response within the time that ``retry`` and ``wait_seconds``
+                allow.
         """
         give_up_at = self._give_up_at(wait_seconds)
         poll = (
@@ -196,12 +196,8 @@ class ClientOperations:
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait until a job has ended, and return the succeeded job.
 
-        Raises:
-            JobEnded: The job ended without a result.
-            WaitTimedOut: ``wait_seconds`` have passed; the job continues. Default: no limit.
-            RequestRefused: The job id is unknown.
-            GatewayUnreachable: The gateway did not respond within the time that ``retry`` and
-                ``wait_seconds`` allow.
+        Raises JobEnded if it ended without a result, and WaitTimedOut after ``wait_seconds``, which
+        have no limit by default. The job then continues.
         """
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
@@ -215,20 +211,13 @@ class ClientOperations:
         return read_as(response, Timeline.from_body, "a timeline")
 
     async def cancel(self, job_id: str) -> Job:
-        """Request the cancellation of a job, and return the job with the status ``cancelling``.
-
-        A job that had already ended does not change, and is returned with its final status.
-        """
+        """Cancel a job, and return it: ``cancelling``, or with its final status if it had ended."""
         return read_job(await self._send(self._requests.cancel_job(job_id), (200, 202)))
 
     async def result(self, job_id: str, name: str | None = None) -> Result | Job:
         """Return a job's result in the model's media type, or the job if it has not ended.
 
-        ``name`` is the name of a named result. Default: the result without a name.
-
-        Raises:
-            JobEnded: The job ended without a result.
-            RequestRefused: The job id is unknown, or the job has no result with this name.
+        ``name`` is the name of a named result. Raises JobEnded if the job ended without a result.
         """
         request = self._requests.get_result(job_id, name)
         response = await self._send(request, (200, 202, *_REDIRECTS))
@@ -284,11 +273,7 @@ class ClientOperations:
     ) -> Upload:
         """Upload an input to the gateway's blob storage, for one or more jobs of ``model``.
 
-        ``media_type`` is detected if it is ``None``. ``input_name`` is the name of a named input.
-
-        Raises:
-            PayloadTooLarge: The input is larger than the model's limit for uploads.
-            RequestRefused: The model is unknown, or it does not accept this media type.
+        ``input_name`` is the name of a named input. Raises PayloadTooLarge above the model's limit.
         """
         return await self._upload(read_payload(source, media_type), model, input_name)
 
@@ -358,19 +343,17 @@ class ClientOperations:
         ``searched_back_to`` or later are on this page or on an earlier page.
 
         Args:
-            model: Only jobs of this model. Default: the jobs of all models.
-            status: Only jobs with this status. Default: jobs with any status.
+            model: Only jobs of this model.
+            status: Only jobs with this status.
             code: Only jobs that ended with this code, for example ``"inference-failed"``.
             label: Only jobs with this label. A ``*`` at the end stands for any further text.
             created_after: Only jobs that were created at this time or later.
             created_before: Only jobs that were created before this time.
-            job_id: Only the job with this id. A ``*`` after the first characters of an id stands
-                for any further characters.
-            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
-                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
-                tenant.
+            job_id: Only the job with this id, or with the first characters before a ``*``.
+            tenant: Only jobs of this tenant; for operators ``"*"`` for all. Default: all tenants
+                for a key with the scope ``ops:read``, otherwise the key's own tenant.
             limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
-            cursor: The ``next_cursor`` of the previous page. Default: the first page.
+            cursor: The ``next_cursor`` of the previous page.
 
         Raises:
             ValueError: A time has no time zone.
@@ -385,8 +368,9 @@ class ClientOperations:
             "id": job_id,
             "tenant": tenant,
             "limit": None if limit is None else str(limit),
+            "cursor": cursor or None,
         }
-        response = await self._send(self._requests.list_jobs(filters, cursor), (200,))
+        response = await self._send(self._requests.list_jobs(filters), (200,))
         return read_as(response, JobPage.from_body, "a list of jobs")
 
     async def _send(

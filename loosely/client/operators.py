@@ -160,9 +160,8 @@ class OperatorOperations(ClientOperations):
     async def redrive_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
         """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
 
-        ``job_id`` of the result is the job that does the work. ``is_new_job`` is false if a
-        producer's message was sent again with its own job id. ``is_repeat`` is true if nothing was
-        sent now.
+        ``is_new_job`` of the result is false if a producer's message was sent again with its own
+        job id, and ``is_repeat`` is true if nothing was sent now.
         """
         request = self._requests.dead_letters("POST", model, letter_id, "redrive")
         return await self._read(request, 200, 202)

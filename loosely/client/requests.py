@@ -54,6 +54,8 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
+    wait_seconds: float = 0
+    queue_seconds: float | None = None
 
     @property
     def posted_bytes(self) -> int:
@@ -61,9 +63,6 @@ class HttpRequest:
         if self.method != "POST":
             return 0
         return self.body.size_bytes if isinstance(self.body, FileBody) else len(self.body or b"")
-
-    wait_seconds: float = 0
-    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +229,8 @@ class RequestBuilder:
         return self._build(
             "POST",
             submission.path,
-            headers={**submission.headers, "content-type": _JSON},
-            body=json.dumps(document).encode(),
+            headers=submission.headers,
+            document=document,
             wait_seconds=submission.wait_seconds,
         )
 
@@ -263,12 +262,10 @@ class RequestBuilder:
         """Return a request for the description of one model."""
         return self._build("GET", f"/v1/models/{quote(name, safe='')}")
 
-    def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
-        """Return a request for the page of a list of jobs that begins at ``cursor``."""
+    def list_jobs(self, filters: Mapping[str, str | None]) -> HttpRequest:
+        """Return a request for one page of a list of jobs."""
         params = {name: value for name, value in filters.items() if value is not None}
-        return self._build(
-            "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
-        )
+        return self._build("GET", "/v1/jobs", params=params)
 
     def create_upload(
         self, model: str, media_type: str, input_name: str | None = None
@@ -277,12 +274,7 @@ class RequestBuilder:
         document = {"model": model, "media_type": media_type}
         if input_name is not None:
             document["input"] = input_name
-        return self._build(
-            "POST",
-            "/v1/uploads",
-            headers={"content-type": _JSON},
-            body=json.dumps(document).encode(),
-        )
+        return self._build("POST", "/v1/uploads", document=document)
 
     def dead_letters(
         self,
@@ -297,13 +289,8 @@ class RequestBuilder:
         the dead letter's id and ``redrive``. ``document`` is the JSON body.
         """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
-        return self._build(
-            method,
-            f"/v1/admin/dead-letters{path}",
-            headers=None if document is None else {"content-type": _JSON},
-            params=params,
-            body=None if document is None else json.dumps(dict(document)).encode(),
-        )
+        path = f"/v1/admin/dead-letters{path}"
+        return self._build(method, path, params=params, document=document)
 
     def _build(  # noqa: PLR0913 - the parts of an HTTP request
         self,
@@ -313,17 +300,19 @@ class RequestBuilder:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         body: Body | None = None,
+        document: Mapping[str, Any] | None = None,
         wait_seconds: float = 0,
     ) -> HttpRequest:
         key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        kind = {} if document is None else {"content-type": _JSON}
         return HttpRequest(
             method,
             self.shown_url + path,
             self.shown_url,
             wait_seconds + ANSWER_TIMEOUT_SECONDS,
-            {"accept": f"{_JSON}, */*", **key, **(headers or {})},
+            {"accept": f"{_JSON}, */*", **key, **kind, **(headers or {})},
             params or {},
-            body,
+            body if document is None else json.dumps(dict(document)).encode(),
             wait_seconds,
         )
 
@@ -349,10 +338,7 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
 
 
 def fetch_from_store(url: str) -> HttpRequest:
-    """Return a request for the blob at ``url``, without the API key.
-
-    The URL is a secret, so error messages show only its host. Raises ValueError if it is no URL.
-    """
+    """Return a request for the blob at ``url``, a secret of which messages show only the host."""
     parsed = parse_url(url)
     return HttpRequest("GET", url, f"{parsed.scheme}://{parsed.host}", STORE_TIMEOUT_SECONDS)
 

@@ -115,8 +115,7 @@ class Job:
     def results(self) -> dict[str, Any]:
         """The named results by name: the value of a JSON result, otherwise ``None``.
 
-        Only a job of ``run`` or ``wait`` contains large JSON values. ``Client.result(job.id,
-        name)`` gets any named result.
+        Only a job of ``run`` or ``wait`` contains large JSON values.
         """
         return {
             name: self.large_results.get(name, each.get("json"))

@@ -38,14 +38,7 @@ class Scaler:
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
-        """Create a scaler.
-
-        Args:
-            scaling: The settings of KEDA and of the autoscaler.
-            now_seconds: The current time. The first decisions of KEDA and of the autoscaler are due
-                at this time.
-            replicas: The number of replicas that exist already.
-        """
+        """Create a scaler of existing replicas, whose first decisions are due at once."""
         self._scaling = scaling
         self._activation = Activation(scaling, now_seconds)
         self._autoscaler = Autoscaler(scaling)
@@ -65,12 +58,8 @@ class Scaler:
     def step(self, now_seconds: float, counts: Sequence[int | None], warm_replicas: int = 0) -> int:
         """Make the decisions that are due, and return the number of replicas.
 
-        Before `next_at_seconds`, no decision is due, and the number does not change.
-
-        Args:
-            now_seconds: The current time, in seconds of the caller's clock.
-            counts: The number of active messages in each queue; ``None`` if the number is unknown.
-            warm_replicas: The number of replicas that the cron triggers demand now.
+        A queue's count of active messages is ``None`` if it is unknown. ``warm_replicas`` is the
+        number that the cron triggers demand now.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
@@ -117,11 +106,7 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return how many replicas are needed so that the metric per replica is at most ``target``.
-
-    With the tolerance 0.1, the number stays if the metric per replica is 90 % to 110 % of
-    ``target``.
-    """
+    """Return how many replicas are needed for at most ``target`` of the metric each."""
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
     return math.ceil(metric / target)

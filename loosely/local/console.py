@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -19,12 +17,6 @@ from loosely.local.pages import PAGES, page_address
 from loosely.local.parts import Part
 
 
-@dataclass(slots=True)
-class _Row:
-    part: Part
-    seconds: float | None = None
-
-
 class StatusDisplay:
     """Shows the state of the components while the system starts and runs.
 
@@ -33,9 +25,11 @@ class StatusDisplay:
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:
         self._console = console
-        self._rows = {part.name: _Row(part) for part in parts}
+        self._parts = {part.name: part for part in parts}
+        #: How long the start of each component took that became ready.
+        self._seconds: dict[str, float] = {}
         self._spinner = Spinner("dots")
-        self._width = max((len(name) for name in self._rows), default=0)
+        self._width = max((len(name) for name in self._parts), default=0)
         self._is_stop_announced = False
         self._live: Live | None = None
         if console.is_terminal:
@@ -46,12 +40,7 @@ class StatusDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.freeze()
 
     def freeze(self) -> None:
@@ -74,10 +63,8 @@ class StatusDisplay:
             case events.PartStarted():
                 pass
             case events.PartReady(part, seconds, is_restart=False):
-                row = self._rows.get(part.name)
-                if row is not None:
-                    row.seconds = seconds
-                if row is None or self._live is None:
+                self._seconds[part.name] = seconds
+                if part.name not in self._parts or self._live is None:
                     self._print(part, f"ready in {seconds:.1f} s", part.summary, part.address)
             case events.PartReady(part, seconds):
                 self._print(part, f"ready again in {seconds:.1f} s", style="green")
@@ -103,16 +90,7 @@ class StatusDisplay:
             case _:
                 self._show_problem(event)
 
-    def _show_problem(
-        self,
-        event: events.PartNotStarted
-        | events.PartFailing
-        | events.ErrorLogged
-        | events.ModelSetAside
-        | events.ModelRestored
-        | events.PartReloaded
-        | events.ChangeRefused,
-    ) -> None:
+    def _show_problem(self, event: events.PartEvent) -> None:
         match event:
             case events.PartNotStarted(part, reason, restart_in_seconds):
                 self._print(
@@ -145,9 +123,7 @@ class StatusDisplay:
             case events.ModelRestored(part, model):
                 self._print(part, f"the model {model} is served again", style="green")
 
-    def _show_pool(
-        self, event: events.PoolScaled | events.QueueCountsUnknown | events.PartGivenUp
-    ) -> None:
+    def _show_pool(self, event: events.PartEvent) -> None:
         match event:
             case events.PoolScaled(part, before, after, messages):
                 counted = "1 message" if messages == 1 else f"{messages} messages"
@@ -176,18 +152,13 @@ class StatusDisplay:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for row in self._rows.values():
+        for name, part in self._parts.items():
             mark: RenderableType = self._spinner
             seconds = Text("starting", style="dim")
-            if row.seconds is not None:
-                mark, seconds = Text("✓", style="green"), Text(f"{row.seconds:.1f} s")
-            table.add_row(
-                mark,
-                Text(row.part.name, style="bold"),
-                Text(row.part.summary),
-                Text(row.part.address, style="cyan"),
-                seconds,
-            )
+            if name in self._seconds:
+                mark, seconds = Text("✓", style="green"), Text(f"{self._seconds[name]:.1f} s")
+            address = Text(part.address, style="cyan")
+            table.add_row(mark, Text(name, style="bold"), Text(part.summary), address, seconds)
         return table
 
 

@@ -16,6 +16,8 @@ from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable
 from loosely.local.launcher import store_file
 from loosely.local.parts import SERVICE_BUS_POLICIES_FILE, SERVICE_BUS_RIGHTS, Part
 
+_OTHER_DIRECTORY = "data-directory"
+_STATE_FILE = "up.json"
 _OWNER_ONLY = 0o600
 _OTHERS = 0o077
 _KEY_BYTES = 32
@@ -179,14 +181,14 @@ class RunningSystem:
 
     def write(self, directory: Path) -> None:
         """Write this description to the file `up.json` in ``directory``."""
-        _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
+        _write_private(directory / _STATE_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def remove(directory: Path) -> None:
         """Delete the file `up.json` if it exists. The caller must ensure that no component runs."""
         # If the disk is read-only, the file stays. It names a process that has ended.
         with suppress(OSError):
-            _state_file(directory).unlink(missing_ok=True)
+            (directory / _STATE_FILE).unlink(missing_ok=True)
 
     @classmethod
     def find(cls, directory: Path) -> "RunningSystem | None":
@@ -197,7 +199,7 @@ class RunningSystem:
     def read(cls, directory: Path) -> "RunningSystem | None":
         """Return the system with this data directory, or ``None`` if no system runs."""
         try:
-            document = json.loads(_state_file(directory).read_bytes())
+            document = json.loads((directory / _STATE_FILE).read_bytes())
             system = cls(
                 pid=document["pid"],
                 url=document["url"],
@@ -217,7 +219,7 @@ def note_data_directory(directory: Path, used: Path) -> None:
     if used != directory:
         with suppress(OSError):
             _make_private(directory)
-            _write_private(_other_directory_file(directory), f"{used}\n")
+            _write_private(directory / _OTHER_DIRECTORY, f"{used}\n")
 
 
 def find_used_directory(directory: Path) -> Path:
@@ -228,18 +230,10 @@ def find_used_directory(directory: Path) -> Path:
     """
     if RunningSystem.read(directory) is None:
         with suppress(OSError, ValueError):
-            other = Path(_other_directory_file(directory).read_text("utf-8").strip())
+            other = Path((directory / _OTHER_DIRECTORY).read_text("utf-8").strip())
             if other.is_dir():
                 return other
     return directory
-
-
-def _other_directory_file(directory: Path) -> Path:
-    return directory / "data-directory"
-
-
-def _state_file(directory: Path) -> Path:
-    return directory / "up.json"
 
 
 class StateWriter:
@@ -291,7 +285,7 @@ class StateWriter:
         try:
             RunningSystem(os.getpid(), self._url, parts).write(self._directory)
         except OSError as error:
-            self.problem = f"{_state_file(self._directory)} cannot be written: {error.strerror}"
+            self.problem = f"{self._directory / _STATE_FILE} cannot be written: {error.strerror}"
         else:
             self._is_written, self.problem = True, ""
 

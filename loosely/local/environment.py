@@ -66,10 +66,7 @@ def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def find_root(package: Path = _PACKAGE) -> Path:
-    """Return the directory with `functions`, `worker`, `emulator` and `examples`.
-
-    It is the root of the clone, or `loosely/system` of a wheel.
-    """
+    """Return the directory with the components: the clone, or `loosely/system` of a wheel."""
     packaged = package.resolve() / "system"
     return packaged if packaged.is_dir() else packaged.parents[1]
 

@@ -60,7 +60,8 @@ class Launcher:
 
         Raises PreparationFailed if the command fails or takes too long, or a file cannot be used.
         """
-        command, catalogue = _describe(preparation.command), preparation.catalogue
+        command = " ".join(preparation.command).replace(sys.executable, "python", 1)
+        catalogue = preparation.catalogue
         content = b""
         if catalogue is not None:
             with _reporting(part, catalogue, "read"):
@@ -123,7 +124,3 @@ def store_file(path: Path, content: bytes) -> None:
 
 def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command)
-
-
-def _describe(command: tuple[str, ...]) -> str:
-    return " ".join(("python" if word == sys.executable else word) for word in command)

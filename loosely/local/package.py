@@ -67,10 +67,17 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
             raise FolderUnusable(
                 f"{path} contains files that Loosely has not written: choose an empty folder"
             )
-    weights = _check(folder)
+    _check_places(folder)
+    weights = _find_weights(folder)
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
-    _write_worker_context(worker, root, folder, weights)
+    shutil.rmtree(worker, ignore_errors=True)
+    contract = worker / "functions" / "contract"
+    shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
+    shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
+    shutil.copytree(root / "worker", worker / "worker", ignore=_UNUSED)
+    dockerfile = _copy_models(worker, root, folder, weights)
+    (worker / "Dockerfile").write_text(dockerfile, encoding="utf-8")
     return app, worker
 
 
@@ -91,7 +98,8 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
         raise FolderUnusable(
             f"{target} contains files that `loosely deploy` has not written: move them elsewhere"
         )
-    weights = _check(folder)
+    _check_places(folder)
+    weights = _find_weights(folder)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / "azure.yaml", description)
     for name in _PROJECT_PARTS:
@@ -145,12 +153,6 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
     return (*patterns, *_ALWAYS_EXCLUDED)
 
 
-def _check(folder: ModelFolder) -> list[Path]:
-    """Check that the folder can be packaged, and return the paths of its weights."""
-    _check_places(folder)
-    return _find_weights(folder)
-
-
 def _check_places(folder: ModelFolder) -> None:
     """Raise FolderUnusable if a model's module is in the folder but outside ``folder.code``."""
     for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
@@ -200,18 +202,6 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
             )
         paths.append(Path(path))
     return paths
-
-
-def _write_worker_context(
-    target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]
-) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    contract = target / "functions" / "contract"
-    shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
-    shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
-    shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
-    dockerfile = _copy_models(target, root, folder, weights)
-    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
 
 
 def _copy_models(target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]) -> str:

@@ -129,15 +129,13 @@ class SystemSettings:
     @property
     def service_bus_connection(self) -> str:
         """The connection string of Service Bus with the public key of Microsoft's emulator."""
-        return self._service_bus_connection(_PUBLIC_POLICY, _PUBLIC_KEY)
+        return self.service_bus_connection_of(_PUBLIC_POLICY)
 
     def service_bus_connection_of(self, policy: str) -> str:
         """Return the connection string for a component, by its policy in `SERVICE_BUS_RIGHTS`."""
-        if policy not in self.service_bus_keys:
-            return self.service_bus_connection
-        return self._service_bus_connection(policy, self.service_bus_keys[policy])
-
-    def _service_bus_connection(self, policy: str, key: str) -> str:
+        key = self.service_bus_keys.get(policy)
+        if key is None:
+            policy, key = _PUBLIC_POLICY, _PUBLIC_KEY
         return (
             f"Endpoint=sb://localhost:{self.ports.servicebus};"
             f"SharedAccessKeyName={policy};SharedAccessKey={key};UseDevelopmentEmulator=true;"
@@ -155,12 +153,7 @@ def storage_connection_string(port: int) -> str:
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
     """Return all components. Each component depends only on earlier components in the result."""
-    return (
-        _blobs(settings),
-        _servicebus(settings),
-        _functions(settings),
-        _worker(settings),
-    )
+    return _blobs(settings), _servicebus(settings), _functions(settings), _worker(settings)
 
 
 def _blobs(settings: SystemSettings) -> Part:

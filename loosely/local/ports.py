@@ -33,18 +33,6 @@ class Ports:
 PORT_COUNT = 5
 
 
-@dataclass(frozen=True, slots=True)
-class PortOwner:
-    """The process that listens on a port."""
-
-    pid: int
-    name: str
-    command: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} ({self.name}): {self.command}"
-
-
 def is_free(port: int) -> bool:
     """Return whether a server can listen on ``port`` of both loopback addresses, if IPv6 exists."""
     for family, host in ((socket.AF_INET, _HOST), (socket.AF_INET6, _IPV6_HOST)):
@@ -98,12 +86,12 @@ def check_ports(ports: Mapping[str, int]) -> None:
     raise PortBusy("\n".join(lines))
 
 
-def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the processes that listen on ``ports``, by port, as far as this user may see them."""
+def find_owners(ports: Iterable[int]) -> dict[int, str]:
+    """Describe the processes that listen on ``ports``, as far as this user may see them."""
     import psutil  # noqa: PLC0415 - needed for the error message only
 
     wanted = set(ports)
-    found: dict[int, PortOwner] = {}
+    found: dict[int, str] = {}
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:  # macOS shows connections to root only
@@ -116,7 +104,8 @@ def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
         if port in wanted and port not in found:
             try:
                 process = psutil.Process(connection.pid)
-                found[port] = PortOwner(process.pid, process.name(), _shorten(process.cmdline()))
+                command = _shorten(process.cmdline())
+                found[port] = f"process {process.pid} ({process.name()}): {command}"
             except psutil.Error:
                 continue
     return found

@@ -29,11 +29,6 @@ class Reaper:
             start_new_session=True,
         )
 
-    @property
-    def pid(self) -> int:
-        """The process id of the reaper."""
-        return self._process.pid
-
     def watch(self, group: int) -> None:
         """Add a process group to the reaper's list of the groups to kill."""
         self._send(f"+{group}\n")

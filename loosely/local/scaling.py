@@ -98,14 +98,10 @@ class ScaledObject:
             raise ValueError(
                 f"messages per replica: expected at least 1, found {self.message_count}"
             )
-        if not 0 <= self.min_replica_count <= self.max_replica_count:
+        if not 0 <= self.min_replica_count <= self.max_replica_count > 0:
             raise ValueError(
-                f"replicas: the minimum must be from 0 to the maximum, found "
-                f"{self.min_replica_count}:{self.max_replica_count}"
-            )
-        if self.max_replica_count < 1:
-            raise ValueError(
-                f"replicas: the maximum must be at least 1, found {self.max_replica_count}"
+                "replicas: the minimum must be from 0 to the maximum, and the maximum at least 1, "
+                f"found {self.min_replica_count}:{self.max_replica_count}"
             )
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError(

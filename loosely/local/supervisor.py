@@ -2,36 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from loosely.local.process_manager import ProcessManager
+    from loosely.local.worker_pool import WorkerPool
 
 _DISK_CHECK_SECONDS = 2.0
 
 
-class SupervisedProcess(Protocol):
-    """The interface through which the supervisor runs process managers and worker pools."""
-
-    has_been_ready: asyncio.Event
-
-    async def run(self) -> None:
-        """Start the component or the workers, and restart each process that dies."""
-
-    async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all processes, and wait until ``run``, the task of that method, has ended.
-
-        As soon as ``kill`` is set, the processes are killed.
-        """
-
-    async def halt(self, reason: str) -> None:
-        """Stop all processes until `resume` is called."""
-
-    def reload(self, reason: str) -> bool:
-        """Let the component read its changed files, or return False if it must be restarted."""
-
-    def resume(self) -> None:
-        """Start the component or the pool's workers again after `halt`."""
-
-    def limit_logs(self) -> None:
-        """Truncate each log that is larger than its limit."""
+SupervisedProcess: TypeAlias = "ProcessManager | WorkerPool"
 
 
 class SystemSupervisor:

@@ -50,7 +50,9 @@ class FileWatch:
                 if path in before and before[path][0] == stamp:
                     found[path] = before[path]
                 else:
-                    found[path] = (stamp, _digest(path) if path.suffix in _CODE else b"")
+                    is_code = path.suffix in _CODE
+                    digest = hashlib.sha256(path.read_bytes()).digest() if is_code else b""
+                    found[path] = (stamp, digest)
         return found
 
     def _files(self) -> Iterator[Path]:
@@ -79,10 +81,6 @@ def find_code_error(path: Path) -> str:
 
 def _contents(state: _State) -> dict[Path, _Stamp | bytes]:
     return {path: digest or stamp for path, (stamp, digest) in state.items()}
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _is_ignored(name: str) -> bool:

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 
@@ -21,10 +20,6 @@ from loosely.local.scaling import ScaledObject
 _HOST = "127.0.0.1"
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class CountsUnavailable(Exception):
@@ -48,12 +43,7 @@ class QueueMonitor:
         self._client = httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def count_messages(self) -> list[int | None]:
@@ -69,7 +59,7 @@ class QueueMonitor:
                 )
             models = response.json()["models"]
             return [
-                _parse_count(model["queue_length"])
+                None if model["queue_length"] is None else int(model["queue_length"])
                 for model in models
                 if not self._models or model["name"] in self._models
             ]
@@ -88,10 +78,6 @@ class QueueMonitor:
             return sum(int(model["held"]) for model in response.json()["models"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
-
-
-def _parse_count(value: Any) -> int | None:
-    return None if value is None else int(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +119,7 @@ class WorkerPool:
         manage: Callable[[Part], ProcessManager],
         notify: events.EventHandler,
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Create the pool. ``manage`` returns the process manager of a component."""
         self._plan = plan
