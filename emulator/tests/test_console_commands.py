@@ -38,7 +38,7 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
 """
 
 
-def test_a_message_can_be_sent_and_received_through_the_local_servicebus_command(
+def test_local_servicebus_sends_and_receives(
     tmp_path: Path,
 ) -> None:
     port, admin_port = free_port(), free_port()
@@ -63,7 +63,7 @@ def test_a_message_can_be_sent_and_received_through_the_local_servicebus_command
         assert str(message) == "hello"
 
 
-def test_the_local_blobs_command_serves_uploads_and_downloads_of_a_blob(tmp_path: Path) -> None:
+def test_local_blobs_uploads_and_downloads(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/devstoreaccount1"
     connection_string = (
@@ -80,7 +80,7 @@ def test_the_local_blobs_command_serves_uploads_and_downloads_of_a_blob(tmp_path
         assert container.download_blob("one.txt").readall() == b"hello"
 
 
-def test_the_local_functions_command_runs_a_function_with_an_http_trigger(tmp_path: Path) -> None:
+def test_local_functions_runs_an_http_trigger(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}')
@@ -93,7 +93,7 @@ def test_the_local_functions_command_runs_a_function_with_an_http_trigger(tmp_pa
 
 
 @pytest.mark.skipif(not _HAS_IPV6, reason="this machine has no IPv6 loopback address")
-def test_each_service_serves_requests_on_the_ipv6_loopback_address(tmp_path: Path) -> None:
+def test_each_service_listens_on_ipv6_loopback(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}')

@@ -27,7 +27,7 @@ def sqlite_full(path: Path) -> sqlite3.Error:
     return caught.value
 
 
-def test_errors_of_a_full_disk_are_recognised_as_disk_errors_and_other_errors_are_not(
+def test_full_disk_errors_are_recognised(
     tmp_path: Path,
 ) -> None:
     assert is_disk_error(sqlite_full(tmp_path / "full.db"))
@@ -37,7 +37,7 @@ def test_errors_of_a_full_disk_are_recognised_as_disk_errors_and_other_errors_ar
     assert not is_disk_error(ValueError())
 
 
-def test_a_directory_counts_as_unwritable_from_a_failed_write_until_a_write_succeeds(
+def test_directory_is_unwritable_until_a_write_succeeds(
     tmp_path: Path,
 ) -> None:
     now = 0.0
@@ -56,11 +56,11 @@ def test_a_directory_counts_as_unwritable_from_a_failed_write_until_a_write_succ
     assert [path.name for path in tmp_path.iterdir()] == ["full.db"]
 
 
-def test_a_missing_directory_counts_as_unwritable(tmp_path: Path) -> None:
+def test_missing_directory_is_unwritable(tmp_path: Path) -> None:
     assert "cannot be read" in DiskStatus(tmp_path / "missing").find_problem()
 
 
-async def test_the_blob_service_returns_the_error_code_server_busy_while_the_disk_is_full(
+async def test_blob_service_is_busy_on_a_full_disk(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -77,13 +77,13 @@ async def test_the_blob_service_returns_the_error_code_server_busy_while_the_dis
             assert (await service.put("box/blob", b"x" * size)).status == 201
 
 
-def test_starting_the_blob_service_on_a_full_disk_raises_a_start_error(tmp_path: Path) -> None:
+def test_blob_service_cannot_start_on_a_full_disk(tmp_path: Path) -> None:
     store = AccountStore(tmp_path, BlobClock())
     with no_space(0), pytest.raises(StartError, match="cannot be opened"):
         store.open()
 
 
-async def test_the_durable_store_can_be_read_but_not_changed_on_a_full_disk(tmp_path: Path) -> None:
+async def test_durable_store_can_be_read_on_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "durable.db"
     with no_space(0), pytest.raises(StoreUnavailable, match="cannot be opened"):
         Store(path).open()

@@ -33,7 +33,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def test_every_console_command_refers_to_an_existing_function() -> None:
+def test_every_console_command_exists() -> None:
     scripts = PROJECT["scripts"]
     assert set(scripts) == {"local-blobs", "local-functions", "local-servicebus"}
     for target in scripts.values():
@@ -144,7 +144,7 @@ def running(
     return running_program([path, *arguments], url, folder, environment_of(python))
 
 
-def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
+def test_each_config_json_in_the_readme_is_valid() -> None:
     configs = [parse_config(text) for text in blocks("json")]
     assert [
         [each.name for each in (*config.queues, *config.topics, *config.subscriptions)]
@@ -159,9 +159,7 @@ def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel_is_installed(
-    python: Path, folder: Path
-) -> None:
+def test_readme_commands_need_only_the_wheel(python: Path, folder: Path) -> None:
     servicebus, blobs, functions = blocks("sh")[1].splitlines()
     exports = dict(re.findall(r'^export (\w+)="(.*)"$', blocks("sh")[2], re.MULTILINE))
     _, send_and_receive, write_and_read, _, _, create_queue = blocks("python")
@@ -192,9 +190,7 @@ def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel
 
 
 @pytest.mark.timeout(400)
-def test_the_pytest_examples_of_the_readme_pass_if_only_the_emulator_wheel_is_installed(
-    python: Path, folder: Path
-) -> None:
+def test_readme_pytest_examples_need_only_the_wheel(python: Path, folder: Path) -> None:
     result = subprocess.run(
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)],
         cwd=folder,

@@ -128,16 +128,12 @@ def service(
     "host",
     ["localhost", "LOCALHOST:7071", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "account.localhost"],
 )
-def test_a_request_with_a_loopback_name_in_the_host_header_is_accepted(
-    service: Service, host: str
-) -> None:
+def test_loopback_host_is_accepted(service: Service, host: str) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
 
 
 @pytest.mark.parametrize("host", ["dev.example", "DEV.example.:8080"])
-def test_a_request_with_an_allowed_name_in_the_host_header_is_accepted(
-    service: Service, host: str
-) -> None:
+def test_allowed_host_is_accepted(service: Service, host: str) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
 
 
@@ -145,9 +141,7 @@ def test_a_request_with_an_allowed_name_in_the_host_header_is_accepted(
     "host",
     ["evil.example", "evil.example:7071", "localhost.evil.example", "0.0.0.0", "10.0.0.1", "[::]"],
 )
-def test_a_request_with_a_host_header_that_is_not_allowed_is_refused_with_status_421(
-    service: Service, host: str
-) -> None:
+def test_other_host_gets_421(service: Service, host: str) -> None:
     answer = service.get(f"Host: {host}")
     assert answer.startswith(b"HTTP/1.1 421 ")
     assert b"HostNotAllowed" in answer
@@ -155,16 +149,16 @@ def test_a_request_with_a_host_header_that_is_not_allowed_is_refused_with_status
 
 
 @pytest.mark.parametrize("host", ["[", "localhost/", "a b", "user@localhost"])
-def test_a_request_with_an_invalid_host_header_gets_status_400(service: Service, host: str) -> None:
+def test_invalid_host_gets_400(service: Service, host: str) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_request_with_an_allowed_and_a_forbidden_host_header_is_refused(service: Service) -> None:
+def test_allowed_and_forbidden_host_is_refused(service: Service) -> None:
     answer = service.get("Host: localhost", "Host: evil.example")
     assert answer.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 "))
 
 
-def test_a_request_whose_headers_state_the_body_length_twice_is_refused(service: Service) -> None:
+def test_two_body_lengths_are_refused(service: Service) -> None:
     for lengths in (
         "Content-Length: 3\r\nContent-Length: 5",
         "Content-Length: 5\r\nContent-Length: 5",
@@ -175,7 +169,7 @@ def test_a_request_whose_headers_state_the_body_length_twice_is_refused(service:
         assert service.exchange(head.encode()).startswith(b"HTTP/1.1 400 "), lengths
 
 
-def test_connections_with_incomplete_headers_are_closed_and_delay_no_other_client(
+def test_incomplete_headers_are_closed_and_delay_nobody(
     service: Service,
 ) -> None:
     started_at = time.monotonic()
@@ -198,7 +192,7 @@ def test_connections_with_incomplete_headers_are_closed_and_delay_no_other_clien
     assert time.monotonic() - started_at < _HEAD_SECONDS + 4.0
 
 
-def test_a_client_that_sends_only_empty_lines_is_disconnected(service: Service) -> None:
+def test_empty_lines_are_disconnected(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=0.2) as connection:
         # After a response, empty lines do not begin a request.
         connection.sendall(f"GET {service.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -219,7 +213,7 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_a_connection_with_an_incomplete_body_is_closed_and_delays_no_other_client() -> None:
+async def test_incomplete_body_is_closed_and_delays_nobody() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(scope, receive)
@@ -247,7 +241,7 @@ async def test_a_connection_with_an_incomplete_body_is_closed_and_delays_no_othe
         await listener.stop()
 
 
-def test_other_users_cannot_read_the_data_files_of_an_emulator_service(service: Service) -> None:
+def test_other_users_cannot_read_the_data(service: Service) -> None:
     assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
     paths = list(service.data.rglob("*"))
     assert paths
@@ -255,7 +249,7 @@ def test_other_users_cannot_read_the_data_files_of_an_emulator_service(service: 
         assert not path.stat().st_mode & 0o077, path
 
 
-def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(tmp_path: Path) -> None:
+def test_sticky_directory_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     (tmp_path / "of_others").touch(mode=0o644)
     make_private_directory(tmp_path)
@@ -263,7 +257,7 @@ def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(tmp_path: Path
     assert (tmp_path / "of_others").stat().st_mode & 0o077
 
 
-def test_the_target_of_a_symbolic_link_in_the_data_directory_keeps_its_file_mode(
+def test_symbolic_links_target_keeps_its_mode(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "elsewhere"
@@ -276,7 +270,7 @@ def test_the_target_of_a_symbolic_link_in_the_data_directory_keeps_its_file_mode
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
 
 
-def test_only_the_owner_can_read_a_task_hub_outside_the_data_directory(
+def test_task_hub_elsewhere_is_private(
     tmp_path: Path,
 ) -> None:
     for name in ("hub.db", "hub.db-wal"):
@@ -290,9 +284,7 @@ def test_only_the_owner_can_read_a_task_hub_outside_the_data_directory(
     ("authority", "name"),
     [("A.b:1", "a.b"), ("[::1]:2", "::1"), ("localhost.", "localhost"), ("[", None), ("", None)],
 )
-def test_parsing_a_host_header_returns_the_host_name_or_none_if_the_header_is_invalid(
-    authority: str, name: str | None
-) -> None:
+def test_parsed_host_is_a_name_or_none(authority: str, name: str | None) -> None:
     assert parse_host(authority) == name
 
 
@@ -307,9 +299,7 @@ def test_parsing_a_host_header_returns_the_host_name_or_none_if_the_header_is_in
         ("http://[", False),
     ],
 )
-def test_an_origin_is_allowed_only_if_the_host_is_a_loopback_name_or_an_allowed_host(
-    origin: str, is_allowed: bool
-) -> None:
+def test_allowed_origin_is_loopback_or_allowed_host(origin: str, is_allowed: bool) -> None:
     assert HostRules(["dev.example"]).allows_origin(origin) is is_allowed
 
 
@@ -317,9 +307,7 @@ def test_an_origin_is_allowed_only_if_the_host_is_a_loopback_name_or_an_allowed_
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 202)],
 )
-def test_only_web_pages_from_loopback_hosts_can_run_a_function_through_the_admin_api(
-    tmp_path: Path, origin: str, status: int
-) -> None:
+def test_only_loopback_pages_use_the_admin_api(tmp_path: Path, origin: str, status: int) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}')
@@ -343,9 +331,7 @@ def test_only_web_pages_from_loopback_hosts_can_run_a_function_through_the_admin
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200)],
 )
-def test_a_web_page_of_another_host_cannot_close_links_of_the_service_bus(
-    tmp_path: Path, origin: str, status: int
-) -> None:
+def test_foreign_page_cannot_close_links(tmp_path: Path, origin: str, status: int) -> None:
     service, name, options = start_servicebus(tmp_path / "data")
     url = f"http://127.0.0.1:{service.port}"
     with running(f"local-{name}", f"emulator.{name}", f"{url}/health", *options):
@@ -354,7 +340,7 @@ def test_a_web_page_of_another_host_cannot_close_links_of_the_service_bus(
         assert answer.status_code == status
 
 
-def test_a_web_page_of_another_host_cannot_use_the_durable_clients_port(tmp_path: Path) -> None:
+def test_foreign_page_cannot_use_the_durable_port(tmp_path: Path) -> None:
     service, name, options = start_functions(tmp_path / "data")
     rpc_port = free_port()
     (tmp_path / "app" / "host.json").write_text(

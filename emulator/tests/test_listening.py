@@ -87,7 +87,7 @@ def make_app(folder: Path) -> Path:
 
 
 @NEEDS_IPV6
-def test_a_service_without_the_host_option_binds_the_same_port_on_both_loopback_addresses() -> None:
+def test_both_loopback_addresses_get_the_same_port() -> None:
     bound = bind_all(None, 0)
     try:
         (first, port), (second, other_port, *_) = (each.getsockname() for each in bound)
@@ -99,7 +99,7 @@ def test_a_service_without_the_host_option_binds_the_same_port_on_both_loopback_
 
 
 @NEEDS_IPV6
-def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
+def test_port_busy_on_one_address_is_refused() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} is in use"):
@@ -109,14 +109,14 @@ def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
             pass
 
 
-def test_the_error_for_a_socket_that_cannot_listen_contains_the_reason() -> None:
+def test_error_has_the_reason_for_not_listening() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):
             listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
-def test_a_non_loopback_address_is_bound_only_with_the_allow_remote_argument() -> None:
+def test_remote_address_needs_allow_remote() -> None:
     assert [is_remote(host) for host in (None, "127.0.0.1", "::1", "localhost")] == [False] * 4
     assert [is_remote(host) for host in ("0.0.0.0", "::", "192.0.2.1")] == [True] * 3
     with pytest.raises(SettingError, match=r"--host 0.0.0.0 is not a loopback address"):
@@ -127,7 +127,7 @@ def test_a_non_loopback_address_is_bound_only_with_the_allow_remote_argument() -
 
 
 @NEEDS_IPV6
-def test_each_service_answers_on_both_loopback_addresses_by_default(tmp_path: Path) -> None:
+def test_each_service_answers_on_both_addresses(tmp_path: Path) -> None:
     bus, admin, blobs, functions = (free_port() for _ in range(4))
     app = make_app(tmp_path / "app")
     header = b"AMQP\x03\x01\x00\x00"
@@ -163,7 +163,7 @@ def policies(folder: Path, key: str, name: str = "RootManageSharedAccessKey") ->
     return str(path)
 
 
-def test_service_bus_refuses_other_machines_while_a_policy_has_the_key_of_microsofts_emulator(
+def test_public_policy_key_refuses_other_machines(
     tmp_path: Path,
 ) -> None:
     common = ["emulator.servicebus", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]
@@ -184,7 +184,7 @@ def test_service_bus_refuses_other_machines_while_a_policy_has_the_key_of_micros
     assert "policy late is public" in refusal(*common, "--key", f"name={SECRET}")
 
 
-def test_service_bus_with_a_secret_key_serves_other_machines_only_with_a_token(
+def test_secret_policy_key_serves_tokens_remotely(
     tmp_path: Path,
 ) -> None:
     bus, admin = free_port(), free_port()
@@ -213,7 +213,7 @@ def test_service_bus_with_a_secret_key_serves_other_machines_only_with_a_token(
             sender.send_messages(ServiceBusMessage("hello"))
 
 
-def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Path) -> None:
+def test_blob_storage_needs_a_secret_key_remotely(tmp_path: Path) -> None:
     port = free_port()
     options = ("--host", "0.0.0.0", "--port", str(port), "--data", str(tmp_path))
     said = refusal("emulator.blobs", *options)
@@ -230,7 +230,7 @@ def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Pat
         assert list(service.list_containers()) == []
 
 
-def test_the_functions_host_refuses_a_non_loopback_address_because_the_host_checks_no_keys(
+def test_functions_host_refuses_remote_addresses(
     tmp_path: Path,
 ) -> None:
     app = make_app(tmp_path / "app")

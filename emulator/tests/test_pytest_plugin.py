@@ -42,7 +42,7 @@ def _run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_service_stops_after_the_last_test(tmp_path: Path) -> None:
+def test_service_stops_after_the_last_test(tmp_path: Path) -> None:
     result = _run(
         tmp_path,
         f"""
@@ -66,7 +66,7 @@ def test_two(servicebus):
     wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
 
 
-def test_a_service_stops_when_pytest_is_killed(tmp_path: Path) -> None:
+def test_service_stops_when_pytest_is_killed(tmp_path: Path) -> None:
     result = _run(
         tmp_path,
         f"""
@@ -82,7 +82,7 @@ def test_one(blob_storage):
     wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
 
 
-def test_the_error_message_for_a_queue_that_cannot_be_created_contains_the_reason(
+def test_refused_queue_has_the_services_reason(
     tmp_path: Path,
 ) -> None:
     result = _run(
@@ -98,7 +98,7 @@ def test_one(servicebus):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_functions_host_uses_the_app_and_settings_that_the_overridden_fixtures_return(
+def test_overridden_fixtures_set_app_and_settings(
     tmp_path: Path,
 ) -> None:
     app = tmp_path / "app"
@@ -128,7 +128,7 @@ def test_one(functions_host):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_pytest_shows_the_log_of_a_service_that_does_not_start(tmp_path: Path) -> None:
+def test_log_of_a_failed_start_is_shown(tmp_path: Path) -> None:
     result = _run(tmp_path, "def test_one(functions_host):\n    pass\n")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "emulator.functions ended with status" in result.stdout

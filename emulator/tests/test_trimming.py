@@ -29,7 +29,7 @@ print(before - resident_bytes())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can trim its memory")
-def test_trimming_returns_free_memory_between_used_blocks_to_the_operating_system() -> None:
+def test_trimming_returns_memory_between_used_blocks() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={"PYTHONMALLOC": "malloc"},

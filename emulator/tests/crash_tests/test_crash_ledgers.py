@@ -41,7 +41,7 @@ def found(place: str = QUEUE, state: int = 0, number: int = 1, count: int = 0) -
     return FoundMessage("k", place, state, number, count)
 
 
-def test_the_ledger_finds_no_violation_for_a_message_that_was_delivered_and_completed(
+def test_completed_message_is_no_violation(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -52,12 +52,12 @@ def test_the_ledger_finds_no_violation_for_a_message_that_was_delivered_and_comp
     assert messages.violations == []
 
 
-def test_an_acknowledged_message_that_is_missing_counts_as_lost(messages: MessageLedger) -> None:
+def test_missing_message_is_lost(messages: MessageLedger) -> None:
     messages.judge([])
     assert messages.violations == ["message k was acknowledged and is lost (not settled)"]
 
 
-def test_a_message_that_is_missing_after_an_unacknowledged_completion_is_not_a_violation(
+def test_unacknowledged_completion_may_remove_a_message(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -66,7 +66,7 @@ def test_a_message_that_is_missing_after_an_unacknowledged_completion_is_not_a_v
     assert messages.violations == []
 
 
-def test_a_missing_message_is_a_violation_if_it_was_delivered_after_an_unacknowledged_completion(
+def test_delivery_proves_a_completion_failed(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -77,9 +77,7 @@ def test_a_missing_message_is_a_violation_if_it_was_delivered_after_an_unacknowl
 
 
 @pytest.mark.parametrize("settlement", [COMPLETE, DEAD_LETTER, DEFER])
-def test_a_delivery_after_an_acknowledged_settlement_is_a_violation(
-    messages: MessageLedger, settlement: str
-) -> None:
+def test_delivery_after_settlement_is_a_violation(messages: MessageLedger, settlement: str) -> None:
     deliver(messages)
     settle(messages, settlement)
     deliver(messages, count=1, at=6)
@@ -88,7 +86,7 @@ def test_a_delivery_after_an_acknowledged_settlement_is_a_violation(
     ]
 
 
-def test_a_completed_message_that_is_in_a_queue_is_a_violation(messages: MessageLedger) -> None:
+def test_completed_message_in_a_queue_is_a_violation(messages: MessageLedger) -> None:
     deliver(messages)
     settle(messages, COMPLETE)
     messages.judge([found()])
@@ -96,16 +94,14 @@ def test_a_completed_message_that_is_in_a_queue_is_a_violation(messages: Message
 
 
 @pytest.mark.parametrize(("number", "count"), [(2, 1), (1, 0)])
-def test_a_changed_sequence_number_or_a_reset_delivery_count_is_a_violation(
-    messages: MessageLedger, number: int, count: int
-) -> None:
+def test_changed_numbers_are_violations(messages: MessageLedger, number: int, count: int) -> None:
     deliver(messages)
     settle(messages, ABANDON)
     deliver(messages, number, count, at=1)
     assert len(messages.violations) == 1
 
 
-def test_a_second_delivery_before_the_message_lock_ends_is_a_violation(
+def test_delivery_during_a_lock_is_a_violation(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -114,7 +110,7 @@ def test_a_second_delivery_before_the_message_lock_ends_is_a_violation(
     assert messages.violations == ["message k was delivered again 2.000 s before its lock ended"]
 
 
-def test_giving_a_used_sequence_number_to_another_message_is_a_violation(
+def test_reused_sequence_number_is_a_violation(
     messages: MessageLedger,
 ) -> None:
     deliver(messages, number=7)
@@ -127,7 +123,7 @@ def test_giving_a_used_sequence_number_to_another_message_is_a_violation(
     ("settlement", "place", "state"),
     [(DEAD_LETTER, QUEUE, 0), (DEFER, QUEUE, 0), (ABANDON, DEAD_LETTERS, 0), (ABANDON, QUEUE, 1)],
 )
-def test_a_message_in_a_queue_or_state_that_contradicts_its_settlement_is_a_violation(
+def test_state_that_contradicts_settlement_is_a_violation(
     messages: MessageLedger, settlement: str, place: str, state: int
 ) -> None:
     deliver(messages)
@@ -136,7 +132,7 @@ def test_a_message_in_a_queue_or_state_that_contradicts_its_settlement_is_a_viol
     assert len(messages.violations) == 1
 
 
-def test_a_message_that_exists_twice_in_the_queues_is_a_violation(messages: MessageLedger) -> None:
+def test_message_that_exists_twice_is_a_violation(messages: MessageLedger) -> None:
     messages.judge([found(), found(number=2)])
     assert messages.violations == ["message k is in the queues twice"]
 
@@ -153,7 +149,7 @@ def blobs() -> BlobLedger:
     return ledger
 
 
-def test_the_ledger_finds_no_violation_for_a_blob_with_the_last_acknowledged_content(
+def test_last_acknowledged_content_is_no_violation(
     blobs: BlobLedger,
 ) -> None:
     blobs.read("b", make_content("b", 2, 500), "e2")
@@ -174,14 +170,12 @@ def test_the_ledger_finds_no_violation_for_a_blob_with_the_last_acknowledged_con
     ],
     ids=["absent", "older", "newer", "cut", "torn", "of another", "empty"],
 )
-def test_a_blob_whose_content_differs_from_the_acknowledged_write_is_a_violation(
-    blobs: BlobLedger, content: bytes | None
-) -> None:
+def test_other_content_is_a_violation(blobs: BlobLedger, content: bytes | None) -> None:
     blobs.read("b", content, "e2")
     assert len(blobs.violations) == 1
 
 
-def test_reading_the_old_content_after_an_unacknowledged_write_was_read_is_a_violation(
+def test_older_content_after_newer_is_a_violation(
     blobs: BlobLedger,
 ) -> None:
     blobs.begin_write("b", 3)
@@ -191,12 +185,12 @@ def test_reading_the_old_content_after_an_unacknowledged_write_was_read_is_a_vio
     assert len(blobs.violations) == 1
 
 
-def test_an_etag_that_changes_without_a_write_is_a_violation(blobs: BlobLedger) -> None:
+def test_etag_changed_without_a_write_is_a_violation(blobs: BlobLedger) -> None:
     blobs.read("b", make_content("b", 2, 500), "other")
     assert blobs.violations == ["the ETag of the blob b changed without a write"]
 
 
-def test_a_refused_write_is_a_violation_unless_an_unacknowledged_write_changed_the_blob(
+def test_refused_write_needs_an_unacknowledged_one(
     blobs: BlobLedger,
 ) -> None:
     blobs.begin_write("b", 3)
@@ -210,14 +204,12 @@ def test_a_refused_write_is_a_violation_unless_an_unacknowledged_write_changed_t
 
 
 @pytest.mark.parametrize("listed", [[], ["a", "b"], ["b", "b"]])
-def test_a_blob_listing_with_a_missing_or_extra_blob_is_a_violation(
-    blobs: BlobLedger, listed: list[str]
-) -> None:
+def test_missing_or_extra_blob_is_a_violation(blobs: BlobLedger, listed: list[str]) -> None:
     blobs.list("", listed)
     assert len(blobs.violations) == 1
 
 
-def test_a_deleted_blob_that_exists_again_is_a_violation(blobs: BlobLedger) -> None:
+def test_deleted_blob_that_exists_is_a_violation(blobs: BlobLedger) -> None:
     blobs.begin_write("b", ABSENT)
     blobs.confirm_write("b", ABSENT, None)
     blobs.list("", ["b"])
@@ -246,7 +238,7 @@ def see(*statuses: dict[str, object] | None) -> list[str]:
     return ledger.violations
 
 
-def test_the_ledger_finds_no_violation_for_an_orchestration_that_keeps_its_results() -> None:
+def test_kept_results_are_no_violation() -> None:
     assert see(status("Running", "a"), completed("a", "b"), completed("a", "b")) == []
 
 
@@ -263,7 +255,7 @@ def test_the_ledger_finds_no_violation_for_an_orchestration_that_keeps_its_resul
     ],
     ids=["unknown", "result", "output", "failed", "event", "running again", "other output"],
 )
-def test_an_orchestration_that_loses_or_changes_its_results_or_status_is_a_violation(
+def test_changed_results_or_status_are_violations(
     statuses: list[dict[str, object] | None],
 ) -> None:
     assert see(*statuses)

@@ -24,14 +24,14 @@ def run_crash(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("service", ["servicebus", "functions", "blobs"])
-def test_a_service_that_is_killed_under_load_loses_no_acknowledged_data(
+def test_killed_service_loses_no_acknowledged_data(
     service: str,
 ) -> None:
     printed = run_crash(service, "--kills", "3", "--seed", "7")
     assert f"{service}:\n" in printed
 
 
-def test_the_dev_crash_command_refuses_the_name_of_an_unknown_service() -> None:
+def test_unknown_service_is_refused() -> None:
     run = start_crash("queues")
     assert run.returncode == 2
     assert "unknown service queues" in run.stderr

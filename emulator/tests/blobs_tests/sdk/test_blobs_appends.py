@@ -12,7 +12,7 @@ from azure.storage.blob import BlobType
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_the_sdk_creates_an_append_blob_and_appends_blocks(container: Any) -> None:
+async def test_sdk_creates_and_appends_blocks(container: Any) -> None:
     blob = container.get_blob_client("log")
     await blob.create_append_blob(metadata={"a": "1"})
     await blob.append_block(b"one ")
@@ -28,7 +28,7 @@ async def test_the_sdk_creates_an_append_blob_and_appends_blocks(container: Any)
     assert [item.blob_type async for item in container.list_blobs()] == [BlobType.APPENDBLOB]
 
 
-async def test_the_sdk_uploads_an_append_blob_in_blocks_and_appends_to_it(container: Any) -> None:
+async def test_sdk_uploads_in_blocks_and_appends(container: Any) -> None:
     content = os.urandom(1_300_000)
     blob = container.get_blob_client("log")
     await blob.upload_blob(content, blob_type=BlobType.APPENDBLOB)
@@ -39,7 +39,7 @@ async def test_the_sdk_uploads_an_append_blob_in_blocks_and_appends_to_it(contai
 
 
 @pytest.mark.azurite_differs("Azurite replaces an append blob by a block blob")
-async def test_the_type_of_a_blob_cannot_be_changed(container: Any) -> None:
+async def test_type_of_blob_cannot_be_changed(container: Any) -> None:
     blob = container.get_blob_client("log")
     await blob.create_append_blob()
     with pytest.raises(HttpResponseError) as refused:

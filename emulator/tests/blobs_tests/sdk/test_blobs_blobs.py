@@ -16,7 +16,7 @@ SIZES = [0, 1, 1000, 32 * 1024, 32 * 1024 + 1, 500_000, 1024 * 1024]
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_blob_has_the_content_that_was_uploaded(container: Any, size: int) -> None:
+async def test_content_is_what_was_uploaded(container: Any, size: int) -> None:
     content = os.urandom(size)
     blob = container.get_blob_client("blob")
     await blob.upload_blob(content)
@@ -27,7 +27,7 @@ async def test_a_blob_has_the_content_that_was_uploaded(container: Any, size: in
     assert properties.content_settings.content_md5 == hashlib.md5(content).digest()
 
 
-async def test_a_blob_has_the_content_settings_and_metadata_given_at_the_upload(
+async def test_upload_sets_content_settings_and_metadata(
     container: Any,
 ) -> None:
     settings = ContentSettings(
@@ -59,13 +59,13 @@ async def test_a_blob_has_the_content_settings_and_metadata_given_at_the_upload(
     assert (await (await blob.download_blob()).readall()) == b"content"
 
 
-async def test_the_default_content_type_of_a_blob_is_octet_stream(container: Any) -> None:
+async def test_default_content_type_is_octet_stream(container: Any) -> None:
     await container.upload_blob("blob", b"content")
     found = await container.get_blob_client("blob").get_blob_properties()
     assert found.content_settings.content_type == "application/octet-stream"
 
 
-async def test_an_upload_without_overwrite_fails_and_keeps_the_existing_blob(
+async def test_upload_without_overwrite_keeps_the_blob(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blob")
@@ -80,7 +80,7 @@ async def test_an_upload_without_overwrite_fails_and_keeps_the_existing_blob(
 
 @pytest.mark.parametrize("size", [1000, 500_000])
 @pytest.mark.parametrize(("offset", "length"), [(0, 1), (10, 20), (999, 1), (900, 5000), (1, None)])
-async def test_reading_a_range_of_a_blob_returns_the_bytes_of_the_range(
+async def test_range_returns_its_bytes(
     container: Any, size: int, offset: int, length: int | None
 ) -> None:
     content = os.urandom(size)
@@ -94,7 +94,7 @@ async def test_reading_a_range_of_a_blob_returns_the_bytes_of_the_range(
 @pytest.mark.azurite_differs(
     "Azurite returns no bytes for a range that begins at the end of the blob"
 )
-async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
+async def test_range_beyond_the_end_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"0123456789")
     with pytest.raises(HttpResponseError) as refused:
@@ -104,9 +104,7 @@ async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: An
 
 
 @pytest.mark.parametrize("validate", [True, "md5"])
-async def test_the_sdk_can_upload_and_download_a_blob_with_md5_validation(
-    container: Any, validate: bool | str
-) -> None:
+async def test_sdk_validates_md5(container: Any, validate: bool | str) -> None:
     content = os.urandom(700_000)
     blob = container.get_blob_client("blob")
     await blob.upload_blob(content, validate_content=validate)
@@ -114,7 +112,7 @@ async def test_the_sdk_can_upload_and_download_a_blob_with_md5_validation(
     assert await download.readall() == content[100:600_100]
 
 
-async def test_setting_properties_replaces_all_properties_of_a_blob(container: Any) -> None:
+async def test_setting_properties_replaces_all(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", content_settings=ContentSettings(cache_control="no-store"))
     before = await blob.get_blob_properties()
@@ -127,7 +125,7 @@ async def test_setting_properties_replaces_all_properties_of_a_blob(container: A
     assert await (await blob.download_blob()).readall() == b"content"
 
 
-async def test_setting_metadata_replaces_all_metadata_of_a_blob(container: Any) -> None:
+async def test_setting_metadata_replaces_all(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", metadata={"a": "1"})
     await blob.set_blob_metadata({"b": "2"})
@@ -137,9 +135,7 @@ async def test_setting_metadata_replaces_all_metadata_of_a_blob(container: Any) 
 
 
 @pytest.mark.parametrize("name", ["with-hyphen", "1digit", "with space"])
-async def test_a_metadata_name_that_is_not_an_identifier_is_refused(
-    container: Any, name: str
-) -> None:
+async def test_metadata_name_must_be_an_identifier(container: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={name: "value"})
     assert refused.value.status_code == 400
@@ -152,7 +148,7 @@ async def test_metadata_over_8_kib_is_refused(container: Any) -> None:
     assert refused.value.status_code == 400
 
 
-async def test_operations_on_a_missing_blob_raise_a_blob_not_found_error(container: Any) -> None:
+async def test_missing_blob_raises_blob_not_found(container: Any) -> None:
     blob = container.get_blob_client("missing")
     assert not await blob.exists()
     for attempt in (
@@ -168,7 +164,7 @@ async def test_operations_on_a_missing_blob_raise_a_blob_not_found_error(contain
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_a_blob_no_longer_exists_after_it_is_deleted(container: Any) -> None:
+async def test_deleted_blob_no_longer_exists(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")
@@ -191,9 +187,7 @@ async def test_a_blob_no_longer_exists_after_it_is_deleted(container: Any) -> No
         "x" * 1024,
     ],
 )
-async def test_a_blob_name_with_special_characters_is_accepted_and_listed_unchanged(
-    container: Any, name: str
-) -> None:
+async def test_special_characters_in_names_are_kept(container: Any, name: str) -> None:
     await container.upload_blob(name, name.encode(), metadata={"a": "1"})
     download = await container.get_blob_client(name).download_blob()
     assert await download.readall() == name.encode()
@@ -202,13 +196,13 @@ async def test_a_blob_name_with_special_characters_is_accepted_and_listed_unchan
     assert [blob.name async for blob in container.list_blobs()] == []
 
 
-async def test_a_backslash_in_a_blob_name_is_converted_to_a_slash(container: Any) -> None:
+async def test_backslash_in_a_name_becomes_a_slash(container: Any) -> None:
     await container.upload_blob("back\\slash", b"content")
     assert [blob.name async for blob in container.list_blobs()] == ["back/slash"]
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_blob_names_that_differ_only_in_upper_and_lower_case_refer_to_different_blobs(
+async def test_names_are_case_sensitive(
     container: Any,
 ) -> None:
     await container.upload_blob("name", b"lower")

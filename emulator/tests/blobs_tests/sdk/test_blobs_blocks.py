@@ -21,9 +21,7 @@ def block_id(number: int) -> str:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-async def test_a_blob_uploaded_in_blocks_has_the_content_that_was_uploaded(
-    container: Any, concurrency: int
-) -> None:
+async def test_content_uploaded_in_blocks_is_complete(container: Any, concurrency: int) -> None:
     content = os.urandom(5 * MIB + 12345)
     blob = container.get_blob_client("large")
     answer = await blob.upload_blob(
@@ -37,7 +35,7 @@ async def test_a_blob_uploaded_in_blocks_has_the_content_that_was_uploaded(
         assert await part.readall() == content[offset : offset + length]
 
 
-async def test_a_large_upload_without_overwrite_fails_and_keeps_the_existing_blob(
+async def test_large_upload_without_overwrite_keeps_the_blob(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("large")
@@ -48,7 +46,7 @@ async def test_a_large_upload_without_overwrite_fails_and_keeps_the_existing_blo
     assert await (await blob.download_blob()).readall() == b"small"
 
 
-async def test_a_committed_blob_has_the_blocks_in_the_order_of_the_block_list(
+async def test_block_list_sets_the_order(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -73,7 +71,7 @@ async def test_a_committed_blob_has_the_blocks_in_the_order_of_the_block_list(
     assert uncommitted == []
 
 
-async def test_a_block_list_with_committed_and_new_blocks_is_accepted(container: Any) -> None:
+async def test_block_list_may_mix_committed_and_new_blocks(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(3):
         await blob.stage_block(block_id(number), b"old" + str(number).encode())
@@ -86,7 +84,7 @@ async def test_a_block_list_with_committed_and_new_blocks_is_accepted(container:
     assert await (await blob.download_blob()).readall() == b"old2new1"
 
 
-async def test_a_block_that_is_staged_twice_has_the_content_of_the_second_upload(
+async def test_block_staged_twice_has_the_second_content(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -96,7 +94,7 @@ async def test_a_block_that_is_staged_twice_has_the_content_of_the_second_upload
     assert await (await blob.download_blob()).readall() == b"later"
 
 
-async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> None:
+async def test_unknown_block_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"known")
     with pytest.raises(HttpResponseError) as refused:
@@ -107,7 +105,7 @@ async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> 
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_a_block_id_whose_length_differs_from_earlier_block_ids_is_refused(
+async def test_block_id_of_another_length_is_refused(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -119,7 +117,7 @@ async def test_a_block_id_whose_length_differs_from_earlier_block_ids_is_refused
 
 
 @pytest.mark.azurite_differs("Azurite keeps uncommitted blocks when Put Blob replaces the blob")
-async def test_uploading_a_whole_blob_discards_the_uncommitted_blocks_of_the_blob(
+async def test_whole_upload_discards_uncommitted_blocks(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -130,7 +128,7 @@ async def test_uploading_a_whole_blob_discards_the_uncommitted_blocks_of_the_blo
     assert code_of(refused.value) == "InvalidBlockList"
 
 
-async def test_committing_an_empty_block_list_creates_an_empty_blob(container: Any) -> None:
+async def test_empty_block_list_makes_an_empty_blob(container: Any) -> None:
     blob = container.get_blob_client("empty")
     await blob.commit_block_list([])
     assert await (await blob.download_blob()).readall() == b""
@@ -138,7 +136,7 @@ async def test_committing_an_empty_block_list_creates_an_empty_blob(container: A
 
 
 @pytest.mark.azurite_differs("Azurite responds with InvalidOperation")
-async def test_a_block_with_a_wrong_checksum_is_refused(container: Any) -> None:
+async def test_wrong_checksum_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     wrong = base64.b64encode(bytes(16)).decode()
     with pytest.raises(HttpResponseError) as refused:

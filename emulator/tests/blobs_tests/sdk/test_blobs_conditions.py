@@ -28,7 +28,7 @@ async def blob(container: Any) -> Any:
     return client
 
 
-async def test_exactly_one_client_succeeds_if_many_clients_create_the_same_blob_simultaneously(
+async def test_one_of_many_simultaneous_creations_succeeds(
     container: Any,
 ) -> None:
     async def create(number: int) -> int | None:
@@ -48,7 +48,7 @@ async def test_exactly_one_client_succeeds_if_many_clients_create_the_same_blob_
     assert await download.readall() == str(winners[0]).encode()
 
 
-async def test_a_write_with_the_current_etag_succeeds_and_a_write_with_an_old_etag_fails(
+async def test_only_the_current_etag_permits_a_write(
     blob: Any,
 ) -> None:
     etag = (await blob.get_blob_properties()).etag
@@ -66,7 +66,7 @@ async def test_a_write_with_the_current_etag_succeeds_and_a_write_with_an_old_et
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_with_the_current_etag_in_an_if_none_match_header_fails(
+async def test_if_none_match_with_the_current_etag_fails(
     blob: Any,
 ) -> None:
     etag = (await blob.get_blob_properties()).etag
@@ -75,7 +75,7 @@ async def test_a_write_with_the_current_etag_in_an_if_none_match_header_fails(
     await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
 
 
-async def test_a_write_to_a_missing_blob_with_an_if_match_header_fails(
+async def test_if_match_on_a_missing_blob_fails(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("missing")
@@ -89,7 +89,7 @@ async def test_a_write_to_a_missing_blob_with_an_if_match_header_fails(
         await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
 
 
-async def test_a_write_fails_if_the_condition_on_the_modification_time_is_not_met(
+async def test_write_fails_if_modified_condition_is_not_met(
     blob: Any,
 ) -> None:
     modified = (await blob.get_blob_properties()).last_modified
@@ -103,7 +103,7 @@ async def test_a_write_fails_if_the_condition_on_the_modification_time_is_not_me
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_fails_if_an_etag_condition_is_not_met(blob: Any, read: str) -> None:
+async def test_read_fails_if_etag_condition_is_not_met(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     etag = (await blob.get_blob_properties()).etag
     await ask(etag=etag, match_condition=MatchConditions.IfNotModified)
@@ -117,9 +117,7 @@ async def test_a_read_fails_if_an_etag_condition_is_not_met(blob: Any, read: str
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_fails_if_the_condition_on_the_modification_time_is_not_met(
-    blob: Any, read: str
-) -> None:
+async def test_read_fails_if_modified_condition_is_not_met(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     modified = (await blob.get_blob_properties()).last_modified
     await ask(if_modified_since=modified - HOUR)
@@ -131,7 +129,7 @@ async def test_a_read_fails_if_the_condition_on_the_modification_time_is_not_met
         await ask(if_unmodified_since=modified - HOUR)
 
 
-async def test_deleting_a_container_fails_if_a_condition_is_not_met(container: Any) -> None:
+async def test_container_deletion_needs_its_condition(container: Any) -> None:
     modified = (await container.get_container_properties()).last_modified
     with pytest.raises(ResourceModifiedError):
         await container.delete_container(if_unmodified_since=modified - HOUR)

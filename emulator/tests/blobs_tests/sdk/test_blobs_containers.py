@@ -11,7 +11,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_a_created_container_has_the_given_metadata_and_no_longer_exists_after_its_deletion(
+async def test_container_has_metadata_until_its_deletion(
     service: Any,
 ) -> None:
     name = f"test-{uuid4().hex}"
@@ -25,14 +25,14 @@ async def test_a_created_container_has_the_given_metadata_and_no_longer_exists_a
     assert not await container.exists()
 
 
-async def test_creating_a_container_whose_name_is_already_used_fails(container: Any) -> None:
+async def test_name_in_use_is_refused(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"
     assert refused.value.status_code == 409
 
 
-async def test_operations_on_a_missing_container_raise_a_container_not_found_error(
+async def test_missing_container_raises_container_not_found(
     service: Any,
 ) -> None:
     missing = service.get_container_client("nowhere")
@@ -49,7 +49,7 @@ async def test_operations_on_a_missing_container_raise_a_container_not_found_err
         assert code_of(refused.value) == "ContainerNotFound"
 
 
-async def test_downloading_a_blob_from_a_missing_container_raises_a_resource_not_found_error(
+async def test_download_from_missing_container_raises_not_found(
     service: Any,
 ) -> None:
     with pytest.raises(ResourceNotFoundError):
@@ -57,7 +57,7 @@ async def test_downloading_a_blob_from_a_missing_container_raises_a_resource_not
 
 
 @pytest.mark.parametrize("name", ["UPPER", "two--hyphens", "-first", "under_score", "last-"])
-async def test_an_invalid_container_name_is_refused(service: Any, name: str) -> None:
+async def test_invalid_name_is_refused(service: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await service.create_container(name)
     assert refused.value.status_code == 400
@@ -65,14 +65,14 @@ async def test_an_invalid_container_name_is_refused(service: Any, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["ab", "a" * 64])
-async def test_a_container_name_of_invalid_length_is_refused(service: Any, name: str) -> None:
+async def test_name_of_invalid_length_is_refused(service: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await service.create_container(name)
     assert refused.value.status_code == 400
     assert code_of(refused.value) == "OutOfRangeInput"
 
 
-async def test_setting_metadata_replaces_all_metadata_of_a_container(container: Any) -> None:
+async def test_setting_metadata_replaces_all(container: Any) -> None:
     await container.set_container_metadata({"a": "1", "b": "2"})
     before = await container.get_container_properties()
     await container.set_container_metadata({"c": "3"})
@@ -81,7 +81,7 @@ async def test_setting_metadata_replaces_all_metadata_of_a_container(container: 
     assert after.etag != before.etag
 
 
-async def test_listing_containers_by_prefix_returns_pages_of_the_requested_size(
+async def test_listing_by_prefix_returns_pages(
     service: Any,
 ) -> None:
     prefix = f"list-{uuid4().hex[:8]}-"
@@ -103,7 +103,7 @@ async def test_listing_containers_by_prefix_returns_pages_of_the_requested_size(
             await container.delete_container()
 
 
-async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: Any) -> None:
+async def test_deletion_deletes_the_blobs(service: Any) -> None:
     name = f"test-{uuid4().hex}"
     container = await service.create_container(name)
     await container.upload_blob("blob", b"content")
@@ -115,7 +115,7 @@ async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: 
     await again.delete_container()
 
 
-async def test_the_account_information_contains_the_account_kind_storagev2(
+async def test_account_kind_is_storagev2(
     service: Any,
 ) -> None:
     account = await service.get_account_information()

@@ -26,9 +26,7 @@ def signed_url(blob: Any) -> str:
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-async def test_the_sdk_can_copy_a_blob_with_the_account_key_or_with_a_signed_source_url(
-    container: Any, size: int
-) -> None:
+async def test_sdk_copies_with_account_key_or_signed_url(container: Any, size: int) -> None:
     content = os.urandom(size)
     source, copy = container.get_blob_client("source"), container.get_blob_client("copy")
     await source.upload_blob(content, metadata={"a": "1"})
@@ -45,7 +43,7 @@ async def test_the_sdk_can_copy_a_blob_with_the_account_key_or_with_a_signed_sou
 
 
 @pytest.mark.azurite_differs("Azurite has no Put Blob From URL")
-async def test_the_sdk_uploads_a_blob_from_a_signed_url(container: Any) -> None:
+async def test_sdk_uploads_blob_from_signed_url(container: Any) -> None:
     content = os.urandom(100_000)
     source, copy = container.get_blob_client("source"), container.get_blob_client("copy")
     await source.upload_blob(content)
@@ -54,7 +52,7 @@ async def test_the_sdk_uploads_a_blob_from_a_signed_url(container: Any) -> None:
 
 
 @pytest.mark.azurite_differs("Azurite has no Put Block From URL")
-async def test_the_sdk_uploads_a_block_from_a_signed_url(container: Any) -> None:
+async def test_sdk_uploads_block_from_signed_url(container: Any) -> None:
     content = os.urandom(100_000)
     source, copy = container.get_blob_client("source"), container.get_blob_client("copy")
     await source.upload_blob(content)
@@ -64,7 +62,7 @@ async def test_the_sdk_uploads_a_block_from_a_signed_url(container: Any) -> None
 
 
 @pytest.mark.azurite_differs("Azurite reads a blob of the same account without a SAS")
-async def test_a_synchronous_copy_from_a_url_without_a_sas_is_refused(container: Any) -> None:
+async def test_synchronous_copy_without_sas_is_refused(container: Any) -> None:
     source, copy = container.get_blob_client("source"), container.get_blob_client("copy")
     await source.upload_blob(b"content")
     with pytest.raises(HttpResponseError):

@@ -75,7 +75,7 @@ def cors_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def test_reading_cors_rules_returns_the_rules_that_the_client_set(
+async def test_rules_are_read_as_they_were_set(
     service: Any,
 ) -> None:
     everything = {"allowed_headers": ["*"], "exposed_headers": ["x-ms-*", "etag"]}
@@ -92,7 +92,7 @@ async def test_reading_cors_rules_returns_the_rules_that_the_client_set(
     assert await read_rules(service) == []
 
 
-async def test_service_properties_that_a_request_omits_keep_their_values(service: Any) -> None:
+async def test_omitted_properties_keep_their_values(service: Any) -> None:
     logging = BlobAnalyticsLogging(read=True, retention_policy=RetentionPolicy(True, 3))
     hours = Metrics(enabled=True, include_apis=True, retention_policy=RetentionPolicy(True, 7))
     await service.set_service_properties(
@@ -112,7 +112,7 @@ async def test_service_properties_that_a_request_omits_keep_their_values(service
     )
 
 
-async def test_optional_features_such_as_logging_and_cors_are_disabled_in_a_new_account(
+async def test_new_account_has_optional_features_disabled(
     service: Any,
 ) -> None:
     found = await service.get_service_properties()
@@ -124,7 +124,7 @@ async def test_optional_features_such_as_logging_and_cors_are_disabled_in_a_new_
 
 
 @pytest.mark.azurite_differs("Azurite keeps the setting, but serves no website")
-async def test_enabling_a_static_website_is_refused_as_not_implemented(service: Any) -> None:
+async def test_static_website_is_not_implemented(service: Any) -> None:
     await service.set_service_properties(static_website=StaticWebsite(enabled=False))
     with pytest.raises(HttpResponseError) as refused:
         await service.set_service_properties(static_website=StaticWebsite(enabled=True))
@@ -156,9 +156,7 @@ PREFIXES = ["x-ms-meta-target*", "x-ms-meta-other*"]
         [rule(PAGE, "GET", max_age_in_seconds=2**31 - 1)],
     ],
 )
-async def test_cors_rules_up_to_the_limits_documented_by_azure_are_accepted(
-    service: Any, rules: list[CorsRule]
-) -> None:
+async def test_rules_up_to_azures_limits_are_accepted(service: Any, rules: list[CorsRule]) -> None:
     await service.set_service_properties(cors=rules)
     assert len(await read_rules(service)) == len(rules)
 
@@ -183,7 +181,7 @@ async def test_cors_rules_up_to_the_limits_documented_by_azure_are_accepted(
         ([rule(PAGE, "GET", allowed_headers=["a" * 250] * 3)] * 3, "InvalidXmlNodeValue"),
     ],
 )
-async def test_cors_rules_over_a_limit_of_azure_are_refused_and_the_stored_rules_are_kept(
+async def test_rules_over_a_limit_are_refused_and_not_stored(
     service: Any, rules: list[CorsRule], code: str
 ) -> None:
     await service.set_service_properties(cors=[rule(OTHER_PAGE, "GET")])
@@ -193,9 +191,7 @@ async def test_cors_rules_over_a_limit_of_azure_are_refused_and_the_stored_rules
     assert [each[0] for each in await read_rules(service)] == [OTHER_PAGE]
 
 
-async def test_the_response_to_an_anonymous_preflight_request_has_the_headers_of_the_matching_rule(
-    server: Server, service: Any
-) -> None:
+async def test_preflight_needs_no_credentials(server: Server, service: Any) -> None:
     rules = [rule(PAGE, "PUT", allowed_headers=["x-ms-*", "content-type"], max_age_in_seconds=200)]
     await service.set_service_properties(cors=rules)
     for path in ("/box/none", "/", ""):
@@ -210,9 +206,7 @@ async def test_the_response_to_an_anonymous_preflight_request_has_the_headers_of
         }
 
 
-async def test_a_cors_preflight_request_that_matches_no_rule_is_refused(
-    server: Server, service: Any
-) -> None:
+async def test_preflight_without_matching_rule_is_refused(server: Server, service: Any) -> None:
     def refused(*request: str) -> bool:
         answer = preflight(server, *request)
         assert answer.status_code in {200, 403}
@@ -233,18 +227,14 @@ async def test_a_cors_preflight_request_that_matches_no_rule_is_refused(
 
 
 @pytest.mark.azurite_differs("Azurite ignores upper and lower case")
-async def test_an_origin_that_differs_from_an_allowed_origin_only_in_upper_or_lower_case_is_refused(
-    server: Server, service: Any
-) -> None:
+async def test_origins_are_case_sensitive(server: Server, service: Any) -> None:
     await service.set_service_properties(cors=[rule("http://Page", "GET")])
     assert preflight(server, "http://Page", "GET").status_code == 200
     assert preflight(server, "http://page", "GET").status_code == 403
 
 
 @pytest.mark.azurite_differs("Azurite goes on to the next rule if the headers do not match")
-async def test_only_the_first_cors_rule_that_matches_origin_and_method_is_applied(
-    server: Server, service: Any
-) -> None:
+async def test_only_the_first_matching_rule_applies(server: Server, service: Any) -> None:
     # The example in the section "CORS rules evaluation" of the documentation.
     few = {
         "allowed_headers": ["x-ms-blob-content-type", "x-ms-blob-content-disposition"],
@@ -263,9 +253,7 @@ async def test_only_the_first_cors_rule_that_matches_origin_and_method_is_applie
 
 
 @pytest.mark.azurite_differs("Azurite knows no wildcard within an origin")
-async def test_a_wildcard_in_a_cors_rule_matches_the_subdomains_of_a_domain(
-    server: Server, service: Any
-) -> None:
+async def test_wildcard_matches_subdomains(server: Server, service: Any) -> None:
     await service.set_service_properties(cors=[rule("https://*.contoso.com", "GET")])
     allowed = ["https://www.contoso.com", "https://a.b.contoso.com"]
     refused = [
@@ -280,7 +268,7 @@ async def test_a_wildcard_in_a_cors_rule_matches_the_subdomains_of_a_domain(
 
 
 @pytest.mark.parametrize("missing", ["origin", "access-control-request-method"])
-async def test_a_cors_preflight_request_without_a_required_header_is_refused(
+async def test_preflight_without_required_header_is_refused(
     server: Server, service: Any, missing: str
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET")])
@@ -291,7 +279,7 @@ async def test_a_cors_preflight_request_without_a_required_header_is_refused(
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "InvalidHeaderValue")
 
 
-async def test_a_web_page_from_an_allowed_origin_can_write_and_read_a_blob(
+async def test_allowed_page_can_write_and_read_a_blob(
     server: Server, service: Any, container: Any
 ) -> None:
     exposed = ["x-ms-meta-*", "etag", "content-length"]
@@ -312,7 +300,7 @@ async def test_a_web_page_from_an_allowed_origin_can_write_and_read_a_blob(
         assert set(names) == {"x-ms-meta-author", "etag", "content-length"}
 
 
-async def test_a_response_has_no_access_control_headers_if_no_cors_rule_matches_the_origin(
+async def test_no_headers_without_matching_rule(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET")])
@@ -323,7 +311,7 @@ async def test_a_response_has_no_access_control_headers_if_no_cors_rule_matches_
 
 
 @pytest.mark.azurite_differs("Azurite also adds Vary to responses that no cache keeps")
-async def test_the_response_to_a_cross_origin_put_request_has_no_vary_header(
+async def test_cross_origin_put_gets_no_vary_header(
     server: Server, service: Any, container: Any
 ) -> None:
     url = f"{container.url}/b?{signature()}"
@@ -336,7 +324,7 @@ async def test_the_response_to_a_cross_origin_put_request_has_no_vary_header(
         assert (put.status_code, set(cors_headers(put.headers))) == (201, names)
 
 
-async def test_a_response_has_a_wildcard_origin_and_no_vary_header_if_a_rule_allows_all_origins(
+async def test_rule_for_all_origins_gives_wildcard_without_vary(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET", exposed_headers=["etag"])])
@@ -349,7 +337,7 @@ async def test_a_response_has_a_wildcard_origin_and_no_vary_header_if_a_rule_all
     assert answer.headers["access-control-expose-headers"].lower() == "etag"
 
 
-async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_origin(
+async def test_error_response_has_cors_headers(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET", exposed_headers=["x-ms-*"])])
@@ -363,7 +351,7 @@ async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_orig
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_a_request_without_an_origin_header_gets_cors_headers_if_a_rule_allows_its_method(
+async def test_request_without_origin_gets_cors_headers(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.
@@ -383,9 +371,7 @@ async def test_a_request_without_an_origin_header_gets_cors_headers_if_a_rule_al
     assert (put.status_code, cors_headers(put.headers)) == (201, {})
 
 
-def test_reading_or_setting_cors_rules_without_credentials_is_refused(
-    server: Server, service: Any
-) -> None:
+def test_rules_need_credentials(server: Server, service: Any) -> None:
     url = f"{server.url}/?restype=service&comp=properties"
     assert send("GET", url).status_code in {401, 403}
     assert send("PUT", url, b"<StorageServiceProperties/>").status_code in {401, 403}

@@ -40,7 +40,7 @@ def put_until_killed(server: Server, names: list[str], acknowledged: list[str]) 
                 server.process.kill()
 
 
-def test_acknowledged_writes_survive_a_kill_of_the_blob_service(tmp_path: Path) -> None:
+def test_writes_survive_a_kill(tmp_path: Path) -> None:
     data, port = tmp_path / "data", free_port()
     order = random.Random(20260301)
     kept: list[str] = []
@@ -79,7 +79,7 @@ def test_acknowledged_writes_survive_a_kill_of_the_blob_service(tmp_path: Path) 
         assert len(files) == sum(int(name) % 3 == 0 for name in found)
 
 
-def test_acknowledged_appends_and_leases_survive_a_kill_of_the_blob_service(
+def test_appends_and_leases_survive_a_kill(
     tmp_path: Path,
 ) -> None:
     data, port = tmp_path / "data", free_port()
@@ -111,7 +111,7 @@ def test_acknowledged_appends_and_leases_survive_a_kill_of_the_blob_service(
     assert len([path for path in (data / "content").rglob("*") if path.is_file()]) == kept
 
 
-def test_acknowledged_cors_rules_survive_a_kill_of_the_blob_service(tmp_path: Path) -> None:
+def test_cors_rules_survive_a_kill(tmp_path: Path) -> None:
     data, port = tmp_path / "data", free_port()
     kept = ""
     for round_number in range(3):

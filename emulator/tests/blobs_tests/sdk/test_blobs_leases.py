@@ -26,7 +26,7 @@ async def refused_code(attempt: Any) -> tuple[int | None, str]:
     return refused.value.status_code, code_of(refused.value)
 
 
-async def test_a_lease_can_be_acquired_changed_renewed_released_and_broken_with_the_sdk(
+async def test_sdk_performs_every_lease_action(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blob")
@@ -46,7 +46,7 @@ async def test_a_lease_can_be_acquired_changed_renewed_released_and_broken_with_
         assert await refused_code(lease.renew()) == (409, "LeaseIsBrokenAndCannotBeRenewed")
 
 
-async def test_the_sdk_can_write_and_delete_a_leased_blob_only_with_the_lease_id(
+async def test_leased_blob_needs_the_lease_id(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blob")
@@ -64,7 +64,7 @@ async def test_the_sdk_can_write_and_delete_a_leased_blob_only_with_the_lease_id
     await blob.delete_blob(lease=lease.id)
 
 
-async def test_the_sdk_can_delete_a_leased_container_only_with_the_lease_id(service: Any) -> None:
+async def test_leased_container_is_deleted_only_with_lease_id(service: Any) -> None:
     container = await service.create_container(f"test-{uuid4().hex}")
     lease = lease_client(container)
     await lease.acquire()

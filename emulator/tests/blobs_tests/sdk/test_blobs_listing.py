@@ -17,11 +17,11 @@ async def filled(container: Any) -> Any:
     return container
 
 
-async def test_blobs_are_listed_in_the_order_of_the_blob_names(filled: Any) -> None:
+async def test_blobs_are_in_the_order_of_names(filled: Any) -> None:
     assert [blob.name async for blob in filled.list_blobs()] == NAMES
 
 
-async def test_a_listing_contains_the_properties_of_each_blob(filled: Any) -> None:
+async def test_entry_has_the_blobs_properties(filled: Any) -> None:
     listed = {blob.name: blob async for blob in filled.list_blobs(include=["metadata"])}
     found = await filled.get_blob_client("a/1").get_blob_properties()
     item = listed["a/1"]
@@ -36,24 +36,20 @@ async def test_a_listing_contains_the_properties_of_each_blob(filled: Any) -> No
     assert item.lease.state == "available"
 
 
-async def test_a_listing_contains_no_metadata_unless_the_request_asks_for_metadata(
+async def test_metadata_is_listed_only_on_request(
     filled: Any,
 ) -> None:
     assert [blob.metadata async for blob in filled.list_blobs("a/1")] == [{}]
 
 
 @pytest.mark.parametrize("prefix", ["a", "a/", "a/b/", "b", "ä", "日", "zzz", "a/b/3"])
-async def test_a_listing_by_prefix_contains_only_blobs_with_the_prefix(
-    filled: Any, prefix: str
-) -> None:
+async def test_prefix_selects_blobs(filled: Any, prefix: str) -> None:
     found = [blob.name async for blob in filled.list_blobs(name_starts_with=prefix)]
     assert found == [name for name in NAMES if name.startswith(prefix)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_the_pages_of_a_blob_listing_contain_each_blob_exactly_once(
-    filled: Any, size: int
-) -> None:
+async def test_pages_contain_each_blob_once(filled: Any, size: int) -> None:
     pages = filled.list_blobs(results_per_page=size).by_page()
     found = [[blob.name async for blob in page] async for page in pages]
     assert [name for page in found for name in page] == NAMES
@@ -61,7 +57,7 @@ async def test_the_pages_of_a_blob_listing_contain_each_blob_exactly_once(
     assert 0 < len(found[-1]) <= size
 
 
-async def test_a_listing_with_a_marker_continues_after_the_previous_page(filled: Any) -> None:
+async def test_marker_continues_after_the_previous_page(filled: Any) -> None:
     pages = filled.list_blobs(results_per_page=4).by_page()
     async for page in pages:
         first = [blob.name async for blob in page]
@@ -72,9 +68,7 @@ async def test_a_listing_with_a_marker_continues_after_the_previous_page(filled:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-async def test_a_listing_with_a_delimiter_groups_blobs_by_common_prefix(
-    filled: Any, size: int
-) -> None:
+async def test_delimiter_groups_by_common_prefix(filled: Any, size: int) -> None:
     top = [item async for item in filled.walk_blobs(results_per_page=size)]
     # Within a page the SDK returns the prefixes before the blobs.
     assert sorted(item.name for item in top) == ["a", "a/", "b", "c/", "d", "ä/", "日本/"]
@@ -82,12 +76,12 @@ async def test_a_listing_with_a_delimiter_groups_blobs_by_common_prefix(
     assert sorted(inner) == ["a/1", "a/2", "a/b/"]
 
 
-async def test_a_page_size_of_zero_is_refused(filled: Any) -> None:
+async def test_page_size_of_zero_is_refused(filled: Any) -> None:
     with pytest.raises(HttpResponseError) as refused:
         _ = [blob async for blob in filled.list_blobs(results_per_page=0)]
     assert refused.value.status_code == 400
 
 
-async def test_a_blob_with_only_uncommitted_blocks_is_not_listed(container: Any) -> None:
+async def test_blob_with_only_uncommitted_blocks_is_absent(container: Any) -> None:
     await container.get_blob_client("staged").stage_block("AAAA", b"content")
     assert [blob.name async for blob in container.list_blobs()] == []

@@ -19,16 +19,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_blob_service_exits_with_status_0_after_sigterm_or_sigint(
-    tmp_path: Path, number: int
-) -> None:
+def test_signal_ends_the_service_with_status_0(tmp_path: Path, number: int) -> None:
     with run_emulator(tmp_path) as server, httpx.Client() as idle:
         idle.get(server.url)
         server.process.send_signal(number)
         assert server.process.wait(timeout=10) == 0
 
 
-def test_the_blob_service_exits_with_status_98_if_the_port_is_in_use(tmp_path: Path) -> None:
+def test_busy_port_ends_the_service_with_status_98(tmp_path: Path) -> None:
     with run_emulator(tmp_path / "one") as server:
         ended = run("--port", str(server.port), "--data", str(tmp_path / "two"))
     assert ended.returncode == 98
@@ -37,7 +35,7 @@ def test_the_blob_service_exits_with_status_98_if_the_port_is_in_use(tmp_path: P
     )
 
 
-def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
+def test_second_process_on_the_same_data_is_refused(
     tmp_path: Path,
 ) -> None:
     with run_emulator(tmp_path):
@@ -62,7 +60,7 @@ def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
         ("--data", "/dev/null/folder"),
     ],
 )
-def test_the_blob_service_exits_with_status_2_if_an_option_is_invalid(
+def test_invalid_option_ends_the_service_with_status_2(
     tmp_path: Path, option: str, value: str
 ) -> None:
     ended = run("--port", "0", "--data", str(tmp_path), option, value)
@@ -71,7 +69,7 @@ def test_the_blob_service_exits_with_status_2_if_an_option_is_invalid(
     assert ended.stderr.strip()
 
 
-def test_a_preflight_request_succeeds_only_for_an_origin_given_by_the_cors_origin_option(
+def test_cors_origin_option_allows_preflights(
     tmp_path: Path,
 ) -> None:
     options = ("--cors-origin", "http://one", "--cors-origin", "http://two:3000")

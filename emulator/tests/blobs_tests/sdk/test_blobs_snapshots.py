@@ -13,7 +13,7 @@ from blobs_tests.sdk.blob_servers import ACCOUNT, KEY, Server
 from blobs_tests.sdk.both_clients import code_of, connect
 
 
-async def test_snapshots_can_be_taken_read_listed_and_deleted_with_the_sdk(container: Any) -> None:
+async def test_sdk_takes_reads_lists_and_deletes_snapshots(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"old", metadata={"a": "1"})
     time = (await blob.create_snapshot())["snapshot"]
@@ -50,7 +50,7 @@ async def test_snapshots_can_be_taken_read_listed_and_deleted_with_the_sdk(conta
         ),
     ],
 )
-async def test_a_snapshot_can_be_read_with_a_sas_of_the_snapshot_or_of_its_container(
+async def test_sas_of_snapshot_or_container_permits_reading(
     container: Any, server: Server, sdk: str, resource: str
 ) -> None:
     blob = container.get_blob_client("blob")

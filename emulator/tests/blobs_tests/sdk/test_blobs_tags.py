@@ -7,7 +7,7 @@ from typing import Any
 TAGS = {"model": "efficientnet", "with space": "a/b:c=d"}
 
 
-async def test_the_sdk_sets_and_reads_the_tags_of_a_blob(container: Any) -> None:
+async def test_sdk_sets_and_reads_tags(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", tags=TAGS)
     assert await blob.get_blob_tags() == TAGS
@@ -19,7 +19,7 @@ async def test_the_sdk_sets_and_reads_the_tags_of_a_blob(container: Any) -> None
     assert await blob.get_blob_tags() == {}
 
 
-async def test_the_sdk_sets_the_tags_of_a_blob_that_is_uploaded_in_blocks(container: Any) -> None:
+async def test_sdk_sets_tags_of_an_upload_in_blocks(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(bytes(1_200_000), tags=TAGS)
     assert await blob.get_blob_tags() == TAGS

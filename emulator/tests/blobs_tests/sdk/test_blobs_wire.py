@@ -68,13 +68,13 @@ def assert_alive(server: Server) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_malformed_http_requests_are_refused(emulator: Server, data: bytes) -> None:
+def test_malformed_requests_are_refused(emulator: Server, data: bytes) -> None:
     answer = exchange(emulator, data)
     assert not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 5"))
     assert_alive(emulator)
 
 
-def test_the_blob_service_still_responds_after_requests_with_very_long_headers(
+def test_service_survives_very_long_headers(
     emulator: Server,
 ) -> None:
     for head in (b"GET /" + b"a" * 2_000_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000):
@@ -84,7 +84,7 @@ def test_the_blob_service_still_responds_after_requests_with_very_long_headers(
     assert_alive(emulator)
 
 
-def test_a_randomly_damaged_request_gets_no_response_with_status_2xx_or_5xx(
+def test_damaged_request_gets_neither_2xx_nor_5xx(
     emulator: Server,
 ) -> None:
     source = random.Random(20260301)
@@ -99,7 +99,7 @@ def test_a_randomly_damaged_request_gets_no_response_with_status_2xx_or_5xx(
     assert_alive(emulator)
 
 
-def test_an_interrupted_upload_does_not_create_a_blob(emulator: Server) -> None:
+def test_interrupted_upload_creates_no_blob(emulator: Server) -> None:
     for sent in (0, 10, 2_000_000):
         head = (
             f"PUT /devstoreaccount1/box/torn?{signature()} HTTP/1.1\r\nHost: localhost\r\n"
@@ -109,7 +109,7 @@ def test_an_interrupted_upload_does_not_create_a_blob(emulator: Server) -> None:
         assert httpx.get(f"{emulator.url}/box/torn?{signature()}").status_code == 404
 
 
-def test_the_connection_stays_open_after_the_response_to_a_refused_upload(
+def test_connection_survives_a_refused_upload(
     emulator: Server,
 ) -> None:
     with httpx.Client() as client:
@@ -119,7 +119,7 @@ def test_the_connection_stays_open_after_the_response_to_a_refused_upload(
         assert client.get(f"{emulator.url}/box/b?{signature()}").status_code == 404
 
 
-def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
+def test_expect_100_continue_is_answered_first(
     emulator: Server,
 ) -> None:
     head = (
@@ -133,7 +133,7 @@ def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
-def test_pipelined_requests_get_responses_in_the_order_of_the_requests(emulator: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(emulator: Server) -> None:
     one = (
         f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     )
@@ -148,9 +148,7 @@ def test_pipelined_requests_get_responses_in_the_order_of_the_requests(emulator:
     assert statuses == [b"404", b"200", b"404"]
 
 
-def test_a_blob_can_be_deleted_while_a_client_downloads_the_blob(
-    emulator: Server, tmp_path: Path
-) -> None:
+def test_blob_can_be_deleted_during_a_download(emulator: Server, tmp_path: Path) -> None:
     url = f"{emulator.url}/box/large?{signature()}"
     content = b"x" * 20_000_000
     put = httpx.put(url, content=content, headers={"x-ms-blob-type": "BlockBlob"})

@@ -28,7 +28,7 @@ async def append(service: RunningBlobService, body: bytes, **headers: str) -> Re
     return await service.request("PUT", "box/log", body, query="comp=appendblock", headers=names)
 
 
-async def test_an_append_blob_has_the_content_of_its_blocks_in_order(
+async def test_content_is_the_blocks_in_order(
     service: RunningBlobService,
 ) -> None:
     assert (await create(service)).status == 201
@@ -52,7 +52,7 @@ async def test_an_append_blob_has_the_content_of_its_blocks_in_order(
     assert b"<BlobType>AppendBlob</BlobType>" in listed.body
 
 
-async def test_the_blocks_of_an_append_blob_survive_a_restart(tmp_path: Path) -> None:
+async def test_blocks_survive_a_restart(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         await create(service)
         await append(service, b"one")
@@ -62,7 +62,7 @@ async def test_the_blocks_of_an_append_blob_survive_a_restart(tmp_path: Path) ->
         assert (await service.get("box/log")).body == b"onetwo"
 
 
-async def test_creating_an_append_blob_again_empties_it_and_removes_its_content_files(
+async def test_creation_again_empties_the_blob(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -76,7 +76,7 @@ async def test_creating_an_append_blob_again_empties_it_and_removes_its_content_
     assert service.content_files == []
 
 
-async def test_a_block_is_appended_only_if_the_position_and_size_conditions_are_met(
+async def test_append_needs_its_position_and_size_conditions(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -90,7 +90,7 @@ async def test_a_block_is_appended_only_if_the_position_and_size_conditions_are_
     assert (await service.get("box/log")).body == b"onetwo"
 
 
-async def test_exactly_one_of_many_concurrent_appends_at_the_same_position_succeeds(
+async def test_one_of_many_appends_at_one_position_succeeds(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -112,14 +112,14 @@ async def test_exactly_one_of_many_concurrent_appends_at_the_same_position_succe
         ("2021-12-02", 4 * MIB + 1, 413),
     ],
 )
-async def test_a_block_over_the_size_limit_of_the_api_version_is_refused(
+async def test_block_over_the_versions_limit_is_refused(
     service: RunningBlobService, version: str, size: int, status: int
 ) -> None:
     headers = {"x_ms_version": version, "content_length": str(size)}
     assert (await append(service, b"", **headers)).status == status
 
 
-async def test_appending_more_than_50000_blocks_to_a_blob_is_refused(
+async def test_more_than_50000_blocks_are_refused(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -130,7 +130,7 @@ async def test_appending_more_than_50000_blocks_to_a_blob_is_refused(
     assert (answer.status, answer.code) == (409, "BlockCountExceedsLimit")
 
 
-async def test_an_operation_that_the_type_of_the_blob_does_not_support_is_refused(
+async def test_operation_of_another_blob_type_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/log", b"content")
@@ -148,7 +148,7 @@ async def test_an_operation_that_the_type_of_the_blob_does_not_support_is_refuse
     assert {(answer.status, answer.code) for answer in answers} == {(409, "InvalidBlobType")}
 
 
-async def test_an_invalid_append_request_is_refused_and_stores_nothing(
+async def test_invalid_append_stores_nothing(
     service: RunningBlobService,
 ) -> None:
     assert (await append(service, b"x")).code == "BlobNotFound"
@@ -167,7 +167,7 @@ async def test_an_invalid_append_request_is_refused_and_stores_nothing(
     assert service.content_files == []
 
 
-async def test_a_block_is_appended_to_a_leased_append_blob_only_with_the_lease_id(
+async def test_append_to_leased_blob_needs_the_lease_id(
     service: RunningBlobService,
 ) -> None:
     await create(service)

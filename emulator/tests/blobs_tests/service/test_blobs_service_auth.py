@@ -26,7 +26,7 @@ async def read(service: RunningBlobService, query: str, **headers: str) -> tuple
     return answer.status, answer.code
 
 
-async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
+async def test_sas_is_valid_from_start_until_expiry(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -49,7 +49,7 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
     assert await read(service, sas) == (403, "AuthenticationFailed")
 
 
-async def test_a_sas_of_a_snapshot_gives_access_to_no_other_snapshot_and_not_to_the_blob(
+async def test_snapshot_sas_gives_access_to_nothing_else(
     service: RunningBlobService,
 ) -> None:
     times = []
@@ -85,7 +85,7 @@ async def test_a_sas_of_a_snapshot_gives_access_to_no_other_snapshot_and_not_to_
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_the_error_code_names_the_service_or_resource_type_or_permission_that_a_sas_lacks(
+async def test_error_code_names_what_the_sas_lacks(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -101,7 +101,7 @@ async def test_the_error_code_names_the_service_or_resource_type_or_permission_t
 
 
 @pytest.mark.parametrize("space", ["%20", "+"])
-async def test_a_sas_may_set_a_header_with_a_space(service: RunningBlobService, space: str) -> None:
+async def test_sas_may_set_a_header_with_a_space(service: RunningBlobService, space: str) -> None:
     """The client for .NET writes the space as a plus sign, and a plus sign as `%2B`."""
     await service.put("box/blob", b"content")
     sas = generate_blob_sas(
@@ -122,7 +122,7 @@ async def test_a_sas_may_set_a_header_with_a_space(service: RunningBlobService, 
     )
 
 
-async def test_a_service_sas_of_version_2015_04_05_is_accepted(service: RunningBlobService) -> None:
+async def test_sas_of_version_2015_04_05_is_accepted(service: RunningBlobService) -> None:
     """In version 2015-04-05, the signature covers neither the resource type nor the scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
@@ -153,7 +153,7 @@ def signed(
 
 
 @pytest.mark.parametrize(("minutes", "status"), [(-16, 403), (-14, 200), (14, 200), (16, 403)])
-async def test_a_shared_key_request_dated_over_15_minutes_before_or_after_now_is_refused(
+async def test_shared_key_over_15_minutes_off_is_refused(
     service: RunningBlobService, minutes: int, status: int
 ) -> None:
     await service.put("box/blob", b"content")
@@ -163,7 +163,7 @@ async def test_a_shared_key_request_dated_over_15_minutes_before_or_after_now_is
     assert (await read(service, "", **headers))[0] == status
 
 
-async def test_a_request_that_was_changed_after_signing_is_refused(
+async def test_request_changed_after_signing_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -188,7 +188,7 @@ async def test_a_request_that_was_changed_after_signing_is_refused(
         ("Bearer token", 400, "InvalidAuthenticationInfo"),
     ],
 )
-async def test_a_request_with_an_invalid_authorization_header_is_refused(
+async def test_invalid_authorization_header_is_refused(
     service: RunningBlobService, authorization: str, status: int, code: str
 ) -> None:
     headers = {
@@ -198,7 +198,7 @@ async def test_a_request_with_an_invalid_authorization_header_is_refused(
     assert await read(service, "", **headers) == (status, code)
 
 
-async def test_the_response_to_an_anonymous_request_contains_an_authentication_challenge(
+async def test_anonymous_request_gets_a_challenge(
     service: RunningBlobService,
 ) -> None:
     answer = await service.send("GET", PATH, "", {})
@@ -208,7 +208,7 @@ async def test_the_response_to_an_anonymous_request_contains_an_authentication_c
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_sas_with_a_wrong_signature_and_a_random_value_in_one_field_is_refused(
+async def test_sas_with_a_random_field_is_refused(
     service: RunningBlobService, value: str, name: str
 ) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}
@@ -217,11 +217,11 @@ async def test_a_sas_with_a_wrong_signature_and_a_random_value_in_one_field_is_r
     assert (await read(service, query))[0] == 403
 
 
-def test_the_repr_of_an_account_key_hides_the_key() -> None:
+def test_repr_hides_the_account_key() -> None:
     assert DEVELOPMENT_KEY not in repr(AccountKey(DEVELOPMENT_KEY))
 
 
 @pytest.mark.parametrize("text", ["", "not base64!", "ä"])
-def test_an_account_key_that_is_empty_or_not_base64_raises_a_setting_error(text: str) -> None:
+def test_invalid_account_key_raises_setting_error(text: str) -> None:
     with pytest.raises(SettingError):
         AccountKey(text)

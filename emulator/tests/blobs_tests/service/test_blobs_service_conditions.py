@@ -44,9 +44,7 @@ def outcome(check: object, *arguments: object, **options: object) -> int:
 
 
 @given(CONDITIONS, THINGS)
-def test_a_conditional_read_returns_the_status_that_azure_documents(
-    conditions: Conditions, thing: Thing
-) -> None:
+def test_conditional_read_has_azures_status(conditions: Conditions, thing: Thing) -> None:
     seconds = thing.modified_us // SECOND
     match = not conditions.if_match or thing.etag in conditions.if_match
     unmodified = conditions.if_unmodified_since is None or seconds <= conditions.if_unmodified_since
@@ -59,7 +57,7 @@ def test_a_conditional_read_returns_the_status_that_azure_documents(
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_a_conditional_write_succeeds_only_if_the_etag_conditions_are_met(
+def test_write_succeeds_only_if_etag_conditions_are_met(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)
@@ -90,7 +88,7 @@ def test_a_conditional_write_succeeds_only_if_the_etag_conditions_are_met(
         ),
     ],
 )
-def test_a_write_with_etag_conditions_returns_the_status_that_azure_documents(
+def test_conditional_write_has_azures_status(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
     conditions = Conditions.parse(headers, 0)
@@ -98,7 +96,7 @@ def test_a_write_with_etag_conditions_returns_the_status_that_azure_documents(
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_any_text_in_a_conditional_header_is_parsed_or_refused_with_status_400(text: str) -> None:
+def test_any_conditional_header_is_parsed_or_gets_400(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
     for name in (*names, "x-ms-lease-id"):
         assert outcome(Conditions.parse, {name: text}, 0) in {200, 400}

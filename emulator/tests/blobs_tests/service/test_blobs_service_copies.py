@@ -46,7 +46,7 @@ def signed(service: RunningBlobService, path: str) -> str:
 
 @pytest.mark.parametrize("size", [0, 10, 100_000])
 @pytest.mark.parametrize("is_sync", ["true", "false"])
-async def test_a_copy_has_the_content_the_properties_and_the_metadata_of_its_source(
+async def test_copy_has_content_properties_and_metadata(
     tmp_path: Path, size: int, is_sync: str
 ) -> None:
     content = os.urandom(size)
@@ -69,7 +69,7 @@ async def test_a_copy_has_the_content_the_properties_and_the_metadata_of_its_sou
         assert "x-ms-copy-id" not in (await service.get("box/copy")).headers
 
 
-async def test_a_content_file_that_blobs_share_is_removed_when_the_last_of_the_blobs_is_deleted(
+async def test_shared_content_file_goes_with_the_last_blob(
     service: RunningBlobService,
 ) -> None:
     content = os.urandom(100_000)
@@ -85,7 +85,7 @@ async def test_a_content_file_that_blobs_share_is_removed_when_the_last_of_the_b
     assert service.content_files == []
 
 
-async def test_copying_a_snapshot_over_its_blob_restores_the_old_content(
+async def test_copied_snapshot_restores_the_old_content(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"old")
@@ -97,7 +97,7 @@ async def test_copying_a_snapshot_over_its_blob_restores_the_old_content(
     assert (await service.get("box/blob")).body == b"old"
 
 
-async def test_blocks_can_be_appended_to_a_copy_of_an_append_blob(
+async def test_copy_of_append_blob_can_be_appended_to(
     service: RunningBlobService,
 ) -> None:
     await service.request("PUT", "box/log", headers={"x-ms-blob-type": "AppendBlob"})
@@ -110,7 +110,7 @@ async def test_blocks_can_be_appended_to_a_copy_of_an_append_blob(
 
 
 @pytest.mark.parametrize("size", [100, 100_000, 3_000_000])
-async def test_whole_blobs_and_blocks_and_appended_blocks_can_be_copied_from_a_url(
+async def test_blobs_and_blocks_are_copied_from_urls(
     service: RunningBlobService, size: int
 ) -> None:
     content = os.urandom(size)
@@ -148,7 +148,7 @@ async def test_whole_blobs_and_blocks_and_appended_blocks_can_be_copied_from_a_u
         (f"{ACCOUNT_URL}/box/source?sig=wrong", 403, "CannotVerifyCopySource"),
     ],
 )
-async def test_a_copy_from_a_url_that_the_service_cannot_read_is_refused(
+async def test_unreadable_url_is_refused(
     service: RunningBlobService, source: str, status: int, code: str
 ) -> None:
     await service.put("box/source", b"content")
@@ -158,7 +158,7 @@ async def test_a_copy_from_a_url_that_the_service_cannot_read_is_refused(
     assert (await service.get("box/copy")).status == 404
 
 
-async def test_a_blob_is_copied_from_a_url_with_localhost_instead_of_127_0_0_1(
+async def test_url_with_localhost_is_copied(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/source", b"content")
@@ -166,7 +166,7 @@ async def test_a_blob_is_copied_from_a_url_with_localhost_instead_of_127_0_0_1(
     assert (await copy(service, "box/copy", source)).status == 202
 
 
-async def test_a_copy_is_refused_if_the_sas_of_its_source_does_not_permit_reading(
+async def test_sas_without_read_permission_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/source", b"content")
@@ -176,7 +176,7 @@ async def test_a_copy_is_refused_if_the_sas_of_its_source_does_not_permit_readin
     assert (answer.status, answer.code) == (403, "CannotVerifyCopySource")
 
 
-async def test_a_copy_is_refused_if_a_condition_on_its_source_or_destination_is_not_met(
+async def test_unmet_condition_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/source", b"content")
@@ -200,7 +200,7 @@ async def test_a_copy_is_refused_if_a_condition_on_its_source_or_destination_is_
 
 @given(st.sampled_from(["", "http://", f"http://{HOST}", ACCOUNT_URL, f"{ACCOUNT_URL}/"]), SUFFIXES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_copy_whose_source_url_ends_with_random_characters_is_refused(
+async def test_random_characters_after_the_url_are_refused(
     service: RunningBlobService, start: str, suffix: str
 ) -> None:
     for headers in ({}, {"x_ms_blob_type": "BlockBlob"}):
@@ -208,7 +208,7 @@ async def test_a_copy_whose_source_url_ends_with_random_characters_is_refused(
         assert answer.status in {400, 401, 403, 404, 501}
 
 
-async def test_a_block_list_request_with_a_copy_source_header_is_refused(
+async def test_copy_source_of_a_block_list_is_refused(
     service: RunningBlobService,
 ) -> None:
     source = signed(service, "box/source")

@@ -128,9 +128,7 @@ def use(name: str, lease: Lease, now_us: int, current: str, other: str) -> str |
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_a_lease_action_has_the_outcome_that_azure_documents_for_the_lease_state(
-    name: str, state: LeaseState
-) -> None:
+def test_each_action_has_azures_outcome_in_each_state(name: str, state: LeaseState) -> None:
     now_us = 1000 * SECOND
     expected = OUTCOMES[name][STATES.index(state)]
     asked = request_for(name, ONE, TWO, THREE)
@@ -145,17 +143,13 @@ def test_a_lease_action_has_the_outcome_that_azure_documents_for_the_lease_state
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", USES)
-def test_a_read_or_write_has_the_outcome_that_azure_documents_for_the_lease_state(
-    name: str, state: LeaseState
-) -> None:
+def test_each_use_has_azures_outcome_in_each_state(name: str, state: LeaseState) -> None:
     now_us = 1000 * SECOND
     expected = USES[name][STATES.index(state)]
     assert use(name, lease_in(state, now_us), now_us, ONE, TWO) == expected
 
 
-def test_a_lease_change_succeeds_with_a_wrong_lease_id_if_the_proposed_id_is_the_current_id() -> (
-    None
-):
+def test_change_to_the_current_id_needs_no_right_id() -> None:
     asked = LeaseRequest("change", THREE, ONE)
     assert asked.apply(Lease(ONE, 60, 60 * SECOND), 0).id == ONE
 
@@ -253,7 +247,7 @@ async def lease(
 
 
 @pytest.mark.parametrize("path", ["box/blob", "box"])
-async def test_a_lease_is_acquired_changed_renewed_broken_and_released_over_http(
+async def test_lease_goes_through_all_states_over_http(
     service: RunningBlobService, path: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -298,7 +292,7 @@ async def test_a_lease_is_acquired_changed_renewed_broken_and_released_over_http
         ("break", {"lease_break_period": "-1"}, "InvalidHeaderValue"),
     ],
 )
-async def test_a_malformed_lease_request_is_refused(
+async def test_malformed_request_is_refused(
     service: RunningBlobService, action: str, headers: dict[str, str], code: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -306,7 +300,7 @@ async def test_a_malformed_lease_request_is_refused(
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_a_leased_blob_is_changed_only_with_the_lease_id(
+async def test_leased_blob_is_changed_only_with_lease_id(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -332,7 +326,7 @@ async def test_a_leased_blob_is_changed_only_with_the_lease_id(
     assert (await service.get("box/blob")).status == 404
 
 
-async def test_a_block_is_refused_if_the_blob_is_leased_during_the_upload_of_the_block(
+async def test_lease_during_an_upload_refuses_the_block(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -342,7 +336,7 @@ async def test_a_block_is_refused_if_the_blob_is_leased_during_the_upload_of_the
         await service.store.change(put_block, "box", "blob", block, Conditions())
 
 
-async def test_a_leased_blob_stays_leased_after_a_write_and_is_listed_as_leased(
+async def test_write_keeps_the_lease_and_its_listing(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -353,7 +347,7 @@ async def test_a_leased_blob_stays_leased_after_a_write_and_is_listed_as_leased(
     assert b"<LeaseState>leased</LeaseState><LeaseDuration>infinite</LeaseDuration>" in listed.body
 
 
-async def test_a_leased_container_is_deleted_only_with_the_lease_id_and_its_blobs_stay_writable(
+async def test_leased_container_keeps_its_blobs_writable(
     service: RunningBlobService,
 ) -> None:
     await lease(service, "box", "acquire", lease_duration="-1", proposed_lease_id=ONE)
@@ -371,7 +365,7 @@ async def test_a_leased_container_is_deleted_only_with_the_lease_id_and_its_blob
     assert answer.status == 202
 
 
-async def test_a_lease_survives_a_restart_and_expires_after_its_duration(tmp_path: Path) -> None:
+async def test_lease_survives_a_restart_and_then_expires(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         await service.put("box/blob", b"content")
         await lease(service, "box/blob", "acquire", lease_duration="60", proposed_lease_id=ONE)
@@ -385,7 +379,7 @@ async def test_a_lease_survives_a_restart_and_expires_after_its_duration(tmp_pat
         assert refused.code == "LeaseIdMissing"
 
 
-async def test_an_expired_lease_can_be_renewed_unless_the_blob_was_changed(
+async def test_expired_lease_is_renewed_unless_blob_changed(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -397,7 +391,7 @@ async def test_an_expired_lease_can_be_renewed_unless_the_blob_was_changed(
     assert (await lease(service, "box/blob", "renew", lease_id=ONE)).code == MISMATCH
 
 
-async def test_a_lease_action_with_an_old_etag_is_refused(service: RunningBlobService) -> None:
+async def test_action_with_an_old_etag_is_refused(service: RunningBlobService) -> None:
     await service.put("box/blob", b"content")
     answer = await service.request(
         "PUT",

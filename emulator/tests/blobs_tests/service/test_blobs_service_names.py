@@ -18,7 +18,7 @@ BLOB_NAMES = st.text(ANY, min_size=1, max_size=40) | st.text("./ab%", min_size=1
 
 @given(st.dictionaries(BLOB_NAMES, st.binary(max_size=20), min_size=1, max_size=6))
 @settings(max_examples=25)
-async def test_blobs_with_different_valid_names_have_separate_contents(
+async def test_different_names_have_separate_contents(
     blobs: dict[str, bytes],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def outside_content(folder: Path) -> set[Path]:
         "%2e%2e/name",
     ],
 )
-async def test_a_blob_name_cannot_address_a_file_outside_the_content_directory(
+async def test_name_cannot_address_a_file_outside(
     service: RunningBlobService, raw: str, tmp_path: Path
 ) -> None:
     await service.put("box/victim", b"x" * 100_000)
@@ -76,14 +76,12 @@ async def test_a_blob_name_cannot_address_a_file_outside_the_content_directory(
         ("/name", "InvalidUri"),
     ],
 )
-async def test_an_invalid_container_or_blob_name_is_refused(
-    service: RunningBlobService, raw: str, code: str
-) -> None:
+async def test_invalid_name_is_refused(service: RunningBlobService, raw: str, code: str) -> None:
     answer = await service.send("GET", f"/devstoreaccount1/{raw}", "", {})
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_a_request_to_an_unknown_account_gets_status_404(
+async def test_unknown_account_gets_404(
     service: RunningBlobService,
 ) -> None:
     answer = await service.send("GET", "/somebody/box/name", "", {})

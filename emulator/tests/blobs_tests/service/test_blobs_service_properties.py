@@ -99,7 +99,7 @@ async def read_origins(service: RunningBlobService) -> list[str | None]:
         ),
     ],
 )
-async def test_an_invalid_properties_document_is_refused_and_changes_no_service_property(
+async def test_invalid_document_changes_no_property(
     service: RunningBlobService, body: bytes, code: str
 ) -> None:
     assert await set_properties(service, cors("http://kept")) == (202, "")
@@ -108,7 +108,7 @@ async def test_an_invalid_properties_document_is_refused_and_changes_no_service_
     assert await read_origins(service) == ["http://kept"]
 
 
-async def test_reading_service_properties_returns_the_values_that_the_client_set(
+async def test_properties_are_read_as_they_were_set(
     service: RunningBlobService,
 ) -> None:
     retained = "<RetentionPolicy><Enabled>true</Enabled><Days>7</Days></RetentionPolicy>"
@@ -133,7 +133,7 @@ async def test_reading_service_properties_returns_the_values_that_the_client_set
     assert b"<HourMetrics>" in answer.body
 
 
-async def test_cors_rules_survive_a_restart_until_new_cors_rules_replace_the_old_rules(
+async def test_cors_rules_survive_a_restart_until_replaced(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -149,7 +149,7 @@ async def test_cors_rules_survive_a_restart_until_new_cors_rules_replace_the_old
         assert service.store.cors_rules == ()
 
 
-async def test_the_active_cors_rules_equal_the_stored_cors_rules_after_concurrent_changes(
+async def test_active_cors_rules_equal_the_stored_ones(
     service: RunningBlobService,
 ) -> None:
     bodies = [cors(f"http://page-{number}") for number in range(50)]
@@ -159,7 +159,7 @@ async def test_the_active_cors_rules_equal_the_stored_cors_rules_after_concurren
     assert [",".join(rule.allowed_origins) for rule in service.store.cors_rules] == stored
 
 
-async def test_cors_rules_given_as_start_options_replace_the_stored_rules_but_no_other_property(
+async def test_start_options_replace_only_the_cors_rules(
     tmp_path: Path,
 ) -> None:
     logged = document(
@@ -175,7 +175,7 @@ async def test_cors_rules_given_as_start_options_replace_the_stored_rules_but_no
         assert b"<Write>true</Write>" in answer.body
 
 
-async def test_the_service_starts_on_a_full_disk_only_if_the_given_cors_rules_are_already_stored(
+async def test_full_disk_permits_a_start_with_stored_cors_rules(
     tmp_path: Path,
 ) -> None:
     rules = [CorsRule(("http://page",), ("GET",))]
@@ -199,7 +199,7 @@ async def test_the_service_starts_on_a_full_disk_only_if_the_given_cors_rules_ar
     | st.text("<>/&;!?StorageServicePropertiesCors '\"").map(str.encode)
     | st.text().map(lambda text: document(f"<Cors>{text}</Cors>"))
 )
-def test_parsing_any_bytes_returns_service_properties_or_raises_a_storage_error(
+def test_any_bytes_are_parsed_or_raise_storage_error(
     body: bytes,
 ) -> None:
     try:
@@ -227,7 +227,7 @@ RULES = st.lists(
 
 
 @given(RULES)
-def test_accepted_cors_rules_are_read_unchanged_from_the_stored_properties(
+def test_accepted_cors_rules_are_stored_unchanged(
     rules: list[CorsRule],
 ) -> None:
     try:
@@ -257,7 +257,7 @@ VALID_RULES = st.lists(
 
 
 @given(VALID_RULES, ORIGINS, METHODS)
-def test_cors_headers_permit_exactly_the_origins_and_methods_that_the_cors_rules_allow(
+def test_cors_headers_permit_exactly_what_rules_allow(
     rules: list[CorsRule], origin: str, method: str
 ) -> None:
     headers = build_cors_headers(rules, method, origin, ["etag", "x-ms-version"])

@@ -96,7 +96,7 @@ LEASE = {"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}
         (("OPTIONS", "box/b", ""), PREFLIGHT, 403, "CorsPreflightFailure"),
     ],
 )
-async def test_the_response_to_a_refused_request_contains_the_error_code_that_azure_returns(
+async def test_refusal_has_azures_error_code(
     service: RunningBlobService,
     request_line: tuple[str, str, str],
     headers: dict[str, str],
@@ -112,20 +112,20 @@ async def test_the_response_to_a_refused_request_contains_the_error_code_that_az
     assert answer.headers["x-ms-request-id"] in (body.findtext("Message") or "")
 
 
-async def test_an_upload_without_content_length_is_refused(service: RunningBlobService) -> None:
+async def test_upload_without_content_length_is_refused(service: RunningBlobService) -> None:
     scope_headers = BLOCK | {"content-length": ""}
     answer = await service.request("PUT", "box/b", headers=scope_headers)
     assert answer.status == 400
 
 
-async def test_an_error_response_to_a_head_request_contains_the_error_code_in_a_header(
+async def test_head_error_has_its_code_in_a_header(
     service: RunningBlobService,
 ) -> None:
     answer = await service.request("HEAD", "box/missing")
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_a_response_repeats_the_client_request_id_and_the_api_version_of_the_request(
+async def test_response_repeats_request_id_and_api_version(
     service: RunningBlobService,
 ) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
@@ -134,7 +134,7 @@ async def test_a_response_repeats_the_client_request_id_and_the_api_version_of_t
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_reading_a_blob_whose_content_file_is_missing_raises_a_file_not_found_error(
+async def test_missing_content_file_raises_file_not_found(
     service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.put("box/blob", b"x" * 100_000)
@@ -210,7 +210,7 @@ QUERY = st.lists(
     st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_every_random_http_request_gets_a_response(  # noqa: PLR0917 - hypothesis names them
+async def test_every_random_request_gets_a_response(  # noqa: PLR0917 - hypothesis names them
     service: RunningBlobService,
     request_line: tuple[str, str, list[tuple[str, str]]],
     headers: dict[str, str],

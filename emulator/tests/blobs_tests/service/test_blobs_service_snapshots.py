@@ -60,9 +60,7 @@ async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_snapshot_keeps_its_content_and_metadata_and_tags_after_the_blob_has_changed(
-    tmp_path: Path, size: int
-) -> None:
+async def test_snapshot_keeps_content_metadata_and_tags(tmp_path: Path, size: int) -> None:
     old, new = os.urandom(size), os.urandom(size)
     headers = {"x-ms-meta-a": "1", "x-ms-tags": "t=1"}
     async with open_service(tmp_path) as service:
@@ -86,7 +84,7 @@ async def test_a_snapshot_keeps_its_content_and_metadata_and_tags_after_the_blob
         assert changed.headers["ETag"] != before.headers["ETag"]
 
 
-async def test_a_blob_is_listed_after_its_snapshots_and_the_oldest_snapshot_is_listed_first(
+async def test_snapshots_are_listed_before_the_blob(
     service: RunningBlobService,
 ) -> None:
     expected = []
@@ -100,7 +98,7 @@ async def test_a_blob_is_listed_after_its_snapshots_and_the_oldest_snapshot_is_l
     assert await names(service, "maxresults=2") == [("a", ""), ("b", ""), ("c", "")]
 
 
-async def test_hundreds_of_snapshots_of_one_blob_are_listed(
+async def test_hundreds_of_snapshots_are_listed(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -118,7 +116,7 @@ async def test_hundreds_of_snapshots_of_one_blob_are_listed(
     assert await names(service, "include=snapshots") == [*expected, ("blob", "")]
 
 
-async def test_a_blob_with_snapshots_can_only_be_deleted_together_with_its_snapshots(
+async def test_blob_is_deleted_only_with_its_snapshots(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", os.urandom(100_000))
@@ -138,7 +136,7 @@ async def test_a_blob_with_snapshots_can_only_be_deleted_together_with_its_snaps
     assert service.content_files == []
 
 
-async def test_the_deletion_of_a_container_removes_the_content_files_of_snapshots(
+async def test_container_deletion_removes_snapshot_contents(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", os.urandom(100_000))
@@ -149,7 +147,7 @@ async def test_the_deletion_of_a_container_removes_the_content_files_of_snapshot
     assert service.content_files == []
 
 
-async def test_taking_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
+async def test_snapshot_needs_a_blob_and_its_conditions(
     service: RunningBlobService,
 ) -> None:
     missing = await service.request("PUT", "box/none", query="comp=snapshot")
@@ -163,7 +161,7 @@ async def test_taking_a_snapshot_is_refused_if_the_blob_is_missing_or_a_conditio
         assert (answer.status, answer.code) == (412, code)
 
 
-async def test_a_snapshot_of_a_leased_blob_can_be_deleted_without_the_lease_id(
+async def test_snapshot_of_a_leased_blob_needs_no_lease_id(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -174,7 +172,7 @@ async def test_a_snapshot_of_a_leased_blob_can_be_deleted_without_the_lease_id(
     assert (await delete(service, "box/blob", "only")).code == "LeaseIdMissing"
 
 
-async def test_a_snapshot_of_an_append_blob_does_not_contain_blocks_that_are_appended_later(
+async def test_later_appends_do_not_change_the_snapshot(
     service: RunningBlobService,
 ) -> None:
     await service.request("PUT", "box/log", headers={"x-ms-blob-type": "AppendBlob"})

@@ -40,14 +40,14 @@ async def commit(service: RunningBlobService, path: str, *numbers: int) -> None:
     assert (await service.request("PUT", path, document, query="comp=blocklist")).status == 201
 
 
-async def test_a_small_blob_is_stored_without_a_content_file(service: RunningBlobService) -> None:
+async def test_small_blob_needs_no_content_file(service: RunningBlobService) -> None:
     await service.put("box/small", b"x" * 32 * 1024)
     assert service.content_files == []
     await service.put("box/larger", b"x" * (32 * 1024 + 1))
     assert len(service.content_files) == 1
 
 
-async def test_a_large_blob_is_stored_in_a_content_file_and_downloaded_in_pieces(
+async def test_large_blob_is_downloaded_in_pieces(
     service: RunningBlobService,
 ) -> None:
     content = os.urandom(LARGE)
@@ -60,7 +60,7 @@ async def test_a_large_blob_is_stored_in_a_content_file_and_downloaded_in_pieces
     assert back.pieces > LARGE // (512 * 1024)
 
 
-async def test_acknowledged_writes_survive_a_restart_of_the_store(tmp_path: Path) -> None:
+async def test_acknowledged_writes_survive_a_restart(tmp_path: Path) -> None:
     small, large = os.urandom(100), os.urandom(100_000)
     async with open_service(tmp_path) as service:
         await service.put("box/small", small, **{"x-ms-meta-Name": "value"})
@@ -74,7 +74,7 @@ async def test_acknowledged_writes_survive_a_restart_of_the_store(tmp_path: Path
         assert (await service.get("box/blocks")).body == b"one"
 
 
-async def test_content_files_without_a_blob_are_removed_when_the_store_is_opened(
+async def test_start_removes_content_files_without_a_blob(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -86,7 +86,7 @@ async def test_content_files_without_a_blob_are_removed_when_the_store_is_opened
         assert (await service.get("box/kept")).body == b"x" * 100_000
 
 
-async def test_overwriting_or_deleting_a_blob_removes_the_old_content_file_of_the_blob(
+async def test_replaced_content_file_is_removed(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -103,7 +103,7 @@ async def test_overwriting_or_deleting_a_blob_removes_the_old_content_file_of_th
         assert service.content_files == []
 
 
-async def test_an_interrupted_upload_leaves_no_content_file(service: RunningBlobService) -> None:
+async def test_interrupted_upload_leaves_no_content_file(service: RunningBlobService) -> None:
     for sent in (b"", b"x" * 100, b"x" * (2 * 1024 * 1024)):
         size = len(sent) + 1_000_000
         headers = {"x-ms-blob-type": "BlockBlob", "content-length": str(size)}
@@ -117,7 +117,7 @@ async def test_an_interrupted_upload_leaves_no_content_file(service: RunningBlob
     assert service.content_files == []
 
 
-async def test_a_refused_upload_leaves_no_content_file(service: RunningBlobService) -> None:
+async def test_refused_upload_leaves_no_content_file(service: RunningBlobService) -> None:
     wrong = base64.b64encode(bytes(16)).decode()
     answer = await service.put("box/blob", b"x" * 100_000, **{"content-md5": wrong})
     assert (answer.status, answer.code) == (400, "Md5Mismatch")
@@ -125,7 +125,7 @@ async def test_a_refused_upload_leaves_no_content_file(service: RunningBlobServi
     assert service.content_files == []
 
 
-async def test_a_download_returns_the_old_content_if_the_blob_is_replaced_during_the_download(
+async def test_download_returns_the_content_from_its_begin(
     service: RunningBlobService,
 ) -> None:
     old, new = os.urandom(LARGE), os.urandom(LARGE)
@@ -147,7 +147,7 @@ async def test_a_download_returns_the_old_content_if_the_blob_is_replaced_during
     assert len(service.content_files) == 1
 
 
-async def test_a_download_stops_when_the_client_disconnects(service: RunningBlobService) -> None:
+async def test_download_stops_when_the_client_disconnects(service: RunningBlobService) -> None:
     await service.put("box/blob", os.urandom(LARGE))
     raw = "/devstoreaccount1/box/blob"
     answer = await service.send("GET", raw, service.signature, {}, [dict(DISCONNECT)])
@@ -157,7 +157,7 @@ async def test_a_download_stops_when_the_client_disconnects(service: RunningBlob
     assert service.content_files == []
 
 
-async def test_exactly_one_of_many_concurrent_requests_to_create_a_blob_succeeds(
+async def test_one_of_many_concurrent_creations_succeeds(
     service: RunningBlobService,
 ) -> None:
     answers = await asyncio.gather(
@@ -172,7 +172,7 @@ async def test_exactly_one_of_many_concurrent_requests_to_create_a_blob_succeeds
     assert (await service.get("box/claim")).body == str(winners[0]).encode()
 
 
-async def test_uncommitted_blocks_expire_a_week_after_the_last_block_was_uploaded(
+async def test_uncommitted_blocks_expire_after_a_week(
     service: RunningBlobService,
 ) -> None:
     await stage(service, "box/blob", 1, b"one")
@@ -186,7 +186,7 @@ async def test_uncommitted_blocks_expire_a_week_after_the_last_block_was_uploade
     assert answer.code == "BlobNotFound"
 
 
-async def test_overwriting_a_blob_keeps_the_creation_time(service: RunningBlobService) -> None:
+async def test_overwriting_keeps_the_creation_time(service: RunningBlobService) -> None:
     await service.put("box/blob", b"one")
     before = await service.get("box/blob")
     service.clock.advance(hours=1)
@@ -197,14 +197,14 @@ async def test_overwriting_a_blob_keeps_the_creation_time(service: RunningBlobSe
     assert after.headers["ETag"] != before.headers["ETag"]
 
 
-async def test_opening_a_data_directory_that_another_process_uses_fails(
+async def test_directory_in_use_is_refused(
     service: RunningBlobService,
 ) -> None:
     with pytest.raises(SettingError, match="another process"):
         AccountStore(service.root, ManualClock()).open()
 
 
-async def test_opening_a_store_fails_if_the_index_file_is_not_a_database(tmp_path: Path) -> None:
+async def test_index_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
     with pytest.raises(SettingError, match="is not the index of a blob store"):
         AccountStore(tmp_path, ManualClock()).open()

@@ -38,18 +38,18 @@ def status_of(parse: Callable[[Any], object], text: Any) -> int:
 
 
 @given(TAGS)
-def test_tags_are_the_same_after_writing_and_parsing(tags: dict[str, str]) -> None:
+def test_written_tags_are_parsed_unchanged(tags: dict[str, str]) -> None:
     assert parse_tags(build_tags(tags).encode()) == tags
     assert read_tags({"x-ms-tags": urlencode(tags)}) == tags
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(lambda text: document((text, text))))
-def test_any_body_is_parsed_as_tags_or_refused_with_status_400(body: bytes) -> None:
+def test_any_body_is_parsed_or_gets_400(body: bytes) -> None:
     assert status_of(parse_tags, body) in {200, 400}
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_any_tags_header_is_parsed_or_refused_with_status_400(value: str) -> None:
+def test_any_header_is_parsed_or_gets_400(value: str) -> None:
     assert status_of(read_tags, {"x-ms-tags": value}) in {200, 400}
 
 
@@ -65,9 +65,7 @@ def test_any_tags_header_is_parsed_or_refused_with_status_400(value: str) -> Non
         ([("schlüssel", "")], "InvalidTag"),
     ],
 )
-def test_tags_that_violate_a_rule_of_azure_are_refused_with_the_matching_error_code(
-    pairs: list[tuple[str, str]], code: str
-) -> None:
+def test_rule_violations_get_azures_error_codes(pairs: list[tuple[str, str]], code: str) -> None:
     with pytest.raises(StorageError) as refused:
         parse_tags(document(*pairs))
     assert refused.value.code == code
@@ -76,7 +74,7 @@ def test_tags_that_violate_a_rule_of_azure_are_refused_with_the_matching_error_c
     assert refused.value.code == code
 
 
-async def test_tags_can_be_set_read_counted_and_listed_and_survive_a_restart(
+async def test_tags_survive_a_restart(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -98,7 +96,7 @@ async def test_tags_can_be_set_read_counted_and_listed_and_survive_a_restart(
         assert b"<TagCount>2</TagCount>" in listed
 
 
-async def test_an_upload_without_tags_removes_the_tags_of_the_blob_but_setting_metadata_keeps_them(
+async def test_upload_removes_tags_but_new_metadata_does_not(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content", **{"x-ms-tags": "a=1"})
@@ -108,7 +106,7 @@ async def test_an_upload_without_tags_removes_the_tags_of_the_blob_but_setting_m
     assert "x-ms-tag-count" not in (await service.get("box/blob")).headers
 
 
-async def test_the_tags_header_is_stored_for_an_append_blob_and_for_a_committed_block_list(
+async def test_header_sets_tags_of_appends_and_block_lists(
     service: RunningBlobService,
 ) -> None:
     tags = {"x-ms-tags": "a=1"}
@@ -121,7 +119,7 @@ async def test_the_tags_header_is_stored_for_an_append_blob_and_for_a_committed_
         assert (await service.get(path)).headers["x-ms-tag-count"] == "1"
 
 
-async def test_setting_or_reading_tags_without_the_permission_for_tags_is_refused(
+async def test_tags_need_their_own_permission(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -138,7 +136,7 @@ async def test_setting_or_reading_tags_without_the_permission_for_tags_is_refuse
         assert (answer.status, answer.code) == (403, "AuthorizationPermissionMismatch"), query
 
 
-async def test_the_tags_of_a_leased_blob_are_set_only_with_the_lease_id(
+async def test_tags_of_a_leased_blob_need_the_lease_id(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")

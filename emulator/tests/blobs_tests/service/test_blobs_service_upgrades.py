@@ -59,9 +59,7 @@ def create_old_store(root: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_store_of_an_older_format_version_is_upgraded_and_keeps_its_blobs(
-    tmp_path: Path, version: int
-) -> None:
+async def test_older_store_is_upgraded_with_its_blobs(tmp_path: Path, version: int) -> None:
     create_old_store(tmp_path, version)
     for _ in range(2):
         async with open_service(tmp_path) as service:
@@ -74,7 +72,7 @@ async def test_a_store_of_an_older_format_version_is_upgraded_and_keeps_its_blob
             assert properties.status == 200
 
 
-async def test_a_store_of_a_newer_format_version_is_refused(tmp_path: Path) -> None:
+async def test_newer_store_is_refused(tmp_path: Path) -> None:
     create_old_store(tmp_path, 99)
     with pytest.raises(SettingError, match="format version 99, but this program reads only"):
         AccountStore(tmp_path, ManualClock()).open()

@@ -20,7 +20,7 @@ EXTERNAL = b"""<!DOCTYPE b [<!ENTITY a SYSTEM "file:///etc/hostname">]>
 <BlockList><Latest>&a;</Latest></BlockList>"""
 
 
-def test_a_parsed_block_list_has_the_entries_of_the_xml_document_in_the_same_order() -> None:
+def test_block_list_keeps_its_order() -> None:
     document = b"""<?xml version='1.0' encoding='utf-8'?>
     <BlockList>
       <Latest>AAAA</Latest><Committed>BBBB</Committed>
@@ -50,13 +50,13 @@ def test_a_parsed_block_list_has_the_entries_of_the_xml_document_in_the_same_ord
         EXTERNAL,
     ],
 )
-def test_a_malformed_block_list_is_refused(document: bytes) -> None:
+def test_malformed_block_list_is_refused(document: bytes) -> None:
     with pytest.raises(StorageError) as refused:
         parse_block_list(document)
     assert refused.value.code == "InvalidXmlDocument"
 
 
-def test_a_block_list_with_more_than_50000_blocks_is_refused() -> None:
+def test_more_than_50000_blocks_are_refused() -> None:
     document = b"<BlockList>" + b"<Latest>AAAA</Latest>" * 50_001 + b"</BlockList>"
     with pytest.raises(StorageError) as refused:
         parse_block_list(document)
@@ -64,7 +64,7 @@ def test_a_block_list_with_more_than_50000_blocks_is_refused() -> None:
 
 
 @given(st.binary() | st.text("<>/&;!?BlockListLatest '\"").map(str.encode))
-def test_parsing_any_bytes_as_xml_returns_a_block_list_or_raises_a_storage_error(
+def test_any_bytes_are_parsed_or_raise_storage_error(
     document: bytes,
 ) -> None:
     with contextlib.suppress(StorageError):
@@ -73,7 +73,7 @@ def test_parsing_any_bytes_as_xml_returns_a_block_list_or_raises_a_storage_error
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_a_listing_returns_every_blob_name_unchanged(name: str) -> None:
+def test_listing_keeps_every_name(name: str) -> None:
     blob = Blob(1, name, 0, '"0x8D"', 0, 0, {"Content-Type": name}, {"key": name})
     text = build_listing(
         {"ServiceEndpoint": name if name.isprintable() else ""},

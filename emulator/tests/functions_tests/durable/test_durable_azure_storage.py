@@ -95,7 +95,7 @@ class BlockedOrchestrator:
 # Events and the first save
 
 
-async def test_an_event_that_is_dequeued_before_the_first_save_of_the_instance_is_discarded(
+async def test_event_before_the_first_save_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host()
@@ -112,7 +112,7 @@ async def test_an_event_that_is_dequeued_before_the_first_save_of_the_instance_i
     assert host.output() == ["i", 2]
 
 
-async def test_an_event_that_is_dequeued_with_the_start_message_reaches_the_orchestrator(
+async def test_event_with_the_start_message_is_received(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -126,7 +126,7 @@ async def test_an_event_that_is_dequeued_with_the_start_message_reaches_the_orch
     assert host.output() == ["i", 1]
 
 
-async def test_an_event_that_arrives_during_the_second_episode_is_received_in_the_next_episode(
+async def test_event_in_the_second_episode_waits_for_the_next(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -142,7 +142,7 @@ async def test_an_event_that_arrives_during_the_second_episode_is_received_in_th
     assert host.output() == [None, None, 1]
 
 
-async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_discarded(
+async def test_event_in_the_last_episode_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -161,7 +161,7 @@ async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_d
 # Crashes
 
 
-async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
+async def test_activity_runs_twice_if_the_host_dies_early(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first host dies after it has queued the activity and before it saves the history.
@@ -191,7 +191,7 @@ async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_sav
     assert other.leftovers() == 0
 
 
-async def test_an_episode_that_is_repeated_after_a_crash_sends_tasks_with_the_same_task_ids(
+async def test_repeated_episode_uses_the_same_task_ids(
     start_host: StartHost,
 ) -> None:
     """The activity runs twice. Both results arrive, and the second result is ignored."""
@@ -222,7 +222,7 @@ async def test_an_episode_that_is_repeated_after_a_crash_sends_tasks_with_the_sa
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_each_crash_point_kills_one_host_and_another_host_completes_the_instance(
+async def test_each_crash_point_kills_one_host_only(
     start_host: StartHost, point: str, runs: int
 ) -> None:
     check_crash_point(point)
@@ -258,7 +258,7 @@ async def _is_event_point_armed(host: EngineHost) -> bool:
     return bool(rows) and host.runner.calls != []
 
 
-def test_an_unknown_crash_point_is_refused() -> None:
+def test_unknown_crash_point_is_refused() -> None:
     with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
         check_crash_point("before-lunch:job")
     assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
@@ -267,7 +267,7 @@ def test_an_unknown_crash_point_is_refused() -> None:
 # Several hosts
 
 
-async def test_another_host_acquires_the_partitions_of_a_killed_host(start_host: StartHost) -> None:
+async def test_partitions_of_a_killed_host_are_acquired(start_host: StartHost) -> None:
     one = await start_host()
     two = await start_host()
     for host in (one, two, one, two):
@@ -292,7 +292,7 @@ async def test_another_host_acquires_the_partitions_of_a_killed_host(start_host:
     assert all(one.output(i) == [i, 1] for i in ids)
 
 
-async def test_a_stopped_host_releases_all_owned_partitions_immediately(
+async def test_stopped_host_releases_its_partitions_at_once(
     start_host: StartHost,
 ) -> None:
     one, two = await start_host(), await start_host()
@@ -303,7 +303,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_host_that_stops_while_it_dequeues_releases_the_messages(
+async def test_host_stopped_while_dequeuing_releases_messages(
     start_host: StartHost,
 ) -> None:
     first = await start_host()
@@ -329,7 +329,7 @@ async def test_a_host_that_stops_while_it_dequeues_releases_the_messages(
     assert second.status() == "Running"
 
 
-async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running_episode_ends(
+async def test_partition_is_released_after_its_episode(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -349,7 +349,7 @@ async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running
     assert PARTITION_COUNT - 1 in two.azure_storage_engine.leases.owned
 
 
-async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
+async def test_former_owner_cannot_save_an_episode(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The app of the first host hangs until the second host has taken over the partition.
@@ -377,7 +377,7 @@ async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     assert two.leftovers() == 0
 
 
-async def test_orchestrations_complete_although_split_brain_faults_are_injected(
+async def test_orchestrations_complete_despite_split_brains(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host(split_brain_rate=0.5, seed=3)
@@ -394,7 +394,7 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
     assert host.leftovers() == 0
 
 
-async def test_random_faults_are_different_for_each_host_of_a_task_hub(
+async def test_each_host_has_its_own_random_faults(
     start_host: StartHost,
 ) -> None:
     """Random faults kill the first host in the first episode, but not every later host.
@@ -420,7 +420,7 @@ async def test_random_faults_are_different_for_each_host_of_a_task_hub(
 # Operations
 
 
-async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
+async def test_rewind_is_refused(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -432,7 +432,7 @@ async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
         await host.engine.rewind("failed")
 
 
-async def test_waiting_for_an_instance_ends_when_another_host_has_finished_the_instance(
+async def test_wait_ends_when_another_host_has_finished(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -445,7 +445,7 @@ async def test_waiting_for_an_instance_ends_when_another_host_has_finished_the_i
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_each_durable_engine_refuses_the_database_file_of_the_other_durable_engine(
+async def test_each_engine_refuses_the_others_database(
     tmp_path: Path, start_host: StartHost
 ) -> None:
     host = await start_host()
@@ -464,7 +464,7 @@ async def test_each_durable_engine_refuses_the_database_file_of_the_other_durabl
     await engine.stop()
 
 
-async def test_starting_an_instance_waits_until_the_database_of_the_task_hub_is_unlocked(
+async def test_start_waits_for_a_locked_task_hub(
     start_host: StartHost,
 ) -> None:
     one, two = await start_host(), await start_host()
@@ -487,7 +487,7 @@ DELAY_SECONDS = 0.04
 RESOLUTION_SECONDS = 0.001
 
 
-async def test_a_transaction_waits_half_of_the_storage_delay_before_the_commit_and_half_after_it(
+async def test_storage_delay_is_half_before_and_half_after(
     tmp_path: Path,
 ) -> None:
     committed = asyncio.Event()
@@ -512,7 +512,7 @@ async def test_a_transaction_waits_half_of_the_storage_delay_before_the_commit_a
     await database.close()
 
 
-async def test_an_activity_starts_at_least_three_storage_delays_after_the_start_request(
+async def test_activity_starts_after_three_storage_delays(
     start_host: StartHost,
 ) -> None:
     host = await start_host(delay_seconds=DELAY_SECONDS)
@@ -532,5 +532,5 @@ async def test_an_activity_starts_at_least_three_storage_delays_after_the_start_
     assert ran_at - begin >= 3 * DELAY_SECONDS - 6 * RESOLUTION_SECONDS
 
 
-def test_instances_are_distributed_over_all_partitions() -> None:
+def test_instances_are_spread_over_all_partitions() -> None:
     assert {find_partition(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))

@@ -160,7 +160,7 @@ async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-async def test_an_instance_fails_if_its_scheduled_activity_was_changed(
+async def test_changed_scheduled_activity_fails_the_instance(
     host: EngineHost, after: Code, text: str
 ) -> None:
     assert await change(host, first, after) == ("Failed", text)
@@ -177,16 +177,12 @@ async def test_an_instance_fails_if_its_scheduled_activity_was_changed(
         more_at_the_end,
     ],
 )
-async def test_an_instance_completes_after_a_code_change_that_keeps_its_scheduled_activity(
-    host: EngineHost, after: Code
-) -> None:
+async def test_kept_scheduled_activity_completes(host: EngineHost, after: Code) -> None:
     assert await change(host, first, after) == ("Completed", "done")
 
 
 @pytest.mark.parametrize("after", [renamed_event, extra_event])
-async def test_an_instance_stays_running_if_a_code_change_affects_only_the_awaited_events(
-    host: EngineHost, after: Code
-) -> None:
+async def test_changed_waits_keep_the_instance_running(host: EngineHost, after: Code) -> None:
     assert (await change(host, first, after))[0] == "Running"
 
 
@@ -244,13 +240,13 @@ def first_child(context: Any) -> Any:
     ],
     ids=["timer removed", "timer replaced", "child removed", "child replaced"],
 )
-async def test_an_instance_fails_if_a_code_change_removes_or_replaces_a_timer_or_sub_orchestration(
+async def test_changed_timer_or_child_fails_the_instance(
     host: EngineHost, before: Code, after: Code, text: str
 ) -> None:
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_the_sequence_number_in_the_error_for_a_replaced_activity_also_counts_earlier_retries(
+async def test_sequence_number_in_the_error_counts_retries(
     host: EngineHost,
 ) -> None:
     attempts = 0

@@ -5,7 +5,7 @@ from typing import Any
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_a_parent_orchestration_receives_the_outputs_of_the_sub_orchestrations(
+async def test_parent_receives_the_outputs(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -23,7 +23,7 @@ async def test_a_parent_orchestration_receives_the_outputs_of_the_sub_orchestrat
     assert host.output() == [["i", 0, "x"], ["i", 1, "y"]]
 
 
-async def test_a_parent_orchestration_receives_the_failure_of_the_sub_orchestration(
+async def test_parent_receives_the_failure(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -41,7 +41,7 @@ async def test_a_parent_orchestration_receives_the_failure_of_the_sub_orchestrat
     assert host.status() == "Failed"
 
 
-async def test_starting_a_sub_orchestration_fails_if_the_instance_id_is_in_use(
+async def test_instance_id_in_use_fails(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -56,7 +56,7 @@ async def test_starting_a_sub_orchestration_fails_if_the_instance_id_is_in_use(
     assert host.status("taken") == "Running"
 
 
-async def test_rewinding_a_parent_orchestration_also_rewinds_the_failed_sub_orchestration(
+async def test_rewind_includes_the_failed_child(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -92,7 +92,7 @@ async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     await engine.stop()
 
 
-async def test_an_instance_that_waits_for_an_external_event_completes_after_the_event(
+async def test_event_completes_a_waiting_instance(
     host: ListeningHost,
 ) -> None:
     assert await host.client.start_new("greet", "one", "hello") == "one"
@@ -108,14 +108,14 @@ async def test_an_instance_that_waits_for_an_external_event_completes_after_the_
     assert status.input_ == '"hello"'
 
 
-async def test_an_instance_that_is_started_without_an_id_gets_a_new_id(host: ListeningHost) -> None:
+async def test_start_without_id_gets_a_new_id(host: ListeningHost) -> None:
     instance_id = await host.client.start_new("greet", client_input={"a": 1})
     assert len(instance_id) == 32
     assert await host.client.get_status("nobody") is not None
     assert not await host.client.get_status("nobody")
 
 
-async def test_the_client_raises_an_error_for_an_unknown_orchestrator_or_an_unusable_instance_id(
+async def test_unknown_orchestrator_or_bad_id_raises_an_error(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("greet", "twice", "x")
@@ -129,7 +129,7 @@ async def test_the_client_raises_an_error_for_an_unknown_orchestrator_or_an_unus
         await host.client.rewind("nobody", "why")
 
 
-async def test_a_terminated_instance_can_be_purged_and_then_no_longer_exists(
+async def test_terminated_instance_can_be_purged(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("greet", "t", "x")
@@ -147,7 +147,7 @@ async def test_a_terminated_instance_can_be_purged_and_then_no_longer_exists(
     assert not await host.client.get_status("t")
 
 
-async def test_a_suspended_instance_completes_after_it_is_resumed(host: ListeningHost) -> None:
+async def test_suspended_instance_completes_after_resume(host: ListeningHost) -> None:
     await host.client.start_new("greet", "s", "x")
     await host.client.suspend("s", "later")
     assert (await host.client.get_status("s")).runtime_status is RuntimeStatus.Suspended
@@ -161,7 +161,7 @@ async def test_a_suspended_instance_completes_after_it_is_resumed(host: Listenin
     await host.client.resume("s", "late")
 
 
-async def test_a_failed_instance_completes_after_it_is_rewound(host: ListeningHost) -> None:
+async def test_failed_instance_completes_after_rewind(host: ListeningHost) -> None:
     await host.client.start_new("fail", "f")
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
@@ -174,7 +174,7 @@ async def test_a_failed_instance_completes_after_it_is_rewound(host: ListeningHo
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_a_client_can_restart_an_instance_with_a_new_id_or_the_same_id(
+async def test_restart_uses_a_new_or_the_same_id(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("fail", "r")
@@ -189,7 +189,7 @@ async def test_a_client_can_restart_an_instance_with_a_new_id_or_the_same_id(
         await host.client.restart("nobody")
 
 
-async def test_listing_and_purging_affect_only_the_instances_that_match_the_filter(
+async def test_filter_limits_listing_and_purging(
     host: ListeningHost,
 ) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
@@ -215,7 +215,7 @@ async def test_listing_and_purging_affect_only_the_instances_that_match_the_filt
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finished_instance(
+async def test_wait_for_completion_returns_the_output(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("greet", "w", "x")
@@ -229,7 +229,7 @@ async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finish
     assert response.status_code == 500
 
 
-async def test_a_client_can_start_and_query_an_instance_and_send_an_event_through_management_urls(
+async def test_management_urls_start_query_and_send_events(
     host: ListeningHost,
 ) -> None:
     links = host.client.create_http_management_payload("l")
@@ -267,7 +267,7 @@ async def test_a_client_can_start_and_query_an_instance_and_send_an_event_throug
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_request_with_a_timeout_waits_until_the_instance_ends_or_the_timeout_passes(
+async def test_start_waits_for_the_end_or_the_timeout(
     host: ListeningHost,
 ) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
@@ -281,7 +281,7 @@ async def test_a_start_request_with_a_timeout_waits_until_the_instance_ends_or_t
         assert late.status_code == 202
 
 
-async def test_the_list_of_instances_is_returned_in_pages(host: ListeningHost) -> None:
+async def test_instances_are_listed_in_pages(host: ListeningHost) -> None:
     for number in range(5):
         await host.client.start_new("greet", f"p-{number}", "x")
     async with httpx.AsyncClient(base_url=host.base_url) as http:

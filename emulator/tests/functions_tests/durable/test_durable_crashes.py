@@ -152,9 +152,7 @@ async def _play_client(crashing: CrashingHost) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_an_orchestration_completes_after_a_crash_of_the_host_at_any_commit(
-    tmp_path: Path, after: bool
-) -> None:
+async def test_crash_at_any_commit_loses_nothing(tmp_path: Path, after: bool) -> None:
     commits = 1
     while True:
         host = EngineHost(tmp_path / f"{commits}.db")
@@ -185,7 +183,7 @@ class UnreliableStore(Store):
         super().commit()
 
 
-async def test_an_orchestration_completes_although_many_commits_fail(tmp_path: Path) -> None:
+async def test_many_failed_commits_lose_nothing(tmp_path: Path) -> None:
     host = EngineHost(tmp_path / "hub.db")
     saga(host)
     host.make_store = UnreliableStore
@@ -333,7 +331,7 @@ def _events(step: Any, key: str) -> list[str]:
 )
 @example(program=[INNER_TASK_ALL_FAILS, ("retry", 1)], deaths=[], early=False)
 @example(program=[("any", [INNER_TASK_ALL_FAILS[1][0], ("timer", 1)])], deaths=[3], early=True)
-def test_random_orchestrations_complete_although_hosts_are_killed(
+def test_random_kills_lose_nothing(
     tmp_path_factory: pytest.TempPathFactory,
     engine: str,
     program: list[Any],
@@ -362,7 +360,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_an_instance_fails_with_an_explanation_if_a_task_of_a_nested_task_all_call_fails(
+async def test_nested_task_all_failure_is_explained(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
@@ -384,7 +382,7 @@ async def test_an_instance_fails_with_an_explanation_if_a_task_of_a_nested_task_
     )
 
 
-async def test_a_parent_can_catch_the_failure_of_a_task_all_call_in_its_sub_orchestration(
+async def test_parent_can_catch_a_childs_task_all_failure(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -450,7 +448,7 @@ class FaultyHost:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(program=st.lists(Step, min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_random_orchestrations_complete_although_random_faults_are_injected(
+def test_random_faults_lose_nothing(
     tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
 ) -> None:
     faulty_host = FaultyHost(tmp_path_factory.mktemp("hub"), seed)
@@ -466,9 +464,7 @@ def test_random_orchestrations_complete_although_random_faults_are_injected(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_an_orchestration_with_all_kinds_of_tasks_completes_although_faults_are_injected(
-    tmp_path: Path, seed: int
-) -> None:
+async def test_all_kinds_of_tasks_complete_under_faults(tmp_path: Path, seed: int) -> None:
     faulty_host = FaultyHost(tmp_path, seed)
     saga(faulty_host.host)
     host = faulty_host.host

@@ -24,7 +24,7 @@ def add_functions(host: EngineHost, gate: asyncio.Event) -> None:
         return number
 
 
-async def test_a_drain_waits_for_the_result_of_a_running_activity_and_starts_no_other_activity(
+async def test_drain_waits_for_running_activities_only(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -45,7 +45,7 @@ async def test_a_drain_waits_for_the_result_of_a_running_activity_and_starts_no_
     assert host.leftovers() == 0
 
 
-async def test_an_activity_that_outlasts_the_drain_runs_again_after_the_next_start_of_the_host(
+async def test_activity_that_outlasts_the_drain_runs_again(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -61,7 +61,7 @@ async def test_an_activity_that_outlasts_the_drain_runs_again_after_the_next_sta
     assert host.runner.calls.count(("slow", 1)) == 2
 
 
-async def test_a_queued_activity_waits_during_a_drain_and_starts_after_the_next_start_of_the_host(
+async def test_queued_activity_waits_for_the_next_start(
     host: EngineHost,
 ) -> None:
     await host.stop()

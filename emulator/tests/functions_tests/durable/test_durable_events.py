@@ -22,7 +22,7 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event_is_not_lost(
+async def test_early_event_is_not_lost(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -35,7 +35,7 @@ async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event
     assert host.output() == {"n": 1}
 
 
-async def test_a_repeated_external_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
+async def test_repeated_event_is_ignored(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -52,7 +52,7 @@ async def test_a_repeated_external_event_is_ignored_and_an_event_to_a_finished_i
     assert host.leftovers() == 0
 
 
-async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> None:
+async def test_event_names_are_case_sensitive(host: EngineHost) -> None:
     """In event names, the Python SDK distinguishes upper and lower case. .NET does not."""
     waiter(host)
     await host.begin("waiter")
@@ -64,7 +64,7 @@ async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> 
     assert host.output() == 2
 
 
-async def test_a_task_that_is_pending_after_one_task_any_call_can_complete_in_a_second_call(
+async def test_pending_task_completes_in_a_second_task_any(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -92,7 +92,7 @@ async def test_a_task_that_is_pending_after_one_task_any_call_can_complete_in_a_
     assert host.leftovers() == 0
 
 
-async def test_an_orchestrator_can_await_events_in_an_order_that_differs_from_the_arrival_order(
+async def test_events_are_awaited_in_any_order(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator

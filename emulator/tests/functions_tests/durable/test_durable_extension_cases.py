@@ -359,9 +359,7 @@ RUNS = [
 
 @source(*(run.source for run in RUNS))
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.source)
-async def test_an_orchestration_ends_with_the_expected_status_and_output_and_custom_status(
-    host: ExtensionHost, run: Run
-) -> None:
+async def test_orchestration_ends_with_status_and_output(host: ExtensionHost, run: Run) -> None:
     status = await host.run(run.name, run.input)
     assert status["runtimeStatus"] == run.status, status["output"]
     if isinstance(run.output, re.Pattern):
@@ -381,7 +379,7 @@ async def test_an_orchestration_ends_with_the_expected_status_and_output_and_cus
         ({"version": "2.0"}, "2.0"),
     ],
 )
-async def test_an_instance_has_the_version_of_its_start_request_or_the_default_version(
+async def test_version_is_of_the_start_request_or_the_default(
     host: ExtensionHost, query: dict[str, str], version: str
 ) -> None:
     status = await host.wait_for(await host.start("report_version", **query))
@@ -404,7 +402,7 @@ def report_versions(engine: EngineHost) -> None:
 @source("OrchestrationVersionTests.cs: OrchestrationVersionIsDeterminedByHostAppVersion", rows=4)
 @pytest.mark.parametrize("kind", ["local", "azure-storage"])
 @pytest.mark.parametrize("version", [None, "", "1.0", "4.5.6-preview"])
-async def test_new_instances_get_the_default_version_of_host_json(
+async def test_new_instances_get_host_jsons_default_version(
     tmp_path: Path, kind: str, version: str | None
 ) -> None:
     durable = {} if version is None else {"defaultVersion": version}
@@ -422,9 +420,7 @@ async def test_new_instances_get_the_default_version_of_host_json(
 
 @source("OrchestrationVersionTests.cs: ExistingOrchestrationVersionIsImmutable")
 @pytest.mark.parametrize("kind", ["local", "azure-storage"])
-async def test_an_instance_keeps_its_version_if_the_default_version_changes(
-    tmp_path: Path, kind: str
-) -> None:
+async def test_instance_keeps_its_version(tmp_path: Path, kind: str) -> None:
     engine = make_host(tmp_path, kind)
     report_versions(engine)
     engine.options = DurableOptions(default_version="1.0")
@@ -442,7 +438,7 @@ async def test_an_instance_keeps_its_version_if_the_default_version_changes(
 
 
 @source(E2E + "SubOrchestration_ParentInstanceId_Assigned")
-async def test_a_sub_orchestration_can_read_the_instance_id_of_its_parent(
+async def test_child_reads_its_parents_id(
     host: ExtensionHost,
 ) -> None:
     status = await host.run("call_orchestrator", {"name": "report_parent"})
@@ -450,7 +446,7 @@ async def test_a_sub_orchestration_can_read_the_instance_id_of_its_parent(
 
 
 @source(E2E + "SubOrchestration_Requires_Different_Id_Than_Parent")
-async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: ExtensionHost) -> None:
+async def test_child_cannot_have_its_parents_id(host: ExtensionHost) -> None:
     """Check that a parent fails if it starts a sub-orchestration with the parent's own id.
 
     With Azure's Durable extension, the parent fails only in a C# app. In a Python app, it stays
@@ -469,7 +465,7 @@ async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: Extens
 
 
 @source(E2E + "UnhandledOrchestrationExceptionWithRetry")
-async def test_an_orchestration_fails_if_its_sub_orchestration_fails_in_all_three_attempts(
+async def test_failure_of_a_childs_third_attempt_fails_parent(
     host: ExtensionHost,
 ) -> None:
     status = await host.run("retry_child")
@@ -484,7 +480,7 @@ async def test_an_orchestration_fails_if_its_sub_orchestration_fails_in_all_thre
 
 
 @source(E2E + "RaiseEventToSubOrchestration")
-async def test_an_event_for_a_sub_orchestration_completes_the_sub_orchestration_and_its_parent(
+async def test_event_completes_child_and_parent(
     host: ExtensionHost,
 ) -> None:
     child_id = f"SubOrchestration-{new_id()}"
@@ -501,7 +497,7 @@ async def test_an_event_for_a_sub_orchestration_completes_the_sub_orchestration_
 
 
 @source(E2E + "TimerCancellation")
-async def test_an_orchestration_completes_if_an_event_arrives_before_its_timer_fires(
+async def test_event_before_the_timer_completes(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("approve", 10)
@@ -512,9 +508,7 @@ async def test_an_orchestration_completes_if_an_event_arrives_before_its_timer_f
 
 @source(E2E + "WaitForExternalEventWithTimeout", rows=2)
 @pytest.mark.parametrize("default", ["throw", "default"])
-async def test_a_wait_with_a_timeout_returns_an_event_that_arrives_before_the_timeout(
-    host: ExtensionHost, default: str
-) -> None:
+async def test_wait_with_timeout_returns_an_early_event(host: ExtensionHost, default: str) -> None:
     """The name of the event must have the same case as the name for which the orchestrator waits.
 
     In the Durable extension's own test, which runs C# functions, the orchestrator waits for
@@ -528,7 +522,7 @@ async def test_a_wait_with_a_timeout_returns_an_event_that_arrives_before_the_ti
 
 
 @source(E2E + "WaitForExternalEventWithCancellationToken")
-async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
+async def test_cancelled_timer_does_not_delay_the_end(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("await_either")
@@ -538,7 +532,7 @@ async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
 
 
 @source("TimeoutTests.cs: TimeoutFunction_ShouldTimeoutWhenAppropriate")
-async def test_an_orchestration_stays_running_until_its_timed_out_activity_has_ended(
+async def test_timed_out_activity_delays_the_end(
     host: ExtensionHost,
 ) -> None:
     """Check that the status stays Running until the activity has ended.
@@ -554,7 +548,7 @@ async def test_an_orchestration_stays_running_until_its_timed_out_activity_has_e
 
 
 @source("TimeoutTests.cs: TimeoutFunction_ShouldTimeoutWhenAppropriate")
-async def test_an_activity_does_not_time_out_if_it_ends_before_the_timer_fires(
+async def test_activity_that_ends_early_does_not_time_out(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("time_out", 10)
@@ -564,7 +558,7 @@ async def test_an_activity_does_not_time_out_if_it_ends_before_the_timer_fires(
 
 
 @source(E2E + "WaitForEventAndCallActivity_DroppedEventsTest")
-async def test_an_orchestration_can_alternately_wait_for_an_event_and_run_an_activity(
+async def test_events_and_activities_can_alternate(
     host: ExtensionHost,
 ) -> None:
     """Send each event only when the orchestrator waits for it.
@@ -581,7 +575,7 @@ async def test_an_orchestration_can_alternately_wait_for_an_event_and_run_an_act
 
 
 @source(E2E + "ExternalEvents_MultipleNamesLooping")
-async def test_an_orchestration_can_wait_in_a_loop_for_events_with_two_different_names(
+async def test_loop_waits_for_two_event_names(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_until_done")
@@ -603,7 +597,7 @@ async def test_an_orchestration_can_wait_in_a_loop_for_events_with_two_different
         ("collect_items_at_once", "newItem", 4),
     ],
 )
-async def test_an_orchestration_completes_only_after_receiving_all_expected_events(
+async def test_all_expected_events_are_needed(
     host: ExtensionHost, name: str, event: str, count: int
 ) -> None:
     instance_id = await host.begin(name)
@@ -616,7 +610,7 @@ async def test_an_orchestration_completes_only_after_receiving_all_expected_even
 
 
 @source(E2E + "SetStatusOrchestration")
-async def test_an_orchestration_can_set_its_custom_status_to_the_content_of_each_event(
+async def test_custom_status_can_follow_the_events(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("copy_events_to_status")
@@ -631,7 +625,7 @@ async def test_an_orchestration_can_set_its_custom_status_to_the_content_of_each
 
 
 @source(E2E + "ActorOrchestration")
-async def test_an_orchestration_can_pass_its_state_to_the_next_execution_by_continue_as_new(
+async def test_continue_as_new_passes_the_state(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_operations", 0)
@@ -645,7 +639,7 @@ async def test_an_orchestration_can_pass_its_state_to_the_next_execution_by_cont
 
 
 @source(E2E + "ContinueAsNewMultipleTimersAndEvents")
-async def test_an_orchestration_that_cancels_its_timer_can_continue_as_new_ten_times(
+async def test_cancelled_timers_allow_ten_continue_as_new(
     host: ExtensionHost,
 ) -> None:
     """Send ten events, one in each execution of the orchestrator.
@@ -661,7 +655,7 @@ async def test_an_orchestration_that_cancels_its_timer_can_continue_as_new_ten_t
 
 
 @source(E2E + "OrchestrationConcurrency")
-async def test_fifty_orchestrations_that_wait_for_timers_at_the_same_time_all_complete(
+async def test_fifty_waiting_orchestrations_complete(
     host: ExtensionHost,
 ) -> None:
     """Start 50 orchestrations. The Durable extension's own test starts 100."""
@@ -678,7 +672,7 @@ async def test_fifty_orchestrations_that_wait_for_timers_at_the_same_time_all_co
 
 
 @source("ExternalEventTests.cs: RaiseExternalEventTests")
-async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: ExtensionHost) -> None:
+async def test_completed_instance_refuses_events(host: ExtensionHost) -> None:
     """The request to send the event gets 410 without a body, so the SDK chooses the error text."""
     instance_id = await host.begin("approve", 10)
     assert (await host.call("raise_event", instance_id, True, name="approval"))[0]
@@ -691,7 +685,7 @@ async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: Ext
 
 
 @source("ExternalEventTests.cs: NotFoundInstanceTest")
-async def test_the_client_cannot_send_an_event_to_an_unknown_instance(host: ExtensionHost) -> None:
+async def test_unknown_instance_refuses_events(host: ExtensionHost) -> None:
     missing = "instance-does-not-exist-test-01"
     assert await host.call("raise_event", missing, True, name="approval") == (
         False,
@@ -704,7 +698,7 @@ async def test_the_client_cannot_send_an_event_to_an_unknown_instance(host: Exte
 
 
 @source(E2E + "SuspendResumeOrchestration")
-async def test_a_suspended_instance_processes_its_events_after_it_is_resumed(
+async def test_suspended_instance_processes_events_later(
     host: ExtensionHost,
 ) -> None:
     """While the instance is Suspended, its output is the reason for the suspension.
@@ -723,7 +717,7 @@ async def test_a_suspended_instance_processes_its_events_after_it_is_resumed(
 
 
 @source("SuspendResumeTests.cs: SuspendAndResumeRunningOrchestration_ShouldSucceed")
-async def test_the_client_suspends_and_resumes_a_running_instance(host: ExtensionHost) -> None:
+async def test_running_instance_is_suspended_and_resumed(host: ExtensionHost) -> None:
     instance_id = await host.begin("approve", 60)
     assert await host.call("suspend", instance_id) == (True, "")
     await host.wait_for(instance_id, "Suspended")
@@ -736,7 +730,7 @@ UNEXPECTED = "The operation failed with an unexpected status code 500"
 
 
 @source("SuspendResumeTests.cs: SuspendSuspendedOrchestration_ShouldFail")
-async def test_the_client_cannot_suspend_a_suspended_instance(host: ExtensionHost) -> None:
+async def test_suspended_instance_cannot_be_suspended(host: ExtensionHost) -> None:
     instance_id = await host.begin("approve", 60)
     await host.call("suspend", instance_id)
     await host.wait_for(instance_id, "Suspended")
@@ -751,7 +745,7 @@ async def test_the_client_cannot_suspend_a_suspended_instance(host: ExtensionHos
 
 
 @source("SuspendResumeTests.cs: ResumeRunningOrchestration_ShouldFail")
-async def test_the_client_cannot_resume_a_running_instance(host: ExtensionHost) -> None:
+async def test_running_instance_cannot_be_resumed(host: ExtensionHost) -> None:
     instance_id = await host.begin("approve", 60)
     assert await host.call("resume", instance_id) == (False, UNEXPECTED)
     response = await host.request("POST", f"instances/{instance_id}/resume")
@@ -763,7 +757,7 @@ async def test_the_client_cannot_resume_a_running_instance(host: ExtensionHost) 
 
 
 @source("SuspendResumeTests.cs: SuspendResumeCompletedOrchestration_ShouldFail")
-async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_in_the_client(
+async def test_suspend_of_completed_instance_raises_nothing(
     host: ExtensionHost,
 ) -> None:
     """For a Python app, the Durable extension's own test expects no exception either."""
@@ -775,7 +769,7 @@ async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_i
 
 
 @source(E2E + "TerminateOrchestration")
-async def test_the_output_of_a_terminated_instance_is_the_termination_reason(
+async def test_termination_reason_is_the_output(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_operations", 0)
@@ -786,7 +780,7 @@ async def test_the_output_of_a_terminated_instance_is_the_termination_reason(
 
 @source("TerminateOrchestratorTests.cs: TerminateRunningOrchestration_ShouldSucceed")
 @source("TerminateOrchestratorTests.cs: TerminateTerminatedOrchestration_ShouldFail")
-async def test_terminating_an_instance_a_second_time_raises_no_exception_in_the_client(
+async def test_second_termination_raises_nothing(
     host: ExtensionHost,
 ) -> None:
     """The Durable extension answers the second call with 410 and without a body.
@@ -802,14 +796,14 @@ async def test_terminating_an_instance_a_second_time_raises_no_exception_in_the_
 
 
 @source("TerminateOrchestratorTests.cs: TerminateCompletedOrchestration_ShouldFail")
-async def test_a_completed_instance_cannot_be_terminated(host: ExtensionHost) -> None:
+async def test_completed_instance_cannot_be_terminated(host: ExtensionHost) -> None:
     instance_id = (await host.run("hello_cities"))["instanceId"]
     assert await host.operate("terminate", instance_id) == 410
     assert (await host.status(instance_id))["runtimeStatus"] == "Completed"
 
 
 @source("TerminateOrchestratorTests.cs: TerminateNonExistantOrchestration_ShouldFail")
-async def test_the_client_cannot_terminate_an_unknown_instance(host: ExtensionHost) -> None:
+async def test_unknown_instance_cannot_be_terminated(host: ExtensionHost) -> None:
     missing = new_id()
     assert await host.call("terminate", missing) == (
         False,
@@ -823,9 +817,7 @@ async def test_the_client_cannot_terminate_an_unknown_instance(host: ExtensionHo
 @source("RestartOrchestrationTests.cs: RestartOrchestration_CreatedTimeAndOutputChange", rows=2)
 @source(E2E + "RestartOrchestator_IsSuccess", HTTP + "RestartInstance_Is_Success", rows=2)
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_restarted_instance_has_the_same_input_and_output_but_a_later_start_time(
-    host: ExtensionHost, is_new: bool
-) -> None:
+async def test_restart_keeps_input_and_output(host: ExtensionHost, is_new: bool) -> None:
     first = await host.run("say_hello", "RestartAsyncTest")
     started = (await host.history(first["instanceId"]))[0]
     path = f"instances/{first['instanceId']}/restart"
@@ -840,9 +832,7 @@ async def test_a_restarted_instance_has_the_same_input_and_output_but_a_later_st
 
 @source(HTTP + "RestartInstanceAndWaitToComplete_Is_Success", rows=2)
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_restart_request_with_a_timeout_waits_for_the_output_of_the_instance(
-    host: ExtensionHost, is_new: bool
-) -> None:
+async def test_restart_with_timeout_waits_for_the_output(host: ExtensionHost, is_new: bool) -> None:
     first = await host.run("say_hello", "World")
     response = await host.request(
         "POST",
@@ -859,7 +849,7 @@ async def test_a_restart_request_with_a_timeout_waits_for_the_output_of_the_inst
 )
 @source(E2E + "RestartOrchestrator_ThrowsException")
 @source(HTTP + "RestartInstance_Returns_HTTP_400_On_Invalid_InstanceId")
-async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> None:
+async def test_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> None:
     """Check the error text that we observed on the Durable extension 3.19.0.
 
     The extension's own test in `DurableTaskEndToEndTests.cs` expects an older text.
@@ -878,7 +868,7 @@ async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> N
     "RestartOrchestrationTests.cs: "
     "RestartOrchestration_NotCompletedOrchestrationWithRestartFalse_ShouldSucceed"
 )
-async def test_a_running_instance_cannot_be_restarted_with_the_same_id(
+async def test_running_instance_cannot_restart_with_its_id(
     host: ExtensionHost,
 ) -> None:
     """The Durable extension 3.19.0 answers the restart request with 409, as we observed.
@@ -896,7 +886,7 @@ async def test_a_running_instance_cannot_be_restarted_with_the_same_id(
 
 
 @source(E2E + "Dedupe_Default_NotRunning_ThrowsException")
-async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_instance(
+async def test_id_of_a_running_instance_is_refused(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_operations", 0, id=f"OverridableStates_{new_id()}")
@@ -912,7 +902,7 @@ async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_inst
 @source(
     "DedupeStatusesTests.cs: CanStartOrchestration_WithSameId_ForAllStatuses_ForEmptyDedupeStatuses"
 )
-async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_instance(
+async def test_only_an_ended_instance_is_replaced(
     host: ExtensionHost,
 ) -> None:
     """The start request gets 409 if the existing instance is Running or Suspended.
@@ -949,9 +939,7 @@ async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_su
 
 @source("RewindOrchestratorTests.cs: RewindFailedOrchestration_ShouldSucceed", rows=2)
 @pytest.mark.parametrize("failures", [1, 2])
-async def test_a_rewind_repeats_only_the_failed_activities_in_all_sub_orchestrations(
-    host: ExtensionHost, failures: int
-) -> None:
+async def test_rewind_repeats_only_failed_activities(host: ExtensionHost, failures: int) -> None:
     """The Durable extension's own test also uses durable entities. Our test uses none."""
     instance_id = await host.start("rewind_parent", failures)
     for _ in range(failures):
@@ -968,7 +956,7 @@ async def test_a_rewind_repeats_only_the_failed_activities_in_all_sub_orchestrat
 
 
 @source(E2E + "RewindOrchestration")
-async def test_a_failed_instance_completes_after_a_rewind_request(host: ExtensionHost) -> None:
+async def test_failed_instance_completes_after_rewind(host: ExtensionHost) -> None:
     """Rewind an orchestration that failed because an activity raised an error.
 
     In the Durable extension's own test, the orchestrator raises the error, and no activity fails.
@@ -985,7 +973,7 @@ async def test_a_failed_instance_completes_after_a_rewind_request(host: Extensio
 
 
 @source("RewindOrchestratorTests.cs: RewindOnlyRewindsFailedOrchestrations")
-async def test_only_a_failed_instance_can_be_rewound(host: ExtensionHost) -> None:
+async def test_only_failed_instance_can_be_rewound(host: ExtensionHost) -> None:
     completed = (await host.run("say_hello"))["instanceId"]
     running = await host.begin("approve", 60)
     text = 'This orchestration has status {}, but only orchestrations in the "Failed" state can be '
@@ -1005,7 +993,7 @@ async def test_only_a_failed_instance_can_be_rewound(host: ExtensionHost) -> Non
 
 
 @source(E2E + "Purge_Single_Instance_History")
-async def test_a_purged_instance_no_longer_exists(host: ExtensionHost) -> None:
+async def test_purged_instance_no_longer_exists(host: ExtensionHost) -> None:
     instance_id = await host.start("call_activity", ["echo", "x" * 65536])
     assert (await host.wait_for(instance_id))["output"] == "x" * 65536
     assert len(await host.history(instance_id)) == 3
@@ -1015,7 +1003,7 @@ async def test_a_purged_instance_no_longer_exists(host: ExtensionHost) -> None:
 
 
 @source("PurgeInstancesTests.cs: PurgeOnlyPurgesTerminalOrchestrations")
-async def test_only_an_instance_that_has_ended_can_be_purged(host: ExtensionHost) -> None:
+async def test_only_ended_instance_can_be_purged(host: ExtensionHost) -> None:
     completed = (await host.run("hello_cities"))["instanceId"]
     failed = (await host.run("fail"))["instanceId"]
     terminated, running, suspended = [await host.start("approve", 60) for _ in range(3)]
@@ -1056,9 +1044,7 @@ YEAR = timedelta(days=365)
     "PurgeInstancesTests.cs: PurgeOrchestrationHistory_Start_Succeeds",
 )
 @pytest.mark.parametrize("has_end", [True, False])
-async def test_the_client_can_purge_the_instances_created_after_a_given_time_or_between_two_times(
-    host: ExtensionHost, has_end: bool
-) -> None:
+async def test_purge_by_creation_time(host: ExtensionHost, has_end: bool) -> None:
     instance_id = (await host.run("hello_cities"))["instanceId"]
     now = datetime.now(UTC)
     assert int(await purge(host, now - YEAR, now if has_end else None)) > 0
@@ -1070,7 +1056,7 @@ async def test_the_client_can_purge_the_instances_created_after_a_given_time_or_
     "PurgeInstancesTests.cs: PurgeOrchestrationHistory_NoBoundaries_Succeeds",
 )
 @pytest.mark.parametrize("has_end", [True, False])
-async def test_a_purge_request_without_the_parameter_created_time_from_is_refused(
+async def test_purge_without_created_time_from_is_refused(
     host: ExtensionHost, has_end: bool
 ) -> None:
     """The purge request gets 400 in a Python app, as we observed on the Durable extension 3.19.0.
@@ -1087,7 +1073,7 @@ async def test_a_purge_request_without_the_parameter_created_time_from_is_refuse
     "PurgeInstancesTests.cs: PurgeOrchestrationHistoryAfterInvocation_Succeeds",
     "PurgeInstancesTests.cs: PurgeAfterPurge_ZeroRows",
 )
-async def test_a_second_purge_with_the_same_time_limits_finds_no_instances(
+async def test_second_purge_finds_no_instances(
     host: ExtensionHost,
 ) -> None:
     """Purge the instances that were created in the same period twice.
@@ -1103,7 +1089,7 @@ async def test_a_second_purge_with_the_same_time_limits_finds_no_instances(
 
 
 @source(E2E + "Purge_All_History_By_TimePeriod", E2E + "Purge_Partially_History_By_TimePeriod")
-async def test_a_purge_by_creation_time_and_status_deletes_only_the_matching_instances(
+async def test_purge_by_creation_time_and_status(
     host: ExtensionHost,
 ) -> None:
     start = datetime.now(UTC)
@@ -1127,7 +1113,7 @@ async def test_a_purge_by_creation_time_and_status_deletes_only_the_matching_ins
 
 
 @source(E2E + "GetStatus_InstanceNotFound")
-async def test_a_request_for_the_status_of_an_unknown_instance_gets_404(
+async def test_status_of_unknown_instance_is_404(
     host: ExtensionHost,
 ) -> None:
     missing = f"BOGUS_{new_id()}"
@@ -1138,7 +1124,7 @@ async def test_a_request_for_the_status_of_an_unknown_instance_gets_404(
 
 @source(E2E + "GetStatus_ShowInputFalse", E2E + "GetStatus_ShowInputDefault")
 @pytest.mark.parametrize(("query", "shown"), [({"showInput": "false"}, None), ({}, "1")])
-async def test_the_status_contains_the_input_unless_the_request_excludes_it(
+async def test_status_contains_the_input_unless_excluded(
     host: ExtensionHost, query: dict[str, str], shown: str | None
 ) -> None:
     instance_id = await host.start("count_operations", 1)
@@ -1151,9 +1137,7 @@ async def test_the_status_contains_the_input_unless_the_request_excludes_it(
     E2E + "HelloWorldOrchestration_ShowHistoryInputOutput",
 )
 @pytest.mark.parametrize("outputs", [False, True])
-async def test_the_history_contains_results_only_if_the_request_asks_for_them(
-    host: ExtensionHost, outputs: bool
-) -> None:
+async def test_history_contains_results_only_on_request(host: ExtensionHost, outputs: bool) -> None:
     status = await host.run("say_hello_by_activity", "World")
     assert "historyEvents" not in status
     flags = {"showHistory": "true", "showHistoryOutput": str(outputs)}
@@ -1175,7 +1159,7 @@ async def test_the_history_contains_results_only_if_the_request_asks_for_them(
     E2E + "SubOrchestration_ComplexType_HistoryInputOutput",
 )
 @pytest.mark.parametrize("outputs", [False, True])
-async def test_the_history_of_a_parent_contains_the_result_of_the_sub_orchestration(
+async def test_parents_history_contains_the_childs_result(
     host: ExtensionHost, outputs: bool
 ) -> None:
     """Check also that the input in the second event of the history is null.
@@ -1200,13 +1184,13 @@ async def test_the_history_of_a_parent_contains_the_result_of_the_sub_orchestrat
 
 
 @source("OrchestrationQueryTests.cs: ListAllOrchestrations_ShouldSucceed")
-async def test_the_client_lists_all_instances(host: ExtensionHost) -> None:
+async def test_client_lists_all_instances(host: ExtensionHost) -> None:
     instance_id = (await host.run("say_hello"))["instanceId"]
     assert instance_id in (await host.http.post("/api/query")).json()
 
 
 @source("OrchestrationQueryTests.cs: ListRunningOrchestrations_ShouldContainRunningOrchestration")
-async def test_the_client_lists_the_running_instances(host: ExtensionHost) -> None:
+async def test_client_lists_running_instances(host: ExtensionHost) -> None:
     completed = (await host.run("say_hello"))["instanceId"]
     running = await host.begin("approve", 60)
     listed = (await host.http.post("/api/query", json=["Running"])).json()
@@ -1236,7 +1220,7 @@ async def test_the_client_lists_the_running_instances(host: ExtensionHost) -> No
         ({"runtimeStatus": "Completed", "createdTimeFrom": ">"}, ""),
     ],
 )
-async def test_a_list_contains_only_instances_with_the_requested_status_and_creation_time(
+async def test_list_is_filtered_by_status_and_creation_time(
     host: ExtensionHost, query: dict[str, str], names: str
 ) -> None:
     """Check also that the last page of the list has no continuation token.
@@ -1266,7 +1250,7 @@ async def test_a_list_contains_only_instances_with_the_requested_status_and_crea
 
 
 @source(HTTP + "GetQueryStatusWithPaging_is_Success")
-async def test_a_list_of_instances_continues_with_the_token_of_the_previous_page(
+async def test_list_continues_with_the_token(
     host: ExtensionHost,
 ) -> None:
     prefix = new_id()
@@ -1283,7 +1267,7 @@ async def test_a_list_of_instances_continues_with_the_token_of_the_previous_page
 
 @source(HTTP + "HandleGetStatusRequestAsync_Failed_Orchestration_Config_Response_Code", rows=2)
 @pytest.mark.parametrize(("flag", "code"), [("True", 500), ("False", 200)])
-async def test_a_status_request_for_a_failed_instance_gets_500_only_if_the_request_asks_for_it(
+async def test_failed_instance_gets_500_only_on_request(
     host: ExtensionHost, flag: str, code: int
 ) -> None:
     instance_id = (await host.run("fail"))["instanceId"]
@@ -1319,7 +1303,7 @@ def check_urls(
 
 
 @source(HTTP + "CreateCheckStatusResponse_Returns_Correct_HTTP_202_Response")
-async def test_the_client_creates_a_response_with_the_management_urls(host: ExtensionHost) -> None:
+async def test_client_creates_a_response_with_urls(host: ExtensionHost) -> None:
     response = await host.http.post("/api/start/say_hello", json="World")
     payload = response.json()
     assert response.status_code == 202
@@ -1332,7 +1316,7 @@ async def test_the_client_creates_a_response_with_the_management_urls(host: Exte
     HTTP + "CreateCheckStatus_Returns_Correct_HttpManagementPayload_based_on_default_values",
     E2E + "OrchestrationClient_Gets_HttpManagementPayload",
 )
-async def test_the_client_creates_the_management_urls_of_an_instance(host: ExtensionHost) -> None:
+async def test_client_creates_management_urls(host: ExtensionHost) -> None:
     status = await host.run("say_hello", "World")
     payload = (await host.http.get(f"/api/links/{status['instanceId']}")).json()
     assert payload["id"] == status["instanceId"]
@@ -1342,7 +1326,7 @@ async def test_the_client_creates_the_management_urls_of_an_instance(host: Exten
 @source(
     HTTP + "CreateCheckStatus_Returns_Correct_HttpManagementPayload_based_on_custom_taskhub_value"
 )
-async def test_a_task_hub_name_has_the_same_upper_and_lower_case_in_management_urls_as_in_requests(
+async def test_task_hub_name_keeps_its_case(
     host: ExtensionHost,
 ) -> None:
     response = await host.request("POST", "orchestrators/say_hello", '"x"', taskHub="EXTENSIONhub")
@@ -1351,7 +1335,7 @@ async def test_a_task_hub_name_has_the_same_upper_and_lower_case_in_management_u
 
 
 @source(E2E + "Activity_Gets_HttpManagementPayload")
-async def test_an_activity_can_create_management_urls_with_a_durable_client(
+async def test_activity_can_create_management_urls(
     host: ExtensionHost,
 ) -> None:
     status = await host.run("report_links")
@@ -1362,7 +1346,7 @@ async def test_an_activity_can_create_management_urls_with_a_durable_client(
 @source(HTTP + "StartNewInstance_Is_Success", rows=4)
 @pytest.mark.parametrize("has_id", [False, True])
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
-async def test_a_start_request_may_omit_the_instance_id_and_may_have_a_json_or_plain_text_body(
+async def test_start_without_id_accepts_json_or_text(
     host: ExtensionHost, has_id: bool, content_type: str
 ) -> None:
     given = f"/{new_id()}" if has_id else ""
@@ -1383,7 +1367,7 @@ async def test_a_start_request_may_omit_the_instance_id_and_may_have_a_json_or_p
 @source(HTTP + "StartNewInstanceAndWaitToComplete_Is_Success", rows=4)
 @pytest.mark.parametrize("has_id", [False, True])
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
-async def test_a_start_request_with_a_timeout_waits_for_the_output_of_the_instance(
+async def test_start_with_timeout_waits_for_the_output(
     host: ExtensionHost, has_id: bool, content_type: str
 ) -> None:
     given = f"/{new_id()}" if has_id else ""
@@ -1396,7 +1380,7 @@ async def test_a_start_request_with_a_timeout_waits_for_the_output_of_the_instan
 
 
 @source(HTTP + "StartNewInstance_Returns_HTTP_400_On_Bad_JSON")
-async def test_a_start_request_with_a_body_that_is_not_json_is_refused(host: ExtensionHost) -> None:
+async def test_start_with_invalid_json_is_refused(host: ExtensionHost) -> None:
     response = await host.http.post(
         f"{API}/orchestrators/say_hello",
         content="badly formatted JSON string",
@@ -1408,7 +1392,7 @@ async def test_a_start_request_with_a_body_that_is_not_json_is_refused(host: Ext
 
 @source(HTTP + "StartNewInstance_Returns_HTTP_400_On_Missing_Function")
 @source(E2E + "StartOrchestration_OnUnregisteredOrchestrator")
-async def test_a_start_request_for_an_unknown_orchestrator_is_accepted_and_the_instance_fails(
+async def test_unknown_orchestrator_is_accepted_and_fails(
     host: ExtensionHost,
 ) -> None:
     """The start request gets 202, and the instance fails, as on the Durable extension 3.19.0.
@@ -1431,7 +1415,7 @@ WAIT = HTTP + "WaitForCompletionOrCreateCheckStatusResponseAsync_"
 
 
 @source(WAIT + "Throws_Exception_When_Bad_Timeout_Request")
-async def test_a_wait_with_a_polling_interval_longer_than_its_timeout_is_refused(
+async def test_polling_interval_over_timeout_is_refused(
     host: ExtensionHost,
 ) -> None:
     response = await host.http.post(f"/api/wait/{new_id()}", json=[0, 100_000])
@@ -1445,7 +1429,7 @@ async def test_a_wait_with_a_polling_interval_longer_than_its_timeout_is_refused
 
 
 @source(WAIT + "Returns_HTTP_202_Response_After_Timeout")
-async def test_a_wait_for_an_instance_returns_the_management_urls_after_its_timeout(
+async def test_wait_returns_urls_after_its_timeout(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("approve", 60)
@@ -1457,14 +1441,14 @@ async def test_a_wait_for_an_instance_returns_the_management_urls_after_its_time
 
 
 @source(WAIT + "Returns_HTTP_200_Response")
-async def test_a_wait_returns_the_output_of_a_completed_instance(host: ExtensionHost) -> None:
+async def test_wait_returns_the_output_of_an_ended_instance(host: ExtensionHost) -> None:
     instance_id = (await host.run("say_hello", "Tokyo"))["instanceId"]
     response = await host.http.post(f"/api/wait/{instance_id}", json=[100_000, 10_000])
     assert (response.status_code, response.text) == (200, "Hello, Tokyo!")
 
 
 @source(WAIT + "Returns_HTTP_200_Response_After_Few_Iterations")
-async def test_a_wait_returns_the_output_of_an_instance_that_completes_during_the_wait(
+async def test_wait_returns_the_output_of_a_later_end(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("approve", 0.1)
@@ -1473,7 +1457,7 @@ async def test_a_wait_returns_the_output_of_an_instance_that_completes_during_th
 
 
 @source(WAIT + "Returns_Defaults_When_Runtime_Status_is_Terminated")
-async def test_a_wait_returns_the_status_of_a_terminated_instance(host: ExtensionHost) -> None:
+async def test_wait_returns_the_status_of_a_termination(host: ExtensionHost) -> None:
     instance_id = await host.begin("approve", 60)
     await host.operate("terminate", instance_id, "enough")
     response = await host.http.post(f"/api/wait/{instance_id}", json=[30_000, 20])
@@ -1481,7 +1465,7 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
     assert response.json()["runtimeStatus"] == "Terminated"
 
 
-async def test_fidelity_page_counts_the_cases_and_names_their_files() -> None:
+async def test_fidelity_page_counts_cases_and_names_files() -> None:
     files = {text.partition(":")[0] for text in SOURCES}
     text = FIDELITY.read_text(encoding="utf-8")
     assert f"{len(SOURCES)} cases of the extension's own end-to-end tests" in text

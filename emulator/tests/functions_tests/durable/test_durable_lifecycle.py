@@ -13,7 +13,7 @@ from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import EngineHost, child, make_host
 
 
-async def test_continue_as_new_starts_a_new_execution_with_a_new_input(host: EngineHost) -> None:
+async def test_continue_as_new_starts_a_new_execution(host: EngineHost) -> None:
     @host.runner.activity
     def work(n: int) -> int:
         return n
@@ -38,7 +38,7 @@ async def test_continue_as_new_starts_a_new_execution_with_a_new_input(host: Eng
     assert host.scheduled() == [(0, "work"), (1, "timer")]
 
 
-async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHost) -> None:
+async def test_former_executions_results_are_ignored(host: EngineHost) -> None:
     gates = {0: asyncio.Event(), 1: asyncio.Event()}
 
     @host.runner.activity
@@ -65,7 +65,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == 1
 
 
-async def test_an_instance_continues_as_new_only_after_its_running_tasks_have_ended(
+async def test_continue_as_new_waits_for_running_tasks(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -92,7 +92,7 @@ async def test_an_instance_continues_as_new_only_after_its_running_tasks_have_en
     assert host.output() == 1
 
 
-async def test_history_events_of_earlier_episodes_are_marked_as_played_and_new_events_are_not(
+async def test_earlier_events_are_marked_as_played(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -109,7 +109,7 @@ async def test_history_events_of_earlier_episodes_are_marked_as_played_and_new_e
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_the_custom_status_of_an_instance_is_stored_until_the_orchestrator_clears_the_status(
+async def test_custom_status_stays_until_cleared(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -125,7 +125,7 @@ async def test_the_custom_status_of_an_instance_is_stored_until_the_orchestrator
     assert host.status() == "Completed"
 
 
-async def test_a_timer_of_ten_days_is_split_into_three_timers_and_fires_after_ten_days(
+async def test_timer_of_ten_days_is_split_into_three(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -142,7 +142,7 @@ async def test_a_timer_of_ten_days_is_split_into_three_timers_and_fires_after_te
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_a_suspended_instance_processes_stored_messages_only_after_the_instance_is_resumed(
+async def test_stored_messages_wait_for_the_resume(
     host: EngineHost,
 ) -> None:
     calls = []
@@ -183,7 +183,7 @@ async def test_a_suspended_instance_processes_stored_messages_only_after_the_ins
     assert calls == ["v"]
 
 
-async def test_the_history_counts_the_generations_of_an_id(host: EngineHost) -> None:
+async def test_history_counts_the_generations_of_an_id(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         if context.get_input():
@@ -211,7 +211,7 @@ async def test_the_history_counts_the_generations_of_an_id(host: EngineHost) -> 
     assert host.status() == "Completed"
 
 
-async def test_a_suspended_instance_ends_if_an_event_makes_it_cancel_a_timer(
+async def test_event_that_cancels_a_timer_ends_a_suspended_one(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -232,7 +232,7 @@ async def test_a_suspended_instance_ends_if_an_event_makes_it_cancel_a_timer(
     assert (host.status(), host.output()) == ("Completed", 7)
 
 
-async def test_a_suspended_instance_whose_timer_fires_continues_only_after_it_is_resumed(
+async def test_fired_timer_waits_for_the_resume(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -251,7 +251,7 @@ async def test_a_suspended_instance_whose_timer_fires_continues_only_after_it_is
     assert host.output() == 7
 
 
-async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
+async def test_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     child(host)
     await host.begin("child")
     await host.engine.suspend("i", "")
@@ -260,7 +260,7 @@ async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
+async def test_id_of_a_finished_instance_can_be_reused(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -275,7 +275,7 @@ async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_an_instance_id_may_have_257_characters_or_contain_special_characters(
+async def test_ids_may_be_long_and_have_special_characters(
     host: EngineHost, instance_id: str
 ) -> None:
     child(host)
@@ -285,9 +285,7 @@ async def test_an_instance_id_may_have_257_characters_or_contain_special_charact
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_a_new_instance_replaces_an_unfinished_instance_if_host_json_permits_this(
-    tmp_path: Path, engine: str
-) -> None:
+async def test_host_json_may_permit_replacing_unfinished_ones(tmp_path: Path, engine: str) -> None:
     host = make_host(tmp_path, engine)
     host.options = DurableOptions(replaces_unfinished=True, default_version="7")
     child(host)
@@ -304,7 +302,7 @@ async def test_a_new_instance_replaces_an_unfinished_instance_if_host_json_permi
     await host.stop()
 
 
-async def test_an_instance_of_an_unknown_orchestrator_fails(host: EngineHost) -> None:
+async def test_unknown_orchestrator_fails(host: EngineHost) -> None:
     child(host)
     await host.begin("nobody")
     assert host.output() == (
@@ -314,7 +312,7 @@ async def test_an_instance_of_an_unknown_orchestrator_fails(host: EngineHost) ->
     )
 
 
-async def test_an_instance_fails_if_it_calls_an_unknown_activity(host: EngineHost) -> None:
+async def test_unknown_activity_fails(host: EngineHost) -> None:
     @host.runner.activity
     def known(value: Any) -> None:
         pass
@@ -331,7 +329,7 @@ async def test_an_instance_fails_if_it_calls_an_unknown_activity(host: EngineHos
     )
 
 
-async def test_function_names_are_case_insensitive_and_event_names_are_case_sensitive(
+async def test_only_function_names_ignore_case(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -354,7 +352,7 @@ async def test_function_names_are_case_insensitive_and_event_names_are_case_sens
     assert host.output() == [1, ["i", None, "x"]]
 
 
-async def test_an_instance_fails_if_the_orchestrator_requests_an_unsupported_action(
+async def test_unsupported_action_fails(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -367,7 +365,7 @@ async def test_an_instance_fails_if_the_orchestrator_requests_an_unsupported_act
     )
 
 
-async def test_rewinding_an_instance_that_failed_in_the_first_episode_succeeds(
+async def test_failure_in_the_first_episode_can_be_rewound(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -95,7 +95,7 @@ JSON = {"content-type": "application/json"}
         ("", "/durabletask"),
     ],
 )
-async def test_the_management_api_responds_under_each_path_prefix_and_without_a_path_prefix(
+async def test_every_path_prefix_is_served(
     engine: DurableExtension, prefix: str, root_path: str
 ) -> None:
     app = engine.management_app
@@ -110,9 +110,7 @@ async def test_the_management_api_responds_under_each_path_prefix_and_without_a_
     "body",
     [b"{", b"\xff", b"x", b"'x", b"[" * 100_000, b'{"a":1}x', b"[1 2]", b'"\\u12"', b"{,}", b"-"],
 )
-async def test_a_request_body_with_invalid_json_is_refused(
-    engine: DurableExtension, body: bytes
-) -> None:
+async def test_invalid_json_is_refused(engine: DurableExtension, body: bytes) -> None:
     app = engine.management_app
     status, _, answer = await request(app, "POST", "/orchestrators/wait", body)
     assert status == 400
@@ -133,7 +131,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
         (b"'it\\'s \\u00e9\\n'", "it's \u00e9\n"),
     ],
 )
-async def test_a_request_body_is_parsed_as_the_library_newtonsoft_json_parses_it(
+async def test_body_is_parsed_as_newtonsoft_json_does(
     engine: DurableExtension, body: bytes, value: Any
 ) -> None:
     app = engine.management_app
@@ -142,7 +140,7 @@ async def test_a_request_body_is_parsed_as_the_library_newtonsoft_json_parses_it
     assert json.loads(answer)["input"] == value
 
 
-async def test_sending_an_invalid_event_to_a_missing_or_finished_instance_gets_status_404_or_410(
+async def test_invalid_event_gets_404_or_410(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -154,12 +152,12 @@ async def test_sending_an_invalid_event_to_a_missing_or_finished_instance_gets_s
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_request_body_over_the_size_limit_is_refused(engine: DurableExtension) -> None:
+async def test_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 
 
-async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension) -> None:
+async def test_purge_of_a_running_instance_is_refused(engine: DurableExtension) -> None:
     app = engine.management_app
     await request(app, "POST", "/orchestrators/wait/p")
     status, _, body = await request(app, "DELETE", "/instances/p")
@@ -170,7 +168,7 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_the_termination_reason_is_parsed_as_json_if_possible_and_becomes_the_output(
+async def test_termination_reason_is_parsed_as_json(
     engine: DurableExtension,
 ) -> None:
     """As in the Durable extension, a reason that is not JSON is returned as a string."""
@@ -184,7 +182,7 @@ async def test_the_termination_reason_is_parsed_as_json_if_possible_and_becomes_
         assert json.loads(body)["output"] == output
 
 
-async def test_the_history_of_a_terminated_instance_contains_the_termination_reason(
+async def test_history_contains_the_termination_reason(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -199,7 +197,7 @@ async def test_the_history_of_a_terminated_instance_contains_the_termination_rea
         assert events["ExecutionTerminated"]["Input"] == shown
 
 
-async def test_the_status_of_an_instance_contains_history_events_only_if_requested(
+async def test_history_is_shown_only_on_request(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -213,7 +211,7 @@ async def test_the_status_of_an_instance_contains_history_events_only_if_request
     assert list(json.loads(body))[-1] == "historyEvents"
 
 
-async def test_the_error_for_a_rewind_of_a_missing_instance_contains_the_instance_id(
+async def test_rewind_of_a_missing_instance_names_the_id(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -221,7 +219,7 @@ async def test_the_error_for_a_rewind_of_a_missing_instance_contains_the_instanc
     assert (status, json.loads(body)) == (404, 'No orchestration with instance ID "$none" found.')
 
 
-async def test_a_purge_by_filter_is_refused_if_the_parameter_created_time_from_is_missing(
+async def test_purge_without_created_time_from_is_refused(
     engine: DurableExtension,
 ) -> None:
     status, _, body = await request(engine.management_app, "DELETE", "/instances")
@@ -229,7 +227,7 @@ async def test_a_purge_by_filter_is_refused_if_the_parameter_created_time_from_i
     assert (status, json.loads(body)) == (400, text)
 
 
-async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtension) -> None:
+async def test_suspending_twice_is_refused(engine: DurableExtension) -> None:
     app = engine.management_app
     await request(app, "POST", "/orchestrators/wait/s")
     await request(app, "POST", "/instances/s/raiseEvent/other", b"1", headers=JSON)
@@ -244,7 +242,7 @@ async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtensi
     )
 
 
-async def test_a_refused_resume_is_logged_with_the_id_of_the_instance(
+async def test_refused_resume_is_logged_with_the_id(
     engine: DurableExtension, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = engine.management_app
@@ -260,7 +258,7 @@ async def test_a_refused_resume_is_logged_with_the_id_of_the_instance(
     assert caplog.messages == ["s: Cannot resume orchestration instance in the Running state."]
 
 
-async def test_the_start_of_a_disabled_orchestrator_is_refused(engine: DurableExtension) -> None:
+async def test_disabled_orchestrator_cannot_be_started(engine: DurableExtension) -> None:
     status, _, body = await request(engine.management_app, "POST", "/orchestrators/OFF")
     assert status == 400
     assert json.loads(body) == {
@@ -269,7 +267,7 @@ async def test_the_start_of_a_disabled_orchestrator_is_refused(engine: DurableEx
     }
 
 
-async def test_a_start_that_outlasts_its_wait_returns_the_links(engine: DurableExtension) -> None:
+async def test_start_that_outlasts_its_wait_returns_links(engine: DurableExtension) -> None:
     query = b"timeout=0.01&pollingInterval=0.01"
     call = asyncio.ensure_future(
         request(engine.management_app, "POST", "/orchestrators/wait/t", query=query)
@@ -286,7 +284,7 @@ async def test_a_start_that_outlasts_its_wait_returns_the_links(engine: DurableE
 
 
 @pytest.mark.parametrize("connection", ["Storage", "AzureWebJobsStorage", "storage"])
-async def test_both_names_of_the_default_connection_are_accepted(
+async def test_both_names_of_the_connection_are_accepted(
     engine: DurableExtension, connection: str
 ) -> None:
     query = f"connection={connection}".encode()
@@ -304,7 +302,7 @@ async def test_both_names_of_the_default_connection_are_accepted(
         ("DELETE", "/entities/Counter/k", (400, None)),
     ],
 )
-async def test_an_app_without_entities_responds_as_the_extension(
+async def test_app_without_entities_answers_as_the_extension(
     engine: DurableExtension, method: str, path: str, expected: tuple[int, Any]
 ) -> None:
     status, _, body = await request(engine.management_app, method, path)
@@ -331,7 +329,7 @@ class PausedRunner(SdkRunner):
         return await super().run_orchestrator(name, context_json)
 
 
-async def test_the_history_shows_an_activity_result_only_after_the_result_is_stored(
+async def test_result_is_shown_only_after_it_is_stored(
     tmp_path: Path,
 ) -> None:
     runner = PausedRunner()
@@ -370,7 +368,7 @@ async def test_the_history_shows_an_activity_result_only_after_the_result_is_sto
     await engine.stop()
 
 
-async def test_the_history_of_a_suspended_instance_shows_a_result_only_after_the_database_commit(
+async def test_suspended_instance_shows_only_stored_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = SdkRunner()
@@ -461,7 +459,7 @@ def queries() -> st.SearchStrategy[bytes]:
         max_size=6,
     )
 )
-def test_random_requests_get_an_expected_status_and_leave_the_management_api_usable(
+def test_random_requests_leave_the_api_usable(
     tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
 ) -> None:
     async def play() -> None:

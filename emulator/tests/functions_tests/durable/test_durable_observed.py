@@ -296,9 +296,7 @@ The keys are the numbers of the recorded exchanges.
 
 
 @pytest.mark.parametrize("run", RUNS)
-async def test_the_management_api_returns_the_recorded_responses_except_for_the_listed_differences(
-    run: str, tmp_path: Path
-) -> None:
+async def test_recorded_responses_are_returned(run: str, tmp_path: Path) -> None:
     differing = []
     async with replaying(tmp_path) as replay:
         for exchange in RUNS[run]:

@@ -15,7 +15,7 @@ from azure.durable_functions import RetryOptions
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_any_call_ends(
+async def test_unfinished_activity_keeps_it_running(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -39,7 +39,7 @@ async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_
     assert (host.status(), host.output()) == ("Completed", "fast")
 
 
-async def test_an_instance_ends_when_each_of_its_timers_has_fired_or_was_cancelled(
+async def test_timers_keep_it_running_until_fired_or_cancelled(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -62,7 +62,7 @@ async def test_an_instance_ends_when_each_of_its_timers_has_fired_or_was_cancell
     assert host.leftovers() == 0
 
 
-async def test_an_event_that_never_arrives_does_not_keep_an_instance_running(
+async def test_missing_event_does_not_keep_it_running(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -75,7 +75,7 @@ async def test_an_event_that_never_arrives_does_not_keep_an_instance_running(
     assert (host.status(), host.output()) == ("Completed", 1)
 
 
-async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_tasks_end(
+async def test_failure_waits_for_all_other_tasks(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -100,7 +100,7 @@ async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_
     assert "bad thing" in host.output()
 
 
-async def test_an_instance_stays_running_until_the_retries_of_an_activity_in_a_task_any_call_end(
+async def test_retries_keep_it_running(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -123,7 +123,7 @@ async def test_an_instance_stays_running_until_the_retries_of_an_activity_in_a_t
     assert len(host.runner.calls) == 3
 
 
-async def test_an_instance_stays_running_until_a_sub_orchestration_of_a_task_any_call_ends(
+async def test_child_keeps_it_running(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -142,7 +142,7 @@ async def test_an_instance_stays_running_until_a_sub_orchestration_of_a_task_any
     assert (host.status(), host.output()) == ("Completed", "done")
 
 
-async def test_an_instance_stays_running_after_a_restart_of_the_host_until_its_last_timer_fires(
+async def test_timer_keeps_it_running_after_a_restart(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -161,7 +161,7 @@ async def test_an_instance_stays_running_after_a_restart_of_the_host_until_its_l
     assert (host.status(), host.output()) == ("Completed", "done")
 
 
-async def test_an_instance_that_stays_running_only_for_a_timer_can_be_terminated(
+async def test_instance_that_waits_for_a_timer_is_terminated(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -177,7 +177,7 @@ async def test_an_instance_that_stays_running_only_for_a_timer_can_be_terminated
     assert (host.status(), host.output()) == ("Terminated", "no more")
 
 
-async def test_a_rewind_repeats_a_failed_activity_but_not_an_activity_that_completed_later(
+async def test_rewind_repeats_only_the_failed_activity(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -209,7 +209,7 @@ async def test_a_rewind_repeats_a_failed_activity_but_not_an_activity_that_compl
     assert [argument for _, argument in host.runner.calls] == ["fails", "slow", "fails"]
 
 
-async def test_an_instance_stored_by_an_older_version_of_the_host_completes(
+async def test_instance_of_an_older_host_completes(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -31,7 +31,7 @@ async def test_chained_activities_run_one_after_another(host: EngineHost) -> Non
     assert host.scheduled() == [(0, "add"), (1, "add")]
 
 
-async def test_an_orchestration_ends_when_the_reply_arrives_or_the_deadline_passes(
+async def test_reply_or_deadline_ends_the_orchestration(
     host: EngineHost,
 ) -> None:
     """The orchestrator of this test has the same steps as the gateway's orchestrator of a job."""
@@ -66,9 +66,7 @@ async def test_an_orchestration_ends_when_the_reply_arrives_or_the_deadline_pass
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_an_engine_runs_no_more_concurrent_activities_than_the_option_max_activities_allows(
-    tmp_path: Path, engine: str
-) -> None:
+async def test_max_activities_limits_concurrency(tmp_path: Path, engine: str) -> None:
     host = make_host(tmp_path, engine)
     host.options = DurableOptions(max_activities=2)
     running, peaks = 0, []
@@ -92,7 +90,7 @@ async def test_an_engine_runs_no_more_concurrent_activities_than_the_option_max_
     await host.stop()
 
 
-async def test_a_terminated_instance_does_not_exist_after_a_purge(host: EngineHost) -> None:
+async def test_purged_instance_does_not_exist(host: EngineHost) -> None:
     @host.runner.orchestrator
     def wait(context: Any) -> Any:
         yield context.wait_for_external_event("never")

@@ -9,7 +9,7 @@ from emulator.functions.durable.errors import DatabaseInUse
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_fails_if_the_code_of_the_orchestrator_changes_during_the_run(
+async def test_changed_code_fails_the_instance(
     host: EngineHost,
 ) -> None:
     names = ["first", "second"]
@@ -29,7 +29,7 @@ async def test_an_instance_fails_if_the_code_of_the_orchestrator_changes_during_
     assert "Non-Deterministic workflow detected" in host.output()
 
 
-async def test_the_output_of_an_instance_that_fails_after_a_code_change_contains_the_error(
+async def test_output_contains_the_error_of_changed_code(
     host: EngineHost,
 ) -> None:
     is_changed = False
@@ -48,7 +48,7 @@ async def test_the_output_of_an_instance_that_fails_after_a_code_change_contains
     assert host.output() == "Orchestrator function 'body' failed: changed"
 
 
-async def test_an_instance_fails_if_the_output_cannot_be_converted_to_json(
+async def test_output_that_is_not_json_fails_the_instance(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -60,7 +60,7 @@ async def test_an_instance_fails_if_the_output_cannot_be_converted_to_json(
     assert "not JSON serializable" in host.output()
 
 
-async def test_an_instance_fails_if_the_reply_of_the_sdk_has_no_actions(host: EngineHost) -> None:
+async def test_reply_without_actions_fails_the_instance(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         context.set_custom_status(object())
@@ -74,7 +74,7 @@ async def test_an_instance_fails_if_the_reply_of_the_sdk_has_no_actions(host: En
     )
 
 
-async def test_a_reply_without_actions_looks_like_changed_code_after_an_activity(
+async def test_reply_without_actions_looks_like_changed_code(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -97,7 +97,7 @@ async def test_a_reply_without_actions_looks_like_changed_code_after_an_activity
     )
 
 
-async def test_an_orchestration_continues_after_an_outage_of_the_function_app(
+async def test_orchestration_continues_after_an_outage(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -121,7 +121,7 @@ async def test_an_orchestration_continues_after_an_outage_of_the_function_app(
     assert host.runner.calls == [("work", 1)]
 
 
-async def test_an_activity_result_that_arrives_during_an_outage_of_the_function_app_is_not_lost(
+async def test_result_during_an_outage_is_not_lost(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -145,7 +145,7 @@ async def test_an_activity_result_that_arrives_during_an_outage_of_the_function_
     assert len(host.runner.calls) == 1
 
 
-async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_reached(
+async def test_idle_instances_leave_a_full_memory(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -159,7 +159,7 @@ async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_rea
         assert host.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_a_second_host_with_the_default_engine_cannot_open_the_database_of_a_running_host(
+async def test_second_host_cannot_open_the_database(
     local_host: EngineHost,
 ) -> None:
     host = local_host

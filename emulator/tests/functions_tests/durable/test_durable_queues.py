@@ -80,7 +80,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_decides_whether_a_message_is_processed_or_kept_or_discarded(
+def test_state_decides_what_becomes_of_a_message(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -94,7 +94,7 @@ def test_the_state_of_an_instance_decides_whether_a_message_is_processed_or_kept
 # Queues
 
 
-async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_timeout(
+async def test_message_returns_after_the_visibility_timeout(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 10)
@@ -110,7 +110,7 @@ async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_tim
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_a_host_cannot_change_a_message_that_another_host_has_dequeued_in_the_meantime(
+async def test_message_of_another_host_cannot_be_changed(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)
@@ -129,7 +129,7 @@ async def test_a_host_cannot_change_a_message_that_another_host_has_dequeued_in_
     await database.transact(run)
 
 
-def test_the_backoff_of_an_abandoned_message_doubles_up_to_a_limit() -> None:
+def test_backoff_doubles_up_to_a_limit() -> None:
     assert [queues.backoff_seconds(n, 60) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
     assert queues.backoff_seconds(99, 3600) == 600
 
@@ -137,7 +137,7 @@ def test_the_backoff_of_an_abandoned_message_doubles_up_to_a_limit() -> None:
 # Leases
 
 
-async def test_a_host_acquires_expired_partition_leases_and_releases_surplus_leases(
+async def test_leases_are_acquired_and_surplus_ones_released(
     database: Database,
 ) -> None:
     one, two = PartitionLeases("1"), PartitionLeases("2")

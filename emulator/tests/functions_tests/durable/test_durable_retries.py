@@ -24,7 +24,7 @@ def flaky(host: EngineHost, failures: int) -> None:
         return f"{name} is up"
 
 
-async def test_a_task_with_retries_completes_when_a_later_attempt_succeeds(
+async def test_later_attempt_completes_the_task(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -56,7 +56,7 @@ async def test_a_task_with_retries_completes_when_a_later_attempt_succeeds(
     ]
 
 
-async def test_a_task_with_retries_fails_one_retry_interval_after_the_last_attempt(
+async def test_last_attempt_fails_one_interval_later(
     host: EngineHost,
 ) -> None:
     flaky(host, 9)
@@ -90,9 +90,7 @@ async def test_a_task_with_retries_fails_one_retry_interval_after_the_last_attem
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_retries(
-    host: EngineHost, failures: int
-) -> None:
+async def test_concurrent_retries_have_the_sdks_task_ids(host: EngineHost, failures: int) -> None:
     """After several failures, the engine assigns task ids in the same order as the SDK."""
     flaky(host, failures)
 
@@ -115,7 +113,7 @@ async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_ret
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_if_a_timer_fires_before_a_retry(
+async def test_timer_before_a_retry_keeps_the_sdks_task_ids(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -139,7 +137,7 @@ async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_if_a_timer_fires_
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_task_with_retries_completes_although_the_host_restarts(host: EngineHost) -> None:
+async def test_restart_keeps_the_retries(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -155,7 +153,7 @@ async def test_a_task_with_retries_completes_although_the_host_restarts(host: En
 
 
 @pytest.mark.parametrize("fixed", [None, "the-child"])
-async def test_a_failed_sub_orchestration_is_retried(host: EngineHost, fixed: str | None) -> None:
+async def test_failed_child_is_retried(host: EngineHost, fixed: str | None) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -175,7 +173,7 @@ async def test_a_failed_sub_orchestration_is_retried(host: EngineHost, fixed: st
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 
-async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
+async def test_rewind_repeats_the_last_attempt(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -199,7 +197,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_task_ids_are_the_same_as_in_the_sdk_if_an_event_and_a_failure_arrive_together(
+async def test_event_with_a_failure_keeps_the_sdks_task_ids(
     host: EngineHost,
 ) -> None:
     """Check the task ids if one episode processes an event and a failure of an activity.

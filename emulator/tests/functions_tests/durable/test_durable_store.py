@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.abandon()
 
 
-async def test_a_failed_write_to_the_database_does_not_affect_other_writes(store: Store) -> None:
+async def test_failed_write_does_not_affect_others(store: Store) -> None:
     good = store.write([(INSERT, ("a", "1"))])
     bad = store.write([(INSERT, ("b", "1")), (INSERT, ("a", "2"))])
     late = store.write([(INSERT, ("c", "1"))])
@@ -39,7 +39,7 @@ async def test_a_failed_write_to_the_database_does_not_affect_other_writes(store
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
-async def test_database_writes_in_one_iteration_of_the_event_loop_share_a_commit(
+async def test_writes_of_one_iteration_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
@@ -56,7 +56,7 @@ async def test_database_writes_in_one_iteration_of_the_event_loop_share_a_commit
     assert store.read("SELECT count(*) FROM settings") == [(50,)]
 
 
-async def test_checkpoints_limit_the_size_of_the_write_ahead_log(
+async def test_checkpoints_limit_the_write_ahead_log(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "COMMITS_PER_CHECKPOINT", 10)
@@ -69,9 +69,7 @@ async def test_checkpoints_limit_the_size_of_the_write_ahead_log(
     assert (tmp_path / "s.db").stat().st_size > 2_000_000
 
 
-def test_the_store_refuses_a_database_with_another_schema_version(
-    tmp_path: Path, store: Store
-) -> None:
+def test_another_schema_version_is_refused(tmp_path: Path, store: Store) -> None:
     other = Store(tmp_path / "t.db")
     other.open()
     other.abandon()
@@ -82,9 +80,7 @@ def test_the_store_refuses_a_database_with_another_schema_version(
 
 
 @pytest.mark.parametrize("name", ["t.db", "t.db.lock"])
-def test_the_store_releases_the_lock_after_refusing_a_file_that_is_not_a_database(
-    tmp_path: Path, name: str
-) -> None:
+def test_refusal_of_a_foreign_file_releases_the_lock(tmp_path: Path, name: str) -> None:
     foreign = tmp_path / name
     foreign.write_text("These are the notes of another program. " * 200)
     content = foreign.read_bytes()
@@ -99,15 +95,13 @@ def test_the_store_releases_the_lock_after_refusing_a_file_that_is_not_a_databas
     store.abandon()
 
 
-def test_the_store_refuses_a_path_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_path_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.db").mkdir()
     with pytest.raises(StoreUnavailable, match="unable to open database file"):
         Store(tmp_path / "t.db").open()
 
 
-def test_a_failed_read_of_the_store_raises_a_store_unavailable_error(
-    tmp_path: Path, store: Store
-) -> None:
+def test_failed_read_raises_store_unavailable(tmp_path: Path, store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="no such table: absent"):
         store.read("SELECT 1 FROM absent")
     with no_space(0), pytest.raises(StoreUnavailable, match="disk I/O error"):
@@ -118,9 +112,7 @@ def test_a_failed_read_of_the_store_raises_a_store_unavailable_error(
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_starting_an_engine_with_a_damaged_database_file_raises_an_error(
-    tmp_path: Path, engine: str
-) -> None:
+async def test_damaged_database_raises_an_error_at_the_start(tmp_path: Path, engine: str) -> None:
     host = make_host(tmp_path, engine)
     await host.start()
     await host.stop()
@@ -134,7 +126,7 @@ async def test_starting_an_engine_with_a_damaged_database_file_raises_an_error(
     await host.kill()
 
 
-async def test_timers_fire_in_the_order_of_the_due_times_and_never_before_the_due_time() -> None:
+async def test_timers_fire_in_order_and_never_early() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     now = to_micros(clock.now())
@@ -151,7 +143,7 @@ async def test_timers_fire_in_the_order_of_the_due_times_and_never_before_the_du
     timers.close()
 
 
-async def test_cancelled_timers_are_removed_from_the_heap_of_the_timer_queue() -> None:
+async def test_cancelled_timers_leave_the_heap() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     for n in range(10_000):

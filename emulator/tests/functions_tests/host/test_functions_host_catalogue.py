@@ -58,7 +58,7 @@ def make_function(name: str, *bindings: str, route: str | None = None) -> dict[s
         ),
     ],
 )
-def test_an_invalid_function_is_left_out(
+def test_invalid_function_is_left_out(
     function: dict[str, Any], problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert names(function) == ["other"]
@@ -73,11 +73,11 @@ def test_an_invalid_function_is_left_out(
         make_function("f", route="x/admin"),
     ],
 )
-def test_a_valid_function_is_loaded(function: dict[str, Any]) -> None:
+def test_valid_function_is_loaded(function: dict[str, Any]) -> None:
     assert names(function) == [function["name"], "other"]
 
 
-def test_a_disabled_orchestrator_can_be_told_from_an_unknown_one() -> None:
+def test_disabled_orchestrator_is_told_from_unknown() -> None:
     bundle = HostFile(has_extension_bundle=True)
     bindings = [{"name": "context", "type": "orchestrationTrigger"}]
     functions = [{"name": name, "bindings": bindings} for name in ("on", "off")]
@@ -87,6 +87,6 @@ def test_a_disabled_orchestrator_can_be_told_from_an_unknown_one() -> None:
     assert list(invoker.disabled_orchestrators) == ["off"]
 
 
-def test_an_app_whose_functions_are_all_invalid_is_refused() -> None:
+def test_app_without_valid_functions_is_refused() -> None:
     with pytest.raises(AppLoadError, match="'host' is not a valid function name"):
         build_catalogue([make_function("host")], HostFile(), {})

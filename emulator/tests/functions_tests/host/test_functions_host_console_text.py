@@ -16,7 +16,7 @@ from emulator.program import SettingError
 HTTP = {"type": "httpTrigger", "direction": "IN", "name": "req"}
 
 
-def test_the_function_list_with_or_without_colours_shows_which_functions_are_disabled() -> None:
+def test_list_shows_disabled_functions() -> None:
     functions = [
         {"name": "web", "bindings": [{**HTTP, "methods": ["GET"], "route": "x"}]},
         {"name": "off", "bindings": [HTTP]},
@@ -34,7 +34,7 @@ def test_the_function_list_with_or_without_colours_shows_which_functions_are_dis
     )
 
 
-def test_output_to_a_terminal_has_colours_unless_the_variable_no_color_is_set() -> None:
+def test_terminal_has_colours_unless_no_color_is_set() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
         assert wants_colour(terminal, {})
@@ -44,7 +44,7 @@ def test_output_to_a_terminal_has_colours_unless_the_variable_no_color_is_set() 
     assert not wants_colour(io.StringIO(), {})
 
 
-def test_a_coloured_log_line_contains_the_log_message_in_the_colour_of_the_log_level() -> None:
+def test_log_line_has_the_colour_of_its_level() -> None:
     record = logging.LogRecord("host", logging.ERROR, "", 1, "it %s", ("failed",), None)
     time, line = ColourFormatter().format(record).split("\x1b[0m", 1)
     assert time == f"\x1b[2m{record.asctime}"
@@ -63,7 +63,7 @@ def test_a_coloured_log_line_contains_the_log_message_in_the_colour_of_the_log_l
         ),
     ],
 )
-def test_the_port_and_the_cors_origins_are_read_from_the_local_settings(
+def test_port_and_cors_come_from_local_settings(
     text: str | None, expected: LocalHostOptions, tmp_path: Path
 ) -> None:
     if text is not None:
@@ -72,7 +72,7 @@ def test_the_port_and_the_cors_origins_are_read_from_the_local_settings(
 
 
 @pytest.mark.parametrize("host", ['"x"', '{"LocalHttpPort": 70000}', '{"CORS": 1}'])
-def test_invalid_options_in_the_local_settings_are_refused(host: str, tmp_path: Path) -> None:
+def test_invalid_local_settings_are_refused(host: str, tmp_path: Path) -> None:
     (tmp_path / "local.settings.json").write_text(f'{{"Host": {host}}}')
     with pytest.raises(SettingError, match=r"local\.settings\.json: "):
         read_local_host_options(tmp_path)

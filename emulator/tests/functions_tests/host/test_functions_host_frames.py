@@ -21,7 +21,7 @@ frames = st.lists(st.tuples(heads, st.binary(max_size=200)), max_size=6)
 
 
 @given(frames, st.lists(st.integers(0, 2000), max_size=12))
-def test_frames_that_arrive_in_fragments_are_read_unchanged(
+def test_fragments_are_read_as_frames(
     sent: list[tuple[list[object], bytes]], cuts: list[int]
 ) -> None:
     stream = b"".join(encode_frame(head, body) for head, body in sent)
@@ -32,7 +32,7 @@ def test_frames_that_arrive_in_fragments_are_read_unchanged(
 
 
 @given(st.lists(st.binary(max_size=64), max_size=8))
-def test_reading_random_bytes_returns_frames_or_raises_a_frame_error(pieces: list[bytes]) -> None:
+def test_random_bytes_are_frames_or_raise_frame_error(pieces: list[bytes]) -> None:
     reader = FrameReader()
     try:
         for piece in pieces:
@@ -43,23 +43,23 @@ def test_reading_random_bytes_returns_frames_or_raises_a_frame_error(pieces: lis
         pass
 
 
-def test_an_encoded_prefix_followed_by_the_body_equals_the_encoded_frame() -> None:
+def test_prefix_and_body_equal_the_frame() -> None:
     assert encode_prefix(["a"], 3) + b"xyz" == encode_frame(["a"], b"xyz")
 
 
 @pytest.mark.parametrize("head", [b"{}", b"[]", b"1", b"[", b"\xff", b"[" * 100_000])
-def test_a_frame_head_that_is_not_a_nonempty_json_array_is_refused(head: bytes) -> None:
+def test_head_must_be_a_nonempty_json_array(head: bytes) -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", len(head), 0) + head)
 
 
-def test_a_frame_over_the_size_limit_is_refused_before_the_content_arrives() -> None:
+def test_frame_over_the_limit_is_refused_early() -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", 2**31, 0))
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", 2, MAX_BODY_BYTES + 1))
 
 
-def test_frame_heads_are_encoded_as_compact_json() -> None:
+def test_heads_are_compact_json() -> None:
     assert encode_frame([1, {"a": "b"}])[8:] == b'[1,{"a":"b"}]'
     assert json.loads(encode_frame(["ü"])[8:]) == ["ü"]

@@ -29,9 +29,7 @@ LATER = (
     ],
     ids=["before the app process starts", "to serve the loaded app"],
 )
-def test_the_host_process_imports_no_modules_that_only_apps_or_workers_or_unused_engines_need(
-    module: str, unwanted: tuple[str, ...]
-) -> None:
+def test_host_imports_only_what_it_needs(module: str, unwanted: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*({set(unwanted)!r} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code],

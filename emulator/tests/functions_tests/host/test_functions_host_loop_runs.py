@@ -26,12 +26,12 @@ async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
     ]
 
 
-async def test_an_orchestrator_runs_in_a_thread_a_few_times_and_then_on_the_event_loop() -> None:
+async def test_fast_orchestrator_moves_to_the_event_loop() -> None:
     runs = await run_orchestrator(LoopRuns(), TRIAL_RUNS + 2)
     assert runs == [False] * TRIAL_RUNS + [True] * 2
 
 
-async def test_an_orchestrator_that_ran_slowly_once_always_runs_in_a_thread_afterwards() -> None:
+async def test_slow_orchestrator_stays_in_a_thread() -> None:
     runs = LoopRuns()
     assert (await run_orchestrator(runs, TRIAL_RUNS + 1))[-1] is True
     runs.record(SLOW_SECONDS + 0.1)

@@ -63,7 +63,7 @@ def matched(template: str, path: str) -> dict[str, str] | None:
         ("{id:required}", "x", {"id": "x"}),
     ],
 )
-def test_route_templates_match_the_same_paths_as_in_aspnet(
+def test_templates_match_as_in_aspnet(
     template: str, path: str, values: dict[str, str] | None
 ) -> None:
     expected = {"id": path} if values is None and "guid" in template else values
@@ -86,12 +86,12 @@ def test_route_templates_match_the_same_paths_as_in_aspnet(
         "{1a}",
     ],
 )
-def test_an_invalid_route_template_is_refused(template: str) -> None:
+def test_invalid_template_is_refused(template: str) -> None:
     with pytest.raises(RouteError):
         Route(template, "f")
 
 
-def test_functions_are_tried_in_the_order_of_their_names_until_a_route_matches() -> None:
+def test_functions_are_tried_in_the_order_of_names() -> None:
     table = RouteTable(
         [Route("items/special", "special"), Route("items/{id}", "Item"), Route("{*r}", "zebra")]
     )
@@ -115,21 +115,21 @@ def test_functions_are_tried_in_the_order_of_their_names_until_a_route_matches()
         ("/other", None),
     ],
 )
-def test_a_path_is_normalized_and_decoded_except_for_escaped_slashes(
+def test_path_is_decoded_except_escaped_slashes(
     path: str, found: tuple[str, dict[str, str]] | None
 ) -> None:
     table = RouteTable([Route("items/{id}", "items"), Route("files/{*r}", "rest")])
     assert table.find("GET", path) == found
 
 
-def test_a_route_that_does_not_serve_the_http_method_of_the_request_is_skipped() -> None:
+def test_route_without_the_method_is_skipped() -> None:
     table = RouteTable([Route("a", "a", frozenset({"POST"})), Route("{*rest}", "b", frozenset())])
     assert table.find("POST", "/a") == ("a", {})
     assert table.find("GET", "/a") == ("b", {"rest": "a"})
 
 
 @given(st.text(max_size=40))
-def test_compiling_a_random_route_template_succeeds_or_raises_a_route_error(text: str) -> None:
+def test_random_template_compiles_or_raises_route_error(text: str) -> None:
     try:
         route = Route(text, "f")
     except RouteError:
@@ -138,7 +138,7 @@ def test_compiling_a_random_route_template_succeeds_or_raises_a_route_error(text
 
 
 @given(st.text(max_size=60))
-def test_any_percent_encoded_path_matches_a_route_if_the_route_table_has_a_catch_all_route(
+def test_catch_all_matches_every_path(
     path: str,
 ) -> None:
     table = RouteTable([Route("a/{x:int}/{y?}", "f"), Route("b/{n}.{e}", "g"), Route("{*r}", "h")])

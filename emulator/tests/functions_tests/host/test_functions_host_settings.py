@@ -25,12 +25,12 @@ json_values = st.recursive(
 )
 
 
-def test_missing_settings_of_the_host_file_have_the_defaults_of_azure() -> None:
+def test_host_file_has_azures_defaults() -> None:
     assert parse_host_file({"version": "2.0"}) == HostFile()
     assert HostFile().route_prefix == "api"
 
 
-def test_all_supported_settings_of_the_host_file_are_read() -> None:
+def test_supported_settings_are_read() -> None:
     found = parse_host_file(
         {
             "version": "2.0",
@@ -62,13 +62,13 @@ def test_all_supported_settings_of_the_host_file_are_read() -> None:
     assert found.service_bus.max_lock_renewal_seconds == 150
 
 
-def test_a_function_timeout_of_minus_one_means_no_timeout() -> None:
+def test_timeout_of_minus_one_means_none() -> None:
     found = parse_host_file({"version": "2.0", "functionTimeout": "-1"})
     assert found.function_timeout_seconds is None
 
 
 @given(st.dictionaries(st.sampled_from(["extensions", "functionTimeout", "x"]), json_values))
-def test_reading_a_random_host_file_succeeds_or_raises_a_setting_error(
+def test_random_host_file_is_read_or_raises_setting_error(
     document: dict[str, object],
 ) -> None:
     with contextlib.suppress(SettingError):
@@ -78,22 +78,22 @@ def test_reading_a_random_host_file_succeeds_or_raises_a_setting_error(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
 )
-def test_a_valid_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
+def test_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
     assert parse_timespan(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "-00:01:00", "a:b:c", "00:00:00:00"])
-def test_an_invalid_time_span_is_refused(text: str) -> None:
+def test_invalid_time_span_is_refused(text: str) -> None:
     with pytest.raises(SettingError):
         parse_timespan(text)
 
 
-def test_a_host_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "host.json").write_text('\ufeff{"version": "2.0"}', encoding="utf-8")
     assert read_host_file(tmp_path) == HostFile()
 
 
-def test_environment_variables_take_precedence_over_local_settings(tmp_path: Path) -> None:
+def test_environment_precedes_local_settings(tmp_path: Path) -> None:
     (tmp_path / "local.settings.json").write_text('\ufeff{"Values": {"A": "file", "B": "file"}}')
     settings = read_app_settings(tmp_path, {"B": "environment"})
     assert settings == {"A": "file", "B": "environment"}
@@ -105,7 +105,7 @@ def test_environment_variables_take_precedence_over_local_settings(tmp_path: Pat
     assert settings == {"A": "more", "B": "environment"}
 
 
-def test_references_to_app_settings_in_nested_binding_values_are_resolved() -> None:
+def test_references_in_bindings_are_resolved() -> None:
     settings = {"QUEUE": "jobs", "N": "1"}
     binding = {"queueName": "%QUEUE%-%N%", "list": ["%N%"], "count": 3, "percent": "100% sure"}
     assert resolve(binding, settings) == {
@@ -118,7 +118,7 @@ def test_references_to_app_settings_in_nested_binding_values_are_resolved() -> N
         resolve("%NONE%", settings)
 
 
-def test_only_one_host_at_a_time_can_lock_a_data_directory(tmp_path: Path) -> None:
+def test_data_directory_is_locked_by_one_host(tmp_path: Path) -> None:
     with (
         lock_data_directory(tmp_path / "data"),
         pytest.raises(HostDirectoryInUse),

@@ -60,9 +60,7 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_a_timer_schedule_returns_the_first_due_time_after_a_given_time(
-    text: str, following: datetime
-) -> None:
+def test_schedule_returns_the_next_due_time(text: str, following: datetime) -> None:
     assert Schedule(text).next_after(NOON) == following
 
 
@@ -84,13 +82,13 @@ def test_a_timer_schedule_returns_the_first_due_time_after_a_given_time(
         "* * * * * * *",
     ],
 )
-def test_an_invalid_timer_schedule_is_refused(text: str) -> None:
+def test_invalid_schedule_is_refused(text: str) -> None:
     with pytest.raises(ScheduleError):
         Schedule(text)
 
 
 @given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
-def test_parsing_a_random_timer_schedule_succeeds_or_raises_a_schedule_error(text: str) -> None:
+def test_random_schedule_is_parsed_or_raises_an_error(text: str) -> None:
     try:
         schedule = Schedule(text)
     except ScheduleError:
@@ -108,7 +106,7 @@ def timer(
     return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
 
 
-async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_run(
+async def test_run_receives_the_status_of_the_previous_one(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()
@@ -128,7 +126,7 @@ async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_
     }
 
 
-async def test_cancelling_a_timer_run_waits_for_the_function_and_stores_the_time_of_the_run(
+async def test_cancelled_run_is_stored_after_the_function(
     tmp_path: Path,
 ) -> None:
     clock, started, may_end = SettableClock(), asyncio.Event(), asyncio.Event()
@@ -148,7 +146,7 @@ async def test_cancelling_a_timer_run_waits_for_the_function_and_stores_the_time
     assert stored["Last"] == NOON.isoformat()
 
 
-async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
+async def test_missed_runs_cause_one_past_due_run(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()
@@ -161,7 +159,7 @@ async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
 
-def test_the_due_time_of_the_next_timer_run_is_the_same_after_a_restart_of_the_host(
+def test_restart_keeps_the_next_due_time(
     tmp_path: Path,
 ) -> None:
     clock = SettableClock()
@@ -171,7 +169,7 @@ def test_the_due_time_of_the_next_timer_run_is_the_same_after_a_restart_of_the_h
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
-def test_the_stored_time_of_the_next_run_is_ignored_after_a_change_of_the_schedule(
+def test_changed_schedule_ignores_the_stored_time(
     tmp_path: Path,
 ) -> None:
     clock = SettableClock()
@@ -181,7 +179,7 @@ def test_the_stored_time_of_the_next_run_is_ignored_after_a_change_of_the_schedu
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
-def test_a_timer_without_the_option_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
+def test_missed_runs_are_skipped_without_use_monitor(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
@@ -190,26 +188,26 @@ def test_a_timer_without_the_option_use_monitor_skips_missed_runs(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_that_runs_several_times_a_minute_stores_no_state(tmp_path: Path) -> None:
+def test_frequent_timer_stores_no_state(tmp_path: Path) -> None:
     timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_the_option_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
+def test_run_on_startup_runs_at_the_start(tmp_path: Path) -> None:
     assert timer(
         tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
     ).first_run() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
-def test_a_damaged_state_file_of_a_timer_is_replaced(text: str, tmp_path: Path) -> None:
+def test_damaged_state_file_is_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
     due = timer(tmp_path, SettableClock(), RecordedCalls()).first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
-async def test_a_failed_timer_function_runs_again_at_the_next_due_time(tmp_path: Path) -> None:
+async def test_failed_function_runs_again_when_due(tmp_path: Path) -> None:
     fire = RecordedCalls(FunctionFailure("ValueError", "no"))
     hourly = timer(tmp_path, SettableClock(), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))

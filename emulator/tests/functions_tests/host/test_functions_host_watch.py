@@ -12,7 +12,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_file_watch_reports_each_changed_or_new_or_removed_file_once(tmp_path: Path) -> None:
+def test_each_change_is_reported_once(tmp_path: Path) -> None:
     changed = write(tmp_path / "function_app.py", "a")
     removed = write(tmp_path / "package" / "old.py", "a")
     write(tmp_path / "same.py", "a")
@@ -26,7 +26,7 @@ def test_the_file_watch_reports_each_changed_or_new_or_removed_file_once(tmp_pat
     assert watch.find_changes() == []
 
 
-def test_the_file_watch_ignores_a_file_saved_with_the_same_content(tmp_path: Path) -> None:
+def test_same_content_is_no_change(tmp_path: Path) -> None:
     path = write(tmp_path / "function_app.py", "a")
     watch = AppFileWatch(tmp_path)
     path.unlink()
@@ -37,7 +37,7 @@ def test_the_file_watch_ignores_a_file_saved_with_the_same_content(tmp_path: Pat
     assert watch.find_changes() == [path]
 
 
-def test_the_file_watch_finds_a_file_replaced_by_a_file_of_the_same_size_and_modification_time(
+def test_file_of_same_size_and_time_is_a_change(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path / "function_app.py", "a")
@@ -48,7 +48,7 @@ def test_the_file_watch_finds_a_file_replaced_by_a_file_of_the_same_size_and_mod
     assert watch.find_changes() == [path]
 
 
-def test_the_file_watch_ignores_unrelated_files_hidden_folders_and_virtual_environments(
+def test_unrelated_files_and_folders_are_ignored(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "env" / "pyvenv.cfg", "")
@@ -58,7 +58,7 @@ def test_the_file_watch_ignores_unrelated_files_hidden_folders_and_virtual_envir
     assert watch.find_changes() == []
 
 
-async def test_files_that_are_saved_in_quick_succession_are_reported_together(
+async def test_quick_changes_are_reported_together(
     tmp_path: Path,
 ) -> None:
     watch = AppFileWatch(tmp_path)
@@ -74,7 +74,7 @@ async def test_files_that_are_saved_in_quick_succession_are_reported_together(
     assert pauses == [0.4, 0.2, 0.2]
 
 
-def test_only_the_cached_bytecode_of_the_changed_file_is_deleted(tmp_path: Path) -> None:
+def test_only_the_changed_files_bytecode_is_deleted(tmp_path: Path) -> None:
     for name in ("a.cpython-311.pyc", "a.cpython-312.pyc", "ab.cpython-311.pyc"):
         write(tmp_path / "__pycache__" / name, "")
     forget_bytecode(tmp_path / "a.py")

@@ -60,7 +60,7 @@ async def killed(host: RunningHost) -> None:
         assert await host.process.wait() == -signal.SIGKILL
 
 
-async def test_an_event_that_arrives_before_the_first_save_of_the_instance_is_lost_if_the_host_dies(
+async def test_event_before_the_first_save_is_lost_with_the_host(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
@@ -89,7 +89,7 @@ async def test_an_event_that_arrives_before_the_first_save_of_the_instance_is_lo
     assert not (data / "durable.db").exists()
 
 
-async def test_a_host_completes_the_instances_of_a_killed_host_in_the_same_task_hub(
+async def test_killed_hosts_instances_are_completed_by_another(
     tmp_path: Path,
 ) -> None:
     folder, hub = copy_app("durable", tmp_path / "app"), str(tmp_path / "hub.db")
@@ -129,7 +129,7 @@ async def test_a_host_completes_the_instances_of_a_killed_host_in_the_same_task_
         ),
     ],
 )
-async def test_the_host_refuses_invalid_engine_options(
+async def test_invalid_engine_options_are_refused(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     folder = copy_app("durable", tmp_path / "app")
@@ -137,7 +137,7 @@ async def test_the_host_refuses_invalid_engine_options(
     assert (code, message in line) == (2, True), line
 
 
-async def test_the_host_reads_further_options_from_the_environment(tmp_path: Path) -> None:
+async def test_environment_has_further_options(tmp_path: Path) -> None:
     folder = copy_app("durable", tmp_path / "app")
     environment = {"LOCAL_FUNCTIONS_OPTIONS": "--engine azure-storage --crash-at lunch"}
     code, line = await failed_start(folder, tmp_path / "data", environment=environment)

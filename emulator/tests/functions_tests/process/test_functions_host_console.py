@@ -28,7 +28,7 @@ def other(req: func.HttpRequest) -> str:
 REASON = "This function was programmatically called via the host APIs."
 
 
-async def test_the_host_lists_the_selected_functions_and_logs_each_invocation(
+async def test_selected_functions_are_listed_and_logged(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", APP)
@@ -70,7 +70,7 @@ async def test_the_host_lists_the_selected_functions_and_logs_each_invocation(
     assert not re.search("SECRET|\x1b", "\n".join(host.lines))
 
 
-async def test_the_error_for_an_unknown_option_lists_the_known_options_and_hides_the_given_value(
+async def test_unknown_option_error_hides_the_value(
     tmp_path: Path,
 ) -> None:
     folder, data = write_app(tmp_path / "app", APP), tmp_path / "data"
@@ -81,7 +81,7 @@ async def test_the_error_for_an_unknown_option_lists_the_known_options_and_hides
     assert "SECRET" not in line
 
 
-async def test_the_host_does_not_start_if_the_app_has_none_of_the_selected_functions(
+async def test_host_needs_one_of_the_selected_functions(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", APP)
@@ -91,7 +91,7 @@ async def test_the_host_does_not_start_if_the_app_has_none_of_the_selected_funct
     assert expected in line
 
 
-async def test_the_port_option_takes_precedence_over_the_port_in_the_local_settings(
+async def test_port_option_precedes_local_settings(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", APP)

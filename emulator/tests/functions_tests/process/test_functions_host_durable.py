@@ -45,7 +45,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
         ("failing", None, "Activity function 'breaks' failed: ValueError: out of order"),
     ],
 )
-async def test_an_orchestration_with_a_chain_or_fan_out_or_timer_or_caught_error_completes(
+async def test_orchestrations_of_all_kinds_complete(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)
@@ -58,7 +58,7 @@ async def test_an_orchestration_with_a_chain_or_fan_out_or_timer_or_caught_error
     assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
 
 
-async def test_an_event_sent_to_the_management_url_completes_a_waiting_orchestration(
+async def test_event_to_the_management_url_completes(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     response = await client.post("/api/start/approval", params={"id": "order-1"}, json=None)
@@ -82,7 +82,7 @@ async def test_an_event_sent_to_the_management_url_completes_a_waiting_orchestra
     assert (await client.post(event, json=True)).status_code == 410
 
 
-async def test_the_sdk_method_wait_for_completion_returns_the_output_of_the_orchestration(
+async def test_wait_for_completion_returns_the_output(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.post("/api/wait/chaining", json="Oslo")
@@ -92,7 +92,7 @@ async def test_the_sdk_method_wait_for_completion_returns_the_output_of_the_orch
     )
 
 
-async def test_an_activity_runs_again_if_the_app_process_dies_during_the_activity(
+async def test_activity_runs_again_after_a_dead_app_process(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     response = await client.post("/api/start/crashing", json=str(tmp_path / "marker"))
@@ -100,7 +100,7 @@ async def test_an_activity_runs_again_if_the_app_process_dies_during_the_activit
     assert status["output"] == "survived"
 
 
-async def test_orchestration_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
+async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data, environment=HUB) as host, httpx.AsyncClient() as client:
         started = [
@@ -125,7 +125,7 @@ async def test_orchestration_instances_survive_a_kill_of_the_host(tmp_path: Path
         ]
 
 
-async def test_accepted_orchestrations_complete_after_a_kill_of_the_app_process(
+async def test_kill_of_the_app_process_loses_no_instance(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     async def start() -> httpx.Response:

@@ -50,7 +50,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_function_receives_all_fields_of_the_http_request(
+async def test_function_receives_the_whole_request(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -104,7 +104,7 @@ async def test_a_function_receives_all_fields_of_the_http_request(
         ("POST", "/admin/functions/noop", 400),
     ],
 )
-async def test_http_requests_are_routed_by_path_and_method(
+async def test_requests_are_routed_by_path_and_method(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     assert (await client.request(method, path)).status_code == status
@@ -122,14 +122,14 @@ async def test_http_requests_are_routed_by_path_and_method(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_the_first_function_in_name_order_whose_route_matches_the_path_serves_the_request(
+async def test_first_matching_function_by_name_serves(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_the_headers_the_cookies_and_the_charset_of_a_response(
+async def test_response_has_status_headers_cookies_and_charset(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")
@@ -151,14 +151,14 @@ async def test_the_client_receives_the_status_the_headers_the_cookies_and_the_ch
     ("status", "body"),
     [(205, b""), (299, b"text"), (304, b""), (418, b"text"), (600, b"text"), (999, b"text")],
 )
-async def test_the_client_receives_an_unusual_status_code_that_a_function_returns(
+async def test_unusual_status_is_returned(
     client: httpx.AsyncClient, status: int, body: bytes
 ) -> None:
     response = await client.get("/api/status", params={"status": status})
     assert (response.status_code, response.content) == (status, body)
 
 
-async def test_the_client_receives_an_informational_status_code_that_a_function_returns(
+async def test_informational_status_is_returned(
     host: RunningHost,
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
@@ -171,13 +171,13 @@ async def test_the_client_receives_an_informational_status_code_that_a_function_
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_the_response_to_a_head_request_has_no_body(client: httpx.AsyncClient) -> None:
+async def test_head_response_has_no_body(client: httpx.AsyncClient) -> None:
     response = await client.head("/api/noop")
     assert (response.status_code, response.content) == (200, b"")
 
 
 @pytest.mark.parametrize("path", ["broken", "nothing", "leaves", "smuggle?value=a%0D%0AX-In: 1"])
-async def test_a_request_to_a_failing_function_gets_status_500_without_a_body(
+async def test_failing_function_gets_500_without_a_body(
     client: httpx.AsyncClient, path: str
 ) -> None:
     response = await client.get(f"/api/{path}")
@@ -186,7 +186,7 @@ async def test_a_request_to_a_failing_function_gets_status_500_without_a_body(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_the_log_of_a_failed_function_contains_the_function_name_and_the_error(
+async def test_failure_is_logged_with_function_and_error(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -203,7 +203,7 @@ async def test_the_log_of_a_failed_function_contains_the_function_name_and_the_e
     )
 
 
-async def test_large_request_and_response_bodies_are_transferred_completely(
+async def test_large_bodies_are_complete(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.post("/api/size", content=b"x" * HUNDRED_MIB)
@@ -212,7 +212,7 @@ async def test_large_request_and_response_bodies_are_transferred_completely(
     assert len(response.content) == 20_000_000
 
 
-async def test_a_request_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
+async def test_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/size", content=b"x" * (HUNDRED_MIB + 1))
     assert (response.status_code, response.content) == (500, b"")
 
@@ -228,7 +228,7 @@ async def test_a_request_body_over_100_mib_is_refused(client: httpx.AsyncClient)
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_the_setting_for_the_body_limit_refuses_a_body_unread(tmp_path: Path) -> None:
+async def test_body_over_the_setting_is_refused_unread(tmp_path: Path) -> None:
     environment = {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "1000"}
     folder = copy_app("web", tmp_path / "app")
     async with (
@@ -250,7 +250,7 @@ async def test_the_setting_for_the_body_limit_refuses_a_body_unread(tmp_path: Pa
         writer.close()
 
 
-async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
+async def test_missing_content_length_means_an_empty_body(
     client: httpx.AsyncClient,
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
@@ -263,7 +263,7 @@ async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
     assert answer.json() == 1_000_000
 
 
-async def test_function_calls_that_block_do_not_delay_other_function_calls(
+async def test_blocking_calls_do_not_delay_others(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -280,7 +280,7 @@ async def test_function_calls_that_block_do_not_delay_other_function_calls(
     assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
 
 
-async def test_the_app_receives_the_app_settings_and_cannot_import_modules_of_the_host(
+async def test_app_has_its_settings_but_not_the_hosts_modules(
     client: httpx.AsyncClient,
 ) -> None:
     names = "FROM_FILE,FROM_BOTH,FUNCTIONS_WORKER_RUNTIME,AZURE_FUNCTIONS_ENVIRONMENT"
@@ -301,15 +301,13 @@ async def test_the_app_receives_the_app_settings_and_cannot_import_modules_of_th
     emulator_is_installed(),
     reason="the app may import an emulator that is installed for its interpreter",
 )
-async def test_the_app_cannot_import_the_emulator_from_the_checkout(
+async def test_app_cannot_import_the_emulator(
     client: httpx.AsyncClient,
 ) -> None:
     assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
 
 
-async def test_the_host_responds_to_a_valid_request_after_invalid_http_requests(
-    client: httpx.AsyncClient, host: RunningHost
-) -> None:
+async def test_invalid_requests_do_no_harm(client: httpx.AsyncClient, host: RunningHost) -> None:
     port = int(host.url.rsplit(":", 1)[1])
     for garbage in (b"\x00\xff" * 100, b"GET\r\n\r\n", b"POST /api/size HTTP/1.1\r\n" * 3):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -332,7 +330,7 @@ async def test_the_host_responds_to_a_valid_request_after_invalid_http_requests(
         (b"HTTP/1.1\r\nHost: localhost/api/size?", 400),
     ],
 )
-async def test_an_http_1_1_request_without_exactly_one_valid_host_header_is_refused(
+async def test_http_1_1_needs_exactly_one_host_header(
     host: RunningHost, head: bytes, status: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
@@ -342,7 +340,7 @@ async def test_an_http_1_1_request_without_exactly_one_valid_host_header_is_refu
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_the_host_closes_a_connection_whose_request_headers_never_end(
+async def test_endless_headers_close_the_connection(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -360,7 +358,7 @@ async def test_the_host_closes_a_connection_whose_request_headers_never_end(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_the_host_restarts_a_killed_app_process(
+async def test_killed_app_process_is_restarted(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)

@@ -113,9 +113,7 @@ async def seen(host: RunningHost, *, count: int = 1) -> dict[str, Any]:
     return message
 
 
-async def test_a_queue_function_receives_the_message_and_the_trigger_metadata(
-    host: RunningHost, bus_port: int
-) -> None:
+async def test_function_receives_message_and_metadata(host: RunningHost, bus_port: int) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     message = ServiceBusMessage(
         b"good",
@@ -142,7 +140,7 @@ async def test_a_queue_function_receives_the_message_and_the_trigger_metadata(
     await host.logged("done good")
 
 
-async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_fails(
+async def test_failing_function_ends_in_the_dead_letter_queue(
     host: RunningHost, bus_port: int
 ) -> None:
     await send(bus_port, "jobs", ServiceBusMessage(b"bad", message_id="m-2"))
@@ -151,14 +149,12 @@ async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_f
     await host.logged(r"Functions.on_dead\] dead bad MaxDeliveryCountExceeded")
 
 
-async def test_a_queue_function_with_a_str_parameter_receives_the_message_as_text(
-    host: RunningHost, bus_port: int
-) -> None:
+async def test_str_parameter_receives_text(host: RunningHost, bus_port: int) -> None:
     await send(bus_port, "texts", ServiceBusMessage("Grüße"))
     await host.logged(r"Functions.on_text\] text 'Grüße'")
 
 
-async def test_the_locks_of_concurrent_messages_are_renewed_until_the_functions_end(
+async def test_locks_are_renewed_until_the_functions_end(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -177,7 +173,7 @@ async def test_the_locks_of_concurrent_messages_are_renewed_until_the_functions_
     assert not [line for line in host.lines if any(text in line for text in unwanted)]
 
 
-async def test_a_message_is_redelivered_after_the_app_process_has_died(
+async def test_dead_app_process_means_redelivery(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     body = f"crash {tmp_path / 'marker'}"
@@ -186,7 +182,7 @@ async def test_a_message_is_redelivered_after_the_app_process_has_died(
     await host.logged(f"done {body}")
 
 
-async def test_a_queue_trigger_reconnects_after_a_restart_of_the_service_bus_emulator(
+async def test_trigger_reconnects_after_a_service_restart(
     tmp_path: Path,
 ) -> None:
     port = free_port()

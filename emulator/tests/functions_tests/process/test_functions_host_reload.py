@@ -86,7 +86,7 @@ async def reloaded(host: RunningHost, after: int) -> None:
     await host.logged(LOADED, after=after + 1)
 
 
-async def test_no_request_fails_when_a_changed_module_is_loaded_after_the_requests_in_flight_end(
+async def test_reload_waits_for_requests_and_fails_none(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
@@ -112,7 +112,7 @@ async def test_no_request_fails_when_a_changed_module_is_loaded_after_the_reques
     assert "Executing '" not in "\n".join(host.lines)
 
 
-async def test_the_host_recovers_from_broken_code_or_host_json_and_can_stop_while_a_load_hangs(
+async def test_host_recovers_from_broken_code_and_host_json(
     tmp_path: Path,
 ) -> None:
     folder = web_app(tmp_path / "app")
@@ -146,7 +146,7 @@ async def test_the_host_recovers_from_broken_code_or_host_json_and_can_stop_whil
         assert await host.stop() == 0
 
 
-async def test_an_orchestration_continues_after_a_reload_and_runs_each_activity_once(
+async def test_orchestration_continues_after_a_reload(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", DURABLE.replace("VERSION", "old"), BUNDLED)
@@ -166,7 +166,7 @@ async def test_an_orchestration_continues_after_a_reload_and_runs_each_activity_
         assert (tmp_path / "runs").read_text() == "0 1 2 3 "
 
 
-async def test_a_signal_replaces_the_app_and_no_request_waits_for_another(
+async def test_signal_replaces_the_app_without_a_wait(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
@@ -188,7 +188,7 @@ async def test_a_signal_replaces_the_app_and_no_request_waits_for_another(
         assert host.app_pid()
 
 
-async def test_an_orchestration_continues_after_a_signal_has_replaced_the_app(
+async def test_orchestration_continues_after_a_signal(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", DURABLE.replace("VERSION", "old"), BUNDLED)

@@ -115,9 +115,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_logs_the_reason_and_exits_with_status_1_if_the_function_app_is_invalid(
-    case: str, tmp_path: Path
-) -> None:
+async def test_invalid_app_ends_the_host_with_status_1(case: str, tmp_path: Path) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -139,7 +137,7 @@ async def test_the_host_logs_the_reason_and_exits_with_status_1_if_the_function_
         ('{"version": "2.0", "extensions": 1}', "'extensions' must be a JSON object"),
     ],
 )
-async def test_the_host_refuses_an_invalid_host_file(
+async def test_invalid_host_file_is_refused(
     host_file: str | None, expected: str, tmp_path: Path
 ) -> None:
     folder = write_app(tmp_path / "app", "", host_file or "")
@@ -149,7 +147,7 @@ async def test_the_host_refuses_an_invalid_host_file(
     assert (status, expected in line) == (2, True), line
 
 
-async def test_the_host_refuses_a_durable_app_without_an_extension_bundle(tmp_path: Path) -> None:
+async def test_durable_app_needs_an_extension_bundle(tmp_path: Path) -> None:
     source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
     folder = write_app(tmp_path / "app", source)
     status, line = await failed_start(folder, tmp_path / "data")
@@ -157,7 +155,7 @@ async def test_the_host_refuses_a_durable_app_without_an_extension_bundle(tmp_pa
     assert "The binding type(s) 'activityTrigger' are not registered." in line
 
 
-async def test_the_host_skips_invalid_functions_and_serves_the_valid_functions(
+async def test_invalid_functions_are_skipped(
     tmp_path: Path,
 ) -> None:
     source = """
@@ -195,7 +193,7 @@ def counter(context): pass
             await host.logged(text)
 
 
-async def test_an_invalid_route_template_stops_all_functions_but_not_the_host(
+async def test_invalid_route_template_stops_all_functions(
     tmp_path: Path,
 ) -> None:
     source = "@app.route(route='{}')\ndef {}(req): return 'ok'\n"
@@ -211,7 +209,7 @@ async def test_an_invalid_route_template_stops_all_functions_but_not_the_host(
         assert "'api/b/{x' is not a valid route template" in status["errors"][0]
 
 
-async def test_a_host_file_may_contain_comments(tmp_path: Path) -> None:
+async def test_host_file_may_contain_comments(tmp_path: Path) -> None:
     # The Durable SDK itself refuses a host.json with comments.
     source = HEAD.replace("import azure.durable_functions as df", "")
     source = source.replace("df.DFApp", "func.FunctionApp")
@@ -223,7 +221,7 @@ async def test_a_host_file_may_contain_comments(tmp_path: Path) -> None:
         assert (await client.get(f"{host.url}/api/x")).text == "ok"
 
 
-async def test_the_host_refuses_an_app_with_version_2_of_the_durable_sdk(tmp_path: Path) -> None:
+async def test_durable_sdk_2_is_refused(tmp_path: Path) -> None:
     source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
     folder = write_app(tmp_path / "app", source, BUNDLED)
     packages = folder / ".python_packages" / "lib" / "site-packages"
@@ -241,14 +239,14 @@ async def test_the_host_refuses_an_app_with_version_2_of_the_durable_sdk(tmp_pat
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"IsEncrypted": true}', '{"Values": []}', '{"Values": {"A": 1}}']
 )
-async def test_the_host_refuses_invalid_local_settings(text: str, tmp_path: Path) -> None:
+async def test_invalid_local_settings_are_refused(text: str, tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "local.settings.json").write_text(text)
     status, line = await failed_start(folder, tmp_path / "data")
     assert (status, "local.settings.json" in line) == (2, True)
 
 
-async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> None:
+async def test_invalid_options_are_refused(tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     data = tmp_path / "data"
     assert (await failed_start(tmp_path / "nowhere", data))[0] == 2
@@ -260,7 +258,7 @@ async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> 
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_the_host_exits_with_status_98_if_the_port_is_in_use(tmp_path: Path) -> None:
+async def test_busy_port_ends_the_host_with_status_98(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")
@@ -268,7 +266,7 @@ async def test_the_host_exits_with_status_98_if_the_port_is_in_use(tmp_path: Pat
     assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
 
 
-async def test_starting_a_second_host_on_the_same_data_directory_fails(
+async def test_second_host_on_the_same_data_is_refused(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
@@ -286,7 +284,7 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
     assert host.process.returncode == 0
 
 
-async def test_sigterm_during_the_load_of_the_app_ends_the_host_and_the_app_process(
+async def test_sigterm_during_the_load_ends_both_processes(
     tmp_path: Path,
 ) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
@@ -299,7 +297,7 @@ async def test_sigterm_during_the_load_of_the_app_ends_the_host_and_the_app_proc
         os.kill(app_pid, 0)
 
 
-async def test_the_app_process_ends_when_the_host_is_killed(
+async def test_app_process_ends_with_a_killed_host(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
@@ -313,7 +311,7 @@ async def test_the_app_process_ends_when_the_host_is_killed(
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
 
 
-async def test_the_host_serves_the_admin_paths_if_the_route_prefix_is_empty(
+async def test_empty_route_prefix_keeps_the_admin_paths(
     tmp_path: Path,
 ) -> None:
     source = HEAD + (
@@ -335,7 +333,7 @@ async def test_the_host_serves_the_admin_paths_if_the_route_prefix_is_empty(
         assert functions[0]["invoke_url_template"] == f"{host.url}/{{*path}}"
 
 
-async def test_a_request_gets_status_500_after_the_function_timeout(tmp_path: Path) -> None:
+async def test_function_timeout_gets_500(tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "host.json").write_text('{"version": "2.0", "functionTimeout": "00:00:01"}')
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
@@ -344,7 +342,7 @@ async def test_a_request_gets_status_500_after_the_function_timeout(tmp_path: Pa
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
-async def test_the_host_stops_only_after_responding_to_the_requests_in_flight(
+async def test_stop_waits_for_requests_in_flight(
     tmp_path: Path,
 ) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
@@ -363,7 +361,7 @@ async def test_the_host_stops_only_after_responding_to_the_requests_in_flight(
         assert await host.process.wait() == 0
 
 
-async def test_the_thread_count_setting_limits_the_size_of_the_thread_pool(tmp_path: Path) -> None:
+async def test_thread_count_limits_the_pool(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     one_thread = {"PYTHON_THREADPOOL_THREAD_COUNT": "1"}
@@ -383,7 +381,7 @@ async def test_the_thread_count_setting_limits_the_size_of_the_thread_pool(tmp_p
         assert (await block).text == ""
 
 
-async def test_requests_beyond_the_limit_of_outstanding_requests_get_status_429(
+async def test_outstanding_requests_over_the_limit_get_429(
     tmp_path: Path,
 ) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
@@ -414,7 +412,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_app_process_freezes_loaded_objects_and_then_enables_the_garbage_collector(
+async def test_app_process_freezes_objects_before_its_gc(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}

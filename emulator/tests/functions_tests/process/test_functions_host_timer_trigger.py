@@ -10,7 +10,7 @@ from functions_tests.process.host_process import copy_app, running_host
 SETTINGS = {"EVERY": "* * * * * *", "AzureWebJobs.switched_off.Disabled": "true"}
 
 
-async def test_a_timer_function_runs_on_schedule_or_at_startup_or_on_request_or_after_a_missed_run(
+async def test_timer_runs_for_every_reason(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("timers", tmp_path / "app"), tmp_path / "data"

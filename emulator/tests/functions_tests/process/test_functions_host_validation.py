@@ -110,7 +110,7 @@ def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str
     ("parameter", "returned"),
     list(itertools.product(PARAMETER_ANNOTATIONS, RETURN_ANNOTATIONS)),
 )
-def test_the_host_accepts_and_refuses_the_same_function_annotations_as_azure(
+def test_annotations_are_judged_as_in_azure(
     register: Callable[[df.DFApp, Any], None], parameter: Any, returned: Any
 ) -> None:
     def call(given: Any) -> Any:
@@ -151,12 +151,12 @@ def with_unknown_annotation(given: "Nowhere") -> None: ...  # type: ignore[name-
     ],
 )
 @pytest.mark.parametrize("register", [activity, timer, queue])
-def test_the_host_accepts_and_refuses_the_same_function_parameters_as_azure(
+def test_parameters_are_judged_as_in_azure(
     register: Callable[[df.DFApp, Any], None], call: Any
 ) -> None:
     ours, theirs = both(register, call)
     assert ours == theirs
 
 
-def test_the_text_of_a_function_load_error_is_the_same_as_in_azure() -> None:
+def test_load_errors_have_azures_text() -> None:
     assert str(FunctionLoadError("f", "why")) == str(functions.FunctionLoadError("f", "why"))

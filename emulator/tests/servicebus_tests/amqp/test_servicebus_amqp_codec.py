@@ -101,22 +101,20 @@ def same(left: Any, right: Any) -> bool:
 
 
 @given(values)
-def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None:
+def test_value_and_type_survive_encoding(value: Any) -> None:
     encoded = encode(value)
     assert same(decode(encoded), value)
     assert skip(encoded, 0) == len(encoded)
 
 
 @given(values, values)
-def test_skipping_an_encoded_value_returns_the_offset_of_the_next_value(
-    first: Any, second: Any
-) -> None:
+def test_skip_returns_the_next_offset(first: Any, second: Any) -> None:
     encoded = encode(first)
     assert skip(encoded + encode(second), 0) == len(encoded)
 
 
 @given(st.one_of(*plain, st.lists(st.one_of(*plain)), st.dictionaries(symbols, texts)))
-def test_microsofts_decoder_decodes_an_encoded_value_to_the_same_value(value: Any) -> None:
+def test_microsofts_decoder_agrees(value: Any) -> None:
     encoded = memoryview(encode(value))
     rest, found = _DECODE_BY_CONSTRUCTOR[encoded[0]](encoded[1:])
     assert not rest
@@ -133,20 +131,18 @@ def _as_microsoft_sees(value: Any) -> Any:
     return value
 
 
-def test_an_encoded_nan_decodes_to_a_nan() -> None:
+def test_nan_survives_encoding() -> None:
     assert math.isnan(decode(encode(math.nan)))
 
 
 @given(st.binary(max_size=200))
-def test_decoding_any_bytes_returns_a_value_or_raises_a_decode_error(data: bytes) -> None:
+def test_any_bytes_decode_or_raise_decode_error(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
         decode(data)
 
 
 @given(values, st.data())
-def test_decoding_damaged_bytes_returns_a_value_or_raises_a_decode_error(
-    value: Any, data: st.DataObject
-) -> None:
+def test_damaged_bytes_decode_or_raise_decode_error(value: Any, data: st.DataObject) -> None:
     encoded = bytearray(encode(value))
     at = data.draw(st.integers(0, len(encoded) - 1))
     encoded[at] = data.draw(st.integers(0, 255))
@@ -176,12 +172,12 @@ def test_decoding_damaged_bytes_returns_a_value_or_raises_a_decode_error(
         (b"\xc0\xff\x01" * 100, "nested more than"),
     ],
 )
-def test_decoding_malformed_bytes_raises_a_decode_error(data: bytes, why: str) -> None:
+def test_malformed_bytes_raise_decode_error(data: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         decode(data)
 
 
-def test_amqp_values_of_zero_width_count_towards_the_limit_of_decoded_values() -> None:
+def test_values_of_zero_width_count_towards_the_limit() -> None:
     nulls = struct.pack(">BIIB", 0xF0, 5, MAX_VALUES // 2, 0x40)
     assert decode(nulls) == [None] * (MAX_VALUES // 2)
     three = struct.pack(">BII", 0xD0, 4 + 3 * len(nulls), 3) + nulls * 3
@@ -189,7 +185,7 @@ def test_amqp_values_of_zero_width_count_towards_the_limit_of_decoded_values() -
         decode(three)
 
 
-def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
+def test_deep_nesting_raises_decode_error() -> None:
     value: Any = []
     for _ in range(MAX_DEPTH - 1):
         value = [value]
@@ -198,7 +194,7 @@ def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
         decode(encode([[value]]))
 
 
-def test_arrays_that_contain_arrays_or_described_values_are_decoded() -> None:
+def test_nested_and_described_arrays_are_decoded() -> None:
     nested = Array([Array([UInt(1)]), Array([UInt(2), UInt(3)])])
     assert same(decode(encode(nested)), nested)
     described = Array([Described(ULong(7), Symbol("a")), Described(ULong(7), Symbol("b"))])
@@ -207,17 +203,17 @@ def test_arrays_that_contain_arrays_or_described_values_are_decoded() -> None:
         encode(Array([UInt(1), "text"]))
 
 
-def test_encoding_keeps_trailing_nulls_of_a_composite_and_of_a_list() -> None:
+def test_trailing_nulls_are_encoded() -> None:
     assert encode_composite(0x24, [None, None]) == b"\x00\x53\x24\xc0\x03\x02\x40\x40"
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 
 
-def test_encoding_an_unsupported_type_or_a_number_out_of_range_raises_an_error() -> None:
+def test_unsupported_type_or_range_raises_an_error() -> None:
     with pytest.raises(TypeError, match="set"):
         encode({1, 2})
     with pytest.raises(struct.error):
         encode(UByte(256))
 
 
-def test_a_uuid_is_encoded_in_network_byte_order() -> None:
+def test_uuid_has_network_byte_order() -> None:
     assert encode(UUID(int=1)) == b"\x98" + b"\x00" * 15 + b"\x01"

@@ -60,9 +60,7 @@ SCRIPT = [
 
 
 @pytest.mark.parametrize("header", [b"HTTP/1.1", b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01"])
-async def test_a_client_with_an_unknown_protocol_header_gets_the_sasl_header_and_is_disconnected(
-    fresh: Peer, header: bytes
-) -> None:
+async def test_unknown_header_gets_sasls_and_a_disconnect(fresh: Peer, header: bytes) -> None:
     fresh.write(header)
     assert await fresh.read() == SASL_HEADER
     assert fresh.transport.is_closing()
@@ -80,7 +78,7 @@ async def test_a_client_with_an_unknown_protocol_header_gets_the_sasl_header_and
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_authentication_refuses_an_invalid_key_and_an_unsupported_mechanism(
+async def test_sasl_refuses_invalid_key_and_mechanism(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)
@@ -96,7 +94,7 @@ async def test_sasl_authentication_refuses_an_invalid_key_and_an_unsupported_mec
     assert fresh.transport.is_closing() == bool(outcome)
 
 
-async def test_a_connection_opens_even_if_each_byte_is_received_separately(fresh: Peer) -> None:
+async def test_connection_opens_byte_by_byte(fresh: Peer) -> None:
     stream = AMQP_HEADER + b"".join(
         encode_frame(each.encode()) for each in (Open("peer"), Begin(), End(), Close())
     )
@@ -106,7 +104,7 @@ async def test_a_connection_opens_even_if_each_byte_is_received_separately(fresh
     assert fresh.transport.is_closing()
 
 
-async def test_a_peer_without_a_token_cannot_attach_a_link(fresh: Peer) -> None:
+async def test_link_needs_a_token(fresh: Peer) -> None:
     fresh.write(AMQP_HEADER)
     fresh.send(Open("peer"), Begin(incoming_window=UInt(10)))
     await fresh.read()
@@ -132,14 +130,12 @@ async def test_a_peer_without_a_token_cannot_attach_a_link(fresh: Peer) -> None:
         (encode_frame(End().encode(), 9), "amqp:not-allowed"),
     ],
 )
-async def test_an_invalid_frame_or_an_unexpected_performative_closes_the_connection(
-    peer: Peer, data: bytes, why: str
-) -> None:
+async def test_unexpected_frame_closes_the_connection(peer: Peer, data: bytes, why: str) -> None:
     peer.write(data)
     assert await closed_for(peer) == why
 
 
-async def test_a_missing_open_performative_or_a_frame_size_below_512_bytes_closes_the_connection(
+async def test_missing_open_or_tiny_frames_close_the_connection(
     served: tuple[Namespace, Broker],
 ) -> None:
     for performative in (Begin(), Open("peer", max_frame_size=UInt(100))):
@@ -150,7 +146,7 @@ async def test_a_missing_open_performative_or_a_frame_size_below_512_bytes_close
         assert (await closed_for(peer)).startswith("amqp:")
 
 
-async def test_an_error_on_one_connection_leaves_other_connections_open(
+async def test_error_leaves_other_connections_open(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     other = Peer(served[0])
@@ -161,7 +157,7 @@ async def test_an_error_on_one_connection_leaves_other_connections_open(
     assert await peer.received_of(Attach)
 
 
-async def test_an_idle_peer_gets_empty_frames_until_the_server_closes_the_connection(
+async def test_idle_peer_gets_empty_frames_until_the_close(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):
@@ -176,7 +172,7 @@ async def test_an_idle_peer_gets_empty_frames_until_the_server_closes_the_connec
 # Sessions
 
 
-async def test_a_frame_with_an_invalid_link_handle_ends_the_session(peer: Peer) -> None:
+async def test_invalid_link_handle_ends_the_session(peer: Peer) -> None:
     peer.attach_sender(handle=3)
     await peer.read()
     peer.attach_sender(handle=3)
@@ -187,7 +183,7 @@ async def test_a_frame_with_an_invalid_link_handle_ends_the_session(peer: Peer) 
     assert await ended_for(peer) == "amqp:session:unattached-handle"
 
 
-async def test_frames_after_the_end_of_a_session_are_ignored(peer: Peer) -> None:
+async def test_frames_after_a_sessions_end_are_ignored(peer: Peer) -> None:
     peer.attach_sender()
     peer.send(End(), Detach(UInt(0), closed=True))
     assert len(await peer.received_of(End)) == 1
@@ -195,14 +191,14 @@ async def test_frames_after_the_end_of_a_session_are_ignored(peer: Peer) -> None
     assert len(await peer.received_of(Begin)) == 1
 
 
-async def test_a_link_handle_over_the_maximum_closes_the_connection(peer: Peer) -> None:
+async def test_handle_over_the_maximum_closes_the_connection(peer: Peer) -> None:
     peer.attach_sender(handle=256)
     assert await closed_for(peer) == "amqp:connection:framing-error"
 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_invalid_frames_from_one_peer_do_not_affect_other_peers(data: st.DataObject) -> None:
+def test_invalid_frames_do_not_affect_other_peers(data: st.DataObject) -> None:
     pieces = [bytearray(each) for each in SCRIPT]
     for _ in range(data.draw(st.integers(0, 4))):
         piece = data.draw(st.sampled_from(pieces))
@@ -232,7 +228,7 @@ async def _talk(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_a_message_is_delivered_exactly_once_although_the_receiver_half_closes_its_connection(
+async def test_half_closed_receiver_gets_a_message_once(
     broker: Broker, served: tuple[Namespace, Broker], steps: int
 ) -> None:
     first, second = Peer(served[0]), Peer(served[0])

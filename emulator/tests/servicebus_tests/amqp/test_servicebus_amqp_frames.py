@@ -53,16 +53,14 @@ def frames(reader: AmqpFrameReader, pieces: list[bytes]) -> Iterator[Frame]:
     st.lists(st.tuples(st.integers(0, 65535), st.binary(max_size=40)), max_size=10),
     st.integers(1, 30),
 )
-def test_frames_are_read_regardless_of_how_the_bytes_are_split(
-    sent: list[tuple[int, bytes]], step: int
-) -> None:
+def test_split_bytes_are_read_as_frames(sent: list[tuple[int, bytes]], step: int) -> None:
     stream = b"".join(encode_frame(body, channel) for channel, body in sent)
     pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
     received = [(each.channel, each.body) for each in frames(AmqpFrameReader(512), pieces)]
     assert received == sent
 
 
-def test_an_extended_frame_header_is_skipped_when_a_frame_is_read() -> None:
+def test_extended_header_is_skipped() -> None:
     reader = AmqpFrameReader(512)
     reader.feed(b"\x00\x00\x00\x0e\x03\x00\x00\x01" + b"\xff" * 4 + b"xy")
     assert reader.frame() == Frame(0, 1, b"xy")
@@ -78,9 +76,7 @@ def test_an_extended_frame_header_is_skipped_when_a_frame_is_read() -> None:
         ("00000008 02 02 0000", "type"),
     ],
 )
-def test_an_invalid_frame_header_raises_an_error_before_the_body_is_received(
-    head: str, why: str
-) -> None:
+def test_invalid_header_raises_before_the_body(head: str, why: str) -> None:
     reader = AmqpFrameReader(512)
     reader.feed(bytes.fromhex(head))
     with pytest.raises(FramingError, match=why):
@@ -88,7 +84,7 @@ def test_an_invalid_frame_header_raises_an_error_before_the_body_is_received(
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_an_encoded_performative_decodes_to_an_equal_performative(
+def test_performative_survives_encoding(
     performative: Performative,
 ) -> None:
     body = performative.encode() + b"payload"
@@ -96,18 +92,18 @@ def test_an_encoded_performative_decodes_to_an_equal_performative(
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_microsofts_decoder_decodes_an_encoded_performative(performative: Performative) -> None:
+def test_microsofts_decoder_decodes_performatives(performative: Performative) -> None:
     code, fields = decode_frame(memoryview(performative.encode()))
     assert code == performative.code
     assert len(fields) >= len(performative.names())
 
 
-def test_an_encoded_amqp_error_has_three_fields_even_if_the_last_field_is_null() -> None:
+def test_error_has_three_fields_with_a_null() -> None:
     _, fields = decode_frame(memoryview(EXAMPLES[-1].encode()))
     assert fields[0] == [b"amqp:connection:forced", b"bye", None]
 
 
-def test_a_performative_with_a_symbol_as_descriptor_is_decoded() -> None:
+def test_symbol_as_descriptor_is_decoded() -> None:
     body = encode(Described(Symbol("amqp:end:list"), []))
     assert read_performative(body)[0] == End()
 
@@ -125,13 +121,13 @@ def test_a_performative_with_a_symbol_as_descriptor_is_decoded() -> None:
         (encode_composite(0x17, [None, 1]), "has 2 fields"),
     ],
 )
-def test_an_invalid_performative_raises_a_decode_error(body: bytes, why: str) -> None:
+def test_invalid_performative_raises_decode_error(body: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         read_performative(body)
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-def test_decoding_a_damaged_performative_succeeds_or_raises_a_decode_error(
+def test_damaged_performative_decodes_or_raises(
     performative: Performative, data: st.DataObject
 ) -> None:
     body = bytearray(performative.encode())
@@ -141,6 +137,6 @@ def test_decoding_a_damaged_performative_succeeds_or_raises_a_decode_error(
         read_performative(bytes(body))
 
 
-def test_the_repr_of_sasl_init_hides_credentials() -> None:
+def test_repr_of_sasl_init_hides_credentials() -> None:
     shown: Any = repr(SaslInit(Symbol("PLAIN"), b"\x00name\x00secret"))
     assert "secret" not in shown

@@ -36,9 +36,7 @@ REJECTED = Described(ULong(0x25), [])
 ABANDONED = Described(ULong(0x27), [True, False])
 
 
-async def test_transfers_wait_until_the_incoming_window_of_the_peer_opens(
-    fresh: Peer, broker: Broker
-) -> None:
+async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) -> None:
     await fresh.open(window=2)
     await fill(broker, 5)
     fresh.attach_receiver()
@@ -50,9 +48,7 @@ async def test_transfers_wait_until_the_incoming_window_of_the_peer_opens(
     assert len(await fresh.received_of(Transfer)) == 2
 
 
-async def test_the_server_sends_each_performative_and_outcome_with_all_fields(
-    fresh: Peer, broker: Broker
-) -> None:
+async def test_performatives_and_outcomes_have_all_fields(fresh: Peer, broker: Broker) -> None:
     # azure-servicebus before 7.15 reads fields by their position, so no field may be missing.
     await fill(broker, 4)
     fresh.write(AMQP_HEADER)
@@ -108,9 +104,7 @@ def performatives(stream: bytes) -> list[Described]:
 # Outgoing links
 
 
-async def test_the_server_adds_link_credit_to_the_delivery_count_that_the_peer_sends(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_credit_is_added_to_the_peers_delivery_count(peer: Peer, broker: Broker) -> None:
     await fill(broker, 9)
     peer.attach_receiver(credit=3)
     assert len(await peer.received_of(Transfer)) == 3
@@ -123,9 +117,7 @@ async def test_the_server_adds_link_credit_to_the_delivery_count_that_the_peer_s
     assert await peer.received_of(Transfer) == []
 
 
-async def test_a_drain_request_delivers_the_available_messages_and_uses_up_the_credit(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_drain_delivers_and_uses_up_the_credit(peer: Peer, broker: Broker) -> None:
     await fill(broker, 2)
     peer.attach_receiver()
     await peer.read()
@@ -139,9 +131,7 @@ async def test_a_drain_request_delivers_the_available_messages_and_uses_up_the_c
     assert await peer.received() == []
 
 
-async def test_a_message_larger_than_the_frame_size_of_the_peer_is_sent_in_several_transfers(
-    fresh: Peer, broker: Broker
-) -> None:
+async def test_large_message_is_sent_in_several_transfers(fresh: Peer, broker: Broker) -> None:
     await fresh.open(max_frame_size=512)
     body = encode_section(DATA, bytes(range(256)) * 16)
     await fill(broker, 1, body)
@@ -156,9 +146,7 @@ async def test_a_message_larger_than_the_frame_size_of_the_peer_is_sent_in_sever
     assert split(b"".join(payload for _, payload in frames)).body == (body,)
 
 
-async def test_the_server_confirms_the_outcome_of_each_settled_message(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_each_settled_message_is_confirmed(peer: Peer, broker: Broker) -> None:
     await fill(broker, 4)
     peer.attach_receiver(credit=4)
     transfers = await peer.received_of(Transfer)
@@ -172,9 +160,7 @@ async def test_the_server_confirms_the_outcome_of_each_settled_message(
     assert await peer.received() == []
 
 
-async def test_the_confirmation_of_a_rejection_does_not_repeat_the_error_that_the_receiver_sent(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_rejections_confirmation_repeats_no_error(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     await peer.read()
@@ -185,9 +171,7 @@ async def test_the_confirmation_of_a_rejection_does_not_repeat_the_error_that_th
     assert broker.queue(QUEUE).counts().dead_letter == 1
 
 
-async def test_settling_a_message_with_a_lost_lock_is_rejected_with_an_error(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_lost_lock_rejects_the_settlement(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -200,9 +184,7 @@ async def test_settling_a_message_with_a_lost_lock_is_rejected_with_an_error(
     assert condition(answer.state.value[0]) == "com.microsoft:message-lock-lost"
 
 
-async def test_a_settlement_after_the_detach_of_the_link_leaves_the_message_locked(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_settlement_after_detach_leaves_the_lock(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -212,9 +194,7 @@ async def test_a_settlement_after_the_detach_of_the_link_leaves_the_message_lock
     await broker.queue(QUEUE).complete(UUID(bytes_le=transfer.delivery_tag))
 
 
-async def test_a_message_that_is_settled_without_an_outcome_is_delivered_again(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_settlement_without_outcome_means_redelivery(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     await peer.read()
@@ -224,7 +204,7 @@ async def test_a_message_that_is_settled_without_an_outcome_is_delivered_again(
     assert len(await peer.received_of(Transfer)) == 1
 
 
-async def test_deliveries_stop_while_the_peer_reads_no_bytes(peer: Peer, broker: Broker) -> None:
+async def test_deliveries_stop_while_the_peer_reads_nothing(peer: Peer, broker: Broker) -> None:
     await fill(broker, 2)
     peer.attach_receiver()
     await peer.read()
@@ -239,9 +219,7 @@ async def test_deliveries_stop_while_the_peer_reads_no_bytes(peer: Peer, broker:
 # Incoming links
 
 
-async def test_a_delivery_in_several_transfers_is_stored_as_one_message(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_several_transfers_are_one_message(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     for at in range(len(BODY) - 1):
         peer.transfer(0, BODY[at : at + 1], more=True)
@@ -251,9 +229,7 @@ async def test_a_delivery_in_several_transfers_is_stored_as_one_message(
     assert [split(each.bare).body for each in broker.queue(QUEUE).peek(1, 10)] == [(BODY,)]
 
 
-async def test_a_message_is_discarded_if_the_sender_aborts_the_delivery(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_aborted_delivery_is_discarded(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, more=True)
     peer.transfer(0, b"", aborted=True)
@@ -263,9 +239,7 @@ async def test_a_message_is_discarded_if_the_sender_aborts_the_delivery(
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_a_message_over_the_size_limit_is_rejected_and_not_stored(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_message_over_the_limit_is_not_stored(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     for _ in range(40):
         peer.transfer(0, b"x" * 60_000, more=True)
@@ -276,23 +250,21 @@ async def test_a_message_over_the_size_limit_is_rejected_and_not_stored(
     assert broker.queue(QUEUE).counts().active == 0
 
 
-async def test_a_malformed_message_closes_the_connection(peer: Peer, broker: Broker) -> None:
+async def test_malformed_message_closes_the_connection(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, b"\x00\x53\x75\xa0\xff")
     assert await closed_for(peer) == "amqp:decode-error"
     assert broker.queue(QUEUE).counts().active == 0
 
 
-async def test_the_server_sends_no_disposition_for_a_presettled_message(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_presettled_message_gets_no_disposition(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, settled=True)
     assert await peer.received_of(Disposition) == []
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_too_many_incomplete_deliveries_close_the_connection(peer: Peer) -> None:
+async def test_incomplete_deliveries_close_the_connection(peer: Peer) -> None:
     for handle in range(60):
         peer.attach_sender(handle=handle)
         for _ in range(4):
@@ -300,7 +272,7 @@ async def test_too_many_incomplete_deliveries_close_the_connection(peer: Peer) -
     assert await closed_for(peer) == "amqp:resource-limit-exceeded"
 
 
-async def test_the_server_grants_new_link_credit_to_a_sender_after_500_messages(peer: Peer) -> None:
+async def test_sender_gets_new_credit_after_500_messages(peer: Peer) -> None:
     peer.attach_sender()
     (flow,) = await peer.received_of(Flow)
     assert (flow.link_credit, flow.delivery_count) == (1000, 0)
@@ -328,9 +300,7 @@ async def test_the_server_grants_new_link_credit_to_a_sender_after_500_messages(
         ),
     ],
 )
-async def test_attaching_a_link_with_an_unsupported_or_unknown_source_is_refused(
-    peer: Peer, source: Described, why: str
-) -> None:
+async def test_unsupported_source_is_refused(peer: Peer, source: Described, why: str) -> None:
     peer.send(Attach("link", UInt(0), role=True, source=source))
     (detach,) = await peer.received_of(Detach)
     assert condition(detach.error) == why

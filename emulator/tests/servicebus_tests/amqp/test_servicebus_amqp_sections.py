@@ -69,7 +69,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_delivered_message_has_a_lock_token_and_the_annotations_that_the_broker_sets() -> None:
+def test_delivery_has_lock_token_and_annotations() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -84,7 +84,7 @@ def test_a_delivered_message_has_a_lock_token_and_the_annotations_that_the_broke
     }
 
 
-def test_a_delivery_keeps_header_fields_and_annotations_that_the_broker_does_not_set() -> None:
+def test_delivery_keeps_the_senders_fields() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})
@@ -102,7 +102,7 @@ def test_a_delivery_keeps_header_fields_and_annotations_that_the_broker_does_not
     assert message.message_annotations[b"x-opt-sequence-number"] == 7
 
 
-def test_a_dead_lettered_message_has_the_reason_in_the_application_properties() -> None:
+def test_dead_letter_has_its_reason() -> None:
     payload = (
         encode_composite(PROPERTIES, ["id"])
         + encode_section(APPLICATION_PROPERTIES, {"mine": 1, "DeadLetterReason": "old"})
@@ -124,13 +124,13 @@ def test_a_dead_lettered_message_has_the_reason_in_the_application_properties() 
     assert message.message_annotations[b"x-opt-deadletter-source"] == b"queue"
 
 
-def test_a_peeked_message_has_no_lock() -> None:
+def test_peeked_message_has_no_lock() -> None:
     message: Any = decode_payload(memoryview(write_message(stored(read_message(BODY)), None, None)))
     assert message.delivery_annotations is None
     assert b"x-opt-locked-until" not in message.message_annotations
 
 
-def test_reading_a_message_returns_the_message_id_and_time_to_live_and_scheduled_time() -> None:
+def test_id_lifetime_and_schedule_are_read() -> None:
     payload = (
         encode_composite(HEADER, [None, None, UInt(1500)])
         + encode_section(
@@ -149,12 +149,12 @@ def test_reading_a_message_returns_the_message_id_and_time_to_live_and_scheduled
 @pytest.mark.parametrize(
     ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
 )
-def test_a_message_id_of_any_type_is_converted_to_text(message_id: Any, text: str | None) -> None:
+def test_id_of_any_type_becomes_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
 
 
 @pytest.mark.parametrize("properties", [b"", encode_composite(PROPERTIES, [None, None, "to"])])
-def test_a_message_without_an_id_gets_an_id_of_32_hexadecimal_digits(properties: bytes) -> None:
+def test_missing_id_becomes_32_hexadecimal_digits(properties: bytes) -> None:
     messages = read_message(properties + BODY), read_message(properties + BODY)
     first, second = (section_value(split(each.bare).properties) for each in messages)
     assert re.fullmatch("[0-9a-f]{32}", first[0])
@@ -165,13 +165,13 @@ def test_a_message_without_an_id_gets_an_id_of_32_hexadecimal_digits(properties:
     assert messages[0].message_id is None
 
 
-def test_a_message_batch_with_a_data_section_that_is_not_binary_raises_a_decode_error() -> None:
+def test_batch_with_other_data_raises_decode_error() -> None:
     batch = encode_section(DATA, BODY) + encode_section(DATA, uuid4())
     with pytest.raises(DecodeError, match="must contain a binary value"):
         read_messages(batch, BATCH_FORMAT)
 
 
-def test_a_message_batch_is_read_as_separate_messages() -> None:
+def test_batch_is_read_as_separate_messages() -> None:
     one = encode_composite(PROPERTIES, ["one"]) + BODY
     two = encode_composite(PROPERTIES, ["two"]) + BODY
     batch = encode_section(DATA, one) + encode_section(DATA, two)
@@ -184,7 +184,7 @@ def test_a_message_batch_is_read_as_separate_messages() -> None:
         read_messages(BODY, 1)
 
 
-def test_message_sections_in_any_order_are_stored_in_the_order_of_the_amqp_standard() -> None:
+def test_sections_are_stored_in_standard_order() -> None:
     properties = encode_composite(PROPERTIES, ["id"])
     annotations = encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
     message = read_message(BODY + annotations + properties)
@@ -192,7 +192,7 @@ def test_message_sections_in_any_order_are_stored_in_the_order_of_the_amqp_stand
     assert message.annotations == annotations
 
 
-def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors() -> None:
+def test_long_descriptors_become_short() -> None:
     named = encode(Described(Symbol("amqp:data:binary"), b"body"))
     long = b"\x00\x80" + (DATA).to_bytes(8, "big") + encode(b"body")
     assert split(named).bare == split(long).bare == BODY
@@ -230,7 +230,7 @@ def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors
         ),
     ],
 )
-def test_a_malformed_message_raises_a_decode_error(payload: bytes, why: str) -> None:
+def test_malformed_message_raises_decode_error(payload: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         read_message(payload)
 
@@ -245,7 +245,7 @@ EXAMPLE = (
 
 
 @given(st.data())
-def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
+def test_body_of_every_accepted_message_is_unchanged(
     data: st.DataObject,
 ) -> None:
     payload = bytearray(EXAMPLE)
@@ -259,5 +259,5 @@ def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_reading_the_value_of_a_message_section_returns_the_decoded_value() -> None:
+def test_section_value_is_decoded() -> None:
     assert section_value(BODY) == b"body"

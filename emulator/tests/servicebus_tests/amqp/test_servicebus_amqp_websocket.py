@@ -80,14 +80,14 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_a_connection_that_begins_with_amqp_instead_of_http_is_accepted(
+async def test_amqp_instead_of_http_is_accepted(
     visit: Visit,
 ) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
     assert (await visit.say(SASL_HEADER[1:])).startswith(SASL_HEADER)
 
 
-async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visit) -> None:
+async def test_frames_follow_the_handshake(visit: Visit) -> None:
     answer = b""
     for at in range(len(REQUEST)):
         answer += await visit.say(REQUEST[at : at + 1].encode())
@@ -105,7 +105,7 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
     assert visit.transport.is_closing()
 
 
-async def test_a_web_page_from_a_loopback_host_can_open_a_websocket(visit: Visit) -> None:
+async def test_loopback_page_can_open_a_websocket(visit: Visit) -> None:
     request = REQUEST.replace("Host:", "Origin: http://localhost:3000\r\nHost:")
     assert (await visit.say(request.encode())).startswith(b"HTTP/1.1 101 ")
 
@@ -122,14 +122,14 @@ async def test_a_web_page_from_a_loopback_host_can_open_a_websocket(visit: Visit
         (REQUEST.replace("Host:", "Origin: https://evil.example\r\nHost:"), b"403"),
     ],
 )
-async def test_an_http_request_other_than_the_websocket_handshake_is_refused(
+async def test_other_http_requests_are_refused(
     visit: Visit, request_text: str, status: bytes
 ) -> None:
     assert (await visit.say(request_text.encode())).startswith(b"HTTP/1.1 " + status)
     assert visit.transport.is_closing()
 
 
-async def test_an_http_request_over_the_size_limit_closes_the_connection(visit: Visit) -> None:
+async def test_request_over_the_limit_closes_the_connection(visit: Visit) -> None:
     await visit.say(b"GET /" + b"x" * 10_000)
     assert visit.transport.is_closing()
 
@@ -143,9 +143,7 @@ async def test_an_http_request_over_the_size_limit_closes_the_connection(visit: 
         (struct.pack(">BBQ", 0x82, 0xFF, 1 << 40), 1009),
     ],
 )
-async def test_an_invalid_websocket_frame_closes_the_connection(
-    visit: Visit, frame: bytes, code: int
-) -> None:
+async def test_invalid_frame_closes_the_connection(visit: Visit, frame: bytes, code: int) -> None:
     await visit.say(REQUEST.encode())
     assert unmasked(await visit.say(frame)) == WebSocketFrame(8, struct.pack(">H", code))
     assert visit.transport.is_closing()
@@ -156,7 +154,7 @@ async def test_an_invalid_websocket_frame_closes_the_connection(
     st.binary(min_size=4, max_size=4),
     st.integers(1, 50),
 )
-def test_websocket_frames_are_read_regardless_of_how_the_bytes_are_split(
+def test_split_bytes_are_read_as_frames(
     sent: list[tuple[int, bytes]], mask: bytes, step: int
 ) -> None:
     stream = b"".join(masked(opcode, payload, mask) for opcode, payload in sent)
@@ -169,7 +167,7 @@ def test_websocket_frames_are_read_regardless_of_how_the_bytes_are_split(
 
 
 @given(st.binary(max_size=100))
-def test_reading_any_bytes_returns_websocket_frames_or_raises_a_websocket_error(
+def test_any_bytes_are_frames_or_raise_an_error(
     data: bytes,
 ) -> None:
     reader = WebSocketFrameReader()

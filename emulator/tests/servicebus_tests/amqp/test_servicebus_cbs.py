@@ -29,7 +29,7 @@ def signed(url: str) -> str:
     return f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}&skn=key"
 
 
-async def test_a_token_for_the_management_node_of_a_queue_does_not_permit_access_to_the_queue(
+async def test_management_token_gives_no_access_to_the_queue(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, _ = served
@@ -45,7 +45,7 @@ async def test_a_token_for_the_management_node_of_a_queue_does_not_permit_access
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_a_peer_that_connects_with_the_key_of_a_policy_has_only_the_rights_of_the_policy(
+async def test_key_gives_only_the_policys_rights(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, broker = served
@@ -60,7 +60,7 @@ async def test_a_peer_that_connects_with_the_key_of_a_policy_has_only_the_rights
             peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_a_policy_change_applies_to_a_peer_that_has_already_connected_with_the_policy_key(
+async def test_policy_change_applies_to_connected_peers(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, broker = served
@@ -79,7 +79,7 @@ async def test_a_policy_change_applies_to_a_peer_that_has_already_connected_with
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_a_policy_with_the_key_of_microsofts_emulator_is_found_in_the_namespace_or_in_a_queue(
+async def test_public_key_is_found_in_namespace_or_queue(
     broker: Broker,
 ) -> None:
     policies = AccessPolicies(RULES, broker)
@@ -102,7 +102,7 @@ async def test_a_policy_with_the_key_of_microsofts_emulator_is_found_in_the_name
         ("update-disposition", AccessRight.LISTEN),
     ],
 )
-async def test_a_management_operation_without_the_required_access_right_gets_status_401(
+async def test_management_operation_without_right_gets_401(
     broker: Broker, operation: str, required: AccessRight
 ) -> None:
     request = AmqpRequest({"operation": f"com.microsoft:{operation}"}, {})

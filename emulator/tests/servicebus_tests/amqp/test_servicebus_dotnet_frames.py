@@ -175,7 +175,7 @@ def active(exchange: Exchange) -> int:
     return exchange.broker.queue(QUEUE).counts().active
 
 
-async def test_the_dotnet_client_receives_every_type_of_application_property_unchanged(
+async def test_application_properties_are_received_unchanged(
     exchange: Exchange,
 ) -> None:
     case = "send, receive, complete with every property type"
@@ -189,7 +189,7 @@ async def test_the_dotnet_client_receives_every_type_of_application_property_unc
     assert active(exchange) == 0
 
 
-async def test_abandoning_with_the_dotnet_client_increases_the_delivery_count_and_sets_properties(
+async def test_abandon_counts_and_sets_properties(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("abandon with properties to modify")
@@ -199,7 +199,7 @@ async def test_abandoning_with_the_dotnet_client_increases_the_delivery_count_an
     assert application_properties(second) == {"why": "x"}
 
 
-async def test_dead_lettering_with_the_dotnet_client_sets_the_reason_and_properties_of_the_message(
+async def test_dead_letter_sets_reason_and_properties(
     exchange: Exchange,
 ) -> None:
     await exchange.replay(
@@ -215,7 +215,7 @@ async def test_dead_lettering_with_the_dotnet_client_sets_the_reason_and_propert
     }
 
 
-async def test_deferring_with_the_dotnet_client_sets_properties_of_the_message(
+async def test_defer_sets_properties(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("defer with properties; receive deferred")
@@ -225,7 +225,7 @@ async def test_deferring_with_the_dotnet_client_sets_properties_of_the_message(
     assert isinstance(item["lock-token"], UUID)
 
 
-async def test_the_dotnet_client_can_schedule_and_cancel_and_peek_messages(
+async def test_client_schedules_cancels_and_peeks(
     exchange: Exchange,
 ) -> None:
     case = "schedule two, cancel one, peek, receive"
@@ -245,7 +245,7 @@ async def test_the_dotnet_client_can_schedule_and_cancel_and_peek_messages(
     assert exchange.confirmations() == [ACCEPTED]
 
 
-async def test_the_dotnet_client_can_renew_a_message_lock(exchange: Exchange) -> None:
+async def test_client_renews_a_lock(exchange: Exchange) -> None:
     await exchange.replay("renew a message's lock")
     properties, value = exchange.replies()[-1]
     assert properties["statusCode"] == 200
@@ -253,7 +253,7 @@ async def test_the_dotnet_client_can_renew_a_message_lock(exchange: Exchange) ->
     assert exchange.confirmations() == [ACCEPTED]
 
 
-async def test_the_dotnet_client_can_settle_a_message_through_a_second_receiver(
+async def test_client_settles_through_a_second_receiver(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("settle by another receiver")
@@ -262,7 +262,7 @@ async def test_the_dotnet_client_can_settle_a_message_through_a_second_receiver(
     assert active(exchange) == 0
 
 
-async def test_the_dotnet_client_can_receive_a_message_in_receive_and_delete_mode(
+async def test_client_receives_and_deletes(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("receive and delete")
@@ -272,7 +272,7 @@ async def test_the_dotnet_client_can_receive_a_message_in_receive_and_delete_mod
     assert exchange.replies()[-1][0]["statusCode"] == 204
 
 
-async def test_a_transaction_of_the_dotnet_client_is_refused_with_an_error(
+async def test_transaction_is_refused_with_an_error(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("transaction: send and complete together")
@@ -280,7 +280,7 @@ async def test_a_transaction_of_the_dotnet_client_is_refused_with_an_error(
     assert refusals == ["amqp:not-implemented"] * 2
 
 
-async def test_the_dotnet_client_can_accept_a_session(exchange: Exchange) -> None:
+async def test_client_accepts_a_session(exchange: Exchange) -> None:
     await exchange.broker.delete_queue(QUEUE)
     await exchange.broker.create_queue(QueueSettings(QUEUE, requires_session=True))
     await exchange.replay("accept a session")
@@ -291,7 +291,7 @@ async def test_the_dotnet_client_can_accept_a_session(exchange: Exchange) -> Non
     assert reply.properties["com.microsoft:locked-until-utc"] > 0
 
 
-async def test_a_session_receiver_of_the_dotnet_client_is_refused_on_a_queue_without_sessions(
+async def test_session_receiver_needs_a_queue_with_sessions(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("accept a session")
@@ -299,7 +299,7 @@ async def test_a_session_receiver_of_the_dotnet_client_is_refused_on_a_queue_wit
     assert condition(refusal.error) == "amqp:not-allowed"
 
 
-async def test_a_token_of_the_dotnet_client_with_a_wrong_key_is_refused_with_status_401(
+async def test_wrong_key_is_refused_with_401(
     exchange: Exchange,
 ) -> None:
     exchange.key = "wrong"
@@ -308,7 +308,7 @@ async def test_a_token_of_the_dotnet_client_with_a_wrong_key_is_refused_with_sta
     assert properties["status-code"] == 401
 
 
-async def test_the_dotnet_client_can_peek_messages_from_a_given_sequence_number(
+async def test_client_peeks_from_a_sequence_number(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("peek from a sequence number")

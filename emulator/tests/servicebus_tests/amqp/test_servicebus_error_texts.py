@@ -36,7 +36,7 @@ async def refusal_of(peer: Peer) -> Described | None:
     return detach.error
 
 
-async def test_the_error_for_an_unknown_queue_has_the_text_that_clients_parse(peer: Peer) -> None:
+async def test_unknown_queue_has_the_text_that_clients_parse(peer: Peer) -> None:
     peer.attach_receiver(address="nowhere")
     error = await refusal_of(peer)
     text = "The messaging entity 'nowhere' could not be found."
@@ -46,7 +46,7 @@ async def test_the_error_for_an_unknown_queue_has_the_text_that_clients_parse(pe
     assert re.search("The messaging entity .* could not be found.*", error.value[1], re.IGNORECASE)
 
 
-async def test_the_error_for_missing_access_names_the_required_claim(fresh: Peer) -> None:
+async def test_missing_access_names_the_claim(fresh: Peer) -> None:
     fresh.write(AMQP_HEADER)
     fresh.send(Open("peer"), Begin(incoming_window=UInt(9), outgoing_window=UInt(9)))
     await fresh.read()
@@ -59,9 +59,7 @@ async def test_the_error_for_missing_access_names_the_required_claim(fresh: Peer
         check(await refusal_of(fresh), "amqp:unauthorized-access", text)
 
 
-async def test_the_error_for_a_lost_lock_has_the_same_text_as_in_azure(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_lost_lock_has_azures_text(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -77,7 +75,7 @@ async def test_the_error_for_a_lost_lock_has_the_same_text_as_in_azure(
     check(answer.state.value[0], "com.microsoft:message-lock-lost", text)
 
 
-async def test_the_error_for_a_session_receiver_on_a_queue_without_sessions_names_requires_session(
+async def test_session_receiver_error_names_requires_session(
     peer: Peer,
 ) -> None:
     filters = {"com.microsoft:session-filter": None}

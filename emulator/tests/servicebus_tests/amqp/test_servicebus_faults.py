@@ -30,9 +30,7 @@ def description(error: Described | None) -> str:
     return str(error.value[1])
 
 
-async def test_a_throttled_send_is_rejected_and_not_stored(
-    served: tuple[Namespace, Broker], peer: Peer
-) -> None:
+async def test_throttled_send_is_not_stored(served: tuple[Namespace, Broker], peer: Peer) -> None:
     namespace, broker = served
     peer.attach_sender()
     await peer.read()
@@ -49,7 +47,7 @@ async def test_a_throttled_send_is_rejected_and_not_stored(
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_throttling_refuses_new_links_and_management_requests(
+async def test_throttling_refuses_links_and_management(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, broker = served
@@ -64,7 +62,7 @@ async def test_throttling_refuses_new_links_and_management_requests(
     assert (reply.properties["statusCode"], reply.properties["errorCondition"]) == (503, BUSY)
 
 
-async def test_a_throttled_queue_refuses_messages_with_error_50002_and_other_queues_accept_messages(
+async def test_throttled_queue_leaves_others_alone(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, _ = served
@@ -95,9 +93,7 @@ def throttled(faults: NamespaceFaults, count: int) -> list[bool]:
     return found
 
 
-def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_has_passed() -> (
-    None
-):
+def test_throttling_has_a_share_and_an_end() -> None:
     clock = ManualClock()
     faults = NamespaceFaults(clock)
     faults.throttle(0.25, 10)
@@ -106,7 +102,7 @@ def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_
     assert throttled(faults, 8) == [False] * 8
 
 
-async def test_simulated_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
+async def test_maintenance_detaches_one_queue_or_all(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock()
@@ -130,9 +126,7 @@ async def test_simulated_maintenance_detaches_the_links_of_one_queue_or_of_all_q
     await broker.close()
 
 
-async def test_a_link_is_detached_only_if_it_was_idle_for_the_configured_time(
-    served: tuple[Namespace, Broker], peer: Peer
-) -> None:
+async def test_only_an_idle_link_is_detached(served: tuple[Namespace, Broker], peer: Peer) -> None:
     namespace, _ = served
     peer.attach_sender()
     await peer.read()
@@ -146,7 +140,7 @@ async def test_a_link_is_detached_only_if_it_was_idle_for_the_configured_time(
     assert "IdleTimerExpired" in description(detach.error)
 
 
-async def test_delayed_bytes_keep_their_order_when_the_latency_is_reduced() -> None:
+async def test_reduced_latency_keeps_the_order() -> None:
     latency = Latency(0.02)
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
     line = DelayLine(latency, arrived.put_nowait)
@@ -163,9 +157,7 @@ async def test_delayed_bytes_keep_their_order_when_the_latency_is_reduced() -> N
     assert arrived.get_nowait() == b"d"
 
 
-async def test_the_configured_latency_delays_the_frames_that_a_peer_receives(
-    served: tuple[Namespace, Broker], peer: Peer
-) -> None:
+async def test_latency_delays_received_frames(served: tuple[Namespace, Broker], peer: Peer) -> None:
     namespace, _ = served
     namespace.faults.latency.seconds = 0.02
     peer.attach_sender()

@@ -49,9 +49,7 @@ async def receive(peer: Peer, handle: int = 1, seen: int = 0) -> tuple[int, dict
     return section_value(sections.header)[4], properties, token
 
 
-async def test_abandoning_a_message_increases_the_delivery_count_and_keeps_earlier_property_changes(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_abandon_keeps_earlier_changes(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver()
     states = [
@@ -68,9 +66,7 @@ async def test_abandoning_a_message_increases_the_delivery_count_and_keeps_earli
     assert (await receive(peer, seen=5))[:2] == (5, {"kept": 1, "why": "x", "n": 2})
 
 
-async def test_a_message_is_dead_lettered_after_ten_abandoned_deliveries(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_ten_abandons_dead_letter_the_message(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver(credit=100)
     for number in range(10):
@@ -81,7 +77,7 @@ async def test_a_message_is_dead_lettered_after_ten_abandoned_deliveries(
     assert dead.dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-async def test_changed_properties_over_64_kib_are_refused(peer: Peer, broker: Broker) -> None:
+async def test_changes_over_64_kib_are_refused(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver()
     await receive(peer)
@@ -95,9 +91,7 @@ async def test_changed_properties_over_64_kib_are_refused(peer: Peer, broker: Br
     await broker.queue(QUEUE).complete(token)
 
 
-async def test_changing_a_property_whose_name_is_not_text_is_refused(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_name_must_be_text(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver()
     await receive(peer)
@@ -123,7 +117,7 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
     ("status", "address"),
     [("abandoned", QUEUE), ("defered", QUEUE), ("suspended", f"{QUEUE}/$DeadLetterQueue")],
 )
-async def test_the_update_disposition_operation_changes_the_properties_of_a_message(
+async def test_update_disposition_changes_properties(
     peer: Peer, broker: Broker, status: str, address: str
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -135,9 +129,7 @@ async def test_the_update_disposition_operation_changes_the_properties_of_a_mess
     assert dict(message.property_changes) == {"why": b"\xa1\x01x"}
 
 
-async def test_the_update_disposition_operation_refuses_properties_that_are_not_a_map(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_update_disposition_needs_a_map(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver()
     _, _, token = await receive(peer)

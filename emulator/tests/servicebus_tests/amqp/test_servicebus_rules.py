@@ -73,7 +73,7 @@ async def topics(broker: Broker) -> Broker:
     return broker
 
 
-async def test_rules_are_added_listed_and_removed_through_the_management_node(
+async def test_rules_are_added_listed_and_removed(
     topics: Broker,
 ) -> None:
     correlation = {
@@ -168,14 +168,14 @@ async def test_rules_are_added_listed_and_removed_through_the_management_node(
         ("enumerate-rules", {"top": True, "skip": 0}, (400, "com.microsoft:argument-error")),
     ],
 )
-async def test_an_invalid_operation_on_rules_is_refused(
+async def test_invalid_operation_is_refused(
     topics: Broker, operation: str, body: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     assert outcome(await ask(topics, operation, **body)) == expected
     assert len(topics.subscription("t", "s").rules) == 1
 
 
-async def test_rule_operations_on_a_queue_a_topic_or_a_dead_letter_queue_are_refused(
+async def test_only_subscriptions_have_rules(
     topics: Broker,
 ) -> None:
     for address in ("t", QUEUE, "t/Subscriptions/s/$DeadLetterQueue"):
@@ -199,7 +199,7 @@ def message(
     return read_message(sections + BODY)
 
 
-def test_filters_can_use_the_system_and_application_properties_of_a_message() -> None:
+def test_filters_use_system_and_application_properties() -> None:
     names = "id", "user", "to", "label", "reply", "correlation", Symbol("text/plain")
     fields = [*names, None, None, None, "session", UInt(1), "reply-session"]
     application = {
@@ -289,7 +289,7 @@ UPDATES = st.one_of(
         VALUES.filter(lambda value: not isinstance(value, datetime)),
     ),
 )
-def test_a_rule_action_updates_the_properties_and_keeps_the_body_of_a_message(
+def test_action_updates_properties_and_keeps_the_body(
     updates: list[PropertyUpdate], fields: list[Any], application: dict[str, Any]
 ) -> None:
     encoded = {
@@ -317,15 +317,13 @@ def test_a_rule_action_updates_the_properties_and_keeps_the_body_of_a_message(
         (PropertyUpdate("COLOR", None, is_removed=True), {"size": 1}),
     ],
 )
-def test_an_action_changes_all_properties_whose_names_differ_only_in_upper_and_lower_case(
-    update: PropertyUpdate, expected: dict[str, Any]
-) -> None:
+def test_action_ignores_the_case_of_names(update: PropertyUpdate, expected: dict[str, Any]) -> None:
     before = message(application={"Color": "one", "color": "two", "size": 1})
     after = split(FORMAT.update_properties(before, [update]).bare)
     assert section_value(after.application_properties) == expected
 
 
-def test_filtering_an_accepted_message_with_malformed_properties_raises_no_error() -> None:
+def test_malformed_properties_raise_no_error() -> None:
     chance = random.Random(7)
     valid = message(["id", None, "to"], {"a": 1, "b": "text"}).bare
     for _ in range(3000):

@@ -93,7 +93,7 @@ def filter_of(attach: Attach) -> Any:
     return attach.source.value[7]
 
 
-async def test_the_attach_reply_has_the_session_id_and_the_lock_expiry_time_in_dotnet_ticks(
+async def test_reply_has_session_id_and_expiry_in_ticks(
     served: Served,
 ) -> None:
     served.attach("s")
@@ -105,14 +105,14 @@ async def test_the_attach_reply_has_the_session_id_and_the_lock_expiry_time_in_d
     assert until == served.clock.at + SETTINGS.lock_duration
 
 
-async def test_the_attach_reply_repeats_the_descriptor_of_a_described_session_filter(
+async def test_reply_repeats_the_filters_descriptor(
     served: Served,
 ) -> None:
     served.attach(Described(ULong(0x137000000C), "s"))
     assert filter_of(await served.attached()) == {FILTER: Described(ULong(0x137000000C), "s")}
 
 
-async def test_a_non_exclusive_session_is_refused_by_name(served: Served) -> None:
+async def test_non_exclusive_session_is_refused(served: Served) -> None:
     value = Described(ULong(0x137000000E), ["s", None])
     served.attach(value, name="com.microsoft:non-exclusive-session-filter")
     (detach,) = await served.peer.received_of(Detach)
@@ -121,7 +121,7 @@ async def test_a_non_exclusive_session_is_refused_by_name(served: Served) -> Non
     assert detach.error.value[1].startswith("non-exclusive locks on message sessions are not")
 
 
-async def test_a_session_filter_that_is_neither_a_string_nor_null_is_refused(
+async def test_filter_must_be_string_or_null(
     served: Served,
 ) -> None:
     served.attach(1)
@@ -129,7 +129,7 @@ async def test_a_session_filter_that_is_neither_a_string_nor_null_is_refused(
     assert condition(detach.error) == "amqp:invalid-field"
 
 
-async def test_an_attach_for_the_next_available_session_is_answered_when_a_message_arrives(
+async def test_next_session_is_answered_by_a_message(
     served: Served,
 ) -> None:
     served.attach(None)
@@ -142,7 +142,7 @@ async def test_an_attach_for_the_next_available_session_is_answered_when_a_messa
     assert isinstance(transfer, Transfer)
 
 
-async def test_a_receiver_that_waits_for_a_session_is_refused_after_its_timeout(
+async def test_wait_for_a_session_ends_at_its_timeout(
     served: Served,
 ) -> None:
     served.attach(None, timeout_ms=0)
@@ -158,7 +158,7 @@ async def test_a_receiver_that_waits_for_a_session_is_refused_after_its_timeout(
     assert await served.attached()
 
 
-async def test_a_receiver_can_detach_while_it_waits_for_a_session(served: Served) -> None:
+async def test_receiver_can_detach_while_it_waits(served: Served) -> None:
     served.attach(None)
     served.peer.send(Detach(UInt(1), closed=True))
     attach, detach = [each for each, _ in await served.peer.received()]
@@ -170,7 +170,7 @@ async def test_a_receiver_can_detach_while_it_waits_for_a_session(served: Served
     assert await served.peer.received() == []
 
 
-async def test_a_session_that_is_offered_while_the_receiver_detaches_is_released(
+async def test_session_offered_during_a_detach_is_released(
     served: Served,
 ) -> None:
     served.attach(None)
@@ -181,7 +181,7 @@ async def test_a_session_that_is_offered_while_the_receiver_detaches_is_released
     assert served.queue.accept_session("s")
 
 
-async def test_a_receiver_that_waits_for_a_session_is_detached_when_the_queue_is_disabled(
+async def test_disabled_queue_detaches_a_waiting_receiver(
     served: Served,
 ) -> None:
     served.attach(None)
@@ -197,7 +197,7 @@ async def test_a_receiver_that_waits_for_a_session_is_detached_when_the_queue_is
 
 
 @pytest.mark.parametrize("ending", ["detach", "end", "connection"])
-async def test_a_session_is_released_when_its_link_ends(served: Served, ending: str) -> None:
+async def test_end_of_the_link_releases_the_session(served: Served, ending: str) -> None:
     await served.send("s")
     served.attach("s")
     served.peer.grant(1, 1)
@@ -220,7 +220,7 @@ async def test_a_session_is_released_when_its_link_ends(served: Served, ending: 
         assert len(served.queue.peek(0, 9)) == 1
 
 
-async def test_the_link_of_a_session_receiver_is_detached_when_the_session_lock_expires(
+async def test_expired_session_lock_detaches_the_link(
     served: Served,
 ) -> None:
     await served.send("s")
@@ -234,7 +234,7 @@ async def test_the_link_of_a_session_receiver_is_detached_when_the_session_lock_
     assert served.queue.accept_session("s")
 
 
-async def test_a_settlement_after_the_expiry_of_the_session_lock_is_rejected_with_a_lock_lost_error(
+async def test_settlement_after_the_expiry_is_lock_lost(
     served: Served,
 ) -> None:
     await served.send("s")
@@ -248,7 +248,7 @@ async def test_a_settlement_after_the_expiry_of_the_session_lock_is_rejected_wit
     assert condition(answer.state.value[0]) == "com.microsoft:session-lock-lost"
 
 
-async def test_a_drain_request_before_the_attach_reply_is_ignored(served: Served) -> None:
+async def test_drain_before_the_reply_is_ignored(served: Served) -> None:
     served.attach(None)
     served.peer.grant(1, 5, drain=True)
     assert await served.peer.received() == []
@@ -283,7 +283,7 @@ async def request(
         ),
     ],
 )
-async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session_lock(
+async def test_operation_needs_the_session_lock(
     served: Served, operation: str, body: dict[str, Any]
 ) -> None:
     sessions = AcceptedSessions()
@@ -310,7 +310,7 @@ async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session_l
         ("get-message-sessions", {"last_updated_time": Timestamp(-(10**15)), "skip": 0, "top": 1}),
     ],
 )
-async def test_a_malformed_session_operation_is_refused_with_status_400(
+async def test_malformed_operation_gets_400(
     served: Served, operation: str, body: dict[str, Any]
 ) -> None:
     sessions = AcceptedSessions()
@@ -320,7 +320,7 @@ async def test_a_malformed_session_operation_is_refused_with_status_400(
     assert reply.properties["errorCondition"] == "com.microsoft:argument-error"
 
 
-async def test_the_list_of_sessions_contains_session_ids_that_were_sent_as_symbols(
+async def test_list_contains_ids_sent_as_symbols(
     served: Served,
 ) -> None:
     for session_id in ("b", Symbol("a")):
@@ -338,7 +338,7 @@ async def test_the_list_of_sessions_contains_session_ids_that_were_sent_as_symbo
     assert decode(encode(reply.value["sessions-ids"])) == ["a", "b", "d"]
 
 
-async def test_the_list_of_sessions_is_returned_in_pages(served: Served) -> None:
+async def test_list_is_returned_in_pages(served: Served) -> None:
     for session_id in "cab":
         await served.send(session_id)
     everything = {"last_updated_time": Timestamp(253402300800000), "top": Int(2)}

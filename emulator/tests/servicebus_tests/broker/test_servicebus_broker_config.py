@@ -41,7 +41,7 @@ def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:
     return json.dumps({"UserConfig": {"Namespaces": spaces, "Logging": {"Type": "File"}}})
 
 
-def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> None:
+def test_every_queue_property_is_read(tmp_path: Path) -> None:
     path = tmp_path / "Config.json"
     text = config(
         {
@@ -82,7 +82,7 @@ def with_rule(**properties: Any) -> str:
     return topic({"Name": "s", "Rules": [{"Name": "r", "Properties": properties}]})
 
 
-def test_topics_with_subscriptions_and_rules_are_read_from_the_configuration() -> None:
+def test_topics_subscriptions_and_rules_are_read() -> None:
     correlation = {
         "ContentType": "application/text",
         "CorrelationId": "id1",
@@ -166,7 +166,7 @@ def rule(**changes: Any) -> dict[str, Any]:
     return {"Name": "reader", "Rights": ["Listen"], "PrimaryKey": "secret", **changes}
 
 
-def test_the_policies_of_the_namespace_and_of_a_queue_are_read_from_the_configuration() -> None:
+def test_policies_of_namespace_and_queue_are_read() -> None:
     queue = {"Name": "q", "AuthorizationRules": [rule(SecondaryKey="other")]}
     everything = rule(Name="all", Rights=["Manage", "Send", "Listen"])
     found = parse_config(config(Queues=[queue], AuthorizationRules=[everything]))
@@ -193,9 +193,7 @@ def test_the_policies_of_the_namespace_and_of_a_queue_are_read_from_the_configur
         ([rule(Name=f"p{at}") for at in range(13)], "expected at most 12, found 13"),
     ],
 )
-def test_the_error_for_an_invalid_policy_names_the_property_and_the_reason(
-    rules: Any, complaint: str
-) -> None:
+def test_policy_error_names_property_and_reason(rules: Any, complaint: str) -> None:
     queue = {"Name": "q", "AuthorizationRules": rules}
     for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
         with pytest.raises(ConfigError) as raised:
@@ -220,7 +218,7 @@ def test_the_error_for_an_invalid_policy_names_the_property_and_the_reason(
         (True, "expected a list, found a boolean"),
     ],
 )
-def test_the_error_for_invalid_policies_does_not_contain_a_key(rules: Any, found: str) -> None:
+def test_policy_error_contains_no_key(rules: Any, found: str) -> None:
     queue = {"Name": "q", "AuthorizationRules": rules}
     for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
         with pytest.raises(ConfigError, match=found) as raised:
@@ -232,12 +230,12 @@ def test_the_error_for_invalid_policies_does_not_contain_a_key(rules: Any, found
         assert "secret" not in str(raised.value)
 
 
-def test_a_policy_file_with_an_unknown_property_is_refused() -> None:
+def test_unknown_property_of_a_policy_file_is_refused() -> None:
     with pytest.raises(ConfigError, match="UserConfig: unknown property"):
         parse_policies('{"UserConfig": {}}')
 
 
-def test_a_queue_without_configured_properties_has_the_default_properties_of_azure() -> None:
+def test_defaults_are_azures() -> None:
     assert parse_config(config()).queues == [QueueSettings("queue.1")]
     unbounded = config({"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"})
     assert parse_config(unbounded).queues == [QueueSettings("queue.1")]
@@ -361,21 +359,19 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
     ],
 )
-def test_the_error_for_an_invalid_configuration_names_the_property(
-    text: str, complaint: str
-) -> None:
+def test_error_names_the_property(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(text)
     assert complaint in str(raised.value)
 
 
-def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json cannot be read"):
         load_config(tmp_path / "absent.json")
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_any_json_document_that_is_not_a_broker_configuration_is_refused(value: Any) -> None:
+def test_any_other_json_is_refused(value: Any) -> None:
     for text in (str(value), json.dumps(value), config(Queues=value), config(Topics=value)):
         try:
             parse_config(text)
@@ -385,11 +381,11 @@ def test_any_json_document_that_is_not_a_broker_configuration_is_refused(value: 
 
 
 @given(st.timedeltas(timedelta(0), UNBOUNDED))
-def test_parsing_a_formatted_duration_returns_the_same_duration(duration: timedelta) -> None:
+def test_formatted_duration_is_parsed_back(duration: timedelta) -> None:
     assert parse_duration(format_duration(duration)) == duration
 
 
-def test_the_longest_duration_is_written_as_dotnet_writes_it() -> None:
+def test_longest_duration_is_written_as_in_dotnet() -> None:
     assert format_duration(UNBOUNDED) == "P10675199DT2H48M5.4775807S"
     assert bounded(parse_duration("P10675199DT2H48M5.4775807S")) is None
     assert bounded(timedelta(days=10675199)) is None  # a client in Python rounds it
@@ -399,6 +395,6 @@ def test_the_longest_duration_is_written_as_dotnet_writes_it() -> None:
 @pytest.mark.parametrize(
     "text", ["", "P", "PT", "P1", "1D", "P1Y", "P1M", "PT1H2", "-PT1S", "P1D "]
 )
-def test_a_text_that_is_not_a_duration_is_refused(text: str) -> None:
+def test_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an ISO 8601 duration"):
         parse_duration(text)

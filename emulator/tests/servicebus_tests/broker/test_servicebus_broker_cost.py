@@ -128,7 +128,7 @@ async def _cost(
         count_messages,
     ],
 )
-async def test_the_python_calls_and_sqlite_steps_per_operation_do_not_grow_with_the_queue_length(
+async def test_cost_does_not_grow_with_the_queue(
     tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)
@@ -137,7 +137,7 @@ async def test_the_python_calls_and_sqlite_steps_per_operation_do_not_grow_with_
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_sending_and_receiving_and_completing_a_message_takes_two_database_transactions(
+async def test_one_message_takes_two_transactions(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -152,7 +152,7 @@ async def test_sending_and_receiving_and_completing_a_message_takes_two_database
     await servicebus.broker.close()
 
 
-def test_the_cache_of_message_contents_stays_within_the_size_limit() -> None:
+def test_content_cache_stays_within_its_limit() -> None:
     read: list[int] = []
 
     def read_content(id_: int) -> IncomingMessage:

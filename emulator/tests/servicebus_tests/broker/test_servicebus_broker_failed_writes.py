@@ -32,7 +32,7 @@ def _free_disk(servicebus: RunningBroker) -> None:
     servicebus.broker.transactions.store.connection.execute("PRAGMA max_page_count=1000000")
 
 
-async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoes_the_changes(
+async def test_failed_write_fails_all_callers_and_is_undone(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)
@@ -57,7 +57,7 @@ async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoe
     await servicebus.broker.close()
 
 
-async def test_checking_whether_a_queue_is_writable_raises_an_error_only_while_the_disk_is_full(
+async def test_check_writable_fails_only_on_a_full_disk(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)
@@ -73,7 +73,7 @@ async def test_checking_whether_a_queue_is_writable_raises_an_error_only_while_t
     await servicebus.broker.close()
 
 
-async def test_a_message_that_could_not_be_written_is_not_delivered(tmp_path: Path) -> None:
+async def test_unwritten_message_is_not_delivered(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     receiver = servicebus.receiver(credit=3)
     _fill_disk(servicebus)
@@ -90,7 +90,7 @@ async def test_a_message_that_could_not_be_written_is_not_delivered(tmp_path: Pa
     await servicebus.broker.close()
 
 
-async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_path: Path) -> None:
+async def test_deliveries_wait_for_a_writable_database(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a", time_to_live_seconds=1000)])
     with servicebus.failing_writes():
@@ -105,7 +105,7 @@ async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_pat
     await servicebus.broker.close()
 
 
-async def test_the_broker_timer_repeats_a_failed_write(tmp_path: Path) -> None:
+async def test_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a")])
     with servicebus.failing_writes():
@@ -118,7 +118,7 @@ async def test_the_broker_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     await servicebus.broker.close()
 
 
-async def test_cancelling_one_send_call_does_not_affect_other_send_calls(tmp_path: Path) -> None:
+async def test_cancelled_send_does_not_affect_others(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     gone = asyncio.ensure_future(servicebus.queue().send([message("a")]))
     stays = asyncio.ensure_future(servicebus.queue().send([message("b")]))
@@ -129,7 +129,7 @@ async def test_cancelling_one_send_call_does_not_affect_other_send_calls(tmp_pat
     await servicebus.broker.close()
 
 
-async def test_checkpoints_limit_the_length_of_the_write_ahead_log(tmp_path: Path) -> None:
+async def test_checkpoints_limit_the_write_ahead_log(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     log = Path(f"{servicebus.database}-wal")
     longest = 0
@@ -146,12 +146,12 @@ async def test_checkpoints_limit_the_length_of_the_write_ahead_log(tmp_path: Pat
     await servicebus.broker.close()
 
 
-def test_a_failed_checkpoint_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_checkpoint_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint(tmp_path / "absent" / "broker.sqlite")
     assert "the write-ahead log grows" in caplog.text
 
 
-async def test_closing_the_broker_twice_concurrently_succeeds(tmp_path: Path) -> None:
+async def test_concurrent_closes_succeed(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     for at in range(500):
         await servicebus.queue().send([message(f"{at}")])

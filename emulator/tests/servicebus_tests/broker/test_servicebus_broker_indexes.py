@@ -12,9 +12,7 @@ numbers = st.integers(0, 40)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=400), st.integers(0, 2000))
-def test_a_sorted_numbers_object_returns_the_same_numbers_as_a_sorted_set(
-    changes: list[tuple[bool, int]], since: int
-) -> None:
+def test_sorted_numbers_equal_a_sorted_set(changes: list[tuple[bool, int]], since: int) -> None:
     index, model = SortedNumbers(), set[int]()
     for adding, number in changes:
         if adding and number not in model:
@@ -28,7 +26,7 @@ def test_a_sorted_numbers_object_returns_the_same_numbers_as_a_sorted_set(
     assert list(index.since(since)) == sorted(each for each in model if each >= since)
 
 
-def test_full_chunks_of_a_sorted_numbers_object_are_split_and_empty_chunks_are_removed() -> None:
+def test_full_chunks_are_split_and_empty_ones_removed() -> None:
     index = SortedNumbers()
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)
@@ -51,7 +49,7 @@ class _Counted(int):
         return int(self) < int(other)
 
 
-def test_changing_a_sorted_numbers_object_takes_a_logarithmic_number_of_comparisons() -> None:
+def test_changes_take_logarithmic_comparisons() -> None:
     counts = []
     for depth in (1000, 100_000):
         index = SortedNumbers()
@@ -66,7 +64,7 @@ def test_changing_a_sorted_numbers_object_takes_a_logarithmic_number_of_comparis
 
 
 @given(st.lists(st.tuples(numbers, st.none() | numbers), max_size=300), numbers)
-def test_the_timer_heap_returns_the_keys_of_due_timers_in_the_order_of_the_due_times(
+def test_timer_heap_returns_due_keys_in_order(
     changes: list[tuple[int, int | None]], seconds: int
 ) -> None:
     timers, model = TimerHeap(), dict[int, int]()
@@ -84,7 +82,7 @@ def test_the_timer_heap_returns_the_keys_of_due_timers_in_the_order_of_the_due_t
     assert len(timers) == len(model) - len(taken)
 
 
-def test_the_timer_heap_does_not_grow_when_due_times_change() -> None:
+def test_timer_heap_does_not_grow() -> None:
     timers = TimerHeap()
     for at in range(10_000):
         timers.set(at % 10, START + timedelta(seconds=at))

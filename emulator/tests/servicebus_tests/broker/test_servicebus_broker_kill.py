@@ -58,9 +58,7 @@ def _by_body(messages: list[StoredMessage]) -> dict[str, StoredMessage]:
 
 
 @pytest.mark.parametrize("report_count", [1, 37, 500, 2000])
-async def test_acknowledged_messages_and_settlements_survive_a_kill_of_the_process(
-    tmp_path: Path, report_count: int
-) -> None:
+async def test_acknowledged_changes_survive_a_kill(tmp_path: Path, report_count: int) -> None:
     database = tmp_path / "q.sqlite"
     await _make_queue(database, QueueSettings("q"))
     reports = _run_until_killed(database, "work", report_count)
@@ -102,7 +100,7 @@ async def test_acknowledged_messages_and_settlements_survive_a_kill_of_the_proce
     await broker.close()
 
 
-async def test_a_message_is_dead_lettered_after_three_kills_of_the_broker_during_delivery(
+async def test_three_kills_during_delivery_dead_letter(
     tmp_path: Path,
 ) -> None:
     database = tmp_path / "q.sqlite"

@@ -20,7 +20,7 @@ def traced_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("traced_memory")
-async def test_a_long_queue_uses_memory_only_for_message_records_and_a_limited_cache(
+async def test_long_queue_keeps_only_records_and_a_cache(
     servicebus: RunningBroker,
 ) -> None:
     before, _ = tracemalloc.get_traced_memory()

@@ -29,7 +29,7 @@ from servicebus_tests.broker.broker_harness import (
 )
 
 
-async def test_messages_in_every_state_survive_a_restart_of_the_broker(
+async def test_messages_in_every_state_survive(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -51,7 +51,7 @@ async def test_messages_in_every_state_survive_a_restart_of_the_broker(
     ]
 
 
-async def test_the_contents_of_small_and_large_messages_survive_a_restart(
+async def test_small_and_large_contents_survive(
     servicebus: RunningBroker,
 ) -> None:
     sent = [
@@ -69,7 +69,7 @@ async def test_the_contents_of_small_and_large_messages_survive_a_restart(
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
-async def test_sequence_numbers_continue_after_a_restart(servicebus: RunningBroker) -> None:
+async def test_sequence_numbers_continue(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a"), message("b")])
     await servicebus.queue().complete(lock_token_of(servicebus.receive()))
     await servicebus.queue().complete(lock_token_of(servicebus.receive()))
@@ -77,7 +77,7 @@ async def test_sequence_numbers_continue_after_a_restart(servicebus: RunningBrok
     assert await servicebus.queue().send([message("c")]) == [3]
 
 
-async def test_a_message_lock_survives_a_restart(servicebus: RunningBroker) -> None:
+async def test_message_lock_survives(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     await servicebus.restart()
@@ -86,7 +86,7 @@ async def test_a_message_lock_survives_a_restart(servicebus: RunningBroker) -> N
     assert servicebus.bodies() == []
 
 
-async def test_the_new_expiry_of_a_renewed_lock_survives_a_restart(
+async def test_renewed_expiry_survives(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -98,7 +98,7 @@ async def test_the_new_expiry_of_a_renewed_lock_survives_a_restart(
     await servicebus.queue().complete(token)
 
 
-async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_a_failed_delivery(
+async def test_lock_that_expires_while_down_counts_as_failed(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -113,7 +113,7 @@ async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_a_failed_d
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_dead_lettered(
+async def test_failed_deliveries_count_across_restarts(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
@@ -126,7 +126,7 @@ async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_
     await servicebus.broker.close()
 
 
-async def test_a_restarted_broker_drops_expired_messages_and_activates_due_scheduled_messages(
+async def test_due_messages_are_dropped_or_activated(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
@@ -140,7 +140,7 @@ async def test_a_restarted_broker_drops_expired_messages_and_activates_due_sched
     assert servicebus.queue().counts().total == 1
 
 
-async def test_created_queues_and_updated_queue_settings_survive_a_restart(
+async def test_queues_and_settings_survive(
     servicebus: RunningBroker,
 ) -> None:
     made = QueueSettings("Made", lock_duration=timedelta(seconds=7))
@@ -155,7 +155,7 @@ async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
-async def test_set_queue_creates_a_queue_or_changes_its_settings(
+async def test_set_queue_creates_or_changes(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.broker.set_queue(QueueSettings("made"))
@@ -168,7 +168,7 @@ async def test_set_queue_creates_a_queue_or_changes_its_settings(
         await servicebus.broker.set_queue(QueueSettings("made", requires_session=True))
 
 
-async def test_changed_queue_settings_apply_to_an_existing_queue_after_a_restart_of_the_broker(
+async def test_new_settings_apply_to_an_existing_queue(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -177,7 +177,7 @@ async def test_changed_queue_settings_apply_to_an_existing_queue_after_a_restart
     assert servicebus.receive().locked_until == servicebus.after(7)
 
 
-async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
+async def test_deletion_of_a_queue_deletes_its_messages(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.broker.create_queue(QueueSettings("other"))
@@ -203,7 +203,7 @@ async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
     assert servicebus.bodies() == ["stays"]
 
 
-async def test_operations_on_a_queue_of_a_closed_broker_raise_a_broker_closed_error(
+async def test_closed_broker_raises_broker_closed(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -225,7 +225,7 @@ def _make_database(path: Path, *statements: str) -> None:
     connection.close()
 
 
-async def test_a_database_of_another_schema_version_is_refused(
+async def test_another_schema_version_is_refused(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "broker.sqlite"
@@ -247,7 +247,7 @@ _WITHOUT_SESSIONS = (
 )
 
 
-async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
+async def test_upgrade_from_version_1_keeps_the_messages(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -269,7 +269,7 @@ async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
     assert servicebus.queue().peek(0, 1)[0].property_changes == changes
 
 
-async def test_the_status_and_policies_of_a_queue_and_the_namespace_policies_survive_a_restart(
+async def test_status_and_policies_survive(
     tmp_path: Path,
 ) -> None:
     send = frozenset({AccessRight.SEND})
@@ -286,7 +286,7 @@ async def test_the_status_and_policies_of_a_queue_and_the_namespace_policies_sur
     assert servicebus.broker.authorization_rules == {"kept": replace(kept, primary_key="changed")}
 
 
-async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgrade(
+async def test_upgraded_version_2_stores_policies(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -308,7 +308,7 @@ async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgra
     assert servicebus.broker.authorization_rules == {"new": rule}
 
 
-async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_store_error(
+async def test_failed_upgrade_raises_message_store_error(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -320,7 +320,7 @@ async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_sto
     await servicebus.restart()
 
 
-async def test_find_owner_returns_the_queue_with_the_longest_name_that_matches_the_path_or_none(
+async def test_find_owner_returns_the_longest_match(
     tmp_path: Path,
 ) -> None:
     names = ("a", "a/b", "a/b/c")
@@ -338,33 +338,33 @@ async def test_find_owner_returns_the_queue_with_the_longest_name_that_matches_t
         assert servicebus.broker.find_owner(path) is None
 
 
-async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+async def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     _make_database(path, "CREATE TABLE precious (value)")
     with pytest.raises(SchemaError, match="is a database of another program"):
         await Broker.open(path, [], ManualClock())
 
 
-async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
+async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database\n" * 100)
     with pytest.raises(SchemaError, match="cannot be read as an SQLite database"):
         await Broker.open(path, [], ManualClock())
 
 
-async def test_a_second_broker_cannot_open_a_database_that_another_broker_uses(
+async def test_database_in_use_is_refused(
     servicebus: RunningBroker,
 ) -> None:
     with pytest.raises(SchemaError, match="is in use by another process"):
         await Broker.open(servicebus.database, [], ManualClock())
 
 
-async def test_opening_a_database_in_a_missing_folder_fails(tmp_path: Path) -> None:
+async def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="cannot be opened"):
         await Broker.open(tmp_path / "absent" / "broker.sqlite", [], ManualClock())
 
 
-async def test_opening_a_damaged_database_raises_a_schema_error(tmp_path: Path) -> None:
+async def test_damaged_database_raises_schema_error(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     await servicebus.queue().send([message("x" * 1500) for _ in range(200)])
     await servicebus.broker.close()

@@ -26,7 +26,7 @@ from emulator.servicebus.broker.settings import QueueSettings
 from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 
-async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
+async def test_messages_are_delivered_in_order(
     servicebus: RunningBroker,
 ) -> None:
     numbers = await servicebus.queue().send([message(body) for body in "abc"])
@@ -37,7 +37,7 @@ async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
     assert receiver.subscription.credit == 2
 
 
-async def test_a_receiver_with_link_credit_gets_a_message_that_is_sent_later(
+async def test_credit_receives_a_later_message(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(credit=1)
@@ -46,7 +46,7 @@ async def test_a_receiver_with_link_credit_gets_a_message_that_is_sent_later(
     assert receiver.bodies == ["a"]
 
 
-async def test_two_receivers_with_link_credit_get_messages_alternately(
+async def test_two_receivers_get_messages_alternately(
     servicebus: RunningBroker,
 ) -> None:
     first, second = servicebus.receiver(credit=2), servicebus.receiver(credit=2)
@@ -54,7 +54,7 @@ async def test_two_receivers_with_link_credit_get_messages_alternately(
     assert (first.bodies, second.bodies) == (["a", "c"], ["b", "d"])
 
 
-async def test_a_closed_receiver_and_a_receiver_without_link_credit_get_no_messages(
+async def test_closed_or_creditless_receiver_gets_nothing(
     servicebus: RunningBroker,
 ) -> None:
     idle, closed = servicebus.receiver(credit=1), servicebus.receiver(credit=1)
@@ -67,14 +67,14 @@ async def test_a_closed_receiver_and_a_receiver_without_link_credit_get_no_messa
     assert closed.subscription.credit == 0
 
 
-async def test_a_locked_message_is_not_delivered_again(servicebus: RunningBroker) -> None:
+async def test_locked_message_is_not_delivered_again(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     delivery = servicebus.receive()
     assert delivery.locked_until == servicebus.after(60)
     assert not servicebus.receiver(credit=1).deliveries
 
 
-async def test_a_completed_message_is_removed(servicebus: RunningBroker) -> None:
+async def test_completed_message_is_removed(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     await servicebus.queue().complete(token)
@@ -83,7 +83,7 @@ async def test_a_completed_message_is_removed(servicebus: RunningBroker) -> None
         await servicebus.queue().complete(token)
 
 
-async def test_abandoning_a_message_keeps_the_message_order_and_counts_as_a_failed_delivery(
+async def test_abandon_keeps_the_order_and_counts(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a"), message("b")])
@@ -93,7 +93,7 @@ async def test_abandoning_a_message_keeps_the_message_order_and_counts_as_a_fail
     assert again.message.delivery_count == 1
 
 
-async def test_releasing_a_message_does_not_count_as_a_failed_delivery(
+async def test_release_does_not_count(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -103,7 +103,7 @@ async def test_releasing_a_message_does_not_count_as_a_failed_delivery(
         await servicebus.queue().release(lock_token_of(delivery))
 
 
-async def test_the_expiry_of_a_lock_counts_as_a_failed_delivery(servicebus: RunningBroker) -> None:
+async def test_expired_lock_counts_as_failed(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     lost = lock_token_of(servicebus.receive())
     servicebus.advance(60)
@@ -112,7 +112,7 @@ async def test_the_expiry_of_a_lock_counts_as_a_failed_delivery(servicebus: Runn
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_lock_is_lost_at_the_expiry_time_even_if_the_timer_has_not_run(
+async def test_lock_is_lost_at_its_expiry_without_a_timer(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -122,7 +122,7 @@ async def test_a_lock_is_lost_at_the_expiry_time_even_if_the_timer_has_not_run(
         await servicebus.queue().complete(token)
 
 
-async def test_renewing_a_lock_extends_the_expiry_time_of_the_lock(
+async def test_renewal_extends_the_lock(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -133,7 +133,7 @@ async def test_renewing_a_lock_extends_the_expiry_time_of_the_lock(
     await servicebus.queue().complete(token)
 
 
-async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
+async def test_renewal_of_several_locks_is_all_or_none(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -145,7 +145,7 @@ async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_message_received_in_receive_and_delete_mode_is_removed_from_the_queue(
+async def test_receive_and_delete_removes_the_message(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -157,7 +157,7 @@ async def test_a_message_received_in_receive_and_delete_mode_is_removed_from_the
 
 @pytest.mark.parametrize("body", ["a", "x" * 100_000])
 @pytest.mark.parametrize("is_written", [True, False])
-async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_delivered_again(
+async def test_failed_receive_and_delete_is_redelivered(
     servicebus: RunningBroker, body: str, is_written: bool
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:
@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_a_message_whose_delivery_failed_in_receive_and_delete_mode_survives_a_restart(
+async def test_failed_receive_and_delete_survives_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:
@@ -195,7 +195,7 @@ async def test_a_message_whose_delivery_failed_in_receive_and_delete_mode_surviv
     assert servicebus.bodies() == ["a"]
 
 
-async def test_a_message_is_dead_lettered_after_too_many_failures_in_receive_and_delete_mode(
+async def test_failed_receive_and_delete_is_dead_lettered(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
@@ -217,7 +217,7 @@ async def test_a_message_is_dead_lettered_after_too_many_failures_in_receive_and
     await servicebus.broker.close()
 
 
-async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettered(
+async def test_maximum_delivery_count_dead_letters(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
@@ -237,7 +237,7 @@ async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettere
     await servicebus.broker.close()
 
 
-async def test_a_dead_lettered_message_keeps_the_sequence_number_and_enqueued_time(
+async def test_dead_letter_keeps_number_and_enqueued_time(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a"), message("b")])
@@ -254,7 +254,7 @@ async def test_a_dead_lettered_message_keeps_the_sequence_number_and_enqueued_ti
     assert servicebus.bodies("q/$DeadLetterQueue") == []
 
 
-async def test_a_message_in_a_dead_letter_queue_cannot_be_dead_lettered(
+async def test_dead_letter_cannot_be_dead_lettered(
     servicebus: RunningBroker,
 ) -> None:
     queue, dead = servicebus.queue(), servicebus.dead_letters()
@@ -269,7 +269,7 @@ async def test_a_message_in_a_dead_letter_queue_cannot_be_dead_lettered(
     assert servicebus.bodies(dead.address) == ["a"]
 
 
-async def test_a_deferred_message_is_received_only_by_its_sequence_number(
+async def test_deferred_message_is_received_only_by_number(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -288,7 +288,7 @@ async def test_a_deferred_message_is_received_only_by_its_sequence_number(
         await queue.receive_deferred([1, 2], ReceiveMode.PEEK_LOCK)
 
 
-async def test_receiving_deferred_messages_returns_no_message_if_one_message_is_missing(
+async def test_missing_deferred_message_returns_none(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -299,7 +299,7 @@ async def test_receiving_deferred_messages_returns_no_message_if_one_message_is_
     assert len(await queue.receive_deferred([1, 1], ReceiveMode.RECEIVE_AND_DELETE)) == 1
 
 
-async def test_peek_returns_messages_of_every_state_without_locking_messages(
+async def test_peek_returns_every_state_without_locks(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -319,7 +319,7 @@ async def test_peek_returns_messages_of_every_state_without_locking_messages(
     assert queue.peek(5, 1) == []
 
 
-async def test_peek_limits_the_total_size_of_the_returned_messages(
+async def test_peek_limits_the_total_size(
     servicebus: RunningBroker,
 ) -> None:
     big = "x" * 200_000
@@ -327,7 +327,7 @@ async def test_peek_limits_the_total_size_of_the_returned_messages(
     assert len(servicebus.queue().peek(0, 10)) == 5
 
 
-async def test_queue_counts_contain_the_number_of_messages_in_each_state(
+async def test_counts_have_each_state(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -341,7 +341,7 @@ async def test_queue_counts_contain_the_number_of_messages_in_each_state(
     assert (counts.total, counts.size_bytes) == (6, 6)
 
 
-async def test_a_batch_with_one_message_over_the_size_limit_is_refused_completely(
+async def test_batch_over_the_size_limit_is_refused_whole(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("x" * 262_144)])
@@ -350,7 +350,7 @@ async def test_a_batch_with_one_message_over_the_size_limit_is_refused_completel
     assert len(servicebus.bodies()) == 1
 
 
-async def test_sending_to_a_full_queue_is_refused(tmp_path: Path) -> None:
+async def test_full_queue_refuses_messages(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_size_bytes=10))
     await servicebus.queue().send([message("12345678")])
     with pytest.raises(QuotaExceeded):
@@ -371,7 +371,7 @@ async def test_sending_to_a_full_queue_is_refused(tmp_path: Path) -> None:
         message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - must be refused
     ],
 )
-async def test_a_batch_with_one_invalid_message_is_refused_completely(
+async def test_invalid_message_refuses_its_batch(
     servicebus: RunningBroker, refused: IncomingMessage
 ) -> None:
     with pytest.raises(ArgumentError):
@@ -379,13 +379,13 @@ async def test_a_batch_with_one_invalid_message_is_refused_completely(
     assert servicebus.bodies() == []
 
 
-async def test_scheduling_a_message_without_a_time_is_refused(servicebus: RunningBroker) -> None:
+async def test_scheduling_needs_a_time(servicebus: RunningBroker) -> None:
     with pytest.raises(ArgumentError):
         await servicebus.queue().schedule([message()])
 
 
 @pytest.mark.parametrize("reason", ["x" * 4097, "\udfff"])
-async def test_an_invalid_dead_letter_reason_is_refused_and_leaves_the_message_locked(
+async def test_invalid_dead_letter_reason_leaves_the_lock(
     servicebus: RunningBroker, reason: str
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -396,7 +396,7 @@ async def test_an_invalid_dead_letter_reason_is_refused_and_leaves_the_message_l
     await servicebus.queue().complete(token)
 
 
-async def test_a_message_with_a_time_to_live_of_zero_is_not_delivered(
+async def test_time_to_live_of_zero_means_no_delivery(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(credit=1)
@@ -405,7 +405,7 @@ async def test_a_message_with_a_time_to_live_of_zero_is_not_delivered(
     assert servicebus.queue().counts().total == 0
 
 
-async def test_addresses_of_queues_and_dead_letter_queues_are_not_case_sensitive(
+async def test_addresses_ignore_case(
     servicebus: RunningBroker,
 ) -> None:
     assert servicebus.queue("Q") is servicebus.queue("q")
@@ -415,7 +415,7 @@ async def test_addresses_of_queues_and_dead_letter_queues_are_not_case_sensitive
             servicebus.queue(unknown)
 
 
-async def test_an_error_of_one_receiver_does_not_stop_deliveries_to_other_receivers(
+async def test_one_receivers_error_does_not_stop_others(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: object) -> None:
@@ -427,7 +427,7 @@ async def test_an_error_of_one_receiver_does_not_stop_deliveries_to_other_receiv
     assert receiver.bodies == ["b"]
 
 
-async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_transaction(
+async def test_one_iterations_messages_share_a_transaction(
     servicebus: RunningBroker,
 ) -> None:
     statements: list[str] = []
@@ -436,7 +436,7 @@ async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_tran
     assert statements.count("COMMIT") == 1
 
 
-async def test_a_message_for_a_waiting_receiver_in_receive_and_delete_mode_is_not_stored(
+async def test_waiting_receive_and_delete_stores_nothing(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)

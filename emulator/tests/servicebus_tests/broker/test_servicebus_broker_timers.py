@@ -26,7 +26,7 @@ async def servicebus(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     await servicebus.broker.close()
 
 
-async def test_an_expired_message_is_dropped_if_dead_lettering_is_not_configured(
+async def test_expired_message_is_dropped(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
@@ -36,7 +36,7 @@ async def test_an_expired_message_is_dropped_if_dead_lettering_is_not_configured
     assert servicebus.queue("drop").counts().total == 0
 
 
-async def test_an_expired_message_is_dead_lettered_if_dead_lettering_is_configured(
+async def test_expired_message_is_dead_lettered_if_configured(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("keep").send([message("a", time_to_live_seconds=5)])
@@ -48,7 +48,7 @@ async def test_an_expired_message_is_dead_lettered_if_dead_lettering_is_configur
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["a"]
 
 
-async def test_the_default_time_to_live_of_a_queue_limits_a_longer_time_to_live_of_a_message(
+async def test_queues_time_to_live_limits_the_messages(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("drop")
@@ -58,7 +58,7 @@ async def test_the_default_time_to_live_of_a_queue_limits_a_longer_time_to_live_
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_locked_message_does_not_expire(servicebus: RunningBroker) -> None:
+async def test_locked_message_does_not_expire(servicebus: RunningBroker) -> None:
     queue = servicebus.queue("keep")
     await queue.send([message(body, time_to_live_seconds=5) for body in "abc"])
     first, second = servicebus.receive("keep"), servicebus.receive("keep")
@@ -70,7 +70,7 @@ async def test_a_locked_message_does_not_expire(servicebus: RunningBroker) -> No
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["b", "c"]
 
 
-async def test_a_message_that_expired_while_locked_is_dropped_when_the_lock_ends(
+async def test_message_expired_while_locked_is_dropped_later(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
@@ -79,7 +79,7 @@ async def test_a_message_that_expired_while_locked_is_dropped_when_the_lock_ends
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_deferred_message_expires_after_the_time_to_live(servicebus: RunningBroker) -> None:
+async def test_deferred_message_expires(servicebus: RunningBroker) -> None:
     queue = servicebus.queue("keep")
     await queue.send([message("a", time_to_live_seconds=5)])
     await queue.defer(lock_token_of(servicebus.receive("keep")))
@@ -90,7 +90,7 @@ async def test_a_deferred_message_expires_after_the_time_to_live(servicebus: Run
         await queue.receive_deferred([1], ReceiveMode.PEEK_LOCK)
 
 
-async def test_an_expired_message_is_not_delivered_even_if_the_timer_has_not_run(
+async def test_expired_message_is_not_delivered_without_timer(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
@@ -98,7 +98,7 @@ async def test_an_expired_message_is_not_delivered_even_if_the_timer_has_not_run
     assert not servicebus.receiver("drop", credit=1).deliveries
 
 
-async def test_a_message_whose_expiry_exceeds_the_latest_possible_date_never_expires(
+async def test_expiry_beyond_the_last_date_is_never(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("keep").send([message("a", time_to_live_seconds=10675199 * 86400)])
@@ -107,7 +107,7 @@ async def test_a_message_whose_expiry_exceeds_the_latest_possible_date_never_exp
     assert servicebus.bodies("keep") == ["a"]
 
 
-async def test_a_scheduled_message_moves_to_the_end_of_the_queue_when_due(
+async def test_due_scheduled_message_moves_to_the_end(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("keep")
@@ -121,7 +121,7 @@ async def test_a_scheduled_message_moves_to_the_end_of_the_queue_when_due(
     assert (later.enqueued_at, later.state) == (servicebus.clock.at, MessageState.ACTIVE)
 
 
-async def test_the_time_to_live_of_a_scheduled_message_starts_at_activation(
+async def test_scheduled_message_lives_from_its_activation(
     servicebus: RunningBroker,
 ) -> None:
     due = message("a", scheduled_at=servicebus.after(10), time_to_live_seconds=5)
@@ -133,14 +133,14 @@ async def test_the_time_to_live_of_a_scheduled_message_starts_at_activation(
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_message_scheduled_for_a_time_in_the_past_is_active_immediately(
+async def test_message_scheduled_in_the_past_is_active(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("keep").schedule([message("a", scheduled_at=servicebus.after(-1))])
     assert servicebus.receive("keep").message.state is MessageState.ACTIVE
 
 
-async def test_cancelling_scheduled_messages_removes_no_message_if_one_message_is_missing(
+async def test_cancelling_scheduled_messages_is_all_or_none(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("keep")
@@ -155,7 +155,7 @@ async def test_cancelling_scheduled_messages_removes_no_message_if_one_message_i
         await queue.cancel_scheduled(numbers[2:])
 
 
-async def test_sending_a_duplicate_message_succeeds_and_the_duplicate_is_dropped(
+async def test_duplicate_is_dropped(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -165,20 +165,20 @@ async def test_sending_a_duplicate_message_succeeds_and_the_duplicate_is_dropped
     assert servicebus.bodies("once") == ["a", "b", "d"]
 
 
-async def test_a_duplicate_message_within_one_batch_is_dropped(servicebus: RunningBroker) -> None:
+async def test_duplicate_within_a_batch_is_dropped(servicebus: RunningBroker) -> None:
     same = [message("a", message_id="1"), message("b", message_id="1")]
     assert await servicebus.queue("once").send(same) == [1, 1]
     assert servicebus.bodies("once") == ["a"]
 
 
-async def test_messages_without_a_message_id_are_never_dropped_as_duplicates(
+async def test_messages_without_id_are_no_duplicates(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a"), message("a")])
     assert servicebus.bodies("once") == ["a", "a"]
 
 
-async def test_a_duplicate_of_a_completed_message_is_dropped_until_the_detection_window_ends(
+async def test_completed_message_has_duplicates_in_the_window(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a", message_id="1")])
@@ -192,7 +192,7 @@ async def test_a_duplicate_of_a_completed_message_is_dropped_until_the_detection
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_detection_window(
+async def test_reused_id_begins_a_new_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -206,7 +206,7 @@ async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_dete
     assert servicebus.bodies("once") == ["a", "b", "c"]
 
 
-async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_detection_window(
+async def test_ids_leave_the_database_after_the_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -220,7 +220,7 @@ async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_det
     assert not any("DELETE FROM sightings" in each for each in statements)
 
 
-async def test_the_broker_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
+async def test_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
     # Only this test uses the wall clock and the timer.
     broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], WallClock())
     arrived: asyncio.Future[MessageDelivery] = asyncio.get_running_loop().create_future()

@@ -72,7 +72,7 @@ def bodies(topics: RunningBroker) -> dict[str, list[str]]:
     return {each.address.rpartition("/")[2]: topics.bodies(each.address) for each in found}
 
 
-async def test_each_subscription_with_a_matching_rule_gets_one_copy_of_a_message(
+async def test_each_matching_subscription_gets_one_copy(
     topics: RunningBroker,
 ) -> None:
     both = "color=red size=XXL"
@@ -91,7 +91,7 @@ async def test_each_subscription_with_a_matching_rule_gets_one_copy_of_a_message
     assert bodies(topics) == expected
 
 
-async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_independently(
+async def test_copies_are_settled_independently(
     topics: RunningBroker,
 ) -> None:
     await topics.queue("t").send([message("color=red")])
@@ -105,7 +105,7 @@ async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_in
     assert (counts.active, counts.dead_letter) == (0, 1)
 
 
-async def test_a_subscription_gets_a_separate_message_copy_for_each_matching_rule_with_an_action(
+async def test_each_rule_with_an_action_makes_a_copy(
     tmp_path: Path,
 ) -> None:
     actions = [
@@ -131,7 +131,7 @@ async def test_a_subscription_gets_a_separate_message_copy_for_each_matching_rul
     await topics.broker.close()
 
 
-async def test_a_message_copy_that_a_rule_action_makes_too_large_is_dead_lettered(
+async def test_copy_that_an_action_made_too_large_dead_letters(
     tmp_path: Path,
 ) -> None:
     grow = SqlAction(" ".join(["SET big = color;", *["SET big = big + big;"] * 18]))
@@ -148,7 +148,7 @@ async def test_a_message_copy_that_a_rule_action_makes_too_large_is_dead_lettere
     await topics.broker.close()
 
 
-async def test_a_message_that_no_subscription_selects_is_dropped_and_counted(
+async def test_unselected_message_is_dropped_and_counted(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("red", RED))
@@ -159,7 +159,7 @@ async def test_a_message_that_no_subscription_selects_is_dropped_and_counted(
     await topics.broker.close()
 
 
-async def test_a_message_that_cannot_be_written_is_not_counted_as_dropped(tmp_path: Path) -> None:
+async def test_unwritten_message_is_not_counted_as_dropped(tmp_path: Path) -> None:
     topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("red", RED))
     due = topics.after(60)
     await topics.queue("t").schedule([message("color=green", scheduled_at=due)])
@@ -173,7 +173,7 @@ async def test_a_message_that_cannot_be_written_is_not_counted_as_dropped(tmp_pa
     await topics.broker.close()
 
 
-async def test_many_scheduled_messages_of_a_topic_are_sent_in_several_transactions(
+async def test_many_due_messages_take_several_transactions(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("all"))
@@ -208,7 +208,7 @@ async def test_many_scheduled_messages_of_a_topic_are_sent_in_several_transactio
     await topics.broker.close()
 
 
-async def test_a_scheduled_message_goes_to_the_subscriptions_that_exist_when_it_becomes_active(
+async def test_due_message_goes_to_current_subscriptions(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -231,7 +231,7 @@ async def test_a_scheduled_message_goes_to_the_subscriptions_that_exist_when_it_
     assert bodies(topics) == expected
 
 
-async def test_a_cancelled_scheduled_message_of_a_topic_is_not_sent(topics: RunningBroker) -> None:
+async def test_cancelled_scheduled_message_is_not_sent(topics: RunningBroker) -> None:
     (number,) = await topics.queue("t").schedule(
         [message("color=red", scheduled_at=topics.after(60))]
     )
@@ -242,7 +242,7 @@ async def test_a_cancelled_scheduled_message_of_a_topic_is_not_sent(topics: Runn
     assert bodies(topics)["all"] == []
 
 
-async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detection_window_ends(
+async def test_duplicate_is_dropped_until_the_window_ends(
     tmp_path: Path,
 ) -> None:
     settings = TopicSettings("t", duplicate_detection_window=timedelta(minutes=1))
@@ -257,7 +257,7 @@ async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detecti
     await topics.broker.close()
 
 
-async def test_the_time_to_live_of_a_message_copy_is_limited_by_the_topic_and_by_the_subscription(
+async def test_topic_and_subscription_limit_the_lifetime(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(
@@ -283,7 +283,7 @@ async def test_the_time_to_live_of_a_message_copy_is_limited_by_the_topic_and_by
     await topics.broker.close()
 
 
-async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_database(
+async def test_unwritten_message_reaches_no_subscription(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -304,7 +304,7 @@ async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_data
     assert bodies(topics) == found
 
 
-async def test_a_due_scheduled_message_waits_until_its_content_can_be_read_from_the_database(
+async def test_due_message_waits_for_its_content(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -320,7 +320,7 @@ async def test_a_due_scheduled_message_waits_until_its_content_can_be_read_from_
     assert bodies(topics)["red"] == ["color=red"]
 
 
-async def test_a_changed_rule_applies_only_to_messages_that_are_sent_later(
+async def test_changed_rule_applies_to_later_messages(
     topics: RunningBroker,
 ) -> None:
     none = topics.broker.subscription("t", "none")
@@ -343,7 +343,7 @@ async def test_a_changed_rule_applies_only_to_messages_that_are_sent_later(
     assert len(bodies(topics)["none"]) == 2
 
 
-async def test_changed_rules_and_subscriptions_survive_a_restart(topics: RunningBroker) -> None:
+async def test_rules_and_subscriptions_survive_a_restart(topics: RunningBroker) -> None:
     await topics.broker.subscription("t", "none").add_rule(BLUE)
     await topics.broker.delete_queue("t/Subscriptions/all")
     topics.settings = ()
@@ -354,7 +354,7 @@ async def test_changed_rules_and_subscriptions_survive_a_restart(topics: Running
     assert bodies(topics) == {"blue": ["color=blue"], "none": ["color=blue"], "red": []}
 
 
-async def test_a_configured_subscription_gets_its_configured_rules_at_each_start(
+async def test_configured_rules_apply_at_each_start(
     topics: RunningBroker,
 ) -> None:
     await topics.queue("t").send([message("color=red")])
@@ -364,7 +364,7 @@ async def test_a_configured_subscription_gets_its_configured_rules_at_each_start
     assert bodies(topics)["red"] == ["color=red"]
 
 
-async def test_deleting_a_topic_deletes_its_subscriptions_and_messages(
+async def test_deletion_includes_subscriptions_and_messages(
     topics: RunningBroker,
 ) -> None:
     topic, red = topics.queue("t"), topics.queue("t/Subscriptions/red")
@@ -389,7 +389,7 @@ async def test_deleting_a_topic_deletes_its_subscriptions_and_messages(
     assert bodies(topics) == {"red": []}
 
 
-async def test_receiving_from_a_topic_and_sending_to_a_subscription_are_refused(
+async def test_topic_only_sends_and_subscription_only_receives(
     topics: RunningBroker,
 ) -> None:
     with pytest.raises(NotAllowed, match="which is a topic: receive them from one of"):
@@ -400,13 +400,13 @@ async def test_receiving_from_a_topic_and_sending_to_a_subscription_are_refused(
         await topics.queue("t/Subscriptions/all/$DeadLetterQueue").send([message("x")])
 
 
-async def test_a_disabled_topic_refuses_messages(topics: RunningBroker) -> None:
+async def test_disabled_topic_refuses_messages(topics: RunningBroker) -> None:
     await topics.broker.update_queue(TopicSettings("t", status=QueueStatus.SEND_DISABLED))
     with pytest.raises(EntityDisabled, match="localhost:Topic:t' is currently disabled for Send"):
         await topics.queue("t").send([message("x")])
 
 
-async def test_a_subscription_whose_receivers_are_disabled_still_gets_messages(
+async def test_receive_disabled_subscription_gets_messages(
     topics: RunningBroker,
 ) -> None:
     settings = SubscriptionSettings("t/Subscriptions/all", status=QueueStatus.RECEIVE_DISABLED)
@@ -417,7 +417,7 @@ async def test_a_subscription_whose_receivers_are_disabled_still_gets_messages(
         topics.queue("t/Subscriptions/all").subscribe(ReceiveMode.PEEK_LOCK, print)
 
 
-async def test_sending_to_a_full_topic_is_refused_until_a_message_of_a_subscription_is_received(
+async def test_full_topic_refuses_until_a_message_is_received(
     tmp_path: Path,
 ) -> None:
     settings = TopicSettings("t", max_size_bytes=100)
@@ -431,7 +431,7 @@ async def test_sending_to_a_full_topic_is_refused_until_a_message_of_a_subscript
     await topics.broker.close()
 
 
-async def test_creating_a_queue_or_subscription_whose_name_is_invalid_or_in_use_is_refused(
+async def test_invalid_or_used_name_is_refused(
     topics: RunningBroker,
 ) -> None:
     create = topics.broker
@@ -451,7 +451,7 @@ async def test_creating_a_queue_or_subscription_whose_name_is_invalid_or_in_use_
     await topics.restart()
 
 
-async def test_the_policies_of_a_topic_are_valid_for_its_subscriptions(
+async def test_policies_cover_the_subscriptions(
     topics: RunningBroker,
 ) -> None:
     topic = topics.queue("t")
@@ -513,14 +513,12 @@ async def _check_after_kill(tmp_path: Path, report_count: int, *arguments: str) 
 
 
 @pytest.mark.parametrize("report_count", [1, 100])
-async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_the_process(
+async def test_acknowledged_message_survives_a_kill_everywhere(
     tmp_path: Path, report_count: int
 ) -> None:
     await _check_after_kill(tmp_path, report_count)
 
 
 @pytest.mark.parametrize("statement", [8, 14, 24])
-async def test_a_message_is_in_all_subscriptions_or_in_none_after_a_kill_during_the_write(
-    tmp_path: Path, statement: int
-) -> None:
+async def test_kill_during_the_write_leaves_all_or_none(tmp_path: Path, statement: int) -> None:
     await _check_after_kill(tmp_path, 1000, str(statement))

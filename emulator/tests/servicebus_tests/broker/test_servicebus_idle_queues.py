@@ -40,7 +40,7 @@ async def test_only_an_idle_queue_with_the_setting_is_deleted(tmp_path: Path) ->
     assert [each.address for each in servicebus.broker.queues()] == ["other"]
 
 
-async def test_a_queue_with_a_receiver_or_a_scheduled_message_is_not_idle(tmp_path: Path) -> None:
+async def test_receiver_or_scheduled_message_is_use(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, SETTINGS)
     dead_letters = servicebus.queue("q/$DeadLetterQueue")
     receiver = dead_letters.subscribe(ReceiveMode.PEEK_LOCK, print)
@@ -54,7 +54,7 @@ async def test_a_queue_with_a_receiver_or_a_scheduled_message_is_not_idle(tmp_pa
     assert await pass_time(servicebus, 5) == []
 
 
-async def test_the_use_of_a_subscription_keeps_its_topic(tmp_path: Path) -> None:
+async def test_use_of_a_subscription_keeps_its_topic(tmp_path: Path) -> None:
     topic = TopicSettings("t", auto_delete_on_idle=IDLE)
     settings = SubscriptionSettings(SUBSCRIPTION, auto_delete_on_idle=IDLE)
     servicebus = await RunningBroker.open(tmp_path, topic, settings)
@@ -68,7 +68,7 @@ async def test_the_use_of_a_subscription_keeps_its_topic(tmp_path: Path) -> None
     assert await pass_time(servicebus, 5) == []
 
 
-async def test_the_idle_time_begins_again_when_the_broker_starts(tmp_path: Path) -> None:
+async def test_start_begins_the_idle_time_again(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, SETTINGS)
     servicebus.clock.at += timedelta(days=1)
     await servicebus.restart()
@@ -76,7 +76,7 @@ async def test_the_idle_time_begins_again_when_the_broker_starts(tmp_path: Path)
     assert await pass_time(servicebus, 4) == ["q"]
 
 
-async def test_the_times_of_creation_and_update_survive_a_restart(tmp_path: Path) -> None:
+async def test_creation_and_update_times_survive_a_restart(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, SETTINGS)
     servicebus.clock.at += timedelta(days=1)
     servicebus.settings = [replace(SETTINGS, user_metadata="new")]
@@ -87,6 +87,6 @@ async def test_the_times_of_creation_and_update_survive_a_restart(tmp_path: Path
     assert (queue.created_at, queue.updated_at) == (START, START + timedelta(days=1))
 
 
-def test_an_idle_time_under_five_minutes_is_refused() -> None:
+def test_under_five_minutes_is_refused() -> None:
     with pytest.raises(ArgumentError, match="AutoDeleteOnIdle must be at least 5 minutes"):
         replace(SETTINGS, auto_delete_on_idle=timedelta(minutes=4))

@@ -62,7 +62,7 @@ def bodies(deliveries: list[MessageDelivery]) -> str:
     return "".join(each.message.bare.decode() for each in deliveries)
 
 
-async def test_a_receiver_gets_the_messages_of_its_session_in_order(
+async def test_receiver_gets_its_sessions_messages_in_order(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -72,7 +72,7 @@ async def test_a_receiver_gets_the_messages_of_its_session_in_order(
     assert bodies(receive(servicebus, queue.accept_session("one"))) == "abc"
 
 
-async def test_a_message_of_a_session_has_a_lock_token_but_no_lock_expiry_time(
+async def test_message_has_lock_token_but_no_expiry(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send(messages("s", "a"))
@@ -83,7 +83,7 @@ async def test_a_message_of_a_session_has_a_lock_token_but_no_lock_expiry_time(
         await servicebus.queue().renew([lock_token_of(delivery)])
 
 
-async def test_a_locked_session_cannot_be_locked_by_another_receiver(
+async def test_locked_session_cannot_be_locked(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -95,7 +95,7 @@ async def test_a_locked_session_cannot_be_locked_by_another_receiver(
     assert queue.accept_session("s").is_valid(servicebus.clock.at)
 
 
-async def test_messages_are_delivered_only_to_the_receiver_that_holds_their_session(
+async def test_only_the_lock_holder_gets_messages(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -105,7 +105,7 @@ async def test_messages_are_delivered_only_to_the_receiver_that_holds_their_sess
     assert (one.bodies, two.bodies) == (["b"], ["a"])
 
 
-async def test_an_abandoned_message_is_redelivered_before_later_messages_of_its_session(
+async def test_abandoned_message_comes_before_later_ones(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -118,7 +118,7 @@ async def test_an_abandoned_message_is_redelivered_before_later_messages_of_its_
     assert [each.message.delivery_count for each in again] == [1, 0, 0]
 
 
-async def test_the_messages_of_a_released_session_keep_their_order_and_delivery_counts(
+async def test_release_keeps_order_and_delivery_counts(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -131,7 +131,7 @@ async def test_the_messages_of_a_released_session_keep_their_order_and_delivery_
     assert [each.message.delivery_count for each in again] == [0, 0]
 
 
-async def test_an_expired_session_lock_increases_the_delivery_counts_and_notifies_the_receiver(
+async def test_expiry_counts_deliveries_and_tells_receiver(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -154,7 +154,7 @@ async def test_an_expired_session_lock_increases_the_delivery_counts_and_notifie
     assert lock_token_of(again[0]) != token
 
 
-async def test_a_renewed_session_lock_keeps_the_messages_locked(servicebus: RunningBroker) -> None:
+async def test_renewed_lock_keeps_messages_locked(servicebus: RunningBroker) -> None:
     queue = servicebus.queue()
     await queue.send(messages("s", "a"))
     lock = queue.accept_session("s")
@@ -166,7 +166,7 @@ async def test_a_renewed_session_lock_keeps_the_messages_locked(servicebus: Runn
     assert servicebus.bodies() == []
 
 
-async def test_settling_fails_after_the_session_lock_expired_even_if_the_expiry_cannot_be_written(
+async def test_expiry_ends_settlement_even_if_unwritten(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -186,7 +186,7 @@ async def test_settling_fails_after_the_session_lock_expired_even_if_the_expiry_
     assert again.message.delivery_count == 1
 
 
-async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_the_next_write(
+async def test_release_during_failed_writes_unlocks_later(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -202,7 +202,7 @@ async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_th
     assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
 
 
-async def test_a_session_lock_expires_although_no_broker_operation_is_called(
+async def test_lock_expires_without_any_operation(
     tmp_path: Path,
 ) -> None:
     settings = QueueSettings("q", lock_duration=timedelta(milliseconds=20), requires_session=True)
@@ -213,7 +213,7 @@ async def test_a_session_lock_expires_although_no_broker_operation_is_called(
     await broker.close()
 
 
-async def test_a_message_is_dead_lettered_after_too_many_expired_session_locks(
+async def test_too_many_expiries_dead_letter_a_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -229,7 +229,7 @@ async def test_a_message_is_dead_lettered_after_too_many_expired_session_locks(
     assert servicebus.queue().counts().total == 0
 
 
-async def test_the_next_available_session_is_the_unlocked_session_with_the_oldest_ready_message(
+async def test_next_session_has_the_oldest_ready_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -251,7 +251,7 @@ async def test_the_next_available_session_is_the_unlocked_session_with_the_oldes
     assert accepted == ["b", "c", "d"]
 
 
-async def test_a_waiting_receiver_gets_the_session_when_it_is_released_or_its_lock_expires(
+async def test_waiting_receiver_gets_a_released_session(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -268,7 +268,7 @@ async def test_a_waiting_receiver_gets_the_session_when_it_is_released_or_its_lo
     assert accepted[1].until == servicebus.after(LOCK_SECONDS)
 
 
-async def test_a_cancelled_request_for_a_session_gets_no_session(servicebus: RunningBroker) -> None:
+async def test_cancelled_request_gets_no_session(servicebus: RunningBroker) -> None:
     queue = servicebus.queue()
     accepted: list[MessageSessionLock] = []
     queue.request_session(accepted.append).cancel()
@@ -277,7 +277,7 @@ async def test_a_cancelled_request_for_a_session_gets_no_session(servicebus: Run
     queue.accept_session("s")
 
 
-async def test_a_queue_with_sessions_refuses_messages_and_receivers_without_a_session(
+async def test_queue_with_sessions_needs_session_ids(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -294,7 +294,7 @@ async def test_a_queue_with_sessions_refuses_messages_and_receivers_without_a_se
         await queue.receive_deferred([1], ReceiveMode.PEEK_LOCK)
 
 
-async def test_a_queue_without_sessions_refuses_receivers_with_a_session(tmp_path: Path) -> None:
+async def test_queue_without_sessions_refuses_receivers(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     text = "A sessionful message receiver cannot be created"
     await servicebus.queue().send(messages("s", "a"))  # the session id does not matter
@@ -308,7 +308,7 @@ async def test_a_queue_without_sessions_refuses_receivers_with_a_session(tmp_pat
     assert servicebus.receive().message.bare == b"a"
 
 
-async def test_a_deferred_message_is_received_only_with_the_lock_on_its_session(
+async def test_deferred_message_needs_the_sessions_lock(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -329,7 +329,7 @@ async def test_a_deferred_message_is_received_only_with_the_lock_on_its_session(
         await queue.receive_deferred([number], ReceiveMode.PEEK_LOCK, lock)
 
 
-async def test_a_scheduled_message_is_delivered_to_the_receiver_of_its_session_when_due(
+async def test_scheduled_message_reaches_its_sessions_receiver(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -341,7 +341,7 @@ async def test_a_scheduled_message_is_delivered_to_the_receiver_of_its_session_w
     assert receiver.bodies == ["a"]
 
 
-async def test_duplicates_are_detected_in_a_queue_with_sessions(tmp_path: Path) -> None:
+async def test_duplicates_are_detected(tmp_path: Path) -> None:
     window = timedelta(minutes=1)
     servicebus = await RunningBroker.open(
         tmp_path, QueueSettings("q", requires_session=True, duplicate_detection_window=window)
@@ -351,7 +351,7 @@ async def test_duplicates_are_detected_in_a_queue_with_sessions(tmp_path: Path) 
     assert servicebus.bodies() == ["a"]
 
 
-async def test_peeking_can_be_limited_to_one_session(servicebus: RunningBroker) -> None:
+async def test_peek_can_be_limited_to_one_session(servicebus: RunningBroker) -> None:
     queue = servicebus.queue()
     await queue.send([*messages("one", "a"), *messages("two", "b"), *messages("one", "c")])
     assert [each.bare for each in queue.peek(0, 10, "one")] == [b"a", b"c"]
@@ -359,7 +359,7 @@ async def test_peeking_can_be_limited_to_one_session(servicebus: RunningBroker) 
     assert [each.bare for each in queue.peek(0, 10)] == [b"a", b"b", b"c"]
 
 
-async def test_receive_and_delete_mode_delivers_the_messages_of_a_session_in_order(
+async def test_receive_and_delete_keeps_the_order(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -370,7 +370,7 @@ async def test_receive_and_delete_mode_delivers_the_messages_of_a_session_in_ord
     assert servicebus.bodies() == ["c"]
 
 
-async def test_a_session_without_messages_can_have_a_state_that_survives_a_restart(
+async def test_state_without_messages_survives_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -388,7 +388,7 @@ async def test_a_session_without_messages_can_have_a_state_that_survives_a_resta
     assert queue.session_ids() == []
 
 
-async def test_setting_a_session_state_over_256_kib_or_without_the_session_lock_is_refused(
+async def test_state_needs_the_lock_and_256_kib_at_most(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -403,7 +403,7 @@ async def test_setting_a_session_state_over_256_kib_or_without_the_session_lock_
         queue.session_state(lock)
 
 
-async def test_a_session_keeps_its_old_state_if_the_new_state_cannot_be_written(
+async def test_unwritten_state_keeps_the_old_one(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -416,7 +416,7 @@ async def test_a_session_keeps_its_old_state_if_the_new_state_cannot_be_written(
     assert queue.session_state(lock) == b"old"
 
 
-async def test_the_list_of_sessions_contains_sessions_with_active_messages_or_a_state(
+async def test_list_has_active_messages_or_a_state(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -433,7 +433,7 @@ async def test_the_list_of_sessions_contains_sessions_with_active_messages_or_a_
     assert queue.session_ids(updated_after=before) == ["late"]
 
 
-async def test_a_restart_releases_all_sessions_and_keeps_the_delivery_counts_of_the_messages(
+async def test_restart_releases_sessions_and_keeps_counts(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -447,7 +447,7 @@ async def test_a_restart_releases_all_sessions_and_keeps_the_delivery_counts_of_
     assert [each.message.delivery_count for each in again] == [0, 0]
 
 
-async def test_deleting_a_queue_deletes_its_session_states_and_ends_its_session_locks(
+async def test_deletion_ends_states_and_locks(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -464,7 +464,7 @@ async def test_deleting_a_queue_deletes_its_session_states_and_ends_its_session_
     assert new.session_state(new.accept_session("s")) is None
 
 
-async def test_opening_an_existing_queue_with_a_different_requires_session_setting_fails(
+async def test_changed_requires_session_is_refused_at_the_start(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.broker.close()

@@ -121,9 +121,7 @@ def evaluate(expression: str, properties: MessageProperties = PROPERTIES) -> boo
         ("missing = 1 AND 1=1", None),
     ],
 )
-def test_evaluating_an_expression_returns_true_or_false_or_none_if_the_value_is_unknown(
-    expression: str, expected: bool | None
-) -> None:
+def test_expression_is_true_false_or_unknown(expression: str, expected: bool | None) -> None:
     assert evaluate(expression) is expected
     assert SqlFilter(expression).matches(PROPERTIES) is (expected is True)
 
@@ -149,9 +147,7 @@ def test_evaluating_an_expression_returns_true_or_false_or_none_if_the_value_is_
         ("a", "'a' ESCAPE '!!'", None),
     ],
 )
-def test_the_like_operator_compares_the_whole_text_with_the_pattern(
-    text: str, pattern: str, expected: bool | None
-) -> None:
+def test_like_compares_the_whole_text(text: str, pattern: str, expected: bool | None) -> None:
     properties = MessageProperties({}, {"x": text})
     assert evaluate(f"x LIKE {pattern}", properties) is expected
     opposite = None if expected is None else not expected
@@ -159,14 +155,12 @@ def test_the_like_operator_compares_the_whole_text_with_the_pattern(
 
 
 @given(st.text("ab", max_size=8), st.text("ab%_", max_size=8))
-def test_the_like_operator_matches_the_same_texts_as_file_name_wildcards(
-    text: str, pattern: str
-) -> None:
+def test_like_agrees_with_file_name_wildcards(text: str, pattern: str) -> None:
     expected = fnmatchcase(text, pattern.replace("%", "*").replace("_", "?"))
     assert evaluate(f"x LIKE '{pattern}'", MessageProperties({}, {"x": text})) is expected
 
 
-def test_a_like_pattern_with_many_wildcards_is_evaluated_quickly() -> None:
+def test_like_with_many_wildcards_is_fast() -> None:
     properties = MessageProperties({}, {"x": "a" * 200_000})
     assert evaluate(f"x LIKE '{'%a' * 400}%b'", properties) is False
 
@@ -211,15 +205,13 @@ def test_a_like_pattern_with_many_wildcards_is_evaluated_quickly() -> None:
         ("x = " + "- " * (MAX_DEPTH + 1) + "1", f"expected at most {MAX_DEPTH} levels"),
     ],
 )
-def test_the_error_for_an_invalid_expression_names_the_position_and_what_was_expected(
-    expression: str, complaint: str
-) -> None:
+def test_error_names_position_and_expectation(expression: str, complaint: str) -> None:
     with pytest.raises(ArgumentError) as raised:
         parse_sql(expression)
     assert complaint in str(raised.value)
 
 
-def test_long_expressions_and_expressions_of_the_maximum_depth_are_evaluated() -> None:
+def test_longest_and_deepest_expressions_work() -> None:
     for expression in (
         "(" * MAX_DEPTH + "1=1" + ")" * MAX_DEPTH,
         "NOT " * MAX_DEPTH + "1=1",
@@ -231,7 +223,7 @@ def test_long_expressions_and_expressions_of_the_maximum_depth_are_evaluated() -
         assert evaluate(expression) is True
 
 
-def test_an_expression_uses_the_values_of_its_parameters() -> None:
+def test_parameters_have_their_values() -> None:
     rule = SqlFilter("quantity > @limit AND name LIKE @Pattern", {"@limit": 4, "@pattern": "A%"})
     assert rule.matches(PROPERTIES)
     assert not SqlFilter("quantity > @limit", {"limit": 5}).matches(PROPERTIES)
@@ -313,15 +305,13 @@ def conditions() -> st.SearchStrategy[Sample]:
 
 
 @given(conditions())
-def test_a_random_expression_evaluates_to_the_independently_computed_value(sample: Sample) -> None:
+def test_random_expression_has_the_computed_value(sample: Sample) -> None:
     if len(sample.text) <= MAX_LENGTH:
         assert evaluate(sample.text, MessageProperties({}, ENVIRONMENT)) is sample.value
 
 
 @given(conditions(), conditions(), conditions())
-def test_expressions_without_parentheses_are_grouped_by_precedence(
-    one: Sample, two: Sample, three: Sample
-) -> None:
+def test_precedence_groups_without_parentheses(one: Sample, two: Sample, three: Sample) -> None:
     def ask(text: str) -> bool | None:
         return evaluate(text, MessageProperties({}, ENVIRONMENT))
 
@@ -361,9 +351,7 @@ VALUES = st.one_of(
 )
 @example("0000000000000000000000000000000000000000.1E9999999=1", {})
 @example("a LIKE a", {"a": "%" * 2000})
-def test_any_text_as_a_filter_or_action_is_evaluated_or_refused_with_an_argument_error(
-    text: str, application: dict[str, Value]
-) -> None:
+def test_any_text_is_evaluated_or_refused(text: str, application: dict[str, Value]) -> None:
     for statement in ("SET a = ", "REMOVE "):
         with suppress(ArgumentError):
             SqlAction(statement + text, {"@p": 1}).run(MessageProperties({}, application))
@@ -375,7 +363,7 @@ def test_any_text_as_a_filter_or_action_is_evaluated_or_refused_with_an_argument
 
 
 @given(VALUES)
-def test_a_property_value_is_unchanged_after_conversion_to_text_and_back(value: Value) -> None:
+def test_value_survives_its_text(value: Value) -> None:
     check_value(value)
     found = value_from_text(*value_text(value))
     assert (type(found), found) == (type(value), value)
@@ -385,9 +373,7 @@ def test_a_property_value_is_unchanged_after_conversion_to_text_and_back(value: 
     ("kind", "text"),
     [("int", "x"), ("int", "1" * 30), ("boolean", "yes"), ("guid", "1"), ("array", "1")],
 )
-def test_a_text_that_does_not_represent_a_value_of_the_given_type_is_refused(
-    kind: str, text: str
-) -> None:
+def test_text_that_is_no_value_is_refused(kind: str, text: str) -> None:
     with pytest.raises(ArgumentError):
         value_from_text(kind, text)
 
@@ -396,7 +382,7 @@ def test_a_text_that_does_not_represent_a_value_of_the_given_type_is_refused(
     st.dictionaries(st.sampled_from(["CorrelationId", "To", "Label"]), st.just("x")),
     st.dictionaries(st.text("abAB", min_size=1), VALUES, max_size=3),
 )
-def test_a_correlation_filter_matches_only_messages_with_all_properties_of_the_filter(
+def test_correlation_filter_needs_all_properties(
     system: dict[str, str], application: dict[str, Value]
 ) -> None:
     if not system and not application:
@@ -418,7 +404,7 @@ def test_a_correlation_filter_matches_only_messages_with_all_properties_of_the_f
     assert rule_from_values(rule_to_values(saved)) == saved
 
 
-def test_a_correlation_filter_distinguishes_values_by_upper_and_lower_case_and_by_type() -> None:
+def test_correlation_filter_distinguishes_case_and_type() -> None:
     rule = CorrelationFilter({}, {"Color": "Red"})
     assert rule.matches(MessageProperties({}, {"color": "Red"}))
     assert not rule.matches(MessageProperties({}, {"color": "red"}))
@@ -437,12 +423,12 @@ def test_a_correlation_filter_distinguishes_values_by_upper_and_lower_case_and_b
         SubscriptionRule("act", BooleanFilter(), SqlAction("SET a = @p", {"@p": UUID(int=1)})),
     ],
 )
-def test_a_rule_is_unchanged_after_it_is_stored_and_read(rule: SubscriptionRule) -> None:
+def test_stored_rule_is_read_unchanged(rule: SubscriptionRule) -> None:
     assert rule_from_values(rule_to_values(rule)) == rule
 
 
 @pytest.mark.parametrize("name", ["", "$other", "a/b", "a b", "x" * 51])
-def test_a_rule_with_an_invalid_name_is_refused(name: str) -> None:
+def test_invalid_rule_name_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match="is not a valid rule name"):
         SubscriptionRule(name)
 
@@ -466,7 +452,7 @@ def test_a_rule_with_an_invalid_name_is_refused(name: str) -> None:
         ),
     ],
 )
-def test_an_action_sets_and_removes_properties_in_the_order_of_its_statements(
+def test_action_runs_its_statements_in_order(
     expression: str, updates: list[PropertyUpdate]
 ) -> None:
     assert SqlAction(expression).run(PROPERTIES) == updates
@@ -487,9 +473,7 @@ def test_an_action_sets_and_removes_properties_in_the_order_of_its_statements(
         ("REMOVE " + "x" * MAX_LENGTH, f"expected at most {MAX_LENGTH} characters"),
     ],
 )
-def test_the_error_for_an_invalid_action_names_what_was_expected(
-    expression: str, complaint: str
-) -> None:
+def test_invalid_action_names_what_was_expected(expression: str, complaint: str) -> None:
     with pytest.raises(ArgumentError) as raised:
         parse_action(expression)
     assert complaint in str(raised.value)

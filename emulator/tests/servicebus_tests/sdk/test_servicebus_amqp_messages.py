@@ -18,7 +18,7 @@ from servicebus_tests.sdk.servicebus_process import Server
 
 
 @with_both_clients
-async def test_a_received_message_equals_the_sent_message(server: Server, client: Any) -> None:
+async def test_received_message_equals_the_sent_one(server: Server, client: Any) -> None:
     queue = server.create_queue()
     sent = ServiceBusMessage(
         b"body",
@@ -58,9 +58,7 @@ async def test_a_received_message_equals_the_sent_message(server: Server, client
 
 
 @with_both_clients
-async def test_messages_sent_as_a_list_or_as_a_batch_or_as_one_large_message_are_received_in_order(
-    server: Server, client: Any
-) -> None:
+async def test_lists_batches_and_large_messages_keep_the_order(server: Server, client: Any) -> None:
     queue = server.create_queue()
     large = "x" * 200_000  # larger than an AMQP frame
     async with client.get_queue_sender(queue) as sender:
@@ -84,9 +82,7 @@ async def test_messages_sent_as_a_list_or_as_a_batch_or_as_one_large_message_are
 
 
 @with_both_clients
-async def test_a_message_over_the_size_limit_is_refused_and_the_sender_stays_usable(
-    server: Server, client: Any
-) -> None:
+async def test_sender_survives_a_message_over_the_limit(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         with pytest.raises(MessageSizeExceededError):
@@ -99,9 +95,7 @@ async def test_a_message_over_the_size_limit_is_refused_and_the_sender_stays_usa
 
 
 @with_both_clients
-async def test_a_scheduled_message_is_received_at_the_scheduled_time_unless_cancelled(
-    server: Server, client: Any
-) -> None:
+async def test_scheduled_message_is_received_unless_cancelled(server: Server, client: Any) -> None:
     queue = server.create_queue()
     due_at = datetime.now(UTC) + timedelta(seconds=2)
     async with (
@@ -125,9 +119,7 @@ async def test_a_scheduled_message_is_received_at_the_scheduled_time_unless_canc
 
 
 @with_both_clients
-async def test_each_peek_continues_after_the_last_peeked_message(
-    server: Server, client: Any
-) -> None:
+async def test_each_peek_continues_after_the_last(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with (
         client.get_queue_sender(queue) as sender,
@@ -143,9 +135,7 @@ async def test_each_peek_continues_after_the_last_peeked_message(
 
 
 @with_both_clients
-async def test_an_expired_message_is_moved_to_the_dead_letter_queue(
-    server: Server, client: Any
-) -> None:
+async def test_expired_message_is_dead_lettered(server: Server, client: Any) -> None:
     queue = server.create_queue(DeadLetteringOnMessageExpiration="true")
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("late", time_to_live=timedelta(seconds=1)))
@@ -159,9 +149,7 @@ async def test_an_expired_message_is_moved_to_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_the_second_of_two_sent_messages_with_the_same_message_id_is_dropped(
-    server: Server, client: Any
-) -> None:
+async def test_second_message_with_the_same_id_is_dropped(server: Server, client: Any) -> None:
     queue = server.create_queue(
         RequiresDuplicateDetection="true", DuplicateDetectionHistoryTimeWindow="PT1M"
     )

@@ -25,7 +25,7 @@ def collected() -> Iterator[None]:
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_acknowledged_messages_survive_a_kill_of_the_emulator(tmp_path: Path) -> None:
+def test_acknowledged_messages_survive_a_kill(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("durable")
         with _client(server) as client, client.get_queue_sender("durable") as sender:
@@ -47,7 +47,7 @@ def test_acknowledged_messages_survive_a_kill_of_the_emulator(tmp_path: Path) ->
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_a_client_reconnects_after_a_restart_of_the_emulator(tmp_path: Path) -> None:
+def test_client_reconnects_after_a_restart(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("queue")
         with (
@@ -64,7 +64,7 @@ def test_a_client_reconnects_after_a_restart_of_the_emulator(tmp_path: Path) -> 
                 assert [str(each) for each in receiver.peek_messages(5)] == ["before", "after"]
 
 
-def test_the_emulator_exits_with_status_2_if_an_option_is_invalid(tmp_path: Path) -> None:
+def test_invalid_option_ends_with_status_2(tmp_path: Path) -> None:
     config = tmp_path / "Config.json"
     config.write_text("{}")
     for options, said in (
@@ -79,7 +79,7 @@ def test_the_emulator_exits_with_status_2_if_an_option_is_invalid(tmp_path: Path
         assert said in ended.stderr.splitlines()[-1]
 
 
-def test_the_emulator_exits_with_status_98_if_a_port_is_in_use(tmp_path: Path) -> None:
+def test_busy_port_ends_with_status_98(tmp_path: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()

@@ -17,9 +17,7 @@ from servicebus_tests.sdk.servicebus_process import KEY_NAME, Server
 
 
 @with_both_clients
-async def test_using_a_missing_queue_raises_an_entity_not_found_error(
-    server: Server, client: Any
-) -> None:
+async def test_missing_queue_raises_entity_not_found(server: Server, client: Any) -> None:
     with pytest.raises(MessagingEntityNotFoundError):
         async with client.get_queue_sender("nowhere") as sender:
             await sender.send_messages(ServiceBusMessage("lost"))
@@ -29,9 +27,7 @@ async def test_using_a_missing_queue_raises_an_entity_not_found_error(
 
 
 @with_both_clients
-async def test_sending_to_a_deleted_queue_raises_an_entity_not_found_error(
-    server: Server, client: Any
-) -> None:
+async def test_deleted_queue_raises_entity_not_found(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("kept"))
@@ -41,9 +37,7 @@ async def test_sending_to_a_deleted_queue_raises_an_entity_not_found_error(
 
 
 @with_both_clients
-async def test_receiving_the_next_available_session_from_a_queue_without_sessions_is_refused(
-    server: Server, client: Any
-) -> None:
+async def test_next_session_needs_a_queue_with_sessions(server: Server, client: Any) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_receiver(queue, session_id=NEXT_AVAILABLE_SESSION):
@@ -51,7 +45,7 @@ async def test_receiving_the_next_available_session_from_a_queue_without_session
 
 
 @with_both_clients
-async def test_sending_to_a_dead_letter_queue_is_refused(server: Server, client: Any) -> None:
+async def test_dead_letter_queue_refuses_messages(server: Server, client: Any) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_sender(f"{queue}/$DeadLetterQueue") as sender:
@@ -60,7 +54,7 @@ async def test_sending_to_a_dead_letter_queue_is_refused(server: Server, client:
 
 @pytest.mark.parametrize("sdk", ["sync", "aio"])
 @pytest.mark.parametrize(("name", "key"), [(KEY_NAME, "wrong"), ("unknown", "SAS_KEY_VALUE")])
-async def test_connecting_with_a_wrong_key_raises_an_authentication_error(
+async def test_wrong_key_raises_authentication_error(
     server: Server, sdk: str, name: str, key: str
 ) -> None:
     queue = server.create_queue()
@@ -70,7 +64,7 @@ async def test_connecting_with_a_wrong_key_raises_an_authentication_error(
                 pass
 
 
-def test_a_token_from_microsoft_entra_id_is_refused(server: Server) -> None:
+def test_entra_id_token_is_refused(server: Server) -> None:
     class Credential:
         def get_token(self, *_: str, **__: object) -> AccessToken:
             return AccessToken("header.claims.signature", 4_000_000_000)

@@ -16,9 +16,7 @@ async def send(client: Any, queue: str, *texts: str) -> None:
 
 
 @with_both_clients
-async def test_a_client_can_complete_and_abandon_and_defer_and_dead_letter_messages(
-    server: Server, client: Any
-) -> None:
+async def test_client_settles_in_every_way(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "complete", "abandon", "defer", "dead-letter")
     async with client.get_queue_receiver(queue) as receiver:
@@ -47,7 +45,7 @@ async def test_a_client_can_complete_and_abandon_and_defer_and_dead_letter_messa
 
 
 @with_both_clients
-async def test_a_message_lock_expires_unless_renewed(server: Server, client: Any) -> None:
+async def test_lock_expires_unless_renewed(server: Server, client: Any) -> None:
     queue = server.create_queue(LockDuration="PT2S")
     await send(client, queue, "message")
     async with (
@@ -67,7 +65,7 @@ async def test_a_message_lock_expires_unless_renewed(server: Server, client: Any
 
 
 @with_both_clients
-async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, client: Any) -> None:
+async def test_lost_lock_refuses_settlement(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with (
@@ -98,9 +96,7 @@ def _held_by(message: Any, receiver: Any) -> Any:
 
 
 @with_both_clients
-async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettered(
-    server: Server, client: Any
-) -> None:
+async def test_maximum_delivery_count_dead_letters(server: Server, client: Any) -> None:
     queue = server.create_queue(MaxDeliveryCount=2)
     await send(client, queue, "poison")
     async with client.get_queue_receiver(queue) as receiver:
@@ -119,9 +115,7 @@ async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettere
 
 
 @with_both_clients
-async def test_prefetched_messages_return_to_the_queue_when_the_receiver_is_closed(
-    server: Server, client: Any
-) -> None:
+async def test_prefetched_messages_return_after_the_close(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, *map(str, range(10)))
     async with client.get_queue_receiver(queue, prefetch_count=10) as receiver:
@@ -134,9 +128,7 @@ async def test_prefetched_messages_return_to_the_queue_when_the_receiver_is_clos
 
 
 @with_both_clients
-async def test_a_message_lock_stays_valid_after_the_link_is_closed(
-    server: Server, client: Any
-) -> None:
+async def test_lock_outlives_its_link(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with client.get_queue_receiver(queue) as first:

@@ -17,7 +17,7 @@ from servicebus_tests.sdk.servicebus_process import (
 )
 
 
-async def test_the_tls_port_accepts_amqp_and_amqp_over_websocket(
+async def test_tls_port_accepts_amqp_and_websockets(
     tmp_path: Path,
 ) -> None:
     certificate, key = make_certificate(tmp_path)

@@ -51,9 +51,7 @@ async def receive(client: Any, queue: str, **options: Any) -> int:
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_send_disabled_refuses_only_senders(
-    server: Server, client: Any
-) -> None:
+async def test_send_disabled_refuses_only_senders(server: Server, client: Any) -> None:
     queue = server.create_queue(Status="SendDisabled")
     with forbids(queue, "Send"):
         await send(client, queue)
@@ -64,9 +62,7 @@ async def test_a_queue_with_the_status_send_disabled_refuses_only_senders(
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_receive_disabled_refuses_only_receivers(
-    server: Server, client: Any
-) -> None:
+async def test_receive_disabled_refuses_only_receivers(server: Server, client: Any) -> None:
     queue = server.create_queue(Status="ReceiveDisabled")
     await send(client, queue)
     with forbids(queue, "Receive"):
@@ -76,9 +72,7 @@ async def test_a_queue_with_the_status_receive_disabled_refuses_only_receivers(
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_disabled_refuses_all_links(
-    server: Server, client: Any
-) -> None:
+async def test_disabled_refuses_all_links(server: Server, client: Any) -> None:
     queue = server.create_queue(Status="Disabled")
     with forbids(queue, ""):
         await send(client, queue)
@@ -89,9 +83,7 @@ async def test_a_queue_with_the_status_disabled_refuses_all_links(
 
 
 @pytest.mark.parametrize("sdk", ["sync", "aio"])
-async def test_disabling_sending_or_receiving_on_a_queue_detaches_the_affected_links(
-    server: Server, sdk: str
-) -> None:
+async def test_disabling_detaches_the_affected_links(server: Server, sdk: str) -> None:
     queue, other = server.create_queue(), server.create_queue()
     # The retry attaches a new link, whose refusal has the reason.
     async with (
@@ -122,9 +114,7 @@ async def test_disabling_sending_or_receiving_on_a_queue_detaches_the_affected_l
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_receive_disabled_cannot_be_peeked(
-    server: Server, client: Any
-) -> None:
+async def test_receive_disabled_cannot_be_peeked(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue)
     async with client.get_queue_receiver(queue) as receiver:
@@ -134,7 +124,7 @@ async def test_a_queue_with_the_status_receive_disabled_cannot_be_peeked(
             await receiver.peek_messages(1)
 
 
-def test_the_status_of_a_queue_survives_a_kill_of_the_server(tmp_path: Path) -> None:
+def test_status_survives_a_kill(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         queue = server.create_queue(Status="SendDisabled")
         server.kill()

@@ -22,7 +22,7 @@ def put(server: Server, body: Any) -> httpx.Response:
     return httpx.put(f"http://127.0.0.1:{server.admin_port}/$emulator/faults", json=body)
 
 
-def test_sending_a_message_raises_a_busy_error_until_throttling_is_switched_off(
+def test_throttled_send_raises_busy_until_it_ends(
     faulty: Server,
 ) -> None:
     queue = faulty.create_queue()
@@ -49,7 +49,7 @@ def test_sending_a_message_raises_a_busy_error_until_throttling_is_switched_off(
             assert [str(each) for each in peeked] == ["before", "after"]
 
 
-def test_throttling_of_one_queue_does_not_affect_other_queues(faulty: Server) -> None:
+def test_throttling_one_queue_leaves_others_alone(faulty: Server) -> None:
     queue, other = faulty.create_queue(), faulty.create_queue()
     put(faulty, {"throttled_share": 1, "throttled_queue": queue})
     with ServiceBusClient.from_connection_string(faulty.connection_string, retry_total=0) as client:
@@ -64,9 +64,7 @@ def test_throttling_of_one_queue_does_not_affect_other_queues(faulty: Server) ->
 
 
 @pytest.mark.parametrize("body", [{"idle_link_seconds": 0}, None])
-def test_a_client_can_send_again_after_the_emulator_has_detached_the_links_of_the_client(
-    faulty: Server, body: dict[str, int] | None
-) -> None:
+def test_client_sends_again_after_a_detach(faulty: Server, body: dict[str, int] | None) -> None:
     queue = faulty.create_queue()
     with (
         ServiceBusClient.from_connection_string(faulty.connection_string) as client,
@@ -96,9 +94,7 @@ def test_a_client_can_send_again_after_the_emulator_has_detached_the_links_of_th
         {"throttled_share": 1, "throttled_queue": 5},
     ],
 )
-def test_a_request_for_simulated_faults_with_an_invalid_value_is_refused_with_status_400(
-    faulty: Server, body: Any
-) -> None:
+def test_invalid_value_gets_400(faulty: Server, body: Any) -> None:
     answer = put(faulty, body)
     assert answer.status_code == 400
     assert answer.json()["error"]

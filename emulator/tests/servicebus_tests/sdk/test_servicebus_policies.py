@@ -93,9 +93,7 @@ def lacks(right: str, queue: str) -> Any:
 
 
 @pytest.mark.parametrize(("sdk", "prefix"), [("sync", "own"), ("aio", "all"), ("aio", "file")])
-async def test_a_client_with_only_the_listen_right_can_receive_but_not_send(
-    guarded: Server, sdk: str, prefix: str
-) -> None:
+async def test_listen_right_permits_only_receiving(guarded: Server, sdk: str, prefix: str) -> None:
     queue = "own"
     async with connect(sdk, guarded.connection_string) as client:
         await send(client, queue, "one")
@@ -109,9 +107,7 @@ async def test_a_client_with_only_the_listen_right_can_receive_but_not_send(
 
 
 @pytest.mark.parametrize(("sdk", "prefix"), [("sync", "own"), ("aio", "all"), ("aio", "file")])
-async def test_a_client_with_only_the_send_right_can_send_but_not_receive_or_peek(
-    guarded: Server, sdk: str, prefix: str
-) -> None:
+async def test_send_right_permits_only_sending(guarded: Server, sdk: str, prefix: str) -> None:
     queue = "own"
     path = queue if prefix == "own" else None
     async with client_of(guarded, sdk, f"{prefix}-sender", path) as client:
@@ -126,9 +122,7 @@ async def test_a_client_with_only_the_send_right_can_send_but_not_receive_or_pee
 
 
 @BOTH
-async def test_scheduling_a_message_requires_the_rights_listen_and_send(
-    guarded: Server, sdk: str
-) -> None:
+async def test_scheduling_needs_listen_and_send(guarded: Server, sdk: str) -> None:
     due = datetime.now(UTC) + timedelta(hours=1)
 
     async def schedule(policy: str) -> None:
@@ -148,9 +142,7 @@ async def test_scheduling_a_message_requires_the_rights_listen_and_send(
 
 
 @BOTH
-async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
-    guarded: Server, sdk: str
-) -> None:
+async def test_queues_policy_gives_no_access_to_others(guarded: Server, sdk: str) -> None:
     name = "own-manager"
     async with client_of(guarded, sdk, name, "own") as client:
         await send(client, "own", "one")
@@ -163,9 +155,7 @@ async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
 
 
 @BOTH
-async def test_the_documented_key_of_the_emulator_keeps_all_rights_if_policies_are_configured(
-    guarded: Server, sdk: str
-) -> None:
+async def test_documented_key_keeps_all_rights(guarded: Server, sdk: str) -> None:
     async with connect(sdk, guarded.connection_string) as client:
         await send(client, "other", "one")
         assert await receive(client, "other") == "one"
@@ -175,7 +165,7 @@ async def test_the_documented_key_of_the_emulator_keeps_all_rights_if_policies_a
 
 
 @pytest.mark.parametrize("policy", ["all-listener", "all-sender", "file-sender"])
-def test_the_management_api_requires_the_manage_right(guarded: Server, policy: str) -> None:
+def test_management_api_needs_manage(guarded: Server, policy: str) -> None:
     with administration_client(guarded.admin_port, policy, f"{policy}-secret") as admin:
         with pytest.raises(ClientAuthenticationError, match="Manage,EntityRead claims required"):
             admin.get_queue("own")
@@ -204,7 +194,7 @@ def test_the_management_api_requires_the_manage_right(guarded: Server, policy: s
         ("all-manager", "/own", "/other", 401),
     ],
 )
-def test_a_token_permits_only_what_its_policy_permits_and_only_for_the_resource_in_the_token(
+def test_token_permits_its_policys_rights_on_its_resource(
     guarded: Server, policy: str, resource: str, path: str, status: int
 ) -> None:
     url = f"http://localhost:{guarded.admin_port}"
@@ -228,7 +218,7 @@ def only_rule(queue: QueueProperties) -> AuthorizationRule:
     return rule
 
 
-def test_a_queue_is_created_and_updated_with_policies(guarded: Server) -> None:
+def test_queue_is_created_and_updated_with_policies(guarded: Server) -> None:
     with administration_client(guarded.admin_port) as admin:
         rule = AuthorizationRule(key_name="writer", rights=["Send"])
         created = admin.create_queue("with-policy", authorization_rules=[rule])
@@ -270,7 +260,7 @@ def test_a_queue_is_created_and_updated_with_policies(guarded: Server) -> None:
         ),
     ],
 )
-def test_an_invalid_policy_is_refused(
+def test_invalid_policy_is_refused(
     guarded: Server, rule: AuthorizationRule, complaint: str
 ) -> None:
     with (
@@ -286,7 +276,7 @@ def put_policy(server: Server, name: str, **body: Any) -> httpx.Response:
     return httpx.put(url, json=body)
 
 
-def test_a_namespace_policy_can_be_created_replaced_and_deleted_while_the_emulator_runs(
+def test_policy_is_created_replaced_and_deleted_live(
     guarded: Server,
 ) -> None:
     made = put_policy(guarded, "late", rights=["Send"]).json()
@@ -332,7 +322,7 @@ def test_a_namespace_policy_can_be_created_replaced_and_deleted_while_the_emulat
         ("a", {"rights": ["Send"], "key": "k"}, "unknown member 'key'"),
     ],
 )
-def test_an_invalid_policy_of_the_namespace_is_refused(
+def test_invalid_namespace_policy_is_refused(
     guarded: Server, name: str, body: dict[str, Any], complaint: str
 ) -> None:
     answer = put_policy(guarded, name, **body)
@@ -340,7 +330,7 @@ def test_an_invalid_policy_of_the_namespace_is_refused(
     assert complaint in answer.json()["error"]
 
 
-def test_policies_created_through_the_management_api_survive_a_kill_of_the_emulator(
+def test_created_policies_survive_a_kill(
     tmp_path: Path,
 ) -> None:
     with run_server(tmp_path) as server:
@@ -354,7 +344,7 @@ def test_policies_created_through_the_management_api_survive_a_kill_of_the_emula
             send_with(server.connection_string_with(name, "secret", queue), "kept")
 
 
-def test_a_thirteenth_policy_of_the_namespace_is_refused(tmp_path: Path) -> None:
+def test_thirteenth_policy_is_refused(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         answers = [put_policy(server, f"p{at}", rights=["Send"]) for at in range(13)]
     assert [each.status_code for each in answers] == [200] * 12 + [400]

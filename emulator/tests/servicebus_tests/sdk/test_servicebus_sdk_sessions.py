@@ -88,7 +88,7 @@ def session_of(receiver: Any) -> Any:
     return getattr(receiver, "_wrapped", receiver).session
 
 
-async def test_one_receiver_at_a_time_gets_the_messages_of_a_session_in_order(
+async def test_one_receiver_at_a_time_gets_messages_in_order(
     queue: SessionQueue,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -117,7 +117,7 @@ async def test_one_receiver_at_a_time_gets_the_messages_of_a_session_in_order(
     await queue.run(scenario)
 
 
-async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
+async def test_client_renews_the_lock_and_stores_the_state(
     queue: SessionQueue,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -135,7 +135,7 @@ async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
     await queue.run(scenario)
 
 
-async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_lock_has_expired(
+async def test_next_session_may_have_an_expired_lock(
     server: Server,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -161,7 +161,7 @@ async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_loc
     await with_both_clients(lambda _, client: scenario(client))(server)
 
 
-async def test_a_client_can_abandon_and_defer_and_dead_letter_messages_of_a_session(
+async def test_client_settles_in_every_way(
     queue: SessionQueue,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -188,7 +188,7 @@ async def test_a_client_can_abandon_and_defer_and_dead_letter_messages_of_a_sess
     await queue.run(scenario)
 
 
-async def test_a_client_can_list_the_sessions_of_a_queue(queue: SessionQueue) -> None:
+async def test_client_lists_the_sessions(queue: SessionQueue) -> None:
     prefix = str(uuid4())
     expected = [f"{prefix}-{at:03}" for at in range(130)]  # the client asks for pages of 100
     for session_id in expected:
@@ -205,7 +205,7 @@ async def test_a_client_can_list_the_sessions_of_a_queue(queue: SessionQueue) ->
     await queue.run(scenario)
 
 
-async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_with_sessions(
+async def test_session_id_is_needed(
     queue: SessionQueue,
 ) -> None:
     with pytest.raises(ServiceBusError, match="The SessionId was not set on a message"):
@@ -220,7 +220,7 @@ async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_state_but_not_the_lock_of_a_session_survives_a_kill_of_the_emulator(
+def test_kill_keeps_the_state_but_not_the_lock(
     tmp_path: Path,
 ) -> None:
     with run_server(tmp_path) as server:

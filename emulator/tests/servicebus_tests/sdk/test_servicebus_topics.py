@@ -71,9 +71,7 @@ async def peek(client: Any, topic: str, subscription: str, **options: Any) -> li
 
 
 @with_both_clients
-async def test_each_subscription_receives_and_settles_its_own_copy_of_a_message(
-    server: Server, client: Any
-) -> None:
+async def test_each_subscription_settles_its_own_copy(server: Server, client: Any) -> None:
     topic = create_topic(server, "one", "two")
     async with client.get_topic_sender(topic) as sender:
         await sender.send_messages(ServiceBusMessage("a", application_properties={"n": 1}))
@@ -102,9 +100,7 @@ async def test_each_subscription_receives_and_settles_its_own_copy_of_a_message(
         assert [str(each) for each in await receive(receiver, 3)] == ["a", "b", "c"]
 
 
-async def test_a_scheduled_message_of_a_topic_is_received_when_it_is_due(
-    server: Server, client: Any
-) -> None:
+async def test_scheduled_message_is_received_when_due(server: Server, client: Any) -> None:
     topic = create_topic(server, "one")
     later = datetime.now(UTC) + timedelta(hours=1)
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
@@ -118,9 +114,7 @@ async def test_a_scheduled_message_of_a_topic_is_received_when_it_is_due(
         await receiver.complete_message(message)
 
 
-def test_rules_select_messages_by_system_and_application_properties(
-    server: Server, admin: Any
-) -> None:
+def test_rules_select_by_properties(server: Server, admin: Any) -> None:
     topic = create_topic(server)
     rules = {
         "label": SqlRuleFilter("sys.Label LIKE '%bus%' AND sys.CorrelationId IS NULL"),
@@ -163,9 +157,7 @@ def test_rules_select_messages_by_system_and_application_properties(
     }
 
 
-async def test_the_action_of_a_rule_changes_the_properties_of_its_copy_of_a_message(
-    server: Server, admin: Any, client: Any
-) -> None:
+async def test_action_changes_its_copy(server: Server, admin: Any, client: Any) -> None:
     topic = create_topic(server, "changed")
     action = SqlRuleAction(
         "SET sys.To = 'Entity'; SET sys.Label = sys.Label + '!'; SET COUNT = count + @step;"
@@ -197,7 +189,7 @@ async def test_the_action_of_a_rule_changes_the_properties_of_its_copy_of_a_mess
         assert changed.message_id == plain.message_id
 
 
-async def test_receiving_from_a_missing_subscription_or_from_a_topic_is_refused(
+async def test_missing_subscription_and_topic_cannot_be_received(
     server: Server, client: Any
 ) -> None:
     topic = create_topic(server, "one")
@@ -208,7 +200,7 @@ async def test_receiving_from_a_missing_subscription_or_from_a_topic_is_refused(
             await receiver.receive_messages(1, max_wait_time=1)
 
 
-async def test_sending_to_a_disabled_topic_and_peeking_a_disabled_subscription_are_refused(
+async def test_disabled_topic_and_subscription_are_refused(
     server: Server, admin: Any, client: Any
 ) -> None:
     topic = create_topic(server, "one")
@@ -222,9 +214,7 @@ async def test_sending_to_a_disabled_topic_and_peeking_a_disabled_subscription_a
         await peek(client, topic, "one")
 
 
-def test_the_properties_of_topics_and_subscriptions_can_be_set_and_changed(
-    server: Server, admin: Any
-) -> None:
+def test_properties_can_be_set_and_changed(server: Server, admin: Any) -> None:
     rule = AuthorizationRule(key_name="reader", rights=["Listen"], primary_key="first")
     topic = create_topic(
         server,
@@ -264,7 +254,7 @@ def test_the_properties_of_topics_and_subscriptions_can_be_set_and_changed(
     assert [each.name for each in admin.list_rules(topic, "one")] == ["$Default", "second"]
 
 
-def test_topics_subscriptions_and_rules_are_listed_and_deleted(server: Server, admin: Any) -> None:
+def test_entities_are_listed_and_deleted(server: Server, admin: Any) -> None:
     topic = create_topic(server, *(f"s{at:03}" for at in range(102)))
     queue = server.create_queue()
     assert topic in [each.name for each in admin.list_topics()]
@@ -291,7 +281,7 @@ def test_topics_subscriptions_and_rules_are_listed_and_deleted(server: Server, a
         admin.get_subscription_runtime_properties(topic, "s000")
 
 
-async def test_runtime_properties_contain_the_message_counts_of_a_subscription(
+async def test_runtime_properties_have_message_counts(
     server: Server, admin: Any, client: Any
 ) -> None:
     topic = create_topic(server, "one", "two")
@@ -312,9 +302,7 @@ async def test_runtime_properties_contain_the_message_counts_of_a_subscription(
     assert found.size_in_bytes > one.total_message_count
 
 
-def test_the_error_for_an_invalid_request_for_a_topic_contains_the_reason(
-    server: Server, admin: Any
-) -> None:
+def test_invalid_request_has_a_reason(server: Server, admin: Any) -> None:
     topic = create_topic(server, "one")
     long_name = "x" * 51
     for error, complaint, request in (
@@ -374,9 +362,7 @@ def test_the_error_for_an_invalid_request_for_a_topic_contains_the_reason(
     assert [each.name for each in admin.list_subscriptions(topic)] == ["one"]
 
 
-async def test_the_rights_of_policies_apply_to_topics_and_their_subscriptions(
-    server: Server, admin: Any
-) -> None:
+async def test_policies_apply_to_topics_and_subscriptions(server: Server, admin: Any) -> None:
     policies = [
         AuthorizationRule(key_name=name, rights=[right], primary_key=f"{name}-key")
         for name, right in (("sender", "Send"), ("listener", "Listen"))
