@@ -59,21 +59,13 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
 
 @app.activity_trigger("ticket")
 async def enqueue(ticket: str) -> str | None:
-    """Send a job's request to the queue of its model.
-
-    `ticket` is the input of the job's orchestration. Returns the JSON of a JobError if the request
-    can never be sent, otherwise None.
-    """
+    """Send a job's request; return the JSON of a JobError if it can never be sent."""
     return await services.creator.enqueue(ticket)
 
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record the outcome in `asked` unless the job has an outcome; return the job's outcome.
-
-    If `asked` contains no outcome, only read the job's outcome. `asked` and the returned value are
-    JSON texts, whose members `gateway.jobs.activities.Conclude.run` describes.
-    """
+    """Record the outcome in `asked` unless the job has one; return the job's outcome."""
     return await services.conclude.run(asked)
 
 
@@ -93,10 +85,7 @@ async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> N
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Make one attempt to post the job with the id `job` to its webhook.
-
-    Returns the receiver's HTTP status or an error code, as JSON.
-    """
+    """Try once to post a job to its webhook; return the HTTP status or an error code."""
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
@@ -125,8 +114,5 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Delete histories and blobs whose retention has ended.
-
-    Also end orchestrations that still run although their jobs have ended.
-    """
+    """Delete data whose retention has ended, and end stuck orchestrations."""
     await housekeeping.run(DurableClient(client), services)

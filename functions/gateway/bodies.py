@@ -2,13 +2,11 @@
 
 A body of up to SMALL_BODY_BYTES is always accepted, and is parsed on the event loop. A larger body
 is counted until its request is answered, because the Functions worker of Azure keeps the message
-with the body until then. One thread parses the large bodies, one after another. It takes the next
-body from the next tenant, so no tenant can occupy the thread.
+with the body until then. One thread parses the large bodies, one after another, and the tenants
+take turns.
 
-While the thread runs Python code, the event loop can run, too. While the thread runs a function in
-C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
-Therefore each call of such a function must be short. For this reason, MAX_JSON_VALUES limits the
-number of values in a JSON text.
+A function in C, such as the JSON parser, holds the interpreter's lock, and the event loop waits.
+For this reason, MAX_JSON_VALUES limits the number of values in a JSON text.
 """
 
 import asyncio
@@ -33,10 +31,7 @@ class LargeBodies:
     """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Limit the total size of all large bodies to `limit_bytes`.
-
-        The large bodies of one tenant may use at most half of `limit_bytes`.
-        """
+        """Limit the size of all large bodies together, and those of a tenant to half of it."""
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}
@@ -51,13 +46,9 @@ class LargeBodies:
 
     @contextmanager
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
-        """Count a body during the `with` block.
+        """Count a body during the `with` block. Raises the problem `overloaded` if it does not fit.
 
-        Raises the problem `overloaded` if all counted bodies together, including this body, would
-        exceed the limit of the process, or if those of this tenant would exceed the limit of a
-        tenant. A body is always allowed if it is the only one: the limit of the process applies
-        only while other bodies are counted, and the limit of a tenant only while other bodies of
-        this tenant are counted.
+        A body that is the only one, in the process or of its tenant, always fits that limit.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -82,11 +73,7 @@ class LargeBodies:
                 del self._tenants_bytes[tenant]
 
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
-        """Return `parse(body)`.
-
-        A body of up to SMALL_BODY_BYTES is parsed directly, on the event loop. A larger body waits
-        until its tenant gets its turn, and is then parsed in the thread for large bodies.
-        """
+        """Return `parse(body)`. A large body waits for the turn of its tenant in the thread."""
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
         async with self._turns.take(tenant):
@@ -94,10 +81,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock for asyncio tasks, which the tenants get in turn.
-
-    In each turn, the next tenant gets the lock for its task that has waited longest.
-    """
+    """A lock for asyncio tasks. It goes to the next tenant, for the task that waited longest."""
 
     def __init__(self) -> None:
         self._is_taken = False

@@ -1,17 +1,14 @@
-"""Delete histories of orchestrations, and blobs, when their retention has ended.
+"""Delete histories and blobs when their retention has ended, and end stuck orchestrations.
 
-The deleted blobs are those of idempotency keys, uploads, jobs, dead letters, workers and
-minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
-module has missed.
+In Azure, lifecycle rules of the storage account later delete the blobs that this module has missed.
 
 A storage provider can leave an orchestration running for ever, for example after two hosts have run
-the same part of the orchestration ("split brain"). Callers read the recorded outcome, so they see
-that the job has ended. But the webhook is not delivered, and the history is never deleted. The
-housekeeping ends such an orchestration.
+the same part of the orchestration ("split brain"). Callers see that the job has ended, but the
+webhook is not delivered, and the history is never deleted.
 
-The housekeeping runs every ten minutes. Each kind of data is one step. A step that fails, and a
-blob that cannot be deleted, do not stop the other steps. Each run records in a blob whether all its
-steps have succeeded, see `gateway.operations.housekeeping_runs`.
+Each run is every ten minutes and has one step for each kind of data. A step that fails, and a
+blob that cannot be deleted, do not stop the others. A blob records whether all steps have
+succeeded, see `gateway.operations.housekeeping_runs`.
 """
 
 import asyncio
@@ -67,13 +64,10 @@ _log = logging.getLogger(__name__)
 
 
 async def run(durable: Durable, services: Services) -> dict[str, int]:
-    """Delete all data whose retention has ended, and end stuck orchestrations.
+    """Run all steps; return how many items each step that succeeded has deleted or ended.
 
-    Durable Functions can select histories by the time at which they were created, but not by the
-    time at which they ended. Therefore the retention counts from the creation, and is the sum of
-    RETENTION_HOURS and the longest deadline of a job.
-
-    Returns for each step that succeeded how many items it has deleted or ended.
+    Durable Functions can select histories by their creation, but not by their end. Therefore the
+    retention counts from the creation, and is RETENTION_HOURS after the longest deadline.
     """
     blobs, now = services.blobs, services.clock()
     letters_before = now - timedelta(hours=services.settings.retention_hours)
@@ -133,10 +127,7 @@ async def _delete_before(blobs: Blobs, prefix: str, before: datetime, most: int)
 async def _delete(
     blobs: Blobs, prefix: str, is_old: Callable[[ListedBlob], bool], most: int
 ) -> int:
-    """Delete up to `most` old blobs with a prefix; return their number.
-
-    If blobs cannot be deleted, the others are deleted. Then the first error is raised.
-    """
+    """Delete up to `most` old blobs; return their number, or raise the first error at the end."""
     old: list[ListedBlob] = []
     listed = 0
     async for blob in blobs.list(prefix):
@@ -158,12 +149,10 @@ async def _delete(
 
 
 async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
-    """Terminate stuck orchestrations, and deliver the webhooks that they have not delivered.
+    """Terminate stuck orchestrations, deliver their webhooks, and return their number.
 
     An orchestration is stuck if it still runs ten minutes after its job has ended. Jobs that are
     older than `retention` are not checked.
-
-    Returns the number of terminated orchestrations. Raises Unavailable if a service fails.
     """
     ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
     page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)

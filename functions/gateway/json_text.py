@@ -42,11 +42,9 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode a JSON text (RFC 8259), and return its value.
+    """Decode a JSON text (RFC 8259). Raises ValueError if it is not valid or exceeds the limits.
 
-    Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
-    or a number that is too large. Also raises ValueError if a value is nested deeper than
-    MAX_DEPTH, or if the text has more than MAX_JSON_VALUES values.
+    NaN, infinity and numbers that are too large are not valid.
     """
     if isinstance(data, str):
         # The replacement of half surrogate pairs affects only the count.
@@ -75,8 +73,7 @@ def parse_json(data: bytes | str) -> Json:
 def encode_json(value: Json) -> bytes:
     """Return a value as compact JSON in UTF-8.
 
-    Raises ValueError for a value that JSON or UTF-8 cannot represent, for example infinity or half
-    of a surrogate pair.
+    Raises ValueError for infinity or half of a surrogate pair.
     """
     if has_more_values(value, _LARGE_JSON_VALUES):
         return "".join(_ENCODER.iterencode(value)).encode()
@@ -84,10 +81,7 @@ def encode_json(value: Json) -> bytes:
 
 
 def has_more_values(value: Json, limit: int) -> bool:
-    """Return whether a JSON value contains more than `limit` values.
-
-    The values are counted only up to the limit, so the function takes little time for any value.
-    """
+    """Return whether a JSON value contains more than `limit` values, in little time."""
     count, containers = 1, [value] if type(value) in _CONTAINERS else []
     while containers and count <= limit:
         container = containers.pop()
@@ -101,8 +95,7 @@ def has_more_values(value: Json, limit: int) -> bool:
 def _check_value_count(data: bytes) -> None:
     """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
 
-    Each value or name comes with one comma, colon or bracket, so these characters are counted. In
-    UTF-8, the encoding of the text, each of these characters is one byte.
+    Each value or name comes with one comma, colon or bracket, which is one byte in UTF-8.
     """
     if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
         return

@@ -5,11 +5,7 @@ The setting API_KEYS contains an entry with a salted hash for each key. It is a 
     [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
       "hash": "hmac-sha256:SALT:DIGEST"}]
 
-`loosely keys new NAME --tenant TENANT` runs this module, which prints a new key for a caller, and
-the key's entry for API_KEYS.
-
-A key has 256 random bits, so it cannot be guessed. Therefore a fast hash function is sufficient,
-and the slow hash function for passwords is not needed.
+A key has 256 random bits, so it cannot be guessed, and a fast hash function is sufficient.
 """
 
 import argparse
@@ -46,11 +42,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller of the API.
-
-    `name` identifies the caller for the rate limit. `tenant` owns the caller's jobs. If `rate` is
-    None, the caller has no rate limit.
-    """
+    """A caller of the API. The rate limit counts by `name`, and jobs belong to `tenant`."""
 
     name: str
     tenant: str
@@ -111,8 +103,7 @@ class KeyRing:
     def caller(self, key: bytes) -> Caller | None:
         """Return the caller of this key; None if the key is not valid.
 
-        The results for valid keys are cached. Invalid keys are not cached, because many requests
-        with invalid keys would fill the memory.
+        Only valid keys are cached, because many invalid keys would fill the memory.
         """
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None
@@ -134,11 +125,7 @@ class KeyRing:
 def make_key(
     name: str, tenant: str, scopes: Sequence[str] = _DEFAULT_SCOPES, rate_text: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Create an API key, and return the key and its entry for API_KEYS.
-
-    `rate_text` is a rate limit in the form REQUESTS/SECONDS. Raises ValueError if an argument is
-    not valid.
-    """
+    """Create an API key; return it and its entry for API_KEYS. Raises ValueError."""
     key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
     digest = _digest(salt, key.encode())
     entry: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": list(scopes)}
@@ -150,10 +137,7 @@ def make_key(
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Read the value of the setting API_KEYS.
-
-    Raises ValueError if the value is not valid. The error message contains no part of the value.
-    """
+    """Read API_KEYS. Raises ValueError, whose message contains no part of the value."""
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError):

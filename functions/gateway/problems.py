@@ -9,8 +9,7 @@ from typing import Any, Final
 class ProblemKind:
     """A kind of problem.
 
-    `retryable` says whether a repeated request may succeed. `advice` explains to the caller what
-    happened and what to do.
+    `retryable` says whether a repeated request may succeed. `advice` tells the caller what to do.
     """
 
     code: str
@@ -21,10 +20,7 @@ class ProblemKind:
 
     @property
     def type(self) -> str:
-        """The relative URI of this kind of problem.
-
-        The page at this URI explains the problem.
-        """
+        """The relative URI of the page that explains this kind of problem."""
         return f"/docs/problems#{self.code}"
 
 
@@ -268,8 +264,7 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
 class HttpProblem(Exception):
     """An error that the API reports to the caller as a problem document.
 
-    Either the request was refused, or the request waited for a job and the job did not succeed.
-    `extra` contains further members of the problem document. `headers` are added to the response.
+    `extra` contains further members of the document, and `headers` belong to the response.
     """
 
     def __init__(
@@ -287,20 +282,14 @@ class HttpProblem(Exception):
         self.extra = extra
 
     def add_input(self, name: str | None) -> None:
-        """Name the named input that has the problem; None is the first input and changes nothing.
-
-        The member `pointer` is set to the JSON Pointer of the input unless it has a value already.
-        """
+        """Name the named input that has the problem; None, the first input, changes nothing."""
         if name is not None:
             if not self.detail.startswith(f"inputs.{name}"):
                 self.detail = f"inputs.{name}: {self.detail}"
             self.extra.setdefault("pointer", f"/inputs/{name}")
 
     def document(self, instance: str, trace_id: str | None) -> dict[str, Any]:
-        """Return the problem document as a JSON object.
-
-        `instance` is the path of the resource that has the problem.
-        """
+        """Return the problem document of the resource with the path `instance`."""
         return {
             "type": self.kind.type,
             "title": self.kind.title,

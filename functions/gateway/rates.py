@@ -1,10 +1,8 @@
-"""Rate limits for callers, which are enforced with token buckets.
+"""Limit the rates of callers by token buckets.
 
-A rate allows a number of requests in a period of time. A full bucket contains one token for each of
-these requests, and each request takes one token. An empty bucket fills evenly, and is full again
-after one period. A request that creates several jobs takes one token for each job. Such a request
-is allowed even if the bucket has only one token. The number of tokens is then negative, and the
-bucket allows the next request when it has one token again.
+A full bucket contains one token for each request of the rate's count, and fills evenly within the
+rate's period. A request takes a token for each of its jobs, and is allowed if the bucket has one
+token, so the number of tokens can become negative.
 
 Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
 rate.
@@ -34,10 +32,7 @@ class Rate:
 
 
 def parse_rate(text: str) -> Rate:
-    """Read a rate in the form REQUESTS/SECONDS, for example 100/60.
-
-    Raises ValueError if the text does not have this form.
-    """
+    """Read a rate in the form REQUESTS/SECONDS, for example 100/60. Raises ValueError."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError("expected REQUESTS/SECONDS, for example 100/60")
@@ -46,10 +41,7 @@ def parse_rate(text: str) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """A token bucket, with the number of tokens that it contained at the time `at_seconds`.
-
-    The number is negative if a request created more jobs than the bucket had tokens.
-    """
+    """A token bucket, with the number of tokens that it contained at the time `at_seconds`."""
 
     tokens: float
     at_seconds: float
@@ -75,10 +67,10 @@ class RateDecision:
 def take_token(
     limit: Rate, bucket: TokenBucket | None, now_seconds: float
 ) -> tuple[TokenBucket, RateDecision]:
-    """Decide whether a request is allowed; return the new bucket and the decision.
+    """Take a token if the bucket has one; return the new bucket and the decision.
 
-    An allowed request takes one token, and a refused request takes none. `bucket` is None for the
-    first request of a caller. If the clock was set back, the bucket keeps its tokens.
+    `bucket` is None for the first request of a caller. If the clock was set back, the bucket keeps
+    its tokens.
     """
     a_second = limit.count / limit.seconds
     tokens = float(limit.count)
@@ -93,10 +85,7 @@ def take_token(
 
 
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
-    """Take `count` more tokens for an allowed request, even if the bucket has fewer tokens.
-
-    Return the new bucket, and a decision that allows the request and says how many tokens remain.
-    """
+    """Take `count` more tokens for an allowed request, even if the bucket has fewer."""
     charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
     return charged, _describe(limit, charged, is_allowed=True)
 
@@ -125,18 +114,12 @@ class RateLimiter:
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, name: str, limit: Rate) -> RateDecision:
-        """Decide whether a request of the caller `name` is allowed.
-
-        An allowed request takes one token from the caller's bucket.
-        """
+        """Decide whether a request is allowed; if so, take one token from the caller's bucket."""
         now_seconds = self._clock().timestamp()
         self._buckets[name], decision = take_token(limit, self._buckets.get(name), now_seconds)
         return decision
 
     def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
-        """Take `count` more tokens from the bucket of the caller `name` for an allowed request.
-
-        Returns a new decision about the request, with the number of tokens that remain.
-        """
+        """Take `count` more tokens for an allowed request, and return a new decision."""
         self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
         return decision

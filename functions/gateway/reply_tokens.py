@@ -20,25 +20,17 @@ REPLY_GRACE: Final = timedelta(seconds=60)
 
 
 class ReplyTokens:
-    """Creates and checks reply tokens.
-
-    A reply token permits replies to one job until the token expires.
-    """
+    """Creates and checks reply tokens."""
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Create an object that signs new tokens with the first of `keys`.
-
-        The object accepts tokens that were signed with any of `keys`. `base_url` is the address of
-        the gateway in the reply URLs.
-        """
+        """Sign new tokens with the first key, and accept tokens of any key."""
         self._keys = tuple(keys)
         self._base_url = base_url
 
     def url(self, job_id: str, deadline: datetime, queue: str) -> str:
         """Return the reply URL of a job, which is valid until REPLY_GRACE after the job's deadline.
 
-        The URL also contains the name of the queue. This name is used only for statistics, so it is
-        not signed.
+        The name of the queue is used only for statistics, so it is not signed.
         """
         expires = _expires(deadline)
         query = urlencode(
@@ -51,19 +43,11 @@ class ReplyTokens:
         return f"{self._base_url}/v1/jobs/{job_id}/reply?{query}"
 
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
-        """Return the valid reply tokens of a job, one for each of the gateway's signing keys.
-
-        The tokens expire at the job's `deadline` plus REPLY_GRACE. The job's message contains one
-        of these tokens.
-        """
+        """Return the valid reply tokens of a job, one for each signing key."""
         return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
-        """Check that a reply token is valid for this job at the time `now`.
-
-        Raises InvalidToken if the token was not issued for this job, or ExpiredToken if the token
-        has expired.
-        """
+        """Raise InvalidToken or ExpiredToken if the token does not permit a reply to this job."""
         # `expires` is signed, so it is a number that we wrote if the signature matches.
         if not self._is_signed(job_id, expires, token):
             raise InvalidToken("the reply token is not valid for this job")
@@ -71,10 +55,9 @@ class ReplyTokens:
             raise ExpiredToken("the reply token has expired")
 
     def is_issued(self, job_id: str, url: str) -> bool:
-        """Return whether this reply URL was signed for this job with one of this object's keys.
+        """Return whether a gateway signed this reply URL for this job, even if it has expired.
 
-        The result is also true if the token in the URL has expired. Only a gateway has the keys, so
-        a message with such a URL was sent by a gateway and not by a producer.
+        Otherwise a producer has sent the message with this URL.
         """
         try:
             query = parse_qs(urlsplit(url).query)

@@ -50,11 +50,9 @@ Each sender has its own connection.
 
 
 class Services:
-    """The components of the gateway.
+    """The components of the gateway, built once from the settings and the connections.
 
-    The arguments of the constructor are the settings and the connections to other services. Tests
-    pass replacements. Routes and triggers pass to each function only the components that the
-    function needs.
+    Routes and triggers pass to each function only the components that the function needs.
     """
 
     def __init__(  # noqa: PLR0913 - each connection is an argument
@@ -156,10 +154,7 @@ class Services:
 
     @property
     def retention(self) -> timedelta:
-        """How long the gateway stores a job after the job's creation.
-
-        This time is the sum of the longest deadline and RETENTION_HOURS.
-        """
+        """How long the gateway stores a job: RETENTION_HOURS after the longest deadline."""
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 
     @property
@@ -169,11 +164,7 @@ class Services:
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> "Services":
-        """Build the components with connections to Azure.
-
-        Each connection is opened at its first use, and then stays open. Raises CatalogueError if
-        the catalogue is not valid, or InvalidSetting if a setting is wrong.
-        """
+        """Build the components with connections to Azure, which are opened at their first use."""
         container = PayloadContainer(settings.payload_storage)
         resolver = Resolver()
         catalogue = Catalogue.load(settings.catalogue_path)

@@ -35,8 +35,7 @@ DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 class GatewaySettings:
     """The gateway's settings.
 
-    The gateway signs new reply tokens with the first of `reply_token_keys`. It accepts reply tokens
-    that are signed with any of these keys.
+    The first of `reply_token_keys` signs new reply tokens, and all of them verify tokens.
     """
 
     service_bus: AzureEndpoint

@@ -1,11 +1,7 @@
 """Authenticate requests by an API key, or by a header of Azure App Service.
 
-Callers usually send an API key. Alternatively, Azure App Service authenticates a caller and adds a
-header that describes the caller. Workers send the reply token of their job, which their routes
-check.
-
-Every route needs a key unless `_OPEN` lists its path. Therefore a new route is protected by
-default.
+Workers send the reply token of their job, which their routes check. Every route needs a key unless
+`_OPEN` lists its path, so a new route is protected by default.
 """
 
 import base64
@@ -58,10 +54,9 @@ def is_open(method: str, path: str) -> bool:
 
 
 def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
-    """Return the scopes that permit this request. A key needs only one of them.
+    """Return the scopes of which a key needs one for this request; empty if any key is sufficient.
 
-    The result is empty if any key is sufficient. If the result contains a scope for operators, the
-    route itself must check which tenants the caller may see.
+    With a scope for operators, the route itself must check which tenants the caller may see.
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
@@ -86,14 +81,11 @@ _SCOPES_CLAIM: Final = ("scp", "http://schemas.microsoft.com/identity/claims/sco
 
 
 def read_principal(header: bytes) -> Caller | None:
-    """Return the caller that the header `x-ms-client-principal` describes.
+    """Return the caller in the header `x-ms-client-principal`; None if it is not valid.
 
     The header contains the JSON object {"claims": [{"typ", "val"}, …], "role_typ": …} in base64.
-    App Service checks a Microsoft Entra token and then sets this header. Callers cannot forge the
-    header, because App Service removes it from incoming requests. If an app role or a delegated
-    scope in the token has the name of a Scope, the caller gets this Scope.
-
-    Returns None if the header is unreadable, or if the tenant or the object id is missing.
+    App Service sets it after it has checked a Microsoft Entra token, and removes it from incoming
+    requests. An app role or a delegated scope with the name of a Scope gives this Scope.
     """
     try:
         principal = json.loads(base64.b64decode(header, validate=True))
@@ -133,14 +125,9 @@ def is_from_foreign_page(
 ) -> bool:
     """Return whether a web page from an origin that is not allowed sent this request.
 
-    A page may send a form or plain text to any site without a preflight request. Without this
-    check, a gateway without API keys would run jobs for every page that its user opens in a
-    browser. Browsers add headers that name the origin of the page. The page cannot change these
-    headers, and other clients do not send them. Pages of the gateway itself are always allowed.
-
-    Args:
-        headers: The headers of the request.
-        allowed_origins: The origins in CORS_ORIGINS, whose pages are allowed.
+    A page may send a form or plain text to any site without a preflight request, so it could run
+    jobs on a gateway without API keys. Browsers add headers that name the origin of the page, which
+    the page cannot change. Pages of the gateway itself are always allowed.
     """
     given = dict(headers)
     origin = given.get(b"origin", b"").decode("latin-1")
@@ -156,17 +143,11 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests.
+    """ASGI middleware that refuses unauthenticated requests, and large bodies if memory is short.
 
-    The middleware also refuses a large request body while the bodies of other requests use too much
-    memory. The class `LargeBodies` defines the limits.
-
-    The middleware stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it
-    stores a function that counts further jobs against the caller's rate limit, because the
-    middleware counts each request as one job.
-
-    The middleware is not based on Starlette's BaseHTTPMiddleware, which would create a task for
-    each request.
+    It stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it stores a
+    function that counts further jobs against the caller's rate limit, because each request is
+    counted as one job. Starlette's BaseHTTPMiddleware would create a task for each request.
     """
 
     def __init__(
@@ -187,11 +168,7 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Authenticate a request, and pass an allowed request to the app.
-
-        A request that is not allowed gets a problem document as its response. A HEAD request is
-        passed as a GET request. If tracing is on, a span is recorded for the request.
-        """
+        """Pass an allowed request to the app, and answer any other with a problem document."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -220,11 +197,7 @@ class AuthenticationMiddleware:
             await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
-        """Return the caller of a request. Raises HttpProblem if the request is not allowed.
-
-        If the caller has a rate limit, the headers RateLimit and RateLimit-Policy are added to
-        `headers`.
-        """
+        """Return the caller of a request, and add the headers of its rate limit to `headers`."""
         method, path = scope["method"], scope["path"]
         if method not in _SAFE_METHODS and is_from_foreign_page(
             scope["headers"], self._allowed_origins
@@ -249,12 +222,7 @@ class AuthenticationMiddleware:
         return caller
 
     def _charge(self, caller: Caller, headers: dict[str, str], count: int) -> None:
-        """Count `count` more jobs of a request against the caller's rate limit.
-
-        The request is allowed even if it then exceeds the limit. The new value of the header
-        `RateLimit`, which says how many more requests the limit allows, is stored in `headers`.
-        Does nothing if the caller has no rate limit.
-        """
+        """Count `count` more jobs against the caller's rate limit, even if they exceed it."""
         if caller.rate is not None and count:
             decision = self._limiter.charge(caller.name, caller.rate, count)
             headers["RateLimit"] = decision.header

@@ -1,6 +1,6 @@
-"""Functions with which a route reads its request: the caller, the job, the body and the options.
+"""Read requests: the caller, the job, the body and the options.
 
-The functions follow RFC 9110 for the choice of a media type, and RFC 7240 for the Prefer header.
+RFC 9110 defines the choice of a media type, and RFC 7240 the Prefer header.
 """
 
 import contextlib
@@ -54,11 +54,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def charge_jobs(request: Request, job_count: int) -> None:
-    """Count the jobs of a request against the caller's rate limit.
-
-    The authentication has already counted the request as one job. This function counts the other
-    jobs of the request.
-    """
+    """Count the jobs of a request, except the first, against the caller's rate limit."""
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
 
@@ -76,9 +72,8 @@ ALL_TENANTS: Final = "*"
 def visible_tenant(request: Request, given: str | None = None) -> str | None:
     """Return the tenant whose jobs the caller may see; None for all tenants.
 
-    `given` is the query parameter `tenant`: the name of a tenant, or ALL_TENANTS. If it is None, a
-    caller with the scope `ops:read` sees all tenants, and every other caller only its own tenant.
-    Raises the problem `forbidden` if the caller may not see the tenant.
+    `given` is the query parameter `tenant`. Without it, a caller with the scope `ops:read` sees all
+    tenants. Raises the problem `forbidden` if the caller may not see the tenant.
     """
     caller = caller_of(request)
     if given is None and Scope.OPS_READ in caller.scopes:
@@ -91,10 +86,7 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
-    """Return the model or the version with this name, for example `classifier` or `classifier:2`.
-
-    Raises the problem `unknown-model` if the catalogue has no entry with this name.
-    """
+    """Return a model or version by name. Raises the problem `unknown-model`."""
     try:
         return catalogue.model(name)
     except UnknownModel as error:
@@ -102,12 +94,7 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
-    """Return the versions to which a name refers.
-
-    For the name of a model, such as `classifier`, all versions of the model are returned. For the
-    name of a version, such as `classifier:2`, only this version is returned. Raises the problem
-    `unknown-model` if the catalogue has no entry with this name.
-    """
+    """Return the version with this name, or all versions of the model with this name."""
     find_model(catalogue, name)
     return catalogue.matching(name)
 
@@ -118,11 +105,9 @@ def names_version(name: str) -> bool:
 
 
 async def find_own_job(request: Request, job_id: str) -> Record:
-    """Return the record of a job that belongs to the caller's tenant.
+    """Return the record of a job of the caller's tenant. Raises the problem `unknown-job`.
 
-    Raises the problem `unknown-job` if the job does not exist or belongs to another tenant. The
-    response is the same in both cases. Therefore a caller cannot find out that another tenant has a
-    job with this id.
+    The problem does not tell whether another tenant has such a job.
     """
     jobs = services_of(request).jobs
     found = await jobs.find(durable_of(request), check_job_id(job_id))
@@ -132,13 +117,9 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see. Operators may see other tenants' jobs.
+    """Return the record of a job that the caller may see, for a response without its result.
 
-    Use this function only for responses without the job's result, because operators do not see
-    results. `tenant` is the value of the query parameter `tenant`: the name of the job's tenant, or
-    ALL_TENANTS. If it is None, the job may belong to any tenant whose jobs the caller may see.
-    Raises the problem `forbidden` if the caller may not see jobs of `tenant`, or `unknown-job` if
-    there is no such job.
+    Operators see other tenants' jobs, but not their results. `tenant` is the query parameter.
     """
     _, found = await find_visible_instance(request, job_id, tenant)
     return found
@@ -149,10 +130,7 @@ async def find_visible_instance(
 ) -> tuple[InstanceSnapshot, Record]:
     """Return the orchestration and the record of a job that the caller may see.
 
-    `tenant` is the value of the query parameter `tenant`: the name of the job's tenant, or
-    ALL_TENANTS. If it is None, the job may belong to any tenant whose jobs the caller may see.
-    Raises the problem `forbidden` if the caller may not see jobs of `tenant`, or `unknown-job` if
-    there is no such job.
+    Raises the problem `forbidden` if the caller may not see this tenant, or `unknown-job`.
     """
     visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))
@@ -163,7 +141,7 @@ async def find_visible_instance(
 
 
 def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
-    """Return the JSON object that represents a job in the response to a request.
+    """Return a job for the response to this request.
 
     An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
     sees the result.
@@ -193,10 +171,9 @@ def unknown_job(job_id: str) -> HttpProblem:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body of a request.
+    """Return the body of a request. Raises the problem `malformed-request` if it was dropped.
 
-    Azure's Functions host drops the body of a request without a Content-Length. This function then
-    raises the problem `malformed-request`.
+    Azure's Functions host drops the body of a request without a Content-Length.
     """
     # `Request.body` is not used, because it would keep the body as long as the request.
     body = b"".join([piece async for piece in request.stream()])
@@ -211,11 +188,7 @@ async def read_body(request: Request) -> bytes:
 async def read_parts(
     request: Request, options: Mapping[str, str | None], *, is_pinned: bool
 ) -> RequestParts:
-    """Read what a request says about the jobs that it submits.
-
-    `options` contains the options in the query; None for an option that is absent. `is_pinned` says
-    whether the request names a version of the model.
-    """
+    """Read what a request, with these options in its query, says about its jobs."""
     content_type = request.headers.get("content-type", "")
     return RequestParts(
         content_type=content_type,
@@ -230,11 +203,7 @@ async def read_parts(
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
-    """Raise the problem `malformed-request` if a query parameter is unknown or repeated.
-
-    `known` contains the names of the parameters that the route uses. Without this check, a caller
-    would not notice a misspelt name.
-    """
+    """Raise the problem `malformed-request` if a query parameter is unknown or repeated."""
     for name in request.query_params:
         if name not in known:
             wanted = f"; expected one of {', '.join(sorted(known))}" if known else ""
@@ -254,11 +223,7 @@ MAX_LIMIT: Final = 100
 
 
 def parse_limit(text: str | None) -> int:
-    """Return the largest number of items on a page, from the query parameter `limit`.
-
-    Returns DEFAULT_LIMIT if `text` is None. Raises the problem `malformed-request` if `text` is not
-    a whole number from 1 to MAX_LIMIT.
-    """
+    """Return the largest number of items on a page, from the query parameter `limit`."""
     if text is None:
         return DEFAULT_LIMIT
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
@@ -278,11 +243,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(name: str, text: str | None) -> datetime | None:
-    """Return the time in a query parameter; None if the parameter is absent.
-
-    `text` is the value of the parameter, or None. `name` is its name, for the text of the problem.
-    Raises the problem `malformed-request` if `text` is not a time in RFC 3339 format.
-    """
+    """Return the RFC 3339 time in the query parameter `name`; None if it is absent."""
     if text is None:
         return None
     with contextlib.suppress(ValueError, OverflowError):  # there is no such day or hour
@@ -303,10 +264,7 @@ _BARE_KEY: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x7e]+")
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """Return the Idempotency-Key of a request; None if the request has no such header.
-
-    Raises the problem `malformed-request` if the header is not valid.
-    """
+    """Return the Idempotency-Key of a request; None if it has none."""
     try:
         return parse_key(request.headers.getlist(KEY_HEADER))
     except ValueError as error:
@@ -314,10 +272,7 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def parse_key(values: Sequence[str]) -> str | None:
-    """Return the key from the values of the Idempotency-Key header; None if there is no value.
-
-    Raises ValueError if the value is malformed, or if there are several values.
-    """
+    """Return the only value of the Idempotency-Key header. Raises ValueError if it is malformed."""
     if not values:
         return None
     if len(values) > 1:
@@ -336,11 +291,9 @@ LABEL_HEADER: Final = "Loosely-Label"
 
 
 def label_option_of(request: Request) -> str | None:
-    """Return the label that a request gives to its job; None if the request contains no label.
+    """Return the label in the header Loosely-Label or in the query; None if there is none.
 
-    The label is in the header Loosely-Label or in the query parameter `label`. Raises the problem
-    `malformed-request` if there is more than one label, or if the header has characters that are
-    not ASCII. The length of the label is checked later.
+    The length of the label is checked later.
     """
     given = request.headers.getlist(LABEL_HEADER)
     if not given:
@@ -370,21 +323,13 @@ class Preference:
     respond_async: bool = False
 
     def wait_or(self, default_seconds: int) -> int:
-        """Return how many seconds the request waits for its job.
-
-        This is the value of `wait` if the header contains `wait`. A header with only
-        `respond-async` means 0 seconds. If the header contains neither of them, the number is
-        `default_seconds`.
-        """
+        """Return how many seconds to wait: `wait`, or 0 with `respond-async`, or the default."""
         if self.wait_seconds is not None:
             return self.wait_seconds
         return 0 if self.respond_async else default_seconds
 
     def applied(self, *, answered_async: bool) -> str | None:
-        """Return the value of the Preference-Applied header; None if no preference was applied.
-
-        `answered_async` is true if the response is sent before the job has ended.
-        """
+        """Return the value of the Preference-Applied header; None if no preference was applied."""
         parts = []
         if self.respond_async and answered_async:
             parts.append("respond-async")
@@ -396,8 +341,7 @@ class Preference:
 def parse_prefer(values: Iterable[str]) -> Preference:
     """Read the Prefer headers of a request.
 
-    Unknown and invalid preferences are ignored, as RFC 7240 requires. If a preference occurs twice,
-    only its first occurrence counts.
+    RFC 7240 ignores unknown and invalid preferences, and those after the first of a name.
     """
     wait_seconds: int | None = None
     respond_async = False
@@ -418,10 +362,9 @@ _MAX_RANGES: Final = 50
 
 
 def choose_media_type(header: str, offers: Sequence[str]) -> str:
-    """Return the media type in `offers` that the Accept header `header` prefers.
+    """Return the offer that the Accept header prefers, and the first of several equal ones.
 
-    If the header prefers several offers equally, the first of these offers is returned. If the
-    header accepts no offer, `offers[0]` is returned, which RFC 9110 allows instead of status 406.
+    If the header accepts no offer, the first is returned, which RFC 9110 allows instead of 406.
     """
     ranges = [found for part in header.split(",")[:_MAX_RANGES] if (found := _parse_range(part))]
     return max(offers, key=lambda offer: _weight(offer, ranges)) if ranges else offers[0]
@@ -437,10 +380,7 @@ def _parse_range(part: str) -> tuple[str, float] | None:
 
 
 def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight (`q`) of the most specific media range that matches `offer`.
-
-    Returns 0 if no media range matches.
-    """
+    """Return the weight (`q`) of the most specific media range for `offer`; 0 without one."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         weights = [weight for found, weight in ranges if found == name]
         if weights:
@@ -454,16 +394,11 @@ _TEXT_TYPES = (str, str | None)
 class TextRoute(APIRoute):
     """A route that calls its endpoint directly if all path and query parameters are strings.
 
-    Strings need no conversion, so the route reads them from the request itself. This takes half of
-    the processor time that FastAPI needs to read them. If an endpoint has other parameters, FastAPI
-    calls the endpoint as usual. The OpenAPI document is the same in both cases.
+    FastAPI needs twice the processor time to read them. The OpenAPI document stays the same.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the route as APIRoute does, and check whether its endpoint can be called directly.
-
-        A direct call omits FastAPI's handling of the parameters.
-        """
+        """Check whether the endpoint can be called directly."""
         super().__init__(*arguments, **options)
         dependant = self.dependant
         self._queries = {field.alias: field.name for field in dependant.query_params}

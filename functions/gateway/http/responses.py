@@ -1,7 +1,4 @@
-"""Functions with which a route builds its response: JSON, problem documents, ETags, Retry-After.
-
-The functions follow RFC 9457 for problem documents, and RFC 9110 section 13 for conditional
-requests.
+"""Build responses: JSON, problem documents (RFC 9457), ETags (RFC 9110 section 13), Retry-After.
 
 `CompressionMiddleware` compresses large responses, because Azure's host compresses none. A
 compressed response has an ETag of its own, which ends in `-gzip`. In a condition of a request, it
@@ -118,11 +115,9 @@ def json_response(
 
 
 def problem_response(request: Request, problem: HttpProblem) -> Response:
-    """Return the HTTP response that reports a problem.
+    """Return the response that reports a problem, and log it unless it is that of a failed job.
 
-    For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
-    the body is a problem document. The problem is also logged, except for the
-    problem of a failed job, which contains the job.
+    Under /v2, the body is an error of the Open Inference Protocol, elsewhere a problem document.
     """
     if "job" not in problem.extra:
         _log.info(
@@ -142,12 +137,9 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
 
 
 def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
-    """Return the problem that describes why a job did not succeed; None if the job succeeded.
+    """Return why an ended job did not succeed, as a problem; None if it succeeded.
 
-    Args:
-        job: The resource of a job that has ended.
-        has_run: Whether a worker had received the job; None if unknown. Needed only if the job has
-            expired and its `started_at` is null.
+    `has_run` says whether a worker had received a job that has expired; None if unknown.
     """
     error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
@@ -173,11 +165,9 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
 
 def answer_conditionally(request: Request, response: Response, caching: str = _CACHING) -> Response:
-    """Return the response with an ETag, or 304 if If-None-Match contains this ETag.
+    """Return the response with a strong ETag of its content, or 304 if If-None-Match contains it.
 
-    `caching` is the value of Cache-Control. The ETag is strong. It is computed from the content, so
-    all instances of the app compute the same ETag. Raises the problem `precondition-failed` if the
-    request has an If-Match header that does not contain the ETag.
+    Raises the problem `precondition-failed` if If-Match does not contain the ETag.
     """
     check_match(request, response)
     tag = _make_etag(bytes(response.body))
@@ -190,10 +180,7 @@ def answer_conditionally(request: Request, response: Response, caching: str = _C
 
 
 def check_match(request: Request, response: Response) -> None:
-    """Raise the problem `precondition-failed` if If-Match does not contain the response's ETag.
-
-    A request without If-Match is allowed.
-    """
+    """Raise the problem `precondition-failed` if If-Match does not contain the response's ETag."""
     fields = request.headers.getlist("if-match")
     if fields and not _has_tag(fields, _make_etag(bytes(response.body)), is_strong=True):
         raise HttpProblem(
@@ -204,11 +191,7 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Add the position of a queued job to `job`; return the Retry-After header for the response.
-
-    The position is the member `queue` of `job`. If the job is not queued any more, `job` is not
-    changed, and Retry-After is RETRY_AFTER_SECONDS. The job must not have ended.
-    """
+    """Add the position of a queued job to `job`; return the Retry-After header."""
     model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION
     if model is not None and job["status"] == JobStatus.QUEUED:
@@ -227,10 +210,7 @@ def accepts_gzip(headers: Headers) -> bool:
 
 
 class CompressionMiddleware:
-    """ASGI middleware that compresses responses of at least MIN_BYTES bytes of text or JSON.
-
-    It does not change a response that is sent in several parts, or that has a Content-Encoding.
-    """
+    """ASGI middleware that compresses responses in one part, of text or JSON, from MIN_BYTES."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -306,10 +286,7 @@ def _make_etag(body: bytes) -> str:
 
 
 def _has_tag(fields: list[str], tag: str, *, is_strong: bool = False) -> bool:
-    """Return whether the header fields contain this ETag, or `*`, which matches every ETag.
-
-    If `is_strong` is true, weak ETags do not match.
-    """
+    """Return whether the header fields contain this ETag (not as a weak one), or `*`."""
     named = [found for field in fields for found in _TAG.findall(field)]
     return any(field.strip() == "*" for field in fields) or any(
         value == tag and not (weak and is_strong) for weak, value in named

@@ -1,5 +1,1 @@
-"""The submission of jobs.
-
-`parse` validates a request. `create` creates its jobs. `idempotency` ensures that a repeated
-request does not create the jobs again.
-"""
+"""Validate requests (`parse`), create their jobs (`create`), and repeat them (`idempotency`)."""

@@ -21,10 +21,7 @@ class ChildJobs:
     blobs: Blobs
 
     async def find(self, durable: Durable, job_id: str, wait_seconds: float) -> SubmittedJob | None:
-        """Return a child job, after waiting up to `wait_seconds` for its end.
-
-        Returns None if there is no such job. Raises Unavailable if a service fails.
-        """
+        """Return a child job, after waiting for its end; None if there is no such job."""
         found = await self.jobs.find(durable, job_id)
         if found is not None and not is_final(found):
             with self.waiters.waiting(job_id) as ended:
@@ -37,9 +34,7 @@ class ChildJobs:
     ) -> SubmittedJob:
         """Create the child job `job_id`, and wait up to `wait_seconds` for its end.
 
-        If two requests create the same job at the same time, its message is sent once, and its
-        first outcome counts. Raises HttpProblem if the job is refused, or Unavailable if a service
-        fails.
+        If two requests create the same job, its message is sent once, and its first outcome counts.
         """
         job = await self.creator.prepare(new_job, job_id)
         new_job.drop_data()

@@ -125,9 +125,7 @@ class PreparedJob:
     def ticket(self, *, sent_at: datetime | None, outcome: JobOutcome | None) -> Ticket:
         """Return the input of the job's orchestration.
 
-        `sent_at` is the time at which the job's message was sent; None if it was not sent. If the
-        message was sent, the returned ticket does not contain the input for the model. `outcome` is
-        the job's outcome; None if the job has not ended.
+        If the message was sent, at `sent_at`, it does not contain the input for the model.
         """
         return write_ticket(
             self.request,
@@ -144,10 +142,7 @@ class PreparedJob:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """A job that a request has submitted.
-
-    `is_replay` is true if an earlier request with the same Idempotency-Key created the job.
-    """
+    """A submitted job. It is a replay if an earlier request with the same key created it."""
 
     job_id: str
     record: Record
@@ -184,10 +179,9 @@ class JobCreator:
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request, and wait up to `wait_seconds` for the end of the jobs.
+        """Create the jobs of a request, and wait up to `wait_seconds` for their end.
 
-        All jobs are checked before the first job is started. If one job must be refused, no job is
-        started. Raises HttpProblem if a job is refused, or Unavailable if a service fails.
+        If one job must be refused, no job is started. Raises HttpProblem or Unavailable.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
         for new_job in new_jobs:
@@ -204,14 +198,10 @@ class JobCreator:
         ]
 
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
-        """Check the submission, store large inputs, and return the prepared job.
+        """Check a job, choose its version, and store large inputs.
 
-        If the model has several versions, this method chooses the version. The request in the
-        prepared job contains the version, so the version stays the same when the job is sent again.
-
-        The job is not started. If the process dies before the start, the stored inputs remain
-        although no job refers to them. If `job_id` is None, a new id is created. Raises HttpProblem
-        if the submission is refused, or Unavailable if the blob storage fails.
+        If the process dies before the job is started, the stored inputs remain although no job
+        refers to them. Raises HttpProblem if the job is refused, or Unavailable.
         """
         job_id = job_id or str(uuid7())
         model = new_job.model
@@ -236,17 +226,14 @@ class JobCreator:
     async def start_and_wait(
         self, durable: Durable, job: PreparedJob, wait_seconds: float, *, is_only_start: bool
     ) -> Record:
-        """Send and start a job, and wait until the job ends.
+        """Send and start a job; return its final record, or its initial one if it has not ended.
 
-        `is_only_start` is true if no other request can start this job. If a job ends before its
-        orchestration starts, its outcome may be recorded only in the orchestration's input. A
-        second start would replace this input, so the outcome is recorded there only if
-        `is_only_start` is true.
+        `is_only_start` is true if no other request can start this job. Only then may the outcome of
+        a job that ends before its start be recorded in the orchestration's input alone, because a
+        second start would replace this input.
 
-        Returns the final record, or the initial record if the job does not end within
-        `wait_seconds`, or within UNSENT_WAIT_SECONDS if Service Bus does not respond. Raises
-        Unavailable if the start of the job may have failed. After the start, a failure of the
-        storage raises no error, because the job exists.
+        Waits only UNSENT_WAIT_SECONDS if Service Bus does not respond. Raises Unavailable if the
+        start may have failed. Later failures of the storage raise no error: the job exists.
         """
         # The worker of a model that reports progress asks for the orchestration at once.
         may_delay = is_only_start and wait_seconds > 0 and not job.new_job.model.reports_progress
@@ -284,9 +271,8 @@ class JobCreator:
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:
         """Send the job's message, and return the job and the time at which it was sent.
 
-        If the message cannot be sent now, the time is None, and the orchestration sends the message
-        later. In this case the input of the orchestration must contain the whole request, so large
-        inputs of the job are stored in blobs. Raises Unavailable if an input cannot be stored.
+        If the message cannot be sent now, the time is None. The orchestration then sends it, and
+        its input must contain the whole request, so large inputs are stored in blobs.
         """
         model = job.request.model
         ends_at = self.send_later_until.get(model)
@@ -310,11 +296,10 @@ class JobCreator:
         return await self._make_small(job), None
 
     async def enqueue(self, ticket_text: str) -> str | None:
-        """Send the request of a job that was started although its message could not be sent.
+        """Send the request of a started job whose message could not be sent (activity `enqueue`).
 
-        This is the activity `enqueue`, whose input is the job's ticket. Returns None, or the JSON
-        text of a JobError if the request can never be sent. Raises Unavailable if the queue did not
-        accept the message, and a repeated call may succeed.
+        Returns the JSON text of a JobError if the request can never be sent. Raises Unavailable if
+        a repeated call may succeed.
         """
         ticket = read_ticket(ticket_text)
         try:
@@ -327,12 +312,9 @@ class JobCreator:
     async def _send_request(
         self, request: JobRequest, priority: Priority, traceparent: str | None
     ) -> None:
-        """Send a request, with its reply URL, to the model's queue.
+        """Send a request, with its reply URL, to the model's queue, unless its deadline has passed.
 
-        A repeated call sends a message with the same id, and the queue drops this message as a
-        duplicate. If the job's deadline has passed, nothing is sent, because the job expires.
-        Raises UnknownModel, MessageTooLarge, or Unavailable if the queue did not accept the
-        message.
+        A repeated call sends a message with the same id, which the queue drops as a duplicate.
         """
         left = request.deadline - self.clock()
         if left.total_seconds() <= 0:
@@ -352,11 +334,7 @@ class JobCreator:
             await self.queues.send(queue, message)
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
-        """Store the job's inputs in blobs if they are too large for an orchestration's history.
-
-        Returns the job, with a payload reference for each stored input. Raises Unavailable if the
-        blob storage fails.
-        """
+        """Store the job's inputs in blobs if they are too large for an orchestration's history."""
         request, left_bytes = job.request, INLINE_LIMIT_BYTES
         first, left_bytes = await self._make_input_small(request.input, job.job_id, left_bytes)
         inputs = {}
@@ -369,11 +347,7 @@ class JobCreator:
     async def _make_input_small(
         self, payload: InputPayload, job_id: str, left_bytes: int, name: str | None = None
     ) -> tuple[InputPayload, int]:
-        """Store an input in a blob if the input is larger than `left_bytes`.
-
-        `name` is the name of the named input; None for the first input. Returns two values: the
-        input or the reference to its blob, and the number of bytes that remain for later inputs.
-        """
+        """Store an input of more than `left_bytes`; return it, and how many bytes are left."""
         match payload:
             case InlineBytes(media_type, data):
                 pass
@@ -419,10 +393,7 @@ class JobCreator:
             )
 
     async def _check_addresses(self, job: NewJob) -> None:
-        """Raise the problem `invalid-input` if the job contains a forbidden URL.
-
-        Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
-        """
+        """Refuse forbidden URLs, and too many DNS look-ups."""
         for name, each in job.inputs.items():
             if each.url is not None:
                 try:
@@ -453,11 +424,9 @@ class JobCreator:
     async def _store_inputs(
         self, job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return the inputs for the job's request.
+        """Store large inputs in blobs; return the first input and the named inputs of the request.
 
-        The first value is the first input, and the second value contains the named inputs. A large
-        input is returned as a reference to its blob, a small input as its content, and an input by
-        URL as its URL. The total size of the contents is at most `inline_limit_bytes`.
+        Small inputs stay inline, up to `inline_limit_bytes` together.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes
@@ -495,17 +464,10 @@ class JobCreator:
     async def _find_upload(
         self, new_job: NewJob, name: str | None, upload_id: str, announced: str
     ) -> PayloadRef:
-        """Return a reference to an upload of the tenant, after checking that the model accepts it.
+        """Return a reference to an upload of the tenant, after checking its first bytes.
 
-        Only the first bytes of the upload are read. The reference contains the ETag of the blob. If
-        the upload is overwritten later, the worker refuses it. Raises HttpProblem if the upload
-        does not exist or is refused, or Unavailable if the blob storage fails.
-
-        Args:
-            new_job: The job that uses the upload.
-            name: The name of the named input; None for the first input.
-            upload_id: The id of the upload.
-            announced: The media type that the request names; empty to use the type of the blob.
+        The reference contains the ETag of the blob: if the upload is overwritten later, the worker
+        refuses it. `announced` is the media type in the request; empty to use that of the blob.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)
@@ -534,11 +496,7 @@ def _path_of(name: str | None) -> str:
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
-    """Wait for all awaitables, and return their results in the same order.
-
-    If some awaitables fail, this function still waits for all of them. It then raises the error of
-    the first failed awaitable in the sequence.
-    """
+    """Wait for all awaitables, also if one fails; then return their results, or raise an error."""
     if len(awaitables) == 1:
         return [await awaitables[0]]
     found = await asyncio.gather(*awaitables, return_exceptions=True)

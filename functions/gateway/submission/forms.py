@@ -1,7 +1,6 @@
 """Read a form (`multipart/form-data`, RFC 7578) whose body is complete.
 
-The delimiters are found by `bytes.find`, and the number of parts is limited. Therefore the time to
-read a form is at most proportional to the size of the body, even if the body is malicious.
+The time is at most proportional to the size of the body, even if the body is malicious.
 """
 
 import re
@@ -26,10 +25,7 @@ class FormPart:
 
 
 def read_form(content_type: str, body: bytes) -> list[FormPart]:
-    """Return the parts of a form. Raises ValueError if the form is malformed or has too many parts.
-
-    `content_type` is the Content-Type header of the request, which contains the boundary.
-    """
+    """Return the parts of a form. Raises ValueError if it is malformed or has too many parts."""
     boundary = _parameters(content_type).get("boundary", "")
     if not 1 <= len(boundary) <= _MAX_BOUNDARY_CHARACTERS:
         raise ValueError("the Content-Type has no valid boundary")

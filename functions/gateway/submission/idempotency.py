@@ -70,11 +70,7 @@ def claim_blob(tenant: str, key: str) -> str:
 
 
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
-    """Return a digest of a request.
-
-    If a request has the same idempotency key as an earlier request, but a different digest, the
-    gateway refuses the request.
-    """
+    """Return a digest of a request, by which a different request with the same key is refused."""
     parts = {
         **options,
         "method": method,
@@ -119,11 +115,7 @@ def _name_of(new_job: NewJob) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """An idempotency claim: the content of the blob that assigns a job to an idempotency key.
-
-    `fingerprint` is the digest of the first request with this key. `version` is the version of the
-    model that runs the job.
-    """
+    """The blob that assigns a job, and the version that runs it, to an idempotency key."""
 
     job_id: str
     fingerprint: str
@@ -143,10 +135,7 @@ class IdempotencyClaim:
 
 
 def decode_claim(data: bytes) -> IdempotencyClaim | None:
-    """Read an idempotency claim from the content of a blob.
-
-    Returns None if the content is not an idempotency claim. The caller may then replace the blob.
-    """
+    """Read an idempotency claim; None if the content is none, so that it may be replaced."""
     try:
         fields = Fields(json.loads(data))
         return IdempotencyClaim(
@@ -162,11 +151,7 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyedJob:
-    """A new job that was submitted with an idempotency key.
-
-    `claim_blob` is the name of the blob that stores the key's idempotency claim. `fingerprint` is
-    the digest of the request.
-    """
+    """A new job, the blob of its key's claim, and the digest of its request."""
 
     new_job: NewJob
     claim_blob: str
@@ -175,10 +160,7 @@ class _KeyedJob:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKeys:
-    """Creates the jobs of requests that have an Idempotency-Key.
-
-    A repeated request gets the jobs of the first request.
-    """
+    """Creates the jobs of requests with an Idempotency-Key, once for each key."""
 
     blobs: Blobs
     jobs: Jobs
@@ -195,14 +177,10 @@ class IdempotencyKeys:
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create a job, or find the job that the key already has.
+        """Create a job, or find the job that the key already has, and wait for its end.
 
-        Then wait up to `wait_seconds` for the end of the job, and return the job.
-
-        Raises:
-            HttpProblem: The first request with the key was a different request, or the new job is
-                refused.
-            Unavailable: A service failed, or many requests with the key came at the same time.
+        Raises HttpProblem if the key belongs to a different request or the new job is refused, and
+        Unavailable if a service failed or many requests with the key came at the same time.
         """
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
@@ -211,15 +189,7 @@ class IdempotencyKeys:
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request, or find the jobs that the key already has.
-
-        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs.
-
-        Raises:
-            HttpProblem: The first request with the key was a different request, or a new job is
-                refused.
-            Unavailable: A service failed, or many requests with the key came at the same time.
-        """
+        """Do the same as `create` for several jobs of one request."""
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
         common = fingerprint(
@@ -245,10 +215,7 @@ class IdempotencyKeys:
     async def _create_one(
         self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create the key's job unless it exists, and wait up to `wait_seconds` for its end.
-
-        Raises HttpProblem if the first request with the key was a different request.
-        """
+        """Create the key's job unless it exists, and wait up to `wait_seconds` for its end."""
         # A job with small inputs is cheap to prepare, so its claim is written without reading.
         limit_bytes = self.creator.settings.inline_limit_bytes
         skips_look = fits_inline(keyed.new_job.size_bytes, limit_bytes)
@@ -297,9 +264,8 @@ class IdempotencyKeys:
     ) -> SubmittedJob | None:
         """Write the idempotency claim of a key, then start the job and wait for its end.
 
-        Returns the submitted job; None if another request wrote the claim first, or if writing the
-        claim took more than FRESH_SECONDS. `claim` is an existing claim whose job was not started;
-        None if the key has no claim. `blob` is the blob to replace; None to create the blob.
+        Returns None if another request wrote the claim first, or if writing took longer than
+        FRESH_SECONDS. `claim` is an existing claim whose job was not started, in the blob `blob`.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -324,11 +290,9 @@ class IdempotencyKeys:
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 
     def _pin(self, new_job: NewJob, version: str) -> NewJob:
-        """Return the new job with the model's version that the idempotency claim contains.
+        """Return the job with the version in the claim, if the catalogue still contains it.
 
-        The version must stay the same, because the job's message may have been sent to the queue of
-        this version. If the catalogue no longer contains the version, the new job is returned
-        unchanged.
+        The job's message may have been sent to the queue of this version.
         """
         entry = self.creator.versions.find(new_job.model, version)
         return (
@@ -345,10 +309,7 @@ class IdempotencyKeys:
                     await self.blobs.delete(input_blob(job.job_id, name))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS until the job has an orchestration instance.
-
-        Returns the instance, or None if the job has no instance after this time.
-        """
+        """Wait up to WATCH_SECONDS for the job's orchestration instance; None without one."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
         with self.waiters.waiting(job_id):
@@ -377,11 +338,7 @@ class IdempotencyKeys:
     async def _wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Wait up to `wait_seconds` for the end of a submitted job, and return the job.
-
-        The returned value contains the job's final record. If the job does not end in this time,
-        it contains the record that `submitted` contains.
-        """
+        """Wait up to `wait_seconds` for the end of a submitted job, and return the job."""
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
             return submitted

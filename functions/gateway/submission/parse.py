@@ -1,8 +1,4 @@
-"""Parse and validate a request that submits a job.
-
-The body is the input itself, a multipart form, or a JSON object that contains the input and the
-options.
-"""
+"""Validate a request that submits a job: a body that is the input itself, a form, or JSON."""
 
 import base64
 import binascii
@@ -42,9 +38,8 @@ _MAX_UPLOAD_ID_CHARACTERS: Final = 200
 class RequestParts:
     """What a request says about the jobs that it submits, read once from the request.
 
-    `media_type` is the Content-Type without its parameters. `options` contains the options in the
-    query. `is_pinned` says whether the request names a version of the model. `parent` is the id of
-    the job whose model sends the request; None if a caller sends it.
+    `options` contains the options in the query. `is_pinned` says whether the request names a
+    version of the model. `parent` is the id of the job whose model sends the request.
     """
 
     content_type: str
@@ -60,11 +55,10 @@ class RequestParts:
 
 @dataclass(slots=True)
 class SubmittedInput:
-    """One validated input of a job.
+    """One validated input of a job, with no `data` if the worker gets it from `url` or `upload`.
 
-    `data` is empty if the worker gets the input from `url` or `upload`. The upload is checked
-    later, because a repeated request with the same Idempotency-Key is valid even if the upload has
-    expired.
+    The upload is checked later, because a repeated request with the same Idempotency-Key is valid
+    even if the upload has expired.
     """
 
     media_type: str
@@ -75,10 +69,9 @@ class SubmittedInput:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The validated data from which a job is created.
+    """The validated data from which a job is created. The first input has the name None.
 
-    `model` is the entry of one version of the model. If `is_pinned` is true, the job runs on this
-    version. Otherwise the gateway chooses the version. The first input has the name None.
+    If `is_pinned` is true, the job runs on the version `model`. Otherwise the gateway chooses one.
     """
 
     model: ModelEntry
@@ -99,10 +92,7 @@ class NewJob:
         return sum(len(each.data) for each in self.inputs.values())
 
     def drop_data(self) -> None:
-        """Release the memory of the inputs, because the request may wait long for the job.
-
-        The caller must first have put the inputs into the job's message or into blobs.
-        """
+        """Release the memory of the inputs, which are now in the job's message or in blobs."""
         for each in self.inputs.values():
             each.data = b""
 
@@ -253,10 +243,7 @@ def check_required_inputs(model: ModelEntry, names: Collection[str | None]) -> N
 
 
 def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
-    """Read an input of a JSON body.
-
-    `source` is the JSON object of the input, and `path` is its position in the body.
-    """
+    """Read the JSON object of an input, which is at `path` in the body."""
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
@@ -294,10 +281,7 @@ def _read_url(model: ModelEntry, path: str, announced: str | None, url: Json) ->
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
-    """Return the options of a JSON body with the names that they have in a query.
-
-    The member `webhook.url` becomes `webhook_url`.
-    """
+    """Return the options of a JSON body with the names that they have in a query."""
     webhook = envelope.pop("webhook", None)
     if webhook is None:
         return envelope
@@ -317,11 +301,7 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
 
 
 def _decode_input(path: str, member: str, value: Json) -> tuple[bytes, str | None]:
-    """Return the content and the media type of an input in a JSON body.
-
-    `path` is the position of the input in the body. `member` is the name of the JSON member:
-    `json`, `text` or `base64`. The media type of a base64 value is unknown, so None is returned.
-    """
+    """Return the content and the media type, if known, of an input in a JSON body."""
     try:
         if member == "json":
             return encode_json(value), media.JSON
@@ -379,8 +359,7 @@ def check_coding(content_encoding: str) -> None:
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
-    `size_bytes` is the size of the payload, or the size of a JSON body or form that contains the
-    payload. A JSON body or form may exceed the model's limit by up to `allowance_bytes`.
+    A JSON body or form that contains the payload may exceed it by up to `allowance_bytes`.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
@@ -406,15 +385,8 @@ def check_media_type(
 ) -> str:
     """Return the media type of a payload, after checking that the model accepts the payload.
 
-    The content must match the media type, and a picture must not have too many pixels.
-
-    Args:
-        model: The model of the job.
-        announced: The media type in the request; None if the request contains none.
-        data: The payload, or its first bytes.
-        is_whole: Whether `data` is the complete payload.
-
-    Raises HttpProblem if the model does not accept the payload.
+    The content must match the media type, and a picture must not have too many pixels. `announced`
+    is the media type in the request. If `is_whole` is false, `data` is only the beginning.
     """
     if not data:
         raise invalid_input("the input is empty; send at least one byte")
@@ -439,11 +411,10 @@ def check_media_type(
 
 
 def only_media_type(model: ModelEntry, announced: str | None) -> str | None:
-    """Return the media type of an input if the model accepts only one, otherwise None.
+    """Return the only media type that the model accepts; None if there are several.
 
-    `announced` is the unspecific media type in the request; None if the request contains none. The
-    result is then also None if the model accepts only JSON, because a JSON body contains the input
-    as its member `input`.
+    JSON does not count if the request announces a type, because a JSON body contains the input as
+    its member `input`.
     """
     accepted = model.media_types
     is_clear = len(accepted) == 1 and (announced is None or accepted[0] != media.JSON)
@@ -496,10 +467,7 @@ def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: 
 
 
 def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
-    """Return the model's parameters, and the number of seconds until the job's deadline.
-
-    Raises HttpProblem if one of the options is not valid.
-    """
+    """Return the model's parameters, and the number of seconds until the deadline."""
     parameters = _parse_parameters(options.get("parameters"))
     if model.parameters:
         try:
@@ -511,10 +479,7 @@ def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[
 
 
 def _parse_webhook_url(options: Mapping[str, Json]) -> str | None:
-    """Return the URL of the webhook; None if the options contain no URL.
-
-    The SSRF guard checks the address of the URL later.
-    """
+    """Return the URL of the webhook, whose address the SSRF guard checks later."""
     url = options.get("webhook_url")
     if url is not None and not isinstance(url, str):
         raise malformed("webhook.url: expected a string")
@@ -531,10 +496,7 @@ def _check_url_length(option: str, url: str) -> None:
 
 
 def parse_priority(options: Mapping[str, Json]) -> Priority:
-    """Return the requested priority, or normal priority if none is requested.
-
-    Raises HttpProblem if the priority is unknown.
-    """
+    """Return the requested priority; normal priority if none is requested."""
     given = options.get("priority")
     try:
         return Priority.NORMAL if given is None else Priority(given)
@@ -557,10 +519,7 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def parse_label(options: Mapping[str, Json]) -> str | None:
-    """Return the label that the caller gave the job; None if the options contain no label.
-
-    Raises HttpProblem if the label is too long or contains control characters.
-    """
+    """Return the label that the caller gave the job; None if there is none."""
     label = options.get("label")
     if label is None:
         return None

@@ -1,9 +1,7 @@
-"""Choose the version of a model that runs a new job.
+"""Choose the version of a model that runs a new job, once for each job.
 
-The choice depends on the job id, on the percentages in the catalogue, and on the workers that are
-ready. A deployment may change the percentages, and a version may lose its workers. Therefore a
-job's version is chosen only once. The request, the ticket and the idempotency claim of the job
-contain the version.
+A deployment may change the percentages, and a version may lose its workers. Therefore the request,
+the ticket and the idempotency claim of the job contain the version.
 """
 
 import logging
@@ -22,11 +20,9 @@ class VersionChooser:
         self._states = states
 
     async def choose(self, model: ModelEntry, job_id: str) -> ModelEntry:
-        """Return the version of a model for a new job.
+        """Return the version that the percentages and the job's id select.
 
-        The percentages in the catalogue and the job's id select a version. If no worker is ready
-        for this version, and the catalogue names a fallback version, the fallback version is
-        returned instead. If the heartbeats cannot be read, the fallback version is not used.
+        If no worker is ready for it, return the fallback version, unless no heartbeats can be read.
         """
         versions = self._catalogue.versions(model)
         chosen = versions[choose_version(model.versions, job_id)]

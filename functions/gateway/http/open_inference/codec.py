@@ -1,9 +1,8 @@
 """Read requests and write responses of the Open Inference Protocol v2.
 
-A body contains JSON, and binary tensors may follow the JSON. If there are binary tensors, the
-header `Inference-Header-Content-Length` contains the size of the JSON in bytes. The JSON gives the
-size of each binary tensor in the parameter `binary_data_size`. The binary tensors have the same
-order as in the JSON.
+A body contains JSON, and binary tensors may follow in the order of the JSON. The header
+`Inference-Header-Content-Length` then contains the size of the JSON in bytes, and the parameter
+`binary_data_size` the size of each binary tensor.
 """
 
 import base64
@@ -41,8 +40,8 @@ _FOREIGN: Final = ("shared_memory_region", "classification")
 class InferenceRequest:
     """An inference request.
 
-    `outputs` contains the name of each requested output, and whether the output must be binary. If
-    `outputs` is None, all outputs are requested, and `is_binary` says whether they must be binary.
+    `outputs` maps each requested output to whether it must be binary. If it is None, all outputs
+    are requested, and `is_binary` applies to them.
     """
 
     id: str | None
@@ -53,11 +52,7 @@ class InferenceRequest:
 
 
 def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
-    """Read an inference request from its body.
-
-    `header_length` is the value of the header `Inference-Header-Content-Length`; None if the header
-    is missing. Raises the problem `malformed-request` if the body does not follow the protocol.
-    """
+    """Read an inference request. Raises the problem `malformed-request` if it is not valid."""
     length = _header_length(body, header_length)
     try:
         document = parse_json(body[:length])
@@ -237,10 +232,7 @@ def write_response(
 ) -> tuple[bytes, int]:
     """Return the body of a response, and the size of its JSON part in bytes.
 
-    Args:
-        response: The JSON part of the response, in which `outputs` is still empty.
-        outputs: Pairs of an output tensor and a bool. True writes the tensor in binary, false in
-            JSON.
+    `outputs` contains the tensors, and whether each must be binary.
     """
     shown: list[OipOutput] = []
     rest: list[bytes] = []

@@ -2,19 +2,15 @@
 
 If a request has only one input tensor, and its datatype is BYTES, each element of the tensor
 becomes one job. Otherwise all input tensors together become one job, and the model must accept
-JSON. If there is one tensor, the input of this job is the tensor as a nested list. If there are
-several tensors, the input is an object that contains the nested list of each tensor under the name
-of the tensor.
+JSON: the nested list of the only tensor, or an object with the nested list of each tensor.
 
-A model with named inputs has an input tensor for each named input, and one more tensor for the
-first input. All tensors of datatype BYTES must have the same number of elements: the elements at
-the same position belong to one job. A tensor of any other datatype is, as a whole, one input of one
-job.
+A model with named inputs has an input tensor for each of them, and one for the first input. The
+elements of the BYTES tensors at the same position belong to one job. A tensor of any other datatype
+is, as a whole, one input of one job.
 
-Every model has the output tensor `result`. Each element of `result` is the result of one job. Each
-named result of a model is an output tensor of its own, with the same form. A classifier also has
-the output tensors `labels`, `indices` and `scores`, unless named results have these names. Each row
-of these tensors belongs to one job. In each row, the best label is first.
+Every model has the output tensor `result`, with one element for each job, and one such tensor for
+each named result. A classifier also has the output tensors `labels`, `indices` and `scores`, unless
+named results have these names. Each row belongs to one job, with the best label first.
 """
 
 import base64
@@ -80,10 +76,7 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job, and the media type of the result.
-
-    `named` contains those named results of the job that are needed for the response.
-    """
+    """The result of one job, with those named results that are needed for the response."""
 
     media_type: str
     data: bytes = field(repr=False)
@@ -118,11 +111,7 @@ def _first_name(model: ModelEntry) -> str:
 def _input_metadata(
     name: str, entry: ModelEntry, *, is_optional: bool = False
 ) -> OipTensorMetadata:
-    """Return the description of the input tensor `name`.
-
-    The elements of the tensor have the media types that `entry` accepts. If `is_optional` is true,
-    a request may omit the tensor.
-    """
+    """Return the description of an input tensor, which a request may omit if it is optional."""
     parameters: dict[str, Any] = {"content_types": ", ".join(entry.media_types)}
     if is_optional:
         parameters["optional"] = True
@@ -149,10 +138,7 @@ def _has_labels(model: ModelEntry) -> bool:
 def read_jobs(
     model: ModelEntry, parts: RequestParts, label: str | None, request: InferenceRequest
 ) -> list[NewJob]:
-    """Return the jobs that an inference request creates.
-
-    Raises HttpProblem if the request is not valid for the model.
-    """
+    """Return the jobs of an inference request. Raises HttpProblem if the model cannot run it."""
     given = {
         name: value
         for name, value in request.parameters.items()
@@ -214,11 +200,7 @@ def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[Submitte
 
 
 def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[SubmittedInput]:
-    """Return the inputs in the tensor of a named input, one for each of `job_count` jobs.
-
-    Raises HttpProblem if the tensor is not valid, or if it contains more or fewer inputs. A tensor
-    whose datatype is not BYTES contains one input.
-    """
+    """Return the inputs in the tensor of a named input, one for each of `job_count` jobs."""
     entry = model.entry_of_input(tensor.name)
     with naming_input(tensor.name):
         if tensor.datatype != BYTES:
@@ -237,9 +219,7 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
 def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedInput]:
     """Return the inputs in a tensor of datatype BYTES, one for each job.
 
-    Raises HttpProblem if the tensor is not valid. `prefix` names the tensor in the text of the
-    problem, for example `image: `. It is used if the number of elements or the encoding of an
-    element is wrong.
+    `prefix` names the tensor in the text of a problem, for example `image: `.
     """
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
         raise unreadable(
@@ -304,9 +284,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
     """Return the output tensors that contain the results of all jobs.
 
-    The tensor `result` is followed by one tensor for each named result that all jobs have. A
-    classifier also has the tensors `labels`, `indices` and `scores`, in front of `result`, if all
-    results have the same number of labels.
+    A named result has a tensor only if all jobs have it, and the labels only if all jobs have the
+    same number of labels.
     """
     found = [_result_tensor("result", results)]
     for name in model.results:

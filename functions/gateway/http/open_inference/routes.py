@@ -1,7 +1,6 @@
 """The routes of the Open Inference Protocol under /v2.
 
-With this protocol, a caller cannot ask for the results later. Therefore each request waits for the
-end of its jobs.
+With this protocol, a caller cannot ask for the results later, so each request waits for its jobs.
 """
 
 from collections.abc import Collection, Sequence
@@ -309,10 +308,7 @@ async def _read_results(
 async def _read_result(
     job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore, wanted: Collection[str]
 ) -> InferenceResult:
-    """Return the result of a job, with the named results in `wanted`.
-
-    Raises HttpProblem if the job has not succeeded, or if its result has been deleted.
-    """
+    """Return the result of a job, with the named results in `wanted`."""
     record = await progress.add_to_if_available(job.job_id, job.record)
     if not is_final(record):
         raise HttpProblem(
@@ -368,12 +364,9 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
 def _choose_outputs(
     model: ModelEntry, inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
 ) -> list[tuple[Tensor, bool]]:
-    """Return the requested output tensors, each in a pair with a bool.
+    """Return the requested output tensors, each with whether it must be binary.
 
-    The bool says whether the data of the tensor must be binary in the response. `found` contains
-    the tensors of the jobs' results; all of them are returned if the request names no outputs. If
-    `found` lacks the requested tensor of an optional named result, this tensor is left out. Raises
-    HttpProblem if `found` lacks any other requested tensor.
+    The tensor of an optional named result may be missing in `found`.
     """
     if inference.outputs is None:
         return [(tensor, inference.is_binary) for tensor in found]

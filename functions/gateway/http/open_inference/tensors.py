@@ -42,10 +42,9 @@ _LENGTH: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor. `elements` is a flat sequence in row-major order.
+    """A tensor, with its elements in row-major order.
 
-    The elements of a BYTES tensor are bytes if they were sent in binary, or strings if they were
-    sent in JSON. `content_type` is the media type of the elements; None if it is not given.
+    The elements of a BYTES tensor are bytes if they were sent in binary, or strings if in JSON.
     """
 
     name: str
@@ -64,11 +63,7 @@ def unreadable(what: str) -> HttpProblem:
 
 
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
-    """Return the shape of a tensor as a tuple.
-
-    Raises the problem `malformed-request` if the shape is not valid. `name` is the name of the
-    tensor in the error message.
-    """
+    """Return the shape of the tensor `name`."""
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
     if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
@@ -77,11 +72,7 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
-    """Return the elements of a JSON tensor as a flat list, after checking their number and type.
-
-    `data` is either a flat list or nested lists. `name` is the name of the tensor in the error
-    message.
-    """
+    """Return the elements of a JSON tensor, which may be nested, as a flat list."""
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
         raise unreadable(
@@ -119,10 +110,7 @@ def _bounds(datatype: str) -> tuple[int, int]:
 
 
 def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
-    """Return the elements of a binary tensor as a flat list.
-
-    `name` is the name of the tensor in the error message.
-    """
+    """Return the elements of a binary tensor as a flat list."""
     count = prod(shape)
     if count > MAX_JSON_VALUES:
         raise unreadable(
@@ -168,10 +156,7 @@ def pack(tensor: Tensor) -> bytes:
 
 
 def nested(tensor: Tensor) -> Json:
-    """Return the elements of a tensor as nested lists that have the shape of the tensor.
-
-    If the rank is 0, the only element is returned without a list.
-    """
+    """Return the elements in nested lists of the tensor's shape; the element itself for rank 0."""
     rows: list[Any] = list(tensor.elements)
     for size in reversed(tensor.shape[1:]):
         rows = [rows[start : start + size] for start in range(0, len(rows), size)] if size else []

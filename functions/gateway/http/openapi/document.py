@@ -101,11 +101,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def describe(app: FastAPI) -> None:
-    """Replace `app.openapi` by a function that returns a more complete OpenAPI document.
-
-    On its first call, the new function lets FastAPI create the document, and adds what FastAPI
-    cannot derive from the routes. Later calls return the same document.
-    """
+    """Let the app return a document with what FastAPI cannot derive from the routes."""
     make = app.openapi
 
     def openapi() -> Document:
@@ -265,12 +261,10 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
 def _add_model_operations(
     document: Document, path: str, submit: Document, catalogue: Catalogue
 ) -> None:
-    """Add an operation for each model, which submits a job to this model.
+    """Add an operation for each model: a copy of `submit` with the model's name and schemas.
 
-    `submit` is the operation that submits a job to any model. Its path, `path`, contains the
-    model's name as a parameter. The operation of a model is a copy of `submit` with the schemas of
-    this model; its path contains the model's name itself. The gateway serves all these paths by one
-    route. OpenAPI 3.1 gives a path without parameters precedence over a path with parameters.
+    OpenAPI 3.1 gives a path without parameters precedence over one with parameters. The gateway
+    serves all these paths by one route.
     """
     components = document["components"]
     shared: Document = components.setdefault("responses", {})
@@ -310,10 +304,7 @@ def _add_model_operations(
 
 
 def _ended_response(submit: Document, model: ModelEntry) -> Document:
-    """Return the OpenAPI response with an ended job of `model`, including its named results.
-
-    `submit` is the OpenAPI operation that submits a job to any model.
-    """
+    """Return the response with an ended job of `model`, including its named results."""
     response: Document = submit["responses"]["200"]
     results = {
         name: {
@@ -356,15 +347,7 @@ def _replace_schema(parameter: Document, deadline: Document, schema: Document) -
 
 
 def _model_content(content: Document, model: ModelEntry, schema: Document) -> Document:
-    """Return the OpenAPI object `content` of the request bodies that the model accepts.
-
-    A body has one of the model's media types, or is a form or JSON.
-
-    Args:
-        content: The object `content` of the operation that submits a job to any model.
-        model: The model.
-        schema: The schema of the model's parameters.
-    """
+    """Return the `content` of the request bodies that the model accepts."""
     found = {media_type: content[media_type] for media_type in model.media_types}
     form, envelope = content["multipart/form-data"], content[media.JSON]
     required = list(model.required_inputs)

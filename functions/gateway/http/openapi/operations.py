@@ -264,10 +264,7 @@ NOT_MODIFIED: Final[Responses] = {
 
 
 def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Responses:
-    """Return the OpenAPI descriptions of the problem responses with these HTTP statuses.
-
-    `schema` is the name of the schema of the problem documents.
-    """
+    """Return the descriptions of the problem responses with these HTTP statuses."""
     reference = {"$ref": f"#/components/schemas/{schema}"}
     content = {"application/problem+json": {"schema": reference}}
     return {

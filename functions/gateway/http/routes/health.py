@@ -38,11 +38,9 @@ class ReadyStatus(TypedDict):
 
 
 class GatewayReadiness:
-    """Checks whether the services that the gateway needs respond.
+    """Checks whether the services that the gateway needs respond, at most once a second.
 
-    The checks store nothing. But if the disk of a local service is full, the service refuses the
-    checks, because it could not store a job. All health probes use the same result, which is
-    renewed at most once a second.
+    The checks store nothing. But if the disk of a local service is full, the service refuses them.
     """
 
     def __init__(self) -> None:

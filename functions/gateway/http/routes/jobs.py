@@ -1,7 +1,4 @@
-"""The routes under /v1/jobs.
-
-They list or search jobs, get a job, its result or its timeline, or cancel a job.
-"""
+"""The routes under /v1/jobs, which list, search, show and cancel jobs."""
 
 import asyncio
 import base64
@@ -267,15 +264,10 @@ async def get_named_result(
 async def _read_result(
     request: Request, job_id: str, name: str | None, redirect: str | None
 ) -> Response:
-    """Return the response with a result of a job. `name` is None for the result without a name.
+    """Return the response with a result of a job, or 202 with the job if it has not ended.
 
-    If the job has not ended, the response has the status 202 and contains the job. The response to
-    a request for a large result is a redirect to the result's URL. If the query parameter
-    `redirect` is `false`, the response is a JSON object with this URL instead. The values None and
-    `true` change nothing.
-
-    Raises the problem `malformed-request` if `redirect` has another value, `no-result` if the job
-    ended without a result, or `unknown-result` if the job has no result with this name.
+    A large result is answered by a redirect to its URL, or by the URL if `redirect` is `false`.
+    `name` is None for the result without a name.
     """
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
@@ -347,10 +339,7 @@ async def get_timeline(
 
 
 async def _read_children(request: Request, job_id: str, found: Record) -> list[tuple[str, Record]]:
-    """Return the ids and records of a job's children.
-
-    Only a model that reports progress can have child jobs.
-    """
+    """Return the ids and records of a job's children. Only a model with progress can have some."""
     services = services_of(request)
     model = services.catalogue.get(found["model"])
     if model is None or not model.reports_progress:
@@ -407,12 +396,9 @@ async def _link_to_result(
 ) -> Response:
     """Return a redirect to the URL of a large result, or only the URL if `redirects` is False.
 
-    Browsers save the result as a file. `file_stem` is the name of this file without the extension.
-
-    A web page of another origin needs only the URL. If it followed the redirect, its browser would
-    send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
-
-    Raises the problem `unknown-job` if the result has been deleted.
+    Browsers save the result under `file_stem` with an extension. A web page of another origin needs
+    the URL: after the redirect, its browser would send `Origin: null` to the blob storage, and no
+    CORS rule should allow this.
     """
     services = services_of(request)
     if await services.blobs.look(result.blob) is None:
@@ -483,10 +469,7 @@ async def cancel(
 
 
 def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
-    """Return the JSON object of the job that the caller asked to cancel.
-
-    A caller with the scope `admin` may cancel a job of another tenant, but does not see its result.
-    """
+    """Return the job that the caller asked to cancel, without the result of another tenant."""
     if tenant_of(found) == caller_of(request).tenant:
         return job_resource(job_id, found)
     return shown_job(request, job_id, found)
@@ -495,9 +478,7 @@ def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
 async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None) -> Record:
     """Return the record of a job that the caller may cancel.
 
-    If `tenant` is None, the job must belong to the caller's tenant. Otherwise, the caller must have
-    the scope `admin`, and the job may belong to another tenant. Raises the problem `forbidden` if
-    the caller does not have this scope, or `unknown-job` if there is no such job.
+    The job of another tenant needs `tenant` and the scope `admin`.
     """
     if tenant is None:
         require_scope(request, Scope.JOBS_WRITE)
@@ -674,20 +655,13 @@ def _parse_id(text: str | None) -> str | None:
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
     """Return the earliest creation time of a job that may still exist, rounded down to an hour.
 
-    Because of the rounding, a repeated request to list jobs gets the same response until the next
-    full hour, unless the jobs have changed.
+    So a repeated request gets the same response, unless the jobs have changed.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 
 
 def _id_range(cursor: str | None, oldest: datetime) -> IdRange:
-    """Return the range of job ids to list.
-
-    The range begins with the ids of jobs that were created at the time `oldest`. `cursor` is the
-    encoded upper limit of the range: only ids below this limit are in the range. If `cursor` is
-    None, the range contains all ids since `oldest`. Raises the problem `malformed-request` if
-    `cursor` is not valid.
-    """
+    """Return the ids of the jobs since `oldest` that come after the cursor."""
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
     digits = f"{newest_ms:012x}"

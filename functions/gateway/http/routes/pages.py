@@ -1,11 +1,8 @@
 """The routes of the pages for browsers, of the pages' files, and of the API's description.
 
-`PAGES` lists the pages. A page NAME is the file NAME.html in the folder `pages`, and its path is
-/NAME. The scripts and style sheets of the pages are in the same folder. They are served unchanged,
-below /pages.
-
-The pages run only scripts of this gateway, and connect only to the gateway and to the blob storage
-of the payloads. Browsers enforce this, because each page has a Content-Security-Policy.
+The page NAME is the file NAME.html in the folder `pages`, which also has its scripts and style
+sheets; they are served below /pages. A Content-Security-Policy lets pages run only scripts of this
+gateway, and connect only to the gateway and to the blob storage of the payloads.
 """
 
 import asyncio
@@ -37,13 +34,7 @@ FOLDER: Final = Path(__file__).parents[1] / "pages"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page for browsers. Its path is a slash and the name, for example /docs.
-
-    Attributes:
-        name: The name of the HTML file without its extension.
-        title: The text of the links to the page.
-        summary: What the front page says about the page.
-    """
+    """A page for browsers. The front page links to it by `title`, and says `summary` about it."""
 
     name: str
     title: str
@@ -194,10 +185,9 @@ async def job_request_schema() -> Response:
 
 
 def content_security_policy(blob_origin: str) -> str:
-    """Return the Content-Security-Policy of all pages.
+    """Return the Content-Security-Policy of all pages, which connect to `blob_origin` for payloads.
 
     Its last two rules prevent scripts from inserting a string into a page as HTML (Trusted Types).
-    `blob_origin` is the origin of the links to payloads, for example `https://host`.
     """
     # `blob:` means only files that the page itself made, for example a preview of a chosen picture.
     own = f"'self' blob: {blob_origin}"

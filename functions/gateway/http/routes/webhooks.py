@@ -91,10 +91,7 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
 
 
 async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Check that the job has a webhook; return whether the job has ended.
-
-    Raises the problem `unknown-job` if the job does not exist or has no webhook.
-    """
+    """Return whether the job has ended. Raises the problem `unknown-job` without a webhook."""
     instance = await durable_of(request).status(job_id)
     found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
     if instance is None or found is None or read_ticket(instance.input).webhook_url is None:

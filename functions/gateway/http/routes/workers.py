@@ -1,7 +1,4 @@
-"""The routes that workers call: /v1/jobs/{id}/reply, …/progress and …/children.
-
-A worker authenticates with the reply token of the job.
-"""
+"""The routes under /v1/jobs/{id} that workers call, with the reply token of the job."""
 
 import contextlib
 from dataclasses import replace
@@ -201,11 +198,7 @@ async def put_progress(
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
-    """Check that the reply token is valid for this job.
-
-    Raises the problem `already-final` if the token has expired, or `unauthenticated` if it is not
-    valid.
-    """
+    """Raise the problem `already-final` for an expired token, `unauthenticated` for a wrong one."""
     services = services_of(request)
     try:
         services.tokens.check(check_job_id(job_id), expires, token, services.clock())
@@ -300,11 +293,7 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
 async def _check_ancestors(
     request: Request, job_id: str, record: Record, entry: ModelEntry
 ) -> None:
-    """Refuse a child job of a model that waits for this job, which could wait for ever.
-
-    Raises the problem `invalid-input` if the model of the child is that of an ancestor, or if the
-    child would have too many ancestors.
-    """
+    """Refuse a child of a model that waits for this job, which would wait for ever."""
     ancestors = await read_ancestors(durable_of(request), services_of(request).jobs, job_id, record)
     chain = " -> ".join([*reversed(ancestors), entry.name])
     if entry.model_name in {split_name(name)[0] for name in ancestors}:
@@ -335,11 +324,7 @@ async def cancel_children(
 
 
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
-    """Return the body of a request.
-
-    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name` is
-    the name of the body in the error message, for example `reply`.
-    """
+    """Return the body of a request, called `name` in the problem if it is too large."""
     body = await read_body(request)
     if len(body) > limit_bytes:
         raise HttpProblem(
@@ -352,10 +337,7 @@ async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
-    """Return the reply in the body of a request, after checking that it can be stored and shown.
-
-    Raises HttpProblem if the body is not a valid reply to this job.
-    """
+    """Return the reply in a body, after checking that it can be stored and shown."""
     try:
         value = parse_json(body)
         received = reply_from_json(value)
@@ -380,11 +362,7 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _check_result(job_id: str, path: str, payload: Payload) -> None:
-    """Check that a result belongs to this job and can be shown to the job's caller.
-
-    `path` is the position of the result in the reply, for the text of the problem. Raises the
-    problem `invalid-input` if the check fails.
-    """
+    """Check that the result at `path` belongs to this job and can be shown to its caller."""
     if isinstance(payload, InlineBytes | PayloadRef):
         # The media type becomes a header of the response that contains the result.
         media_type = payload.media_type
@@ -408,10 +386,7 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
 
 
 def _check_results_together(received: JobReply) -> None:
-    """Check the number of named results in a reply, and the total size of all results.
-
-    Raises the problem `invalid-input` if a limit is exceeded.
-    """
+    """Check the number of named results, and the total size of all results."""
     if isinstance(received.outcome, JobError):
         return
     named = received.results
@@ -444,11 +419,7 @@ def _check_results_together(received: JobReply) -> None:
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Return the progress report in a request's body, and whether the job has stopped.
-
-    The second value is true if the report says that the worker no longer works on the job.
-    Raises HttpProblem if the body is not a valid progress report.
-    """
+    """Return the progress report in a body, and whether the worker has stopped the job."""
     try:
         value = parse_json(body)
         has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
@@ -460,10 +431,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str, model: str) -> None:
-    """End a job as cancelled after a report says that the worker no longer works on the job.
-
-    Does nothing if the worker was not ordered to stop the job.
-    """
+    """End a job as cancelled if its worker was ordered to stop it."""
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
