@@ -17,10 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 import azure.functions as func
 
-from gateway import problems
 from gateway.durable import Durable
 from gateway.http.responses import PROBLEM_MEDIA_TYPE
-from gateway.problems import HttpProblem
+from gateway.problems import malformed
 
 _log = logging.getLogger(__name__)
 
@@ -156,6 +155,6 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any] | None
 
 def _bad_request(detail: str) -> func.HttpResponse:
     # Starlette reads the Host header too, so no route can answer such a request.
-    document = HttpProblem(problems.MALFORMED_REQUEST, detail).document("/", None)
+    document = malformed(detail).document("/", None)
     headers = {"content-type": PROBLEM_MEDIA_TYPE}
     return func.HttpResponse(json.dumps(document), status_code=400, headers=headers)

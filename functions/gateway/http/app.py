@@ -29,7 +29,7 @@ from gateway.http.routes import (
     webhooks,
     workers,
 )
-from gateway.problems import HttpProblem, ProblemKind
+from gateway.problems import HttpProblem, ProblemKind, malformed
 from gateway.services import Services
 from gateway.telemetry import traceparent_of
 
@@ -131,9 +131,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
-    return problem_response(
-        request, HttpProblem(problems.MALFORMED_REQUEST, f"{location}: {first['msg']}")
-    )
+    return problem_response(request, malformed(f"{location}: {first['msg']}"))
 
 
 async def _on_unavailable(request: Request, error: Exception) -> Response:

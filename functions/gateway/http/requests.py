@@ -22,7 +22,7 @@ from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
 from gateway.keys import Caller, Scope
-from gateway.problems import HttpProblem, missing_scope
+from gateway.problems import HttpProblem, malformed, missing_scope
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import RequestParts
 from gateway.telemetry import traceparent_of
@@ -178,9 +178,8 @@ async def read_body(request: Request) -> bytes:
     # `Request.body` is not used, because it would keep the body as long as the request.
     body = b"".join([piece async for piece in request.stream()])
     if not body and "transfer-encoding" in request.headers:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            "the body is missing; send a Content-Length, and not Transfer-Encoding: chunked",
+        raise malformed(
+            "the body is missing; send a Content-Length, and not Transfer-Encoding: chunked"
         )
     return body
 
@@ -207,14 +206,9 @@ def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
     for name in request.query_params:
         if name not in known:
             wanted = f"; expected one of {', '.join(sorted(known))}" if known else ""
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"unknown query parameter {name[:100]!r}{wanted}"
-            )
+            raise malformed(f"unknown query parameter {name[:100]!r}{wanted}")
         if len(request.query_params.getlist(name)) > 1:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST,
-                f"{name}: this option is given more than once; give it only once",
-            )
+            raise malformed(f"{name}: this option is given more than once; give it only once")
 
 
 DEFAULT_LIMIT: Final = 20
@@ -228,9 +222,7 @@ def parse_limit(text: str | None) -> int:
         return DEFAULT_LIMIT
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
-    raise HttpProblem(
-        problems.MALFORMED_REQUEST, f"limit: expected a whole number from 1 to {MAX_LIMIT}"
-    )
+    raise malformed(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
 
 
 _TIME: Final = re.compile(
@@ -249,10 +241,7 @@ def parse_time(name: str, text: str | None) -> datetime | None:
     with contextlib.suppress(ValueError, OverflowError):  # there is no such day or hour
         if _TIME.fullmatch(text):
             return max(_EPOCH, datetime.fromisoformat(text.upper()).astimezone(UTC))
-    raise HttpProblem(
-        problems.MALFORMED_REQUEST,
-        f"{name}: expected a time with a time zone, for example 2026-03-01T12:00:00Z",
-    )
+    raise malformed(f"{name}: expected a time with a time zone, for example 2026-03-01T12:00:00Z")
 
 
 KEY_HEADER: Final = "Idempotency-Key"
@@ -268,7 +257,7 @@ def idempotency_key_of(request: Request) -> str | None:
     try:
         return parse_key(request.headers.getlist(KEY_HEADER))
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"{KEY_HEADER}: {error}") from None
+        raise malformed(f"{KEY_HEADER}: {error}") from None
 
 
 def parse_key(values: Sequence[str]) -> str | None:
@@ -299,14 +288,11 @@ def label_option_of(request: Request) -> str | None:
     if not given:
         return request.query_params.get("label")
     if len(given) > 1 or "label" in request.query_params:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST, "label: this option is given more than once; give it once"
-        )
+        raise malformed("label: this option is given more than once; give it once")
     if not given[0].isascii():
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             f"{LABEL_HEADER}: the label contains characters that are not ASCII; send it in the "
-            "query parameter label instead",
+            "query parameter label instead"
         )
     return given[0].strip(" \t")
 

@@ -247,9 +247,7 @@ def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> Submit
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
-        raise malformed(
-            f"{path}: expected exactly one of the members {', '.join(_INPUTS)}",
-        )
+        raise malformed(f"{path}: expected exactly one of the members {', '.join(_INPUTS)}")
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
         raise malformed(f"{path}.media_type: expected a string")
@@ -490,9 +488,7 @@ def _parse_webhook_url(options: Mapping[str, Json]) -> str | None:
 def _check_url_length(option: str, url: str) -> None:
     # Check the length now, so that no long URL is stored. The SSRF guard later checks the rest.
     if len(url) > MAX_URL_CHARACTERS:
-        raise invalid_input(
-            f"{option}: the URL has more than {MAX_URL_CHARACTERS} characters",
-        )
+        raise invalid_input(f"{option}: the URL has more than {MAX_URL_CHARACTERS} characters")
 
 
 def parse_priority(options: Mapping[str, Json]) -> Priority:
@@ -527,7 +523,7 @@ def parse_label(options: Mapping[str, Json]) -> str | None:
     if not is_text or _SURROGATE.search(label):
         raise malformed(
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
-            "characters or line breaks",
+            "characters or line breaks"
         )
     return str(label)
 
@@ -544,9 +540,7 @@ def _parse_parameters(given: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise malformed("parameters: expected a JSON object")
     if size_bytes > MAX_PARAMETERS_BYTES:
-        raise malformed(
-            f"parameters: expected at most {MAX_PARAMETERS_BYTES} bytes of JSON",
-        )
+        raise malformed(f"parameters: expected at most {MAX_PARAMETERS_BYTES} bytes of JSON")
     return value
 
 
@@ -557,7 +551,5 @@ def _parse_deadline(model: ModelEntry, given: Json) -> int:
         given = int(given.lstrip("0")[:9] or "0")
     longest = model.max_deadline_seconds
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= longest:
-        raise malformed(
-            f"deadline_seconds: expected a whole number from 1 to {longest}",
-        )
+        raise malformed(f"deadline_seconds: expected a whole number from 1 to {longest}")
     return given

@@ -23,9 +23,9 @@ from gateway.http.open_inference.tensors import (
     from_json,
     pack,
     unpack,
-    unreadable,
 )
 from gateway.json_text import MAX_JSON_VALUES, encode_json, parse_json
+from gateway.problems import malformed
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 MAX_TENSORS: Final = 64
@@ -57,9 +57,9 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
     try:
         document = parse_json(body[:length])
     except ValueError as error:
-        raise unreadable(f"the body is not JSON: {error}") from None
+        raise malformed(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise unreadable('the body must be a JSON object {"inputs": […], …}')
+        raise malformed('the body must be a JSON object {"inputs": […], …}')
     parameters = _object("", document, "parameters")
     is_binary = _flag("parameters", parameters, "binary_data_output", default=False)
     return InferenceRequest(
@@ -81,7 +81,7 @@ def _id(value: Json) -> str | None:
         and value.encode("utf-8", "replace").decode() == value
     ):
         return value
-    raise unreadable(
+    raise malformed(
         f"id: expected a string of valid Unicode with at most {MAX_NAME_CHARACTERS} characters"
     )
 
@@ -91,7 +91,7 @@ def _header_length(body: bytes, text: str | None) -> int:
         return len(body)
     if text.isascii() and text.isdigit() and int(text[:15]) <= len(body):
         return int(text[:15])
-    raise unreadable(
+    raise malformed(
         f"{HEADER_LENGTH}: expected a number from 0 to {len(body)}, the size of the body in bytes"
     )
 
@@ -106,25 +106,25 @@ def _inputs(
         own = rest[:0]
         if size_bytes is not None:
             if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
-                raise unreadable(
+                raise malformed(
                     f"{path}.parameters.{_SIZE}: expected a whole number from 0 to "
                     f"{len(rest)}, the number of bytes that are left in the body"
                 )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
         if sum(len(tensor.elements) for tensor in tensors) > MAX_JSON_VALUES:
-            raise unreadable(
+            raise malformed(
                 f"inputs: the tensors have more than {MAX_JSON_VALUES} elements; send a larger "
                 "input as one BYTES tensor, or as an upload"
             )
     if not tensors and not may_be_none:
-        raise unreadable("inputs: expected at least one tensor")
+        raise malformed("inputs: expected at least one tensor")
     if rest:
-        raise unreadable(f"the body has {len(rest)} bytes after its last tensor; remove them")
+        raise malformed(f"the body has {len(rest)} bytes after its last tensor; remove them")
     names: set[str] = set()
     for tensor in tensors:
         if tensor.name in names:
-            raise unreadable(
+            raise malformed(
                 f"inputs: two tensors have the name {tensor.name!r}; give each a different name"
             )
         names.add(tensor.name)
@@ -136,17 +136,17 @@ def _tensor(
 ) -> Tensor:
     name, datatype = value.get("name"), value.get("datatype")
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-        raise unreadable(
+        raise malformed(
             f"{path}.name: expected a non-empty string of at most {MAX_NAME_CHARACTERS} characters"
         )
     if datatype not in DATATYPES:
-        raise unreadable(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
+        raise malformed(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
     if (data is None) != ("data" in value):
-        raise unreadable(f"{path}: expected exactly one of data and parameters.{_SIZE}")
+        raise malformed(f"{path}: expected exactly one of data and parameters.{_SIZE}")
     shape = check_shape(path, value.get("shape"))
     content_type = parameters.get("content_type")
     if content_type is not None and not isinstance(content_type, str):
-        raise unreadable(f"{path}.parameters.content_type: expected a string")
+        raise malformed(f"{path}.parameters.content_type: expected a string")
     if data is None:
         elements = from_json(path, datatype, shape, value["data"])
     else:
@@ -161,7 +161,7 @@ def _outputs(document: dict[str, Json], *, is_binary: bool) -> dict[str, bool] |
     for path, value in _list(document, "outputs"):
         name = value.get("name")
         if not isinstance(name, str) or not name:
-            raise unreadable(f"{path}.name: expected a non-empty string")
+            raise malformed(f"{path}.name: expected a non-empty string")
         parameters = _object(f"{path}.", value, "parameters")
         wanted[name] = _flag(f"{path}.parameters", parameters, "binary_data", default=is_binary)
     return wanted or None
@@ -170,10 +170,10 @@ def _outputs(document: dict[str, Json], *, is_binary: bool) -> dict[str, bool] |
 def _list(document: dict[str, Json], name: str) -> list[tuple[str, dict[str, Json]]]:
     values = document.get(name)
     if not isinstance(values, list) or len(values) > MAX_TENSORS:
-        raise unreadable(f"{name}: expected a list of up to {MAX_TENSORS} tensors")
+        raise malformed(f"{name}: expected a list of up to {MAX_TENSORS} tensors")
     for number, value in enumerate(values):
         if not isinstance(value, dict):
-            raise unreadable(f"{name}[{number}]: expected an object")
+            raise malformed(f"{name}[{number}]: expected an object")
     return [(f"{name}[{number}]", value) for number, value in enumerate(values)]
 
 
@@ -182,17 +182,17 @@ def _object(path: str, value: dict[str, Json], name: str) -> dict[str, Json]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise unreadable(f"{path}{name}: expected an object")
+        raise malformed(f"{path}{name}: expected an object")
     for foreign in _FOREIGN:
         if foreign in found:
-            raise unreadable(f"{path}{name}.{foreign}: this parameter is not supported; remove it")
+            raise malformed(f"{path}{name}.{foreign}: this parameter is not supported; remove it")
     return found
 
 
 def _flag(path: str, parameters: Mapping[str, Json], name: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise unreadable(f"{path}.{name}: expected true or false")
+        raise malformed(f"{path}.{name}: expected true or false")
     return value
 
 

@@ -25,11 +25,10 @@ from typing_extensions import TypedDict
 from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import Json
-from gateway import problems
 from gateway.http.open_inference.codec import InferenceRequest
-from gateway.http.open_inference.tensors import BYTES, Tensor, nested, unreadable
+from gateway.http.open_inference.tensors import BYTES, Tensor, nested
 from gateway.json_text import encode_json, parse_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.parse import (
     NewJob,
     RequestParts,
@@ -155,9 +154,9 @@ def read_jobs(
     check_required_inputs(model, [tensor.name for tensor in named])
     if upload is not None:
         if not isinstance(upload, str):
-            raise unreadable("parameters.upload: expected the id of an upload as a string")
+            raise malformed("parameters.upload: expected the id of an upload as a string")
         if first:
-            raise unreadable(
+            raise malformed(
                 "inputs: expected only the tensors of named inputs, because parameters.upload "
                 "replaces the first input"
             )
@@ -189,7 +188,7 @@ def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[Submitte
         others = [tensor.name for tensor in tensors if tensor.name != name]
         if len(others) < len(tensors):
             refuse_unknown_inputs(model, others)
-        raise unreadable(
+        raise malformed(
             f"inputs: expected exactly one tensor for the first input (named {name!r}), found "
             f"{len(tensors)}; every other tensor must have the name of a named input: "
             f"{', '.join(model.inputs)}"
@@ -208,7 +207,7 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
         else:
             found = _elements(entry, tensor, "")
         if len(found) != job_count:
-            raise unreadable(
+            raise malformed(
                 f"the tensor has {len(found)} elements, but the first input has {job_count}; send "
                 "one element for each element of the first input (a numeric tensor counts as one "
                 "element)"
@@ -222,7 +221,7 @@ def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedI
     `prefix` names the tensor in the text of a problem, for example `image: `.
     """
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
-        raise unreadable(
+        raise malformed(
             f"{prefix}a request can have 1 to {MAX_ELEMENTS} elements, because each is a job for "
             f"which the request waits; found {len(tensor.elements)}: send several requests"
         )
@@ -258,14 +257,14 @@ def _decoded(prefix: str, text: str, *, is_text: bool) -> bytes:
         return text.encode() if is_text else base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         expected = "valid Unicode text" if is_text else "valid base64"
-        raise unreadable(f"{prefix}an element is not {expected}") from None
+        raise malformed(f"{prefix}an element is not {expected}") from None
 
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> bytes:
     if media.JSON not in model.media_types:
-        raise unreadable(f"{prefix}expected exactly one tensor, with the datatype {BYTES}")
+        raise malformed(f"{prefix}expected exactly one tensor, with the datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
-        raise unreadable(
+        raise malformed(
             f"{prefix}if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
             "not binary"
         )
@@ -273,9 +272,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> 
     try:
         data = encode_json(values if len(values) > 1 else values[inputs[0].name])
     except ValueError:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
-            "an input contains a number that is not finite, or a string that is not valid Unicode",
+        raise invalid_input(
+            "an input contains a number that is not finite, or a string that is not valid Unicode"
         ) from None
     check_size(model, len(data))
     return data

@@ -38,7 +38,7 @@ from gateway.http.open_inference.openapi import (
     INFER_RESPONSES,
     error_responses,
 )
-from gateway.http.open_inference.tensors import Tensor, unreadable
+from gateway.http.open_inference.tensors import Tensor
 from gateway.http.requests import (
     TextRoute,
     charge_jobs,
@@ -56,7 +56,7 @@ from gateway.http.routes.submit import REPLAYED
 from gateway.jobs.model import is_final, job_path, job_resource, version_of
 from gateway.jobs.progress import ProgressStore
 from gateway.json_text import encode_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, malformed
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import SubmittedJob
@@ -356,7 +356,7 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
     known = output_names(model)
     for name in inference.outputs or ():
         if name not in known:
-            raise unreadable(
+            raise malformed(
                 f"outputs: unknown output {name[:100]!r}; expected one of {', '.join(known)}"
             )
 

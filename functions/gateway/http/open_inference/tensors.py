@@ -12,9 +12,8 @@ from math import prod
 from typing import Any, Final
 
 from contract.messages import Json
-from gateway import problems
 from gateway.json_text import MAX_JSON_VALUES
-from gateway.problems import HttpProblem
+from gateway.problems import malformed
 
 BYTES: Final = "BYTES"
 BF16: Final = "BF16"
@@ -54,28 +53,20 @@ class Tensor:
     content_type: str | None = None
 
 
-def unreadable(what: str) -> HttpProblem:
-    """Return the problem for a request that does not follow the protocol.
-
-    `what` says what is wrong in the request.
-    """
-    return HttpProblem(problems.MALFORMED_REQUEST, what)
-
-
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
     """Return the shape of the tensor `name`."""
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
     if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
         return tuple(sizes)
-    raise unreadable(f"{name}.shape: expected a list of up to {MAX_RANK} whole numbers")
+    raise malformed(f"{name}.shape: expected a list of up to {MAX_RANK} whole numbers")
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
     """Return the elements of a JSON tensor, which may be nested, as a flat list."""
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
-        raise unreadable(
+        raise malformed(
             f"{name}.data: found {len(elements)} elements, but the shape needs {prod(shape)}"
         )
     if datatype == BYTES:
@@ -88,13 +79,13 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> l
         low, high = _bounds(datatype)
         fits = all(type(element) is int and low <= element <= high for element in elements)
     if not fits:
-        raise unreadable(f"{name}.data: an element is not of datatype {datatype}")
+        raise malformed(f"{name}.data: an element is not of datatype {datatype}")
     return elements
 
 
 def _flat(name: str, data: Json, depth: int) -> Iterator[Any]:
     if not isinstance(data, list) or not depth:
-        raise unreadable(f"{name}.data: expected a flat list, or nested lists that match the shape")
+        raise malformed(f"{name}.data: expected a flat list, or nested lists that match the shape")
     for element in data:
         if isinstance(element, list):
             yield from _flat(name, element, depth - 1)
@@ -113,7 +104,7 @@ def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -
     """Return the elements of a binary tensor as a flat list."""
     count = prod(shape)
     if count > MAX_JSON_VALUES:
-        raise unreadable(
+        raise malformed(
             f"{name}: the tensor has more than {MAX_JSON_VALUES} elements; send a larger input as "
             "one BYTES tensor, or as an upload"
         )
@@ -122,7 +113,7 @@ def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -
     layout = _FORMATS[datatype]
     expected_bytes = count * struct.calcsize(f"<{layout}")
     if len(data) != expected_bytes:
-        raise unreadable(
+        raise malformed(
             f"{name}: found {len(data)} bytes, but the datatype and shape need {expected_bytes}"
         )
     elements = struct.unpack(f"<{count}{layout}", data)
@@ -139,12 +130,12 @@ def _unpack_bytes(name: str, count: int, data: memoryview) -> list[Any]:
         start = position + _LENGTH.size
         position = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else start
         if position > len(data) or len(elements) == count:
-            raise unreadable(
+            raise malformed(
                 f"{name}: the lengths of the elements do not match the size of the tensor"
             )
         elements.append(bytes(data[start:position]))
     if len(elements) != count:
-        raise unreadable(f"{name}: found {len(elements)} elements, but the shape needs {count}")
+        raise malformed(f"{name}: found {len(elements)} elements, but the shape needs {count}")
     return elements
 
 

@@ -49,7 +49,7 @@ from gateway.http.responses import json_response
 from gateway.jobs.model import job_path
 from gateway.json_text import parse_json
 from gateway.keys import Scope
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, malformed
 from gateway.services import Services
 
 MAX_PURGED: Final = 500
@@ -320,27 +320,24 @@ def _parse_action(body: bytes) -> _Order:
     try:
         value: Json = parse_json(body)
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+        raise malformed(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             "the body must be a JSON object with the members action and count, and optionally "
-            "filter and cursor",
+            "filter and cursor"
         )
     action, count, wanted = value.get("action"), value.get("count"), value.get("filter", {})
     if action not in list(LetterAction):
         known = " or ".join(LetterAction)
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"action: expected {known}")
+        raise malformed(f"action: expected {known}")
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             "count: expected the number of matching dead letters, from "
-            "GET /v1/admin/dead-letters/count",
+            "GET /v1/admin/dead-letters/count"
         )
     if not isinstance(wanted, dict) or not set(_FILTERS).issuperset(wanted):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            f"filter: expected an object with only these members: {', '.join(_FILTERS)}",
+        raise malformed(
+            f"filter: expected an object with only these members: {', '.join(_FILTERS)}"
         )
     return _Order(LetterAction(action), count, wanted, _text_member(value, "cursor"))
 
@@ -348,7 +345,7 @@ def _parse_action(body: bytes) -> _Order:
 def _text_member(value: Mapping[str, Json], name: str) -> str | None:
     text = value.get(name)
     if text is not None and not isinstance(text, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: expected a string")
+        raise malformed(f"{name}: expected a string")
     return text
 
 
@@ -372,10 +369,7 @@ def _make_filter(
 def _check_cursor(cursor: str | None) -> str:
     """Return the cursor, or "" if there is none. Raises HttpProblem if it is not valid."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            "cursor: this value is not valid; use the next_cursor of the previous page",
-        )
+        raise malformed("cursor: this value is not valid; use the next_cursor of the previous page")
     return cursor or ""
 
 
@@ -391,10 +385,9 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     require_scope(request, Scope.ADMIN)
     services = _check_request(request, ("model",))
     if model is None:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             "model: this parameter is missing; give the name of the model whose dead letters you "
-            "want to delete",
+            "want to delete"
         )
     found = find_versions(services.catalogue, model)
     listed = await list_letters(services.blobs, found, "", MAX_PURGED + 1)

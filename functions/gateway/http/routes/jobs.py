@@ -100,7 +100,7 @@ from gateway.jobs.timeline import (
 )
 from gateway.json_text import encode_json
 from gateway.keys import Scope
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, malformed
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import read_delivery_log
 
@@ -271,7 +271,7 @@ async def _read_result(
     """
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
-        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect: expected true or false")
+        raise malformed("redirect: expected true or false")
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
         found = await services_of(request).progress.add_to(job_id, found)
@@ -613,14 +613,14 @@ def _parse_status(text: str | None) -> JobStatus | None:
         return None if text is None else JobStatus(text)
     except ValueError:
         known = ", ".join(JobStatus)
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"status: expected one of {known}") from None
+        raise malformed(f"status: expected one of {known}") from None
 
 
 def _find_models(catalogue: Catalogue, name: str | None) -> frozenset[str] | None:
     try:
         return None if name is None else frozenset(each.name for each in catalogue.matching(name))
     except UnknownModel as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"model: {error}") from None
+        raise malformed(f"model: {error}") from None
 
 
 def _parse_code(text: str | None) -> str | None:
@@ -628,27 +628,23 @@ def _parse_code(text: str | None) -> str | None:
     if text is None or _CODE.fullmatch(text):
         return text
     known = ", ".join((*FailureCode, CANCELLED_CODE))
-    raise HttpProblem(
-        problems.MALFORMED_REQUEST, f"code: expected the code of a failed job, for example {known}"
-    )
+    raise malformed(f"code: expected the code of a failed job, for example {known}")
 
 
 def _parse_label(text: str | None) -> str | None:
     if text is None or 1 <= len(text) <= MAX_LABEL_CHARACTERS + len(ANY_ENDING):
         return text
-    raise HttpProblem(
-        problems.MALFORMED_REQUEST,
+    raise malformed(
         f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, optionally followed by "
-        f"{ANY_ENDING}",
+        f"{ANY_ENDING}"
     )
 
 
 def _parse_id(text: str | None) -> str | None:
     if text is None or JOB_ID.fullmatch(text) or _ID_PREFIX.fullmatch(text):
         return text
-    raise HttpProblem(
-        problems.MALFORMED_REQUEST,
-        "id: expected the id of a job, or its first characters (4 or more) followed by *",
+    raise malformed(
+        "id: expected the id of a job, or its first characters (4 or more) followed by *"
     )
 
 
@@ -677,8 +673,5 @@ def _parse_cursor(cursor: str) -> str:
     except (binascii.Error, ValueError):
         below = ""
     if not _CURSOR.fullmatch(below):
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
-            "cursor: this value is not valid; use the next_cursor of the previous page",
-        )
+        raise malformed("cursor: this value is not valid; use the next_cursor of the previous page")
     return below

@@ -7,7 +7,6 @@ from fastapi.responses import PlainTextResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from gateway import problems
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import (
     TextRoute,
@@ -20,7 +19,7 @@ from gateway.http.responses import json_response
 from gateway.keys import Scope
 from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
-from gateway.problems import HttpProblem
+from gateway.problems import malformed
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 
@@ -121,7 +120,5 @@ def _parse_minutes(text: str | None) -> int:
         return KEPT_MINUTES
     is_number = text.isascii() and text.isdigit() and len(text) <= 3
     if not is_number or not 1 <= int(text) <= KEPT_MINUTES:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"minutes: expected a whole number from 1 to {KEPT_MINUTES}"
-        )
+        raise malformed(f"minutes: expected a whole number from 1 to {KEPT_MINUTES}")
     return int(text)

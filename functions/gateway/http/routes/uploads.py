@@ -21,7 +21,7 @@ from gateway.http.requests import (
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
 from gateway.json_text import parse_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, malformed
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import (
     check_accepted,
@@ -110,16 +110,15 @@ def _parse_body(body: bytes) -> tuple[str, str | None, str | None]:
     try:
         value: Json = parse_json(body)
     except ValueError as error:
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+        raise malformed(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict) or not {"model"} <= set(value) <= {"model", *_OPTIONAL}:
-        raise HttpProblem(
-            problems.MALFORMED_REQUEST,
+        raise malformed(
             'the body must be the JSON object {"model": …, "media_type": …}; for a named input it '
-            'may also have "input"',
+            'may also have "input"'
         )
     model, media_type, named_input = (value.get(name) for name in ("model", *_OPTIONAL))
     if not isinstance(named_input, str | None):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input: expected a string")
+        raise malformed("input: expected a string")
     if not isinstance(model, str) or not isinstance(media_type, str | None):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected strings")
+        raise malformed("model and media_type: expected strings")
     return model, media_type, named_input

@@ -59,7 +59,7 @@ from gateway.jobs.model import (
 )
 from gateway.jobs.progress import ProgressReport, report_from_json
 from gateway.json_text import encode_json, parse_json
-from gateway.problems import HttpProblem
+from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.parse import parse_submission
 
 MAX_REPORT_BYTES: Final = 8 * 1024
@@ -244,7 +244,7 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     """
     _check_token(request, job_id, expires, token)
     if not key:
-        raise HttpProblem(problems.MALFORMED_REQUEST, "key: this query parameter is missing")
+        raise malformed("key: this query parameter is missing")
     services, durable = services_of(request), durable_of(request)
     entry = find_model(services.catalogue, model)
     instance = await durable.status(job_id)
@@ -297,14 +297,9 @@ async def _check_ancestors(
     ancestors = await read_ancestors(durable_of(request), services_of(request).jobs, job_id, record)
     chain = " -> ".join([*reversed(ancestors), entry.name])
     if entry.model_name in {split_name(name)[0] for name in ancestors}:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
-            f"a child job of the model {entry.name} would wait for itself: {chain}",
-        )
+        raise invalid_input(f"a child job of the model {entry.name} would wait for itself: {chain}")
     if len(ancestors) > MAX_DEPTH:
-        raise HttpProblem(
-            problems.INVALID_INPUT, f"a job may have at most {MAX_DEPTH} ancestors: {chain}"
-        )
+        raise invalid_input(f"a job may have at most {MAX_DEPTH} ancestors: {chain}")
 
 
 @router.delete(
@@ -343,7 +338,7 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
         received = reply_from_json(value)
         encoded = encode_json(value)
     except (ContractError, ValueError) as error:
-        raise HttpProblem(problems.INVALID_INPUT, f"the body is not a reply: {error}") from None
+        raise invalid_input(f"the body is not a reply: {error}") from None
     _check_is_for(job_id, received)
     # A short reply with one result cannot exceed the limits on all results together.
     if received.results or len(encoded) > INLINE_LIMIT_BYTES:
@@ -353,7 +348,7 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
-        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the same job id as in the URL")
+        raise invalid_input("job_id: expected the same job id as in the URL")
     if isinstance(received.outcome, JobError):
         return
     _check_result(job_id, "result", received.outcome)
@@ -367,22 +362,17 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
         # The media type becomes a header of the response that contains the result.
         media_type = payload.media_type
         if not (media_type.isascii() and media_type.isprintable()):
-            raise HttpProblem(
-                problems.INVALID_INPUT, f"{path}.media_type: expected printable ASCII"
-            )
+            raise invalid_input(f"{path}.media_type: expected printable ASCII")
     if not isinstance(payload, PayloadRef):
         return
     # Otherwise a worker could show a caller the data of another caller.
     if not is_result_blob(job_id, payload.blob):
-        raise HttpProblem(
-            problems.INVALID_INPUT,
+        raise invalid_input(
             f"{path}.blob: expected the name results/{job_id}/ followed by 32 hexadecimal digits, "
-            f"found {payload.blob!r:.200}",
+            f"found {payload.blob!r:.200}"
         )
     if payload.size_bytes > MAX_RESULT_BYTES:
-        raise HttpProblem(
-            problems.INVALID_INPUT, f"{path}.size_bytes: expected at most {MAX_RESULT_BYTES}"
-        )
+        raise invalid_input(f"{path}.size_bytes: expected at most {MAX_RESULT_BYTES}")
 
 
 def _check_results_together(received: JobReply) -> None:
@@ -391,9 +381,8 @@ def _check_results_together(received: JobReply) -> None:
         return
     named = received.results
     if len(named) > MAX_NAMED:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
-            f"results: found {len(named)} named results; expected at most {MAX_NAMED}",
+        raise invalid_input(
+            f"results: found {len(named)} named results; expected at most {MAX_NAMED}"
         )
     stored_bytes = inline_bytes = 0
     for payload in (received.outcome, *named.values()):
@@ -405,16 +394,14 @@ def _check_results_together(received: JobReply) -> None:
             case PayloadRef():
                 stored_bytes += payload.size_bytes
     if inline_bytes > INLINE_LIMIT_BYTES:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
+        raise invalid_input(
             f"the results in the reply have {inline_bytes} bytes in total; expected at most "
-            f"{INLINE_LIMIT_BYTES}; store some of them in blob storage",
+            f"{INLINE_LIMIT_BYTES}; store some of them in blob storage"
         )
     if stored_bytes + inline_bytes > MAX_RESULT_BYTES:
-        raise HttpProblem(
-            problems.INVALID_INPUT,
+        raise invalid_input(
             f"all results have {stored_bytes + inline_bytes} bytes in total; expected at most "
-            f"{MAX_RESULT_BYTES}",
+            f"{MAX_RESULT_BYTES}"
         )
 
 
@@ -425,9 +412,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
         has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
         return report_from_json(value), has_stopped
     except (ContractError, ValueError) as error:
-        raise HttpProblem(
-            problems.INVALID_INPUT, f"the body is not a progress report: {error}"
-        ) from None
+        raise invalid_input(f"the body is not a progress report: {error}") from None
 
 
 async def _record_stop(request: Request, job_id: str, model: str) -> None:
