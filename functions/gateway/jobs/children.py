@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs.lifecycle import Jobs
-from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final, parent_of
+from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final
 from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
 
@@ -76,7 +76,7 @@ async def read_children(
 async def read_ancestors(durable: Durable, jobs: Jobs, job_id: str, record: Record) -> list[str]:
     """Return the names of the models of a job and of its ancestors, the job's own first."""
     models = [record["model"]]
-    while (parent_id := parent_of(record)) is not None and len(models) <= MAX_DEPTH:
+    while (parent_id := record.get("parent")) is not None and len(models) <= MAX_DEPTH:
         found = await jobs.find(durable, parent_id)
         if found is None:
             break

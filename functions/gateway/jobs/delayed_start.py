@@ -55,8 +55,8 @@ class DelayedStarts:
     def delaying(self, job_id: str, model: str, *, may_delay: bool) -> Iterator[None]:
         """Let `take` pass the job's outcome to the request that runs the `with` block.
 
-        Enter the block before the job's message is sent. Nothing is delayed unless `may_delay` is
-        true, and this process is probably the only instance, so that it gets the reply.
+        Enter it before the message is sent. Nothing is delayed if another instance may get the
+        reply.
         """
         if not may_delay or not self._waiters.is_only_instance:
             yield
@@ -72,9 +72,8 @@ class DelayedStarts:
     async def wait_for_outcome(self, job_id: str, limit_seconds: float) -> JobOutcome | None:
         """Wait up to START_DELAY_SECONDS for the outcome of a job whose start is delayed.
 
-        The caller must then start the orchestration, with the outcome if there is one, because it
-        is not recorded anywhere yet, and call `record_start`. If there is none in this time, or the
-        start is not delayed, a later outcome is recorded in the blob.
+        The outcome is not recorded anywhere yet, so the caller must start the orchestration with
+        it, and then call `record_start`.
         """
         start = self._starts.get(job_id)
         if start is None:

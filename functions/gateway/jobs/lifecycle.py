@@ -282,14 +282,12 @@ class Jobs:
     ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        If this call ends the job, it returns the object `outcome` itself. If the job had ended
-        before, it raises the event `reply` again, because the process that recorded the outcome may
-        have died before it raised the event. The end is counted in the metrics of `model` unless
-        this is None.
+        If this call ends the job, it returns the object `outcome` itself. Otherwise it raises the
+        event `reply` again, because the process that recorded the outcome may have died before
+        that. The end is counted in the metrics of `model` unless this is None.
 
         Raises:
-            Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
-                the call.
+            Unavailable: The outcome may have been recorded. The caller must repeat the call.
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended before this call, and no blob had an outcome.
         """

@@ -103,11 +103,6 @@ class Ticket:
     outcome: Json = field(default=None, repr=False)
     parent: str | None = None
 
-    @property
-    def trace_id(self) -> str | None:
-        """The id of the job's trace; None if it has none."""
-        return trace_id(self.traceparent)
-
     def request(self) -> JobRequest:
         """Return the job's request, without a reply URL, unless its message was sent."""
         return request_from_json(json.loads(self.text)["request"])
@@ -143,18 +138,16 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         "traceparent": traceparent,
         "tenant": tenant,
     }
-    if webhook_url is not None:
-        value["webhook_url"] = webhook_url
-    if priority is not Priority.NORMAL:
-        value["priority"] = priority.value
-    if sent_at is not None:
-        value |= {"sent": True, "sent_at": format_time(sent_at)}
-    if label is not None:
-        value["label"] = label
-    if outcome is not None:
-        value["outcome"] = outcome_to_json(outcome)
-    if parent is not None:
-        value["parent"] = parent
+    optional: dict[str, Json] = {
+        "webhook_url": webhook_url,
+        "priority": None if priority is Priority.NORMAL else priority.value,
+        "sent": None if sent_at is None else True,
+        "sent_at": None if sent_at is None else format_time(sent_at),
+        "label": label,
+        "outcome": None if outcome is None else outcome_to_json(outcome),
+        "parent": parent,
+    }
+    value |= {name: each for name, each in optional.items() if each is not None}
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _ticket_from_json(text, value)
 
@@ -294,7 +287,7 @@ def initial_record(ticket: Ticket) -> Record:
         "result": None,
         "error": None,
         "timing": None,
-        "trace_id": ticket.trace_id,
+        "trace_id": trace_id(ticket.traceparent),
         **({"tenant": ticket.tenant} if ticket.tenant else {}),
         **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
         **({"label": ticket.label} if ticket.label is not None else {}),
@@ -375,18 +368,6 @@ def tenant_of(record: Record) -> str:
 def priority_of(record: Record) -> Priority:
     """Return the priority of the job."""
     return Priority(record.get("priority", Priority.NORMAL))
-
-
-def label_of(record: Record) -> str | None:
-    """Return the label that the caller gave the job."""
-    label = record.get("label")
-    return label if isinstance(label, str) else None
-
-
-def parent_of(record: Record) -> str | None:
-    """Return the id of the parent job."""
-    parent = record.get("parent")
-    return parent if isinstance(parent, str) else None
 
 
 def is_final(record: Record) -> bool:
@@ -556,7 +537,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "id": job_id,
         "model": model,
         "version": version,
-        "label": label_of(record),
+        "label": record.get("label"),
         "status": record["status"],
         "created_at": record["created_at"],
         "started_at": record["started_at"],
@@ -575,7 +556,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "trace_id": record["trace_id"],
         "links": {"self": path, "result": result_path(job_id), "cancel": path},
     }
-    if (parent := parent_of(record)) is not None:
+    if (parent := record.get("parent")) is not None:
         resource["parent"] = parent
     return resource
 

@@ -50,7 +50,7 @@ class ProgressReport:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The sort key of the report, which is greater for a later report on the same job."""
+        """The sort key of the report, which is greater for a later report."""
         return self.attempt, self.sequence
 
 
@@ -68,7 +68,7 @@ class ProgressState:
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress with `cancelling` set to true."""
+        """Return the progress with the order to stop."""
         return replace(self, cancelling=True)
 
 

@@ -24,7 +24,6 @@ from gateway.jobs.model import (
     Record,
     first_record_of,
     is_final,
-    label_of,
     recorded_output,
     tenant_of,
 )
@@ -103,7 +102,7 @@ class JobFilter:
         is_other_model = self.models is not None and found["model"] not in self.models
         if is_other_model or self.tenant not in {None, tenant_of(found)}:
             return False
-        if self.label is not None and not _is_match(self.label, label_of(found)):
+        if self.label is not None and not _is_match(self.label, found.get("label")):
             return False
         created_at = datetime.fromisoformat(found["created_at"])
         if self.created_after is not None and created_at < self.created_after:
