@@ -90,15 +90,7 @@ class Worker:
     ) -> None:
         """Create all components. `start` starts their threads.
 
-        Args:
-            settings: The worker's settings.
-            shutdown: Records a request to shut the worker down. The components of the worker may
-                make this request.
-            death: How the previous worker process died; None for the first one, or if unknown.
-
-        Raises:
-            ContractError: A setting or the catalogue is not valid.
-            OSError: The port of the health server is in use.
+        Raises SettingsError if a setting is not valid, and OSError if the health port is in use.
         """
         check_endpoint(settings.service_bus)
         self._settings = settings
@@ -212,12 +204,8 @@ class Worker:
     def drain(self) -> bool:
         """Stop receiving, finish the running jobs within the grace period, and close connections.
 
-        Jobs that have not started are returned to their queues at once. Jobs that still run at the
-        end of the grace period are abandoned. Message locks are renewed until the last reply is
-        sent and the last message is settled.
-
-        Returns:
-            True if all jobs were finished within the grace period.
+        Jobs that have not started are returned to their queues at once, and those that still run at
+        the end are abandoned. Return whether all jobs were finished.
         """
         ends_at = time.monotonic() + self._settings.drain_seconds
         self._heartbeats.publish()
@@ -252,10 +240,7 @@ class Worker:
         return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
-        """Wait until all messages are settled or `time.monotonic()` reaches `ends_at`.
-
-        Return the number of messages that are not settled.
-        """
+        """Wait until all messages are settled or `ends_at`. Return how many are not settled."""
         while (
             held_count := sum(consumer.in_flight.held_count for consumer in self._consumers)
         ) and time.monotonic() < ends_at:
@@ -283,8 +268,7 @@ class Worker:
     def _states(self) -> dict[str, dict[str, Any]]:
         """Return the state of each model for the readiness probe, by the model's name.
 
-        A model can be ready although its low-priority queue is not connected, because older
-        deployments do not have this queue.
+        The low-priority queue need not be connected, because older deployments do not have it.
         """
         states = {}
         for consumer in self._consumers:
@@ -345,11 +329,10 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
 
 
 def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
-    """Install handlers for SIGTERM and SIGINT that request shutdown. Return the `Shutdown` object.
+    """Let SIGTERM and SIGINT request shutdown. Return the `Shutdown` object.
 
-    A second signal ends this process at once, unless it is a child process. A child process ignores
-    the second signal, because a signal to the process group reaches the child twice: from the
-    signal's sender and from the parent. The parent counts the signals, and kills the child at the
+    A second signal ends this process at once, unless it is a child process: a signal to the process
+    group reaches the child twice, from its sender and from the parent, which kills the child at its
     second signal.
     """
     shutdown, signals = Shutdown(), count(1)
@@ -367,11 +350,7 @@ def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
 
 
 def main() -> int:
-    """Read the settings, run the worker until its shutdown has ended, and return the exit code.
-
-    Raises:
-        ContractError: A setting is missing or wrong, or the catalogue is not valid.
-    """
+    """Read the settings, run the worker until its shutdown has ended, and return the exit code."""
     argparse.ArgumentParser(
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
@@ -409,13 +388,7 @@ def _run(
 ) -> int:
     """Run the worker in this process, and return the exit code.
 
-    Args:
-        settings: The worker's settings.
-        parent: The process id of the parent process; None without a parent process.
-        death: How the previous worker process died; None for the first one, or if unknown.
-
-    Raises:
-        RestartNeeded: This process has shut down because another process must continue its work.
+    `parent` is the process id of the parent process, and `death` how the previous worker died.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.

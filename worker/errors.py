@@ -61,11 +61,7 @@ from contract.messages import FailureCode, JobError, Stage
 
 
 class Settlement(StrEnum):
-    """How the worker settles a message.
-
-    ABANDON and RELEASE return the message to its queue. Only ABANDON increases the broker's
-    delivery count. LEAVE means that the worker does not settle the message.
-    """
+    """How a message is settled. Only ABANDON counts; LEAVE means that it is not settled."""
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -91,10 +87,7 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """An error that makes the job fail at once, without another delivery.
-
-    The caller gets the error's text, which says what happened and what to do.
-    """
+    """An error that makes the job fail at once. Its caller gets the error's text."""
 
     settlement = Settlement.COMPLETE
 
@@ -135,10 +128,7 @@ class ChildFailed(Fault):
 
 
 class OutOfMemory(Fault):
-    """A single input needs more memory than the device has.
-
-    The job may succeed on a device with more memory.
-    """
+    """A single input needs more memory than the device has. A larger device may run the job."""
 
     code = FailureCode.OUT_OF_MEMORY.value
     retryable = True
@@ -173,10 +163,7 @@ class ModelBroken(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """A producer's job has passed its deadline, so the producer gets a reply with this error.
-
-    A producer is a program that puts jobs on a queue without the gateway.
-    """
+    """A producer's job has passed its deadline, so the producer gets a reply with this error."""
 
     code = FailureCode.EXPIRED.value
 
@@ -200,10 +187,7 @@ class NotWaitedFor(Unwanted):
 
 
 class Cancelled(Unwanted):
-    """The job was cancelled while it ran, and must stop.
-
-    The methods of `Context` raise this error. A model should not catch it.
-    """
+    """The job was cancelled while it ran. A model should not catch this error of `Context`."""
 
     code = "cancelled"
 
@@ -244,11 +228,7 @@ class ReplyUndelivered(Infrastructure):
 
 
 class OutboundFailed(Infrastructure):
-    """A server outside our system sent no complete response.
-
-    The error's text does not name the server. An example is "the server did not answer in time".
-    The code that catches the error must put the name of the server before this text.
-    """
+    """A server outside our system, which who catches the error must name, did not answer."""
 
     code = "outbound-failed"
     stage = Stage.LOAD
@@ -262,11 +242,7 @@ class LookUpsBusy(Infrastructure):
 
 
 class DeviceLost(Infrastructure):
-    """The device no longer works. The worker returns all jobs to their queues and exits.
-
-    One of the jobs that ran on the device may have caused the failure. If there was only one, the
-    delivery counts against it. If there were several, each runs alone in its next delivery.
-    """
+    """The device no longer works. The worker returns all jobs to their queues and exits."""
 
     code = "device-lost"
 
@@ -312,10 +288,7 @@ class TooManyFailures(Poison):
 
     @property
     def reason(self) -> str:
-        """The reason that Service Bus itself gives if a queue's maximum delivery count is reached.
-
-        Operators and gateways need to know only this one.
-        """
+        """The reason that Service Bus itself gives, so that others need to know only this one."""
         return "MaxDeliveryCountExceeded"
 
 
@@ -341,10 +314,7 @@ class ReplyRefused(Poison):
 
 
 class HandedBack(WorkerError):
-    """The job has not started, and the worker shuts down or unloads the job's model.
-
-    The worker returns the message to its queue, without counting a failed delivery.
-    """
+    """The job has not started, and the worker shuts down or unloads its model."""
 
     code = "handed-back"
     retryable = True
@@ -352,11 +322,7 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job started, but was interrupted by no fault of its own.
-
-    For example, it did not finish within the grace period of the worker's shutdown. The worker
-    returns the message to its queue, and the delivery does not count against the job.
-    """
+    """The job was interrupted by no fault of its own, for example by the end of a grace period."""
 
     code = "not-finished"
     retryable = True
@@ -364,10 +330,7 @@ class NotFinished(WorkerError):
 
 
 class LockLost(WorkerError):
-    """The message's lock is lost, so the worker must not settle the message.
-
-    Another worker has received the message or will receive it.
-    """
+    """The message's lock is lost. Another worker has received the message or will receive it."""
 
     code = "lock-lost"
     retryable = True
@@ -375,10 +338,7 @@ class LockLost(WorkerError):
 
 
 class ModelUnusable(WorkerError):
-    """The model cannot be loaded now.
-
-    The worker tries again later, and receives no jobs for the model until a load succeeds.
-    """
+    """The model cannot be loaded now. No jobs are received for it until a load succeeds."""
 
     code = "model-unusable"
     stage = Stage.LOAD
@@ -392,11 +352,7 @@ class ModelFailed(ModelUnusable):
 
     @classmethod
     def from_error(cls, implementation: str, error: BaseException) -> Self:
-        """Return a ModelFailed for `error`, which the module `implementation` raised.
-
-        The text contains the type of `error`, and of a syntax error also the file and the line. If
-        a module is not installed, the text also contains its name, and what to do.
-        """
+        """Return the error for what a module raised, with what to do if a package is missing."""
         text = f"{implementation} raised {type(error).__name__}"
         if isinstance(error, ModuleNotFoundError) and error.name:
             text += (
@@ -457,10 +413,7 @@ class WeightsUnfit(ModelUnusable):
 
 
 class WeightsUnavailable(ModelUnusable):
-    """The weights cannot be downloaded now, or cannot be stored in the cache on disk.
-
-    For example, blob storage or the Hugging Face Hub cannot be reached.
-    """
+    """The weights cannot be downloaded now, or cannot be stored in the cache on disk."""
 
     code = "weights-away"
     retryable = True

@@ -1,8 +1,7 @@
 """Publish the state of this worker as a small blob, which gateways read.
 
 A separate thread overwrites the blob at a fixed interval, so that heartbeats do not delay jobs. A
-failed write is not repeated; the next heartbeat follows after the interval. `contract.heartbeats`
-defines the content of the blob.
+failed write is not repeated. `contract.heartbeats` defines the content.
 """
 
 import logging
@@ -50,13 +49,7 @@ class Heartbeats:
     def __init__(
         self, store: HeartbeatStore, interval_seconds: float, describe: Callable[[], Heartbeat]
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            store: The blob container.
-            interval_seconds: The time between two heartbeats; 0 if no heartbeats are written.
-            describe: Returns the heartbeat to write.
-        """
+        """Store the dependencies. With the interval 0, no heartbeats are written."""
         self._store = store
         self._interval_seconds = interval_seconds
         self._describe = describe
@@ -106,16 +99,7 @@ def describe_worker(  # noqa: PLR0913 - what a heartbeat contains
     is_draining: bool,
     death: WorkerDeath | None = None,
 ) -> Heartbeat:
-    """Return the heartbeat of this process: its state, its device and its models.
-
-    Args:
-        started_at: When the process started.
-        interval_seconds: The time between two heartbeats.
-        sharing: The device of this process.
-        models: The heartbeat's information about each model.
-        is_draining: Whether the worker has stopped receiving jobs, because it shuts down.
-        death: How the previous worker process died; None if this process replaces none.
-    """
+    """Return the heartbeat of this process, which may replace one that has died."""
     device = sharing.device
     return Heartbeat(
         worker=worker_name(),

@@ -2,9 +2,8 @@
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
-failed connection, the worker sends the reply again. The worker waits before each further try. The
-delay is random and grows with each try. After any other status, the worker does not send the reply
-again.
+failed connection, the worker sends the reply again after a random delay that grows with each try.
+After any other status, it does not.
 """
 
 import ipaddress
@@ -57,11 +56,7 @@ _ENTRY_BYTES: Final = 500
 
 
 class _Answer(NamedTuple):
-    """The gateway's answer to one request that sends a reply.
-
-    `status` is None if there was no response. `problem` describes a failure after which a retry may
-    succeed; None if the gateway accepted the reply, or answered that the job has already ended.
-    """
+    """The gateway's answer to a reply; `problem` describes a failure that may not last."""
 
     status: int | None
     problem: str | None
@@ -75,11 +70,9 @@ class GatewayClient:
     ) -> None:
         """Create the HTTP client. It connects when the first request is sent.
 
-        Args:
-            hosts: The gateways to which replies may be sent, as `host:port`, or as
-                `host:port/path` if the gateway's own address has a path. `http://` before the host
-                permits replies without TLS. Loopback addresses never need TLS.
-            trace_headers: Returns the HTTP headers that contain the current trace context.
+        `hosts` are the gateways to which replies may be sent, as `host:port`, or as
+        `host:port/path` if the gateway's own address has a path. `http://` before the host permits
+        replies without TLS. Loopback addresses never need TLS.
         """
         self._hosts = frozenset(host.removeprefix(PLAIN_HTTP) for host in hosts)
         self._plain_hosts = frozenset(
@@ -103,15 +96,11 @@ class GatewayClient:
         self._pools.clear()
 
     def check_reply_url(self, url: str) -> None:
-        """Check a reply URL. Raise ReplyForbidden if replies must not be sent to this URL."""
+        """Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
-        """Return whether the gateway still waits for the job that has the reply URL `url`.
-
-        The result is None if the gateway does not answer, or answers with a status that may be
-        temporary.
-        """
+        """Return whether the gateway still waits for a job; None without a definite answer."""
         try:
             status = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
         except HTTPError as error:
@@ -125,14 +114,7 @@ class GatewayClient:
         return status != _GONE
 
     def send_progress(self, url: str, body: bytes) -> bool:
-        """Send a progress report. Return False if the gateway answers that the job must stop.
-
-        If the gateway does not answer, the result is True, so that the job continues.
-
-        Args:
-            url: The progress URL of the job.
-            body: The encoded report.
-        """
+        """Send an encoded progress report. Return False if the job must stop."""
         try:
             status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body)
         except HTTPError as error:
@@ -146,14 +128,8 @@ class GatewayClient:
     ) -> tuple[int | None, bytes]:
         """Send a request for a child job once, which the gateway answers when the job has ended.
 
-        Args:
-            url: The children URL of the parent job, with the model and the key of the child.
-            body: The input of the child job.
-            media_type: The media type of the input; None if the gateway shall recognise it.
-            wait_seconds: How long the gateway may wait for the end of the job.
-
-        Returns:
-            The status and the body of the response; the status is None if there was none.
+        The gateway recognises the input if `media_type` is None. Return the status and the body of
+        the response; the status is None if there was none.
         """
         headers = {"prefer": f"wait={wait_seconds}", **self._trace_headers()}
         if media_type is not None:
@@ -171,11 +147,7 @@ class GatewayClient:
         return response.status, response.data
 
     def cancel_children(self, url: str) -> None:
-        """Cancel all child jobs of a job. Does nothing if the gateway does not answer.
-
-        Args:
-            url: The children URL of the parent job.
-        """
+        """Cancel all child jobs of the job with this children URL, if the gateway answers."""
         try:
             self._request("DELETE", self._parse(url), _CHECK_TIMEOUT)
         except HTTPError as error:
@@ -187,13 +159,12 @@ class GatewayClient:
         `wait` sleeps before each new try, and returns False if the method must give up.
 
         Returns:
-            Whether the gateway accepted the reply; False if the job had already ended. The job may
-            have ended with this reply if the response to an earlier try was lost.
+           Whether the gateway accepted the reply; False if the job had already ended. It may have
+           ended with this reply if the response to an earlier try was lost.
 
-        Raises:
-            ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
-            ReplyRefused: The gateway will never accept this reply.
-            ReplyForbidden: Replies must not be sent to this URL.
+        Raises: ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
+        ReplyRefused: The gateway will never accept this reply. ReplyForbidden: Replies must not be
+        sent to this URL.
         """
         parsed = self._parse(url)
         attempts = count()
@@ -210,7 +181,6 @@ class GatewayClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send a request with a JSON body, and return the response's status."""
         return self._send(method, url, timeout, body, {**_HEADERS, **(headers or {})}).status
 
     def _send(
@@ -232,11 +202,6 @@ class GatewayClient:
         )
 
     def _try_send(self, url: Url, body: bytes) -> "_Answer":
-        """Send the reply once.
-
-        Raises:
-            ReplyRefused: The gateway will never accept this reply.
-        """
         try:
             status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
         except HTTPError as error:
@@ -286,18 +251,14 @@ class GatewayClient:
 
 
 class ReplySenders:
-    """Sends each reply to the address in the job's request: the gateway or a queue."""
+    """Sends each reply to the address in the job's request: the gateway, a queue or nowhere."""
 
     def __init__(self, gateway: GatewayClient, queues: QueueReplies) -> None:
         self._gateway = gateway
         self._queues = queues
 
     def check_reply_address(self, reply_to: ReplyTo | None) -> None:
-        """Check a reply address before the job runs. Do nothing if `reply_to` is None.
-
-        Raises:
-            ReplyForbidden: Replies must not be sent to this address.
-        """
+        """Raise ReplyForbidden if replies must not be sent to this address."""
         match reply_to:
             case ReplyUrl(url):
                 self._gateway.check_reply_url(url)
@@ -305,17 +266,7 @@ class ReplySenders:
                 self._queues.check_reply_queue(queue)
 
     def send_reply(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> bool:
-        """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
-
-        `wait` sleeps before each new try, and returns False if the method must give up.
-
-        Returns:
-            False if the gateway answered that the job had already ended, otherwise True.
-
-        Raises:
-            ReplyUndelivered: `wait` returned False before the reply was accepted.
-            Poison: The gateway or queue will never accept this reply.
-        """
+        """Send a reply, as the two senders do. Return False if the job had already ended."""
         match reply_to:
             case ReplyUrl(url):
                 return self._gateway.send_reply(url, body, wait)
@@ -326,14 +277,7 @@ class ReplySenders:
 
 @dataclass(frozen=True, slots=True)
 class CachedReply:
-    """A reply in the reply cache.
-
-    Attributes:
-        body: The encoded reply; empty if the reply has been delivered.
-        code: `succeeded`, or the code of the job's error.
-        cached_at: When the reply was cached, in seconds of the cache's clock.
-        is_delivered: Whether the reply has been delivered.
-    """
+    """A reply in the cache, with `succeeded` or an error's code; the body until it is delivered."""
 
     body: bytes = field(repr=False)
     code: str
@@ -342,15 +286,12 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keeps each reply until the job's message is settled.
+    """Keeps each reply until the job's message is settled, so that the job need not run again.
 
     If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
-    often to this process. With the cached reply, the job need not run again.
-
-    When the cache is full, the oldest replies are dropped. A reply is also dropped after 10 minutes
-    (`max_seconds`). The key of a reply consists of the message's queue and sequence number. The job
-    id is not the key, because a new message with the same job id may have a different input. Any
-    thread may call the methods.
+    often to this process. The key of a reply is the message's queue and sequence number, because a
+    new message with the same job id may have a different input. Old replies are dropped when the
+    cache is full, and after 10 minutes. Any thread may call the methods.
     """
 
     def __init__(
@@ -383,7 +324,7 @@ class ReplyCache:
                 self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
 
     def find_reply(self, delivery: LockedMessage) -> CachedReply | None:
-        """Return the cached reply to this message; None if the cache has no reply."""
+        """Return the cached reply to this message, if there is one."""
         with self._lock:
             self._evict()
             return self._replies.get(_key(delivery))
@@ -415,12 +356,7 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Return a function that calls `wait` until 30 seconds have passed, and then returns False.
-
-    The 30 seconds begin now, and all calls of the function share them. If the function returns
-    False, the caller must not try again to send the reply. With this limit, a reply queue
-    that does not answer delays other jobs only briefly.
-    """
+    """Limit all calls of `wait` together, so that a silent queue delays others briefly."""
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)
 

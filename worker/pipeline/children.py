@@ -1,8 +1,7 @@
 """Run child jobs: jobs of other models that a model submits while one of its own jobs runs.
 
-A request for a child job is a POST to the children URL of the running job, which is derived from
-its reply URL. The gateway creates the job and answers when the job has ended. If the job takes
-longer than one request may last, the request is repeated.
+A request for a child job is a POST to the children URL of the running job. The gateway answers when
+the job has ended. If the job takes longer than one request may last, the request is repeated.
 
 The key of a child job depends on the order of the calls, on the model and on the input. If the
 parent job runs again, for example because its worker was killed, it finds the child jobs of its
@@ -48,8 +47,6 @@ _LOSSLESS_FIRST: Final = ("image/png", "image/webp", "image/jpeg")
 
 
 class _Request(NamedTuple):
-    """The body, the media type and the URL of the request for one child job."""
-
     body: bytes
     media_type: str | None
     url: str
@@ -67,11 +64,8 @@ class ChildServices:
 class JobChildren:
     """Runs the child jobs of one running job, on the thread that runs the model.
 
-    Args:
-        services: The objects that all jobs share.
-        reply_url: The reply URL of the running job; None if the job has none.
-        release_device: Returns a context manager in which other models may use the device.
-        must_unload: Returns whether another model needs the memory of the job's model.
+    `release_device` returns a context manager in which other models may use the device.
+    `must_unload` says whether another model needs the memory of the job's model.
     """
 
     def __init__(
@@ -96,18 +90,14 @@ class JobChildren:
     ) -> list[Any]:
         """Run one job of another model for each input, and return their results in this order.
 
-        Args:
-            model: The name of the other model.
-            inputs: The inputs: pictures, arrays, texts, bytes or JSON values.
-            parameters: The parameters of all jobs.
-            check: Raises an error if the parent job must stop.
+        `check` raises an error if the parent job must stop. Unless the parent job runs again, an
+        error cancels the child jobs.
 
         Raises:
-            ChildFailed: A child job has failed or was refused. The other child jobs are cancelled.
-            InferenceFailed: The other model is unknown, or cannot read such an input.
-            HandedBack: Another model needs the memory of this model. The parent job runs again
-                later, and then finds the results of its child jobs.
-            Cancelled: The parent job was cancelled. The child jobs are cancelled, too.
+           ChildFailed: A child job has failed or was refused.
+           InferenceFailed: The other model is unknown, or cannot read such an input.
+           HandedBack: Another model needs the memory of this model. The parent job runs again, and
+               then finds the results of its child jobs.
         """
         if self._url is None:
             raise InferenceFailed(
@@ -222,7 +212,6 @@ class JobChildren:
         )
 
     def _decode(self, payload: Payload, stopping: threading.Event) -> Any:
-        """Return a result as the other model has returned it."""
         match payload:
             case InlineJson(value):
                 return value
@@ -242,13 +231,7 @@ class JobChildren:
 
 
 def _encode_input(entry: ModelEntry, value: Any) -> tuple[bytes, str | None]:
-    """Return the body and the media type of a request whose input is `value`.
-
-    The gateway finds out the media type of bytes, so their media type is None.
-
-    Raises:
-        InferenceFailed: The model does not accept a value of this Python type.
-    """
+    """Return the body and the media type of a request; None if the gateway shall recognise it."""
     accepted = entry.media_types
     is_array = hasattr(value, "__array_interface__") and not isinstance(value, Image.Image)
     if isinstance(value, bytes | bytearray | memoryview):

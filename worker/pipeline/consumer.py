@@ -1,13 +1,11 @@
 """Process the jobs of one model: receive each job and call the steps in their order.
 
-The steps run on these threads:
-
 receive    one thread for each queue
-prepare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
-           large inputs
-infer      the model's device thread
-reply      a pool of threads
-settle     requested by any thread, done by the thread that received the message
+repare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
+          large inputs
+nfer      the model's device thread
+eply      a pool of threads
+ettle     requested by any thread, done by the thread that received the message
 """
 
 import contextlib
@@ -75,24 +73,8 @@ _NOTE_SECONDS = 1.0
 class Consumer:
     """Processes the jobs of one model: receives each job, calls the steps, and settles its message.
 
-    The thread of each queue calls `run_queue`. The thread that runs the model calls `run_device`.
-    Any thread may call the other methods.
-
-    Attributes:
-        model: The model's catalogue entry.
-        normal, low: The model's queues for normal and for low priority.
-        receive, prepare, infer, reply, settle: The steps of a job.
-        manager: Loads and unloads the model.
-        in_flight: The messages that were received and are not settled.
-        capacity: Computes how many more messages may be received.
-        batches: The prepared jobs that wait to run.
-        cache: The replies of jobs that ran in this process.
-        progress: Reports the progress of running jobs; None if the model does not report progress.
-        stopping: Set when no more messages may be received.
-        shutdown: Requests the shutdown of the worker if the device is lost.
-        notes: Writes notes about deliveries that replies do not describe.
-        running: Notes in the lock journals which jobs' code this process runs.
-        suspects: Starts the jobs, and runs those alone that may have killed a worker.
+    The device thread calls `run_device`, the thread of each queue `run_queue`, any thread the
+    others.
     """
 
     model: ModelEntry
@@ -133,10 +115,7 @@ class Consumer:
         return self.normal, self.low
 
     def run_queue(self, queue: ModelQueue) -> None:
-        """Receive and settle the messages of one queue until the consumer is stopped.
-
-        The call returns after `stop` was called and all received messages are settled.
-        """
+        """Receive and settle the messages of one queue until the consumer has stopped."""
         free_count = partial(self._free_count, queue)
         while not queue.receiver.is_finished:
             try:
@@ -161,12 +140,7 @@ class Consumer:
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
     def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
-        """Turn a received message into a job, and submit the job to the next step.
-
-        If the reply cache contains the reply to this message, the next step is to send this reply.
-        Otherwise, the next step is to prepare the job. A message that cannot become a job, or whose
-        deliveries have failed too often, is settled at once.
-        """
+        """Turn a received message into a job, and submit the job to the next step."""
         self.in_flight.add_delivery(delivery)
         self.manager.touch()
         cached = self.cache.find_reply(delivery)
@@ -257,11 +231,7 @@ class Consumer:
                 raise HandedBack("this worker is shutting down or unloading the model")
 
     def run_device(self) -> None:
-        """Load the model and run its batches until the consumer is stopped or the device is lost.
-
-        If the model is unloaded because another model needs the memory, this method waits until
-        memory is free, and loads the model again.
-        """
+        """Load the model and run its batches until a stop, or until the device is lost."""
         if self.progress is not None:
             self.progress.start()
         threading.Thread(
@@ -287,10 +257,7 @@ class Consumer:
                 _log.exception("%s: checking the jobs failed; the worker tries again", self.name)
 
     def end_unwanted(self) -> None:
-        """End the cancelled and expired jobs that hold memory while they wait for the device.
-
-        Other jobs may need this memory, and a batch that runs long may keep the device busy.
-        """
+        """End the cancelled and expired jobs that hold memory while they wait for the device."""
         for job in self.in_flight.waiting_with_memory():
             try:
                 self.prepare.check_held(job)
@@ -301,11 +268,10 @@ class Consumer:
     def end_overdue(self) -> None:
         """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
 
-        Nothing can interrupt the call, so the process shuts down, and another one continues.
-
-        The only job of a call fails. This is noted before the reply is sent: if the process dies in
-        between, the next worker fails the job and does not run it again. If there are several jobs,
-        nobody knows which of them is at fault. Each runs again, in a batch of its own.
+        Nothing can interrupt the call, so the process restarts. The only job of a call fails. This
+        is noted before the reply is sent: if the process dies in between, the next worker fails the
+        job. Several jobs run again in batches of their own, because nobody knows which one is at
+        fault.
         """
         limit_seconds = self.infer.runs.seconds
         for jobs in self.infer.runs.take_overdue():
@@ -323,10 +289,7 @@ class Consumer:
                 self.shutdown.request(text, EXIT_RESTART)
 
     def _run_batches(self) -> None:
-        """Run batches until the model must be unloaded or the consumer is stopped.
-
-        Then release the messages of the jobs that have not run.
-        """
+        """Run batches until the model must be unloaded or the consumer is stopped."""
         while batch := self.batches.take_batch(self.manager.limit.max_cost):
             for part in self.infer.split_batch(batch):
                 self._run_batch(part)
@@ -364,9 +327,7 @@ class Consumer:
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
         """Write a delivery note for each redelivered job in a batch that is about to run.
 
-        A delivery note is a small blob, which the gateway reads. A job that kills the process is
-        delivered again, and dead-lettered after several deliveries. With these notes, the gateway's
-        record of the dead-lettered job can say that the process died while the model ran.
+        If the job kills the process again, the gateway's record can say that the model ran it.
         """
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:
@@ -396,18 +357,12 @@ class Consumer:
         outcome: Payload | JobError,
         results: Mapping[str, Payload] = NO_RESULTS,
     ) -> None:
-        """Send the reply to a job, and then complete the job's message.
-
-        `results` contains the named results, which only a succeeded job has.
-        """
+        """Send the reply to a job, and then complete the job's message."""
         code = self.reply.send_reply(job, outcome, results)
         self._complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Complete the message of a job whose reply is in the reply cache.
-
-        If the cached reply was not delivered yet, send it first.
-        """
+        """Send a cached reply if it was not delivered yet, and complete the job's message."""
         with self.ending_on_error(job):
             code = self.reply.send_cached_reply(job, cached)
             self._complete(job, code)
@@ -428,15 +383,7 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job and settle its message if the `with` block raises an error.
-
-        The error is not raised again.
-
-        Args:
-            job: The job to end.
-            unexpected: The class of the error that ends the job if the raised error is not a
-                WorkerError.
-        """
+        """End the job if the `with` block raises: as `unexpected` if it is no WorkerError."""
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
                 yield
@@ -446,15 +393,7 @@ class Consumer:
     def fail_job(
         self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]
     ) -> None:
-        """End a job because of an error, and settle its message.
-
-        If the error means that the device is lost, the worker also shuts down.
-
-        Args:
-            job: The job to end.
-            error: The error that a step or the model raised.
-            unexpected: The class of the error that ends the job if `error` is not a WorkerError.
-        """
+        """End a job because of an error: as `unexpected` if it is no WorkerError."""
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
                 _log.error(
@@ -471,10 +410,7 @@ class Consumer:
         self.end_job(job, ours)
 
     def end_job(self, job: ReceivedJob, error: WorkerError) -> None:
-        """End a job that has no result, and settle its message.
-
-        If the error belongs to the class `Fault`, a reply with the error is sent first.
-        """
+        """End a job that has no result: reply first if the error is a Fault, and settle."""
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start_job(job)
@@ -500,11 +436,7 @@ class Consumer:
             self.notes.note_end(job, request.settlement, request.reason)
 
     def stop_receiving(self) -> None:
-        """Stop receiving, and release the messages of jobs that have not started.
-
-        The broker can then deliver the released messages to other workers. Jobs that have started
-        continue to run.
-        """
+        """Stop receiving, and release the messages of jobs that have not started."""
         self.stopping.set()
         for queue in self.queues:
             queue.receiver.stop_receiving()
@@ -513,10 +445,7 @@ class Consumer:
             self.end_job(job, HandedBack("this worker is shutting down"))
 
     def abandon_jobs(self) -> None:
-        """Abandon the messages of all jobs that have not ended.
-
-        The worker calls this method when the grace period of its shutdown has passed.
-        """
+        """Abandon all jobs that have not ended, because the grace period has passed."""
         for job in self.in_flight.jobs_without_outcome():
             self.end_job(job, NotFinished("this worker stopped before the job was finished"))
 

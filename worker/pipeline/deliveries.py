@@ -1,11 +1,8 @@
 """Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
-The worker writes a note at the beginning and at the end of a redelivery, when it releases, abandons
-or dead-letters a message, when a job has run but its deadline passed before the reply arrived, and
-when the model raised an unexpected error.
-A separate thread writes the notes, so that they do not delay jobs. Each note is a small blob that
-is written without retries. A note is missing if the worker is killed before the note is written, or
-if blob storage does not answer. `contract.deliveries` defines the content of a note.
+They are written at both ends of a redelivery, when a message is returned or dead-lettered, when a
+reply came after the deadline, and when the model raised an unexpected error. A note is written
+without retries on a separate thread, so it may be missing.
 """
 
 import logging
@@ -47,13 +44,7 @@ class DeliveryNotes:
         self._note(job, DeliveryNote(job.attempt, job.marks(), traceback=job.traceback))
 
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:
-        """Write a note about how a delivery ended.
-
-        Args:
-            job: The job.
-            settlement: How the worker settles the job's message.
-            code: `succeeded`, or the code of the error that ended the delivery.
-        """
+        """Write a note about how a delivery ended. `code` is `succeeded` or an error's code."""
         marks, age_ms = job.marks(), job.age_ms()
         note = DeliveryNote(job.attempt, marks, age_ms, settlement.value, code, job.traceback)
         self._note(job, note)

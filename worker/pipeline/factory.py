@@ -1,8 +1,4 @@
-"""Create the consumer of a model, with its steps, its model manager and their shared objects.
-
-Both the worker and the command `loosely models check --load` create their consumers with this
-module. So the command measures the same code that the worker runs.
-"""
+"""Create the consumer of a model, for the worker and for `loosely models check --load`."""
 
 import contextlib
 import threading
@@ -34,23 +30,7 @@ from worker.telemetry.recording import ModelTelemetry
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """The objects that the consumers of all models in one process share.
-
-    Attributes:
-        children: Runs jobs of other models for a running job.
-        gateway: Reports progress, and asks whether a job is still wanted.
-        senders: Send the replies.
-        cache: The replies of jobs that ran in this process.
-        payloads: Reads inputs from blob storage, and stores large results there.
-        notes: Writes notes about deliveries that replies do not describe.
-        urls: Fetches inputs from URLs.
-        large_inputs: Limits the memory of all large inputs together.
-        decoders: The child processes that decode large pictures.
-        locks: Renews the message locks.
-        shutdown: Records a request to shut the process down.
-        running: Notes in the lock journals which jobs' code the process runs.
-        suspects: Starts the jobs, and runs those alone that may have killed a worker.
-    """
+    """The objects that the consumers of all models in one process share."""
 
     children: ChildServices
     gateway: GatewayClient
@@ -77,15 +57,8 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
 ) -> Consumer:
     """Return a consumer that receives and runs the jobs of a model. No thread is started.
 
-    Args:
-        model: The model's catalogue entry.
-        services: The objects that all consumers of this process share.
-        queues: The model's queues for normal and for low priority.
-        telemetry: Records the events of the model. From now on, the gauges of the model show the
-            state of the new consumer.
-        make_manager: Returns the model manager. The argument is an object that shows the manager
-            whether the model has jobs to run.
-        queue_views: Show whether messages wait for the model while the model is not loaded.
+    `make_manager` gets an object that shows whether the model has jobs to run. `queue_views` show
+    whether messages wait for the model while the model is not loaded.
     """
     normal, low = queues
     stopping = threading.Event()

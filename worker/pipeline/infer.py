@@ -1,9 +1,8 @@
 """Gather prepared jobs into batches, and run the batches through the model.
 
-`BatchQueue` gathers jobs, `InferStep` leaves out jobs that are no longer wanted, and `run_batch`
-calls the model. If the model raises an error on a batch, the batch is halved again and again, until
-the jobs that cause the error are found. A batch that does not fit into memory is also halved, and
-later batches are smaller.
+If the model raises an error on a batch, the batch is halved again and again, until the jobs that
+cause the error are found. A batch that does not fit into memory is also halved, and later batches
+are smaller.
 """
 
 import logging
@@ -47,11 +46,10 @@ class _Waiting(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Decides when to start a batch, and which items the batch contains.
+    """Decides when to start a batch, and which items the batch contains. It reads no clock.
 
-    A batch contains at most `max_batch_size` items. The total size of its items is at most
-    `max_cost`, in the model's own unit. An item that is larger than `max_cost` is the only item of
-    its batch. Times are arguments, in seconds, because the class reads no clock.
+    The total size of a batch is at most `max_cost`, in the model's own unit. A larger item is
+    alone.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
@@ -65,31 +63,20 @@ class Batcher(Generic[T]):
         return len(self._normal) + len(self._low)
 
     def add_item(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
-        """Add an item that is ready to run.
-
-        Args:
-            item: The item.
-            now: The current time in seconds.
-            cost: The size of the item, in the model's own unit.
-            is_low: Whether the item has low priority. Such items run after all other items.
-        """
+        """Add an item that is ready to run. Items of low priority run after all others."""
         (self._low if is_low else self._normal).append(_Waiting(item, now, cost))
 
     def take_batch(self, now: float) -> list[T]:
-        """Return the next batch, and remove its items.
-
-        The result is empty if there are no items, or if the device should wait for more items.
-        """
+        """Remove and return the next batch; [] if the device should wait for more items."""
         if self.wait_seconds(now) != 0.0:
             return []
         size, _ = self._measure_next()
         return [(self._normal or self._low).popleft().item for _ in range(size)]
 
     def wait_seconds(self, now: float) -> float | None:
-        """Return for how many seconds a free device should wait before the next batch starts.
+        """Return how long a free device should wait for a batch; None if there are no items.
 
-        A batch starts when it is full, or `max_wait_seconds` after its oldest item was added. The
-        result is None if there are no items.
+        A batch starts when it is full, or `max_wait_seconds` after its oldest item was added.
         """
         heads = [items[0].since for items in (self._normal, self._low) if items]
         if not heads:
@@ -131,13 +118,7 @@ class BatchQueue(Generic[T]):
         self._is_closed = False
 
     def add_item(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
-        """Add an item. Return False if the item is refused because the queue is paused or closed.
-
-        Args:
-            item: The item.
-            cost: The size of the item, in the model's own unit.
-            is_low: Whether the item has low priority.
-        """
+        """Add an item. Return False if it is refused, because the queue is paused or closed."""
         with self._changed:
             if self._is_closed or self._is_paused:
                 return False
@@ -146,11 +127,7 @@ class BatchQueue(Generic[T]):
             return True
 
     def take_batch(self, max_cost: float = inf) -> list[T]:
-        """Wait for the next batch, and return it. Return [] if the queue is paused or closed.
-
-        Args:
-            max_cost: The largest total size of the batch's items, in the model's own unit.
-        """
+        """Wait for the next batch of at most `max_cost`. Return [] if paused or closed."""
         with self._changed:
             self._batcher.max_cost = max_cost
             while not (self._is_closed or self._is_paused):
@@ -161,18 +138,18 @@ class BatchQueue(Generic[T]):
             return []
 
     def pause(self) -> None:
-        """Refuse new items, and make `take_batch` return [], until `resume` is called."""
+        """Refuse items and make `take_batch` return [] until `resume` is called."""
         with self._changed:
             self._is_paused = True
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Undo `pause`: accept new items again, and let `take_batch` return batches again."""
+        """Accept items again."""
         with self._changed:
             self._is_paused = False
 
     def close(self) -> None:
-        """Refuse new items, and make `take_batch` return empty batches, from now on."""
+        """Refuse items and make `take_batch` return [] from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -185,14 +162,7 @@ class BatchQueue(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """The model's output for one job, or the error that ends the job.
-
-    Attributes:
-        job: The job.
-        loaded: The model that ran the job; None if the job did not run.
-        output: The model's output for the job.
-        error: The error that ends the job; None if the model returned an output.
-    """
+    """The model's output for one job, or its error. `loaded` is None if the job did not run."""
 
     job: ReceivedJob
     loaded: LoadedModel | None = None
@@ -200,12 +170,7 @@ class Inferred:
     error: BaseException | None = None
 
     def finish_output(self) -> EncodedResults:
-        """Postprocess the output, and return the result and the named results.
-
-        Raises:
-            ValueError: The job did not run.
-            Exception: Any error that the model's own code raises.
-        """
+        """Postprocess the output. Raises any error of the model's own code."""
         if self.loaded is None:
             raise ValueError("the job has no output, because it did not run")
         return self.loaded.encode_output(self.output)
@@ -222,15 +187,6 @@ class InferStep:
         progress: ProgressReporter | None,
         model: ModelEntry,
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            manager: Provides the loaded model and its batch limit.
-            in_flight: The messages that were received and are not settled.
-            cancellation: Asks the gateway whether a job is still wanted.
-            progress: Reports the progress of jobs; None if the model does not report progress.
-            model: The model's catalogue entry.
-        """
         self._manager = manager
         self.runs = RunLimit(model.max_run_seconds)
         self._in_flight = in_flight
@@ -241,9 +197,9 @@ class InferStep:
     def split_batch(self, batch: list[ReceivedJob]) -> Iterable[list[ReceivedJob]]:
         """Return the parts of a batch that `run_batch` takes one after another.
 
-        The jobs of an item model run one by one. Before, the gateway is asked for all of them at
-        the same time whether they are still wanted. A job with which an earlier batch exceeded its
-        time limit runs in a batch of its own, after the others.
+        The jobs of an item model run one by one; the gateway is first asked for all of them
+        together whether they are still wanted. A job of a batch that once exceeded its time limit
+        runs alone.
         """
         if len(batch) == 1:
             return [batch]
@@ -256,10 +212,9 @@ class InferStep:
         return [[job] for job in batch]
 
     def run_batch(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
-        """Run a batch, and yield the outcome of each job as soon as this outcome is known.
+        """Run a batch, and yield the outcome of each job as soon as it is known.
 
-        If a job is no longer wanted, the job does not run, and its outcome is an error. Jobs that
-        have already ended, or that the worker has returned to their queue, are ignored.
+        Jobs that have already ended, or were returned to their queue, are ignored.
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start_job(job)]
@@ -343,16 +298,7 @@ ItemT = TypeVar("ItemT", bound=BatchItem)
 
 @dataclass(frozen=True, slots=True)
 class ItemRun:
-    """The outcome of one item that ran.
-
-    Attributes:
-        started_at: When the batch with this item started, in UTC.
-        inference_ms: How long the batch with this item ran, in milliseconds.
-        batch_size: How many items the batch with this item contained.
-        ended: The value of `time.perf_counter` when the model returned.
-        result: The model's output for the item.
-        error: The error that the model raised on the item; None if the model returned an output.
-    """
+    """The outcome of one item that ran. `ended` is a value of `time.perf_counter`."""
 
     started_at: datetime
     inference_ms: float
@@ -364,11 +310,7 @@ class ItemRun:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The outcome of an item that does not run again after its batch has failed.
-
-    Attributes:
-        error: The error that ends the item's job.
-    """
+    """The outcome of an item that does not run again after its batch has failed."""
 
     error: BaseException
 
@@ -380,23 +322,13 @@ def run_batch(
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
 ) -> Iterator[tuple[ItemT, ItemRun | Skipped]]:
-    """Run jobs as one batch. After an error of the model, run the jobs again in smaller batches.
+    """Run jobs as one batch, and yield each outcome when it is known. After an error, run smaller
+    ones.
 
     If a single job does not fit into memory, it runs once more while no other model of this process
     uses the device. No job runs again after the device is lost, or if the model must be unloaded
-    while a job waits for jobs of other models.
-
-    Args:
-        run: Calls the model with the items and the contexts of one batch.
-        jobs: The jobs of the batch.
-        reason_to_skip: Called before a job runs again. If it returns an error, the job does not run
-            again and ends with this error.
-        limit: Limits the size of batches. The limit is reduced after a batch that did not fit into
-            memory.
-        watch: Returns a context manager for each call of the model, for example to record metrics.
-
-    Yields:
-        Each job with its outcome, as soon as the outcome is known.
+    while a job waits for jobs of other models. `reason_to_skip` is called before a job runs again;
+    if it returns an error, the job ends with it. `watch` returns a context manager for each call.
     """
     waiting, too_large = [list(jobs)], list[ItemT]()
     while waiting:
@@ -434,7 +366,6 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield each job for which `reason_to_skip` returns an error. Return a list of the rest."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

@@ -30,11 +30,7 @@ _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limits how long a job's failed network call is repeated.
-
-    The call is repeated until a time limit is reached, the job's lock is lost, or this worker shuts
-    down.
-    """
+    """Limits how long a job's failed network call is repeated."""
 
     def __init__(
         self, stopping: threading.Event, clock: Callable[[], float] = time.monotonic
@@ -50,10 +46,8 @@ class RetryPolicy:
     def start_retries(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps before a failed call is repeated.
 
-        The returned function takes the number of seconds to sleep. It returns True if the caller
-        may repeat the failed call. It returns False if the job's lock is lost, or if `seconds`
-        have passed since this call of `start`. It raises HandedBack if this worker is
-        shutting down.
+        The function takes the seconds to sleep. It returns False if the job's lock is lost or
+        `seconds` have passed since now. It raises HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 
@@ -72,11 +66,7 @@ class CancellationCheck:
         self._retries = retries
 
     def is_wanted(self, job: ReceivedJob) -> bool | None:
-        """Return whether the job is still wanted; None if the gateway does not answer.
-
-        The worker asks the gateway only if `ReceivedJob.is_stale` returns True. Otherwise, the
-        result is the gateway's last answer, or True if the worker has not asked yet.
-        """
+        """Return whether the job is still wanted; None if a question gets no answer."""
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
             return job.is_wanted
@@ -86,15 +76,9 @@ class CancellationCheck:
         return is_wanted
 
     def require_wanted(self, job: ReceivedJob) -> None:
-        """Raise an error if the gateway answers that the job is no longer wanted.
+        """Raise NotWaitedFor, LockLost or HandedBack if the job must not run.
 
-        If the gateway does not answer, the method asks again. After a time limit without an answer,
-        the method returns, and the job may run.
-
-        Raises:
-            NotWaitedFor: The job was cancelled or has already ended.
-            LockLost: The job's lock was lost before the gateway answered.
-            HandedBack: This worker is shutting down.
+        If the gateway does not answer for 30 s, the job may run.
         """
         self._retries.check_stopping()
         wait, attempt = self._retries.start_retries(job, _MAX_CHECK_SECONDS), 0
@@ -108,11 +92,7 @@ class CancellationCheck:
 
 @dataclass(frozen=True, slots=True)
 class PrepareStep:
-    """Reads and preprocesses the inputs of jobs. Several threads may call the methods.
-
-    For each job, the caller calls `read_inputs` and then `decode_input`. If the input is large, the
-    caller chooses another thread for `decode_input`.
-    """
+    """Reads and preprocesses the inputs of jobs: `read_inputs`, then `decode_input`."""
 
     model: ModelEntry
     manager: ModelManager
@@ -126,15 +106,10 @@ class PrepareStep:
     runs: RunLimit
 
     def read_inputs(self, job: ReceivedJob) -> OpenedInput | None:
-        """Read the job's first input, and the named inputs if the job has any.
+        """Read the job's inputs, and return them opened, for `decode_input`.
 
-        Returns:
-            The opened input, which the caller must decode. None if the model reads the input
-            itself; in this case, `job.item` already contains the prepared input.
-
-        Raises:
-            WorkerError: The job must not run, or its input cannot be read.
-            Exception: Any error that the model's own code raises.
+        Return None if the model reads the input itself; then `job.item` is the prepared input.
+        Raises a WorkerError if the job must not run, or any error of the model's code.
         """
         if job.is_expired(utc_now()):
             raise job.expiry_error("the deadline passed before the job was prepared")
@@ -157,15 +132,9 @@ class PrepareStep:
                 return loaded.open_inputs(first, named, self.processes)
 
     def decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
-        """Decode and preprocess an opened input.
+        """Decode and preprocess an opened input into `job.item`, and store its size in `job.cost`.
 
-        Store the prepared input in `job.item` and its size in `job.cost`. The method may wait until
-        memory for the input or a child process is free. A job that is cancelled or expires
-        meanwhile stops, and gives back what it holds.
-
-        Raises:
-            WorkerError: The job must not run, or its input cannot be decoded.
-            Exception: Any error that the model's own code raises.
+        This may wait for memory or a child process, and stops if the job is cancelled or expires.
         """
 
         def check() -> None:
@@ -198,15 +167,7 @@ class PrepareStep:
         return loaded
 
     def check_held(self, job: ReceivedJob) -> None:
-        """Raise an error if the job must not wait any longer for memory, a child or the device.
-
-        Raises:
-            HandedBack: The worker is shutting down.
-            LockLost: The message's lock is lost.
-            Expired: The job's deadline has passed.
-            ExpiredForProducer: The deadline has passed, and a producer waits for the reply.
-            NotWaitedFor: The job was cancelled or has already ended.
-        """
+        """Raise an error if the job must not wait any longer for memory, a child or the device."""
         self.retries.check_stopping()
         if job.lock.is_lost:
             raise LockLost("the message lock was lost before the job ran")
@@ -232,11 +193,7 @@ class PrepareStep:
             return loaded.prepare_file(file, media_type, parameters)
 
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
-        """Return the bytes and the media type of one input of a job.
-
-        `model` is the model's catalogue entry. For a named input, `model` is a copy of the
-        entry with the media types and limits of the named input.
-        """
+        """Return the bytes and the media type of an input, whose limits `model` has."""
         if isinstance(payload, InlineBytes | InlineJson):
             return read_inline(payload, model), payload.media_type
         if isinstance(payload, PayloadUrl):
@@ -248,11 +205,7 @@ class PrepareStep:
 
 
 def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:
-    """Return the bytes of an input that the message contains. A JSON value is serialized.
-
-    Raises:
-        InvalidInput: The input has more bytes than the model accepts.
-    """
+    """Return the bytes of an input in the message. Raises InvalidInput if they are too many."""
     data = dump_json(payload.value) if isinstance(payload, InlineJson) else payload.data
     if len(data) > model.max_input_bytes:
         raise InvalidInput(

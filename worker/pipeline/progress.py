@@ -1,12 +1,9 @@
 """Report the progress of long-running jobs to the gateway, and stop cancelled jobs.
 
 The model only stores its latest progress. One thread sends the reports of all running jobs, so that
-a slow gateway never delays the device. For each job, at most one report is sent at a time, and
-reports are at least half a second apart. Even if the model does not report any progress, a report
-is sent every few seconds, because the gateway's answer says whether the job was cancelled.
-
-Each report is a PUT request to the job's progress URL, which is derived from the job's reply URL.
-Status 410 in the response means that the job must stop. After any other status, the job continues.
+a slow gateway never delays the device. Without progress, a report is sent every few seconds,
+because the gateway's answer says whether the job was cancelled: status 410 means that the job must
+stop. Each report is a PUT request to the progress URL, which is derived from the reply URL.
 """
 
 import json
@@ -36,11 +33,7 @@ The function returns False if the gateway answers that the job must stop, otherw
 
 
 class JobContext:
-    """The context of one running job, which the model gets as a `worker.models.Context`.
-
-    The model stores the job's progress here. The progress reporter sends the progress to the
-    gateway.
-    """
+    """The context of one running job, which the model gets as a `worker.models.Context`."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it needs of the job and of the reporter
         self,
@@ -70,18 +63,7 @@ class JobContext:
         return self._cancelled.is_set()
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Store the job's progress for the next report.
-
-        Args:
-            fraction: How much of the job is done, from 0 to 1; None if unknown.
-            message: A text for the caller, of at most 500 characters.
-
-        Raises:
-            ValueError: The fraction is less than 0 or greater than 1, or the text is too long.
-            Cancelled: The job was cancelled.
-            LockLost: The lock of the job's message is lost.
-            Expired: The job's deadline has passed.
-        """
+        """Store the job's progress, from 0 to 1, for the next report. Raises as `check` does."""
         check_progress(fraction, message)
         self.check()
         self._state = (None if fraction is None else float(fraction), message or None)
@@ -90,13 +72,7 @@ class JobContext:
             self._wake_reporter()
 
     def check(self) -> None:
-        """Raise an error if the job must stop.
-
-        Raises:
-            Cancelled: The job was cancelled.
-            LockLost: The lock of the job's message is lost.
-            Expired: The job's deadline has passed.
-        """
+        """Raise Cancelled, LockLost or Expired if the job must stop."""
         if self.is_cancelled:
             raise Cancelled("the job was cancelled while it ran")
         self._check_job()
@@ -104,10 +80,7 @@ class JobContext:
     def run(
         self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """Run one job of another model for each input, and return their results in this order.
-
-        `JobChildren.run_child_jobs` describes the arguments and the errors.
-        """
+        """Run one job of another model for each input, and return their results in this order."""
         self.check()
         try:
             return self._children.run_child_jobs(model, inputs, parameters or {}, self.check)
@@ -117,22 +90,13 @@ class JobContext:
             raise
 
     def send_report(self) -> None:
-        """Send the latest progress to the gateway.
-
-        If the gateway answers that the job must stop, `is_cancelled` becomes True.
-        """
+        """Send the latest progress to the gateway, whose answer may cancel the job."""
         with self._sending:
             self.has_news = False
             self._send()
 
     def send_last_report(self) -> None:
-        """Send the last progress report, and check that the job's result may still be sent.
-
-        Raises:
-            Cancelled: The job was cancelled.
-            LockLost: The lock of the job's message is lost.
-            Expired: The job's deadline has passed.
-        """
+        """Send the last report, and raise what `check` raises."""
         self.send_report()
         self.check()
 
@@ -160,10 +124,7 @@ class JobContext:
 
 
 class ProgressReporter:
-    """Sends the progress reports of one model's running jobs to the gateway.
-
-    The method `start` creates the thread that sends the reports.
-    """
+    """Sends the progress reports of one model's running jobs, on the thread of `start`."""
 
     def __init__(
         self,
@@ -171,13 +132,6 @@ class ProgressReporter:
         children_of: Callable[[str | None], JobChildren],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            post: Sends a report to a URL.
-            children_of: Returns the object that runs the child jobs of the job with a reply URL.
-            clock: Returns the current time in seconds.
-        """
         self._post = post
         self._children_of = children_of
         self._clock = clock
@@ -187,15 +141,7 @@ class ProgressReporter:
     def open_context(
         self, reply_url: str | None, attempt: int, check_job: Callable[[], None]
     ) -> JobContext:
-        """Send the first report of a job that is about to run, and return the job's context.
-
-        If the gateway answers that the job must stop, `is_cancelled` of the context is True.
-
-        Args:
-            reply_url: The reply URL of the job; None if it has none.
-            attempt: Which delivery of the job's message runs, from 1.
-            check_job: Raises an error if the job's result can no longer be used.
-        """
+        """Send the first report of a job that is about to run, and return the job's context."""
         children = self._children_of(reply_url)
         context = JobContext(
             reply_url, attempt, check_job, self._post, self._has_news.set, children
@@ -210,27 +156,17 @@ class ProgressReporter:
         self._reported_at.pop(context, None)
 
     def start(self) -> None:
-        """Start the thread that sends the reports.
-
-        The thread is a daemon thread, so the process can exit while the thread is running.
-        """
+        """Start the thread that sends the reports."""
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 
     def run(self) -> None:
-        """Send reports forever. The thread that sends the reports calls this method."""
+        """Send reports forever."""
         while True:
             self._has_news.wait(self.send_due_reports())
             self._has_news.clear()
 
     def send_due_reports(self) -> float | None:
-        """Send a report for each running job whose next report is due.
-
-        The next report is due 0.5 s after the last report if the job has new progress, otherwise
-        after 5 s.
-
-        Returns:
-            In how many seconds the next report must be sent; None if no job is running.
-        """
+        """Send the due reports. Return in how many seconds the next is due; None if no job runs."""
         for context in list(self._reported_at):
             if self._due_at(context) <= self._clock():
                 self._report(context)

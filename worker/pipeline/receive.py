@@ -70,29 +70,12 @@ class ReceivedJob:
     """One received job, with the values that the steps store during processing.
 
     Attributes:
-        request: The decoded message.
-        delivery: The received message.
-        lock: The message's lock, which is renewed until the job has ended.
-        span: The job's trace span.
-        item: The prepared input; None before the job is prepared and after inference.
-        cost: The size of the prepared input, in the model's own unit.
-        memory: The memory that is reserved for the decoded input; None if no memory is reserved.
-        checked_at: When the gateway last answered whether the job is still wanted; None before its
-            first answer.
-        is_wanted: The gateway's last answer; True before its first answer.
-        context: The context for the model's progress reports; None if the model reports no progress
-            or the job has not run.
-        started_at: When the batch with this job started; None before its start.
-        inference_ms: How long the batch with this job ran, in milliseconds.
-        batch_size: How many items the batch with this job contained.
-        worker: The name of this worker for the job's timeline; None to omit the name.
-        device: The name of the device that runs the job's batch; None before the batch starts.
-        received_at: When the message was received.
-        note_blob: The name of the blob with the note about this delivery; None without a note.
-        overrun_count: How many jobs the model ran together, if it exceeded `max_run_seconds` with
-            this job; otherwise 0.
-        traceback: The traceback of an unexpected error in this delivery; None if there is none.
-        ran_alone: Whether the process ran no other job while the device ran this job.
+       item: The prepared input; None before the job is prepared and after inference.
+       cost: The size of the prepared input, in the model's own unit.
+       is_wanted: The gateway's last answer at `checked_at`; True before its first answer.
+       context: The context of a model that reports progress; None before the job runs.
+       overrun_count: How many jobs ran together, if they exceeded `max_run_seconds`; otherwise 0.
+       ran_alone: Whether the process ran no other job while the device ran this job.
     """
 
     request: JobRequest
@@ -135,19 +118,11 @@ class ReceivedJob:
             self.memory.release()
 
     def mark_step(self, step: str, at: float | None = None) -> None:
-        """Store the time at which the job reached a step.
-
-        Args:
-            step: The name of a `_ms` field of `DeliveryMarks`.
-            at: The value of `time.perf_counter` at that moment; None for now.
-        """
+        """Store when the job reached a step, a `_ms` field of `DeliveryMarks`."""
         self._marks_ms[step] = self.age_ms(at)
 
     def age_ms(self, at: float | None = None) -> float:
-        """Return the time in milliseconds from the job's receipt until `at`, or until now.
-
-        `at` is a value of `time.perf_counter`.
-        """
+        """Return the milliseconds from the job's receipt until `at`, a `perf_counter`, or now."""
         seconds = (time.perf_counter() if at is None else at) - self._received
         return round(seconds * 1000, 3)
 
@@ -167,12 +142,7 @@ class ReceivedJob:
         self.batch_size = batch_size
 
     def check_usable(self) -> None:
-        """Raise an error if the job's result can no longer be used.
-
-        Raises:
-            LockLost: The message's lock is lost.
-            Expired: The job's deadline has passed.
-        """
+        """Raise LockLost or Expired if the job's result can no longer be used."""
         if self.lock.is_lost:
             raise LockLost("the message lock was lost while the job ran")
         if self.is_expired(datetime.now(UTC)):
@@ -183,19 +153,14 @@ class ReceivedJob:
         return now >= self.request.deadline
 
     def expiry_error(self, text: str) -> WorkerError:
-        """Return the error that ends this job after its deadline. `text` is the error's text.
-
-        If a producer waits for a reply on a queue, the worker replies with the error.
-        Otherwise the worker sends no reply: a gateway checks the deadlines of its jobs itself.
-        """
+        """Return the error that ends this job after its deadline; a producer gets a reply."""
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 
     def is_stale(self, now: datetime) -> bool:
         """Return whether the worker must ask the gateway whether the job is still wanted.
 
-        The worker asks again two seconds after the gateway's last answer. If the gateway has not
-        answered yet, the worker asks two seconds after the job was queued, or at once if the job
-        was redelivered. The result is always False for a job without a reply URL.
+        It asks 2 s after the last answer; before that, 2 s after the job was queued, or at once if
+        the job was redelivered.
         """
         if self.request.reply_url is None:
             return False
@@ -206,12 +171,7 @@ class ReceivedJob:
     def make_reply(
         self, outcome: Payload | JobError, results: Mapping[str, Payload] = NO_RESULTS
     ) -> JobReply:
-        """Return the reply message with this outcome and the job's times.
-
-        Args:
-            outcome: The result or the error of the job.
-            results: The named results of the job.
-        """
+        """Return the reply message with this outcome and the job's times."""
         now = datetime.now(UTC)
         started_at = self.started_at or now
         queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
@@ -251,16 +211,8 @@ class ReceiveStep:
     def open_delivery(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
         """Decode a message, start to renew the message's lock, and return the job.
 
-        Args:
-            delivery: The received message.
-            renew: Renews the lock of a message of this queue.
-            now: The current time.
-
-        Raises:
-            Poison: The message cannot be decoded, names another model, or has a forbidden reply
-                address.
-            Expired: The job's deadline has passed.
-            LockLost: The message's lock expired before the message was read.
+        Raises Poison if the message cannot be used, Expired after its deadline, and LockLost if its
+        lock expired before the message was read.
         """
         if (lock_seconds := delivery.lock_seconds(now)) <= 0:
             # This process was paused, and the message stayed in the socket's buffer meanwhile.
@@ -283,8 +235,8 @@ class ReceiveStep:
     def check_failures(self, delivery: LockedMessage) -> None:
         """Raise TooManyFailures if the job must not run again because earlier deliveries failed.
 
-        If a model's `max_delivery_count` is 1, none of its jobs may run twice. Then each earlier
-        delivery counts, except those that ended before the model ran the job.
+        If `max_delivery_count` is 1, no job may run twice: only deliveries that waited do not
+        count.
         """
         history, limit = delivery.history, self._model.max_delivery_count
         unknown_count = delivery.delivery_count - history.waiting_count
@@ -319,13 +271,8 @@ def _needs_expiry_reply(request: JobRequest) -> bool:
 class QueueMessages:
     """The messages of one queue that were received and are not settled.
 
-    Attributes:
-        held: All messages that are not settled.
-        open: The messages whose jobs have no outcome yet.
-        to_run: The jobs that still need the device.
-        postponed: The messages that will be settled after a delay.
-        offloaded: The jobs that separate threads prepare, because their inputs are fetched from
-            URLs or are large.
+    Those in `open` have no outcome yet. Those in `postponed` are settled after a delay. Separate
+    threads prepare the jobs in `offloaded`, because their inputs are large or fetched from URLs.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
@@ -336,11 +283,7 @@ class QueueMessages:
 
     @property
     def busy_count(self) -> int:
-        """Return how many unsettled messages are still being processed.
-
-        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
-        counted.
-        """
+        """Return how many unsettled messages are neither postponed nor offloaded."""
         return len(self.held) - len(self.postponed) - len(self.offloaded)
 
 
@@ -348,8 +291,7 @@ class InFlight:
     """The messages of one model that this worker has received and not settled.
 
     For each job, the methods are called in this order: `add_delivery`, `add_job`, `start_job`,
-    `finish_run`, `record_end`, `remove_delivery`. For a message that cannot become a job,
-    `record_end` is called after `add_delivery`. Any thread may call the methods.
+    `finish_run`, `record_end`, `remove_delivery`. Any thread may call them.
     """
 
     def __init__(self, telemetry: ModelTelemetry) -> None:
@@ -360,7 +302,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def of_queue(self, queue: str) -> QueueMessages:
-        """Return the unsettled messages of one queue. The returned object stays up to date."""
+        """Return the unsettled messages of one queue, which stay up to date."""
         return self._queues[queue]
 
     @property
@@ -370,11 +312,7 @@ class InFlight:
 
     @property
     def busy_count(self) -> int:
-        """Return how many unsettled messages of the model are still being processed.
-
-        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
-        counted.
-        """
+        """Return how many unsettled messages are neither postponed nor offloaded."""
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def jobs_without_outcome(self) -> list[ReceivedJob]:
@@ -403,11 +341,7 @@ class InFlight:
             self._not_started.add(job.delivery)
 
     def start_job(self, job: ReceivedJob) -> bool:
-        """Record that the job starts.
-
-        Returns:
-            True if the job may start; False if it has already started, ended or been withdrawn.
-        """
+        """Record that the job starts. Return False if it has started, ended or been withdrawn."""
         with self._lock:
             if job.delivery not in self._not_started:
                 return False
@@ -415,19 +349,13 @@ class InFlight:
             return True
 
     def offload_job(self, job: ReceivedJob) -> None:
-        """Record that separate threads prepare a job, because its preparation may take long.
-
-        Until `bring_back_job`, the job does not reduce the model's capacity for other jobs.
-        """
+        """Stop counting a job against the capacity, because its preparation may take long."""
         counts = self._queues[job.delivery.queue]
         counts.offloaded.add(job)
         counts.to_run.discard(job)
 
     def bring_back_job(self, job: ReceivedJob) -> None:
-        """Undo `offload_job`: from now on, the job reduces the model's capacity again.
-
-        Do nothing if the job was not offloaded.
-        """
+        """Count an offloaded job against the capacity again."""
         counts = self._queues[job.delivery.queue]
         with self._lock:
             is_open = job.delivery in self._jobs
@@ -442,32 +370,22 @@ class InFlight:
         return [job for job in jobs if job.item is not None and job.memory and job.memory.is_large]
 
     def withdraw_jobs(self) -> list[ReceivedJob]:
-        """Prevent all jobs that have not started from starting, and return a list of these jobs."""
+        """Prevent all jobs that have not started from starting, and return them."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()
             return jobs
 
     def finish_run(self, job: ReceivedJob) -> None:
-        """Record that the job no longer needs the device.
-
-        The method may be called more than once for the same job.
-        """
+        """Record that the job no longer needs the device. A second call does nothing."""
         self._queues[job.delivery.queue].to_run.discard(job)
         self._queues[job.delivery.queue].offloaded.discard(job)
 
     def record_end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Record how the work on a message ended, in metrics, traces and logs.
 
-        Only the first call for a message has an effect.
-
-        Args:
-            request: How the message will be settled.
-            code: `succeeded`, or the code of an error.
-            job: The message's job; None if the message did not become a job.
-
-        Returns:
-            True if this is the first call for the message; otherwise False.
+        `code` is `succeeded` or the code of an error. Return whether this is the first call for the
+        message; later calls have no effect.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -494,12 +412,7 @@ class InFlight:
         return True
 
     def remove_delivery(self, delivery: LockedMessage, *, in_time: bool) -> None:
-        """Remove a message after its settlement.
-
-        Args:
-            delivery: The message to remove.
-            in_time: False if the message's lock was lost before the message was settled.
-        """
+        """Remove a settled message. `in_time` is False if its lock was lost before."""
         counts = self._queues[delivery.queue]
         counts.postponed.discard(delivery)
         counts.held.discard(delivery)
@@ -510,9 +423,7 @@ class InFlight:
 class Capacity:
     """Computes how many more messages of one model may be received.
 
-    Unsettled messages of normal priority reduce the capacity for both priorities. Unsettled
-    messages of low priority reduce only the capacity for low priority, so that they never delay
-    messages of normal priority.
+    Messages of low priority never reduce the capacity for normal priority. `admits` must not block.
     """
 
     def __init__(
@@ -522,14 +433,6 @@ class Capacity:
         model: ModelEntry,
         runs_items: Callable[[], bool],
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            admits: Returns whether jobs of the model may be received. It must not block.
-            in_flight: The messages that were received and are not settled.
-            model: The catalogue entry.
-            runs_items: Returns whether the loaded model is an item model.
-        """
         self._admits = admits
         self._max_batch_size = model.max_batch_size
         self._runs_items = runs_items
@@ -563,10 +466,10 @@ class Capacity:
         self._item_seconds = before + _LAST_SHARE * (seconds - before)
 
     def _to_run_count(self) -> int:
-        """Return how many jobs the worker holds at most that run, are prepared or will be prepared.
+        """Return for how many jobs there is room that run or will run.
 
-        A batch model has two batches. An item model has one item, and in addition as many items as
-        run within a second: none if one item runs longer than that, or if no item has run yet.
+        A batch model has two batches. An item model has one item, and those that run within a
+        second.
         """
         most_count = self._max_batch_size * _BATCHES_TO_RUN
         if not self._runs_items():

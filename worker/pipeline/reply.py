@@ -1,9 +1,8 @@
 """Send the reply to a job, and then settle its message.
 
-A large result is stored first. If a step raises an error, the job ends. The class of the error
-determines how the message is settled (see `worker.errors`). Abandoned and released messages return
-to the queue. If the delivery counts against the job, the worker writes this into the abandoned
-message. A worker dead-letters a message that it receives after several such deliveries.
+If a step raises an error, the job ends, and the class of the error determines how the message is
+settled (see `worker.errors`). If the delivery counts against the job, the worker writes this into
+the abandoned message. A worker dead-letters a message after several such deliveries.
 """
 
 import logging
@@ -52,18 +51,12 @@ class ReplyStep:
     def store_results(
         self, job: ReceivedJob, results: EncodedResults
     ) -> tuple[Payload, Mapping[str, Payload]]:
-        """Return the payloads for the reply: for the result, and for each named result by name.
+        """Return the payloads for the reply: of the result, and of each named result by name.
 
-        A payload is the result itself, or a reference to a blob. The reply itself contains at most
-        INLINE_LIMIT_BYTES bytes of results. Each result that would exceed this limit is stored as a
-        blob. If the model reports progress, the last progress report is sent first.
-
-        Raises:
-            Fault: The results are too large, or one of them cannot be written as JSON.
-            PayloadsUnavailable: Blob storage did not answer before the message's lock was lost.
-            Cancelled: The model reports progress, and the job was cancelled while it ran.
-            LockLost: The model reports progress, and the message's lock is lost.
-            Expired: The model reports progress, and the job's deadline has passed.
+        Results that would exceed INLINE_LIMIT_BYTES in the reply are stored as blobs. A model that
+        reports progress first sends its last report, which raises an error if the job must stop.
+        Raises Fault if the results cannot be sent, and PayloadsUnavailable if blob storage did not
+        answer in time.
         """
         if job.context is not None:
             job.context.send_last_report()
@@ -87,19 +80,13 @@ class ReplyStep:
         outcome: Payload | JobError,
         results: Mapping[str, Payload] = NO_RESULTS,
     ) -> str:
-        """Send the reply to a job, and return `succeeded` or the code of the job's error.
-
-        `results` contains the named results, which only a succeeded job has.
-
-        No reply is sent if `InFlight.record_end` was already called for the job.
+        """Send the reply to a job that has not ended, and return `succeeded` or its error's code.
 
         Raises:
-            LockLost: The message's lock is lost, so another worker may have the message.
-            ReplyUndelivered: The gateway or queue did not accept the reply before the lock
-                was lost.
-            Poison: The gateway or queue will never accept this reply.
-            Expired: The job had already ended when the reply arrived, because its deadline had
-                passed.
+           LockLost: The message's lock is lost, so another worker may have the message.
+           ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
+           Poison: The receiver will never accept this reply.
+           Expired: The job's deadline had passed when the reply arrived.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.make_reply(outcome, results)) if job.request.reply_to else b""
@@ -113,18 +100,7 @@ class ReplyStep:
         return code
 
     def send_cached_reply(self, job: ReceivedJob, cached: CachedReply) -> str:
-        """Send the cached reply of an earlier run, unless that reply was already delivered.
-
-        Returns:
-            `succeeded`, or the code of the job's error.
-
-        Raises:
-            ReplyUndelivered: The gateway or queue did not accept the reply before the lock
-                was lost.
-            Poison: The gateway or queue will never accept this reply.
-            Expired: The job had already ended when the reply arrived, because its deadline had
-                passed.
-        """
+        """Send the reply of an earlier run unless it was delivered, as `send_reply` does."""
         _log.info(
             "%s: job %s need not run again, because its reply is cached",
             job.request.model,
@@ -149,15 +125,12 @@ class SettlesMessages(Protocol):
     """An object that settles the messages of one queue, for example a `Receiver`."""
 
     def request_settlement(self, request: SettleRequest) -> None:
-        """Queue a request to settle a message. The receiver's thread settles the message later."""
+        """Queue a request, which the receiver's thread carries out later."""
         ...
 
 
 class SettleStep:
-    """Settles the messages of one model. Any thread may call the methods.
-
-    The first call for a message settles the message. Later calls for the same message do nothing.
-    """
+    """Settles the messages of one model. Only the first call for a message has an effect."""
 
     def __init__(
         self,
@@ -165,47 +138,24 @@ class SettleStep:
         receivers: Mapping[str, SettlesMessages],
         suspects: Suspects,
     ) -> None:
-        """Store the dependencies.
-
-        Args:
-            in_flight: The messages that were received and are not settled.
-            receivers: The receivers by the names of their queues.
-            suspects: Starts jobs that must run alone after other jobs have ended.
-        """
         self._in_flight = in_flight
         self._receivers = receivers
         self._suspects = suspects
 
     def complete_message(self, job: ReceivedJob, code: str) -> None:
-        """Complete the message of a job whose reply was sent.
-
-        The caller must send the reply first. If the worker is killed between the reply and this
-        call, the job runs again, but the reply is not lost.
-
-        Args:
-            job: The job.
-            code: `succeeded`, or the code of the job's error.
-        """
+        """Complete the message of a job whose reply was sent before, so that it is not lost."""
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
     def settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
-        """Settle the message of a job that ended without a reply.
-
-        The class of the error determines how the message is settled.
-
-        Returns:
-            The request that settles the message. Its attribute `reason` is the code of the error.
-            None if an earlier call has already settled the message.
+        """Settle a job's message as its error says. Return the request; None if it has ended
+        before.
         """
         error = LockLost("") if job.lock.is_lost else error
         request = _request(job.delivery, error, job)
         return request if self._settle(request, error.code, job) else None
 
     def refuse_message(self, delivery: LockedMessage, error: WorkerError) -> None:
-        """Settle a message that did not become a job.
-
-        The class of the error determines how the message is settled.
-        """
+        """Settle a message that did not become a job, as the error says."""
         self._settle(_request(delivery, error), error.code)
 
     def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
@@ -249,13 +199,7 @@ def _new_history(
 
 
 def to_worker_error(error: BaseException, unexpected: type[WorkerError], model: str) -> WorkerError:
-    """Return the WorkerError that ends a job after this error.
-
-    Args:
-        error: The error that a step or the model's code raised.
-        unexpected: The class of the returned error if no other class describes `error`.
-        model: The model's name, for the error's text.
-    """
+    """Return the WorkerError that ends a job after this error: `unexpected` if no other fits."""
     if isinstance(error, WorkerError):
         return error
     if is_device_lost(error):

@@ -43,10 +43,7 @@ class RunLimit:
 
     @contextlib.contextmanager
     def pausing_run(self) -> Iterator[Sequence[ReceivedJob]]:
-        """Do not count the `with` block, in which the call of the current thread waits.
-
-        Yield the jobs of the call.
-        """
+        """Do not count the `with` block, in which the current call waits. Yield the call's jobs."""
         thread, paused_at = threading.get_ident(), self._clock()
         call = self._calls.pop(thread, None)
         try:
@@ -64,10 +61,7 @@ class RunLimit:
 
 
 class RunningJobs:
-    """Notes in the lock journals which jobs' code this process runs. Any thread may call it.
-
-    The code of a job is the code that decodes its input, and the code of its model.
-    """
+    """Notes in the lock journals which jobs' code this process runs. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,13 +80,7 @@ class RunningJobs:
                 self._note(message)
 
     def end_run(self, message: LockedMessage, state: LockState = LockState.WAITING) -> bool:
-        """Note that this process does not run the code of the message's job any more.
-
-        Do nothing if it did not run the code. `state` says how far the job has come.
-
-        Returns:
-            Whether the process has run the code of no other job meanwhile.
-        """
+        """Note how far a job has come. Return whether no other job's code has run meanwhile."""
         with self._lock:
             is_alone = self._running.pop(message, None)
             if is_alone is not None:
@@ -112,10 +100,7 @@ class RunningJobs:
 
     @contextlib.contextmanager
     def noting_read(self, message: LockedMessage) -> Iterator[None]:
-        """Note that the `with` block reads a message, which may also kill the process.
-
-        A job that runs meanwhile does not run alone during the block, but again after it.
-        """
+        """Note that the `with` block reads a message, which may kill the process, too."""
         with self._lock:
             is_alone = not (self._running or self._reading or self._load_count)
             self._reading.add(message)
@@ -174,8 +159,7 @@ class _Start:
 class Suspects:
     """Starts the jobs of this process, and each suspect only while no other job is in progress.
 
-    While there is a suspect, the process receives no more messages. Any thread may call the
-    methods.
+    While there is a suspect, no messages are received. Any thread may call the methods.
     """
 
     def __init__(self) -> None:
@@ -194,10 +178,7 @@ class Suspects:
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
-        """Start all jobs at once during the `with` block.
-
-        The caller waits for other jobs, which this process may have to receive and to run first.
-        """
+        """Start all jobs at once in the `with` block, whose caller waits for other jobs."""
         with self._lock:
             self._suspended_count += 1
         self._start_next()
@@ -208,10 +189,7 @@ class Suspects:
                 self._suspended_count -= 1
 
     def start_in_turn(self, job: ReceivedJob, start: Callable[[], object]) -> None:
-        """Call `start`, which starts the job, as soon as the job may start. It must not block.
-
-        If the job ends before that, `start` is not called.
-        """
+        """Call `start` as soon as the job may start, unless it ends before. It must not block."""
         with self._lock:
             is_suspect = job.delivery.history.running_count > 0
             if self._suspended_count or (not is_suspect and self._running is None):

@@ -1,9 +1,7 @@
 """What is known of a message's earlier deliveries, and which of them count against its job.
 
-Service Bus counts each delivery that ends with an abandoned message or an expired lock. This count
-says nothing about the job: the worker may have been killed from outside, or by the job of another
-message. Therefore workers keep a count of their own in an application property of the message. They
-write the property when they abandon the message. It is read only if the message is delivered again.
+Service Bus also counts deliveries whose worker was killed from outside, or by another job. So
+workers write a count of their own into the message when they abandon it.
 
 A death of the worker process counts against a job only if the process ran the code of this job and
 of no other job. If it ran several jobs, each of them is a suspect: the job runs alone when it is
@@ -54,17 +52,17 @@ class DeliveryHistory:
     """What workers know of the earlier deliveries of a message.
 
     Attributes:
-        failed_count: The deliveries that count against the job. The job crashed the worker process
-            while it ran alone, or the worker gave the message back because of a failure.
-        killed_count: The deliveries in which the worker process was killed from outside, or by the
-            kernel for lack of memory, while the job ran alone.
-        waiting_count: The deliveries that ended before the model ran the job.
-        running_count: The deliveries in which the worker process died while it ran the job. If
-            there is one, the job is a suspect, and runs alone.
-        overrun_count: The deliveries in which the model ran the job, and no other, longer than
-            `max_run_seconds`. If there is one, the job fails instead of running again.
-        batch_overrun_count: The deliveries in which the model ran a batch with the job longer than
-            `max_run_seconds`. If there is one, the job runs in a batch of its own.
+       failed_count: The deliveries that count against the job: it crashed the worker while it ran
+           alone, or the worker gave the message back because of a failure.
+       killed_count: The deliveries in which the worker was killed by SIGKILL, by an operator or
+           for lack of memory, while the job ran alone.
+       waiting_count: The deliveries that ended before the model ran the job.
+       running_count: The deliveries in which the process died while it ran the job. If there is
+           one, the job is a suspect, and runs alone.
+       overrun_count: The deliveries in which the job alone exceeded `max_run_seconds`. If there is
+           one, the job fails instead of running again.
+       batch_overrun_count: The deliveries in which a batch with the job exceeded it. If there is
+           one, the job runs in a batch of its own.
     """
 
     failed_count: int = 0
@@ -80,16 +78,11 @@ class DeliveryHistory:
         return self.failed_count + self.killed_count // KILLS_PER_FAILURE
 
     def add_failure(self) -> "DeliveryHistory":
-        """Return this history with one more failed delivery, which counts against the job."""
+        """Return this history with one more failed delivery."""
         return replace(self, failed_count=self.failed_count + 1)
 
     def add_death(self, *, ran_alone: bool, is_crash: bool) -> "DeliveryHistory":
-        """Return this history with one more delivery in which the process died while the job ran.
-
-        Args:
-            ran_alone: Whether the process ran no other job.
-            is_crash: Whether the process itself caused its death.
-        """
+        """Return this history with one more death. `is_crash` says if the process caused it."""
         counts = {"running_count": self.running_count + 1}
         if ran_alone and is_crash:
             counts["failed_count"] = self.failed_count + 1
@@ -98,10 +91,7 @@ class DeliveryHistory:
         return replace(self, **counts)
 
     def add_overrun(self, job_count: int) -> "DeliveryHistory":
-        """Return this history with one more delivery in which the model exceeded its time limit.
-
-        `job_count` is how many jobs the model ran together.
-        """
+        """Return this history with one more overrun of `job_count` jobs that ran together."""
         if job_count == 1:
             return replace(self, overrun_count=self.overrun_count + 1)
         return replace(self, batch_overrun_count=self.batch_overrun_count + 1)
@@ -111,7 +101,7 @@ class DeliveryHistory:
         return {PROPERTY_DELIVERY_HISTORY: json.dumps(asdict(self))}
 
     def to_bytes(self) -> bytes:
-        """Return this history as HISTORY_BYTES bytes, one for each count. The limit is 255."""
+        """Return one byte for each count; 255 at most."""
         return bytes(min(count, _MAX_COUNT) for count in astuple(self))
 
     @classmethod
@@ -125,10 +115,7 @@ HISTORY_BYTES: Final = len(fields(DeliveryHistory))
 
 
 def read_history(properties: Mapping[str, str]) -> DeliveryHistory:
-    """Return the history in the application properties of a redelivered message.
-
-    Return NO_HISTORY if there is none, or if it is not valid.
-    """
+    """Return the history in a message's application properties; NO_HISTORY without a valid one."""
     try:
         counts = json.loads(properties.get(PROPERTY_DELIVERY_HISTORY, "{}"))
         found = [counts.get(each.name, 0) for each in fields(DeliveryHistory)]
@@ -141,15 +128,9 @@ def read_history(properties: Mapping[str, str]) -> DeliveryHistory:
 def history_after_death(
     state: LockState, history: DeliveryHistory, *, is_crash: bool
 ) -> DeliveryHistory | None:
-    """Return the history of a message after the worker process has died.
+    """Return a message's history after the worker has died; None if it does not change.
 
-    Return None if the history must not be changed.
-
-    Args:
-        state: How far the job had come when the process died.
-        history: What was known of the earlier deliveries.
-        is_crash: Whether the process itself caused its death. If it was killed by SIGKILL, or if
-            nobody knows how it died, the death counts less.
+    `is_crash` says whether the process itself caused its death; otherwise the death counts less.
     """
     match state:
         case LockState.WAITING:

@@ -1,16 +1,12 @@
 """Keep notes of the models that are being loaded, to find out which load has killed a process.
 
-The load of a model runs the code of the model's author. This code may crash the process, call
-`os._exit`, or use all memory, and the process cannot catch any of these as an error. Therefore the
-worker notes each load in a file and keeps the file locked. When the process dies, the operating
-system releases the lock, and the next process finds the note. The models in the notes of dead
-processes are suspects. The next process loads the suspects first, one after another, and receives
-no jobs until they are loaded. If this process also dies, the cause is certain. A model whose load
+The code of a model's author may crash the process, call `os._exit`, or use all memory. So the
+worker notes each load in a file and keeps it locked. When the process dies, the operating system
+releases the lock, and the next process finds the note. The models in such notes are suspects: the
+next process loads them first, one after another, and receives no jobs meanwhile. A model whose load
 has killed several processes in a row is set aside: it is loaded again only after a delay, while the
-other models are served.
-
-The notes are in files and not in the memory of the parent process, because the memory limit of a
-container may kill all its processes at once.
+other models are served. The notes are files, because the memory limit of a container may kill the
+parent process, too.
 """
 
 import contextlib
@@ -51,31 +47,22 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """How many processes died while they loaded one model, and the delay before the next load.
-
-    `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
-    `MAX_DEATHS` deaths, or if the delay has passed.
-    """
+    """How many processes in a row died while they loaded a model, and the delay before the next."""
 
     death_count: int
     pause_seconds: float
 
 
 def import_name(module: str) -> str:
-    """Return the name under which the load journal notes the import of a model's module.
-
-    The parent process imports the module. Deaths during the import are counted separately from
-    deaths during the load of the model.
-    """
+    """Return the name under which the import of a model's module is noted, apart from its load."""
     return f"import {module}"
 
 
 class LoadJournal:
     """Writes a note about each model that this process is loading, for later processes.
 
-    The notes are files in a folder. If several workers share the folder, a model whose loads have
-    killed several processes is set aside by all these workers: none of them loads the model until a
-    delay has passed. If there is no folder, nothing is noted. Any thread may call the methods.
+    Each `name` is that of a model, or what `import_name` returns for its module. Any thread may
+    call the methods.
     """
 
     def __init__(
@@ -86,13 +73,8 @@ class LoadJournal:
     ) -> None:
         """Store the settings.
 
-        Args:
-            lock_folder: The folder in which workers note their message locks. The notes about loads
-                are written to its subfolder `loads`. None if loads are not noted.
-            clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time in seconds, from the call of `take_over_notes`, for which
-                other models wait until the suspects are loaded. A suspect is a model whose
-                load may have killed a process.
+        `lock_folder` is that of the lock journals; None if loads are not noted. `clock` returns the
+        time since 1970. Other models wait for suspects for at most `hold_seconds`.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"
@@ -105,15 +87,7 @@ class LoadJournal:
         self._one_by_one = threading.Lock()
 
     def take_over_notes(self, models: Collection[str] = ()) -> None:
-        """Count the deaths of processes during loads, and find the suspects.
-
-        A process that died during a load has left its note in the folder. A suspect is a model
-        whose load may have killed a process.
-
-        Args:
-            models: The names of the models that this process will load. Other models cannot be
-                suspects.
-        """
+        """Count the deaths of processes during loads, and find the suspects among `models`."""
         if self._folder is None:
             return
         for process, names in self._take_notes(self._folder).items():
@@ -130,11 +104,7 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def killed_loads(self, name: str) -> KilledLoads:
-        """Return how many loads of a model killed a process, and the delay before the next load.
-
-        `name` is the name of the model. If `name` is what `import_name` returns for the model's
-        module, the method returns the same information about the imports of this module.
-        """
+        """Return how many loads of a model killed a process, and the delay before the next load."""
         count, last_at = self._read(name)
         if count < MAX_DEATHS:
             return KilledLoads(count, 0.0)
@@ -146,12 +116,7 @@ class LoadJournal:
 
     @property
     def is_holding(self) -> bool:
-        """Whether jobs and other models must wait until the suspects are loaded.
-
-        A suspect is a model whose load may have killed a process. The value becomes False at the
-        latest `hold_seconds` after `take_over_notes`, so that a load that hangs does not block
-        the other models.
-        """
+        """Whether jobs and other models must wait until the suspects are loaded."""
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
     def is_loading(self, process: int) -> bool:
@@ -159,25 +124,14 @@ class LoadJournal:
         return self._folder is not None and any(self._folder.glob(f"*-{process}-*{_LOADING}"))
 
     def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
-        """Wait until the suspects have been loaded, before the model `name` is loaded.
-
-        A suspect is a model whose load may have killed a process. Return at once if `name` is a
-        suspect. Return early if `stopping` is set.
-        """
+        """Wait until the suspects are loaded, unless `name` is one. Return if `stopping` is set."""
         with self._changed:
             while self.is_holding and name not in self.suspects and not stopping.is_set():
                 self._changed.wait(_POLL_SECONDS)
 
     @contextlib.contextmanager
     def noting_load(self, name: str) -> Iterator[None]:
-        """Note in the journal's folder, during the `with` block, that a model is being loaded.
-
-        A suspect is a model whose load may have killed a process. If the model is a suspect, the
-        method first waits until no other suspect is being loaded.
-
-        `name` is the name of the model. If the block only imports the model's module, `name` is
-        what `import_name` returns for this module.
-        """
+        """Note during the `with` block that a model is loaded. Suspects wait for each other."""
         if self._folder is None:
             yield
             return
@@ -186,13 +140,7 @@ class LoadJournal:
             yield
 
     def end_load(self, name: str, *, has_succeeded: bool) -> None:
-        """Record that a load has ended, and that the process is still alive.
-
-        If the load has succeeded, the death count of the model becomes 0.
-
-        `name` is the name of the model. If only the model's module was imported, `name` is what
-        `import_name` returns for this module.
-        """
+        """Record that a load has ended. If it has succeeded, the deaths of the model become 0."""
         with self._changed:
             self.suspects.discard(name)
             self._changed.notify_all()
@@ -240,10 +188,7 @@ class LoadJournal:
         return descriptor
 
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
-        """Remove the notes of dead processes, and return the names in these notes by process id.
-
-        Each name is the name of a model, or what `import_name` returns for a model's module.
-        """
+        """Remove the notes of dead processes, and return the names in them by process id."""
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):
             # Another worker that starts at the same time may have removed the file.
@@ -254,13 +199,10 @@ class LoadJournal:
         return names
 
     def _held_jobs(self, process: str) -> bool:
-        """Return whether a process held a message lock when it died.
+        """Return whether a process held a message lock when it died, so that a job may be the
+        cause.
 
-        If the process held a lock, the job of that message may have caused the death.
-
-        The result comes from the lock journals, the files in which the dead process has noted its
-        locks. These files exist until the current process connects to a queue, so this method must
-        be called before that.
+        This must be called before this process takes over the lock journals.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks*"):
@@ -270,14 +212,7 @@ class LoadJournal:
         return False
 
     def _count_death(self, name: str, *, is_certain: bool) -> None:
-        """Count the death of a process during the load of a model.
-
-        If the load has certainly caused the death, or if the model is already set aside, the count
-        increases by 1. Otherwise, a count of 0 becomes 1, and a higher count does not change.
-
-        `name` is the name of the model. If the process died during the import of the model's
-        module, `name` is what `import_name` returns for this module.
-        """
+        """Count the death of a process during a model's load, less if the cause is unknown."""
         count = self._read(name)[0]
         count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
         _log.error(
@@ -302,13 +237,7 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many deaths are counted for a model, and the time of the last death.
-
-        `_count_death` counts the deaths of processes that were loading the model. The time is in
-        seconds since 1970. Both values are 0 if no death is counted.
-
-        `name` is the name of the model, or what `import_name` returns for the model's module.
-        """
+        """Return how many deaths are counted for a model, and the time of the last one."""
         if self._folder is None:
             return 0, 0.0
         try:

@@ -1,13 +1,11 @@
 """Store the lock tokens of received messages in a file, for the worker that replaces this worker.
 
 If a worker is killed, its messages stay locked until their locks expire. A lock token is enough to
-abandon a message over any connection. So a worker notes the token of each message in its lock
-journal as soon as the message arrives, and removes the token when the message is settled. The next
-worker on the machine takes over the journals of dead workers and abandons their messages.
-
-Beside each token, the journal says how far the message's job has come, and what is known of earlier
-deliveries. From this and from the way in which the worker died, the next worker decides whether the
-delivery counts against the job (`worker.processes.history`).
+abandon a message over any connection. So a worker notes the token of each message when it arrives,
+and removes it when it is settled. The next worker on the machine takes over the journals of dead
+workers and abandons their messages. Beside each token, the journal says how far the job has come,
+and what is known of earlier deliveries. From this and from the way in which the worker died, the
+next worker decides whether the delivery counts (`worker.processes.history`).
 
 The file is mapped into memory, so that a note costs no system call and survives a `kill -9`. A
 power failure may lose notes. Then the locks expire, as they do without a journal.
@@ -52,14 +50,9 @@ _NO_DETAILS: Final = bytes(_DETAIL_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class WorkerDeath:
-    """How a worker process died.
+    """How a worker process died, for example `was killed by SIGSEGV`.
 
-    Attributes:
-        pid: The process id.
-        worker: The name of the worker.
-        description: What happened, for example `was killed by SIGSEGV`.
-        is_crash: Whether the process itself caused its death. False if it was killed by SIGKILL,
-            which an operator or the kernel may have sent.
+    `is_crash` says whether the process itself caused its death, and did not get a SIGKILL.
     """
 
     pid: int
@@ -75,10 +68,8 @@ class WorkerDeath:
 class LeftMessage:
     """A message that a dead worker process has left locked.
 
-    Attributes:
-        history: What is now known of the message's deliveries. None if nothing must be changed.
-        death: How the worker process died; None if unknown, or if the job was not running then.
-        sequence_number: The number of the message in its queue; 0 if unknown.
+    `history` is None if nothing must be changed. `death` is None if unknown, or if the job was not
+    running then. `sequence_number` is 0 if unknown.
     """
 
     history: DeliveryHistory | None
@@ -109,12 +100,7 @@ class LockJournals:
         folder: Path,
         death: WorkerDeath | None = None,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            folder: The folder that this worker shares with the workers that will replace it.
-            death: How the previous worker process died; None if unknown.
-        """
+        """Store the folder that the next workers share, and how the previous worker died."""
         self._folder = folder
         self.death = death
 
@@ -126,22 +112,11 @@ class LockJournals:
 class LockJournal:
     """The lock tokens of one queue's messages that this process has received and not settled.
 
-    Any thread may call `set_state`, but only one thread may call the other methods. The process
-    holds a file lock on the journal. When the process ends in any way, the operating system
-    releases the file lock. Then another process can take over the tokens.
+    Any thread may call `set_state`, one thread the other methods. The process holds a file lock on
+    the journal, which the operating system releases when the process ends in any way.
     """
 
     def __init__(self, folder: Path, namespace: str, queue: str) -> None:
-        """Create the file. The folder is created if it does not exist.
-
-        Args:
-            folder: The folder that this worker shares with the workers that will replace it.
-            namespace: The host name of the Service Bus namespace.
-            queue: The name of the queue.
-
-        Raises:
-            OSError: The file cannot be created.
-        """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         # A hash, because a queue's name may contain slashes and may be too long for a file's name.
@@ -169,22 +144,13 @@ class LockJournal:
         return list(self._used)
 
     def note_arrival(self, token: bytes) -> None:
-        """Write the lock token of a received message into the journal.
-
-        A token that is already noted, or that does not have 16 bytes, is ignored.
-
-        Raises:
-            OSError: The file is full and cannot grow.
-        """
+        """Write the lock token of a message that arrives. Raises OSError if the disk is full."""
         if len(token) != _TOKEN_BYTES or token in self._used:
             return
         self._put(token, LockState.ARRIVED, _NO_DETAILS)
 
     def note_read(self, token: bytes, history: DeliveryHistory, sequence_number: int = 0) -> None:
-        """Note that a message was read, and what is known of its earlier deliveries.
-
-        `sequence_number` is the number of the message in its queue; 0 if unknown.
-        """
+        """Note that a message was read, its earlier deliveries, and its number (0 if unknown)."""
         details = _encode_details(history, sequence_number)
         with self._lock:
             slot = self._used.get(token)
@@ -207,15 +173,10 @@ class LockJournal:
                 self._free.append(slot)
 
     def take_over_journals(self, death: WorkerDeath | None = None) -> dict[bytes, LeftMessage]:
-        """Take over the journals that dead processes have left for this queue.
+        """Move the tokens of dead processes of this queue into this journal, and delete theirs.
 
-        Move their lock tokens into this journal, and delete their files.
-
-        Args:
-            death: How the previous worker process died; None if unknown.
-
-        Returns:
-            A dictionary from each of these tokens to what the journals say about the message.
+        Return what the journals, and the last worker's `death`, say about the message of each
+        token.
         """
         found: dict[bytes, LeftMessage] = {}
         for path in sorted(self._folder.glob(f"{self._prefix}-*{OLD_SUFFIX}*")):
@@ -291,10 +252,7 @@ def set_slot_state(slots: mmap.mmap, slot: int, state: int) -> None:
 
 
 def read_slots(content: bytes, suffix: str = SUFFIX) -> list[Slot]:
-    """Return the slots in the content of a journal that are in use.
-
-    `suffix` is the suffix of the journal's path.
-    """
+    """Return the used slots in the content of a journal, whose path ends in `suffix`."""
     size_bytes = _SLOT_BYTES[suffix]
     slots = [
         content[begin : begin + size_bytes]
@@ -314,16 +272,12 @@ def read_slots(content: bytes, suffix: str = SUFFIX) -> list[Slot]:
 
 
 def _writer_of(path: Path) -> int:
-    """Return the id of the process that wrote the journal, which is a part of the file's name."""
     return int(path.name.split("-")[1])
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bytes | None]:
-    """Hold a file lock on a journal during the `with` block. Yield the journal's content.
-
-    Yield None if a running process holds the file lock, or if the journal no longer exists.
-    """
+    """Lock a journal and yield its content; None if a process holds it or it does not exist."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

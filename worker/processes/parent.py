@@ -1,19 +1,17 @@
 """Run the worker in a child process. If the child dies, start another child.
 
 The imports of a worker with torch models take seconds. The parent process imports all modules once
-and then forks. A new child starts with these modules in memory, so that a worker that was killed is
-replaced within milliseconds. The parent itself starts no thread, connects to no service and does
-not use the device, so a child inherits no thread, no connection and no device memory.
+and then forks, so that a worker that was killed is replaced within milliseconds. The parent itself
+starts no thread, connects to no service and does not use the device, so a child inherits no thread,
+no connection and no device memory.
 
 A child has died if a signal has killed it, or if it has exited before the function that runs the
-worker has returned. The second case happens, for example, if the code of a model or of a library
-calls `os._exit`. The exit code may then have any value. The function that runs the worker can also
-ask for another child, by the error RestartNeeded.
+worker has returned, for example because a model's code calls `os._exit`. The function can also ask
+for another child, by the error RestartNeeded.
 
 A thread of the child changes a number in shared memory every second. If the number does not change
-for 27 seconds, the child is frozen: it was stopped by a signal, or code has held the lock of the
-interpreter (GIL) for this time. Then no other thread of the child can renew a message lock or stop
-the process, so the parent kills the child.
+for 27 seconds, the child is frozen: a signal has stopped it, or code holds the interpreter's lock.
+Then it cannot renew a message lock, so the parent kills it.
 
 Child processes are used only on Linux, because torch may not be used after a fork on macOS.
 """
@@ -72,20 +70,15 @@ _SHORT_RUN_SECONDS: Final = 0.4
 class RestartDelay:
     """The delay between the death of a child and the start of the next child.
 
-    If the dead child ran for 0.4 s or longer, there is no delay. If it ran for less, the delay is
-    0.1 s. The delay doubles with each further short run, up to 5 s. So a worker that is always
-    killed while it starts uses little processor time, and the death of a job's worker does not
-    delay other jobs.
+    After a run of less than 0.4 s it is 0.1 s, and doubles with each further short run, up to 5 s.
+    So a worker that is always killed while it starts uses little processor time.
     """
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
     def next_seconds(self, run_seconds: float) -> float:
-        """Return how many seconds to wait before the next child is started.
-
-        The last child has run for `run_seconds`.
-        """
+        """Return how many seconds to wait if the last child has run for `run_seconds`."""
         if run_seconds >= _SHORT_RUN_SECONDS:
             self._seconds = 0.0
             return 0.0
@@ -97,14 +90,10 @@ class RestartDelay:
 
 
 class Watchdog:
-    """Decides whether a child process is frozen. Times are seconds of the clock.
+    """Decides whether a child process is frozen: `verdict` then says why, and is empty before.
 
     Only the time between two checks that follow closely counts. So a child is not killed because
     the whole machine was suspended, or because a terminal has stopped both processes.
-
-    Attributes:
-        verdict: Why the child is frozen, as the end of a sentence; empty while it is not.
-        is_stopped: Whether the child is frozen because a signal has stopped it.
     """
 
     def __init__(
@@ -116,12 +105,9 @@ class Watchdog:
     ) -> None:
         """Store the functions that show the child's state.
 
-        Args:
-            read_counter: Returns a number that the child changes every second.
-            is_loading: Returns whether the child loads a model. Such a child has more time.
-            read_state: Returns the state of the process: `T` if a signal has stopped it, `t` if a
-                debugger has.
-            clock: Returns the time in seconds.
+        `read_counter` returns a number that the child changes every second. `is_loading` returns
+        whether it loads a model, which gives it more time. `read_state` returns `T` if a signal has
+        stopped the process, `t` if a debugger has.
         """
         self._read_counter = read_counter
         self._is_loading = is_loading
@@ -167,31 +153,20 @@ def run_in_child(
 ) -> int:
     """Call `run` in a child process, and again in a new child if the child has died.
 
-    This process passes the first SIGTERM or SIGINT on to the child. After the second of these
-    signals, this process kills the child. When `run` is called, the signals WATCHED_SIGNALS are
-    blocked. `run` must set its signal handlers and then unblock these signals.
-
-    If the system is not Linux, or if an import has started a thread or used CUDA, there is no child
-    process: this process calls `run` itself.
+    The first SIGTERM or SIGINT is passed on to the child; the second one kills it. WATCHED_SIGNALS
+    are blocked when `run` is called: it must set its handlers and then unblock them. If the system
+    is not Linux, or if an import has started a thread or used CUDA, this process calls `run`
+    itself, and raises the RestartNeeded that `run` raises.
 
     Args:
-        run: Runs the worker, and returns the exit code. Its first argument is the process id of the
-            parent, or None without a parent process. Its second argument says how the last child
-            died, and is None for the first child.
-        modules: The modules to import before the first fork. An error of an import is ignored,
-            because the child imports the module again and handles the error.
-        note_import: Returns a context manager for the import of a module. The context manager can
-            note the import, so that a later process can find out whether the import has killed this
-            process.
-        is_loading: Returns whether the process with this id loads a model.
+       run: Runs the worker, and returns the exit code. Its arguments are the process id of the
+           parent, or None without a parent process, and how the last child died, or None.
+       modules: The modules to import before the first fork. The child handles their errors.
+       note_import: Returns a context manager that can note the import of a module.
+       is_loading: Returns whether the process with this id loads a model.
 
-    Raises:
-        RestartNeeded: There is no child process, and `run` has raised this error.
-
-    Returns:
-        The exit code that `run` has returned; 128 plus the number of the signal if the last child
-        died after this process had received SIGTERM or SIGINT; 0 if SIGTERM or SIGINT arrived
-        during a restart delay.
+    Returns: The exit code of `run`; 128 plus the number of a SIGTERM or SIGINT after which the
+    child died; 0 if one arrived during a restart delay.
     """
     if sys.platform != "linux":
         return run(None, None)
@@ -232,16 +207,7 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Run the worker in a child process. If the child dies, start another child.
-
-        The child calls the function that was passed to the constructor. The child has died if it
-        ends before this function has returned.
-
-        Returns:
-            The exit code for this process: the value that the function has returned; 128 plus the
-            number of the signal if the child died after this process had received SIGTERM or
-            SIGINT; 0 if SIGTERM or SIGINT arrived during a restart delay.
-        """
+        """Start children until one ends without having died, or a signal asks for the end."""
         death: WorkerDeath | None = None
         while True:
             started_at = time.monotonic()
@@ -276,10 +242,7 @@ class _Parent:
         )
 
     def _wait(self, child: int, watchdog: Watchdog) -> int:
-        """Wait until the child has ended. Return its exit code, or -N if signal N killed it.
-
-        Meanwhile, pass the signals SIGTERM and SIGINT on to the child. Kill a frozen child.
-        """
+        """Return the child's exit code, or -N after signal N. Pass on signals; kill if frozen."""
         while True:
             # The exit code is read before the wait, because one SIGCHLD may stand for the ends of
             # several processes.
@@ -296,11 +259,9 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all ended child processes, and return the exit code of `child`.
+    """Read the exit codes of all ended child processes, and return that of `child`, if it ended.
 
-    The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
-    container, this process is also the parent of all processes whose own parent has ended, so it
-    must read their exit codes, too.
+    As process 1 of a container, this process is also the parent of all orphans.
     """
     found = None
     while True:
@@ -339,7 +300,6 @@ def _describe_death(code: int) -> str:
 
 
 def _signal_name(number: int) -> str:
-    """Return the name of a signal, for example SIGKILL, or `signal 40` if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -373,11 +333,7 @@ def _beat(shared: mmap.mmap) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends.
-
-    Otherwise this process would keep the port of its health server, and the worker that replaces
-    the parent could not start.
-    """
+    """Let the kernel kill this process, which holds the health server's port, with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # If the parent died before the call above, the kernel does not send the signal.
     if os.getppid() != parent:
@@ -385,20 +341,13 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _reseed() -> None:
-    """Seed NumPy's global random generator. Otherwise every child would get the same numbers.
-
-    Python's own generator is seeded again by the fork, and torch's generator starts with a fixed
-    seed in every process.
-    """
+    """Seed NumPy's global random generator, which unlike others would be the same in each child."""
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
 
 
 def _parent_has_used_device() -> bool:
-    """Return whether CUDA was used before the fork, for example by the import of a model's file.
-
-    CUDA does not work in a child process if its parent has used CUDA before the fork.
-    """
+    """Return whether CUDA was used before the fork. Then it does not work in a child."""
     torch = sys.modules.get("torch")
     # A private function, because torch's public functions only raise an error when CUDA is used.
     is_in_bad_fork = getattr(getattr(torch, "cuda", None), "_is_in_bad_fork", None)

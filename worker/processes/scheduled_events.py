@@ -41,14 +41,7 @@ _LARGEST_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEvent:
-    """An event that Azure has announced for one or more machines, for example a reboot.
-
-    Attributes:
-        event_id: Azure's id of the event.
-        kind: The type of the event, for example "Reboot".
-        machines: The names of the machines that the event affects, in lower case.
-        not_before: The earliest start of the event; None if the event may start at any time.
-    """
+    """An event that Azure has announced for some machines (lower case), for example a reboot."""
 
     event_id: str
     kind: str
@@ -71,10 +64,7 @@ class UnreadableEvents(Exception):
 
 
 class ScheduledEvents:
-    """Polls scheduled events on a separate thread.
-
-    If an event will soon stop this machine, requests the worker's shutdown and stops polling.
-    """
+    """Polls for events. If one will soon stop this machine, requests the worker's shutdown."""
 
     def __init__(
         self,
@@ -82,13 +72,7 @@ class ScheduledEvents:
         request_shutdown: Callable[[str], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Create the HTTP client. Polling begins with `start`.
-
-        Args:
-            settings: The mode, the address of the metadata service, and the machine's name.
-            request_shutdown: Called once, with the reason, if an event will soon stop this machine.
-            clock: Returns the current time.
-        """
+        """Create the HTTP client. `request_shutdown` is called once, with the reason."""
         self._mode = settings.mode
         self._machine = settings.machine
         self._request_shutdown = request_shutdown
@@ -116,13 +100,7 @@ class ScheduledEvents:
         self._stop.set()
 
     def poll(self) -> float:
-        """Ask the metadata service once for scheduled events.
-
-        If an event will soon stop this machine, request the worker's shutdown and stop polling.
-
-        Returns:
-            How many seconds to wait before the next poll.
-        """
+        """Ask the metadata service once. Return how many seconds to wait before the next poll."""
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
             events = read_events(self._get(_EVENTS_PATH))
@@ -141,8 +119,8 @@ class ScheduledEvents:
     def acknowledge(self) -> None:
         """Allow Azure to start the announced events now, because the worker has shut down.
 
-        An event that also affects other machines is not acknowledged, because the acknowledgement
-        would count for all these machines. A failure is logged and not raised.
+        An event that also affects other machines is not acknowledged, because that would count for
+        all.
         """
         mine = [event for event in self._ending if len(event.machines) == 1]
         if self._mode is not ScheduledEventMode.ACKNOWLEDGE or not mine:
@@ -204,11 +182,7 @@ class ScheduledEvents:
 
 
 def read_events(document: bytes) -> list[ScheduledEvent]:
-    """Return the events in a document of scheduled events. Unknown fields are ignored.
-
-    Raises:
-        UnreadableEvents: The document is not a JSON object with a list of events.
-    """
+    """Return the events in a document of scheduled events, or raise UnreadableEvents."""
     try:
         parsed = json.loads(document)
         events = parsed["Events"]
@@ -233,10 +207,7 @@ def _event(event: dict[str, Any]) -> ScheduledEvent:
 
 
 def _time(text: object) -> datetime | None:
-    """Parse a date in the format of RFC 1123. Return None for other values.
-
-    After an event has started, Azure sends an empty text instead of a date.
-    """
+    """Parse a date of RFC 1123. Return None for other values, as Azure sends after the start."""
     try:
         parsed = parsedate_to_datetime(text) if isinstance(text, str) else None
     except ValueError:

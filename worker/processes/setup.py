@@ -1,7 +1,4 @@
-"""Set up the worker process: its name, how many threads it uses, and how it allocates memory.
-
-The module also configures how often Python's interpreter switches between threads.
-"""
+"""Set up the worker process: its name, its threads, its allocator and its interpreter."""
 
 import ctypes
 import os
@@ -20,11 +17,7 @@ _KEPT_BYTES = 1024 * 1024 * 1024
 
 
 def worker_name(pid: int | None = None) -> str:
-    """Return the name of a worker for people: the machine's name and the process id.
-
-    `pid` is the process id of a worker on this machine, or None for this process. In Kubernetes,
-    the machine's name is that of the pod.
-    """
+    """Return the name of a worker for people: the machine's (or pod's) name and the process id."""
     return f"{socket.gethostname()}-{os.getpid() if pid is None else pid}"
 
 
@@ -36,42 +29,30 @@ def available_processors() -> int:
 
 
 def preparing_threads(processor_count: int) -> int:
-    """Return how many threads prepare the inputs of one model at the same time.
-
-    The result is the number of processors, but at least 4 and at most 16.
-    """
+    """Return how many threads prepare the inputs of one model at the same time."""
     return max(_MIN_PREPARING, min(processor_count, _MAX_PREPARING))
 
 
 def torch_threads(processor_count: int) -> int:
-    """Return how many threads torch uses by default for one model on the CPU.
-
-    The result is half the number of processors, but at least 1 and at most 8. The threads that
-    decode inputs and serve the queues need the remaining processors.
-    """
+    """Return how many threads torch uses for one model on the CPU; others need the rest."""
     return max(1, min(processor_count // 2, _MAX_TORCH))
 
 
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
-    """Set up the process so that other threads do not delay the device thread.
+    """Keep other threads from delaying the device thread. Call this before torch's import.
 
-    The device thread is the thread that runs a model. This function must be called before torch is
-    imported.
-
-    The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
-    default switch interval, each busy thread could delay the device thread by 5 ms each time. By
-    default, idle threads of OpenMP also use processor time that other threads need.
+    That thread acquires the interpreter's lock hundreds of times per batch. By default, each busy
+    thread could delay it by 5 ms each time, and idle threads of OpenMP use processor time.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_large_blocks() -> None:
-    """Configure glibc's allocator to reuse large blocks. Do nothing with another C library.
+    """Make glibc's allocator reuse large blocks. Do nothing with another C library.
 
     A model allocates blocks of some megabytes for each batch. By default, glibc returns such blocks
-    to the operating system at once. In a measurement, the page faults of new blocks increased the
-    CPU time from 25 ms to 40 ms per image.
+    at once, and page faults increased the CPU time from 25 ms to 40 ms per image.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -16,11 +16,7 @@ class RestartNeeded(Exception):
 
 
 class Shutdown:
-    """Records whether and why shutdown was requested, and with which exit code.
-
-    Any thread or signal handler may request shutdown. If shutdown is requested several times, the
-    first reason and the first exit code other than 0 are kept.
-    """
+    """Records the first reason and exit code of a requested shutdown, from threads or signals."""
 
     def __init__(self) -> None:
         # Not a threading.Event: the interrupted thread may hold the event's lock when the signal
@@ -31,15 +27,7 @@ class Shutdown:
         self.exit_code = 0
 
     def request(self, reason: str, exit_code: int = 0) -> None:
-        """Request that the worker shuts down.
-
-        The worker then stops receiving jobs, finishes its running jobs within a grace period,
-        returns the other jobs to their queues, and exits.
-
-        Args:
-            reason: Why the worker shuts down, for logs and probes.
-            exit_code: The exit code of the worker process.
-        """
+        """Request that the worker shuts down. The reason is for logs and probes."""
         self.reason = self.reason or reason
         self.exit_code = self.exit_code or exit_code
         self.is_requested = True

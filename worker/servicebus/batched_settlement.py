@@ -21,24 +21,11 @@ from azure.servicebus._pyamqp.performatives import DispositionFrame
 def complete(
     receiver: Any, messages: Sequence[Any], timeout_seconds: float, *, uses_ranges: bool = True
 ) -> list[bool]:
-    """Complete messages, and wait until the broker has confirmed each message.
+    """Complete messages, and return for each whether it was completed before its lock was lost.
 
-    Each AMQP frame completes a range of messages. In contrast, the SDK's `complete_message` sends
-    one frame for each message.
-
-    Args:
-        receiver: The SDK's receiver.
-        messages: Messages to complete. `can_complete` must return True for each of them.
-        timeout_seconds: How long to wait for each confirmation.
-        uses_ranges: Whether one frame may complete several messages. Otherwise each message has a
-            frame of its own, and all frames are sent before the first confirmation arrives.
-
-    Returns:
-        For each message, whether it was completed before its lock was lost.
-
-    Raises:
-        RuntimeError: A confirmation is missing. The state of the messages is unknown, so the caller
-            must close the link. The SDK may raise its own errors with the same meaning.
+    Each AMQP frame completes a range of messages, unless `uses_ranges` is False. All frames are
+    sent before the first confirmation arrives. If one is missing, a RuntimeError or an error of the
+    SDK is raised. Then the state of the messages is unknown, so the caller must close the link.
     """
     link = receiver._handler._link
     for message in messages:
@@ -70,11 +57,7 @@ def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
 
 
 def can_complete(receiver: Any, message: Any) -> bool:
-    """Return whether `complete` can be used for this message.
-
-    The receiver's current link must have received the message. The message must not be settled, and
-    its lock must not have expired.
-    """
+    """Return whether the receiver's current link holds this message unsettled."""
     return (
         message._delivery_tag in receiver._handler._link._received_delivery_tags
         and not message._settled
@@ -83,12 +66,12 @@ def can_complete(receiver: Any, message: Any) -> bool:
 
 
 def has_range(messages: Sequence[Any]) -> bool:
-    """Return whether `complete` would complete several of these messages with one AMQP frame."""
+    """Return whether one AMQP frame would complete several of these messages."""
     return any(first != last for first, last in ranges(each._delivery_id for each in messages))
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Group consecutive numbers, and return the first and the last number of each group."""
+    """Return the first and the last number of each group of consecutive numbers."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

@@ -1,16 +1,10 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public functions for these
-operations:
-
-- stop the delivery of messages on an open link
-- release a message
-- abandon a message by its lock token
-- note a message as soon as it arrives
-- complete several messages at once (see `batched_settlement`)
-
-This package uses the SDK's private functions for these operations. The SDK's version is pinned, and
-the conformance tests fail if a new version changes these functions.
+In the worker, only this package imports azure-servicebus. The SDK has no public functions to stop
+the delivery of messages on an open link, to release a message, to abandon a message by its lock
+token, to note a message as soon as it arrives, and to complete several messages at once (see
+`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
+version is pinned, and the conformance tests fail if a new version changes these functions.
 """
 
 import logging
@@ -74,19 +68,12 @@ class LockedMessage:
     """A message that this worker has received and locked.
 
     Attributes:
-        body: The bytes of the body; None if the body is not binary or is too large.
-        delivery_count: How many times the message was delivered before this delivery.
-        enqueued_at: When the broker accepted the message.
-        locked_until: The time on the broker's clock at which the lock expires without a renewal.
-        properties: The application properties whose values are texts.
-        message_id: The message's id, or "?" if the message has no id.
-        message: The SDK's object for this message.
-        queue: The name of the queue.
-        sequence_number: The number that the broker gave to the message in its queue. A redelivered
-            message keeps its number.
-        token: The lock token in the byte order of AMQP; empty if the message has no lock token.
-        history: What workers know of the earlier deliveries.
-        journal: The lock journal in which the token is noted; None if it is not noted.
+       body: The bytes of the body; None if the body is not binary or is too large.
+       delivery_count: How many times the message was delivered before this delivery.
+       locked_until: The time on the broker's clock at which the lock expires without a renewal.
+       sequence_number: Its number in its queue, which a redelivered message keeps.
+       token: The lock token in the byte order of AMQP; empty if the message has no lock token.
+       journal: The lock journal in which the token is noted; None if it is not noted.
     """
 
     body: bytes | None = field(repr=False)
@@ -115,9 +102,8 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
-    reached. The connection is then closed, and the next `connect` creates a new one. Over it, the
-    link can also settle messages that arrived over an old connection, and renew their locks.
+    Every request raises BrokerUnavailable if the queue cannot be reached, and ends the connection.
+    The next one can also settle messages that arrived over an old one, and renew their locks.
     """
 
     def __init__(
@@ -129,13 +115,8 @@ class QueueLink:
     ) -> None:
         """Create the object without connecting to the queue.
 
-        Args:
-            endpoint: The Service Bus namespace.
-            queue: The queue's name.
-            socket_seconds: How long a receive call waits for data on the socket at a time. Between
-                these waits, the call checks whether its time limit has passed.
-            journals: Opens the link's lock journal; None if lock tokens are not stored in a file.
-                Only a link that receives messages needs a journal.
+        A receive call waits for data for `socket_seconds` at a time, and then checks its time
+        limit.
         """
         self._endpoint = endpoint
         self._queue = queue
@@ -160,15 +141,11 @@ class QueueLink:
 
     @property
     def is_connected(self) -> bool:
-        """Return whether the link is open. A failed call closes the link."""
+        """Return whether the link is connected. A failed call ends the connection."""
         return self._receiver is not None
 
     def connect(self) -> None:
-        """Connect to the queue without receiving messages. Do nothing if the link is already open.
-
-        Raises:
-            QueueMissing: The queue does not exist.
-        """
+        """Connect to the queue if necessary. Raises QueueMissing if it does not exist."""
         if self._receiver is not None:
             return
         try:
@@ -206,10 +183,9 @@ class QueueLink:
             _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
     def receive_message(self, wait_seconds: float) -> LockedMessage | None:
-        """Return the next message, or None if no message arrives within about `wait_seconds`.
+        """Return the next message, or None if none arrives within about `wait_seconds`.
 
-        If the result is None, the broker may send and lock a message later. So the caller must soon
-        call `receive_message` again or call `stop_receiving`.
+        Then the broker may send and lock a message later, so the caller must receive again or stop.
         """
         receiver = self._opened()
         try:
@@ -219,11 +195,7 @@ class QueueLink:
         return self._returned(messages[0]) if messages else None
 
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
-        """Return up to `limit` messages. If fewer messages arrive, wait the full `wait_seconds`.
-
-        If the result has fewer messages than `limit`, the broker may send and lock more messages
-        later. So the caller must soon receive again or call `stop_receiving`.
-        """
+        """Return up to `limit` messages. If fewer arrive, wait the full `wait_seconds`."""
         receiver = self._opened()
         try:
             messages = receiver.receive_messages(limit, wait_seconds)
@@ -232,15 +204,7 @@ class QueueLink:
         return [self._returned(message) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return up to `count` messages without locking them.
-
-        Messages that other receivers have locked are also returned. The link is opened if
-        necessary.
-
-        Args:
-            from_sequence_number: The lowest sequence number that the call may return.
-            count: The largest number of messages.
-        """
+        """Return up to `count` messages, also locked ones, without locking them."""
         self.connect()
         receiver = self._opened()
         try:
@@ -256,10 +220,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Ask the broker to send no more messages.
-
-        Release the messages that have arrived but that no receive call has returned.
-        """
+        """Ask the broker to send no more messages, and release those that were not yet returned."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -279,18 +240,9 @@ class QueueLink:
         description: str,
         history: DeliveryHistory | None = None,
     ) -> None:
-        """Settle a message, and wait for the broker's confirmation.
+        """Settle a message, and wait for the confirmation. Raises LockLost if its lock has expired.
 
-        Args:
-            delivery: The message to settle.
-            how: How to settle the message.
-            reason: The reason that is stored with a dead-lettered message.
-            description: The description that is stored with a dead-lettered message.
-            history: The delivery history to write into an abandoned message; None to keep the
-                history that the message has.
-
-        Raises:
-            LockLost: The lock expired before the message was settled.
+        `history` is written into an abandoned message; None to keep the one that it has.
         """
         receiver, message = self._opened(), delivery.message
         try:
@@ -318,18 +270,11 @@ class QueueLink:
         self.forget_token(delivery)
 
     def forget_token(self, delivery: LockedMessage) -> None:
-        """Remove a message's lock token from the lock journal.
-
-        The caller must call this method when the message is settled or its lock is lost.
-        """
+        """Remove the token of a message from the journal: it is settled, or its lock is lost."""
         self._remove_note(delivery.token)
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
-        """Complete several messages in one round trip if possible.
-
-        Returns:
-            For each message, whether it was completed before its lock was lost.
-        """
+        """Complete several messages together. Return for each whether its lock was not yet lost."""
         receiver = self._opened()
         here = [each.message for each in deliveries if can_complete(receiver, each.message)]
         uses_ranges = self._calls_without_ranges == 0 and has_range(here)
@@ -352,12 +297,10 @@ class QueueLink:
         ]
 
     def _note_failed_range(self) -> None:
-        """Record that an AMQP frame that completes a range of messages has failed.
+        """Let the next calls of `complete_messages` complete messages one by one.
 
-        The next calls of `complete_messages` then complete messages one by one. The cause is not
-        known: the service may refuse ranges, or the connection may have been lost. Each failure may
-        cause redeliveries. Therefore each further failure doubles the number of calls that do not
-        use ranges.
+        The service may refuse ranges, or the connection may have been lost. Each failure may cause
+        redeliveries, so each further one doubles the number of these calls.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1
@@ -375,11 +318,7 @@ class QueueLink:
         return True
 
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Renew a message's lock for its full duration, and return when the lock then expires.
-
-        Raises:
-            LockLost: The lock is lost.
-        """
+        """Renew a message's lock, and return when it then expires. Raises LockLost."""
         self.connect()
         receiver = self._opened()
         try:
@@ -396,11 +335,7 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Return the SDK's message as a LockedMessage, for the caller of a receive call.
-
-        Also remove the message's token from `_arrived`, the tokens of the messages that no receive
-        call has returned yet.
-        """
+        """Return a message for the caller of a receive call, and note that it was read."""
         delivery = _delivery(message, self._queue, self._journal)
         left = self._left.pop(delivery.sequence_number, None)
         if left is not None and sum(astuple(left)) > sum(astuple(delivery.history)):
@@ -412,11 +347,7 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Find the messages that are still locked for dead workers of this machine.
-
-        Add their lock tokens to `_orphans`, so that `_abandon_orphans` abandons the messages.
-        Return False if the journals cannot be used. In this case, the link notes no locks.
-        """
+        """Find the messages that are locked for dead workers. Return False if it fails."""
         try:
             if self._journal is None:
                 self._journal = journals.create_journal(_host(self._endpoint), self._queue)
@@ -439,15 +370,9 @@ class QueueLink:
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
-        """Abandon the locked messages on which no process works.
+        """Abandon the locked messages on which no process works, so that they are delivered again.
 
-        These are messages that dead workers have left, and messages that arrived over an earlier
-        connection of this link but that no receive call returned. Service Bus then delivers the
-        messages again, and increases their delivery counts. The delivery history, which this method
-        writes into the messages of dead workers, says whether the delivery counts against the job.
-
-        If this process knows how the worker died, a message whose job was running also gets a
-        description of the death. So an operator can read it when the message is dead-lettered.
+        Their properties say whether the delivery counts against the job, and how its worker died.
         """
         for token, properties in list(self._orphans.items()):
             self._tries[token] += 1
@@ -479,11 +404,7 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Make the SDK store each message's lock token as soon as the message begins to arrive.
-
-        For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function with a function that also writes the token into the lock journal.
-        """
+        """Note each lock token as soon as its message arrives, in a private function of the SDK."""
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer
 
@@ -545,11 +466,7 @@ class QueueLink:
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
-    """Check the connection string without connecting to Service Bus.
-
-    Raises:
-        InvalidSetting: The connection string is malformed.
-    """
+    """Raise SettingsError if the connection string is malformed, without connecting."""
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)
@@ -575,7 +492,6 @@ def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
 
 
 def _host(endpoint: AzureEndpoint) -> str:
-    """Return the host name of the Service Bus namespace."""
     if endpoint.connection_string is None:
         return endpoint.address or ""
     return parse_connection_string(endpoint.connection_string).fully_qualified_namespace
@@ -628,7 +544,7 @@ def _decoded(value: bytes | str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the first line of an error's text, or the error's class name if the text is empty."""
+    """Return the first line of an error's text, or the error's class name if there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

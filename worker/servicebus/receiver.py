@@ -1,8 +1,7 @@
 """Receive and settle the messages of one queue, and renew the locks of all received messages.
 
-One thread both receives and settles, because the SDK's receiver is not thread-safe: settling a
-message also reads from the socket on which messages arrive. Another thread renews all locks over
-separate connections, so that neither inference nor a slow reply can delay a renewal.
+One thread both receives and settles, because the SDK's receiver is not thread-safe. Another thread
+renews all locks over separate connections, so that nothing delays a renewal.
 """
 
 import heapq
@@ -52,29 +51,18 @@ _LONGEST_SLEEP_SECONDS = 1.0
 
 
 class Renew(Protocol):
-    """A function that renews the lock of one message."""
+    """Renews the lock of one message. Raises LockLost, or BrokerUnavailable to be tried again."""
 
     def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock, and return in how many seconds the lock then expires.
-
-        Raises:
-            LockLost: The lock is lost.
-            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
-        """
+        """Return in how many seconds the renewed lock expires."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class MessageLock:
-    """The lock of one message, which is renewed until `LockRenewer.end_renewal` is called.
+    """The lock of one message, which is renewed until `LockRenewer.end_renewal` or `ends_at`.
 
-    Times are seconds of the clock of the LockRenewer.
-
-    Attributes:
-        renew: Renews the lock.
-        expires_at: When the lock expires if it is not renewed.
-        ends_at: The job's deadline, after which the lock is not renewed.
-        due_at: When the lock must be renewed next.
+    Times are seconds of the LockRenewer's clock. The lock must be renewed at `due_at`.
     """
 
     renew: Renew
@@ -87,11 +75,7 @@ class MessageLock:
 
     @property
     def is_lost(self) -> bool:
-        """Return whether the lock is lost.
-
-        If the lock is lost, another worker may have the message. Then the caller must stop
-        processing the message and must not settle it.
-        """
+        """Return whether the lock is lost. Then another worker may have the message."""
         # After a pause of the process, this may be called before the renewing thread has run.
         return self._lost.is_set() or self._clock() >= self.expires_at
 
@@ -102,10 +86,7 @@ class MessageLock:
 
 
 class LockRenewer:
-    """Renews all message locks of this process.
-
-    Any thread may call `start_renewal` and `end_renewal`. A separate thread calls `run`.
-    """
+    """Renews all message locks of this process. One thread calls `run`, any thread the others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -118,16 +99,7 @@ class LockRenewer:
     def start_renewal(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
-        """Start to renew a message's lock, and return the lock.
-
-        The lock is renewed until the caller passes it to `end_renewal`, or until `ends_at`.
-
-        Args:
-            delivery: The locked message.
-            renew: Renews the lock of the message.
-            lock_seconds: In how many seconds the lock expires if it is not renewed.
-            ends_at: The job's deadline, as a time in seconds on this object's clock.
-        """
+        """Renew a lock that expires in `lock_seconds`, until `end_renewal` or until `ends_at`."""
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE
         lock = MessageLock(renew, now + lock_seconds, ends_at, due_at, delivery, self._clock)
@@ -138,20 +110,13 @@ class LockRenewer:
         return lock
 
     def end_renewal(self, lock: MessageLock) -> bool:
-        """Stop renewing the lock. Return False if the lock is lost.
-
-        The caller must call this method before it settles the message.
-        """
+        """Stop renewing a lock, before its message is settled. Return False if it is lost."""
         # The entry in the heap is removed when it is due. The message itself is freed now.
         lock._delivery = None
         return not lock.is_lost
 
     def renew_due(self) -> float:
-        """Renew each lock whose renewal time has come.
-
-        Returns:
-            In how many seconds the caller must call this method again.
-        """
+        """Renew the due locks. Return in how many seconds this must be called again."""
         while (lock := self._next_due()) is not None:
             self._attend(lock)
             if lock._delivery is not None:
@@ -163,7 +128,7 @@ class LockRenewer:
             return max(0.0, min(self._queue[0][0] - self._clock(), _LONGEST_SLEEP_SECONDS))
 
     def run(self, stop: threading.Event) -> None:
-        """Renew locks until `stop` is set. A separate thread must call this method."""
+        """Renew locks until `stop` is set."""
         while not stop.is_set():
             sleep_seconds = self.renew_due()
             self.iterated_at = time.monotonic()
@@ -233,18 +198,10 @@ class LockRenewer:
 
 @dataclass(frozen=True, slots=True)
 class SettleRequest:
-    """A request to settle one message.
+    """A request to settle one message, whose lock is None if it was never renewed.
 
-    Attributes:
-        delivery: The message to settle.
-        lock: The message's lock; None if the lock was never renewed.
-        settlement: How to settle the message.
-        reason: The reason that is stored with a dead-lettered message.
-        description: The description that is stored with a dead-lettered message.
-        delay_seconds: How long to wait before the message is settled. If this worker shuts down,
-            the message is settled at once.
-        history: The delivery history to write into an abandoned message; None to keep the one that
-            the message has.
+    `reason` and `description` are stored with a dead-lettered message, and `history`, unless None,
+    with an abandoned one. A worker that shuts down does not wait for `delay_seconds`.
     """
 
     delivery: LockedMessage
@@ -258,12 +215,7 @@ class SettleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The outcome of a request to settle a message.
-
-    Attributes:
-        request: The request.
-        in_time: True if the message was settled, False if the message's lock was lost before that.
-    """
+    """A request that was carried out; not `in_time` if the message's lock was lost before."""
 
     request: SettleRequest
     in_time: bool
@@ -299,8 +251,7 @@ class MessageLink(Protocol):
 class Receiver:
     """Receives and settles the messages of one queue.
 
-    Only one thread may call `settle_and_receive` and `disconnect`. Any thread may call the other
-    methods.
+    Only one thread may call `settle_and_receive` and `disconnect`. Any thread may call the others.
     """
 
     def __init__(
@@ -362,14 +313,8 @@ class Receiver:
     ) -> Iterator[LockedMessage | Settled]:
         """Connect if necessary, carry out the requested settlements, and receive new messages.
 
-        Args:
-            free_count: Returns how many messages may be received now. If it returns 0, no message
-                is received.
-
-        Yields:
-            A `Settled` for each settled message, and each received message. The caller must count
-            a received message before it continues the iteration, so that `free_count` returns 1
-            less. Otherwise, too many messages are received.
+        The caller must count each received message before it continues the iteration, so that
+        `free_count` then returns 1 less.
         """
         self.iterated_at = self._clock()
         try:
@@ -417,13 +362,7 @@ class Receiver:
                 yield Settled(each, in_time)
 
     def _completions(self) -> list[SettleRequest]:
-        """Return the next requests that one call of `QueueLink.complete_messages` can carry out.
-
-        These are requests to complete a message. The list ends before the first request that asks
-        for a different settlement, or whose message has lost its lock. This method stops the
-        renewal of the messages' locks. The caller must remove the returned requests from the queue
-        of waiting requests.
-        """
+        """Return the next requests that one call can complete, and stop renewing their locks."""
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):
             request = self._requests[number]
@@ -480,13 +419,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Yield the messages that arrive while the worker has capacity for them.
-
-        After the last message, return None. If the worker has no capacity, or stops receiving,
-        yield nothing and return the number of seconds to wait before the next call.
-
-        `free_count` returns how many messages may be received now.
-        """
+        """Yield messages while there is capacity; without, return how many seconds to wait."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0
@@ -547,17 +480,7 @@ class ModelQueue:
         journals: LockJournals | None = None,
         open_link: Callable[..., MessageLink] = QueueLink,
     ) -> None:
-        """Create the object without connecting to the queue.
-
-        Args:
-            name: The queue's name.
-            endpoint: The Service Bus namespace.
-            locks: Renews the locks of all messages.
-            lock_seconds: The queue's lock duration in seconds.
-            is_low: Whether this is the model's queue for low priority.
-            journals: Opens the queue's lock journal; None if lock tokens are not stored in a file.
-            open_link: Creates each connection, with the arguments of `QueueLink`.
-        """
+        """Create the object without connecting. `lock_seconds` is the queue's lock duration."""
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
@@ -567,12 +490,7 @@ class ModelQueue:
         self._renewing = open_link(endpoint, name)
 
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock, and return in how many seconds the lock then expires.
-
-        Raises:
-            LockLost: The lock is lost.
-            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
-        """
+        """Renew a lock as `QueueLink` does, and return in how many seconds it expires."""
         expires_at = self._renewing.renew_lock(delivery, timeout_seconds)
         # The broker's clock sets this time, and that clock may be ahead of this machine's clock.
         return min((expires_at - utc_now()).total_seconds(), self._lock_seconds)

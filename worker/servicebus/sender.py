@@ -30,11 +30,7 @@ _GATHER_SECONDS = 0.002
 
 
 class QueueSender:
-    """Sends replies to one queue over a separate connection. Any thread may call `send_reply`.
-
-    If several threads send replies at about the same time, one call of the SDK sends all these
-    replies.
-    """
+    """Sends replies to one queue over a separate connection. Any thread may call `send_reply`."""
 
     def __init__(self, endpoint: AzureEndpoint, queue: str) -> None:
         self._endpoint = endpoint
@@ -44,14 +40,9 @@ class QueueSender:
         self._send = CallGatherer(self._send_together, _MAX_TOGETHER, _GATHER_SECONDS)
 
     def send_reply(self, body: bytes, job_id: str) -> None:
-        """Send a reply, and wait for the broker's confirmation.
+        """Send a reply, whose job id lets duplicate detection drop a second one, and wait for it.
 
-        The job id becomes the message id, so that the queue's duplicate detection drops a second
-        reply to the same job.
-
-        Raises:
-            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
-            ReplyForbidden: The queue does not exist.
+        Raises BrokerUnavailable if the caller may try again, ReplyForbidden without such a queue.
         """
         message = ServiceBusMessage(
             body, content_type="application/json", message_id=job_id, correlation_id=job_id
@@ -91,22 +82,12 @@ class QueueSender:
 
 
 class CallGatherer(Generic[T]):
-    """Combines the calls of several threads into one call with several items.
-
-    Items that arrive during a call are passed to the next call.
-    """
+    """Combines the calls of several threads into one call; later items go into the next one."""
 
     def __init__(
         self, call: Callable[[Sequence[T]], None], limit: int, wait_seconds: float = 0.0
     ) -> None:
-        """Store the settings.
-
-        Args:
-            call: Called with several items. If `call` raises an error, each thread that added one
-                of these items raises this error.
-            limit: The largest number of items in one call.
-            wait_seconds: How long to wait for more items before each call.
-        """
+        """Store the function to call, the most items of a call, and how long to gather them."""
         self._call = call
         self._limit = limit
         self._wait_seconds = wait_seconds
@@ -115,10 +96,7 @@ class CallGatherer(Generic[T]):
         self._waiting: deque[_Group[T]] = deque()
 
     def __call__(self, item: T) -> None:
-        """Add an item to the next call of the function `call`, and wait until this call has ended.
-
-        If `call` raises an error, this method raises the same error.
-        """
+        """Add an item to the next call, wait for the call, and raise the error that it raises."""
         with self._joining:
             if not self._waiting or len(self._waiting[-1].items) >= self._limit:
                 self._waiting.append(_Group())
@@ -132,10 +110,7 @@ class CallGatherer(Generic[T]):
 
     @property
     def waiting_count(self) -> int:
-        """Return how many items wait for the next calls of `call`.
-
-        The items of the call that is running are not included.
-        """
+        """Return how many items wait, without those of the call that is running."""
         with self._joining:
             return sum(len(group.items) for group in self._waiting)
 
@@ -162,12 +137,7 @@ class ReplyQueueSender(Protocol):
     """Sends replies to one queue."""
 
     def send_reply(self, body: bytes, job_id: str) -> None:
-        """Send one reply, and wait until the broker confirms it.
-
-        Raises:
-            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
-            ReplyForbidden: The queue does not exist.
-        """
+        """Send one reply, as `QueueSender` does."""
         ...
 
 
@@ -186,7 +156,7 @@ class QueueReplies:
         self._lock = threading.Lock()
 
     def check_reply_queue(self, queue: str) -> None:
-        """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
+        """Raise ReplyForbidden if replies must not be sent to this queue."""
         if not may_take_replies(queue, self._own_queues):
             raise ReplyForbidden(
                 f"replies must not be sent to the queue {queue[:100]!r}: it is a model's queue, or "
@@ -194,13 +164,8 @@ class QueueReplies:
             )
 
     def send_reply(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the broker accepts the reply.
-
-        `wait` sleeps before each new try, and returns False if the method must give up.
-
-        Raises:
-            ReplyUndelivered: `wait` returned False before the broker accepted the reply.
-            ReplyForbidden: The queue does not exist.
+        """Send a reply until the broker accepts it. If `wait` returns False, raise
+        ReplyUndelivered.
         """
         with self._lock:
             sender = self._senders.setdefault(queue, self._make(queue))

@@ -1,8 +1,7 @@
 """Decide whether the worker is alive, and whether it is ready to run jobs.
 
-A very small test computation on the device shows whether the device works. On a lost device, the
-computation may raise an error or never return. So it runs on a separate thread, and the readiness
-probe reads the result of the last test computation.
+A very small test computation (kernel) shows whether the device works. On a lost device it may raise
+an error or never return. So it runs on a separate thread, and the readiness probe reads its result.
 """
 
 import logging
@@ -32,10 +31,7 @@ In each of these objects, `ready` is true or false.
 
 
 class Loops:
-    """Checks that the main loops of the worker's threads are still running.
-
-    Each loop reports the time of its last iteration.
-    """
+    """Checks that the main loops of the worker's threads are still running."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -47,10 +43,7 @@ class Loops:
         self._loops[name] = iterated_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that runs the loop, for use as the target of a thread.
-
-        If the loop raises an error, the liveness probe fails from then on.
-        """
+        """Return a thread's target that runs the loop. After an error, the liveness probe fails."""
 
         def run() -> None:
             try:
@@ -77,10 +70,7 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a very small test computation on the device to check whether the device works.
-
-    The thread that calls `run` runs the computation. Any thread may call the other methods.
-    """
+    """Runs a tiny computation on the device to check it, on the thread that calls `run`."""
 
     def __init__(
         self,
@@ -88,13 +78,7 @@ class DeviceProbe:
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create the probe without running the test computation.
-
-        Args:
-            kernel: Runs a very small computation on the device, and raises an error if it fails.
-            failed: Called with the error if the computation fails.
-            clock: Returns the time in seconds.
-        """
+        """Store the computation, and the function that is called with its error."""
         self._kernel = kernel
         self._failed = failed
         self._clock = clock
@@ -106,11 +90,7 @@ class DeviceProbe:
 
     @property
     def iterated_at(self) -> float:
-        """The time of the last iteration of the loop in `run`, for `Loops.watch`.
-
-        If `ask` has requested a test computation that has not ended, the value is the time of the
-        request. Otherwise, the value is the current time, because an idle loop is not stalled.
-        """
+        """The time of the pending request, for `Loops.watch`; now if there is none."""
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at
 
@@ -122,11 +102,11 @@ class DeviceProbe:
             self._asked.set()
 
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the device works, and details for the response to the readiness probe.
+        """Return whether the device works, and details for the readiness probe.
 
-        The device works if the last test computation succeeded, and if no test computation has been
-        running for more than 10 s. If the last success was more than 30 s ago, this method requests
-        a new test computation, and waits at most `wait_seconds` for its end.
+        It does not if the last computation failed or has been running for more than 10 s. If the
+        last success was more than 30 s ago, request a new one, and wait at most `wait_seconds` for
+        it.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -142,10 +122,7 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run a test computation each time that `ask` requests one, until `stop` is set.
-
-        To end this loop, another thread must set `stop` and then call `ask`.
-        """
+        """Run a computation for each request. To end this, set `stop` and then call `ask`."""
         while True:
             self._asked.wait()
             self._asked.clear()
@@ -171,42 +148,26 @@ class DeviceProbe:
 
 
 class WorkerReadiness:
-    """Decides whether the worker is ready to run jobs.
-
-    The worker is ready if it is not shutting down, its models are loaded or wait for memory, their
-    queues are connected, and its device works.
-    """
+    """Decides whether the worker is ready: it runs, and models, queues and device are in order."""
 
     def __init__(
         self, states: ModelStates, device: DeviceProbe, shutdown_reason: Callable[[], str]
     ) -> None:
-        """Store the functions and objects that provide the worker's state.
-
-        Args:
-            states: Returns the state of each model.
-            device: Probes the device.
-            shutdown_reason: Returns why the worker shuts down; an empty string while the worker
-                runs.
-        """
+        """Store what provides the state. `shutdown_reason` returns "" while the worker runs."""
         self._states = states
         self._device = device
         self._shutdown_reason = shutdown_reason
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the worker is ready, and the details that the readiness probe returns.
+        """Return whether the worker is ready, and details.
 
-        A model that cannot be loaded because it is broken is set aside. A worker with such a model
-        is not ready, so that a rollout of a broken model stops. Nevertheless, the worker serves its
-        other models.
+        It is not if a model is set aside, so that a rollout of a broken model stops. Nevertheless,
+        it serves its other models.
         """
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start of the worker has ended, and details for the startup probe.
-
-        A model that cannot be loaded because it is broken is set aside. This method ignores the
-        models that are set aside, unless all models of the worker are set aside.
-        """
+        """Return whether the start has ended, and details, unless all models are set aside."""
         return self._judge(are_broken_allowed=True)
 
     def _judge(self, *, are_broken_allowed: bool) -> tuple[bool, Mapping[str, Any]]:

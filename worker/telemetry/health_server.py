@@ -44,10 +44,7 @@ The argument is the request's Accept header.
 
 
 def check_page(check: Check) -> Page:
-    """Return a function that runs the check and returns the check's details as JSON.
-
-    The status of the response is 200 if the check succeeds, and 503 otherwise.
-    """
+    """Return a page with the check's details as JSON, and status 200 or 503."""
 
     def page(accept: str) -> HealthResponse:
         good, details = check()
@@ -57,11 +54,7 @@ def check_page(check: Check) -> Page:
 
 
 def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
-    """Return a function that returns the metrics as an HTTP response.
-
-    Args:
-        exposition: Returns the body and the content type for an Accept header.
-    """
+    """Return a page with the body and content type of an exposition for an Accept header."""
 
     def page(accept: str) -> HealthResponse:
         body, content_type = exposition(accept)
@@ -71,10 +64,7 @@ def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
 
 
 class HealthServer(http.server.ThreadingHTTPServer):
-    """A small HTTP server with its own threads, so that busy threads of the worker do not delay it.
-
-    The server closes connections that last too long.
-    """
+    """A small HTTP server with its own threads, which busy threads do not delay."""
 
     daemon_threads = True
     request_queue_size = _MAX_CONNECTIONS
@@ -86,17 +76,7 @@ class HealthServer(http.server.ThreadingHTTPServer):
         pages: Mapping[str, Page],
         longest_seconds: float = _LONGEST_CONNECTION_SECONDS,
     ) -> None:
-        """Bind the port. `start` begins to accept connections.
-
-        Args:
-            host: The address on which the server listens.
-            port: The port on which the server listens; 0 for any free port.
-            pages: For each URL path, the function that returns the response.
-            longest_seconds: How many seconds a connection may last.
-
-        Raises:
-            OSError: The port is in use.
-        """
+        """Bind the port, 0 for any. Raises OSError if it is in use."""
         self._pages = pages
         self._longest_seconds = longest_seconds
         # In order of arrival. One thread adds entries, and each connection's thread removes its own
@@ -182,7 +162,6 @@ def _json(status: int, document: Mapping[str, Any]) -> HealthResponse:
 
 
 def _is_local(authority: str) -> bool:
-    """Return whether a host, with or without a port, always means this machine."""
     try:
         name = urlsplit(f"//{authority}").hostname or ""
     except ValueError:

@@ -3,17 +3,15 @@
 The spans of a job belong to the trace of the request that submitted the job:
 
     process QUEUE      from receiving to settling the message; links to the request's span
-    ├── prepare        fetch, decode and preprocess the input
-    ├── inference      run the batch that contains this job; the span of the batch's first job
-    │                  links to all jobs of the batch, and the spans of the other jobs link to
-    │                  the span of the first job
-    └── reply          send the reply
+   ├── prepare        fetch, decode and preprocess the input
+   ├── inference      run the batch that contains this job; the span of the batch's first job
+   │                  links to all jobs of the batch, and the spans of the other jobs link to
+   │                  the span of the first job
+   └── reply          send the reply
 
-Names and attributes follow OpenTelemetry's messaging conventions. If no exporter is configured, no
-spans are created, and only the trace id of a job is logged.
-
-The number of metric labels is limited: models come from the catalogue, and outcomes are error codes
-of `worker.errors`. Job ids are in logs and traces only.
+Names and attributes follow OpenTelemetry's messaging conventions. Without an exporter, no spans are
+created, and only the trace id of a job is logged. The number of metric labels is limited: models
+come from the catalogue, and outcomes are error codes. Job ids are in logs and traces only.
 """
 
 import contextlib
@@ -76,10 +74,10 @@ def current_log_fields() -> Mapping[str, str]:
 
 
 class TextLines(logging.Formatter):
-    """Formats each log record as a line of text. The lines of a traceback follow, indented.
+    """Formats each log record as a line of text, with the indented lines of a traceback.
 
-    A message or an exception may contain text of callers and producers. Control characters are
-    written as escapes, so that such text cannot look like another log line or control a terminal.
+    Control characters are escaped, so that text of callers cannot look like another log line or
+    control a terminal.
     """
 
     def __init__(self) -> None:
@@ -96,17 +94,13 @@ class TextLines(logging.Formatter):
 
 
 def _escape(text: str) -> str:
-    """Return the text with an escape such as `\\n` for each character that is not printable."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class ServiceStatus:
-    """Records whether a service answers, and logs each change.
-
-    Any thread may call the methods.
-    """
+    """Records whether a service answers, and logs each change. Any thread may call the methods."""
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -115,10 +109,7 @@ class ServiceStatus:
         self.is_up = False
 
     def mark_down(self, reason: object) -> None:
-        """Record that a call to the service failed.
-
-        `reason` is logged only if the previous call did not fail.
-        """
+        """Record that a call failed, and log `reason` if the previous call did not fail."""
         if self._change(answers=False):
             _log.warning("%s does not answer; the worker tries again: %s", self._service, reason)
 
@@ -199,18 +190,11 @@ class Metrics:
         self._describe_device: Callable[[], Mapping[str, str]] = dict
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
-        """Register a function that returns the used device memory in bytes.
-
-        Each scrape of the metrics calls this function.
-        """
+        """Register a function that returns the used device memory in bytes, for each scrape."""
         self._used.set_function(used_bytes)
 
     def watch_device(self, describe: Callable[[], Mapping[str, str]]) -> None:
-        """Register a function that returns the labels of the metric that describes the device.
-
-        Each scrape of the metrics calls this function. The labels are `device`, `driver`, `cuda`
-        and `torch`. There are no labels while the device is unknown.
-        """
+        """Register a function that returns the labels of the metric that describes the device."""
         self._describe_device = describe
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -244,22 +228,14 @@ class JobSpan:
         self._context = trace.set_span_in_context(span, Context()) if span else None
 
     def record_step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
-        """Return a context manager that records a step of the job as a child span.
-
-        `calls_out` says whether the step sends a request to another service.
-        """
+        """Return a context manager that records a step of the job, which may call a service."""
         if self._tracer is None:
             return _NO_SPAN
         kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
         return self._tracer.start_as_current_span(name, self._context, kind)
 
     def end_span(self, outcome: str, attributes: Mapping[str, Any]) -> None:
-        """End the job's span, and record the outcome of the job.
-
-        Args:
-            outcome: `succeeded`, or the code of the job's error.
-            attributes: Other attributes to add to the span.
-        """
+        """End the job's span with its outcome: `succeeded`, or the code of the job's error."""
         if self._span is None:
             return
         self._span.set_attributes({"loosely.outcome": outcome, **attributes})
@@ -270,10 +246,9 @@ class JobSpan:
 
 
 class JobTracing:
-    """Creates the trace spans of a worker's jobs."""
+    """Creates the trace spans of a worker's jobs; none without a provider."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Get a tracer from the provider. If `provider` is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
 
     def headers(self) -> dict[str, str]:
@@ -308,14 +283,7 @@ class JobTracing:
 
     @contextmanager
     def record_batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
-        """Record the body of the `with` block as an inference span in the trace of each job.
-
-        If the block raises an error, only the trace of the first job gets the span.
-
-        Args:
-            model: The model's name.
-            jobs: The spans of the batch's jobs, at least one.
-        """
+        """Record the `with` block as inference in each job's trace; an error only in the first."""
         if self._tracer is None or jobs[0]._span is None:
             yield
             return
@@ -352,14 +320,7 @@ class ModelTelemetry:
     def __init__(
         self, model: str, metrics: Metrics | None = None, tracing: JobTracing | None = None
     ) -> None:
-        """Create the model's metric series with the value 0.
-
-        Args:
-            model: The model's name.
-            metrics: The metrics of this process. By default, the values are recorded but not
-                exported.
-            tracing: Creates the spans. By default, no spans are created.
-        """
+        """Create the model's metric series with the value 0. By default, nothing is exported."""
         self.model = model
         self._metrics = metrics or Metrics()
         self._tracing = tracing or JobTracing()
@@ -385,15 +346,7 @@ class ModelTelemetry:
         reserved_bytes: Callable[[], float],
         is_set_aside: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Register the functions that each scrape calls to read the model's gauges.
-
-        Args:
-            in_flight: Returns how many messages are received and not settled.
-            is_loaded: Returns whether the model is loaded.
-            is_connected: Returns whether the worker is connected to the model's queue.
-            reserved_bytes: Returns how many bytes of device memory are reserved for the model.
-            is_set_aside: Returns whether the model is set aside, because it cannot be loaded.
-        """
+        """Register the functions that each scrape calls to read the model's gauges."""
         self._metrics.in_flight.labels(self.model).set_function(in_flight)
         self._metrics.loaded.labels(self.model).set_function(is_loaded)
         self._metrics.connected.labels(self.model).set_function(is_connected)
@@ -405,12 +358,7 @@ class ModelTelemetry:
         return self._tracing.start_job_span(self.model, queue, job_id, delivery)
 
     def record_received(self, delivery_count: int, wait_seconds: float) -> None:
-        """Record that a message was received.
-
-        Args:
-            delivery_count: How many times the message was delivered before this delivery.
-            wait_seconds: How many seconds the message was in the queue.
-        """
+        """Record a received message, its earlier deliveries, and its time in the queue."""
         self._received.inc()
         if delivery_count > 0:
             self._redelivered.inc()
@@ -427,11 +375,7 @@ class ModelTelemetry:
 
     @contextmanager
     def record_batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
-        """Record the body of the `with` block as one run of the model on these jobs.
-
-        If the block raises an error, the run is recorded in the trace of the first job, but neither
-        in the traces of the other jobs nor in the metrics.
-        """
+        """Record the `with` block as one run of the model; a failed one only in a trace."""
         started = time.perf_counter()
         with self._tracing.record_batch(self.model, [job.span for job in jobs]):
             yield

@@ -1,9 +1,9 @@
 """Set up logs and traces.
 
-Logs are single lines on stderr, as text or as JSON objects for log collectors. Traces are
-configured by the standard OTEL_* variables. OTEL_TRACES_EXPORTER lists the names of the exporters:
-`otlp`, `console`, or a name that an installed package registers, for example the package of Azure
-Monitor. The SDK and the exporters read the other OTEL_* variables themselves.
+Logs are single lines on stderr, as text or as JSON objects for log collectors. OTEL_TRACES_EXPORTER
+lists the names of the trace exporters: `otlp`, `console`, or a name that an installed package
+registers, for example the package of Azure Monitor. The SDK and the exporters read the other OTEL_*
+variables themselves.
 """
 
 import json
@@ -38,12 +38,7 @@ _FLUSH_SECONDS = 2.0
 
 
 def configure_logs(level: str, format_name: str = "text") -> None:
-    """Configure logging, so that this process writes its logs to stderr.
-
-    Args:
-        level: The lowest level that is logged.
-        format_name: `text` or `json`.
-    """
+    """Make this process write its logs to stderr, in the format `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if format_name == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=level)
@@ -52,10 +47,7 @@ def configure_logs(level: str, format_name: str = "text") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Formats each log record as a JSON object on one line.
-
-    The object contains the time, level, logger and message, and the current log fields.
-    """
+    """Formats each log record as a JSON object on one line, with the current log fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a log record as a JSON object on one line."""
@@ -72,11 +64,7 @@ class JsonLines(logging.Formatter):
 
 
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
-    """Create a tracer provider that uses these exporters. Return None if the list is empty.
-
-    Raises:
-        InvalidSetting: The SDK or an exporter is not installed.
-    """
+    """Create a tracer provider that uses these exporters; None if there are none."""
     if not exporters:
         return None
     try:
@@ -104,10 +92,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Export the spans that have not been exported yet, in at most 2 seconds.
-
-    The function does nothing if `provider` is None.
-    """
+    """Export the spans that have not been exported yet, in at most 2 seconds."""
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()
