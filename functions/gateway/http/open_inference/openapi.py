@@ -4,91 +4,81 @@ from typing import Any, Final
 
 from gateway.http.open_inference.codec import HEADER_LENGTH, MAX_TENSORS
 from gateway.http.open_inference.tensors import DATATYPES, MAX_RANK
-from gateway.http.openapi.operations import IDEMPOTENCY_KEY, LABEL, LABEL_IN_HEADER
+from gateway.http.openapi.operations import (
+    BINARY,
+    IDEMPOTENCY_KEY,
+    LABEL,
+    LABEL_IN_HEADER,
+    Responses,
+    Schema,
+    describe_object,
+    describe_parameter,
+)
 from gateway.http.responses import OipError
-
-Responses = dict[int | str, dict[str, Any]]
 
 _PICTURE: Final = "a picture in base64, for example /9j/4AAQSkZJRg…"
 
 
-_PARAMETERS: Final[dict[str, Any]] = {"type": "object"}
-_INPUT: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["name", "datatype", "shape"],
-    "properties": {
-        "name": {"type": "string", "minLength": 1},
-        "datatype": {"type": "string", "enum": list(DATATYPES)},
-        "shape": {
-            "type": "array",
-            "maxItems": MAX_RANK,
-            "items": {"type": "integer", "minimum": 0},
-        },
-        "data": {
-            "type": "array",
-            "description": "The elements, as nested lists of this shape or as one flat list. Each "
-            "element of a BYTES tensor is a job; there can be at most 64.",
-            "items": {},
-        },
-        "parameters": {
-            **_PARAMETERS,
-            "description": "`binary_data_size` is the size in bytes of a binary tensor, without "
-            "`data`. `content_type` is the media type of the elements of a BYTES tensor, or "
-            "`base64` for elements in base64.",
-        },
+_PARAMETERS: Final[Schema] = {"type": "object"}
+_INPUT: Final = describe_object(
+    ["name", "datatype", "shape"],
+    name={"type": "string", "minLength": 1},
+    datatype={"type": "string", "enum": list(DATATYPES)},
+    shape={"type": "array", "maxItems": MAX_RANK, "items": {"type": "integer", "minimum": 0}},
+    data={
+        "type": "array",
+        "description": "The elements, as nested lists of this shape or as one flat list. Each "
+        "element of a BYTES tensor is a job; there can be at most 64.",
+        "items": {},
     },
-}
+    parameters={
+        **_PARAMETERS,
+        "description": "`binary_data_size` is the size in bytes of a binary tensor, without "
+        "`data`. `content_type` is the media type of the elements of a BYTES tensor, or `base64` "
+        "for elements in base64.",
+    },
+)
+_REQUEST: Final = describe_object(
+    ["inputs"],
+    id={"type": "string"},
+    parameters={
+        **_PARAMETERS,
+        "description": "The model's parameters, and `deadline_seconds`, `priority` (normal or low) "
+        "and `binary_data_output`. `upload` is the id of an upload that is the first input; "
+        "`inputs` then contains only named inputs.",
+    },
+    inputs={
+        "type": "array",
+        "description": "The tensors with the first input and with each named input of the model.",
+        "maxItems": MAX_TENSORS,
+        "items": _INPUT,
+    },
+    outputs={
+        "type": "array",
+        "maxItems": MAX_TENSORS,
+        "items": describe_object(["name"], name={"type": "string"}, parameters=_PARAMETERS),
+    },
+)
 INFER_BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "JSON, optionally followed by binary tensors.",
     "content": {
         "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["inputs"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "parameters": {
-                        **_PARAMETERS,
-                        "description": (
-                            "The model's parameters, and `deadline_seconds`, `priority` (normal "
-                            "or low) and `binary_data_output`. `upload` is the id of an upload "
-                            "that is the first input; `inputs` then contains only named inputs."
-                        ),
-                    },
-                    "inputs": {
-                        "type": "array",
-                        "description": "The tensors with the first input and with each named input "
-                        "of the model.",
-                        "maxItems": MAX_TENSORS,
-                        "items": _INPUT,
-                    },
-                    "outputs": {
-                        "type": "array",
-                        "maxItems": MAX_TENSORS,
-                        "items": {
-                            "type": "object",
-                            "required": ["name"],
-                            "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
-                        },
-                    },
-                },
-            },
+            "schema": _REQUEST,
             "example": {
                 "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PICTURE]}]
             },
         },
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": BINARY,
     },
 }
-INFER_PARAMETERS: Final[list[dict[str, Any]]] = [
-    {
-        "name": HEADER_LENGTH,
-        "in": "header",
-        "required": False,
-        "description": "The number of bytes of JSON in the body; binary tensors follow.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
+INFER_PARAMETERS: Final = [
+    describe_parameter(
+        HEADER_LENGTH,
+        "header",
+        "The number of bytes of JSON in the body; binary tensors follow.",
+        {"type": "integer", "minimum": 0},
+    ),
     IDEMPOTENCY_KEY,
     LABEL,
     LABEL_IN_HEADER,
@@ -119,7 +109,7 @@ INFER_RESPONSES: Final[Responses] = {
                 "schema": {"type": "integer"},
             }
         },
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": BINARY},
     },
     **error_responses(*_ERRORS),
 }

@@ -395,48 +395,38 @@ def _with_properties(
     }
 
 
-_HEADER_TEXT: Final[dict[str, Any]] = {"type": "string"}
-_COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
-
-
-def _header(description: str, example: object, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"description": description, "schema": dict(schema), "example": example}
-
-
-_JOB_PATH = f"/v1/jobs/{JOB_ID}"
-HEADERS: Final[Mapping[str, dict[str, Any]]] = {
-    "Accept-Encoding": _header(
-        "The supported encodings of the request body.", "identity", _HEADER_TEXT
-    ),
-    "Accept-Post": _header("The media types that the model accepts.", "image/jpeg", _HEADER_TEXT),
-    "Content-Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
-    "ETag": _header(
+_TRACE: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+_HEADER_TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    "Accept-Encoding": ("The supported encodings of the request body.", "identity"),
+    "Accept-Post": ("The media types that the model accepts.", "image/jpeg"),
+    "Content-Location": ("The URL of the job.", f"/v1/jobs/{JOB_ID}"),
+    "ETag": (
         "The ETag of the content, for `If-None-Match` and `If-Match`.",
         '"cBs4MmXxWk8cSSPWQoMT"',
-        _HEADER_TEXT,
     ),
-    "Idempotency-Replayed": _header(
-        "Present if an earlier request with this key created the job.", "true", _HEADER_TEXT
+    "Idempotency-Replayed": (
+        "Present if an earlier request with this key created the job.",
+        "true",
     ),
-    "Link": _header(
-        "The URL of the next page.", '</v1/jobs?cursor=MDFh>; rel="next"', _HEADER_TEXT
-    ),
-    "Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
-    "Preference-Applied": _header("The preferences that were applied.", "wait=10", _HEADER_TEXT),
-    "RateLimit": _header(
-        "The number of requests that the API key has left.", '"default";r=50;t=1', _HEADER_TEXT
-    ),
-    "RateLimit-Policy": _header(
-        "The rate limit of the API key.", '"default";q=100;w=60', _HEADER_TEXT
-    ),
-    "Retry-After": _header("How many seconds to wait before the next request.", 1, _COUNT),
-    "Vary": _header("The request headers that the response depends on.", "Prefer", _HEADER_TEXT),
-    "WWW-Authenticate": _header("How to send an API key.", 'Bearer realm="loosely"', _HEADER_TEXT),
-    "traceresponse": _header(
-        "The trace context of this request.",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        _HEADER_TEXT,
-    ),
+    "Link": ("The URL of the next page.", '</v1/jobs?cursor=MDFh>; rel="next"'),
+    "Location": ("The URL of the job.", f"/v1/jobs/{JOB_ID}"),
+    "Preference-Applied": ("The preferences that were applied.", "wait=10"),
+    "RateLimit": ("The number of requests that the API key has left.", '"default";r=50;t=1'),
+    "RateLimit-Policy": ("The rate limit of the API key.", '"default";q=100;w=60'),
+    "Vary": ("The request headers that the response depends on.", "Prefer"),
+    "WWW-Authenticate": ("How to send an API key.", 'Bearer realm="loosely"'),
+    "traceresponse": ("The trace context of this request.", _TRACE),
+}
+HEADERS: Final[Mapping[str, Document]] = {
+    "Retry-After": {
+        "description": "How many seconds to wait before the next request.",
+        "schema": {"type": "integer", "minimum": 0},
+        "example": 1,
+    },
+    **{
+        name: {"description": description, "schema": {"type": "string"}, "example": example}
+        for name, (description, example) in _HEADER_TEXTS.items()
+    },
 }
 
 _ANY_STATUS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -458,14 +448,16 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("list_jobs", "304"): ("ETag",),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
-    ("get_result", "200"): ("ETag", "Location"),
-    ("get_result", "202"): ("Location", "Retry-After"),
-    ("get_result", "303"): ("Location",),
-    ("get_result", "304"): ("ETag",),
-    ("get_named_result", "200"): ("ETag", "Location"),
-    ("get_named_result", "202"): ("Location", "Retry-After"),
-    ("get_named_result", "303"): ("Location",),
-    ("get_named_result", "304"): ("ETag",),
+    **{
+        (operation, status): headers
+        for operation in ("get_result", "get_named_result")
+        for status, headers in (
+            ("200", ("ETag", "Location")),
+            ("202", ("Location", "Retry-After")),
+            ("303", ("Location",)),
+            ("304", ("ETag",)),
+        )
+    },
     ("get_timeline", "200"): ("ETag",),
     ("get_timeline", "304"): ("ETag",),
     ("cancel_job", "202"): ("Location", "Retry-After"),
