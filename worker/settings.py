@@ -1,4 +1,4 @@
-"""The worker's settings, which are read once from environment variables."""
+"""The worker's settings, read once from the environment: docs/reference/settings.md."""
 
 import logging
 import os
@@ -39,10 +39,7 @@ _DEFAULT_HEARTBEAT_SECONDS = 5
 class ScheduledEventMode(StrEnum):
     """What the worker does if a scheduled event will stop its machine.
 
-    Attributes:
-        OFF: Nothing. The worker does not poll scheduled events.
-        DRAIN: Shut down.
-        ACKNOWLEDGE: Shut down, and then allow Azure to start the event at once.
+    With ACKNOWLEDGE, it shuts down, and then allows Azure to start the event at once.
     """
 
     OFF = "off"
@@ -52,14 +49,7 @@ class ScheduledEventMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEventSettings:
-    """The settings for scheduled events.
-
-    Attributes:
-        mode: What the worker does if an event will stop its machine.
-        address: The URL of the metadata service.
-        machine: The name of this machine. If the name is empty, the worker gets it from the
-            metadata service.
-    """
+    """How to poll the metadata service, which also knows this machine's name if it is empty."""
 
     mode: ScheduledEventMode = ScheduledEventMode.OFF
     address: str = METADATA_ADDRESS
@@ -68,12 +58,7 @@ class ScheduledEventSettings:
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """How to download weights from the Hugging Face Hub.
-
-    Attributes:
-        endpoint: The URL of the hub, without a slash at its end.
-        token: The access token for private repositories; empty if there is no token.
-    """
+    """How to download weights from the Hugging Face Hub."""
 
     endpoint: str = DEFAULT_HUB
     token: str = field(default="", repr=False)
@@ -81,13 +66,7 @@ class HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class WeightsSettings:
-    """The cache of downloaded weights, and the use of the Hugging Face Hub.
-
-    Attributes:
-        cache: The folder for downloaded weights.
-        cache_limit_bytes: The largest size of the folder; None for no limit.
-        hub: How to use the hub; None if weights of the hub are read from blob storage.
-    """
+    """The folder for downloaded weights. Without `hub`, its weights are read from blob storage."""
 
     cache: Path = field(default_factory=Path)
     cache_limit_bytes: int | None = None
@@ -96,17 +75,10 @@ class WeightsSettings:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """How the worker uses the device's memory.
+    """How the worker uses the device's memory. `budget_bytes` is that of a simulated device.
 
-    Attributes:
-        budget_bytes: The memory of the simulated device in bytes; None if the worker uses a real
-            device.
-        folder: The folder in which the processes that use the same device store their reservations.
-        is_admitting: Whether the worker reserves device memory for a model before it loads the
-            model.
-        turn_seconds: How long a loaded model may stay in memory while other models wait.
-        card_shares: The number of pods that share one GPU but have no common folder.
-        is_cuda_required: Whether models are loaded only on a CUDA GPU.
+    The processes that use the same device store their reservations in the `folder`. `card_shares`
+    pods share one GPU but no folder.
     """
 
     budget_bytes: int | None = None
@@ -121,17 +93,8 @@ class MemorySettings:
 class WorkerSettings:
     """The settings of a worker process.
 
-    If `models` is empty, the worker runs all models. `input_memory_bytes` is the memory that all
-    large inputs share while they are decoded and wait to run. If `lock_folder` is None, the worker
-    notes neither its message locks nor its loads of models. If `is_restarting` is true, the worker
-    runs in a child process, which is replaced when it has died. If `heartbeat_seconds` is 0, the
-    worker writes no heartbeats.
-
-    If the worker has set a model aside for `broken_model_seconds`, the jobs of this model fail with
-    the reason. If `broken_model_seconds` is 0, the jobs wait.
-
-    `lock_seconds` is the lock duration of the queues in seconds. It is used for each model whose
-    catalogue entry has a shorter lock duration.
+    Without `models`, the worker runs all models. Without `heartbeat_seconds`, it writes no
+    heartbeats. Without `broken_model_seconds`, the jobs of a broken model wait.
     """
 
     service_bus: AzureEndpoint
@@ -159,11 +122,7 @@ class WorkerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
-        """Read all settings from environment variables.
-
-        Raises:
-            InvalidSetting: A variable is missing or wrong. The error's text names the variable.
-        """
+        """Read the settings. Raises InvalidSetting for the first setting that is wrong."""
         reader = SettingsReader(environ)
         return cls(
             service_bus=reader.service_bus(),
@@ -195,11 +154,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of the commands in `worker.tools`.
-
-    `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
-    `memory` is used only if `worker.tools.check` measures a model under load.
-    """
+    """The settings of `worker.tools`. Only weights in a blob need `payload_storage`."""
 
     catalogue: Path
     weights: WeightsSettings
@@ -210,7 +165,7 @@ class CheckSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read the settings from environment variables. Raises InvalidSetting for a wrong value."""
+        """Read the settings. Raises InvalidSetting for the first setting that is wrong."""
         reader = SettingsReader(environ)
         return cls(
             catalogue=reader.catalogue_path(),

@@ -1,4 +1,4 @@
-"""The settings of the Function App, read once from its environment variables."""
+"""The Function App's settings, read once from the environment: docs/reference/settings.md."""
 
 import base64
 import binascii
