@@ -1,4 +1,7 @@
-"""Print the size and the shape of the code: `./dev house`."""
+"""Print the size and the shape of the code: `./dev house`.
+
+It is needed before and after a change of structure, and draws nothing else.
+"""
 
 import ast
 import re
@@ -12,10 +15,11 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("functions", "worker", "loosely", "infra")
 PACKAGES = ("contract", "gateway", "worker", "loosely", "emulator")
-# The folders of the gateway from the ground up. An import should point down.
+# The folders of the gateway from the ground up, and the modules beside them that are no part of the
+# ground. An import should point down.
 FLOORS = (
-    *("storage", "queues", "jobs", "submission"),
-    *("dead_letters", "webhooks", "operations", "http"),
+    *("storage", "queues", "jobs", "submission", "dead_letters", "webhooks"),
+    *("operations", "services", "http", "asgi", "housekeeping"),
 )
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
@@ -73,17 +77,15 @@ def find_imports_up() -> list[tuple[str, str]]:
     """Return the imports between the gateway's folders that point up, as importer and imported."""
     graph = grimp.build_graph("gateway", cache_dir=None)
 
-    def floor(module: str) -> int | None:
-        folder = module.split(".")[1] if "." in module else ""
-        return FLOORS.index(folder) if folder in FLOORS else None
+    def floor(module: str) -> int:
+        folder = module.partition(".")[2].partition(".")[0]
+        return FLOORS.index(folder) if folder in FLOORS else -1
 
     return [
         (module, imported)
         for module in sorted(graph.modules)
         for imported in sorted(graph.find_modules_directly_imported_by(module))
-        if (low := floor(module)) is not None
-        and (high := floor(imported)) is not None
-        and high > low
+        if floor(imported) > floor(module)
     ]
 
 
