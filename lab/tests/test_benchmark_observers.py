@@ -48,9 +48,7 @@ def count(sent: bytes, received: bytes, chunk_bytes: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100_000])
-def test_an_observer_counts_messages_and_settlements_and_requests_on_an_amqp_connection(
-    chunk_bytes: int,
-) -> None:
+def test_amqp_messages_and_settlements_are_counted(chunk_bytes: int) -> None:
     sasl = encode_frame(encode(Described(Symbol("amqp:sasl-init:list"), [])), 0, SASL_FRAME)
     sent = b"".join(
         (
@@ -82,7 +80,7 @@ def test_an_observer_counts_messages_and_settlements_and_requests_on_an_amqp_con
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 9, 100_000])
-def test_an_observer_counts_http_requests_and_skips_the_request_bodies(chunk_bytes: int) -> None:
+def test_http_requests_are_counted_without_bodies(chunk_bytes: int) -> None:
     data = (
         b"PUT /account/payloads/outcomes/1?sig=x HTTP/1.1\r\nContent-Length: 12\r\n\r\n"
         b"GET / HTTP\r\n"

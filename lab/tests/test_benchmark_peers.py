@@ -52,15 +52,15 @@ def exchange(begin: float, end: float, status: int = 200) -> Exchange:
     return Exchange(0, begin, end, status, b"")
 
 
-def test_the_median_is_finite_if_most_values_are_finite() -> None:
+def test_median_of_mostly_finite_is_finite() -> None:
     assert median_or_none([None, 1.0, 3.0]) == 3.0
 
 
-def test_the_median_is_infinite_if_most_values_are_infinite() -> None:
+def test_median_of_mostly_infinite_is_infinite() -> None:
     assert median_or_none([None, 1.0, None]) is None
 
 
-def test_the_medians_over_all_rounds_skip_failed_runs() -> None:
+def test_medians_skip_failed_runs() -> None:
     comparison = compare(
         PeerRun(1, LOOSELY, "noop", values(100)),
         PeerRun(2, LOOSELY, "noop", values(300)),
@@ -71,9 +71,7 @@ def test_the_medians_over_all_rounds_skip_failed_runs() -> None:
     assert comparison.medians(LOOSELY, "noop")["per_second_16"] == 200
 
 
-def test_a_comparison_that_is_read_from_a_file_equals_the_written_comparison(
-    tmp_path: Path,
-) -> None:
+def test_written_comparison_is_read(tmp_path: Path) -> None:
     comparison = compare(
         PeerRun(1, LOOSELY, "noop", values(100, None)),
         PeerRun(1, "arq/polling", "noop", {}, "RuntimeError: not ready"),
@@ -114,9 +112,7 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def test_the_benchmark_client_stores_each_response_with_the_number_of_its_request(
-    url: str,
-) -> None:
+def test_responses_have_number_of_request(url: str) -> None:
     bodies = [b"first", b"second", b"third"]
     answered: list[int] = []
     found = run(PeerRequests(url, "/jobs", bodies, {"x-test": "1"}), 4, 30, on_ok=answered.append)
@@ -125,36 +121,36 @@ def test_the_benchmark_client_stores_each_response_with_the_number_of_its_reques
     assert answered == [*range(1, 31)]
 
 
-def test_the_benchmark_counts_status_503_and_a_closed_connection_as_failures(url: str) -> None:
+def test_503_and_closed_connection_are_failures(url: str) -> None:
     found = run(PeerRequests(url, "/jobs", [b"good", b"busy", b"close"], {}), 1, 6)
     assert [each.status for each in found.found] == [200, 503, 0] * 2
     assert len(found.ok) == 2
 
 
-def test_the_benchmark_counts_a_refused_connection_as_a_failure() -> None:
+def test_refused_connection_is_failure() -> None:
     found = run(PeerRequests(f"http://127.0.0.1:{free_port()}", "/jobs", [b"good"], {}), 1, 1)
     assert [each.status for each in found.found] == [0]
 
 
-def test_latency_percentiles_are_in_milliseconds_and_are_none_if_no_request_was_measured() -> None:
+def test_latency_is_in_milliseconds() -> None:
     found = latency([exchange(0.0, 0.001 * each) for each in range(1, 102)])
     assert found["p50_ms"] == pytest.approx(51)
     assert found["p95_ms"] == pytest.approx(96)
     assert latency([]) == {"p50_ms": None, "p95_ms": None}
 
 
-def test_the_duration_of_a_benchmark_run_ends_at_the_last_successful_response() -> None:
+def test_run_ends_at_last_success() -> None:
     exchanges = Exchanges([exchange(1.0, 2.0), exchange(1.5, 4.0), exchange(1.5, 9.0, 500)])
     assert exchanges.seconds == 3.0
     assert len(exchanges.ok) == 2
 
 
-def test_the_longest_time_without_a_response_excludes_the_time_before_the_given_start() -> None:
+def test_longest_silence_begins_at_start() -> None:
     assert longest_silence([1.0, 2.0, 5.0, 5.5], begin=1.5) == 3.0
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_throughput_is_compared_with_the_mean_throughput_of_the_model_without_a_server() -> None:
+def test_throughput_is_compared_with_bare_model() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0
@@ -162,23 +158,21 @@ def test_throughput_is_compared_with_the_mean_throughput_of_the_model_without_a_
     assert measured["burst_ratio"] == 1.0
 
 
-def test_a_result_differs_from_the_expected_result_if_the_class_index_or_the_score_differs() -> (
-    None
-):
+def test_index_and_score_must_be_equal() -> None:
     expected = {"labels": [{"index": 238, "score": 0.0115}]}
     assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
     assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)
     assert not is_same_result({"labels": [{"index": 58, "score": 0.0115}]}, expected)
 
 
-def test_the_benchmark_pictures_are_four_different_jpegs_of_about_26_kb() -> None:
+def test_pictures_are_four_jpegs_of_26_kb() -> None:
     pictures = make_pictures()
     assert len(set(pictures)) == 4
     assert all(24_000 < len(picture) < 28_000 for picture in pictures)
     assert make_pictures() == pictures
 
 
-def test_a_chart_is_well_formed_xml_and_the_largest_value_has_the_longest_bar() -> None:
+def test_chart_is_xml_with_longest_bar() -> None:
     chart = bar_chart(
         "Jobs & <more>",
         "Longer is better.",
@@ -194,7 +188,7 @@ def test_a_chart_is_well_formed_xml_and_the_largest_value_has_the_longest_bar() 
     assert "Jobs & <more>" in [each.text for each in root.iter() if each.tag.endswith("text")]
 
 
-def test_the_benchmark_document_names_the_fastest_peer_and_each_failed_run(tmp_path: Path) -> None:
+def test_document_names_fastest_and_failed(tmp_path: Path) -> None:
     ours, theirs = values(200), values(250, None)
     for measured in (ours, theirs):
         add_ratios(measured, (20.0, 25.0), (20.0, 25.0), 400)
@@ -216,24 +210,24 @@ def test_the_benchmark_document_names_the_fastest_peer_and_each_failed_run(tmp_p
         assert (tmp_path / picture).is_file()
 
 
-def test_the_benchmark_document_omits_resnet18_if_only_noop_was_measured(tmp_path: Path) -> None:
+def test_document_omits_unmeasured_model(tmp_path: Path) -> None:
     render(compare(PeerRun(1, LOOSELY, "noop", values(100))), tmp_path)
     assert "ResNet-18 compared" not in (tmp_path / "benchmarks.md").read_text("utf-8")
 
 
-def test_the_benchmark_document_shows_an_infinite_time_as_never() -> None:
+def test_document_shows_infinite_as_never() -> None:
     assert number(None) == "never"
     assert number(1.25, 1) == "1.2"
 
 
-def test_all_requirements_of_the_peers_have_fixed_versions() -> None:
+def test_requirements_have_fixed_versions() -> None:
     for path in REQUIREMENTS.values():
         lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] not in {"", "#"}]
         assert all(re.fullmatch(r"[\w-]+(\[\w+\])?==[\w.]+", line) for line in lines), lines
         assert len(list(required_names(lines))) == len(lines)
 
 
-def test_each_module_that_a_peer_configuration_starts_is_an_existing_file() -> None:
+def test_started_modules_exist() -> None:
     parts = [part for each in CONFIGURATIONS for command in each.commands for part in command]
     modules = {part.partition(":")[0] for part in parts if part.startswith("benchmarks.")}
     for module in modules:

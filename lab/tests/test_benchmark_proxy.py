@@ -60,9 +60,7 @@ async def connect(proxy: DelayProxy) -> Connect:
     return lambda: asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_proxy_delays_each_direction_by_half_of_the_round_trip_time(
-    echo: EchoServer, connect: Connect
-) -> None:
+async def test_each_direction_has_half_the_delay(echo: EchoServer, connect: Connect) -> None:
     reader, writer = await connect()
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -78,9 +76,7 @@ async def test_the_proxy_delays_each_direction_by_half_of_the_round_trip_time(
     writer.close()
 
 
-async def test_the_first_request_on_a_new_connection_takes_one_round_trip_more_than_later_requests(
-    echo: EchoServer, connect: Connect
-) -> None:
+async def test_first_request_takes_another_round_trip(echo: EchoServer, connect: Connect) -> None:
     loop = asyncio.get_running_loop()
     begin = loop.time()
     reader, writer = await connect()
@@ -91,7 +87,7 @@ async def test_the_first_request_on_a_new_connection_takes_one_round_trip_more_t
     writer.close()
 
 
-async def test_all_bytes_pass_through_the_proxy_unchanged_and_in_order(connect: Connect) -> None:
+async def test_bytes_pass_unchanged_and_in_order(connect: Connect) -> None:
     content = random.Random(1).randbytes(3_000_000)
     reader, writer = await connect()
 
@@ -107,9 +103,7 @@ async def test_all_bytes_pass_through_the_proxy_unchanged_and_in_order(connect: 
     writer.close()
 
 
-async def test_a_proxy_with_a_rate_limit_forwards_all_bytes_no_faster_than_the_limit(
-    proxy: DelayProxy, connect: Connect
-) -> None:
+async def test_rate_is_limited(proxy: DelayProxy, connect: Connect) -> None:
     proxy.set_link(0.0, bytes_per_second=100_000)
     content = random.Random(1).randbytes(40_000)
     reader, writer = await connect()
@@ -123,9 +117,7 @@ async def test_a_proxy_with_a_rate_limit_forwards_all_bytes_no_faster_than_the_l
     writer.close()
 
 
-async def test_removing_the_rate_limit_of_a_proxy_takes_effect_on_an_open_connection(
-    proxy: DelayProxy, connect: Connect
-) -> None:
+async def test_removed_limit_frees_open_connection(proxy: DelayProxy, connect: Connect) -> None:
     reader, writer = await connect()
     proxy.set_link(0.0, bytes_per_second=10)
     writer.write(b"a")
@@ -137,9 +129,7 @@ async def test_removing_the_rate_limit_of_a_proxy_takes_effect_on_an_open_connec
     writer.close()
 
 
-async def test_the_proxy_closes_the_connection_to_the_server_when_the_client_disconnects(
-    echo: EchoServer, connect: Connect
-) -> None:
+async def test_client_disconnect_closes_server(echo: EchoServer, connect: Connect) -> None:
     _, writer = await connect()
     writer.write(b"last")
     writer.close()
@@ -148,9 +138,7 @@ async def test_the_proxy_closes_the_connection_to_the_server_when_the_client_dis
     assert echo.arrived_at
 
 
-async def test_the_proxy_closes_the_client_connection_when_the_server_disconnects(
-    echo: EchoServer, connect: Connect
-) -> None:
+async def test_server_disconnect_closes_client(echo: EchoServer, connect: Connect) -> None:
     reader, writer = await connect()
     async with asyncio.timeout(LIMIT_SECONDS):
         writer.write(b"first")
@@ -162,7 +150,7 @@ async def test_the_proxy_closes_the_client_connection_when_the_server_disconnect
     writer.close()
 
 
-async def test_a_stopped_proxy_closes_its_connections(
+async def test_stop_closes_connections(
     proxy: DelayProxy, echo: EchoServer, connect: Connect
 ) -> None:
     reader, writer = await connect()
@@ -175,7 +163,7 @@ async def test_a_stopped_proxy_closes_its_connections(
     writer.close()
 
 
-async def test_a_client_is_disconnected_if_nothing_listens_on_the_target_port() -> None:
+async def test_missing_server_disconnects_client() -> None:
     free = await asyncio.start_server(EchoServer().serve, "127.0.0.1", 0)
     target = free.sockets[0].getsockname()[1]
     free.close()

@@ -43,12 +43,12 @@ def figures(command: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES)
-def test_each_documented_command_prints_the_documented_output(command: str, expected: str) -> None:
+def test_command_prints_documented_output(command: str, expected: str) -> None:
     lines = [line.rstrip() for line in printed(command).rstrip().splitlines()]
     assert lines == expected.rstrip().splitlines()
 
 
-def test_the_documentation_has_examples_of_the_scale_model_command_and_the_cost_command() -> None:
+def test_examples_cover_both_commands() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -61,15 +61,13 @@ def test_the_documentation_has_examples_of_the_scale_model_command_and_the_cost_
         ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
     ],
 )
-def test_the_documented_waiting_times_for_each_scaling_target_match_the_simulation(
-    row: str, options: str
-) -> None:
+def test_waits_by_target_are_documented(row: str, options: str) -> None:
     burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
     assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
 
 
 @pytest.mark.parametrize("cooldown", [300, 1800])
-def test_the_documented_waiting_times_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
+def test_waits_by_cooldown_are_documented(cooldown: int) -> None:
     found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
     answer = found["answer_seconds"]
     row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
@@ -86,9 +84,7 @@ def test_the_documented_waiting_times_for_each_cooldown_match_the_simulation(coo
         ),
     ],
 )
-def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
-    row: str, options: str
-) -> None:
+def test_monthly_costs_are_documented(row: str, options: str) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
 
@@ -104,7 +100,7 @@ def jobs_of_capacity() -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 
-def test_the_documented_cost_of_a_million_jobs_equals_the_operations_times_the_prices() -> None:
+def test_million_jobs_cost_operations_times_prices() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     each_million = [
         (prices.price("storage.ten_thousand_writes").amount or 0) * 100,
@@ -127,7 +123,7 @@ def test_the_documented_cost_of_a_million_jobs_equals_the_operations_times_the_p
         assert total == pytest.approx(cost, abs=0.005), name
 
 
-def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
+def test_cost_uses_documented_operations() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     jobs = list(jobs_of_capacity().values())
     small, large, waiting = jobs[:3]
@@ -146,7 +142,7 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     assert expected_text in " ".join(CAPACITY.split())
 
 
-def test_the_documented_default_scaling_settings_match_the_code() -> None:
+def test_default_settings_are_documented() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
@@ -181,15 +177,13 @@ def test_the_documented_default_scaling_settings_match_the_code() -> None:
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_a_command_with_an_invalid_option_exits_with_status_2_and_prints_the_reason(
-    command: str, message: str
-) -> None:
+def test_invalid_option_exits_with_2(command: str, message: str) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
     assert message in done.output
     assert "Traceback" not in done.output
 
 
-def test_the_png_option_writes_a_png_file(tmp_path: Path) -> None:
+def test_png_option_writes_picture(tmp_path: Path) -> None:
     printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -49,7 +49,7 @@ def rounded(value: float) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_the_documentation_shows_the_limits_of_each_kind_of_job(shape: JobShape) -> None:
+def test_limits_are_documented(shape: JobShape) -> None:
     names = (
         *("Durable Task Scheduler", "Service Bus", "blob storage"),
         *("gateway, processor", "gateway, open requests"),
@@ -61,9 +61,7 @@ def test_the_documentation_shows_the_limits_of_each_kind_of_job(shape: JobShape)
 
 
 @pytest.mark.parametrize("rate", [10, 100, 500, 1000])
-def test_the_documentation_shows_the_plan_and_tier_that_each_rate_of_small_jobs_needs(
-    rate: int,
-) -> None:
+def test_plans_and_tiers_are_documented(rate: int) -> None:
     need = compute_need(rate, SMALL, DEFAULT)
     plan = "Consumption" if need.actions_per_second <= 500 else "Dedicated, 1 unit"
     tier = "Standard" if need.credits_per_second <= 1000 else "Premium"
@@ -79,12 +77,12 @@ def test_the_documentation_shows_the_plan_and_tier_that_each_rate_of_small_jobs_
 
 
 @pytest.mark.parametrize("size_bytes", [8, 24 * 1024, INPUT_INLINE_LIMIT_BYTES])
-def test_the_documentation_shows_how_many_jobs_fit_into_a_queue(size_bytes: int) -> None:
+def test_jobs_per_queue_are_documented(size_bytes: int) -> None:
     assert f"| {size_bytes:,} | {count_queued_jobs(size_bytes, DEFAULT):,} |" in CAPACITY
 
 
 @pytest.mark.parametrize("size_bytes", [8, 24 * 1024, INPUT_INLINE_LIMIT_BYTES])
-def test_a_request_message_is_at_most_as_large_as_the_estimated_size(size_bytes: int) -> None:
+def test_message_is_not_larger_than_estimated(size_bytes: int) -> None:
     now = datetime.now(UTC)
     request = JobRequest(
         job_id=str(uuid.uuid4()),
@@ -98,7 +96,7 @@ def test_a_request_message_is_at_most_as_large_as_the_estimated_size(size_bytes:
     assert 0.95 * message_bytes(size_bytes) - 1000 < size <= message_bytes(size_bytes)
 
 
-def test_the_limits_are_computed_with_the_default_values_of_the_deployment() -> None:
+def test_defaults_are_those_of_deployment() -> None:
     main = (ROOT / "infra" / "main.bicep").read_text("utf-8")
     assert f"param gatewayMaxInstances int = {DEFAULT.instances}\n" in main
     assert f"param gatewayConcurrency int = {DEFAULT.concurrency}\n" in main
@@ -109,7 +107,7 @@ def test_the_limits_are_computed_with_the_default_values_of_the_deployment() -> 
     assert COUNT_INTERVAL_SECONDS == FRESH_SECONDS
 
 
-def test_each_deployment_parameter_raises_only_the_documented_limit() -> None:
+def test_parameter_raises_only_its_limit() -> None:
     base = {limit.name: limit.jobs_per_second for limit in find_limits(SMALL, DEFAULT)}
     for changed, name in (
         (DeploymentLimits(dedicated_units=1), "Durable Task Scheduler"),
@@ -121,7 +119,7 @@ def test_each_deployment_parameter_raises_only_the_documented_limit() -> None:
         assert [each for each in found if found[each] > base[each]] == [name]
 
 
-def test_each_parameter_that_raises_a_limit_is_documented_as_a_deployment_option() -> None:
+def test_parameters_are_documented_options() -> None:
     deploy = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
     for limit in find_limits(SMALL, LARGEST):
         for parameter in re.findall(r"\b[A-Z_]{5,}\b", limit.parameter):
@@ -129,7 +127,7 @@ def test_each_parameter_that_raises_a_limit_is_documented_as_a_deployment_option
             assert f"`{parameter}`" in CAPACITY
 
 
-def test_the_documentation_shows_how_many_operations_a_system_without_jobs_performs() -> None:
+def test_idle_operations_are_documented() -> None:
     app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
     assert '"30 * * * * *"' in app, "the oldest message is read each minute"
     assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"

@@ -38,9 +38,7 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_the_simulated_wait_of_one_job_includes_node_start_and_image_pull_and_model_load(
-        self,
-    ) -> None:
+    def test_cold_start_has_node_image_and_model(self) -> None:
         """The job arrives 60 s after the start of the simulation.
 
         The node is up at 240 s, the image is pulled at 300 s, and the model is loaded at 315 s.
@@ -54,29 +52,25 @@ class TestSimulation:
         # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
-    def test_a_minimum_of_one_node_avoids_the_waiting_time_for_a_node_start(self) -> None:
+    def test_minimum_node_avoids_node_start(self) -> None:
         warm = Cluster(min_nodes=1)
         outcome = run(JobLoad.at_once(1), cluster=warm, times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_waiting_for_node_start_and_image_pull_and_model_load(
-        self,
-    ) -> None:
+    def test_minimum_worker_avoids_cold_start(self) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
         # The first job starts on arrival. The other jobs share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
-    def test_the_simulated_batch_time_is_linear_between_one_job_and_a_full_batch(self) -> None:
+    def test_batch_time_is_linear(self) -> None:
         work = BatchTimes(job_seconds=0.2, batch_size=8, batch_seconds=0.9)
         assert [round(work.seconds(n), 3) for n in (1, 2, 8)] == [0.2, 0.3, 0.9]
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
         assert outcome.busy_seconds == pytest.approx(work.seconds(8) + work.seconds(4))
 
-    def test_the_scaling_target_hardly_changes_the_waiting_times_during_a_cold_start(
-        self,
-    ) -> None:
+    def test_target_hardly_changes_cold_start(self) -> None:
         medians = set()
         for target in (1, 4, 10):
             scaling = ScaledObject(message_count=target, max_replica_count=8)
@@ -85,7 +79,7 @@ class TestSimulation:
         assert max(medians) - min(medians) < 20
         assert min(medians) > 300
 
-    def test_the_simulation_places_several_workers_on_one_node(self) -> None:
+    def test_several_workers_share_node(self) -> None:
         outcome = run(JobLoad.at_once(100), cluster=Cluster(workers_per_node=4))
         assert outcome.peak_nodes == 2
 
@@ -97,7 +91,7 @@ class TestSimulation:
         nodes=st.integers(1, 6),
         batch=st.integers(1, 8),
     )
-    def test_the_simulation_processes_every_job_exactly_once(
+    def test_every_job_runs_once(
         self, burst: int, least: int, most: int, nodes: int, batch: int
     ) -> None:
         scaling = ScaledObject(min_replica_count=least, max_replica_count=most)
@@ -118,7 +112,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_the_simulation_loses_no_job_when_busy_workers_are_stopped(self) -> None:
+    def test_stopped_workers_lose_no_job(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -135,9 +129,7 @@ class TestPool:
     The test sets how many workers need a node.
     """
 
-    def test_an_empty_node_is_kept_for_at_least_ten_minutes_after_another_node_was_added(
-        self,
-    ) -> None:
+    def test_empty_node_stays_for_ten_minutes(self) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])
@@ -163,7 +155,7 @@ class TestPool:
 
 
 class TestLoad:
-    def test_the_number_of_job_arrivals_follows_the_rate_of_each_hour(self) -> None:
+    def test_arrivals_follow_hourly_rate(self) -> None:
         load = JobLoad.parse("office:600")
         arrivals = list(load.arrivals(86400))
         assert arrivals == sorted(arrivals)
@@ -172,7 +164,7 @@ class TestLoad:
         assert in_the_tenth_hour == pytest.approx(600, rel=0.15)
         assert not [at for at in arrivals if at < 7 * 3600]
 
-    def test_the_same_seed_gives_the_same_arrival_times_of_jobs(self) -> None:
+    def test_same_seed_gives_same_arrivals(self) -> None:
         first, again, other = (
             list(JobLoad.parse("flat:60", seed).arrivals(86400)) for seed in (1, 1, 2)
         )
@@ -181,34 +173,34 @@ class TestLoad:
     @pytest.mark.parametrize(
         "text", ["", "office", "office:", "office:x", "lunch:5", "1,2,3", "flat:-1", "flat:0"]
     )
-    def test_the_load_option_refuses_invalid_text(self, text: str) -> None:
+    def test_invalid_text_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"expected|jobs"):
             JobLoad.parse(text)
 
     @pytest.mark.parametrize("text", ["flat:nan", "flat:inf", "flat:1e9"])
-    def test_the_load_option_refuses_an_infinite_or_too_large_load(self, text: str) -> None:
+    def test_infinite_or_huge_load_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"load|jobs"):
             JobLoad.parse(text)
 
-    def test_the_load_option_accepts_24_hourly_rates(self) -> None:
+    def test_24_hourly_rates_are_accepted(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
 class TestChart:
     SAMPLES = tuple(SimulationSample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
 
-    def test_the_text_chart_shows_each_data_series_and_the_time_axis(self) -> None:
+    def test_text_shows_series_and_time_axis(self) -> None:
         lines = draw_text(self.SAMPLES, columns=30)
         assert lines[0].startswith("jobs waiting        60 │")
         assert lines[0].endswith("█")
         assert lines[-1].split() == ["0", "15", "min", "30", "min", "45", "min", "60", "min"]
 
-    def test_the_chart_is_written_as_a_png_file(self, tmp_path: Path) -> None:
+    def test_picture_is_png(self, tmp_path: Path) -> None:
         draw_picture(self.SAMPLES, "an hour", tmp_path / "hour.png")
         assert (tmp_path / "hour.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_percentiles_are_computed_by_nearest_rank() -> None:
+def test_percentiles_are_nearest_rank() -> None:
     assert percentiles([]) == {}
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -224,7 +216,7 @@ class TestCost:
             JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu
         )
 
-    def test_the_estimated_bill_for_a_simple_load_equals_a_bill_calculated_by_hand(self) -> None:
+    def test_bill_equals_calculation_by_hand(self) -> None:
         """One job arrives per second, and runs for 0.1 s. One node runs for the whole month."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
@@ -247,7 +239,7 @@ class TestCost:
             rel=0.01,
         )
 
-    def test_the_storage_cost_includes_the_polls_of_waiting_requests(self) -> None:
+    def test_storage_includes_polls(self) -> None:
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         jobs = 3600 * 24 * DAYS
         reads = 4 + count_polls(found.on_nodes.mean_answer_seconds)
@@ -259,41 +251,31 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_the_delay_between_polls_of_a_waiting_request_doubles_until_it_reaches_half_a_second(
-        self, seconds: float, count: int
-    ) -> None:
+    def test_poll_delay_doubles_to_half_a_second(self, seconds: float, count: int) -> None:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_cost_model_uses_the_same_poll_delays_as_the_gateway(self) -> None:
+    def test_poll_delays_are_those_of_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_a_bill_lists_the_unknown_prices_and_gives_no_cost_for_their_items(
-        self,
-    ) -> None:
+    def test_unknown_prices_have_no_cost(self) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions", "10,000 web tests"]
 
-    def test_the_cost_estimate_omits_container_apps_for_a_gpu_that_container_apps_does_not_offer(
-        self,
-    ) -> None:
+    def test_container_apps_need_their_gpu(self) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))
         assert [bill.name for bill in found.bills] == [
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_the_bill_for_always_running_workers_includes_enough_gpus_for_the_busiest_hour(
-        self,
-    ) -> None:
+    def test_always_on_covers_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
         # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_on_demand_function_instances_within_the_free_monthly_grant_cost_nothing(
-        self,
-    ) -> None:
+    def test_free_grant_costs_nothing(self) -> None:
         document = yaml.safe_load(PRICES.read_text())
         document["usage"]["ready_instances"] = 0
         found = estimate_cost(self.deployment("flat:10"), Prices(document))
@@ -311,7 +293,7 @@ class TestCost:
             (("prices",), [], "unexpected structure"),
         ],
     )
-    def test_the_error_for_an_invalid_price_list_names_the_invalid_entry(
+    def test_invalid_price_names_entry(
         self, path: tuple[str, ...], value: object, message: str
     ) -> None:
         document = yaml.safe_load(PRICES.read_text())
@@ -324,12 +306,12 @@ class TestCost:
             estimate_cost(self.deployment(), Prices(document))
 
     @pytest.mark.parametrize("text", ["", "[", "- a", "\x00"])
-    def test_an_unreadable_price_list_is_refused(self, tmp_path: Path, text: str) -> None:
+    def test_unreadable_price_list_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "prices.yaml").write_text(text)
         with pytest.raises(PricesUnusable):
             Prices.load(tmp_path / "prices.yaml")
 
-    def test_every_price_has_a_source_and_the_price_list_has_a_date(self) -> None:
+    def test_prices_have_source_and_date(self) -> None:
         prices = Prices.load(PRICES)
         assert prices.dated >= "2026-11-24"
         document = yaml.safe_load(PRICES.read_text())
@@ -341,7 +323,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_kubernetes_manifests_have_the_same_scaling_settings_as_the_simulation() -> None:
+def test_manifests_have_simulated_settings() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

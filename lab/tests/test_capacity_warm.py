@@ -30,13 +30,11 @@ OFFICE = CronTrigger(WEEKDAYS, 8 * 60, 18 * 60, "Europe/Berlin", 2)
         ("2024-07-01T16:00:00+00:00", False),
     ],
 )
-def test_a_cron_trigger_is_active_from_its_start_to_its_end_in_its_own_time_zone(
-    time: str, is_active: bool
-) -> None:
+def test_trigger_is_active_in_its_time_zone(time: str, is_active: bool) -> None:
     assert OFFICE.is_active(datetime.fromisoformat(time)) is is_active
 
 
-def test_a_cron_trigger_that_ends_on_the_next_day_is_active_after_midnight() -> None:
+def test_trigger_is_active_after_midnight() -> None:
     friday_night = CronTrigger((4,), 22 * 60, 26 * 60, "UTC")
     midnight = datetime(2024, 1, 6, tzinfo=UTC)
     active = [
@@ -64,14 +62,14 @@ def run(scaling: ScaledObject, start: datetime, hours: float) -> list[tuple[floa
     return changes
 
 
-def test_a_scaler_keeps_workers_running_during_a_warm_period_although_there_are_no_jobs() -> None:
+def test_warm_period_keeps_workers_without_jobs() -> None:
     scaling = replace(DEPLOYED, cron=(replace(OFFICE, timezone="UTC"),))
     # KEDA stops the workers after the cool-down of 5 min; the autoscaler stops one after 10 min.
     assert run(scaling, datetime(2024, 1, 1, tzinfo=UTC), 24) == [(8.0, 1), (8.0, 2), (18.08, 0)]
     assert run(scaling, datetime(2024, 1, 6, tzinfo=UTC), 24) == []
 
 
-def test_a_scaler_keeps_the_minimum_number_of_workers_after_a_warm_period() -> None:
+def test_minimum_is_kept_after_warm_period() -> None:
     scaling = replace(DEPLOYED, min_replica_count=1, cron=(replace(OFFICE, timezone="UTC"),))
     changes = run(scaling, datetime(2024, 1, 1, tzinfo=UTC), 24)
     assert [replicas for _, replicas in changes] == [1, 2, 1]
@@ -79,7 +77,7 @@ def test_a_scaler_keeps_the_minimum_number_of_workers_after_a_warm_period() -> N
     assert 18.1 < changes[2][0] < 18.3
 
 
-def test_a_scaler_adds_workers_in_a_warm_period_if_jobs_need_more() -> None:
+def test_jobs_add_workers_in_warm_period() -> None:
     scaling = replace(DEPLOYED, cron=(replace(OFFICE, timezone="UTC"),))
     scaler = Scaler(scaling, 0.0)
     replicas = [scaler.step(15.0 * number, [30], 2) for number in range(6)]
@@ -99,9 +97,7 @@ def gpu_hours(scaling: ScaledObject, prices: Prices) -> float:
     return estimate_cost(deployment, prices).bills[0].gpu_hours
 
 
-def test_the_cost_estimate_includes_the_gpu_hours_of_workers_that_are_kept_warm(
-    prices: Prices,
-) -> None:
+def test_cost_includes_warm_hours(prices: Prices) -> None:
     cold = gpu_hours(DEPLOYED, prices)
     warm = gpu_hours(replace(DEPLOYED, cron=(replace(OFFICE, desired_replicas=1),)), prices)
     always = gpu_hours(replace(DEPLOYED, min_replica_count=1), prices)

@@ -18,9 +18,7 @@ DELAY_MS = 100.0
 FEWEST_HOPS = 2.5
 
 
-def test_the_latency_of_a_job_is_at_least_two_and_a_half_times_the_simulated_network_delay(
-    tmp_path: Path,
-) -> None:
+def test_latency_is_at_least_2_5_delays(tmp_path: Path) -> None:
     with run_system(tmp_path, DELAY_MS) as url:
         latencies_ms = measure_latencies(url, size_bytes=8, jobs=1)
     # Timers of the event loop have a resolution of about 1 ms.

@@ -36,16 +36,14 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperationCount
         yield started
 
 
-def test_capacity_md_shows_the_number_of_each_operation_for_each_kind_of_job() -> None:
+def test_table_has_all_kinds_and_operations() -> None:
     table = documented()
     assert list(table) == list(KINDS)
     assert all(list(row) == list(COLUMNS) for row in table.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_counted_operations_of_a_job_equal_the_documented_numbers(
-    counter: OperationCounter, kind: str
-) -> None:
+def test_counts_equal_documented_numbers(counter: OperationCounter, kind: str) -> None:
     expected, found = documented()[kind], dict[str, int]()
     for _ in range(ATTEMPTS):
         job = counter.count(kind)

@@ -20,7 +20,7 @@ SMALL = ("--models", "noop,counting,fragile", "--rate", "4", "--limit", "150")
 HOSTILE = "messages-without-id,malformed-http"
 
 
-def test_a_short_soak_test_ends_without_failures_and_writes_a_report(tmp_path: Path) -> None:
+def test_short_soak_writes_report(tmp_path: Path) -> None:
     report = tmp_path / "soak.json"
     options = {
         "--minutes": "0.4",
@@ -53,7 +53,7 @@ def test_a_short_soak_test_ends_without_failures_and_writes_a_report(tmp_path: P
     assert {"blobs", "servicebus", "functions", "child of functions", "worker"} <= roles
 
 
-def test_an_interrupted_soak_test_ends_all_its_processes(tmp_path: Path) -> None:
+def test_interrupted_soak_ends_its_processes(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, *SMALL, "--minutes", "5", "--seed", "5", "--data", str(tmp_path / "data")],
         cwd=ROOT,

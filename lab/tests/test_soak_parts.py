@@ -72,11 +72,11 @@ def find_broken(job: SoakJob | ProducerJob, final: dict[str, Any]) -> list[str]:
 # Jobs
 
 
-def test_two_soak_tests_with_the_same_seed_submit_the_same_jobs() -> None:
+def test_same_seed_plans_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_the_jobs_of_a_soak_test_cover_every_model_and_tenant_and_input_form_and_job_kind() -> None:
+def test_jobs_cover_models_tenants_and_forms() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -87,9 +87,7 @@ def test_the_jobs_of_a_soak_test_cover_every_model_and_tenant_and_input_form_and
     assert any(job.may_expire for job in jobs)
 
 
-def test_the_catalogue_of_a_soak_test_can_be_loaded_and_contains_all_shipped_models(
-    tmp_path: Path,
-) -> None:
+def test_catalogue_has_all_shipped_models(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(soak_catalogue(), encoding="utf-8")
     catalogue = Catalogue.load(path)
@@ -108,13 +106,11 @@ def test_the_catalogue_of_a_soak_test_can_be_loaded_and_contains_all_shipped_mod
         (ended("expired"), ["expired"]),
     ],
 )
-def test_an_unexpected_final_state_of_a_soak_job_is_reported_as_wrong_or_expired(
-    final: dict[str, Any], broken: list[str]
-) -> None:
+def test_unexpected_end_is_wrong_or_expired(final: dict[str, Any], broken: list[str]) -> None:
     assert find_broken(accepted(), final) == broken
 
 
-def test_a_noop_result_that_contains_the_digest_of_the_input_counts_as_correct() -> None:
+def test_digest_of_input_is_correct() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -133,17 +129,15 @@ def _sha256(data: bytes) -> str:
         ({"is_hostile": True}, ended("failed", code="out-of-memory")),
     ],
 )
-def test_an_expected_failure_of_a_soak_job_is_not_reported(
-    options: dict[str, Any], final: dict[str, Any]
-) -> None:
+def test_expected_failure_is_not_reported(options: dict[str, Any], final: dict[str, Any]) -> None:
     assert find_broken(accepted(**options), final) == []
 
 
-def test_a_hostile_job_that_never_ends_counts_as_lost() -> None:
+def test_hostile_job_without_end_is_lost() -> None:
     assert BrokenPromises.find([accepted(is_hostile=True)]).lost
 
 
-def test_a_producer_job_with_two_different_replies_counts_as_doubled() -> None:
+def test_two_different_replies_are_doubled() -> None:
     job = ProducerJob(1, JobKind.ASYNC, 0)
     job.accept("id", "producer 1")
     right = {"result": {"json": {"sha256": _sha256(encode_json(job.body()))}}}
@@ -186,26 +180,22 @@ def with_webhook() -> SoakJob:
     return job
 
 
-async def test_a_webhook_that_does_not_arrive_counts_as_missing(outside: Outside) -> None:
+async def test_webhook_that_does_not_arrive_is_missing(outside: Outside) -> None:
     assert outside.judge([with_webhook()]).missing == [7]
 
 
-async def test_a_webhook_with_the_finished_job_counts_as_delivered(outside: Outside) -> None:
+async def test_webhook_with_job_is_delivered(outside: Outside) -> None:
     await deliver(outside, json.dumps(ended("succeeded")).encode())
     counts = outside.judge([with_webhook()])
     assert (counts.expected, counts.delivered, counts.missing, counts.wrong) == (1, 1, [], [])
 
 
-async def test_a_webhook_that_differs_from_the_finished_job_counts_as_wrong(
-    outside: Outside,
-) -> None:
+async def test_webhook_with_other_job_is_wrong(outside: Outside) -> None:
     await deliver(outside, json.dumps(ended("failed")).encode())
     assert outside.judge([with_webhook()]).wrong == [7]
 
 
-async def test_a_webhook_signed_with_the_secret_of_another_tenant_counts_as_unsigned(
-    outside: Outside,
-) -> None:
+async def test_webhook_with_other_secret_is_unsigned(outside: Outside) -> None:
     await deliver(outside, json.dumps(ended("succeeded")).encode(), OTHER_SECRET)
     counts = outside.judge([with_webhook()])
     assert (counts.unsigned, counts.missing) == (1, [7])
@@ -219,20 +209,20 @@ def faults(seed: int, sorts: tuple[str, ...] = ("kill", "stop", "slow", "disk"))
     return [repr(fault) for fault in islice(made, 100)]
 
 
-def test_two_soak_tests_with_the_same_seed_cause_the_same_faults() -> None:
+def test_same_seed_plans_same_faults() -> None:
     def numbers(seed: int) -> list[str]:
         return [re.sub(r"<[^>]*>", "", text) for text in faults(seed)]
 
     assert numbers(7) == numbers(7) != numbers(8)
 
 
-def test_a_soak_test_causes_each_kind_of_fault() -> None:
+def test_each_kind_of_fault_is_planned() -> None:
     made = plan_faults(1, ("functions",), FileSizeLimit(), ("kill", "stop", "slow", "disk"), 5.0)
     found = {type(fault) for fault in islice(made, 100)}
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_test_does_not_plan_to_fill_a_disk_if_no_disk_can_be_filled() -> None:
+def test_no_full_disk_without_small_disk() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -272,9 +262,7 @@ def ask(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a call of Linux")
-def test_a_process_cannot_write_while_its_disk_is_full(
-    writer: "subprocess.Popen[str]",
-) -> None:
+def test_full_disk_refuses_writes(writer: "subprocess.Popen[str]") -> None:
     disk = FileSizeLimit()
     assert ask(writer) == "written"
     disk.fill([writer.pid])
@@ -283,9 +271,7 @@ def test_a_process_cannot_write_while_its_disk_is_full(
     assert ask(writer) == "written"
 
 
-def test_a_full_tmpfs_refuses_writes_and_disappears_when_the_program_ends(
-    tmp_path: Path,
-) -> None:
+def test_tmpfs_disappears_with_its_program(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -322,7 +308,7 @@ def test_a_full_tmpfs_refuses_writes_and_disappears_when_the_program_ends(
 # Attacks
 
 
-def test_the_hostile_option_can_select_or_exclude_each_attack_by_name() -> None:
+def test_attacks_are_chosen_by_name() -> None:
     everything = [attack.name for attack in hostile.ATTACKS]
     models = (*MODELS, "tensor")
     for name in everything:
@@ -333,17 +319,17 @@ def test_the_hostile_option_can_select_or_exclude_each_attack_by_name() -> None:
     assert [one.name for one in hostile.choose_attacks("all", models)] == everything
 
 
-def test_the_hostile_option_omits_attacks_on_models_that_are_not_served() -> None:
+def test_attacks_on_unserved_models_are_omitted() -> None:
     models = {attack.model for attack in hostile.choose_attacks("all", ("noop",))}
     assert models == {"noop"}
 
 
-def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
+def test_unknown_attack_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown hostile input bombs: use all, none"):
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_huge_hostile_picture_can_be_decoded_and_has_the_given_side_length() -> None:
+def test_huge_picture_has_given_side() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -352,7 +338,7 @@ def test_the_huge_hostile_picture_can_be_decoded_and_has_the_given_side_length()
     assert len(picture) == len(zlib.compress(bytes(70 * 281), 9)) + 57
 
 
-def test_the_hostile_picture_with_many_scans_can_be_decoded() -> None:
+def test_picture_with_many_scans_is_decoded() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_many_scans(scans=5, side=64)
     assert picture.count(b"\xff\xda") > 5
@@ -360,20 +346,20 @@ def test_the_hostile_picture_with_many_scans_can_be_decoded() -> None:
         opened.load()
 
 
-def test_the_hostile_json_inputs_are_valid_json_of_the_given_size() -> None:
+def test_hostile_json_is_valid_and_large() -> None:
     brackets = hostile.make_brackets(size_bytes=3000)
     assert len(json.loads(brackets)["input"]["json"]) == 1001
     texts = json.loads(hostile.make_tensor_texts(size_bytes=1000))
     assert max(map(len, texts)) == 500
 
 
-def test_the_long_hostile_recording_is_as_long_as_its_file_header_states() -> None:
+def test_long_recording_equals_its_header() -> None:
     sound = hostile.make_long_sound(data_bytes=400)
     assert struct.unpack("<I", sound[40:44]) == (400,)
     assert len(sound) == 444
 
 
-def test_the_fake_dns_resolver_hangs_only_for_host_names_in_the_silent_test_domain() -> None:
+def test_resolver_hangs_only_in_silent_domain() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -416,7 +402,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memory() -> None:
+def test_slope_ignores_initial_memory() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None
@@ -425,7 +411,7 @@ def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memor
     assert slope.grows(2 * MIB)
 
 
-def test_the_memory_slope_ignores_short_peaks_and_growth_during_the_warm_up() -> None:
+def test_slope_ignores_peaks_and_warm_up() -> None:
     grown = life(0, 1, 100 * MIB, 200 * MIB)
     flat = life(60, 10, 300 * MIB, 0)
     slope = fit([Life(grown.samples + flat.samples)], 1, warm_up_seconds=60)
@@ -435,23 +421,21 @@ def test_the_memory_slope_ignores_short_peaks_and_growth_during_the_warm_up() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_is_a_quarter_of_the_kill_free_phase_but_at_least_a_minute(
-    minutes: float, seconds: float
-) -> None:
+def test_warm_up_is_quarter_or_a_minute(minutes: float, seconds: float) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds
 
 
-def test_a_memory_slope_with_a_large_statistical_error_counts_as_neither_growing_nor_flat() -> None:
+def test_uncertain_slope_is_not_growing() -> None:
     slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
     assert not slope.grows(4.0)
     assert not slope.is_flat(4.0)
 
 
-def test_no_memory_slope_is_computed_for_a_process_that_runs_too_briefly() -> None:
+def test_brief_process_has_no_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_the_wait_time_of_a_small_job_is_attributed_to_current_attacks_and_recent_faults() -> None:
+def test_wait_is_attributed_to_attacks_and_faults() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

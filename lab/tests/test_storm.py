@@ -22,29 +22,27 @@ def run_storm(data: Path, *options: str) -> str:
 
 
 @engines
-def test_each_accepted_job_of_a_storm_ends_exactly_once(tmp_path: Path, engine: str) -> None:
+def test_each_accepted_job_ends_once(tmp_path: Path, engine: str) -> None:
     options = ("--engine", engine, "--jobs", "60", "--kills", "4", "--seed", "1")
     printed = run_storm(tmp_path, *options)
     assert "accepted                  60 of 60\n" in printed
 
 
 @engines
-def test_jobs_that_are_cancelled_right_after_submission_end_as_cancelled_if_no_worker_runs(
-    tmp_path: Path, engine: str
-) -> None:
+def test_jobs_cancelled_at_once_end_as_cancelled(tmp_path: Path, engine: str) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed
 
 
 @pytest.mark.thorough
-def test_only_jobs_that_kill_their_worker_are_dead_lettered(tmp_path: Path) -> None:
+def test_only_killers_are_dead_lettered(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--killers", "5", "--jobs", "100", "--seed", "1")
     assert "\nended                     failed 5, succeeded 95\n" in printed
     assert "\ndead-lettered             5 of 5 killers\n" in printed
 
 
 @pytest.mark.thorough
-def test_all_jobs_succeed_although_service_bus_is_throttled(tmp_path: Path) -> None:
+def test_throttled_jobs_succeed(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
     assert "\nanswered                  50 of 50\n" in printed
     assert "\ndead-lettered             0\n" in printed

@@ -61,29 +61,23 @@ async def ask(port: int) -> bytes:
     return answer.strip()
 
 
-async def test_the_balancer_connects_to_each_backend_in_turn(port: int) -> None:
+async def test_backends_take_turns(port: int) -> None:
     answers = [await ask(port) for _ in range(4)]
     assert sorted(answers) == [b"a", b"a", b"b", b"b"]
 
 
-async def test_the_balancer_skips_a_backend_that_does_not_accept_connections(
-    backends: list[Backend], port: int
-) -> None:
+async def test_dead_backend_is_skipped(backends: list[Backend], port: int) -> None:
     backends[0].die()
     assert {await ask(port) for _ in range(4)} == {b"b"}
 
 
-async def test_the_balancer_closes_a_connection_if_all_backends_are_dead(
-    backends: list[Backend], port: int
-) -> None:
+async def test_connection_without_backend_is_closed(backends: list[Backend], port: int) -> None:
     for backend in backends:
         backend.die()
     assert await ask(port) == b""
 
 
-async def test_the_balancer_closes_the_connections_of_a_backend_that_dies(
-    backends: list[Backend], port: int
-) -> None:
+async def test_dying_backend_closes_its_connections(backends: list[Backend], port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"who\n")
     assert await reader.readline()

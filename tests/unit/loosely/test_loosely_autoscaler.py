@@ -33,29 +33,25 @@ class TestProposal:
             pytest.param(3, 8600, 2900, 3, id="TestReplicaCalcTolerancePerPodCMExternal"),
         ],
     )
-    def test_the_proposed_number_of_replicas_matches_the_test_cases_of_kubernetes(
+    def test_matches_cases_of_kubernetes(
         self, replicas: int, metric: int, target: int, expected: int
     ) -> None:
         assert propose_replicas(replicas, metric, target, 0.1) == expected
 
     @pytest.mark.parametrize(("metric", "expected"), [(200, 2), (50, 1), (105, 1), (111, 2)])
-    def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
-        self, metric: int, expected: int
-    ) -> None:
+    def test_matches_documentation_of_kubernetes(self, metric: int, expected: int) -> None:
         """The tolerance is 10 %, so a replica is added at 111 % of the target, but not at 105 %."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
-    def test_a_new_number_of_replicas_is_the_metric_divided_by_the_target_and_rounded_up(
-        self, replicas: int, metric: int, target: int
-    ) -> None:
+    def test_is_metric_per_target_rounded_up(self, replicas: int, metric: int, target: int) -> None:
         found = propose_replicas(replicas, metric, target, 0.1)
         assert found in {replicas, math.ceil(metric / target)}
         assert abs(metric - found * target) <= max(target, 0.1 * target * replicas)
 
 
 class TestAutoscaler:
-    def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
+    def test_scale_down_matches_documented_example(self) -> None:
         """Each minute, the autoscaler may stop 10 % of the pods, or 4 pods if that is more.
 
         For example, it stops 8 of 80 pods, and 4 of 30 pods.
@@ -75,7 +71,7 @@ class TestAutoscaler:
         assert steps[:5] == [4] * 5
         assert seen[-1] == 10
 
-    def test_a_scaling_policy_limits_how_many_replicas_can_be_removed_in_each_period(self) -> None:
+    def test_policy_limits_removals_in_each_period(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []
@@ -84,18 +80,14 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
-    def test_the_default_scale_up_adds_four_replicas_or_doubles_the_number_whichever_is_more(
-        self,
-    ) -> None:
+    def test_default_scale_up_adds_four_or_doubles(self) -> None:
         autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
         for sync in range(5):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
             seen.append(replicas)
         assert seen == [5, 10, 20, 40, 80]
 
-    def test_scale_down_keeps_the_highest_replica_count_recommended_in_the_last_five_minutes(
-        self,
-    ) -> None:
+    def test_scale_down_keeps_highest_of_five_minutes(self) -> None:
         autoscaler, replicas = Autoscaler(ScaledObject()), 4
         seen = {}
         for sync in range(30):
@@ -108,21 +100,19 @@ class TestAutoscaler:
         assert seen[345.0] == 3
         assert seen[360.0] == 1, "the recommendation of 3 is five minutes old, too"
 
-    def test_scale_up_stops_at_the_lowest_replica_count_recommended_in_the_stabilization_window(
-        self,
-    ) -> None:
+    def test_scale_up_stops_at_lowest_in_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
         autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
         assert seen == [1, 1, 1, 1, 4, 4], "the first recommendation is the present number"
 
-    def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
+    def test_zero_replicas_stay_zero(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_the_queue_with_the_most_messages_determines_the_number_of_replicas(self) -> None:
+    def test_longest_queue_decides(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
 
-    def test_an_unknown_queue_length_prevents_scaling_down_but_not_scaling_up(self) -> None:
+    def test_unknown_length_prevents_only_scale_down(self) -> None:
         scaling = ScaledObject(behavior=AT_ONCE)
         assert Autoscaler(scaling).decide(0.0, 4, [5, None]) == 4
         assert Autoscaler(scaling).decide(0.0, 4, [None]) == 4
@@ -132,9 +122,7 @@ class TestAutoscaler:
         st.integers(1, 20),
         st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
     )
-    def test_the_autoscaler_limits_each_scale_up_and_keeps_replicas_within_the_bounds(
-        self, start: int, counts: list[int | None]
-    ) -> None:
+    def test_replicas_stay_within_bounds(self, start: int, counts: list[int | None]) -> None:
         scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
         autoscaler, replicas = Autoscaler(scaling), start
         for sync, count in enumerate(counts):
@@ -145,11 +133,11 @@ class TestAutoscaler:
 
 
 class TestActivation:
-    def test_keda_keeps_the_minimum_number_of_replicas_if_the_queues_are_empty(self) -> None:
+    def test_empty_queues_keep_minimum(self) -> None:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 
-    def test_the_keda_cooldown_starts_at_the_last_activity(self) -> None:
+    def test_cooldown_starts_at_last_activity(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [9]) == 1
         assert activation.decide(30.0, 1, [9]) == 1
@@ -157,12 +145,12 @@ class TestActivation:
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
 
-    def test_an_unknown_queue_length_does_not_change_the_number_of_replicas(self) -> None:
+    def test_unknown_length_changes_nothing(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(900.0, 3, [None]) == 3
         assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
 
-    def test_an_unknown_queue_length_does_not_restart_the_cooldown(self) -> None:
+    def test_unknown_length_does_not_restart_cooldown(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [1, 0]) == 1
         assert activation.decide(200.0, 1, [1, None]) == 1
@@ -170,9 +158,7 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_replicas_scale_up_from_zero_during_a_burst_of_messages_and_return_to_zero_afterwards(
-        self,
-    ) -> None:
+    def test_burst_scales_from_zero_and_back(self) -> None:
         """The queue has 100 messages from 30 s to 200 s.
 
         KEDA decides every 30 s, and the autoscaler decides every 15 s.
@@ -188,9 +174,7 @@ class TestScaler:
         assert seen[510.0] == 0
 
     @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), min_size=1, max_size=80))
-    def test_the_replica_count_stays_within_the_bounds_and_falls_to_zero_if_the_queue_stays_empty(
-        self, counts: list[int | None]
-    ) -> None:
+    def test_replicas_end_at_zero_on_empty_queue(self, counts: list[int | None]) -> None:
         scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)
         for second, count in enumerate(counts):
             replicas = scaler.step(10.0 * second, [count])
@@ -211,6 +195,6 @@ class TestScaler:
         {"polling_interval_seconds": 0},
     ],
 )
-def test_invalid_or_contradictory_scaling_settings_are_refused(numbers: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"messages|replicas|interval"):
         ScaledObject(**numbers)

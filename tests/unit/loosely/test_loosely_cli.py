@@ -60,7 +60,7 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_submit_command_shows_the_result_of_a_classifier_as_a_table(
+def test_submit_shows_labels_as_table(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -72,7 +72,7 @@ def test_the_submit_command_shows_the_result_of_a_classifier_as_a_table(
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_the_submit_command_polls_the_job_until_the_job_has_ended(
+def test_submit_polls_until_job_has_ended(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -98,7 +98,7 @@ def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     ]
 
 
-def test_the_submit_command_with_the_option_json_prints_the_job_document_unchanged(
+def test_submit_json_prints_job_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
@@ -110,7 +110,7 @@ def test_the_submit_command_with_the_option_json_prints_the_job_document_unchang
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
+def test_submit_detach_prints_only_job_id(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
@@ -122,7 +122,7 @@ def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_the_submit_command_repeats_a_lost_submit_with_its_key(
+def test_lost_submit_is_repeated_with_its_key(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loosely.cli.connection._RETRY", Retry(total_seconds=0))
@@ -135,7 +135,7 @@ def test_the_submit_command_repeats_a_lost_submit_with_its_key(
 
 
 @pytest.mark.parametrize("accepts", [False, True])
-def test_the_submit_command_never_loses_a_job(
+def test_submit_says_how_to_find_job_again(
     runner: CliRunner,
     gateway: ScriptedGateway,
     picture: str,
@@ -154,9 +154,7 @@ def test_the_submit_command_never_loses_a_job(
     assert found in done.stderr
 
 
-def test_the_submit_command_reads_standard_input_if_the_file_name_is_a_hyphen(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = runner.invoke(
         app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
@@ -167,7 +165,7 @@ def test_the_submit_command_reads_standard_input_if_the_file_name_is_a_hyphen(
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
+def test_submit_explains_refusal_and_advises(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -183,7 +181,7 @@ def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
     )
 
 
-def test_the_submit_command_with_the_option_json_prints_a_problem_document_unchanged(
+def test_submit_json_prints_problem_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -195,7 +193,7 @@ def test_the_submit_command_with_the_option_json_prints_a_problem_document_uncha
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
 
-def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
+def test_control_characters_are_replaced(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -212,9 +210,7 @@ def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
     assert "cat" in done.stdout
 
 
-def test_the_status_command_prints_the_details_of_a_job(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_status_prints_details(runner: CliRunner, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
@@ -252,9 +248,7 @@ trace {"ab" * 16}
 """
 
 
-def test_the_status_command_draws_the_timeline_of_a_job(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_status_draws_timeline(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
     assert done.exit_code == 0, done.output
@@ -263,15 +257,13 @@ def test_the_status_command_draws_the_timeline_of_a_job(
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
 
 
-def test_the_status_command_prints_the_json_of_a_timeline(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_status_prints_timeline_as_json(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--json", "--url", gateway.url])
     assert json.loads(done.stdout) == timeline_document()
 
 
-def test_a_malformed_timeline_cannot_control_the_terminal_or_make_the_status_command_fail(
+def test_malformed_timeline_cannot_control_terminal(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     hostile = {
@@ -293,15 +285,13 @@ def test_a_malformed_timeline_cannot_control_the_terminal_or_make_the_status_com
     assert "[red]gpu" in done.stdout
 
 
-def test_the_status_command_exits_with_status_76_if_the_timeline_document_is_malformed(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_timeline_without_total_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
     done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
     assert done.exit_code == 76, done.output
 
 
-def test_the_submit_command_exits_with_status_1_if_the_job_expires(
+def test_submit_of_expired_job_exits_with_1(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -315,9 +305,7 @@ def test_the_submit_command_exits_with_status_1_if_the_job_expires(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_the_result_command_shows_the_result_of_a_classifier_as_a_table(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_result_shows_labels_as_table(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
@@ -326,7 +314,7 @@ def test_the_result_command_shows_the_result_of_a_classifier_as_a_table(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_a_classifier_result_with_an_invalid_score_is_printed_as_json(
+def test_labels_with_invalid_score_are_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
@@ -336,7 +324,7 @@ def test_a_classifier_result_with_an_invalid_score_is_printed_as_json(
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
-def test_the_result_command_writes_a_binary_result_to_a_file(
+def test_result_writes_binary_to_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
@@ -347,9 +335,7 @@ def test_the_result_command_writes_a_binary_result_to_a_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_the_result_command_exits_with_status_75_if_the_job_has_not_ended(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_result_of_running_job_exits_with_75(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
@@ -357,9 +343,7 @@ def test_the_result_command_exits_with_status_75_if_the_job_has_not_ended(
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_the_cancel_command_prints_the_job_with_the_status_cancelling(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_cancel_prints_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
 
@@ -371,9 +355,7 @@ def test_the_cancel_command_prints_the_job_with_the_status_cancelling(
     )
 
 
-def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_list_prints_jobs_up_to_limit(runner: CliRunner, gateway: ScriptedGateway) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
     gateway.responses = [json_response(200, page)]
     done = runner.invoke(
@@ -389,9 +371,7 @@ def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
     ]
 
 
-def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_list_sends_filters(runner: CliRunner, gateway: ScriptedGateway) -> None:
     job = job_document("failed", label="order\x1b 1", tenant="acme")
     gateway.responses = [json_response(200, {"jobs": [job], "next_cursor": None})]
     filters = {
@@ -420,9 +400,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_the_list_command_prints_the_earliest_searched_time_if_the_page_limit_is_reached(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_list_says_how_far_it_has_searched(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         json_response(
             200,
@@ -437,18 +415,14 @@ def test_the_list_command_prints_the_earliest_searched_time_if_the_page_limit_is
     assert len(gateway.requests) == 2
 
 
-def test_a_list_command_with_an_invalid_time_sends_no_request(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_list_with_invalid_time_sends_nothing(runner: CliRunner, gateway: ScriptedGateway) -> None:
     done = runner.invoke(app, ["list", "--after", "yesterday", "--url", gateway.url])
     assert done.exit_code == 2
     assert "is not a time" in done.stderr
     assert gateway.requests == []
 
 
-def test_the_submit_command_sends_the_label(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
-) -> None:
+def test_submit_sends_label(runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path) -> None:
     file = tmp_path / "input.txt"
     file.write_text("x")
     gateway.responses = [json_response(200, {**SUCCEEDED, "label": "a b"})]
@@ -459,9 +433,7 @@ def test_the_submit_command_sends_the_label(
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
-def test_the_status_command_shows_the_progress_and_the_position_in_the_queue(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_status_shows_progress_and_position(runner: CliRunner, gateway: ScriptedGateway) -> None:
     queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
     gateway.responses = [
         json_response(
@@ -477,7 +449,7 @@ def test_the_status_command_shows_the_progress_and_the_position_in_the_queue(
     assert "no worker can load the model: tell the operator" in shown[2]
 
 
-def test_the_submit_command_says_once_that_no_worker_can_load_the_model(
+def test_submit_warns_once_of_broken_model(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     phases = ("queued", "model_broken", "queued", "model_broken")
@@ -489,7 +461,7 @@ def test_the_submit_command_says_once_that_no_worker_can_load_the_model(
     assert done.stderr.count("no worker can load the model") == 1
 
 
-def test_the_submit_command_sends_json_and_text_parameters(
+def test_submit_sends_json_and_text_parameters(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -500,7 +472,7 @@ def test_the_submit_command_sends_json_and_text_parameters(
     assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
 
 
-def test_the_submit_command_says_how_to_correct_a_refused_parameter(
+def test_submit_says_how_to_correct_parameter(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     detail = "parameters/name: expected a string, found 12"
@@ -539,7 +511,7 @@ TYPE = "unsupported-media-type"
         (problem_response(422, "invalid-input", "webhook.url: not public"), ": not public"),
     ],
 )
-def test_the_advice_of_the_submit_command_fits_the_problem(
+def test_submit_advice_fits_problem(
     runner: CliRunner,
     gateway: ScriptedGateway,
     picture: str,
@@ -551,7 +523,7 @@ def test_the_advice_of_the_submit_command_fits_the_problem(
     assert done.stderr.endswith(f"{advice}\n")
 
 
-def test_the_submit_command_sends_the_files_of_named_inputs(
+def test_submit_sends_named_inputs(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path
 ) -> None:
     mask = tmp_path / "mask.png"
@@ -576,7 +548,7 @@ def test_the_submit_command_sends_the_files_of_named_inputs(
         (["--input", f"a={__file__}", "--input", f"a={__file__}"], "a is given twice"),
     ],
 )
-def test_the_submit_command_refuses_malformed_parameters_and_named_inputs(
+def test_submit_refuses_malformed_options(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, given: list[str], said: str
 ) -> None:
     done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
@@ -585,7 +557,7 @@ def test_the_submit_command_refuses_malformed_parameters_and_named_inputs(
     assert gateway.requests == []
 
 
-def test_the_submit_command_refuses_a_json_file_with_a_syntax_error(
+def test_submit_refuses_invalid_json(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     file = tmp_path / "input.json"
@@ -596,9 +568,7 @@ def test_the_submit_command_refuses_a_json_file_with_a_syntax_error(
     assert gateway.requests == []
 
 
-def test_the_models_command_prints_a_table_of_models(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_models_prints_table(runner: CliRunner, gateway: ScriptedGateway) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
     gateway.responses = [json_response(200, {"models": [model]})]
     done = runner.invoke(app, ["models", "--url", gateway.url])
@@ -608,7 +578,7 @@ def test_the_models_command_prints_a_table_of_models(
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_a_command_sends_the_api_key_and_does_not_print_the_api_key(
+def test_api_key_is_sent_and_not_printed(
     runner: CliRunner, gateway: ScriptedGateway, by: str
 ) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
@@ -624,9 +594,7 @@ def test_a_command_sends_the_api_key_and_does_not_print_the_api_key(
     assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_a_command_exits_with_status_76_if_the_response_is_not_from_a_gateway(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_foreign_response_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [ScriptedResponse(200, b"<html>")]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
     assert done.exit_code == 76
@@ -644,13 +612,11 @@ def test_a_command_exits_with_status_76_if_the_response_is_not_from_a_gateway(
         ["nonsense"],
     ],
 )
-def test_a_command_with_invalid_arguments_exits_with_status_2(
-    runner: CliRunner, arguments: list[str]
-) -> None:
+def test_invalid_arguments_exit_with_2(runner: CliRunner, arguments: list[str]) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
 
 
-def test_a_command_exits_with_status_69_if_the_gateway_is_unreachable(tmp_path: Path) -> None:
+def test_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9"],
         check=False,
@@ -664,9 +630,7 @@ def test_a_command_exits_with_status_69_if_the_gateway_is_unreachable(tmp_path: 
     assert "loosely up" in done.stderr
 
 
-def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_client(
-    tmp_path: Path,
-) -> None:
+def test_package_imports_no_dependency(tmp_path: Path) -> None:
     code = (
         "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
         "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
@@ -682,7 +646,7 @@ def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_c
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_loosely_up_does_not_import_modules_that_only_other_commands_need(tmp_path: Path) -> None:
+def test_up_imports_only_what_it_needs(tmp_path: Path) -> None:
     code = (
         "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
         "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"
@@ -699,17 +663,13 @@ def test_loosely_up_does_not_import_modules_that_only_other_commands_need(tmp_pa
     assert done.stdout.split() == []
 
 
-def test_a_misspelled_command_is_refused_with_the_name_of_a_similar_command(
-    runner: CliRunner,
-) -> None:
+def test_misspelled_command_names_similar_one(runner: CliRunner) -> None:
     refused = runner.invoke(app, ["sumbit"])
     assert refused.exit_code == 2
     assert "submit" in refused.output
 
 
-def test_the_version_option_prints_the_version_and_the_help_option_prints_the_help(
-    runner: CliRunner,
-) -> None:
+def test_version_and_help_are_printed(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
@@ -750,14 +710,14 @@ def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tupl
         (("docs", "--url", "https://api.example/base/"), "https://api.example/base/docs"),
     ],
 )
-def test_the_open_command_shows_a_page_in_the_browser(
+def test_open_shows_page_in_browser(
     tmp_path: Path, arguments: tuple[str, ...], address: str
 ) -> None:
     code, output, opened = open_in_browser(tmp_path, *arguments)
     assert (code, output, opened) == (0, f"{address}\n", address)
 
 
-def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_path: Path) -> None:
+def test_open_without_browser_prints_address(tmp_path: Path) -> None:
     code, output, _ = open_in_browser(tmp_path, "docs", exit_code=1)
     assert code == 1
     assert output.startswith("http://127.0.0.1:7071/docs\n")
@@ -771,7 +731,7 @@ def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_pa
         (("docs", "--url", "file:///etc/passwd"), "is not an http:// or https:// URL"),
     ],
 )
-def test_the_open_command_refuses_an_unknown_page_and_a_url_that_is_not_http(
+def test_open_refuses_unknown_page_and_url(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     code, output, opened = open_in_browser(tmp_path, *arguments)
@@ -801,7 +761,7 @@ def logs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("logs")
-def test_the_logs_command_shows_all_logs_by_time(runner: CliRunner) -> None:
+def test_logs_are_sorted_by_time(runner: CliRunner) -> None:
     done = runner.invoke(app, ["logs"])
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
@@ -812,7 +772,7 @@ def test_the_logs_command_shows_all_logs_by_time(runner: CliRunner) -> None:
 
 
 @pytest.mark.usefixtures("logs")
-def test_the_logs_command_shows_what_concerns_a_job(runner: CliRunner) -> None:
+def test_logs_of_one_job(runner: CliRunner) -> None:
     done = runner.invoke(app, ["logs", "worker", "--job", "a1"])
     assert [line[:10] for line in done.stdout.splitlines()] == [
         *("2026-03-01", "2026-03-01", "    Traceb", "    ValueE")
@@ -821,7 +781,7 @@ def test_the_logs_command_shows_what_concerns_a_job(runner: CliRunner) -> None:
     assert runner.invoke(app, ["logs", "wrker"]).exit_code == 1
 
 
-def test_the_logs_command_follows_the_logs(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_followed(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view, steps = LogView(logs, "worker", None), iter([b"half a line", b"\n", None])
     assert len(view.read_new()) == 2
 
@@ -836,7 +796,7 @@ def test_the_logs_command_follows_the_logs(logs: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "half a line\n"
 
 
-def test_json_on_a_terminal_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_on_terminal_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -844,7 +804,7 @@ def test_json_on_a_terminal_has_no_control_characters(monkeypatch: pytest.Monkey
     assert terminal.getvalue() == '{"a": "\ufffd31m\ufffd]0;title"}\n'
 
 
-def test_each_command_that_asks_the_gateway_has_the_option_json() -> None:
+def test_each_command_with_url_has_json() -> None:
     def commands(group: Any, path: str) -> Iterator[tuple[str, list[str]]]:
         context = typer.Context(group)
         for name in group.list_commands(context):
@@ -859,7 +819,7 @@ def test_each_command_that_asks_the_gateway_has_the_option_json() -> None:
     assert without == {"open"}  # prints an address
 
 
-def test_the_keys_new_command_prints_a_key_and_its_entry(runner: CliRunner) -> None:
+def test_keys_new_prints_key_and_entry(runner: CliRunner) -> None:
     done = runner.invoke(
         app, ["keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json"]
     )
@@ -871,14 +831,14 @@ def test_the_keys_new_command_prints_a_key_and_its_entry(runner: CliRunner) -> N
     assert refused.exit_code == 2
 
 
-def test_the_list_command_shows_error_codes(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_shows_error_codes(runner: CliRunner, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "message": "no"})
     gateway.responses = [json_response(200, {"jobs": [failed, SUCCEEDED], "next_cursor": None})]
     done = runner.invoke(app, ["list", "--url", gateway.url])
     assert ["inference-failed" in line for line in done.stdout.splitlines()] == [True, False]
 
 
-def test_the_submit_command_prints_a_text_result_as_text(
+def test_submit_prints_text_result(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     job = {**SUCCEEDED, "result": 'She said "yes".\nThe \x1bend.'}
@@ -895,9 +855,7 @@ def test_the_submit_command_prints_a_text_result_as_text(
         ("invalid-input", {"pointer": "/parameters/top"}, "correct --param"),
     ],
 )
-def test_the_advice_of_an_error_fits_its_problem(
-    code: str, members: dict[str, Any], advice: str
-) -> None:
+def test_advice_fits_problem(code: str, members: dict[str, Any], advice: str) -> None:
     document = {"code": code, "detail": "no", **members}
     problem = read_problem(400, json.dumps(document).encode(), None)
     assert problem is not None
@@ -912,7 +870,5 @@ def test_the_advice_of_an_error_fits_its_problem(
         ("https://example.org", True, "see the gateway's log"),
     ],
 )
-def test_the_advice_for_an_unreachable_gateway_fits_its_url(
-    url: str, advice: str, *, is_sent: bool
-) -> None:
+def test_advice_fits_unreachable_url(url: str, advice: str, *, is_sent: bool) -> None:
     assert advice in format_error(GatewayUnreachable(url, "why", is_sent=is_sent))

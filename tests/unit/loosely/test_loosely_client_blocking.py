@@ -18,7 +18,7 @@ from tests.unit.loosely.scripted_gateway import (
 PAGE = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
 
 
-def test_a_blocking_client_works_inside_a_running_event_loop(gateway: ScriptedGateway) -> None:
+def test_works_inside_running_event_loop(gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, PAGE)]
 
     async def list_in_loop() -> list[str]:
@@ -28,9 +28,7 @@ def test_a_blocking_client_works_inside_a_running_event_loop(gateway: ScriptedGa
     assert asyncio.run(list_in_loop()) == ["succeeded", "queued", "succeeded"]
 
 
-def test_the_client_fetches_no_more_pages_if_the_caller_stops_iterating_over_the_job_list(
-    gateway: ScriptedGateway,
-) -> None:
+def test_stopped_iteration_fetches_no_page(gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, PAGE)]
     with Client(gateway.url) as client:
         jobs = client.jobs()
@@ -39,7 +37,7 @@ def test_the_client_fetches_no_more_pages_if_the_caller_stops_iterating_over_the
     assert len(gateway.requests) == 1
 
 
-def test_a_blocking_client_raises_a_runtime_error_if_an_operation_needs_an_event_loop() -> None:
+def test_operation_that_suspends_is_refused() -> None:
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 

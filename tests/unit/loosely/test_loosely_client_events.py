@@ -18,9 +18,7 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_each_change_of_status_or_progress_yields_one_event(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_each_change_yields_one_event(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(200, QUEUED),
         json_response(200, QUEUED),
@@ -39,7 +37,7 @@ def test_each_change_of_status_or_progress_yields_one_event(
     ]
 
 
-def test_the_client_requests_the_first_event_without_waiting_and_later_events_by_long_polling(
+def test_later_events_are_long_polled(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -57,16 +55,12 @@ def test_the_client_requests_the_first_event_without_waiting_and_later_events_by
     assert clock.slept == [2.0], "the client pauses if the gateway responds at once"
 
 
-def test_a_job_that_has_ended_yields_exactly_one_final_event(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_ended_job_yields_only_final_event(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     assert [event.kind for event in connect(gateway.url).events(JOB_ID)] == ["final"]
 
 
-def test_iterating_the_events_of_an_unknown_job_raises_not_found(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_unknown_job_raises_not_found(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     with pytest.raises(NotFound):
         connect(gateway.url).events(JOB_ID)

@@ -25,7 +25,7 @@ def as_base64(data: bytes, media_type: str) -> dict[str, str]:
     return {"base64": base64.b64encode(data).decode(), "media_type": media_type}
 
 
-def test_a_job_with_named_inputs_is_submitted_as_a_json_body_with_its_options(
+def test_named_inputs_are_in_json_body(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path
 ) -> None:
     mask, table = tmp_path / "mask.png", tmp_path / "table.json"
@@ -49,9 +49,7 @@ def test_a_job_with_named_inputs_is_submitted_as_a_json_body_with_its_options(
         }
 
 
-def test_only_the_large_inputs_of_a_job_with_named_inputs_are_uploaded(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_only_large_inputs_are_uploaded(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
         ScriptedResponse(201, b""),
@@ -67,9 +65,7 @@ def test_only_the_large_inputs_of_a_job_with_named_inputs_are_uploaded(
     }
 
 
-def test_all_inputs_are_uploaded_if_the_gateway_refuses_the_request_as_too_large(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_refused_body_uploads_all_inputs(gateway: ScriptedGateway, connect: Connect) -> None:
     refusal = problem_response(413, "payload-too-large", "up to 10 bytes")
     slots = [
         response
@@ -92,9 +88,7 @@ def test_all_inputs_are_uploaded_if_the_gateway_refuses_the_request_as_too_large
         connect(gateway.url).run(JPEG, "compared", inputs={"mask": PNG})
 
 
-def test_a_request_for_an_upload_for_a_named_input_contains_the_name_of_the_input(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_upload_names_its_input(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
         ScriptedResponse(201, b""),

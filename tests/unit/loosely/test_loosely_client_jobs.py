@@ -53,9 +53,7 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_client_submit_sends_the_input_and_all_options(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_submit_sends_input_and_options(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, QUEUED)]
     job = connect(gateway.url, api_key=KEY).submit(
         JPEG,
@@ -81,7 +79,7 @@ def test_client_submit_sends_the_input_and_all_options(
 
 
 @pytest.mark.parametrize("is_file", [False, True])
-def test_the_client_sends_a_json_input_unchanged_inside_the_json_request_body(
+def test_json_input_is_sent_unchanged(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path, *, is_file: bool
 ) -> None:
     gateway.responses = [json_response(202, QUEUED)]
@@ -95,7 +93,7 @@ def test_the_client_sends_a_json_input_unchanged_inside_the_json_request_body(
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b'1}, "priority": "low"', b"\xff\xfe1\x00"])
-def test_the_client_refuses_invalid_json_if_the_media_type_of_the_input_is_json(
+def test_invalid_json_input_is_refused(
     gateway: ScriptedGateway, connect: Connect, content: bytes
 ) -> None:
     with pytest.raises(ValueError, match="the input is not JSON"):
@@ -103,16 +101,14 @@ def test_the_client_refuses_invalid_json_if_the_media_type_of_the_input_is_json(
     assert gateway.requests == []
 
 
-def test_the_client_refuses_a_str_as_the_input_of_a_job(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_str_as_input_is_refused(gateway: ScriptedGateway, connect: Connect) -> None:
     with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
         connect(gateway.url).submit("cat.jpg", "m")
     assert gateway.requests == []
 
 
 @pytest.mark.parametrize("value", [{"numbers": [1]}, [1], 1, None])
-def test_the_error_for_a_json_value_passed_as_the_input_says_how_to_submit_the_value(
+def test_value_as_input_is_refused_with_advice(
     gateway: ScriptedGateway, connect: Connect, value: Any
 ) -> None:
     with pytest.raises(TypeError, match=r"pass json.dumps\(source\).encode\(\) and media_type"):
@@ -120,7 +116,7 @@ def test_the_error_for_a_json_value_passed_as_the_input_says_how_to_submit_the_v
     assert gateway.requests == []
 
 
-def test_a_request_that_the_client_repeats_keeps_its_idempotency_key(
+def test_repeated_submit_keeps_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -142,7 +138,7 @@ def test_a_request_that_the_client_repeats_keeps_its_idempotency_key(
         assert widest / 2 <= slept <= widest
 
 
-def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
+def test_retry_after_is_waited_for(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
@@ -154,7 +150,7 @@ def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
     assert clock.slept == [7.0]
 
 
-def test_the_client_does_not_retry_if_the_time_in_the_retry_after_header_exceeds_the_retry_limit(
+def test_long_retry_after_ends_retries(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
@@ -165,7 +161,7 @@ def test_the_client_does_not_retry_if_the_time_in_the_retry_after_header_exceeds
     assert clock.slept == []
 
 
-def test_the_client_stops_retrying_an_unreachable_gateway_at_the_retry_limit(
+def test_retries_end_at_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [HANG_UP]
@@ -188,7 +184,7 @@ def test_the_client_stops_retrying_an_unreachable_gateway_at_the_retry_limit(
         (418, "teapot-of-the-future", RequestRefused),
     ],
 )
-def test_the_client_does_not_repeat_a_refused_request(
+def test_refused_request_is_not_repeated(
     gateway: ScriptedGateway, connect: Connect, status: int, code: str, kind: type[Problem]
 ) -> None:
     gateway.responses = [problem_response(status, code, "no", trace_id="t", retryable=False)]
@@ -209,7 +205,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_the_final_status_of_a_job_without_a_result_determines_which_exception_is_raised(  # noqa: PLR0917 - the table's columns
+def test_final_status_determines_exception(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -232,9 +228,7 @@ def test_the_final_status_of_a_job_without_a_result_determines_which_exception_i
     assert caught.value.code == code
 
 
-def test_client_run_continues_to_wait_after_lost_connections_and_gateway_restarts(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_run_survives_lost_connections(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(202, QUEUED, retry_after="1"),
         HANG_UP,
@@ -250,7 +244,7 @@ def test_client_run_continues_to_wait_after_lost_connections_and_gateway_restart
     assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_the_wait_method_waits_between_polls_if_the_gateway_responds_immediately(
+def test_wait_pauses_between_immediate_polls(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -262,9 +256,7 @@ def test_the_wait_method_waits_between_polls_if_the_gateway_responds_immediately
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_timeout_error_of_client_run_contains_the_job_id(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_timeout_of_run_has_job_id(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
     with pytest.raises(WaitTimedOut, match="has not ended after 10 s") as caught:
         connect(gateway.url).run(JPEG, "classifier", wait_seconds=10)
@@ -272,17 +264,13 @@ def test_the_timeout_error_of_client_run_contains_the_job_id(
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_client_run_stops_retrying_an_unreachable_gateway_after_the_waiting_time(
-    connect: Connect, clock: SleepClock
-) -> None:
+def test_run_gives_up_after_wait_seconds(connect: Connect, clock: SleepClock) -> None:
     with pytest.raises(GatewayUnreachable):
         connect("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
     assert clock.now <= 5
 
 
-def test_an_error_while_the_client_waits_for_a_job_contains_the_job_id(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_error_of_wait_has_job_id(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
     with pytest.raises(UnexpectedAnswer) as caught:
         connect(gateway.url).run(JPEG, "classifier")
@@ -290,7 +278,7 @@ def test_an_error_while_the_client_waits_for_a_job_contains_the_job_id(
     assert JOB_ID in str(caught.value)
 
 
-def test_a_wait_survives_restarts_that_are_a_minute_apart(
+def test_wait_survives_restarts_a_minute_apart(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     def advance() -> None:
@@ -302,9 +290,7 @@ def test_a_wait_survives_restarts_that_are_a_minute_apart(
     assert clock.now > 200
 
 
-def test_a_lost_submit_error_contains_the_idempotency_key(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_lost_submit_error_has_idempotency_key(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [HANG_UP]
     with pytest.raises(GatewayUnreachable) as caught:
         connect(gateway.url).submit(JPEG, "classifier")
@@ -312,9 +298,7 @@ def test_a_lost_submit_error_contains_the_idempotency_key(
     assert f"submit it again with the key {caught.value.idempotency_key}" in str(caught.value)
 
 
-def test_a_wrong_base_url_is_reported_within_five_seconds(
-    connect: Connect, clock: SleepClock
-) -> None:
+def test_wrong_url_is_reported_within_5_seconds(connect: Connect, clock: SleepClock) -> None:
     with pytest.raises(GatewayUnreachable) as caught:
         connect("http://127.0.0.1:9").run(JPEG, "classifier")
     assert clock.now <= 5
@@ -322,7 +306,7 @@ def test_a_wrong_base_url_is_reported_within_five_seconds(
     assert caught.value.idempotency_key is None
 
 
-def test_the_async_client_bounds_its_requests_and_waits_for_its_own_connections() -> None:
+def test_async_requests_are_bounded() -> None:
     pool_timeouts: set[float | None] = set()
     open_now = most_open = 0
     is_full, may_answer = asyncio.Event(), asyncio.Event()
@@ -354,7 +338,7 @@ def test_the_async_client_bounds_its_requests_and_waits_for_its_own_connections(
     assert pool_timeouts == {None}
 
 
-def test_client_upload_raises_unexpected_answer_if_the_upload_headers_are_invalid(
+def test_upload_with_invalid_headers_is_unexpected(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
@@ -363,17 +347,13 @@ def test_client_upload_raises_unexpected_answer_if_the_upload_headers_are_invali
         connect(gateway.url).upload(JPEG, "classifier")
 
 
-def test_client_cancel_returns_the_job_with_the_status_cancelling(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_cancel_returns_job(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
     assert gateway.requests[0].method == "DELETE"
 
 
-def test_client_timeline_returns_the_steps_and_the_deliveries_of_a_job(
-    connect: Connect, gateway: ScriptedGateway
-) -> None:
+def test_timeline_has_steps_and_deliveries(connect: Connect, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     timeline = connect(gateway.url).timeline(JOB_ID)
     assert (timeline.job_id, timeline.model, timeline.status) == (JOB_ID, "classifier", "succeeded")
@@ -390,9 +370,7 @@ def test_client_timeline_returns_the_steps_and_the_deliveries_of_a_job(
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
 
 
-def test_client_jobs_yields_the_jobs_of_all_pages(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_jobs_yields_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
         json_response(200, {"jobs": [], "next_cursor": "b"}),
@@ -407,9 +385,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_client_find_jobs_sends_all_filters_and_returns_the_earliest_searched_time(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_find_jobs_sends_all_filters(gateway: ScriptedGateway, connect: Connect) -> None:
     page = {
         "jobs": [{**SUCCEEDED, "label": "order 1", "tenant": "acme"}],
         "next_cursor": "a",
@@ -446,17 +422,13 @@ def test_client_find_jobs_sends_all_filters_and_returns_the_earliest_searched_ti
     }
 
 
-def test_a_job_search_by_a_time_without_a_time_zone_raises_an_error_and_sends_no_request(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_time_without_zone_is_refused(gateway: ScriptedGateway, connect: Connect) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         connect(gateway.url).find_jobs(created_after=datetime(2026, 3, 1))  # noqa: DTZ001
     assert gateway.requests == []
 
 
-def test_the_client_sends_the_label_of_a_job_with_an_inline_input_or_an_upload(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_label_is_sent_in_query_or_body(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, {**QUEUED, "label": "a b"})] * 2
     client = connect(gateway.url)
     assert client.submit(b"x", "classifier", media_type="text/plain", label="a b").label == "a b"
@@ -466,15 +438,13 @@ def test_the_client_sends_the_label_of_a_job_with_an_inline_input_or_an_upload(
     assert json.loads(in_body.body)["label"] == "a b"
 
 
-def test_the_client_keeps_unknown_members_of_the_json_document_of_a_model(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_unknown_members_of_model_are_kept(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
     [model] = connect(gateway.url).models()
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_client_sends_the_api_key_from_the_environment_and_never_shows_the_key(
+def test_api_key_of_environment_is_never_shown(
     gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)
@@ -488,29 +458,23 @@ def test_the_client_sends_the_api_key_from_the_environment_and_never_shows_the_k
 
 
 @pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
-def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_the_key(
-    connect: Connect, key: str
-) -> None:
+def test_unsendable_api_key_is_refused_unshown(connect: Connect, key: str) -> None:
     with pytest.raises(ValueError, match="the API key contains") as caught:
         connect("http://127.0.0.1:9", api_key=key)
     assert key not in str(caught.value)
 
 
-def test_the_client_refuses_a_blank_api_key(connect: Connect) -> None:
+def test_blank_api_key_is_refused(connect: Connect) -> None:
     with pytest.raises(ValueError, match="the API key is blank"):
         connect("http://127.0.0.1:9", api_key=" ")
 
 
-def test_client_submit_refuses_a_waiting_time_over_the_limit_of_the_gateway(
-    connect: Connect,
-) -> None:
+def test_too_long_wait_is_refused(connect: Connect) -> None:
     with pytest.raises(ValueError, match="expected 0 to 200"):
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
-def test_the_attributes_of_a_job_have_the_values_of_the_job_document(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_attributes_are_those_of_document(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(
             200,

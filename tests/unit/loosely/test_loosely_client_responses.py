@@ -37,9 +37,7 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_waiting_time(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_submit_sends_input_type_and_wait(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     client = connect(gateway.url, retry=ONCE)
     job = client.submit(JPEG, "classifier", wait_seconds=7, deadline_seconds=60)
@@ -59,9 +57,7 @@ def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_waiting_
     assert json.loads(job.body) == SUCCEEDED
 
 
-def test_client_submit_with_a_waiting_time_of_zero_sends_the_preference_respond_async(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_submit_without_wait_prefers_async(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]
     client = connect(gateway.url, retry=ONCE)
     job = client.submit(JPEG, "classifier", wait_seconds=0)
@@ -71,9 +67,7 @@ def test_client_submit_with_a_waiting_time_of_zero_sends_the_preference_respond_
     assert job.retry_after_seconds == 3.0
 
 
-def test_the_client_escapes_the_job_id_in_the_path_of_a_request(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_job_id_is_escaped_in_path(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     client = connect(gateway.url, retry=ONCE)
     with pytest.raises(RequestRefused):
@@ -82,9 +76,7 @@ def test_the_client_escapes_the_job_id_in_the_path_of_a_request(
     assert gateway.requests[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
 
 
-def test_the_exception_for_a_refused_request_has_the_members_of_the_problem_document(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_refusal_has_members_of_problem(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         ScriptedResponse(
             429,
@@ -113,9 +105,7 @@ def test_the_exception_for_a_refused_request_has_the_members_of_the_problem_docu
     assert error.job is None
 
 
-def test_the_exception_for_a_job_that_fails_while_the_client_waits_contains_the_job(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_failure_contains_job(gateway: ScriptedGateway, connect: Connect) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})
     gateway.responses = [
         problem_response(500, "inference-failed", "out of memory", job=failed, attempt=2)
@@ -129,7 +119,7 @@ def test_the_exception_for_a_job_that_fails_while_the_client_waits_contains_the_
     assert caught.value.attempt == 2
 
 
-def test_the_client_raises_gateway_unreachable_if_the_connection_fails(connect: Connect) -> None:
+def test_failed_connection_is_unreachable(connect: Connect) -> None:
     url = nobody_listens()
     client = connect(url, retry=ONCE)
     with pytest.raises(GatewayUnreachable, match="cannot be reached") as caught:
@@ -148,7 +138,7 @@ def test_the_client_raises_gateway_unreachable_if_the_connection_fails(connect: 
         (ScriptedResponse(301, b"", {"location": "/elsewhere"}), "without a problem document"),
     ],
 )
-def test_the_client_raises_unexpected_answer_if_the_response_is_not_from_a_gateway(
+def test_foreign_response_is_unexpected(
     gateway: ScriptedGateway, connect: Connect, reply: ScriptedResponse, reason: str
 ) -> None:
     gateway.responses = [reply]
@@ -157,9 +147,7 @@ def test_the_client_raises_unexpected_answer_if_the_response_is_not_from_a_gatew
         client.get(JOB_ID)
 
 
-def test_a_result_has_the_media_type_of_the_response(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_result_has_media_type_of_response(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG mask", {"content-type": "image/png"})]
     client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
@@ -168,9 +156,7 @@ def test_a_result_has_the_media_type_of_the_response(
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/result"
 
 
-def test_client_result_returns_the_job_if_the_job_has_not_ended(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_result_of_running_job_is_job(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
     client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
@@ -179,9 +165,7 @@ def test_client_result_returns_the_job_if_the_job_has_not_ended(
     assert result.status == "running"
 
 
-def test_a_large_result_is_fetched_from_blob_storage(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_large_result_is_fetched_from_storage(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
         ScriptedResponse(200, b"large", {"content-type": "image/png"}),
@@ -223,7 +207,7 @@ WITHOUT_RESULT = {**job_document("succeeded"), "result": None}
         ),
     ],
 )
-def test_the_job_from_client_wait_contains_a_large_result_only_if_the_result_is_json(
+def test_wait_fetches_large_result_only_if_json(
     gateway: ScriptedGateway, connect: Connect, responses: list[ScriptedResponse], result: Any
 ) -> None:
     gateway.responses = [json_response(200, WITHOUT_RESULT), *responses]
@@ -232,9 +216,7 @@ def test_the_job_from_client_wait_contains_a_large_result_only_if_the_result_is_
     assert len(gateway.requests) == 1 + len(responses)
 
 
-def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_blob_url(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_failed_fetch_hides_blob_url(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
         ScriptedResponse(403, b"expired"),
@@ -245,9 +227,7 @@ def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_blob_ur
     assert "secret" not in str(caught.value)
 
 
-def test_the_client_raises_unexpected_answer_for_a_redirect_without_a_valid_url(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_redirect_without_url_is_unexpected(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [ScriptedResponse(303, b"", {"location": "http://h:99999/"})]
     client = connect(gateway.url, retry=ONCE)
     with pytest.raises(UnexpectedAnswer, match="not a URL"):
@@ -257,13 +237,13 @@ def test_the_client_raises_unexpected_answer_for_a_redirect_without_a_valid_url(
 @pytest.mark.parametrize(
     "url", ["", "localhost:7071", "ftp://host/", "http://", "http://h:99999", "http://[::"]
 )
-def test_the_client_refuses_an_invalid_gateway_url(connect: Connect, url: str) -> None:
+def test_invalid_gateway_url_is_refused(connect: Connect, url: str) -> None:
     with pytest.raises(ValueError, match="is not an http"):
         connect(url)
 
 
 @given(st.binary())
-def test_reading_a_problem_document_from_any_bytes_raises_no_error(body: bytes) -> None:
+def test_any_bytes_can_be_read_as_problem(body: bytes) -> None:
     assert read_problem(500, body, None) is None or isinstance(
         read_problem(500, body, None), Problem
     )
@@ -278,7 +258,7 @@ def test_reading_a_problem_document_from_any_bytes_raises_no_error(body: bytes) 
         ),
     )
 )
-def test_parsing_any_json_as_problem_details_or_as_a_job_raises_no_error(document: object) -> None:
+def test_any_json_can_be_read_as_job(document: object) -> None:
     body = json.dumps(document).encode()
     job = Job.from_body(body)
     assert job is None or isinstance(job.status, str)

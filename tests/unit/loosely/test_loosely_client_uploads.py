@@ -23,9 +23,7 @@ KEY = "lsy_secret"
 QUEUED = job_document("queued")
 
 
-def test_the_client_does_not_send_the_api_key_to_blob_storage(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_storage_does_not_get_api_key(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
         ScriptedResponse(200, b"large", {"content-type": "image/png"}),
@@ -37,7 +35,7 @@ def test_the_client_does_not_send_the_api_key_to_blob_storage(
     ]
 
 
-def test_client_upload_stores_the_input_at_the_url_that_the_gateway_returns(
+def test_input_is_stored_at_returned_url(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path
 ) -> None:
     picture = tmp_path / "large.jpg"
@@ -66,18 +64,14 @@ def test_client_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     assert "url" not in upload.document
 
 
-def test_an_upload_succeeds_if_only_the_response_of_the_store_was_lost(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_lost_response_of_storage_is_success(gateway: ScriptedGateway, connect: Connect) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}
     refusal = ScriptedResponse(403, b"", {"x-ms-error-code": "UnauthorizedBlobOverwrite"})
     gateway.responses = [json_response(201, slot), HANG_UP, refusal]
     assert connect(gateway.url).upload(JPEG, "classifier").reference == "ref-1"
 
 
-def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_input_over_model_limit_is_uploaded(gateway: ScriptedGateway, connect: Connect) -> None:
     large = JPEG * 100_000
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}
     gateway.responses = [
@@ -116,7 +110,7 @@ def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
         (ScriptedResponse(500, b""), 500_000),
     ],
 )
-def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_storage(
+def test_input_refused_as_too_large_is_uploaded(
     gateway: ScriptedGateway, connect: Connect, refusal: ScriptedResponse, input_bytes: int
 ) -> None:
     gateway.responses = [
@@ -134,17 +128,13 @@ def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_stor
         connect(gateway.url).submit(data, "classifier")
 
 
-def test_an_empty_response_500_to_a_small_body_is_unexpected(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_empty_500_to_small_body_is_unexpected(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [ScriptedResponse(500, b"")] * 9
     with pytest.raises(UnexpectedAnswer):
         connect(gateway.url, retry=Retry(total_seconds=0)).submit(JPEG, "classifier")
 
 
-def test_an_input_over_the_size_limit_for_uploads_is_not_sent(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_input_over_upload_limit_is_not_sent(gateway: ScriptedGateway, connect: Connect) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}
     gateway.responses = [json_response(201, slot)]
     with pytest.raises(PayloadTooLarge, match="up to 10 bytes"):
@@ -152,9 +142,7 @@ def test_an_input_over_the_size_limit_for_uploads_is_not_sent(
     assert len(gateway.requests) == 1
 
 
-def test_the_error_of_a_refused_upload_does_not_show_the_upload_url(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_refused_upload_hides_url(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}),
         ScriptedResponse(403, b"<Error/>"),

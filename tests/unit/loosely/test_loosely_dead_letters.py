@@ -41,9 +41,7 @@ def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[i
     return done.exit_code, done.output
 
 
-def test_the_dead_letters_list_command_prints_the_dead_letters_of_all_pages(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_list_prints_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
     gateway.responses = [
         json_response(200, {"dead_letters": letters, "next_cursor": cursor})
@@ -63,9 +61,7 @@ def test_the_dead_letters_list_command_prints_the_dead_letters_of_all_pages(
     assert "model=classifier" in gateway.requests[1].target
 
 
-def test_the_dead_letters_show_command_prints_a_dead_letter(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_show_prints_dead_letter(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
     code, output = run(runner, gateway, "show", "classifier", JOB_ID)
     assert code == 0
@@ -75,9 +71,7 @@ def test_the_dead_letters_show_command_prints_a_dead_letter(
     assert json.loads(output) == LETTER
 
 
-def test_the_dead_letters_show_command_prints_the_named_inputs(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_show_prints_named_inputs(runner: CliRunner, gateway: ScriptedGateway) -> None:
     mask = {"kind": "blob", "media_type": "image/webp", "size_bytes": 9}
     gateway.responses = [json_response(200, {**LETTER, "inputs": {"mask": mask}})]
     code, output = run(runner, gateway, "show", "classifier", JOB_ID)
@@ -88,9 +82,7 @@ def test_the_dead_letters_show_command_prints_the_named_inputs(
     ]
 
 
-def test_a_repeated_redrive_command_reports_the_same_new_job(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_repeated_redrive_reports_same_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
     gateway.responses = [json_response(202, sent), json_response(200, {**sent, "is_repeat": True})]
     assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
@@ -106,9 +98,7 @@ def test_a_repeated_redrive_command_reports_the_same_new_job(
     ] * 2
 
 
-def test_the_dead_letters_purge_command_deletes_one_or_all_dead_letters(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_purge_deletes_one_or_all(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         ScriptedResponse(204, b""),
         json_response(200, {"deleted": 500, "is_complete": False}),
@@ -155,9 +145,7 @@ MEMBERS = {
 }
 
 
-def test_the_dead_letters_count_command_adds_the_counts_of_all_responses(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_count_adds_all_responses(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
     assert run(runner, gateway, "count", *FILTER) == (
         0,
@@ -170,9 +158,7 @@ def test_the_dead_letters_count_command_adds_the_counts_of_all_responses(
     assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
 
 
-def test_the_redrive_all_command_asks_for_confirmation_and_sends_the_confirmed_count(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_redrive_all_sends_confirmed_count(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 2), changed("redrive", 2)]
     done = runner.invoke(
         app,
@@ -188,7 +174,7 @@ def test_the_redrive_all_command_asks_for_confirmation_and_sends_the_confirmed_c
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_answers_yes(
+def test_nothing_changes_without_confirmation(
     runner: CliRunner, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
@@ -200,9 +186,7 @@ def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_a
     assert sent(gateway) == []
 
 
-def test_the_purge_all_command_with_a_count_needs_no_confirmation_but_fails_if_the_count_is_wrong(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_wrong_count_option_changes_nothing(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]
     assert run(runner, gateway, "purge-all", "--count", "3") == (0, "deleted: 3\n")
     gateway.responses = [counted(4, 0)]
@@ -211,9 +195,7 @@ def test_the_purge_all_command_with_a_count_needs_no_confirmation_but_fails_if_t
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_the_purge_all_command_sends_several_requests_that_together_delete_at_most_the_given_count(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_purge_all_deletes_at_most_count(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         counted(500, 0, "noop/5"),
         counted(20, 0),
@@ -240,9 +222,7 @@ def test_the_purge_all_command_sends_several_requests_that_together_delete_at_mo
     assert "count-changed" in output
 
 
-def test_a_redrive_all_command_exits_with_status_1_if_a_dead_letter_was_refused(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_refused_letter_exits_with_1(runner: CliRunner, gateway: ScriptedGateway) -> None:
     refused = {"model": "noop", "id": "x", "detail": "the job no longer exists"}
     gateway.responses = [counted(2, 2), changed("redrive", 1, None, refused)]
     code, output = run(runner, gateway, "redrive-all", "--count", "2")
@@ -251,9 +231,7 @@ def test_a_redrive_all_command_exits_with_status_1_if_a_dead_letter_was_refused(
     assert "redriven: 1" in output
 
 
-def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_changed_count_is_reported(runner: CliRunner, gateway: ScriptedGateway) -> None:
     refusal = problem_response(
         409,
         "count-changed",
@@ -268,17 +246,13 @@ def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
     )
 
 
-def test_a_redrive_command_that_the_gateway_refuses_prints_the_reason(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_refused_redrive_prints_reason(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
     code, output = run(runner, gateway, "redrive", "classifier", JOB_ID)
     assert code == 1
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_a_dead_letters_command_exits_with_status_76_if_the_response_contains_no_list(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_response_without_list_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]
     assert run(runner, gateway, "list")[0] == 76

@@ -12,7 +12,7 @@ from loosely.client import errors
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
 
-def test_the_package_loosely_exports_exactly_the_expected_public_names() -> None:
+def test_public_names_are_exactly_these() -> None:
     assert sorted(loosely.__all__) == sorted(dir(loosely))
     assert EXPORTS == [
         "AccessDenied",
@@ -52,15 +52,13 @@ def test_the_package_loosely_exports_exactly_the_expected_public_names() -> None
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_exported_object_has_a_docstring_and_is_found_in_its_defining_module(
-    name: str,
-) -> None:
+def test_export_is_documented_and_found(name: str) -> None:
     member = getattr(loosely, name)
     assert member is getattr(import_module(member.__module__), name)
     assert member.__doc__
 
 
-def test_every_exception_is_public_and_listed_in_the_documented_exception_tree() -> None:
+def test_exceptions_are_public_and_in_tree() -> None:
     tree = (errors.__doc__ or "").split()
     kinds = [
         name
@@ -70,7 +68,7 @@ def test_every_exception_is_public_and_listed_in_the_documented_exception_tree()
     assert [name for name in kinds if name not in tree or name not in EXPORTS] == []
 
 
-def test_the_blocking_client_and_the_asynchronous_client_have_the_same_methods() -> None:
+def test_both_clients_have_same_methods() -> None:
     def methods(client: type) -> dict[str, list[str]]:
         public = {name for name in dir(client) if not name.startswith("_") and name != "url"}
         return {name: list(signature(getattr(client, name)).parameters) for name in public}

@@ -51,18 +51,18 @@ def settings(root: Path = Path("/repository"), catalogue: Path | None = None) ->
 
 
 class TestBackoff:
-    def test_each_restart_delay_is_twice_the_previous_delay_up_to_a_limit(self) -> None:
+    def test_delay_doubles_up_to_limit(self) -> None:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
-    def test_the_limit_of_restart_delays_is_higher_for_a_failing_component(self) -> None:
+    def test_failing_component_has_higher_limit(self) -> None:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0, is_failing=True) for _ in range(9)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0]
         assert backoff.next_delay(1.0) == 5.0
 
-    def test_restart_delays_are_reset_after_a_component_has_run_for_one_minute(self) -> None:
+    def test_delay_is_reset_after_one_minute(self) -> None:
         backoff = RestartBackoff()
         for _ in range(5):
             backoff.next_delay(1.0)
@@ -71,15 +71,15 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_of_loosely_equal_the_default_ports_of_the_azure_tools(self) -> None:
+    def test_defaults_are_those_of_azure_tools(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_five_consecutive_ports_are_derived_from_a_base_port(self) -> None:
+    def test_base_port_gives_five_ports(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
-    def test_the_error_for_a_busy_port_names_the_process_and_free_ports(self) -> None:
+    def test_busy_port_names_process_and_free_ports(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with pytest.raises(PortBusy) as caught:
@@ -88,14 +88,14 @@ class TestPorts:
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
         assert second.startswith("stop that process, or choose other ports: loosely up --port ")
 
-    def test_a_port_that_is_taken_on_all_addresses_is_reported_as_busy(self) -> None:
+    def test_port_taken_on_all_addresses_is_busy(self) -> None:
         with (
             socket.create_server(("0.0.0.0", 0)) as server,
             pytest.raises(PortBusy),
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_a_port_that_is_taken_on_the_ipv6_loopback_address_is_reported_as_busy(self) -> None:
+    def test_port_taken_on_ipv6_is_busy(self) -> None:
         try:
             taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
         except OSError:
@@ -103,13 +103,13 @@ class TestPorts:
         with taken as server, pytest.raises(PortBusy, match=f"process {os.getpid()}"):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_the_check_for_busy_ports_accepts_free_ports(self) -> None:
+    def test_free_ports_are_accepted(self) -> None:
         base = free_base(20000)
         check_ports({"functions": base, "servicebus": base + 1})
 
 
 class TestLogs:
-    def test_rotating_a_log_keeps_the_log_of_the_previous_run(self, tmp_path: Path) -> None:
+    def test_rotation_keeps_previous_log(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "logs" / "worker.log")
         log.rotate()
         log.path.write_text("before\n")
@@ -117,7 +117,7 @@ class TestLogs:
         assert not log.path.exists()
         assert (tmp_path / "logs" / "worker.log.1").read_text() == "before\n"
 
-    def test_the_tail_of_a_log_contains_only_lines_of_the_current_run(self, tmp_path: Path) -> None:
+    def test_tail_has_only_current_run(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log")
         for text in (b"first run\n", b"one\n\ntwo \x1b[31mred\n"):
             descriptor = log.open()
@@ -127,9 +127,7 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_copied_and_truncated_while_the_log_is_open(
-        self, tmp_path: Path
-    ) -> None:
+    def test_large_open_log_is_copied_and_truncated(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -143,9 +141,7 @@ class TestLogs:
         assert (tmp_path / "worker.log.1").read_bytes() == b"0123456789x"
         assert log.last_line() == "after"
 
-    def test_a_log_over_the_size_limit_is_truncated_although_the_disk_has_no_space_for_a_copy(
-        self, tmp_path: Path
-    ) -> None:
+    def test_large_log_is_truncated_on_full_disk(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         log.path.write_bytes(b"x" * 200_000)
         with no_space(100_000):
@@ -153,7 +149,7 @@ class TestLogs:
         assert log.path.read_bytes() == b""
         assert not (tmp_path / "worker.log.1").exists()
 
-    def test_a_component_starts_although_its_log_cannot_be_opened(self, tmp_path: Path) -> None:
+    def test_unopenable_log_discards_output(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "missing" / "worker.log")
         descriptor = log.open()
         os.write(descriptor, b"lost")
@@ -162,7 +158,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_the_state_file_is_written_again_after_a_failed_write(self, tmp_path: Path) -> None:
+    def test_failed_write_of_state_is_repeated(self, tmp_path: Path) -> None:
         state = StateWriter(tmp_path, tmp_path / "logs", "http://here", [WORKER])
         state.apply(events.PartStarted(WORKER, 7))
         with no_space(0):
@@ -180,9 +176,7 @@ class TestData:
         assert after.parts["worker"].ready
         assert [path.name for path in tmp_path.iterdir()] == ["up.json"]
 
-    def test_a_data_directory_that_cannot_be_written_is_refused_at_the_start(
-        self, tmp_path: Path
-    ) -> None:
+    def test_unwritable_directory_is_refused(self, tmp_path: Path) -> None:
         with no_space(0), pytest.raises(DataDirectoryUnusable, match="loosely up --data"):
             reply_token_key(tmp_path)
         with (
@@ -194,7 +188,7 @@ class TestData:
         assert find_disk_problem(tmp_path) == ""
         assert "cannot be read" in find_disk_problem(tmp_path / "missing")
 
-    def test_locking_a_data_directory_that_is_already_locked_fails(self, tmp_path: Path) -> None:
+    def test_locked_directory_is_refused(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
             pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
@@ -204,9 +198,7 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_other_users_cannot_enter_a_new_or_an_existing_data_directory(
-        self, tmp_path: Path
-    ) -> None:
+    def test_other_users_cannot_enter(self, tmp_path: Path) -> None:
         older = tmp_path / "older"
         older.mkdir()
         older.chmod(0o755)
@@ -214,22 +206,18 @@ class TestData:
             with lock_directory(directory):
                 assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(self, tmp_path: Path) -> None:
+    def test_sticky_directory_keeps_its_mode(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         with lock_directory(tmp_path):
             assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
 
-    def test_the_reply_token_key_is_created_once_and_readable_only_by_the_owner(
-        self, tmp_path: Path
-    ) -> None:
+    def test_reply_token_key_is_created_once(self, tmp_path: Path) -> None:
         key = reply_token_key(tmp_path)
         assert reply_token_key(tmp_path) == key
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_keys_of_service_bus_are_created_once_and_readable_only_by_the_owner(
-        self, tmp_path: Path
-    ) -> None:
+    def test_service_bus_keys_are_created_once(self, tmp_path: Path) -> None:
         keys = service_bus_keys(tmp_path)
         assert service_bus_keys(tmp_path) == keys
         assert {len(base64.b64decode(key)) for key in keys.values()} == {32}
@@ -257,9 +245,7 @@ class TestData:
             '{"AuthorizationRules": [{"Name": "worker", "PrimaryKey": 5}]}',
         ],
     )
-    def test_keys_that_a_damaged_file_lacks_are_created_again(
-        self, tmp_path: Path, text: str
-    ) -> None:
+    def test_missing_keys_are_created_again(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "servicebus-policies.json"
         path.write_text(text, "latin-1")
         keys = service_bus_keys(tmp_path)
@@ -270,9 +256,7 @@ class TestData:
         assert service_bus_keys(tmp_path) == keys
         assert '"Manage"' in path.read_text()
 
-    def test_the_state_that_is_read_from_the_state_file_equals_the_written_state(
-        self, tmp_path: Path
-    ) -> None:
+    def test_written_state_is_read(self, tmp_path: Path) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -281,9 +265,7 @@ class TestData:
         assert RunningSystem.read(tmp_path) is None
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_system_in_another_data_directory_is_found_if_no_system_uses_the_default_directory(
-        self, tmp_path: Path
-    ) -> None:
+    def test_system_in_other_directory_is_found(self, tmp_path: Path) -> None:
         own, other = tmp_path / "folder" / ".loosely", tmp_path / "other"
         other.mkdir()
         elsewhere = RunningSystem(os.getpid(), "http://127.0.0.1:2", {})
@@ -298,50 +280,44 @@ class TestData:
         RunningSystem.remove(other)
         assert RunningSystem.find(own) is None
 
-    def test_no_file_that_names_the_data_directory_is_written_for_the_default_data_directory(
-        self, tmp_path: Path
-    ) -> None:
+    def test_default_directory_is_not_noted(self, tmp_path: Path) -> None:
         note_data_directory(tmp_path, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("text", ["", "\0", "\xff", "/nowhere"])
-    def test_an_invalid_file_that_should_name_another_data_directory_is_ignored(
-        self, tmp_path: Path, text: str
-    ) -> None:
+    def test_invalid_note_is_ignored(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "data-directory").write_text(text, "latin-1")
         assert RunningSystem.find(tmp_path) is None
 
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_reading_an_invalid_state_file_returns_none(self, tmp_path: Path, text: str) -> None:
+    def test_invalid_state_is_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_reading_the_state_file_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
+    def test_state_of_dead_process_is_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_the_local_components_have_the_expected_names_and_the_expected_order(
-        self,
-    ) -> None:
+    def test_components_are_in_order(self) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_all_components_together_use_exactly_the_five_configured_ports(self) -> None:
+    def test_components_use_exactly_five_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
-    def test_the_commands_and_the_repr_of_components_contain_no_keys(self) -> None:
+    def test_commands_and_repr_contain_no_keys(self) -> None:
         for part in loosely_parts(settings()):
             for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
                 assert secret not in " ".join(part.command)
                 assert secret not in repr(part)
         assert "c2VjcmV0" not in repr(settings())
 
-    def test_the_environments_of_gateway_and_worker_contain_all_required_settings(self) -> None:
+    def test_environments_have_required_settings(self) -> None:
         _, _, functions, worker = loosely_parts(settings())
         assert functions.environment["GATEWAY_BASE_URL"] == "http://127.0.0.1:9000"
         assert functions.environment["REPLY_TOKEN_KEYS"] == "c2VjcmV0"
@@ -353,9 +329,7 @@ class TestSystem:
             assert "SharedAccessKeyName=Root" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_gateway_and_the_worker_each_receive_the_key_of_their_own_shared_access_policy(
-        self,
-    ) -> None:
+    def test_each_component_gets_its_own_key(self) -> None:
         keys = {"gateway": "one", "worker": "two"}
         _, servicebus, functions, worker = loosely_parts(replace(settings(), service_bus_keys=keys))
         for part, policy in ((functions, "gateway"), (worker, "worker")):
@@ -366,16 +340,14 @@ class TestSystem:
         assert not {"one", "two"} & set(servicebus.command)
         assert "two" not in repr(replace(settings(), service_bus_keys=keys))
 
-    def test_the_commands_that_start_the_local_services_contain_the_allowed_hosts(self) -> None:
+    def test_services_get_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))
         commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
         for name in ("blobs", "servicebus", "functions"):
             assert "--allow-host dev.example" in commands[name]
         assert "--allow-host" not in commands["worker"]
 
-    def test_the_gateway_and_each_configured_origin_are_allowed_origins_of_blob_storage(
-        self,
-    ) -> None:
+    def test_blob_storage_gets_allowed_origins(self) -> None:
         allowing = replace(settings(), cors_origins=("http://localhost:3000", "https://a.example"))
         blobs, *others = loosely_parts(allowing)
         words = [word for word in blobs.command if word.startswith("http")]
@@ -388,9 +360,7 @@ class TestSystem:
         assert blobs.command.count("--cors-origin") == 4
         assert not any("--cors-origin" in part.command for part in others)
 
-    def test_all_components_that_read_a_catalogue_receive_the_path_of_the_catalogue_of_the_user(
-        self,
-    ) -> None:
+    def test_components_get_checked_catalogue(self) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
         preparation = servicebus.preparation
@@ -400,17 +370,13 @@ class TestSystem:
         assert functions.environment["MODEL_CATALOGUE"] == str(preparation.checked)
         assert worker.environment["MODEL_CATALOGUE"] == str(preparation.checked)
 
-    def test_the_names_of_the_models_that_the_worker_serves_are_passed_to_the_queues_command(
-        self,
-    ) -> None:
+    def test_queues_get_served_models(self) -> None:
         given = replace(settings(catalogue=Path("/m.toml")), served_models="small,small:2")
         _, servicebus, *_ = loosely_parts(given)
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-3:-1] == ("--served", "small,small:2")
 
-    def test_components_inherit_the_user_environment_and_bypass_proxies_for_loopback_addresses(
-        self,
-    ) -> None:
+    def test_user_environment_is_inherited(self) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
         )
@@ -442,7 +408,7 @@ class TestCorsOrigins:
             ({}, '{"Values": {"CORS_ORIGINS": 7}}', ()),
         ],
     )
-    def test_cors_origins_in_the_environment_take_precedence_over_the_local_settings_file(
+    def test_environment_precedes_settings_file(
         self, tmp_path: Path, user: dict[str, str], text: str | None, expected: tuple[str, ...]
     ) -> None:
         (tmp_path / "functions").mkdir()
@@ -463,7 +429,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_options_only_and_without_choose_the_components_that_are_started(
+    def test_only_and_without_choose_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -471,16 +437,14 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("only", "without"), [(["gateway"], []), ([], ["x"]), (["worker"], ["worker"])]
     )
-    def test_an_invalid_selection_of_components_is_refused(
-        self, only: list[str], without: list[str]
-    ) -> None:
+    def test_invalid_selection_is_refused(self, only: list[str], without: list[str]) -> None:
         with pytest.raises(UnknownPart):
             choose_parts(only, without)
 
 
 class TestConsole:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-    def test_the_status_display_raises_no_error_if_the_output_file_is_on_a_full_disk(self) -> None:
+    def test_full_disk_raises_no_error(self) -> None:
         with (
             Path("/dev/full").open("wb", buffering=0) as full,
             StatusDisplay(Console(file=io.TextIOWrapper(full, "utf-8")), [WORKER]) as display,
@@ -489,9 +453,7 @@ class TestConsole:
             display.show_disk_problem("the disk is full")
             display.announce_stop()
 
-    def test_failures_of_components_are_printed_with_their_reasons(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_failures_have_reasons(self, capsys: pytest.CaptureFixture[str]) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
             display.show(events.PartNotStarted(WORKER, "Cannot allocate memory", 0.2))
             display.show(events.PartFailing(WORKER, 3, ("one", "two")))
@@ -516,9 +478,7 @@ class TestConsole:
             "  the data directory can be written again",
         ]
 
-    def test_component_events_are_printed_as_lines_if_the_output_is_not_a_terminal(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_events_are_lines_in_a_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
             display.show(events.PartStarted(WORKER, 7))
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
@@ -534,18 +494,14 @@ class TestConsole:
             "  worker  stopped after 0.5 s",
         ]
 
-    def test_component_events_are_shown_in_a_table_if_the_output_is_a_terminal(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_events_are_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         console = Console(force_terminal=True, width=100, color_system=None)
         with StatusDisplay(console, [WORKER]) as display:
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
         last = [line for line in capsys.readouterr().out.splitlines() if "worker" in line][-1]
         assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
 
-    def test_the_printed_curl_command_is_not_wrapped(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_curl_command_is_not_wrapped(self, capsys: pytest.CaptureFixture[str]) -> None:
         show_usage(
             Console(width=40),
             seconds=3.2,
@@ -565,9 +521,7 @@ class TestConsole:
         ) in lines
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
-    def test_the_up_command_prints_the_address_of_each_page(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         show_usage(Console(), seconds=1, url="http://g", example=None, files={"Logs": Path("l")})
         printed = capsys.readouterr().out
         assert "Logs       l\n" in printed
@@ -588,9 +542,7 @@ class TestConsole:
         (["application/pdf"], "--data-binary @FILE -H 'content-type: application/pdf'"),
     ],
 )
-def test_loosely_up_prints_an_example_request_with_an_input_that_the_first_model_accepts(
-    media_types: list[str], arguments: str, tmp_path: Path
-) -> None:
+def test_example_fits_first_model(media_types: list[str], arguments: str, tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(f"[first]\nmedia_types = {json.dumps(media_types)}\n[second]\n")
     example = choose_example(catalogue, Path("e"), needs_key=True)
@@ -600,9 +552,7 @@ def test_loosely_up_prints_an_example_request_with_an_input_that_the_first_model
     )
 
 
-def test_loosely_up_prints_no_example_request_if_the_catalogue_is_missing_or_invalid(
-    tmp_path: Path,
-) -> None:
+def test_invalid_catalogue_has_no_example(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     assert choose_example(catalogue, Path("e"), needs_key=False) is None
     for text in ("[", "a = 1", "[a]\nmedia_types = 3", ""):
@@ -614,7 +564,7 @@ def test_loosely_up_prints_no_example_request_if_the_catalogue_is_missing_or_inv
     ("exit_code", "text"),
     [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
 )
-def test_the_exit_code_of_a_component_is_described_in_words(exit_code: int, text: str) -> None:
+def test_exit_code_is_described(exit_code: int, text: str) -> None:
     assert events.describe_exit(exit_code) == text
 
 
@@ -631,7 +581,7 @@ def test_the_exit_code_of_a_component_is_described_in_words(exit_code: int, text
         (b"", None, False),
     ],
 )
-async def test_a_readiness_probe_succeeds_only_with_the_expected_http_status(
+async def test_probe_needs_expected_status(
     answer: bytes, status: int | None, expected: bool
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -645,11 +595,11 @@ async def test_a_readiness_probe_succeeds_only_with_the_expected_http_status(
         assert await is_ready(Probe(port, "/x", status)) is expected
 
 
-async def test_a_readiness_probe_of_a_closed_port_fails() -> None:
+async def test_probe_of_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loosely() -> None:
+def test_child_and_reaper_import_nothing_of_ours() -> None:
     """Both scripts must run without the package, whose import would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
@@ -664,7 +614,7 @@ def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loos
 
 
 class TestEngine:
-    def test_only_the_functions_component_gets_the_engine_option(self) -> None:
+    def test_only_functions_gets_engine_option(self) -> None:
         options = ("--engine", "azure-storage")
         settings_with_engine = SystemSettings(
             *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),

@@ -19,14 +19,12 @@ from loosely.client.media import detect_media_type
         (b"RIFF", "", "application/octet-stream"),
     ],
 )
-def test_the_media_type_of_the_content_takes_precedence_over_the_file_name(
-    content: bytes, name: str, expected: str
-) -> None:
+def test_content_precedes_file_name(content: bytes, name: str, expected: str) -> None:
     assert detect_media_type(content, name) == expected
 
 
 @given(st.binary(), st.text())
-def test_a_media_type_is_detected_for_any_content_and_file_name(content: bytes, name: str) -> None:
+def test_any_content_has_a_media_type(content: bytes, name: str) -> None:
     kind, _, form = detect_media_type(content, name).partition("/")
     assert kind
     assert form

@@ -27,9 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_find_root_returns_the_repository_unless_the_package_contains_a_folder_named_system(
-    tmp_path: Path,
-) -> None:
+def test_root_is_clone_or_part_of_wheel(tmp_path: Path) -> None:
     assert find_root() == ROOT
     package = tmp_path / "loosely"
     assert find_root(package) == tmp_path
@@ -38,38 +36,30 @@ def test_find_root_returns_the_repository_unless_the_package_contains_a_folder_n
 
 
 class TestFind:
-    def test_a_model_folder_is_found_from_any_directory_inside_the_folder(
-        self, folder: Path
-    ) -> None:
+    def test_folder_is_found_from_inside(self, folder: Path) -> None:
         expected = ModelFolder(folder, folder / "models.toml", folder / "models")
         for current in (folder, folder / "models", folder / "examples"):
             assert find_model_folder(current, ROOT, {}) == expected
         assert expected.data == folder / ".loosely"
 
-    def test_the_shipped_models_are_found_from_any_directory_of_the_repository(self) -> None:
+    def test_shipped_models_are_found_in_repository(self) -> None:
         for current in (ROOT, ROOT / "docs", SHIPPED.parent):
             found = find_model_folder(current, ROOT, {})
             assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
 
-    def test_the_data_directory_for_the_shipped_models_is_outside_the_installed_package(
-        self, tmp_path: Path
-    ) -> None:
+    def test_data_is_outside_installed_package(self, tmp_path: Path) -> None:
         root = tmp_path / "site-packages" / "loosely" / "system"
         found = find_model_folder(tmp_path, root, {})
         assert found.data == tmp_path / ".loosely"
         assert found.catalogue == root / "functions" / "contract" / "models.toml"
 
-    def test_the_environment_variable_model_catalogue_replaces_only_the_catalogue_of_a_model_folder(
-        self, folder: Path
-    ) -> None:
+    def test_model_catalogue_replaces_only_catalogue(self, folder: Path) -> None:
         found = find_model_folder(folder, ROOT, {"MODEL_CATALOGUE": str(SHIPPED)})
         assert found == ModelFolder(folder, SHIPPED, folder / "models")
 
 
 class TestMake:
-    def test_a_model_folder_can_be_made_in_an_empty_folder_but_not_in_a_folder_with_files(
-        self, tmp_path: Path
-    ) -> None:
+    def test_only_empty_folder_is_used(self, tmp_path: Path) -> None:
         full, empty = tmp_path / "full", tmp_path / "empty"
         for path in (full, empty):
             path.mkdir()
@@ -80,14 +70,12 @@ class TestMake:
         make_model_folder(empty, ROOT)
         assert (empty / "models.toml").is_file()
 
-    def test_the_error_for_a_model_folder_that_cannot_be_written_states_the_reason(
-        self, tmp_path: Path
-    ) -> None:
+    def test_unwritable_folder_states_reason(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(FolderUnusable, match="cannot be written: Not a directory"):
             make_model_folder(tmp_path / "file" / "demo", ROOT)
 
-    def test_a_new_model_folder_has_a_model_a_test_and_an_example_input(self, folder: Path) -> None:
+    def test_new_folder_has_model_test_and_input(self, folder: Path) -> None:
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         assert files == {
             *("models.toml", "README.md", ".gitignore", "examples/chelsea.jpg"),
@@ -102,9 +90,7 @@ def changes_of(watch: FileWatch) -> list[Path]:
 
 
 class TestWatch:
-    def test_the_file_watch_reports_a_changed_added_or_removed_file_once(
-        self, folder: Path
-    ) -> None:
+    def test_each_change_is_reported_once(self, folder: Path) -> None:
         watch = FileWatch([folder / "models", folder / "models.toml"])
         code, added = folder / "models" / "brightness.py", folder / "models" / "labels.txt"
         for path, change in (
@@ -118,7 +104,7 @@ class TestWatch:
             watch.accept()
             assert watch.find_changes() == []
 
-    def test_code_that_is_saved_with_the_same_content_has_not_changed(self, folder: Path) -> None:
+    def test_same_content_is_no_change(self, folder: Path) -> None:
         watch, code = FileWatch([folder / "models"]), folder / "models" / "brightness.py"
         good = code.read_bytes()
         code.write_bytes(b"")  # an editor truncates the file and then writes it
@@ -127,7 +113,7 @@ class TestWatch:
         os.utime(code, ns=(1, 1))
         assert changes_of(watch) == []
 
-    def test_a_refused_change_is_reported_again_with_the_next_change(self, folder: Path) -> None:
+    def test_refused_change_is_reported_again(self, folder: Path) -> None:
         watch, code = FileWatch([folder / "models"]), folder / "models" / "brightness.py"
         good = code.read_text()
         code.write_text("no (")
@@ -138,14 +124,14 @@ class TestWatch:
         code.write_text(good)
         assert changes_of(watch) == []
 
-    def test_the_file_watch_ignores_files_that_editors_and_python_write(self, folder: Path) -> None:
+    def test_files_of_editors_are_ignored(self, folder: Path) -> None:
         watch = FileWatch([folder / "models"])
         for name in (".brightness.py.swp", "__pycache__/brightness.cpython-311.pyc", ".git/HEAD"):
             (folder / "models" / name).parent.mkdir(exist_ok=True)
             (folder / "models" / name).touch()
         assert changes_of(watch) == []
 
-    def test_a_syntax_error_is_found_with_its_file_and_line(self, tmp_path: Path) -> None:
+    def test_syntax_error_has_file_and_line(self, tmp_path: Path) -> None:
         code = tmp_path / "model.py"
         code.write_text("x = 1\nthis is no Python\n")
         assert find_code_error(code) == f"{code}, line 2: invalid syntax"
@@ -154,9 +140,7 @@ class TestWatch:
 
 
 class TestPackage:
-    def test_a_package_contains_the_catalogue_and_the_models_of_the_model_folder(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_package_has_catalogue_and_models(self, folder: Path, tmp_path: Path) -> None:
         (folder / "models" / "__pycache__").mkdir()
         app, worker = write_package(tmp_path / "out", ROOT, find_model_folder(folder, ROOT, {}))
         own = (folder / "models.toml").read_bytes()
@@ -168,9 +152,7 @@ class TestPackage:
         assert "COPY models /app/models\n" in dockerfile
         assert "requirements.txt" not in dockerfile
 
-    def test_the_requirements_of_a_model_folder_are_installed_in_the_worker_image(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_requirements_are_installed_in_image(self, folder: Path, tmp_path: Path) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
         _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
         assert (worker / "requirements.txt").read_text("utf-8") == "einops\n"
@@ -178,33 +160,25 @@ class TestPackage:
         assert "-r /tmp/requirements.txt" in dockerfile
         assert dockerfile.rstrip().endswith("USER 10001:10001")
 
-    def test_the_package_of_the_repository_contains_the_shipped_models(
-        self, tmp_path: Path
-    ) -> None:
+    def test_repository_packages_shipped_models(self, tmp_path: Path) -> None:
         app, worker = write_package(tmp_path, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert (app / "contract" / "models.toml").read_bytes() == SHIPPED.read_bytes()
         assert (worker / "Dockerfile").read_bytes() == (ROOT / "worker" / "Dockerfile").read_bytes()
         assert not (worker / "models").exists()
 
-    def test_writing_a_package_into_the_repository_is_refused_and_deletes_no_source_file(
-        self,
-    ) -> None:
+    def test_source_files_are_never_replaced(self) -> None:
         with pytest.raises(FolderUnusable, match="contains files that Loosely has not written"):
             write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert SHIPPED.is_file()
 
-    def test_a_package_is_refused_if_the_code_of_a_model_is_outside_the_models_directory(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_model_outside_code_is_refused(self, folder: Path, tmp_path: Path) -> None:
         (folder / "brightness.py").touch()
         catalogue = folder / "models.toml"
         catalogue.write_text(catalogue.read_text("utf-8").replace('"models.', '"'), "utf-8")
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
-    def test_a_package_is_refused_if_the_code_of_a_model_version_is_outside_the_models_directory(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_version_outside_code_is_refused(self, folder: Path, tmp_path: Path) -> None:
         (folder / "brighter.py").touch()
         with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
             catalogue.write('\n[brightness."2"]\nimplementation = "brighter"\n')
@@ -212,9 +186,7 @@ class TestPackage:
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
     @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
-    def test_weights_in_the_model_folder_are_copied_into_the_image_at_the_same_path(
-        self, folder: Path, tmp_path: Path, path: str
-    ) -> None:
+    def test_weights_are_copied_to_same_path(self, folder: Path, tmp_path: Path, path: str) -> None:
         add_weights(folder, path)
         _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
         dockerfile = (worker / "Dockerfile").read_text("utf-8")
@@ -234,7 +206,7 @@ class TestPackage:
             ("file", r"brightness\.weights: there is no file .*nets/net\.bin"),
         ],
     )
-    def test_a_package_is_refused_if_weights_are_missing_or_do_not_have_the_digest_in_the_catalogue(
+    def test_missing_or_changed_weights_are_refused(
         self, folder: Path, tmp_path: Path, change: str, said: str
     ) -> None:
         add_weights(folder, "nets/net.bin")
@@ -262,9 +234,7 @@ def add_weights(folder: Path, path: str) -> None:
 
 
 class TestAzdProject:
-    def test_an_azd_project_contains_all_files_that_are_named_in_its_dockerfile_and_azure_yaml(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_project_has_all_named_files(self, folder: Path, tmp_path: Path) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
         project = tmp_path / "azure"
         write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
@@ -282,9 +252,7 @@ class TestAzdProject:
         own = (folder / "models.toml").read_bytes()
         assert (project / "functions" / "contract" / "models.toml").read_bytes() == own
 
-    def test_an_azd_project_copies_weights_in_the_model_folder_into_the_image(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_weights_are_copied_into_image(self, folder: Path, tmp_path: Path) -> None:
         add_weights(folder, "nets/net.bin")
         project = tmp_path / "azure"
         write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
@@ -297,9 +265,7 @@ class TestAzdProject:
             write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
         assert (project / "weights").is_dir()
 
-    def test_writing_an_azd_project_again_deletes_old_models_and_keeps_the_azd_environment(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_second_write_keeps_azd_environment(self, folder: Path, tmp_path: Path) -> None:
         project = tmp_path / "azure"
         write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
         (project / ".azure").mkdir()
@@ -314,7 +280,7 @@ class TestAzdProject:
     @pytest.mark.parametrize(
         "existing", ["models/thesis.txt", "azure.yaml", "requirements.txt", ".dockerignore"]
     )
-    def test_writing_an_azd_project_never_replaces_files_that_loosely_deploy_did_not_write(
+    def test_foreign_files_are_never_replaced(
         self, folder: Path, tmp_path: Path, existing: str
     ) -> None:
         # The second file describes another azd project.
@@ -327,9 +293,7 @@ class TestAzdProject:
 
 
 class TestRequirements:
-    def test_the_error_for_a_missing_package_names_the_package_and_the_extra_to_install(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_missing_package_names_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         check_requirements()
         monkeypatch.setattr(loosely.local.environment, "_LOCAL_PACKAGES", ("fastapi", "absent"))
         with pytest.raises(
@@ -337,7 +301,7 @@ class TestRequirements:
         ):
             check_requirements()
 
-    def test_the_package_extra_named_gateway_has_the_requirements_of_the_function_app(self) -> None:
+    def test_extra_gateway_equals_requirements(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = (ROOT / "functions" / "requirements.in").read_text(encoding="utf-8").splitlines()
         required = [line for line in lines if not line.startswith("#")]

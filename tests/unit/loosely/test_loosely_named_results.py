@@ -43,9 +43,7 @@ CUT = job_document("succeeded", result={"count": 2}, results=RESULTS)
 PNG = ScriptedResponse(200, b"\x89PNG", {"content-type": "image/png"})
 
 
-def test_a_job_contains_the_values_of_small_json_results_under_their_names(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_small_json_results_have_values(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, CUT)]
     job = connect(gateway.url, retry=ONCE).get(JOB_ID)
     assert job.results == {"mask": None, "boxes": [[1, 2]], "points": None}
@@ -57,18 +55,14 @@ def test_a_job_contains_the_values_of_small_json_results_under_their_names(
 
 
 @pytest.mark.parametrize("results", [None, [], "x", {"mask": 3}])
-def test_a_job_has_no_named_results_if_the_results_in_the_job_document_are_null_or_malformed(
-    results: object,
-) -> None:
+def test_malformed_results_are_none(results: object) -> None:
     document = {**job_document("succeeded"), "results": results}
     job = Job.from_document(document, b"")
     assert job is not None
     assert (job.results, job.result_media_types) == ({}, {})
 
 
-def test_client_wait_fetches_a_large_named_result_only_if_its_media_type_is_json(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_wait_fetches_only_large_json(gateway: ScriptedGateway, connect: Connect) -> None:
     large = {"location": "/x?rsct=application/json&sig=secret"}
     gateway.responses = [
         json_response(200, CUT),
@@ -83,7 +77,7 @@ def test_client_wait_fetches_a_large_named_result_only_if_its_media_type_is_json
     ]
 
 
-def test_client_result_returns_a_named_result(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_named_result_is_returned(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [PNG]
     client = connect(gateway.url, retry=ONCE)
     assert client.result(JOB_ID, "mask") == Result(b"\x89PNG", "image/png")
@@ -91,9 +85,7 @@ def test_client_result_returns_a_named_result(gateway: ScriptedGateway, connect:
     assert [each.target for each in gateway.requests] == [f"{LINK}/mask", f"{LINK}/..%2Fx"]
 
 
-def test_client_result_raises_not_found_for_a_result_that_the_job_does_not_have(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_unknown_result_is_not_found(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         problem_response(404, "unknown-result", "the job has no named result 'crop'")
     ]
@@ -101,7 +93,7 @@ def test_client_result_raises_not_found_for_a_result_that_the_job_does_not_have(
         connect(gateway.url, retry=ONCE).result(JOB_ID, "crop")
 
 
-def test_the_submit_command_shows_each_named_result(
+def test_submit_shows_each_result(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, CUT)]
@@ -115,16 +107,14 @@ def test_the_submit_command_shows_each_named_result(
     assert f"loosely result {JOB_ID} --save FOLDER" in done.stderr
 
 
-def test_the_status_command_shows_each_named_result(
-    runner: CliRunner, gateway: ScriptedGateway
-) -> None:
+def test_status_shows_each_result(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {**CUT, "result": None})]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
     assert "mask: image/png" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["submit", "result"])
-def test_the_option_save_writes_each_result_to_a_file(
+def test_save_writes_each_result(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
 ) -> None:
     results = {**RESULTS, "../evil": named("text/plain", "evil")}
@@ -148,7 +138,7 @@ def test_the_option_save_writes_each_result_to_a_file(
     assert not any("evil" in each.target for each in gateway.requests)
 
 
-def test_the_option_save_replaces_an_existing_result_file_but_no_other_file(
+def test_save_replaces_only_result_files(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text("an older result", encoding="utf-8")
@@ -162,7 +152,7 @@ def test_the_option_save_replaces_an_existing_result_file_but_no_other_file(
     assert (tmp_path / "notes.txt").read_text("utf-8") == "other"
 
 
-def test_the_option_save_reports_a_folder_that_cannot_be_written(
+def test_save_reports_unwritable_folder(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [json_response(200, {"count": 2}), json_response(200, CUT), PNG]
@@ -181,7 +171,7 @@ def test_the_option_save_reports_a_folder_that_cannot_be_written(
         ["result", JOB_ID, "--save", "out", "--output", "x.png"],
     ],
 )
-def test_the_option_save_is_refused_together_with_the_option_detach_or_name_or_output(
+def test_save_excludes_other_options(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, words: list[str]
 ) -> None:
     given = [word.format(file=picture) for word in words]
@@ -191,7 +181,7 @@ def test_the_option_save_is_refused_together_with_the_option_detach_or_name_or_o
     assert gateway.requests == []
 
 
-def test_the_result_command_prints_or_writes_one_named_result(
+def test_result_prints_or_writes_one(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [PNG]
@@ -202,7 +192,7 @@ def test_the_result_command_prints_or_writes_one_named_result(
     assert gateway.requests[0].target == f"{LINK}/mask"
 
 
-def test_the_output_of_the_check_command_shows_each_named_result() -> None:
+def test_check_shows_each_result() -> None:
     output = StringIO()
     _CheckOutput(Console(file=output, width=200)).add(
         {
@@ -234,7 +224,5 @@ def test_the_output_of_the_check_command_shows_each_named_result() -> None:
         ("", ".bin"),
     ],
 )
-def test_the_extension_of_a_file_is_determined_by_the_media_type(
-    media_type: str, extension: str
-) -> None:
+def test_extension_follows_media_type(media_type: str, extension: str) -> None:
     assert file_extension(media_type) == extension

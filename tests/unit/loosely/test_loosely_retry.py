@@ -17,9 +17,7 @@ def problem(status: int, code: str, retry_after_seconds: float | None = None) ->
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 100))
-def test_each_delay_between_retries_is_within_the_configured_bounds(
-    failures: int, drawn: float, elapsed_seconds: float
-) -> None:
+def test_delay_is_within_bounds(failures: int, drawn: float, elapsed_seconds: float) -> None:
     retry = Retry(first_seconds=0.5, longest_seconds=8, total_seconds=60)
     pause = retry.pause_seconds(UNREACHABLE, failures, elapsed_seconds, lambda: drawn)
     if pause is None:
@@ -29,13 +27,13 @@ def test_each_delay_between_retries_is_within_the_configured_bounds(
         assert elapsed_seconds + pause <= 60
 
 
-def test_the_delay_between_retries_doubles_until_the_configured_maximum_is_reached() -> None:
+def test_delay_doubles_up_to_maximum() -> None:
     retry = Retry(first_seconds=1, longest_seconds=5)
     pauses = [retry.pause_seconds(UNREACHABLE, n, 0, lambda: 1.0) for n in range(1, 6)]
     assert pauses == [1, 2, 4, 5, 5]
 
 
-def test_the_retry_after_header_lengthens_and_never_shortens_the_retry_delay() -> None:
+def test_retry_after_only_lengthens_delay() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2
@@ -57,6 +55,6 @@ def test_the_retry_after_header_lengthens_and_never_shortens_the_retry_delay() -
         (LooselyError(), False),
     ],
 )
-def test_the_client_retries_only_transient_errors(error: LooselyError, is_transient: bool) -> None:
+def test_only_transient_errors_are_retried(error: LooselyError, is_transient: bool) -> None:
     assert (Retry().pause_seconds(error, 1, 0) is not None) is is_transient
     assert Retry(total_seconds=0).pause_seconds(error, 1, 0) is None

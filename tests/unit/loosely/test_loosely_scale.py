@@ -20,7 +20,7 @@ SETTINGS = SystemSettings(
 )
 
 
-def test_the_scale_option_uses_the_scaling_rules_of_keda_with_shorter_times() -> None:
+def test_rules_are_those_of_keda_but_faster() -> None:
     scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
@@ -31,14 +31,12 @@ def test_the_scale_option_uses_the_scaling_rules_of_keda_with_shorter_times() ->
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_the_scale_option_refuses_a_value_without_a_valid_minimum_and_maximum(
-    text: str,
-) -> None:
+def test_invalid_range_is_refused(text: str) -> None:
     with pytest.raises(BadParameter):
         parse_scaling(text, 5, 1.0, 20.0)
 
 
-def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
+def test_workers_have_distinct_names_and_ports() -> None:
     worker = loosely_parts(SETTINGS)[-1]
     plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), {}, worker, {})
     second = plan.make_worker(2, 9010)
@@ -78,7 +76,7 @@ min_workers = 2
         ("always", 2, [], "2 to 4 workers, one per 5 messages"),
     ],
 )
-def test_the_minimum_size_of_the_worker_pool_is_read_from_the_catalogue_and_limited_to_its_maximum(
+def test_catalogue_sets_minimum_up_to_maximum(
     names: str, minimum: int, warm: list[int], summary: str, tmp_path: Path
 ) -> None:
     (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
@@ -91,7 +89,7 @@ def test_the_minimum_size_of_the_worker_pool_is_read_from_the_catalogue_and_limi
     assert plan.part.summary == summary
 
 
-def test_the_error_for_an_invalid_catalogue_states_the_reason(tmp_path: Path) -> None:
+def test_invalid_catalogue_states_reason(tmp_path: Path) -> None:
     text = CATALOGUE.replace("Europe/Berlin", "Europe/Berlim")
     (tmp_path / "models.toml").write_text(text, encoding="utf-8")
     with pytest.raises(CatalogueInvalid, match=r"office\.warm: the time zone 'Europe/Berlim'"):
@@ -107,9 +105,7 @@ def test_the_error_for_an_invalid_catalogue_states_the_reason(tmp_path: Path) ->
         (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
-def test_loosely_up_exits_with_status_2_if_a_scaling_option_is_invalid(
-    options: list[str], message: str
-) -> None:
+def test_invalid_option_exits_with_2(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
