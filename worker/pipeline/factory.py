@@ -123,7 +123,9 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         infer=infer,
         reply=ReplyStep(services.payloads, services.senders, services.cache, in_flight),
         settle=SettleStep(
-            in_flight, {queue.name: queue.receiver for queue in queues}, services.suspects
+            in_flight,
+            {queue.name: queue.receiver.request_settlement for queue in queues},
+            services.suspects,
         ),
         manager=manager,
         in_flight=in_flight,

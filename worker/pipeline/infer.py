@@ -245,7 +245,8 @@ class InferStep:
 
     @contextmanager
     def _watch(self, jobs: Sequence[ReceivedJob]) -> Iterator[None]:
-        with self._manager.telemetry.record_batch(jobs), self.runs.timing_run(*jobs):
+        spans = [job.span for job in jobs]
+        with self._manager.telemetry.record_batch(spans), self.runs.timing_run(*jobs):
             yield
 
     def _reasons_to_skip(
@@ -274,26 +275,18 @@ class InferStep:
         return None
 
 
-class BatchItem(Protocol):
-    """One item of a batch, for example a `ReceivedJob`."""
+class _BatchItem(Protocol):
+    """What is needed of a `ReceivedJob` to run it."""
 
     @property
-    def item(self) -> Any:
-        """Return the prepared input for the model."""
-        ...
-
+    def item(self) -> Any: ...
     @property
-    def cost(self) -> float:
-        """Return the size of the prepared input, in the model's own unit, for example pixels."""
-        ...
-
+    def cost(self) -> float: ...
     @property
-    def context(self) -> Context | None:
-        """Return the context for the model's progress reports; None if there are no reports."""
-        ...
+    def context(self) -> Context | None: ...
 
 
-ItemT = TypeVar("ItemT", bound=BatchItem)
+ItemT = TypeVar("ItemT", bound=_BatchItem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +315,13 @@ def run_batch(
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
 ) -> Iterator[tuple[ItemT, ItemRun | Skipped]]:
-    """Run jobs as one batch, and yield each outcome when it is known. After an error, run smaller
-    ones.
+    """Run jobs as one batch, and yield each outcome as soon as it is known.
 
-    If a single job does not fit into memory, it runs once more while no other model of this process
-    uses the device. No job runs again after the device is lost, or if the model must be unloaded
-    while a job waits for jobs of other models. `reason_to_skip` is called before a job runs again;
-    if it returns an error, the job ends with it. `watch` returns a context manager for each call.
+    After an error of the model, the jobs run again in smaller batches. If a single job does not fit
+    into memory, it runs once more while no other model of this process uses the device. No job runs
+    again after the device is lost, or if the model must be unloaded while a job waits for jobs of
+    other models. `reason_to_skip` is called before a job runs again; if it returns an error, the
+    job ends with it. `watch` returns a context manager for each call.
     """
     waiting, too_large = [list(jobs)], list[ItemT]()
     while waiting:
@@ -423,5 +416,5 @@ def _halves(jobs: Sequence[ItemT]) -> list[list[ItemT]]:
     return [part for part in (list(jobs[:middle]), list(jobs[middle:])) if part]
 
 
-def _cost(jobs: Sequence[BatchItem]) -> float:
+def _cost(jobs: Sequence[_BatchItem]) -> float:
     return sum(job.cost for job in jobs)

@@ -6,9 +6,8 @@ the abandoned message. A worker dead-letters a message after several such delive
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import (
@@ -121,25 +120,20 @@ class ReplyStep:
             raise Expired("the deadline passed before the reply arrived")
 
 
-class SettlesMessages(Protocol):
-    """An object that settles the messages of one queue, for example a `Receiver`."""
-
-    def request_settlement(self, request: SettleRequest) -> None:
-        """Queue a request, which the receiver's thread carries out later."""
-        ...
-
-
 class SettleStep:
-    """Settles the messages of one model. Only the first call for a message has an effect."""
+    """Settles the messages of one model. Only the first call for a message has an effect.
+
+    `requests` are the functions that request a settlement, by the names of the queues.
+    """
 
     def __init__(
         self,
         in_flight: InFlight,
-        receivers: Mapping[str, SettlesMessages],
+        requests: Mapping[str, Callable[[SettleRequest], None]],
         suspects: Suspects,
     ) -> None:
         self._in_flight = in_flight
-        self._receivers = receivers
+        self._requests = requests
         self._suspects = suspects
 
     def complete_message(self, job: ReceivedJob, code: str) -> None:
@@ -147,9 +141,7 @@ class SettleStep:
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
     def settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
-        """Settle a job's message as its error says. Return the request; None if it has ended
-        before.
-        """
+        """Settle a job's message as its error says. Return the request, if it is the first."""
         error = LockLost("") if job.lock.is_lost else error
         request = _request(job.delivery, error, job)
         return request if self._settle(request, error.code, job) else None
@@ -161,7 +153,7 @@ class SettleStep:
     def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         if not self._in_flight.record_end(request, code, job):
             return False
-        self._receivers[request.delivery.queue].request_settlement(request)
+        self._requests[request.delivery.queue](request)
         if job is not None:
             self._suspects.end_turn(job)
         return True

@@ -199,10 +199,9 @@ class LoadJournal:
         return names
 
     def _held_jobs(self, process: str) -> bool:
-        """Return whether a process held a message lock when it died, so that a job may be the
-        cause.
+        """Return whether a process held a message lock when it died.
 
-        This must be called before this process takes over the lock journals.
+        Then a job may be the cause. Call this before this process takes over the lock journals.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks*"):

@@ -92,21 +92,12 @@ class Slot(NamedTuple):
     sequence_number: int
 
 
+@dataclass(frozen=True, slots=True)
 class LockJournals:
-    """Opens this process's lock journals: files with the lock tokens of received messages."""
+    """Where this process creates its lock journals, and how the previous worker died."""
 
-    def __init__(
-        self,
-        folder: Path,
-        death: WorkerDeath | None = None,
-    ) -> None:
-        """Store the folder that the next workers share, and how the previous worker died."""
-        self._folder = folder
-        self.death = death
-
-    def create_journal(self, namespace: str, queue: str) -> "LockJournal":
-        """Create a lock journal for a queue. Raises OSError if the file cannot be created."""
-        return LockJournal(self._folder, namespace, queue)
+    folder: Path
+    death: WorkerDeath | None = None
 
 
 class LockJournal:

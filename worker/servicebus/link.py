@@ -350,7 +350,8 @@ class QueueLink:
         """Find the messages that are locked for dead workers. Return False if it fails."""
         try:
             if self._journal is None:
-                self._journal = journals.create_journal(_host(self._endpoint), self._queue)
+                host = _host(self._endpoint)
+                self._journal = LockJournal(journals.folder, host, self._queue)
             left = self._journal.take_over_journals(journals.death)
         except OSError as error:
             self._stop_noting(error)

@@ -50,12 +50,11 @@ _RETRY_SECONDS = 0.5
 _LONGEST_SLEEP_SECONDS = 1.0
 
 
-class Renew(Protocol):
-    """Renews the lock of one message. Raises LockLost, or BrokerUnavailable to be tried again."""
+Renew = Callable[[LockedMessage, float], float]
+"""Renews a lock within a time limit, and returns in how many seconds it then expires.
 
-    def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Return in how many seconds the renewed lock expires."""
-        ...
+Raises LockLost, or BrokerUnavailable if the caller may try again.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -221,19 +220,17 @@ class Settled:
     in_time: bool
 
 
-class MessageLink(Protocol):
+class _MessageLink(Protocol):
     """A connection to one queue, with those methods of `QueueLink` that the receiver calls."""
 
     @property
-    def is_connected(self) -> bool: ...  # noqa: D102  QueueLink describes the methods
-    def connect(self) -> None: ...  # noqa: D102
-    def disconnect(self) -> None: ...  # noqa: D102
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None: ...  # noqa: D102
-    def receive_messages(  # noqa: D102
-        self, limit: int, wait_seconds: float
-    ) -> list[LockedMessage]: ...
-    def stop_receiving(self) -> None: ...  # noqa: D102
-    def settle_message(  # noqa: D102
+    def is_connected(self) -> bool: ...
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def receive_message(self, wait_seconds: float) -> LockedMessage | None: ...
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]: ...
+    def stop_receiving(self) -> None: ...
+    def settle_message(
         self,
         delivery: LockedMessage,
         how: Settlement,
@@ -241,11 +238,9 @@ class MessageLink(Protocol):
         description: str,
         history: DeliveryHistory | None = None,
     ) -> None: ...
-    def forget_token(self, delivery: LockedMessage) -> None: ...  # noqa: D102
-    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...  # noqa: D102
-    def renew_lock(  # noqa: D102
-        self, delivery: LockedMessage, timeout_seconds: float
-    ) -> datetime: ...
+    def forget_token(self, delivery: LockedMessage) -> None: ...
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...
+    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime: ...
 
 
 class Receiver:
@@ -256,7 +251,7 @@ class Receiver:
 
     def __init__(
         self,
-        link: MessageLink,
+        link: _MessageLink,
         locks: LockRenewer,
         status: ServiceStatus,
         clock: Callable[[], float] = time.monotonic,
@@ -478,7 +473,7 @@ class ModelQueue:
         *,
         is_low: bool = False,
         journals: LockJournals | None = None,
-        open_link: Callable[..., MessageLink] = QueueLink,
+        open_link: Callable[..., _MessageLink] = QueueLink,
     ) -> None:
         """Create the object without connecting. `lock_seconds` is the queue's lock duration."""
         self.name = name

@@ -5,8 +5,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
@@ -133,12 +134,13 @@ class _Group(Generic[T]):
         self.error: Exception | None = None
 
 
-class ReplyQueueSender(Protocol):
-    """Sends replies to one queue."""
+SendReply = Callable[[bytes, str], None]
+"""Sends the body of the reply to a job to one queue, as `QueueSender.send_reply` does."""
 
-    def send_reply(self, body: bytes, job_id: str) -> None:
-        """Send one reply, as `QueueSender` does."""
-        ...
+
+def open_queue_sender(endpoint: AzureEndpoint, queue: str) -> SendReply:
+    """Return what sends replies to one queue of Service Bus."""
+    return QueueSender(endpoint, queue).send_reply
 
 
 class QueueReplies:
@@ -148,11 +150,11 @@ class QueueReplies:
         self,
         endpoint: AzureEndpoint,
         catalogue: Catalogue,
-        open_sender: Callable[[AzureEndpoint, str], ReplyQueueSender] = QueueSender,
+        open_sender: Callable[[AzureEndpoint, str], SendReply] = open_queue_sender,
     ) -> None:
-        self._make: Callable[[str], ReplyQueueSender] = lambda queue: open_sender(endpoint, queue)
+        self._open = partial(open_sender, endpoint)
         self._own_queues = names(catalogue)
-        self._senders: dict[str, ReplyQueueSender] = {}
+        self._senders: dict[str, SendReply] = {}
         self._lock = threading.Lock()
 
     def check_reply_queue(self, queue: str) -> None:
@@ -164,14 +166,12 @@ class QueueReplies:
             )
 
     def send_reply(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply until the broker accepts it. If `wait` returns False, raise
-        ReplyUndelivered.
-        """
+        """Send a reply until the broker accepts it. Raises ReplyUndelivered if `wait` gives up."""
         with self._lock:
-            sender = self._senders.setdefault(queue, self._make(queue))
+            send = self._senders.setdefault(queue, self._open(queue))
         for attempt in count():
             try:
-                sender.send_reply(body, job_id)
+                send(body, job_id)
             except BrokerUnavailable as error:
                 if not wait(backoff_seconds(attempt)):
                     raise ReplyUndelivered(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -305,15 +305,6 @@ class JobTracing:
             ).end(ended_at)
 
 
-class HasSpan(Protocol):
-    """An object that has the trace span of a job, for example a `ReceivedJob`."""
-
-    @property
-    def span(self) -> JobSpan:
-        """The trace span of the job."""
-        ...
-
-
 class ModelTelemetry:
     """Records the events of one model as metrics and traces. Any thread may call the methods."""
 
@@ -374,10 +365,10 @@ class ModelTelemetry:
         self._metrics.settled.labels(self.model, known).inc()
 
     @contextmanager
-    def record_batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
+    def record_batch(self, jobs: Sequence[JobSpan]) -> Iterator[None]:
         """Record the `with` block as one run of the model; a failed one only in a trace."""
         started = time.perf_counter()
-        with self._tracing.record_batch(self.model, [job.span for job in jobs]):
+        with self._tracing.record_batch(self.model, jobs):
             yield
         self._batch_size.observe(len(jobs))
         self.last_batch_size = len(jobs)

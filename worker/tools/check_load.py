@@ -454,7 +454,7 @@ class LoadMeasurement:
             gateway=gateway,
             senders=ReplySenders(
                 gateway,
-                QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
+                QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers.send_reply),
             ),
             cache=ReplyCache(),
             payloads=payloads,

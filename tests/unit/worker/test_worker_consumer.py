@@ -102,7 +102,9 @@ class RecordedJobs:
         self.in_flight = InFlight(ModelTelemetry("noop"))
         self.reply = ReplyStep(cast(Any, None), senders, self.cache, self.in_flight)
         self.suspects = Suspects()
-        self.settle_step = SettleStep(self.in_flight, {"noop": self}, self.suspects)
+        self.settle_step = SettleStep(
+            self.in_flight, {"noop": self.request_settlement}, self.suspects
+        )
         self.shutdown = Shutdown()
         self.blobs = RecordedBlobs()
         unused = cast(Any, None)

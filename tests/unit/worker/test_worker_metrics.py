@@ -13,12 +13,6 @@ class NewModelsRefusal(InvalidInput):
     code = "anything-at-all"
 
 
-class Job:
-    """A job with a tracing span that is not recorded."""
-
-    span = JobSpan("-")
-
-
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
@@ -30,7 +24,7 @@ def test_each_event_recorded_for_a_model_increases_the_matching_metrics() -> Non
     noop.record_received(2, -0.1)
     noop.record_outcome("succeeded")
     noop.record_outcome("invalid-input")
-    with noop.record_batch([Job()] * 3):
+    with noop.record_batch([JobSpan("-")] * 3):
         pass
     noop.record_lock_lost()
     noop.record_split()
