@@ -159,8 +159,8 @@ class GatewayClient:
         `wait` sleeps before each new try, and returns False if the method must give up.
 
         Returns:
-           Whether the gateway accepted the reply; False if the job had already ended. It may have
-           ended with this reply if the response to an earlier try was lost.
+            Whether the gateway accepted the reply; False if the job had already ended. It may have
+            ended with this reply if the response to an earlier try was lost.
 
         Raises: ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
         ReplyRefused: The gateway will never accept this reply. ReplyForbidden: Replies must not be

@@ -94,10 +94,10 @@ class JobChildren:
         error cancels the child jobs.
 
         Raises:
-           ChildFailed: A child job has failed or was refused.
-           InferenceFailed: The other model is unknown, or cannot read such an input.
-           HandedBack: Another model needs the memory of this model. The parent job runs again, and
-               then finds the results of its child jobs.
+            ChildFailed: A child job has failed or was refused.
+            InferenceFailed: The other model is unknown, or cannot read such an input.
+            HandedBack: Another model needs the memory of this model. The parent job runs again, and
+                then finds the results of its child jobs.
         """
         if self._url is None:
             raise InferenceFailed(

@@ -1,11 +1,11 @@
 """Process the jobs of one model: receive each job and call the steps in their order.
 
 receive    one thread for each queue
-repare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
-          large inputs
-nfer      the model's device thread
-eply      a pool of threads
-ettle     requested by any thread, done by the thread that received the message
+prepare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
+           large inputs
+infer      the model's device thread
+reply      a pool of threads
+settle     requested by any thread, done by the thread that received the message
 """
 
 import contextlib

@@ -70,12 +70,12 @@ class ReceivedJob:
     """One received job, with the values that the steps store during processing.
 
     Attributes:
-       item: The prepared input; None before the job is prepared and after inference.
-       cost: The size of the prepared input, in the model's own unit.
-       is_wanted: The gateway's last answer at `checked_at`; True before its first answer.
-       context: The context of a model that reports progress; None before the job runs.
-       overrun_count: How many jobs ran together, if they exceeded `max_run_seconds`; otherwise 0.
-       ran_alone: Whether the process ran no other job while the device ran this job.
+        item: The prepared input; None before the job is prepared and after inference.
+        cost: The size of the prepared input, in the model's own unit.
+        is_wanted: The gateway's last answer at `checked_at`; True before its first answer.
+        context: The context of a model that reports progress; None before the job runs.
+        overrun_count: How many jobs ran together, if they exceeded `max_run_seconds`; otherwise 0.
+        ran_alone: Whether the process ran no other job while the device ran this job.
     """
 
     request: JobRequest

@@ -82,10 +82,10 @@ class ReplyStep:
         """Send the reply to a job that has not ended, and return `succeeded` or its error's code.
 
         Raises:
-           LockLost: The message's lock is lost, so another worker may have the message.
-           ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
-           Poison: The receiver will never accept this reply.
-           Expired: The job's deadline had passed when the reply arrived.
+            LockLost: The message's lock is lost, so another worker may have the message.
+            ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
+            Poison: The receiver will never accept this reply.
+            Expired: The job's deadline had passed when the reply arrived.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.make_reply(outcome, results)) if job.request.reply_to else b""

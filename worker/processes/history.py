@@ -52,17 +52,17 @@ class DeliveryHistory:
     """What workers know of the earlier deliveries of a message.
 
     Attributes:
-       failed_count: The deliveries that count against the job: it crashed the worker while it ran
-           alone, or the worker gave the message back because of a failure.
-       killed_count: The deliveries in which the worker was killed by SIGKILL, by an operator or
-           for lack of memory, while the job ran alone.
-       waiting_count: The deliveries that ended before the model ran the job.
-       running_count: The deliveries in which the process died while it ran the job. If there is
-           one, the job is a suspect, and runs alone.
-       overrun_count: The deliveries in which the job alone exceeded `max_run_seconds`. If there is
-           one, the job fails instead of running again.
-       batch_overrun_count: The deliveries in which a batch with the job exceeded it. If there is
-           one, the job runs in a batch of its own.
+        failed_count: The deliveries that count against the job: it crashed the worker while it ran
+            alone, or the worker gave the message back because of a failure.
+        killed_count: The deliveries in which the worker was killed by SIGKILL, by an operator or
+            for lack of memory, while the job ran alone.
+        waiting_count: The deliveries that ended before the model ran the job.
+        running_count: The deliveries in which the process died while it ran the job. If there is
+            one, the job is a suspect, and runs alone.
+        overrun_count: The deliveries in which the job alone exceeded `max_run_seconds`. If there is
+            one, the job fails instead of running again.
+        batch_overrun_count: The deliveries in which a batch with the job exceeded it. If there is
+            one, the job runs in a batch of its own.
     """
 
     failed_count: int = 0

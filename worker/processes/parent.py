@@ -159,11 +159,11 @@ def run_in_child(
     itself, and raises the RestartNeeded that `run` raises.
 
     Args:
-       run: Runs the worker, and returns the exit code. Its arguments are the process id of the
-           parent, or None without a parent process, and how the last child died, or None.
-       modules: The modules to import before the first fork. The child handles their errors.
-       note_import: Returns a context manager that can note the import of a module.
-       is_loading: Returns whether the process with this id loads a model.
+        run: Runs the worker, and returns the exit code. Its arguments are the process id of the
+            parent, or None without a parent process, and how the last child died, or None.
+        modules: The modules to import before the first fork. The child handles their errors.
+        note_import: Returns a context manager that can note the import of a module.
+        is_loading: Returns whether the process with this id loads a model.
 
     Returns: The exit code of `run`; 128 plus the number of a SIGTERM or SIGINT after which the
     child died; 0 if one arrived during a restart delay.

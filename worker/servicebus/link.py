@@ -68,12 +68,12 @@ class LockedMessage:
     """A message that this worker has received and locked.
 
     Attributes:
-       body: The bytes of the body; None if the body is not binary or is too large.
-       delivery_count: How many times the message was delivered before this delivery.
-       locked_until: The time on the broker's clock at which the lock expires without a renewal.
-       sequence_number: Its number in its queue, which a redelivered message keeps.
-       token: The lock token in the byte order of AMQP; empty if the message has no lock token.
-       journal: The lock journal in which the token is noted; None if it is not noted.
+        body: The bytes of the body; None if the body is not binary or is too large.
+        delivery_count: How many times the message was delivered before this delivery.
+        locked_until: The time on the broker's clock at which the lock expires without a renewal.
+        sequence_number: Its number in its queue, which a redelivered message keeps.
+        token: The lock token in the byte order of AMQP; empty if the message has no lock token.
+        journal: The lock journal in which the token is noted; None if it is not noted.
     """
 
     body: bytes | None = field(repr=False)

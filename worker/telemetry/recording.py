@@ -3,11 +3,11 @@
 The spans of a job belong to the trace of the request that submitted the job:
 
     process QUEUE      from receiving to settling the message; links to the request's span
-   ├── prepare        fetch, decode and preprocess the input
-   ├── inference      run the batch that contains this job; the span of the batch's first job
-   │                  links to all jobs of the batch, and the spans of the other jobs link to
-   │                  the span of the first job
-   └── reply          send the reply
+    ├── prepare        fetch, decode and preprocess the input
+    ├── inference      run the batch that contains this job; the span of the batch's first job
+    │                  links to all jobs of the batch, and the spans of the other jobs link to
+    │                  the span of the first job
+    └── reply          send the reply
 
 Names and attributes follow OpenTelemetry's messaging conventions. Without an exporter, no spans are
 created, and only the trace id of a job is logged. The number of metric labels is limited: models
