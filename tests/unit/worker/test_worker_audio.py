@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.worker.pictures import encode_wav, wav_chunk
 from worker.errors import InvalidInput
 from worker.inputs.audio import decode, open_recording
 
@@ -18,19 +19,6 @@ pytestmark = pytest.mark.torch  # NumPy is installed with torch
 
 RATE = 16_000
 TONE = np.sin(np.arange(RATE // 10) * 2 * np.pi * 440 / RATE).astype(np.float32) * 0.5
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
-
-
-def wav_of(
-    body: bytes, bits: int, *, kind: int = 1, channels: int = 1, rate: int = RATE, more: bytes = b""
-) -> bytes:
-    frame_bytes = channels * bits // 8
-    head = struct.pack("<HHIIHH", kind, channels, rate, rate * frame_bytes, frame_bytes, bits)
-    parts = b"WAVE" + chunk(b"fmt ", head + more) + chunk(b"data", body)
-    return b"RIFF" + struct.pack("<I", len(parts)) + parts
 
 
 def pcm(bits: int) -> bytes:
@@ -42,7 +30,7 @@ def pcm(bits: int) -> bytes:
 
 @pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (16, 1e-4), (24, 1e-6), (32, 1e-6)])
 def test_pcm_samples_of_every_width_decode_to_the_same_sound(bits: int, off: float) -> None:
-    audio = decode(wav_of(pcm(bits), bits))
+    audio = decode(encode_wav(pcm(bits), bits))
     assert audio.sample_rate == RATE
     assert audio.samples.dtype == np.float32
     assert np.abs(audio.samples - TONE).max() < off
@@ -52,20 +40,20 @@ def test_pcm_samples_of_every_width_decode_to_the_same_sound(bits: int, off: flo
 @pytest.mark.parametrize("bits", [32, 64])
 def test_float_samples_are_decoded_unchanged(bits: int) -> None:
     body = TONE.astype(f"<f{bits // 8}").tobytes()
-    assert np.array_equal(decode(wav_of(body, bits, kind=3)).samples, TONE)
+    assert np.array_equal(decode(encode_wav(body, bits, kind=3)).samples, TONE)
 
 
 def test_all_channels_of_a_wav_file_are_mixed_into_one_channel() -> None:
     frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
     body = frames.astype("<f4").tobytes()
-    audio = decode(wav_of(body, 32, kind=3, channels=4))
+    audio = decode(encode_wav(body, 32, kind=3, channels=4))
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
 def test_the_subformat_in_the_header_of_an_extensible_wav_file_determines_the_decoding() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
-    data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
+    data = encode_wav(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
     assert np.array_equal(decode(data).samples, TONE)
 
 
@@ -82,18 +70,18 @@ def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
 
 
 def test_unknown_chunks_of_a_wav_file_are_skipped_even_if_the_chunk_lengths_are_odd() -> None:
-    plain = wav_of(pcm(16), 16)
-    data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
+    plain = encode_wav(pcm(16), 16)
+    data = plain[:12] + wav_chunk(b"LIST", b"odd") + plain[12:] + wav_chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)
 
 
 def test_a_wav_file_of_unknown_length_is_decoded_to_the_end_of_the_file() -> None:
-    plain = wav_of(pcm(16), 16)
+    plain = encode_wav(pcm(16), 16)
     at = plain.index(b"data") + 4
     assert len(decode(plain[:at] + b"\xff\xff\xff\xff" + plain[at + 4 :]).samples) == len(TONE)
 
 
-GOOD = wav_of(pcm(16), 16)
+GOOD = encode_wav(pcm(16), 16)
 
 
 @pytest.mark.parametrize(
@@ -104,22 +92,22 @@ GOOD = wav_of(pcm(16), 16)
         (GOOD[:-2], "truncated: a chunk should have 3200 bytes, but only 3198 bytes follow"),
         (GOOD[:30], "truncated"),
         (GOOD[:36], "no data chunk with samples"),
-        (wav_of(b"", 16), "no samples, or its last sample is incomplete"),
-        (wav_of(b"abc", 16), "no samples, or its last sample is incomplete"),
-        (wav_of(b"ab", 16, channels=0), "has 0 channels"),
-        (wav_of(bytes(66), 8, channels=33), "has 33 channels"),
-        (wav_of(b"ab", 16, rate=1), "at 1 Hz"),
-        (wav_of(b"ab", 12), "expected PCM"),
-        (wav_of(b"ab", 8, kind=7), "expected PCM"),
-        (wav_of(b"abcd", 32, kind=0xFFFE), "expected PCM"),
+        (encode_wav(b"", 16), "no samples, or its last sample is incomplete"),
+        (encode_wav(b"abc", 16), "no samples, or its last sample is incomplete"),
+        (encode_wav(b"ab", 16, channels=0), "has 0 channels"),
+        (encode_wav(bytes(66), 8, channels=33), "has 33 channels"),
+        (encode_wav(b"ab", 16, rate=1), "at 1 Hz"),
+        (encode_wav(b"ab", 12), "expected PCM"),
+        (encode_wav(b"ab", 8, kind=7), "expected PCM"),
+        (encode_wav(b"abcd", 32, kind=0xFFFE), "expected PCM"),
         (
             GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)),
             "channels and bits per sample require 2 bytes",
         ),
-        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "NaN or infinite"),
-        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "NaN or infinite"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "a data chunk before its fmt chunk"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 chunks"),
+        (encode_wav(struct.pack("<f", float("nan")), 32, kind=3), "NaN or infinite"),
+        (encode_wav(struct.pack("<d", 1e300), 64, kind=3), "NaN or infinite"),
+        (b"RIFF\0\0\0\0WAVE" + wav_chunk(b"data", b"ab"), "a data chunk before its fmt chunk"),
+        (b"RIFF\0\0\0\0WAVE" + wav_chunk(b"JUNK", b"") * 300, "more than 256 chunks"),
     ],
 )
 def test_the_refusal_of_a_damaged_or_inconsistent_wav_file_states_the_reason(
@@ -150,7 +138,7 @@ def test_a_resampled_tone_equals_the_same_tone_generated_at_the_new_sample_rate(
     rate: int,
 ) -> None:
     body = tone(rate, 3.0).astype("<f4").tobytes()
-    audio = decode(wav_of(body, 32, kind=3, rate=rate), RATE)
+    audio = decode(encode_wav(body, 32, kind=3, rate=rate), RATE)
     assert audio.sample_rate == RATE
     assert audio.seconds == pytest.approx(3.0, abs=0.001)
     expected = tone(RATE, 3.0)
@@ -159,7 +147,7 @@ def test_a_resampled_tone_equals_the_same_tone_generated_at_the_new_sample_rate(
 
 @pytest.mark.parametrize("rate", [4_000, 16_000, 384_000])
 def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int) -> None:
-    audio = decode(wav_of(np.array([0.5], np.float32).tobytes(), 32, kind=3, rate=rate), RATE)
+    audio = decode(encode_wav(np.array([0.5], np.float32).tobytes(), 32, kind=3, rate=rate), RATE)
     assert len(audio.samples) >= 1
 
 
@@ -167,14 +155,14 @@ def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int
 def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(channels: int) -> None:
     wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
     frames = np.repeat(wanted[:, None], channels, axis=1)
-    audio = decode(wav_of(frames.tobytes(), 16, channels=channels))
+    audio = decode(encode_wav(frames.tobytes(), 16, channels=channels))
     assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
 
 
 def test_decoding_a_recording_reserves_memory_only_for_the_resampled_samples() -> None:
     """The sample rate is 384 kHz, but the model needs 16 kHz, so one in 24 samples is kept."""
     body = bytes(4 * 1024 * 1024)
-    recording = open_recording(wav_of(body, 8, rate=384_000), RATE)
+    recording = open_recording(encode_wav(body, 8, rate=384_000), RATE)
     assert recording.memory_bytes < 4 * len(body) // 24 + 17 * 1024 * 1024
     tracemalloc.start()
     recording.decode()

@@ -39,6 +39,7 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
+from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.pipeline.receive import InFlight, ReceivedJob
@@ -100,13 +101,14 @@ class RecordedJobs:
         self.cache = ReplyCache()
         self.locks = LockRenewer(lambda: self.now)
         self.in_flight = InFlight(ModelTelemetry("noop"))
-        self.reply = ReplyStep(cast(Any, None), senders, self.cache, self.in_flight)
+        self.blobs = RecordedBlobs()
+        payloads = BlobPayloads(self.blobs)
+        self.reply = ReplyStep(payloads, senders, self.cache, self.in_flight)
         self.suspects = Suspects()
         self.settle_step = SettleStep(
             self.in_flight, {"noop": self.request_settlement}, self.suspects
         )
         self.shutdown = Shutdown()
-        self.blobs = RecordedBlobs()
         unused = cast(Any, None)
         self.consumer = Consumer(
             model=NOOP,

@@ -1,9 +1,6 @@
 """Test how images are decoded."""
 
 import contextlib
-import io
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.unit.worker.pictures import blank_png, encode_picture
 from worker.errors import InvalidInput
 from worker.inputs.images import decode
 
@@ -18,28 +16,9 @@ MAX_PIXELS = 1_000_000
 CHELSEA = (Path(__file__).parents[3] / "examples" / "chelsea.jpg").read_bytes()
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, kind, **options)
-    return data.getvalue()
-
-
-def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header announces this size, but which contains only one line of pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(width * 3 + 1))
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
-
-
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "P"), ("WEBP", "RGB")])
 def test_an_image_is_decoded_to_rgb(kind: str, mode: str) -> None:
-    data = encoded(Image.new("RGB", (40, 30), (200, 10, 10)).convert(mode), kind)
+    data = encode_picture(Image.new("RGB", (40, 30), (200, 10, 10)).convert(mode), kind)
     picture = decode(data, f"image/{kind.lower()}", MAX_PIXELS)
     assert (picture.mode, picture.size) == ("RGB", (40, 30))
     red, green, _ = picture.getpixel((5, 5))  # type: ignore[misc]  # RGB, as asserted
@@ -49,11 +28,12 @@ def test_an_image_is_decoded_to_rgb(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "1", "LA", "RGBA"])
 def test_a_png_of_every_colour_mode_is_decoded(mode: str) -> None:
-    assert decode(encoded(Image.new(mode, (8, 8)), "PNG"), "image/png", MAX_PIXELS).mode == "RGB"
+    picture = decode(encode_picture(Image.new(mode, (8, 8))), "image/png", MAX_PIXELS)
+    assert picture.mode == "RGB"
 
 
 def test_transparent_areas_of_an_image_become_white() -> None:
-    picture = decode(encoded(Image.new("RGBA", (4, 4)), "PNG"), "image/png", MAX_PIXELS)
+    picture = decode(encode_picture(Image.new("RGBA", (4, 4)), "PNG"), "image/png", MAX_PIXELS)
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
 
@@ -61,12 +41,12 @@ def test_an_image_is_rotated_by_the_exif_orientation() -> None:
     sideways = Image.new("RGB", (40, 20))
     exif = sideways.getexif()
     exif[0x0112] = 6
-    picture = decode(encoded(sideways, "JPEG", exif=exif), "image/jpeg", MAX_PIXELS)
+    picture = decode(encode_picture(sideways, "JPEG", exif=exif), "image/jpeg", MAX_PIXELS)
     assert picture.size == (20, 40)
 
 
 def test_a_cmyk_jpeg_is_decoded() -> None:
-    data = encoded(Image.new("CMYK", (8, 8)), "JPEG")
+    data = encode_picture(Image.new("CMYK", (8, 8)), "JPEG")
     assert decode(data, "image/jpeg", MAX_PIXELS).mode == "RGB"
 
 
@@ -77,7 +57,7 @@ def test_a_cmyk_jpeg_is_decoded() -> None:
         (b"hello, I am text", "not an image"),
         (b"\xff\xd8\xff\xe0", "damaged|not an image"),
         (CHELSEA[: len(CHELSEA) // 2], "damaged or incomplete"),
-        (encoded(Image.new("RGB", (8, 8)), "PNG"), "not an image of type image/jpeg"),
+        (encode_picture(Image.new("RGB", (8, 8)), "PNG"), "not an image of type image/jpeg"),
     ],
     ids=["empty", "text", "stub", "truncated", "png"],
 )
@@ -89,7 +69,7 @@ def test_data_of_media_type_image_jpeg_that_is_not_a_complete_jpeg_file_is_refus
 
 
 def test_a_truncated_png_is_refused() -> None:
-    data = encoded(Image.effect_noise((64, 64), 50), "PNG")
+    data = encode_picture(Image.effect_noise((64, 64), 50), "PNG")
     with pytest.raises(InvalidInput, match="damaged"):
         decode(data[: len(data) // 2], "image/png", MAX_PIXELS)
 
@@ -97,7 +77,7 @@ def test_a_truncated_png_is_refused() -> None:
 @pytest.mark.parametrize("side", [1001, 30_000])
 def test_a_picture_with_too_many_pixels_is_refused_before_the_pixels_are_decoded(side: int) -> None:
     with pytest.raises(InvalidInput, match="pixels"):
-        decode(png_of(side, side), "image/png", MAX_PIXELS)
+        decode(blank_png(side, side, rows=1), "image/png", MAX_PIXELS)
 
 
 @settings(max_examples=150)

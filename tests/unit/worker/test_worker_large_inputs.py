@@ -1,7 +1,6 @@
 """Test large inputs: the memory that they reserve, and the processes that decode them."""
 
 import gc
-import io
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 import tracemalloc
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -22,6 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.unit.worker.pictures import MIB, blank_png, encode_picture, encode_wav
 from worker.errors import InvalidInput, LockLost, WorkerFault
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES, InputMemory, MemoryBudget
@@ -29,33 +28,11 @@ from worker.inputs.opened import InputKind, keep_waiting, open_input
 from worker.inputs.tensors import decode as decode_tensors
 
 MAX_PIXELS = 50_000_000
-MIB = 1024 * 1024
-
-
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, kind, **options)
-    return data.getvalue()
-
-
-def blank_png(width: int, height: int) -> bytes:
-    """Return a PNG with this size, whose pixels are all transparent, so that the file is small."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    rows = zlib.compressobj(1)
-    line = bytes(width * 4 + 1)
-    pixels = b"".join(rows.compress(line) for _ in range(height)) + rows.flush()
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def jpeg_with_scans(count: int) -> bytes:
     """Return a progressive JPEG of 64 x 64 pixels that contains its last scan `count` times."""
-    data = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG", progressive=True)
+    data = encode_picture(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
@@ -119,7 +96,7 @@ def test_a_child_process_decodes_the_same_pixels_as_a_thread(
     sideways = Image.effect_noise((500, 300), 80).convert("RGB")
     exif = sideways.getexif()
     exif[0x0112] = 6
-    data = encoded(sideways, kind, exif=exif)
+    data = encode_picture(sideways, kind, exif=exif)
     media_type = f"image/{kind.lower()}"
     opened = open_input(InputKind("image", MAX_PIXELS), data, media_type)
     expected = opened.decode(keep_waiting)
@@ -148,7 +125,7 @@ def test_decoding_an_image_needs_at_most_the_reserved_memory(
     blocks = Image.effect_noise((side // 8, side // 8), 60).resize(
         (side, side), Image.Resampling.NEAREST
     )
-    data = encoded(blocks.convert(mode), kind, **options)
+    data = encode_picture(blocks.convert(mode), kind, **options)
     image = (data, f"image/{kind.lower()}", MAX_PIXELS, keep_waiting)
     reserved = processes.measure_image(*image)
     before = peak_bytes(processes.child_pids[0])
@@ -226,7 +203,7 @@ def test_damaged_exif_entries_write_nothing_to_the_log(
 ) -> None:
     entries = b"".join(struct.pack("<HHII", tag, 2, 99_999, 99_999) for tag in range(5_000))
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 5_000) + entries
-    data = encoded(Image.new("RGB", (10, 10)), "JPEG", exif=exif)
+    data = encode_picture(Image.new("RGB", (10, 10)), "JPEG", exif=exif)
     processes.decode_image(data, "image/jpeg", MAX_PIXELS, keep_waiting)
     processes.close()
     assert capfd.readouterr().err == ""
@@ -380,8 +357,4 @@ def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memo
 
 def test_a_recording_of_ten_seconds_is_a_small_input() -> None:
     pytest.importorskip("numpy")
-    body = bytes(320_000)
-    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
-    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + head
-    data += struct.pack("<4sI", b"data", len(body)) + body
-    assert open_input(InputKind("audio"), data, "audio/wav").is_small
+    assert open_input(InputKind("audio"), encode_wav(bytes(320_000)), "audio/wav").is_small

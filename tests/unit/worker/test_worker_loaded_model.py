@@ -15,6 +15,7 @@ from PIL import Image
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from contract.parameters import read_schemas
+from tests.unit.worker.pictures import white_png
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
 from worker.inference.declarations import read_arguments
 from worker.inference.loaded_model import LoadedModel, serialize_result
@@ -24,8 +25,7 @@ from worker.models import Accepts, Context, Range, Weights
 NOOP = Catalogue.load()["noop"]
 PICTURES = replace(NOOP, name="pictures", media_types=("image/png",), max_pixels=100)
 TEXTS = replace(NOOP, name="texts", media_types=("text/plain",))
-PNG = io.BytesIO()
-Image.new("L", (4, 2), 255).save(PNG, "PNG")
+PNG = white_png(4, 2)
 WEIGHTS = Weights(Path("weights.pth"))
 
 
@@ -41,8 +41,8 @@ def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
 
     loaded = LoadedModel(PICTURES, Infer())
     assert loaded.accepts == "image"
-    assert answer(loaded, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
-    items = [loaded.prepare(PNG.getvalue(), "image/png")] * 3
+    assert answer(loaded, PNG, "image/png") == InlineJson({"size": [4, 2]})
+    items = [loaded.prepare(PNG, "image/png")] * 3
     assert len(loaded.call_model(items)) == 3
 
 
@@ -421,7 +421,7 @@ def test_required_context_needs_reports_progress() -> None:
 def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixels() -> None:
     infer = type("Infer", (), {"__call__": lambda self, item: item})
     loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
-    assert loaded.prepare(PNG.getvalue(), "image/png").size == (4, 2)
+    assert loaded.prepare(PNG, "image/png").size == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.worker.pictures import MIB, blank_png
 from tests.unit.worker.test_worker_consumer import NOOP, RecordedJobs
-from tests.unit.worker.test_worker_large_inputs import MIB, blank_png
 from worker.errors import NotWaitedFor, Settlement
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget

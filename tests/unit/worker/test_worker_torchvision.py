@@ -14,6 +14,7 @@ from torchvision import models
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
+from tests.unit.worker.pictures import encode_picture, white_png
 from worker.errors import ModelUnfit, WeightsUnfit
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.simulated_device import metering
@@ -30,9 +31,7 @@ MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee
 
 
 def small() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (60, 90), (200, 30, 30)).save(file, "PNG")
-    return file.getvalue()
+    return encode_picture(Image.new("RGB", (60, 90), (200, 30, 30)))
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
@@ -148,9 +147,7 @@ def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_ba
     loaded = load(tmp_path, "detector", network, architecture=architecture)
 
     def prepared(width: int, height: int) -> Any:
-        file = io.BytesIO()
-        Image.new("RGB", (width, height), "white").save(file, "PNG")
-        return loaded.prepare(file.getvalue(), "image/png")
+        return loaded.prepare(white_png(width, height), "image/png")
 
     def peak_bytes(items: list[Any]) -> int:
         with metering(lambda _: None) as peak:
@@ -164,9 +161,7 @@ def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_ba
 
 
 def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (4000, 20), "white").save(file, "PNG")
-    item = detector.prepare(file.getvalue(), "image/png")
+    item = detector.prepare(white_png(4000, 20), "image/png")
     assert tuple(item.pixels.shape) == (3, 7, 1333)
     (answer,) = [detector.encode_output(output).first for output in detector.call_model([item])]
     assert isinstance(answer, InlineJson)

@@ -1,7 +1,6 @@
 """Test the voice activity model with its trained weights, on real speech."""
 
 import importlib.util
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from azure.storage.blob import BlobServiceClient
 from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue
+from tests.unit.worker.pictures import encode_wav
 from worker.blobs import AzureBlobReader
 from worker.errors import InvalidInput
 from worker.inference.loaded_model import LoadedModel, ModelLoader
@@ -40,9 +40,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def wav(samples: Any, rate: int = RATE) -> bytes:
     body = bytes((np.clip(samples, -1, 1) * 32767).astype("<i2"))
-    head = struct.pack("<HHIIHH", 1, 1, rate, rate * 2, 2, 16)
-    parts = b"WAVEfmt \x10\0\0\0" + head + b"data" + struct.pack("<I", len(body)) + body
-    return b"RIFF" + struct.pack("<I", len(parts)) + parts
+    return encode_wav(body, rate=rate)
 
 
 def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
