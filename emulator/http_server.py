@@ -1,14 +1,18 @@
-"""uvicorn's HTTP protocol with limits, so that clients cannot keep connections open for ever.
+"""uvicorn's server and HTTP protocol with limits, so that no client keeps a connection for ever.
 
 This module does not check the length of a body. The parser httptools answers 400 if a request has
 two Content-Length headers, or both Content-Length and Transfer-Encoding.
 """
 
 import asyncio
-from typing import ClassVar
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from emulator.hosts import HostFilter, HostRules
 from emulator.program import HttpLimits
 
 _TIMEOUT_RESPONSE = (
@@ -113,3 +117,34 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_bytes and not self._is_in_body:
             self.transport.write(_TIMEOUT_RESPONSE)
         self.transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server for one of the services, which leaves signals to the program."""
+
+    def __init__(
+        self,
+        application: Any,
+        limits: HttpLimits,
+        protocol: type[HttpProtocol] = HttpProtocol,
+        **options: Any,
+    ) -> None:
+        """Create the server; `options` are further options of uvicorn."""
+        config = uvicorn.Config(
+            HostFilter(application, HostRules(limits.allowed_hosts)),
+            http=protocol.with_limits(limits),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # do not trust X-Forwarded-For: a client could set it
+            **options,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signal handlers unchanged."""
+        yield

@@ -11,12 +11,10 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
-
-import uvicorn
 
 from emulator.blobs.authorization import Authenticator
 from emulator.blobs.content import ContentStream
@@ -29,8 +27,7 @@ from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import Clock, format_iso_date, to_microseconds
 from emulator.disk import is_disk_error
-from emulator.hosts import HostFilter, HostRules
-from emulator.http_server import HttpProtocol
+from emulator.http_server import HttpProtocol, HttpServer
 from emulator.program import HttpLimits
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -202,45 +199,24 @@ class _Protocol(HttpProtocol):
             self.headers[-1] = (name, value)
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server that stops at SIGTERM or SIGINT.
-
-    Unlike uvicorn's own server, this server does not raise the signal again after it has stopped.
-    """
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        loop = asyncio.get_running_loop()
-        handled = (signal.SIGTERM, signal.SIGINT)
-        for number in handled:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
-
-
 async def serve(app: BlobApp, listeners: Sequence[socket.socket], limits: HttpLimits) -> None:
     """Serve the requests that arrive on `listeners` until SIGTERM or SIGINT, then stop.
 
     Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
     the store of `app`.
     """
-    config = uvicorn.Config(
-        HostFilter(app, HostRules(limits.allowed_hosts)),
-        http=_Protocol.with_limits(limits),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # do not trust X-Forwarded-For: a client could set it
+    server = HttpServer(
+        app,
+        limits,
+        _Protocol,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
     app.store.start()
     try:
-        await _Server(config).serve(sockets=list(listeners))
+        await server.serve(sockets=list(listeners))
     finally:
         await app.store.close()

@@ -3,14 +3,10 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-import uvicorn
-
-from emulator.hosts import HostFilter, HostRules
-from emulator.http_server import HttpProtocol
+from emulator.http_server import HttpServer
 from emulator.program import HttpLimits, port_in_use
 
 Scope = MutableMapping[str, Any]
@@ -89,20 +85,22 @@ async def respond_json(send: Send, status: int, document: object) -> None:
     await respond(send, status, headers, body)
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+class _Server(HttpServer):
+    """A server that sets `ready` when it accepts requests."""
+
+    def __init__(self, application: Any, limits: HttpLimits) -> None:
+        super().__init__(
+            application,
+            limits,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the server, and set `ready` when the server accepts requests."""
         await super().startup(sockets)
         self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signal handlers unchanged, because the host handles the signals."""
-        yield
 
 
 class Listener:
@@ -111,22 +109,7 @@ class Listener:
     def __init__(
         self, application: Any, bound: Sequence[socket.socket], limits: HttpLimits | None = None
     ) -> None:
-        limits = limits or HttpLimits()
-        config = uvicorn.Config(
-            HostFilter(application, HostRules(limits.allowed_hosts)),
-            http=HttpProtocol.with_limits(limits),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-            proxy_headers=False,
-        )
-        self._server = _Server(config)
+        self._server = _Server(application, limits or HttpLimits())
         self._sockets = list(bound)
         self._task: asyncio.Task[None] | None = None
 

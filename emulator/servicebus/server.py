@@ -1,20 +1,18 @@
 """Serve AMQP and the management API until the process receives SIGTERM or SIGINT."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import uvicorn
 from starlette.applications import Starlette
 
-from emulator.hosts import HostFilter, HostRules, OriginFilter
-from emulator.http_server import HttpProtocol
+from emulator.hosts import HostRules, OriginFilter
+from emulator.http_server import HttpServer
 from emulator.program import HttpLimits, SettingError
 from emulator.servicebus.amqp.websocket import ProtocolDetector
 from emulator.servicebus.broker.errors import BrokerError
@@ -70,18 +68,7 @@ async def serve(
             for listener in sockets.amqps
         ],
     ]
-    web = _WebServer(
-        uvicorn.Config(
-            HostFilter(OriginFilter(admin, rules), rules),
-            http=HttpProtocol.with_limits(limits),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
+    web = HttpServer(OriginFilter(admin, rules), limits, timeout_graceful_shutdown=_GRACE_SECONDS)
     serving = asyncio.create_task(web.serve(sockets=list(sockets.admin)))
     waiting = asyncio.create_task(stopped.wait())
     deleting = asyncio.create_task(_delete_idle(namespace))
@@ -107,11 +94,3 @@ def _close(servers: Sequence[asyncio.Server], namespace: Namespace) -> None:
     for server in servers:
         server.close()
     namespace.close()
-
-
-class _WebServer(uvicorn.Server):
-    """A uvicorn server that does not handle signals, because `serve` handles them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
