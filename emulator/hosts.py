@@ -50,10 +50,7 @@ class HostRules:
         self.allows = lru_cache(maxsize=64)(self._allows)
 
     def allows_origin(self, origin: str) -> bool:
-        """Return whether the host in a page's origin, such as `http://localhost:3000`, is allowed.
-
-        If `origin` is not a valid URL, return False.
-        """
+        """Return whether a page's origin, such as `http://localhost:3000`, is allowed."""
         try:
             return self.allows(urlsplit(origin).netloc)
         except ValueError:

@@ -65,11 +65,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes.
-
-        Refuse a request whose head is too large. If the bytes belong to a body, the next bytes of
-        the body must arrive within `body_silence_seconds`, counted from now.
-        """
+        """Parse bytes, refuse a head that is too large, and extend the time for a body."""
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:

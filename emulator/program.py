@@ -186,10 +186,7 @@ def run(
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed.
-
-    In the meantime, a thread regularly returns free memory to the operating system.
-    """
+    """Run a coroutine on uvloop, or on asyncio's loop without it, and trim memory meanwhile."""
     # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()
     start_trimming()
@@ -307,10 +304,7 @@ def listen_all(
 
 
 def listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
-    """Make bound sockets listen. If one socket cannot listen, close all sockets.
-
-    Raises PortInUse if another program listens on the port, and SettingError for another reason.
-    """
+    """Make sockets listen, or close them all. Raises PortInUse or SettingError."""
     try:
         for listener in listeners:
             listener.listen(backlog)

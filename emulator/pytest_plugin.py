@@ -193,10 +193,7 @@ def _running(
 def _wait_until_ready(
     process: "subprocess.Popen[bytes]", module: str, log: Path, patterns: Sequence[str]
 ) -> list[str]:
-    """Wait until the log matches all patterns, and return the text of each pattern's group.
-
-    The test fails if the service ends or is not ready in time.
-    """
+    """Return the groups of all patterns as soon as the log matches; otherwise fail the test."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None

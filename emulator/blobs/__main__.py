@@ -69,10 +69,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _read_key(path: Path) -> str:
-    """Return the text of a key file without the white space at its start and end.
-
-    Raises SettingError if the file cannot be read. The error's message contains no key.
-    """
+    """Return the stripped text of a key file. Raises SettingError without showing it."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError as error:

@@ -90,11 +90,7 @@ class Authenticator:
     clock: Clock
 
     def authenticate(self, request: BlobRequest, permission: RequiredPermission) -> AccessGrant:
-        """Check the credentials of a request, and return the permissions that they grant.
-
-        Raises StorageError if the credentials are missing or invalid, or do not permit the
-        operation.
-        """
+        """Return the permissions that a request's credentials grant. Raises StorageError."""
         authorization = request.headers.get("authorization")
         if authorization is not None:
             scheme, _, credentials = authorization.partition(" ")
@@ -126,7 +122,7 @@ _CLOCK_SKEW = timedelta(minutes=15)
 def check_shared_key(
     request: BlobRequest, credentials: str, account: str, key: AccountKey, now: datetime
 ) -> None:
-    """Check the Shared Key credentials of a request. Raises StorageError if they are invalid.
+    """Check Shared Key credentials. Raises StorageError.
 
     Source: "Authorize with Shared Key" in the REST reference, for API version 2015-02-21 and later.
     """

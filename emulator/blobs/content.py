@@ -124,11 +124,7 @@ class ContentFiles:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one call of `pin` for each key, and return the keys of the files to remove.
-
-        A file must be removed if it is no longer pinned and the index no longer refers to it. The
-        caller must remove these files.
-        """
+        """Undo a `pin` of each key; return the keys of files that the caller must now remove."""
         removable = []
         for key in keys:
             count = self._pins.pop(key) - 1
@@ -140,11 +136,7 @@ class ContentFiles:
         return removable
 
     def release(self, keys: Iterable[str]) -> list[str]:
-        """Record that the index no longer refers to the files with these keys.
-
-        Returns the keys of the files that are not pinned. The caller must remove these files. The
-        keys of pinned files are returned by `unpin` later.
-        """
+        """Release files from the index; return the keys of those to remove, without pins."""
         removable = []
         for key in keys:
             if key in self._pins:

@@ -416,10 +416,7 @@ def invalid_header(name: str, value: str = "") -> StorageError:
 
 
 def copy_source_not_verified(cause: StorageError) -> StorageError:
-    """Return the error for a copy source that cannot be read.
-
-    The error has the code CannotVerifyCopySource, and the status, message and details of `cause`.
-    """
+    """Return the error CannotVerifyCopySource with the status and details of `cause`."""
     error = StorageError(ErrorCode.COPY_SOURCE_NOT_VERIFIED)
     error.detail = cause.detail
     error.status, error.message = cause.status, cause.message

@@ -53,10 +53,7 @@ class Conditions:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str], now_us: int) -> Conditions:
-        """Parse the conditional headers. The names in `headers` must be in lower case.
-
-        Raises StorageError if a header is malformed.
-        """
+        """Parse conditional headers with names in lower case. Raises StorageError if malformed."""
         return cls(
             _tags(headers.get("if-match")),
             _tags(headers.get("if-none-match")),

@@ -148,10 +148,7 @@ class LeaseRequest:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> LeaseRequest:
-        """Parse the headers of a request. The names of the headers must be in lower case.
-
-        Raises StorageError if a header is missing or malformed.
-        """
+        """Parse headers with names in lower case. Raises StorageError."""
         action = _required(headers, "x-ms-lease-action").lower()
         if action == "acquire":
             seconds = _integer(headers, "x-ms-lease-duration")
@@ -176,10 +173,7 @@ class LeaseRequest:
         return cls(action, read_lease_id(headers) or "", proposed)
 
     def apply(self, lease: Lease, now_us: int) -> Lease:
-        """Return the lease after the action at the time `now_us`.
-
-        Raises StorageError if the state of `lease` does not permit the action.
-        """
+        """Return the lease after the action. Raises StorageError if its state forbids it."""
         state = lease.state(now_us)
         if self.action == "acquire":
             return self._acquire(lease, state, now_us)

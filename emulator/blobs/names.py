@@ -21,10 +21,7 @@ _BLOCK_ID_BYTES_MAX = 64
 
 
 def decode_path(raw: str) -> str:
-    """Decode the percent-encoding of one segment of a URL path.
-
-    Raises StorageError if the result is not UTF-8.
-    """
+    """Decode one percent-encoded path segment. Raises StorageError if it is not UTF-8."""
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
@@ -50,10 +47,7 @@ def check_blob_name(name: str) -> None:
 
 
 def read_block_id_length(block_id: str) -> int:
-    """Decode a block id from Base64, and return the length of the result in bytes.
-
-    Raises StorageError if the id is empty, too long or not Base64.
-    """
+    """Return the length of a Base64 block id in bytes. Raises StorageError if it is invalid."""
     try:
         length = len(base64.b64decode(block_id, validate=True))
     except (binascii.Error, ValueError):

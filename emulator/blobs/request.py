@@ -47,10 +47,7 @@ class RequestBody:
         self._length = length
 
     def required_length(self, maximum: int) -> int:
-        """Return the length of the body in bytes, as stated in the header `Content-Length`.
-
-        Raises StorageError if the header is absent or the length exceeds `maximum`.
-        """
+        """Return the `Content-Length`. Raises StorageError without one or above `maximum`."""
         if self._length is None:
             raise StorageError(ErrorCode.MISSING_CONTENT_LENGTH)
         if self._length > maximum:
@@ -65,10 +62,7 @@ class RequestBody:
         return b"".join([piece async for piece in self._pieces()])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the body in buffers of at least `size` bytes. The last buffer may be smaller.
-
-        Raises ClientGoneError if the client does not send the whole body.
-        """
+        """Yield buffers of `size` bytes or more, except the last. Raises ClientGoneError."""
         held: list[bytes] = []
         held_bytes = 0
         async for piece in self._pieces():
@@ -120,10 +114,7 @@ class BlobRequest:
     body: RequestBody
 
     def parameter(self, name: str) -> str | None:
-        """Return the first value of a query parameter, or None if it is absent.
-
-        In the URL, the name may have upper-case letters.
-        """
+        """Return the first value of a query parameter (`name` in lower case), or None."""
         for key, value in self.query:
             if key.lower() == name:
                 return value
@@ -141,10 +132,7 @@ class BlobRequest:
 
 
 def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
-    """Return the request that an ASGI scope describes.
-
-    Raises StorageError if a name or header is invalid.
-    """
+    """Return the request that an ASGI scope describes. Raises StorageError if it is invalid."""
     headers: dict[str, str] = {}
     pairs = []
     for raw_name, raw_value in scope["headers"]:

@@ -104,10 +104,7 @@ _OLDEST_VERSION = "2015-02-21"
 
 
 def find_operation(request: BlobRequest) -> Operation:
-    """Return the operation of a request.
-
-    Raises StorageError if the operation does not exist, or if this service does not support it.
-    """
+    """Return a request's operation. Raises StorageError if it does not exist or is missing here."""
     if request.method not in _METHODS:
         raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
     key = (_level(request), request.method, request.comp)

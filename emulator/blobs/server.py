@@ -200,11 +200,7 @@ class _Protocol(HttpProtocol):
 
 
 async def serve(app: BlobApp, listeners: Sequence[socket.socket], limits: HttpLimits) -> None:
-    """Serve the requests that arrive on `listeners` until SIGTERM or SIGINT, then stop.
-
-    Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
-    the store of `app`.
-    """
+    """Serve until SIGTERM or SIGINT, wait at most 3 s for requests, and close the store."""
     server = HttpServer(
         app,
         limits,

@@ -153,10 +153,7 @@ class AccountStore:
         self.cors_rules = read_cors_rules(self.read(find_service_properties))
 
     async def expire(self) -> int:
-        """Remove the uncommitted blocks of blobs that have received no block for a week.
-
-        Return the number of removed blocks.
-        """
+        """Remove blocks that expire after a week, and return their number."""
         now_us = to_microseconds(self._clock())
         unreferenced = await self.change(expire_blocks, now_us)
         self.streams.release(unreferenced)

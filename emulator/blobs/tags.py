@@ -18,10 +18,7 @@ _ALLOWED = re.compile(r"[A-Za-z0-9 +\-./:=_]*", re.ASCII)
 
 
 def read_tags(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags in the header `x-ms-tags`. Its value has the form of a query string.
-
-    Raises StorageError if the header is malformed or a tag is invalid.
-    """
+    """Return the tags in `x-ms-tags`, which is like a query string. Raises StorageError."""
     value = headers.get("x-ms-tags", "")
     pairs = []
     for part in value.split("&") if value else ():

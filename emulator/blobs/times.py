@@ -43,10 +43,7 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 def parse_sas_date(text: str) -> datetime | None:
-    """Parse the start or expiry time of a shared access signature (SAS).
-
-    Returns None if the text is invalid.
-    """
+    """Parse the start or expiry time of a SAS; None if it is invalid."""
     for form in _SAS_FORMATS:
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)

@@ -161,9 +161,9 @@ _DEPTH_MAX = 8
 
 
 def parse_element(document: bytes, *, strips: bool = True) -> XmlElement:
-    """Return the root element of a document. Raises StorageError if it is not well-formed XML.
+    """Return a document's root element, `strips` without outer whitespace in texts.
 
-    If `strips` is True, whitespace at both ends of an element's text is removed.
+    Raises StorageError if the document is not well-formed XML.
     """
     parser = ParserCreate()
     outer = XmlElement("")

@@ -147,10 +147,7 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
 
 
 def _parse_known(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Parse the arguments.
-
-    If an option is unknown, print an error with the list of all options, and exit with status 2.
-    """
+    """Parse the arguments; exit with 2 and a list of all options if one is unknown."""
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         names = sorted(

@@ -43,10 +43,7 @@ class AppCommand:
     log_level: str = "info"
 
     def arguments(self) -> list[str]:
-        """Return the command-line options of the app process.
-
-        The script name and the number of threads are read from the app settings.
-        """
+        """Return the command-line options of the app process, also from app settings."""
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
         threads = self.settings.get(_THREADS_SETTING)
@@ -93,10 +90,7 @@ class AppProcess:
         return self._child.pid
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
-        """Send an invocation, and return the head and the body of the response's frame.
-
-        Raises AppUnavailable if the process ends before it responds.
-        """
+        """Send an invocation, and return the response. Raises AppUnavailable without one."""
         number = next(self._numbers)
         answer: asyncio.Future[InvocationResponse] = self._create_future()
         self._waiting[number] = answer
@@ -119,10 +113,7 @@ class AppProcess:
             self._child.kill()
 
     async def stop(self) -> None:
-        """Close the connection, and wait until the process has exited.
-
-        The process exits when the connection is closed. If it does not exit within 2 s, kill it.
-        """
+        """Close the connection, which ends the process; kill it after 2 s."""
         self.connection.abort()
         try:
             async with asyncio.timeout(2.0):
@@ -288,10 +279,9 @@ class AppSupervisor:
             self._process.kill()
 
     async def wait_until_ready(self, timeout_seconds: float) -> AppProcess:
-        """Return the app process. During a restart, wait until the new process accepts invocations.
+        """Return the app process, after its restart if there is one.
 
-        Raises AppUnavailable if the restart takes longer than `timeout_seconds`, or if the process
-        has ended and is not restarted.
+        Raises AppUnavailable after `timeout_seconds`, or if it is not restarted.
         """
         process = self._process
         if process is not None and process.ended.is_set():

@@ -114,10 +114,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start to listen, and return when the server accepts requests.
-
-        Raises PortInUse if another program listens on the port.
-        """
+        """Start to listen, and return when requests are accepted. Raises PortInUse."""
         # With SO_REUSEADDR two programs may bind a port, but only the first one can listen on it.
         for bound in self._sockets:
             try:

@@ -60,8 +60,7 @@ def select_functions(
 ) -> list[dict[str, Any]]:
     """Return the functions with these names, ignoring case, or all functions if `names` is empty.
 
-    If only some of the names exist, log a warning that lists the missing names. If none of the
-    names exists, raise AppLoadError.
+    Missing names are logged. Raises AppLoadError if all are missing.
     """
     if not names:
         return functions
@@ -126,10 +125,7 @@ def build_catalogue(
 def _accept_functions(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> set[str]:
-    """Return the names of the functions that can be loaded. Log the errors in all other functions.
-
-    Raises AppLoadError if all functions are in error.
-    """
+    """Return the functions that can be loaded; log the others. Raises AppLoadError if none."""
     accepted: set[str] = set()
     problems: list[str] = []
     served: list[tuple[str, frozenset[str], str]] = []

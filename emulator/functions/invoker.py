@@ -86,10 +86,7 @@ class Invoker:
         await self._invoke(call, payload.encode(), f"Timer fired at {fired_at.isoformat()}")
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
-
-        Raises FunctionFailure if the function failed or did not return a text.
-        """
+        """Run one episode; return the JSON from the durable SDK. Raises FunctionFailure without."""
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:

@@ -75,10 +75,7 @@ class MainPort:
             await self._listener.start()
 
     def hold(self) -> asyncio.Event:
-        """Make new requests wait. The requests in flight continue.
-
-        Return an event that is set while no request of the current application is in flight.
-        """
+        """Make new requests wait; return an event that is set while none is in flight."""
         self._held = [served for served in self._held if served.running]
         if self._served is not None:
             self._held.append(self._served)
@@ -87,10 +84,7 @@ class MainPort:
         return self._held[-1].is_idle if self._held else _Served(self).is_idle
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Wait until no request is in flight, but not longer than `timeout_seconds`.
-
-        The caller must call `hold` before this method.
-        """
+        """Wait at most `timeout_seconds` until no request is in flight, after `hold`."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 for served in self._held:
@@ -99,10 +93,7 @@ class MainPort:
             return
 
     async def stop(self) -> None:
-        """Stop listening, and wait up to 5 s for requests in flight.
-
-        Requests that wait for an application get status 503.
-        """
+        """Stop listening, wait up to 5 s for requests in flight, and refuse the others."""
         self._is_stopping = True
         self._is_open.set()
         if self._listener is not None:

@@ -31,11 +31,7 @@ class JsonReaderError(ValueError):
 
 
 def normalize_json(body: bytes) -> str:
-    """Convert a body that Newtonsoft.Json accepts to standard JSON text.
-
-    If the body is standard JSON already, return its text unchanged. Raises JsonReaderError if
-    Newtonsoft.Json would refuse the body.
-    """
+    """Convert JSON in Newtonsoft's dialect to standard JSON. Raises JsonReaderError."""
     try:
         text = body.decode("utf-8-sig")
         if not _OVERFLOW.search(text):
@@ -166,10 +162,7 @@ class _Reader:
         return chr(code)
 
     def _peek(self) -> str:
-        """Skip blanks and comments, and return the next character without consuming it.
-
-        Raises JsonReaderError at the end of the text.
-        """
+        """Skip blanks and comments, and return the next character. Raises JsonReaderError."""
         self._skip()
         if self._at >= len(self._text):
             raise self._error("Unexpected end when reading JSON")

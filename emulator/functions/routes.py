@@ -150,10 +150,7 @@ class _Compiler:
         return f"{separator}(?P<{name}>[^/]+)"
 
     def _declare(self, match: re.Match[str]) -> tuple[str, bool]:
-        """Store the constraints and the default value of a parameter.
-
-        Return the name of the parameter, and whether the parameter is optional.
-        """
+        """Store a parameter's constraints and default; return its name, and if it is optional."""
         name, rest = match[2], match[3]
         if name in self._names:
             raise RouteError(f"'{self._template}': the parameter '{name}' appears twice")
@@ -178,10 +175,7 @@ class _Compiler:
 
 
 def _segments(template: str) -> list[str]:
-    """Split a template at the slashes that are outside braces.
-
-    Slashes inside braces belong to regex constraints.
-    """
+    """Split a template at slashes outside braces; regex constraints have others."""
     stripped = template.strip("/")
     if not stripped:
         return []

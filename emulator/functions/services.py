@@ -42,10 +42,7 @@ class AppServices:
         supervisor: AppSupervisor,
         ports: HostPorts,
     ) -> None:
-        """Create the triggers of the app. `supervisor` must have loaded the app.
-
-        Raises AppLoadError if the host does not support a function of the app.
-        """
+        """Create the triggers of the loaded app. Raises AppLoadError if one is unsupported."""
         self._options = options
         host_file, settings = configuration.host_file, configuration.settings
         self._host_file = host_file
@@ -65,9 +62,8 @@ class AppServices:
         self._durable: DurableExtension | None = None
 
     async def start(self) -> None:
-        """Start the durable extension, the HTTP routes and the triggers, in this order.
+        """Start the durable extension, the HTTP routes and the triggers, which need the former.
 
-        Because of this order, a function can use the durable client as soon as its trigger fires.
         Raises StartError if the durable extension cannot start or a port is in use.
         """
         url = format_url(self._main_port.sockets[0])
@@ -89,8 +85,7 @@ class AppServices:
     async def unload(self, timeout_seconds: float) -> None:
         """Stop the triggers and the durable extension, and make new HTTP requests wait.
 
-        Wait up to `timeout_seconds` for running HTTP requests, activities and episodes. The durable
-        engine of the reloaded app continues the unfinished work.
+        Wait up to `timeout_seconds` for running requests, activities and episodes.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds

@@ -93,10 +93,7 @@ def read_host_file(folder: Path) -> HostFile:
 
 
 def parse_host_file(document: Any) -> HostFile:
-    """Return the settings of a host.json document.
-
-    Raises SettingError if the document is invalid.
-    """
+    """Return the settings of a host.json document. Raises SettingError if it is invalid."""
     if not isinstance(document, dict):
         raise SettingError("the file must contain a JSON object")
     version = document.get("version")
@@ -137,10 +134,7 @@ def parse_host_file(document: Any) -> HostFile:
 
 
 def parse_timespan(text: str) -> float:
-    """Convert a .NET time span, `[d.]hh:mm[:ss]`, to seconds.
-
-    Raises SettingError if the text is not a time span.
-    """
+    """Convert a .NET time span, `[d.]hh:mm[:ss]`, to seconds. Raises SettingError."""
     match = _TIMESPAN.fullmatch(text)
     if match is None:
         raise SettingError(
@@ -199,10 +193,7 @@ class LocalHostOptions:
 
 
 def read_local_host_options(folder: Path) -> LocalHostOptions:
-    """Read the options of the host in local.settings.json.
-
-    Raises SettingError if the file cannot be read or one of the options is invalid.
-    """
+    """Read the host's options in local.settings.json. Raises SettingError if invalid."""
     path = folder / "local.settings.json"
     document = _read_local_settings(path)
     try:
@@ -255,11 +246,7 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Return a binding's value with each %NAME% replaced by the app setting NAME.
-
-    If the value is an object or a list, each %NAME% inside it is replaced, too. Other values are
-    returned unchanged. Raises SettingError if an app setting is missing.
-    """
+    """Replace each %NAME% in a binding's texts by an app setting. Raises SettingError without."""
     if isinstance(value, dict):
         return {key: resolve(item, settings) for key, item in value.items()}
     if isinstance(value, list):

@@ -53,10 +53,7 @@ class RequestLimits:
 
     @classmethod
     def of(cls, host_file: HostFile, settings: Mapping[str, str]) -> "RequestLimits":
-        """Return the limits in host.json and in the app settings.
-
-        As in Azure's host, a body limit that is not a number changes nothing.
-        """
+        """Return the limits of host.json and the app settings; as in Azure, others are ignored."""
         try:
             body_bytes = int(settings.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", ""))
         except ValueError:

@@ -68,11 +68,7 @@ def _run(options: argparse.Namespace) -> None:
 def _namespace_rules(
     options: argparse.Namespace, config: NamespaceConfig
 ) -> Sequence[AuthorizationRule]:
-    """Return the namespace's policies from the configuration files and the command-line options.
-
-    The policy of Microsoft's emulator is added if the option `--key` is absent and no file contains
-    a policy with the same name.
-    """
+    """Return the namespace's policies; that of Microsoft's emulator unless `--key` is given."""
     rules = [*config.rules, *(load_policies(options.policies) if options.policies else ())]
     rules += [AuthorizationRule(name, ALL_RIGHTS, value) for name, value in options.key or ()]
     if not options.key and all(rule.name != DEVELOPMENT_KEY_NAME for rule in rules):
@@ -154,10 +150,7 @@ async def _set_queues(broker: Broker, path: Path | None) -> None:
 
 
 def _check_keys(host: str | None, policies: AccessPolicies) -> None:
-    """Raise SettingError if other machines can connect and a policy has a publicly known key.
-
-    The publicly known key is the key of Microsoft's emulator.
-    """
+    """Raise SettingError if other machines could connect with Microsoft's public key."""
     name = policies.find_public()
     if program.is_remote(host) and name is not None:
         raise SettingError(

@@ -44,10 +44,7 @@ class AcceptedSessions:
         self._locks: dict[tuple[Queue, str], MessageSessionLock] = {}
 
     def find(self, queue: Queue, session_id: str) -> MessageSessionLock:
-        """Return the peer's lock on a session. The lock may have ended.
-
-        Raises SessionLockLost if the peer has no lock on the session.
-        """
+        """Return the peer's lock, even if it has ended. Raises SessionLockLost without one."""
         try:
             return self._locks[queue, session_id]
         except KeyError:

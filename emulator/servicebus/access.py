@@ -37,10 +37,7 @@ class AccessPolicies:
     def __init__(
         self, configured: Iterable[AuthorizationRule], broker: Broker | None = None
     ) -> None:
-        """Create the policies. Without a `broker`, only the `configured` policies exist.
-
-        Raises ArgumentError if two of the `configured` policies have the same name.
-        """
+        """Create the policies. Raises ArgumentError if two `configured` ones share a name."""
         self._broker = broker
         self._configured: dict[str, AuthorizationRule] = {}
         for rule in configured:
@@ -91,10 +88,7 @@ class AccessPolicies:
         return owner is self._broker.find_policy_owner(path)
 
     def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
-        """Return the rights of the namespace's policy `name`, if `key` is a key of this policy.
-
-        If the policy does not exist or the key is wrong, return an empty set.
-        """
+        """Return the rights of a namespace's policy for one of its keys; none for another key."""
         rule = self.of_namespace.get(name)
         # Compare bytes, because compare_digest accepts only ASCII texts.
         if rule is None or not any(

@@ -232,10 +232,7 @@ class _Api:
         return _atom(to_bytes(entry))
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the list of queues or of topics.
-
-        Raises EntityNotFound if the path names neither `queues` nor `topics`.
-        """
+        """Return a page of queues or topics. Raises EntityNotFound for other paths."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(f"$Resources/{kind}")
@@ -244,10 +241,7 @@ class _Api:
         return _feed(request, found, lambda queue: _entry(request, queue))
 
     async def get(self, request: Request) -> Response:
-        """Return the description of a queue or topic.
-
-        If the queue or topic does not exist, return an empty feed, as Azure does.
-        """
+        """Return the description of a queue or topic, or an empty feed, as Azure does."""
         try:
             queue = self._find(request)
         except EntityNotFound:
@@ -255,10 +249,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue or topic, or update it if the request has the header `If-Match`.
-
-        An update detaches the AMQP links that the new status of the queue or topic forbids.
-        """
+        """Create a queue or topic, or update it and detach the links that its status forbids."""
         body = await _body(request)
         description = parse_entry(body, _QUEUE_DESCRIPTION, _TOPIC_DESCRIPTION)
         properties, rules = read_description(description), read_rules(description)
@@ -308,10 +299,7 @@ class _Api:
     # Topics
 
     async def topics(self, _: Request) -> Response:
-        """Respond with the name and the number of dropped messages of each topic, as JSON.
-
-        A message is dropped if no rule of the topic's subscriptions selects the message.
-        """
+        """Respond with each topic's count of messages that no subscription selected."""
         return JSONResponse(
             [
                 {"name": topic.address, "dropped_messages": topic.dropped_count}
@@ -333,10 +321,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, subscription)))
 
     async def put_subscription(self, request: Request) -> Response:
-        """Create a subscription, or update it if the request has the header `If-Match`.
-
-        A new subscription has the rule in the request, or a rule that selects all messages.
-        """
+        """Create a subscription with a rule, or update it if the request has `If-Match`."""
         description = parse_entry(await _body(request), _SUBSCRIPTION_DESCRIPTION)
         properties = read_description(description)
         if "If-Match" in request.headers:

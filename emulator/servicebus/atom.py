@@ -63,10 +63,7 @@ def read_description(description: ElementTree.Element) -> dict[str, str]:
 
 
 def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:
-    """Return an Atom feed that contains one page of entries.
-
-    If `next_url` is not None, the feed links to the next page.
-    """
+    """Return an Atom feed with one page of entries, and a link to the next one."""
     root = ElementTree.Element(f"{{{_ATOM}}}feed")
     add_element(root, _ATOM, "id", url)
     add_element(root, _ATOM, "title", "Publicly Listed Services").set("type", "text")

@@ -57,10 +57,7 @@ class CbsTokens:
         return self._policies.rights_of(*self._credentials)
 
     async def handle(self, request: AmqpRequest) -> AmqpReply:
-        """Handle a `put-token` request.
-
-        If the token is valid, store the token. Otherwise reply with an error.
-        """
+        """Store a `put-token` request's token if it is valid, or reply with an error."""
         try:
             self._put(request)
         except SasError as error:

@@ -111,10 +111,7 @@ def _load(path: Path, parse: Callable[[str], T]) -> T:
 
 
 def parse_config(text: str) -> NamespaceConfig:
-    """Parse the JSON text of a configuration.
-
-    Raises ConfigError if the configuration is invalid.
-    """
+    """Parse the JSON text of a configuration. Raises ConfigError if it is invalid."""
     user = _parse(text).part("UserConfig", required=True)
     namespaces = user.parts("Namespaces")
     if len(namespaces) != 1:
@@ -135,10 +132,7 @@ def parse_config(text: str) -> NamespaceConfig:
 
 
 def _unused_name(entity: "_JsonObject", names: set[str]) -> str:
-    """Return the name of a queue, topic, subscription or rule, and add it to `names`.
-
-    Raises ConfigError if `names` already contains the name.
-    """
+    """Return an entity's name, and add it to `names`. Raises ConfigError if it is there."""
     name = entity.text("Name")
     if name.casefold() in names:
         kind = entity.kind
@@ -213,10 +207,7 @@ def _filter(properties: "_JsonObject") -> RuleFilter:
 
 
 def parse_policies(text: str) -> Sequence[AuthorizationRule]:
-    """Parse the JSON text of a file that contains only policies.
-
-    Raises ConfigError if the text is invalid.
-    """
+    """Parse the JSON text of a file with only policies. Raises ConfigError if it is invalid."""
     document = _parse(text)
     for unknown in sorted(set(document.values) - {_RULES}):
         raise ConfigError(f"{unknown}: unknown property; expected {_RULES}")

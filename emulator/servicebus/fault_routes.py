@@ -51,11 +51,7 @@ class _FaultRoutes:
         )
 
     async def put(self, request: Request) -> Response:
-        """Replace all faults by the faults in the body, and respond with the new state.
-
-        A fault that the body does not name is switched off. If the body is invalid, respond with
-        400 and change nothing.
-        """
+        """Set the faults in the body and end all others; respond with them, or with 400."""
         try:
             wanted = await read_json(request, _FIELDS)
             latency_ms = _number(wanted, "latency_ms", 60_000) or 0.0
@@ -76,11 +72,7 @@ class _FaultRoutes:
         return await self.get(request)
 
     async def detach(self, request: Request) -> Response:
-        """Detach links as Azure does for maintenance. Respond with the number of detached links.
-
-        If the body names a queue, only the links of this queue are detached. If the body is
-        invalid, respond with 400 and change nothing.
-        """
+        """Detach all links or a queue's, as Azure for maintenance; respond with their number."""
         try:
             wanted = await read_json(request, ("queue",))
             queue = _text(wanted, "queue")

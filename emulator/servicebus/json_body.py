@@ -11,10 +11,9 @@ _MAX_BODY_BYTES = 4096
 
 
 async def read_json(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the JSON object in the body of a request. An empty body is an empty object.
+    """Return the JSON object in a request's body; an empty body is an empty object.
 
-    Raises ArgumentError if the body is not a JSON object, has more than 4 KiB, or has a member
-    whose name is not in `names`.
+    Raises ArgumentError if it is none, exceeds 4 KiB, or has a name that is not in `names`.
     """
     body = bytearray()
     async for chunk in request.stream():

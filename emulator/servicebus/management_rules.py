@@ -47,10 +47,7 @@ _CORRELATION_FIELDS = {
 
 
 async def add_rule(queue: Queue, body: _Body) -> _Body:
-    """Add the rule in the body of a request to a subscription, and return an empty reply body.
-
-    Raises NotAllowed if `queue` is not a subscription, and MessageFault if `body` is not valid.
-    """
+    """Add a request's rule to a subscription. Raises NotAllowed or MessageFault."""
     subscription = _subscription(queue)
     name, description = body.get("rule-name"), body.get("rule-description")
     if not isinstance(name, str) or not isinstance(description, dict):
@@ -61,11 +58,7 @@ async def add_rule(queue: Queue, body: _Body) -> _Body:
 
 
 async def remove_rule(queue: Queue, body: _Body) -> _Body:
-    """Remove the rule that the body of a request names from a subscription.
-
-    Return an empty reply body. Raises NotAllowed if `queue` is not a subscription, and MessageFault
-    if `body` is not valid.
-    """
+    """Remove a rule from a subscription. Raises NotAllowed or MessageFault."""
     name = body.get("rule-name")
     if not isinstance(name, str):
         raise _bad("rule-name must be a string")

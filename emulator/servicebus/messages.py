@@ -75,10 +75,10 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the payload of a delivery. The payload is one message or a batch of messages.
+    """Read a delivery, which is one message or a batch.
 
-    Raises DecodeError if the bytes are malformed. Raises MessageFault if the message format is not
-    supported, or if a batch is empty or has too many messages.
+    Raises DecodeError if it is malformed, and MessageFault for another format or an empty or too
+    large batch.
     """
     if message_format == 0:
         return [read_message(payload)]
@@ -102,10 +102,7 @@ def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
 
 
 def read_message(payload: bytes) -> IncomingMessage:
-    """Read one message. A message without an id gets an id of 32 hexadecimal digits.
-
-    Raises DecodeError if the message is malformed.
-    """
+    """Read a message; without an id it gets 32 hexadecimal digits. Raises DecodeError."""
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
     # Check these sections now, while the message can still be refused. A delivery adds pairs to the
@@ -171,10 +168,7 @@ def _instant(encoded: bytes) -> datetime | None:
 
 
 def encode_changes(properties: Mapping[Any, Any]) -> PropertyChanges:
-    """Encode the properties that a receiver sets when it settles a message.
-
-    Raises MessageFault if the name of a property is neither a string nor a symbol.
-    """
+    """Encode the properties that a settlement sets. Raises MessageFault for other names."""
     if not all(isinstance(name, str) for name in properties):
         raise MessageFault(
             "com.microsoft:argument-error",
@@ -208,11 +202,7 @@ class AmqpMessageFormat:
     """Reads and changes the properties of messages that are encoded in AMQP."""
 
     def read_properties(self, message: IncomingMessage) -> MessageProperties:
-        """Return the properties of a message that filters can compare.
-
-        Properties whose values filters cannot compare, such as lists and decimal numbers, are left
-        out.
-        """
+        """Return the properties that filters can compare, so no lists or decimals."""
         sections = split(message.annotations + message.bare)
         system: dict[str, Value] = {}
         fields = list_items(sections.properties)
@@ -280,10 +270,7 @@ def _filtered_value(encoded: bytes) -> Value | None:
 
 
 def convert_value(value: object) -> Value | None:
-    """Convert the decoded value of a property to one of Python's own types.
-
-    Return None if no filter can compare the value.
-    """
+    """Convert a property's value to a type that filters can compare, or None."""
     if isinstance(value, Timestamp):
         try:
             return value.instant()

@@ -74,10 +74,7 @@ class Namespace:
         return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:
-        """Detach all links of a queue, or of all queues, as Azure does for maintenance.
-
-        Return the number of detached links.
-        """
+        """Detach a queue's links or all, as Azure for maintenance; return their number."""
 
         def find_fault(link: Link) -> LinkFault | None:
             if not _belongs_to(link.address, queue):
@@ -87,10 +84,7 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_disabled_links(self, queue: Queue) -> int:
-        """Detach all links that a queue no longer allows after a change of its status.
-
-        Return the number of detached links.
-        """
+        """Detach the links that a queue's new status forbids; return their number."""
 
         def find_fault(link: Link) -> LinkFault | None:
             entity, is_management = _split(link.address)
@@ -110,10 +104,7 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_idle_links(self) -> int:
-        """Detach the links that were idle for longer than `NamespaceFaults.idle_link_seconds`.
-
-        Return the number of detached links.
-        """
+        """Detach the links that were idle for too long; return their number."""
         limit_seconds = self.faults.idle_link_seconds
         if limit_seconds is None:
             return 0
@@ -189,10 +180,7 @@ class _NamespaceConnection:
         return self._tokens.authenticate(mechanism, response)
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the object that receives the messages that the peer sends to this address.
-
-        Raises LinkFault if the peer may not send messages to this address.
-        """
+        """Return the target of the peer's messages to this address. Raises LinkFault."""
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
@@ -217,9 +205,8 @@ class _NamespaceConnection:
     def open_source(
         self, requested: SourceRequest, sender: DeliverySender
     ) -> LinkSource | asyncio.Future[LinkSource]:
-        """Return the source of the messages that the peer wants to receive.
+        """Return the source for the peer, or a future of it for the next session.
 
-        If the peer waits for the next available message session, return a future of the source.
         Raises LinkFault if the peer may not receive messages from the requested address.
         """
         if requested.address == _CBS:
@@ -286,11 +273,7 @@ class QueueLinkTarget:
         self.max_message_bytes = queue.settings.max_message_bytes
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Add a message or a batch to the queue, and wait until all messages are in the database.
-
-        If the queue refuses one of the messages, or if the send is throttled, raise MessageFault
-        and add no message.
-        """
+        """Store a message or batch in the queue, or none of it with MessageFault."""
         self._faults.check_message(self._queue.address)
         try:
             await self._queue.send(read_messages(payload, message_format))

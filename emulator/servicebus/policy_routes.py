@@ -27,11 +27,7 @@ _FIELDS = "rights", "primaryKey", "secondaryKey"
 
 
 def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_token: bool) -> list[Route]:
-    """Return the route `/$emulator/authorizationRules`, and the route of each policy below it.
-
-    If `needs_token` is true, a policy with the publicly known key of Microsoft's emulator is
-    refused.
-    """
+    """Return the routes of policies; if `needs_token`, the public key is refused in them."""
     routes = _PolicyRoutes(broker, policies, needs_token=needs_token)
     path = "/$emulator/authorizationRules"
     return [
@@ -55,10 +51,9 @@ class _PolicyRoutes:
         )
 
     async def put(self, request: Request) -> Response:
-        """Create or replace a policy of the namespace, and respond with the policy and its keys.
+        """Create or replace a policy; respond with it and its keys.
 
-        If the body has no keys, the policy keeps the keys that it has, as in Azure Resource
-        Manager. For a new policy, keys are generated.
+        Without keys in the body, it keeps its own, as in Azure Resource Manager, or gets new ones.
         """
         name = self._changeable(request)
         wanted = await read_json(request, _FIELDS)
@@ -92,11 +87,7 @@ class _PolicyRoutes:
         return Response(status_code=200)
 
     def _changeable(self, request: Request) -> str:
-        """Return the name of the policy in the request's path.
-
-        Raises ArgumentError if the policy was set when the emulator started. The management API
-        cannot change such a policy.
-        """
+        """Return the path's policy. Raises ArgumentError if it was set at the start."""
         name: str = request.path_params["name"]
         if name in self._policies.configured:
             raise ArgumentError(

@@ -112,8 +112,7 @@ class RequestTarget:
     async def put(self, payload: bytes, message_format: int) -> None:
         """Handle a request, and send the reply on the peer's reply link.
 
-        Raises MessageFault if the request is invalid, if the connection has no reply link, or if
-        too many replies already wait for credit.
+        Raises MessageFault if it is invalid, has no reply link, or too many replies wait.
         """
         if message_format:
             raise MessageFault(

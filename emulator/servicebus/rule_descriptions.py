@@ -33,10 +33,7 @@ def read_rule(name: str, description: Element) -> SubscriptionRule:
 
 
 def read_default_rule(description: Element) -> SubscriptionRule | None:
-    """Return the rule that a SubscriptionDescription contains for a new subscription.
-
-    Return None if the description has no element `DefaultRuleDescription`.
-    """
+    """Return the rule in a SubscriptionDescription for a new subscription, or None."""
     rule = _child(description, "DefaultRuleDescription")
     if rule is None:
         return None

@@ -37,10 +37,7 @@ class Sockets:
 
 
 def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
-    """Load a certificate and its private key, and return a TLS context that uses them.
-
-    Raises SettingError if the files cannot be loaded.
-    """
+    """Return a TLS context with this certificate and key. Raises SettingError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key)

@@ -31,10 +31,7 @@ def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
 
 
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
-    """Return the container with this name.
-
-    Raises StorageError (ContainerNotFound) if the container does not exist.
-    """
+    """Return the container with this name. Raises StorageError (ContainerNotFound)."""
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
         (name,),
@@ -45,10 +42,7 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 
 
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
-    """Return the row id of the container with this name.
-
-    Raises StorageError (ContainerNotFound) if the container does not exist.
-    """
+    """Return the row id of a container. Raises StorageError (ContainerNotFound)."""
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise StorageError(ErrorCode.CONTAINER_NOT_FOUND)
@@ -86,10 +80,9 @@ def find_blob(
     *,
     with_data: bool = False,
 ) -> Blob:
-    """Return a committed blob or one of its snapshots.
+    """Return a committed blob or snapshot, `with_data` with content from the index, if any.
 
-    If `with_data` is True and the index stores the blob's content, the result contains the content.
-    Raises StorageError (ContainerNotFound or BlobNotFound) if the container or blob does not exist.
+    Raises StorageError (ContainerNotFound or BlobNotFound).
     """
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name, snapshot, with_data=with_data)
@@ -99,10 +92,7 @@ def find_blob(
 
 
 def read_blob(row: tuple[Any, ...]) -> Blob:
-    """Build a blob from a row that has the columns in `BLOB_COLUMNS`.
-
-    The row may also have the column `data`.
-    """
+    """Build a blob from a row with the columns `BLOB_COLUMNS` and perhaps `data`."""
     number, name, size, etag, created_us, modified_us, properties, metadata, *rest = row
     lease, kind, append_blocks, tags, snapshot, copy, *data = rest
     return Blob(
@@ -187,11 +177,7 @@ class BlobPage:
 def list_containers(
     db: sqlite3.Connection, prefix: str, start: str, limit: int
 ) -> tuple[list[BlobContainer], str | None]:
-    """Return one page of the account's containers, and the first name of the next page.
-
-    The page has at most `limit` containers. Each name begins with `prefix`, and is equal to `start`
-    or sorted after it. The first name of the next page is None if this is the last page.
-    """
+    """Return a page of at most `limit` containers, and the first name of the next, or None."""
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
         " WHERE name >= ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",
@@ -258,10 +244,7 @@ def _folded(name: str, prefix: str, delimiter: str) -> str | None:
 
 
 def find_next_prefix(prefix: str) -> str | None:
-    """Return the smallest string that is greater than every name with this prefix.
-
-    Returns None if no such string exists.
-    """
+    """Return the smallest string after every name with this prefix, or None."""
     kept = prefix.rstrip(_LAST)
     if not kept:
         return None

@@ -137,8 +137,8 @@ def create_index(path: Path) -> None:
 def open_writer(path: Path) -> sqlite3.Connection:
     """Return a connection for writing.
 
-    A committed change is not lost if the process is killed. With `synchronous=NORMAL`, a commit
-    does not wait for the disk, so the last changes may be lost in a power failure.
+    With `synchronous=NORMAL`, a commit survives a kill of the process, but perhaps not a power
+    failure.
     """
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False

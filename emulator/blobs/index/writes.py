@@ -87,10 +87,7 @@ def set_container_metadata(
     conditions: Conditions,
     now_us: int,
 ) -> BlobContainer:
-    """Replace a container's metadata, and return the changed container.
-
-    Raises StorageError if the container does not exist or does not meet the conditions.
-    """
+    """Replace a container's metadata, and return it. Raises StorageError if refused."""
     current = find_container(db, name)
     conditions.check_version(current)
     conditions.check_lease(current, requires_id=False)
@@ -135,10 +132,7 @@ def lease_blob(
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
-    """Delete a container and its blobs, and return the keys of the content files to remove.
-
-    Raises StorageError if the container does not exist or does not meet the conditions.
-    """
+    """Delete a container and its blobs; return the keys of the content files to remove."""
     container = find_container(db, name)
     conditions.check_write(container)
     rows = db.execute(
@@ -574,10 +568,7 @@ def put_block(
 
 
 def expire_blocks(db: sqlite3.Connection, now_us: int) -> tuple[str, ...]:
-    """Delete the uncommitted blocks of each blob that has received no block for a week.
-
-    Returns the keys of the content files to remove.
-    """
+    """Delete uncommitted blocks after a week without another; return the files to remove."""
     stale = db.execute(
         "SELECT container, blob FROM staged GROUP BY container, blob HAVING max(staged_us) < ?",
         (now_us - WEEK_US,),

@@ -82,11 +82,7 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_container(context: OperationContext) -> BlobResponse:
-    """Delete Container: delete a container and its blobs.
-
-    A new container with the same name can be created at once. In Azure, this is possible only after
-    about half a minute.
-    """
+    """Delete Container. Unlike in Azure, its name is free at once."""
     unreferenced = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
     )
@@ -135,10 +131,7 @@ async def list_containers(context: OperationContext) -> BlobResponse:
 
 
 async def list_blobs(context: OperationContext) -> BlobResponse:
-    """List Blobs: return one page of a container's blobs.
-
-    If the request contains a delimiter, blobs with a common prefix are listed as one entry.
-    """
+    """List Blobs: return one page of a container's blobs, or of their common prefixes."""
     request = context.request
     for name in _UNSUPPORTED:
         if request.parameter(name) is not None:

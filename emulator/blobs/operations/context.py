@@ -58,10 +58,7 @@ class OperationContext:
         return read_tags(self.request.headers)
 
     def check_md5(self, computed: bytes, header: str = "content-md5") -> None:
-        """Raise StorageError if the digest in a header of the request is not `computed`.
-
-        Do nothing if the request does not have the header.
-        """
+        """Raise StorageError if the request has the digest header and it is not `computed`."""
         stated = self.request.headers.get(header)
         if stated is not None and decode_md5(stated) != computed:
             raise StorageError(
@@ -72,10 +69,7 @@ class OperationContext:
 
 
 def read_snapshot(request: BlobRequest) -> str:
-    """Return the query parameter `snapshot`, or CURRENT if the request is for the blob itself.
-
-    Raises StorageError if the parameter is not the time of a snapshot.
-    """
+    """Return the parameter `snapshot`, or CURRENT. Raises StorageError if it is malformed."""
     value = request.parameter("snapshot")
     if value is None:
         return CURRENT
@@ -129,10 +123,7 @@ def build_xml_response(text: str, headers: dict[str, str] | None = None) -> Blob
 
 
 def build_error_response(error: StorageError, request_id: str, time: str) -> BlobResponse:
-    """Return the response for an error, in Azure's format.
-
-    The error code is in the XML body and also in a header, because a response to HEAD has no body.
-    """
+    """Return an error response as Azure does, with the code in a header for HEAD, too."""
     headers = {**error.headers, "x-ms-error-code": error.code}
     if error.status == 304:
         return BlobResponse(304, headers)

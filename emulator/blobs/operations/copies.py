@@ -52,10 +52,7 @@ class CopySource:
 
 
 async def copy_blob(context: OperationContext) -> BlobResponse:
-    """Copy Blob or Copy Blob From URL: create or replace a blob as a copy of another blob.
-
-    The copy refers to the content files of the other blob, so no content is copied.
-    """
+    """Copy Blob (From URL): create or replace a blob that shares the other's content files."""
     request, store = context.request, context.store
     is_sync = request.headers.get("x-ms-requires-sync", "false").lower() == "true"
     source = _authorize_source(context, allows_key=not is_sync)

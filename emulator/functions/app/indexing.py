@@ -81,10 +81,7 @@ class GenericConverter:
 
     @classmethod
     def decode(cls, data: Datum | None, *, trigger_metadata: Any) -> Any:
-        """Return the datum's value unchanged, or None if the datum is None or empty.
-
-        Raises ValueError if the datum's type is not string, bytes or json.
-        """
+        """Return the datum's value, or None. Raises ValueError for an unknown type."""
         if data is None or data.type is None:
             return None
         if data.type in ("string", "bytes", "json"):
@@ -95,10 +92,7 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Convert text, bytes or a JSON value to a datum.
-
-        Raises NotImplementedError if the value has another type.
-        """
+        """Convert text, bytes or a JSON value to a datum. Raises NotImplementedError."""
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)
@@ -119,10 +113,7 @@ def find_converter(binding_type: str) -> Converter:
 
 
 def has_implicit_output(binding_type: str) -> bool:
-    """Return whether a binding of this type receives the function's return value by default.
-
-    If the function has a `$return` binding, that binding receives the return value instead.
-    """
+    """Return whether a binding of this type gets the return value without `$return`."""
     converter = find_converter(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
@@ -130,10 +121,7 @@ def has_implicit_output(binding_type: str) -> bool:
 
 
 def is_generic(annotation: Any) -> bool:
-    """Return whether the annotation is a generic type of `typing`.
-
-    Union, Tuple, ClassVar and Callable do not count as generic types.
-    """
+    """Return whether an annotation is generic, but not Union, Tuple, ClassVar or Callable."""
     if isinstance(annotation, type):
         return issubclass(annotation, Generic)
     return (
@@ -206,10 +194,7 @@ class Signature:
 def check_signature(
     name: str, function: Callable[..., Any], bindings: Iterable[Binding]
 ) -> Signature:
-    """Check that a function matches its bindings, and return its signature.
-
-    Raises FunctionLoadError if Azure would refuse the function.
-    """
+    """Check that a function matches its bindings. Raises FunctionLoadError as Azure."""
     parameters = dict(inspect.signature(function).parameters)
     hints = typing.get_type_hints(function)
     bound: dict[str, Binding] = {}
@@ -245,10 +230,7 @@ def _check_direction(name: str, binding: Binding) -> None:
 def _remove_context(
     name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
 ) -> bool:
-    """Remove the `context` parameter from `parameters` if it does not have a binding.
-
-    Return whether a parameter was removed.
-    """
+    """Remove a `context` parameter without a binding; return whether there was one."""
     if "context" not in parameters or "context" in bound:
         return False
     del parameters["context"]
@@ -404,10 +386,7 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
 
 
 def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
-    """Raise ValueError if the app uses Durable Functions with version 2 or higher of the SDK.
-
-    Version 2 uses the gRPC protocol, which this host does not support.
-    """
+    """Raise ValueError if the app uses the durable SDK 2, which needs gRPC."""
     kinds = {binding["type"] for function in functions for binding in function.bindings}
     if not kinds & {"orchestrationTrigger", "activityTrigger", "durableClient"}:
         return

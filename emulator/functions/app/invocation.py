@@ -140,10 +140,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum.
-
-        As in Azure, raises TypeError if the binding does not support the type of the value.
-        """
+        """Convert a value to a datum. As in Azure, raises TypeError for other types."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:

@@ -43,10 +43,7 @@ class ServeOptions:
 
 
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
-    """Load the app. Run the invocations from the socket until the host closes the socket.
-
-    If the app cannot be loaded, send the error to the host instead of running invocations.
-    """
+    """Load the app, or report why not. Run invocations until the host closes the socket."""
     app = _App(options.thread_count)
     await app.connect(connected)
     try:

@@ -37,10 +37,7 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance does not have the status Failed.
-
-    Only a failed instance can be rewound.
-    """
+    """Raise InstanceNotFailed for an instance that is not Failed: it cannot be rewound."""
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "
@@ -72,19 +69,11 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait until the running ones have ended.
-
-        Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
-        The caller must then call `stop`.
-        """
+        """Start no more work, and wait at most `timeout_seconds` for the running one."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """Cancel the episodes that still run, and close the database.
-
-        The engine may first wait a short time for these episodes. The next start continues the
-        unfinished work.
-        """
+        """Cancel the episodes that still run, and close the database. The next start continues."""
 
     @abstractmethod
     def now(self) -> int:
@@ -152,11 +141,7 @@ class DurableEngine(ABC):
         return instance
 
     def find_unfinished(self, instance_id: str) -> OrchestrationInstance:
-        """Return the unfinished instance with this id.
-
-        Raises InstanceMissing if no instance has this id, and InstanceFinished if the instance has
-        finished.
-        """
+        """Return an unfinished instance. Raises InstanceMissing or InstanceFinished."""
         instance = self.find(instance_id)
         if instance.is_finished:
             raise InstanceFinished(
@@ -189,10 +174,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, or until `timeout_seconds` have passed.
-
-        Return whether the instance has finished.
-        """
+        """Wait for an instance, and return whether it has finished in time."""
 
     # Messages
 
@@ -209,10 +191,9 @@ class DurableEngine(ABC):
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
 
     async def suspend(self, instance_id: str, reason: str | None) -> None:
-        """Suspend an instance.
+        """Suspend an instance, whose messages wait and whose output is `reason`.
 
-        Messages to the instance wait until the instance is resumed. In the meantime, the output of
-        the instance is `reason`. Raises OperationInvalid if the instance is already suspended.
+        Raises OperationInvalid if it is already suspended.
         """
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
@@ -221,10 +202,9 @@ class DurableEngine(ABC):
         await self._commit_switch(instance, Status.SUSPENDED, message, reason)
 
     async def resume(self, instance_id: str, reason: str | None) -> None:
-        """Resume a suspended instance.
+        """Resume an instance, whose output becomes `reason` if not None.
 
-        If `reason` is not None, `reason` becomes the output of the instance. Otherwise, the output
-        stays the same. Raises OperationInvalid if the instance is not suspended.
+        Raises OperationInvalid if it is not suspended.
         """
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
@@ -248,23 +228,12 @@ class DurableEngine(ABC):
         message: TaskMessage,
         reason: str | None,
     ) -> None:
-        """Commit that an instance is suspended or resumed.
-
-        `message` contains the history event. `reason` becomes the output, unless an instance is
-        resumed without one.
-        """
+        """Commit that an instance is suspended or resumed."""
 
     @abstractmethod
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of a failed instance, and run its failed tasks again.
-
-        Raises OperationInvalid if the failure cannot be undone, or if this engine does not support
-        rewinding.
-        """
+        """Run a failed instance's failed tasks again. Raises OperationInvalid if impossible."""
 
     @abstractmethod
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete the finished instances in `instances`, together with their histories.
-
-        Return the number of deleted instances.
-        """
+        """Delete finished instances with their histories; return their number."""

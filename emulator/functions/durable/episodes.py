@@ -117,10 +117,7 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the termination message that an instance has received but not used yet.
-
-    Return None if the mailbox of the instance does not contain a termination message.
-    """
+    """Return the termination message that waits in an instance's mailbox, or None."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
             return message
@@ -244,10 +241,9 @@ class Scheduler:
         self._outbox = outbox
 
     def apply(self, episode: Episode, commands: list[Command]) -> None:
-        """Schedule the tasks that the commands of an episode request, and cancel timers.
+        """Schedule the tasks that an episode's commands request, and cancel timers.
 
-        Adds history events and SQL statements to the episode. Raises ActionInvalid if a command
-        names an activity or orchestrator that the app does not have.
+        Raises ActionInvalid if a command names an unknown activity or orchestrator.
         """
         for command in commands:
             match command:

@@ -52,11 +52,7 @@ class DurableExtension:
         self.management_app = ManagementApi(self.engine, self._started_urls)
 
     async def start(self) -> None:
-        """Open the database, and continue the unfinished work that it contains.
-
-        Raises StartError if another host uses the database, or if the file cannot be opened, is not
-        a database or has another schema version.
-        """
+        """Open the database, and continue the work in it. Raises StartError if it is unusable."""
         try:
             await self.engine.start()
             key = await self.engine.get_setting("system_key", secrets.token_urlsafe(32))

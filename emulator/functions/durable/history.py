@@ -183,10 +183,7 @@ def dump_json(value: object) -> str:
 
 
 def json_or_string(text: str) -> str:
-    """Return a text unchanged if it is JSON, and otherwise as a JSON string.
-
-    The Durable extension does the same with the reason of a termination.
-    """
+    """Return JSON text, or else a JSON string, as the extension does with reasons."""
     try:
         check_json(text)
     except (ValueError, RecursionError):

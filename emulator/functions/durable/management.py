@@ -232,10 +232,7 @@ async def write_response(send: Send, response: ManagementResponse) -> None:
 
 
 def make_error_response(error: DurableError, message: str) -> ManagementResponse:
-    """Return an error response in the format of the Durable extension.
-
-    The SDK reads the text of the error from `ExceptionMessage`.
-    """
+    """Return an error as the extension does; the SDK reads `ExceptionMessage`."""
     return ManagementResponse(
         error.status,
         dump_json(
@@ -467,11 +464,7 @@ class ManagementApi:
             )
 
     def _is_own_hub(self, request: ManagementRequest) -> bool:
-        """Return whether a request is for the task hub of this host.
-
-        Raises StorageRefused if the request is for another task hub, and Azure Storage does not
-        allow the name of this task hub.
-        """
+        """Return whether a request is for this task hub. Raises StorageRefused for bad names."""
         own = self._urls().task_hub
         hub = request.query.get("taskhub") or own
         if hub.lower() == own.lower():
@@ -495,11 +488,7 @@ class ManagementApi:
     async def _start_response(
         self, request: ManagementRequest, instance_id: str
     ) -> ManagementResponse:
-        """Return the response to a request that has started an instance.
-
-        If the query has a timeout and a polling interval, first wait until the instance has
-        finished or the timeout has passed.
-        """
+        """Return the response to a start, after the wait that the query asks for."""
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
@@ -601,10 +590,7 @@ class ManagementApi:
     async def _start_again(
         self, request: ManagementRequest, instance_id: str, new_id: str | None
     ) -> ManagementResponse:
-        """Start an instance like another one, with the id `new_id` or a random one.
-
-        Return the response to the client, which may be an error.
-        """
+        """Start an instance like another one, with `new_id` or a random id; return the response."""
         try:
             former = self._engine.find(instance_id)
         except InstanceMissing:

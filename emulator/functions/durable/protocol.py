@@ -193,10 +193,7 @@ def context_json(  # noqa: PLR0913 - the context has these members
 
 
 def read_state(text: str) -> EpisodeState:
-    """Parse the state that the SDK's executor returned.
-
-    Raises ActionInvalid if the text is not a valid state or has an action of an unknown kind.
-    """
+    """Parse the state from the SDK's executor. Raises ActionInvalid if it is invalid."""
     try:
         return _state(json.loads(text))
     except _MALFORMED as problem:
@@ -256,10 +253,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Yield the actions in the order in which the orchestrator scheduled them.
-
-    Instead of a compound action, yield the actions inside the compound action.
-    """
+    """Yield the orchestrator's actions in order, with those inside compound actions."""
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:

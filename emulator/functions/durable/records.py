@@ -73,10 +73,7 @@ class TimerRow:
 
 
 def insert_instance(instance: OrchestrationInstance) -> Statement:
-    """Return the SQL statement that inserts an instance.
-
-    The statement replaces an instance that has the same id.
-    """
+    """Return the statement that inserts or replaces an instance."""
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
     return (
@@ -174,10 +171,7 @@ def insert_work(work: WorkItem) -> Statement:
 
 
 def insert_timer(timer: TimerRow) -> Statement:
-    """Return the SQL statement that inserts a timer.
-
-    If the task already has a timer, the statement replaces that timer.
-    """
+    """Return the statement that inserts or replaces a task's timer."""
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",
         (timer.instance_id, timer.task, timer.execution, timer.due),
@@ -307,10 +301,7 @@ class InstanceFilter:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> "InstanceFilter":
-        """Create a filter from the parameters of a query string.
-
-        Invalid values are ignored, as in the Durable extension.
-        """
+        """Parse query parameters; as in the extension, invalid values are ignored."""
         names = query.get("runtimestatus", "").split(",")
         return cls(
             query.get("instanceidprefix", ""),

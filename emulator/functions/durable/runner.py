@@ -146,11 +146,7 @@ class ActivityPool:
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run a work item as soon as fewer than `concurrency` activities run.
-
-        The caller must first commit the work item to the database, so that a crash does not lose
-        it.
-        """
+        """Run a committed work item as soon as fewer than `concurrency` activities run."""
         self._waiting.append(work)
         if self._free and not self._is_draining:
             self._free -= 1
@@ -202,10 +198,7 @@ class ActivityPool:
 async def run_work_item(
     runner: FunctionRunner, now: Callable[[], int], work: WorkItem
 ) -> TaskMessage:
-    """Run an activity, and return the message that reports its result or failure.
-
-    Raises AppUnavailable if the app process is down.
-    """
+    """Run an activity, and return the message with its result. Raises AppUnavailable."""
     name = find_name(runner.activities, work.name) or work.name
     try:
         result = await runner.run_activity(name, work.input, work.instance_id)

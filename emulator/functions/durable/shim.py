@@ -105,11 +105,7 @@ class Shim:
     """How many instances with this id were replaced; None after continue-as-new."""
 
     def copy(self) -> "Shim":
-        """Return a copy of this object.
-
-        An episode changes only its copy. If the episode fails, the engine can repeat the episode
-        with the original object.
-        """
+        """Return a copy for an episode, which can be repeated with the original."""
         return replace(
             self,
             timers=self.timers.copy(),
@@ -146,10 +142,7 @@ class Shim:
         return replace(Shim.load(self.before_end), ended_episode=self.ended_episode)
 
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Record that a task completed or failed, and return the commands for its retry.
-
-        The list is empty if the task must not be retried.
-        """
+        """Record that a task has ended, and return the commands for its retry, if any."""
         self.timers.pop(task, None)
         self.running.discard(task)
         retry = self.retries.pop(task, None)
@@ -178,8 +171,8 @@ class Shim:
     ) -> list[Command]:
         """Return the commands for the new actions and for the timers that were cancelled.
 
-        `read_history` is called only if earlier actions have changed. Raises ActionInvalid if an
-        action is not supported, and NonDeterministic if the actions do not match the history.
+        Raises ActionInvalid if an action is not supported, and NonDeterministic if the actions do
+        not match the history.
         """
         if self.fingerprint is None:
             self._forget_waits(actions)
@@ -279,10 +272,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Restore a `Shim` from the text that `dump` returned.
-
-        If `text` is empty, return a new `Shim`.
-        """
+        """Restore a `Shim` from the text of `dump`; a new one if the text is empty."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries, *newer = json.loads(text)
@@ -311,10 +301,7 @@ def _attempt(action: Action, task: int) -> Command:
 
 
 def _digest(tasks: Sequence[Action]) -> str:
-    """Return a digest of the tasks' properties that `Shim` compares with the history.
-
-    If there are no tasks, return an empty string.
-    """
+    """Return a digest of the tasks' properties that are compared; empty without tasks."""
     if not tasks:
         return ""
     text = "\n".join(f"{_category(task)} {task.waits_before}" for task in tasks)

@@ -81,10 +81,7 @@ class Store:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Create the tables if the database is new. Otherwise, only check its version.
-
-        Raises DatabaseForeign if the database has another schema version.
-        """
+        """Create the tables, or check the version. Raises DatabaseForeign for another one."""
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")

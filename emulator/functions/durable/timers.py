@@ -35,10 +35,7 @@ class TimerQueue:
         return len(self._entries)
 
     def set(self, key: Hashable, due: int, callback: Callable[[], None]) -> None:
-        """Set a timer that calls `callback` at the time `due`, in microseconds since 1970.
-
-        If a timer with the same key exists, replace that timer.
-        """
+        """Set or replace the timer that calls `callback` at `due`, in microseconds since 1970."""
         self.cancel(key)
         number = self._next_number
         self._next_number += 1

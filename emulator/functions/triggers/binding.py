@@ -81,11 +81,7 @@ class Triggers:
 
 
 def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
-    """Return the queue from which a Service Bus trigger receives messages.
-
-    Raises AppLoadError if the trigger is not supported, or if its connection string is missing or
-    invalid.
-    """
+    """Return a Service Bus trigger's queue. Raises AppLoadError if it is unsupported."""
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):
         raise _refused(name, "this host supports Service Bus queues, but not topics")

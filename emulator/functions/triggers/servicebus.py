@@ -244,10 +244,7 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Increase the number of messages that are in flight.
-
-        Add a thread if all threads are busy and their number is below `maxConcurrentCalls`.
-        """
+        """Count a message in flight, and add a thread if all are busy and it is allowed."""
         with self._lock:
             self._busy += 1
             count = len(self._threads)
@@ -256,10 +253,7 @@ class ServiceBusTrigger:
             self._add_thread(is_extra=True)
 
     async def _run(self, delivery: TriggerMessage) -> bool | None:
-        """Invoke the function, and return whether the function succeeded.
-
-        Return None if the app process ended or is restarting.
-        """
+        """Invoke the function; return whether it succeeded, None without the app process."""
         try:
             await self._invoke(delivery)
         except FunctionFailure:

@@ -164,10 +164,7 @@ class TimerState:
         return status
 
     def write(self, last: str, due: datetime) -> None:
-        """Store the times of the last run (`last`) and the next run (`due`) of the timer.
-
-        The file is replaced atomically.
-        """
+        """Store the last run and the next one (`due`) atomically."""
         document = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
         document["Schedule"] = self._schedule
         self._path.parent.mkdir(parents=True, exist_ok=True)

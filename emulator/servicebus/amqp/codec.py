@@ -56,11 +56,7 @@ def decode(data: bytes) -> Any:
 
 
 def skip(data: bytes, offset: int) -> int:
-    """Return the offset of the first byte after the value that starts at `offset`.
-
-    The value is not decoded. Raises DecodeError if the value is incomplete or has an unknown format
-    code.
-    """
+    """Return the offset after a value without decoding it. Raises DecodeError."""
     try:
         code = data[offset]
         offset += 1
@@ -130,10 +126,7 @@ class Decoder:
             raise DecodeError("a string, symbol or character has an invalid encoding") from None
 
     def fields(self) -> list[Any]:
-        """Decode the next value, which must be a list, and return the list's items.
-
-        Raises DecodeError if the value is malformed or not a list.
-        """
+        """Decode a list, and return its items. Raises DecodeError if it is none."""
         value = self.value()
         if type(value) is not list:
             raise DecodeError("expected an AMQP list, found an AMQP value of another type")
@@ -151,10 +144,7 @@ class Decoder:
         return read(self, depth)
 
     def take(self, length: int) -> bytes:
-        """Return the next `length` bytes without decoding them.
-
-        Raises DecodeError if fewer bytes are left.
-        """
+        """Return the next `length` bytes. Raises DecodeError if fewer are left."""
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:

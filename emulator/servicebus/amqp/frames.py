@@ -46,10 +46,7 @@ class AmqpFrameReader:
         return self._take(HEADER_BYTES)
 
     def frame(self) -> Frame | None:
-        """Return the next frame, or None if not all of its bytes have been received.
-
-        Raises FramingError if the frame's header is invalid or the frame is too large.
-        """
+        """Return the next complete frame, or None. Raises FramingError if it is invalid."""
         data, offset = self._data, self._offset
         if len(data) - offset < HEADER_BYTES:
             return None

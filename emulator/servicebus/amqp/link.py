@@ -199,10 +199,7 @@ class IncomingLink:
             self._send_flow()
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        """Receive a message or a part of a message from the peer.
-
-        Raises SessionFault if the first transfer of a message has no delivery id.
-        """
+        """Receive a message or a part of it. Raises SessionFault without a delivery id."""
         first = self._first
         self.used_at = _loop_time()
         if first is None:
@@ -326,10 +323,7 @@ class OutgoingLink:
         self._grant()
 
     def on_detached(self) -> None:
-        """Close the link's source, which stops deliveries.
-
-        If the source is not available yet, stop waiting for it.
-        """
+        """Close the link's source, or stop waiting for it."""
         self._closed = True
         source = self.source
         if self.opening is not None and source is None and not self.opening.cancel():
@@ -426,10 +420,7 @@ _TIMEOUT = "com.microsoft:timeout"
 
 
 def read_target_address(attach: Attach) -> str:
-    """Return the target address in a peer's attach performative.
-
-    Raises LinkFault if the target is missing or not supported.
-    """
+    """Return an attach's target address. Raises LinkFault if it is missing or unsupported."""
     if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
         raise LinkFault(
             "amqp:not-implemented",
@@ -439,10 +430,7 @@ def read_target_address(attach: Attach) -> str:
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return the source that a peer requests in an attach performative.
-
-    Raises LinkFault if the source is missing or not supported.
-    """
+    """Return the source in an attach. Raises LinkFault if it is missing or unsupported."""
     if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
         raise LinkFault(
             "amqp:not-implemented",

@@ -57,10 +57,7 @@ def build_rejection(error: AmqpError) -> Described:
 
 
 def read_outcome(state: Described | None) -> Outcome | None:
-    """Convert a delivery state to an outcome. Return None if the state is not an outcome.
-
-    Raises DecodeError if the state is malformed.
-    """
+    """Convert a delivery state to an outcome, or None. Raises DecodeError if it is malformed."""
     if state is None:
         return None
     fields = state.value

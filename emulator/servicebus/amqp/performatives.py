@@ -41,10 +41,7 @@ class Performative:
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Self:
-        """Build a performative from the fields that a peer sent.
-
-        Raises DecodeError if a field is invalid.
-        """
+        """Build a performative from a peer's fields. Raises DecodeError if one is invalid."""
         if len(values) > len(cls.kinds):
             raise DecodeError(
                 f"{cls.__name__} has {len(values)} fields, more than the specification defines"

@@ -78,10 +78,7 @@ _FIELDS = {
 
 
 def split(payload: bytes) -> Sections:
-    """Split an encoded message into sections. Raises DecodeError if the message is malformed.
-
-    The sections may have any order, because azure-servicebus writes delivery annotations last.
-    """
+    """Split a message into sections in any order, as azure-servicebus sends. Raises DecodeError."""
     found: dict[str, bytes] = {}
     body: list[bytes] = []
     body_code = offset = 0

@@ -117,10 +117,7 @@ class Session:
         )
 
     def handle(self, performative: Performative, payload: bytes) -> None:
-        """Process a performative that the peer sent on this session.
-
-        Raises AmqpError if the performative is invalid.
-        """
+        """Process a performative that the peer sent on this session. Raises AmqpError."""
         if self.is_ended:
             return
         match performative:
@@ -186,10 +183,7 @@ class Session:
         link_credit: UInt | None = None,
         drain: bool = False,
     ) -> None:
-        """Send a flow performative with the session's windows.
-
-        If `handle` is set, the performative also contains the link's delivery count and credit.
-        """
+        """Send a flow performative with the session's windows and, with `handle`, a link's."""
         self._received_since_flow = 0
         self._send(
             Flow(
@@ -214,10 +208,7 @@ class Session:
             )
 
     def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
-        """Send a message, split into transfers that fit into the peer's maximum frame size.
-
-        If the peer's incoming window is full, the transfers wait until the window opens again.
-        """
+        """Send a message in transfers that fit, as soon as the peer's window is open."""
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
         if not link.is_presettled:
@@ -236,10 +227,7 @@ class Session:
             self._send_transfer(link, head + payload[start : start + room])
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach the link that has this handle, and send the error if `fault` is not None.
-
-        Ignore frames that the peer sends on this link afterwards.
-        """
+        """Detach a link, with the error if there is one, and ignore its later frames."""
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return

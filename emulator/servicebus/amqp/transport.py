@@ -34,10 +34,7 @@ class DelayLine:
         self._waiting: deque[tuple[float, bytes]] = deque()
 
     def put(self, data: bytes) -> None:
-        """Deliver bytes after the latency.
-
-        If the latency is 0 and no earlier bytes are waiting, deliver the bytes at once.
-        """
+        """Deliver bytes after the latency, or at once without one."""
         if not self._latency.seconds and not self._waiting:
             self._deliver(data)
             return
@@ -112,10 +109,7 @@ class PeerTransport:
             self._transport.pause_reading()
 
     def close(self) -> None:
-        """Send all bytes that are not yet sent, and close the asyncio transport.
-
-        If the peer has not read all bytes after 5 seconds, abort the asyncio transport.
-        """
+        """Send all bytes, and close the transport, by force after 5 s."""
         self._flush()
         self._delay.flush()
         if self._transport is not None:

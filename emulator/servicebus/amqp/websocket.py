@@ -92,10 +92,7 @@ class WebSocketFrameReader:
         self._offset = 0
 
     def frame(self) -> WebSocketFrame | None:
-        """Return the next frame, or None if not all of its bytes have been received.
-
-        Raises WebSocketError if the frame violates the protocol or is too large.
-        """
+        """Return the next complete frame, or None. Raises WebSocketError if it is invalid."""
         data, start = self._data, self._offset
         if len(data) < start + 2:
             return None
@@ -130,10 +127,7 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
 
 
 def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
-    """Encode a WebSocket frame, which consists of a header and this payload.
-
-    The frame is not masked, because a server must not mask its frames.
-    """
+    """Encode a frame, unmasked as a server must."""
     first, length = 0x80 | opcode, len(payload)
     if length < 126:
         return bytes((first, length)) + payload

@@ -149,10 +149,7 @@ class Broker:
         return self._rules
 
     async def save_authorization_rule(self, rule: AuthorizationRule) -> None:
-        """Create a shared access policy of the namespace, or replace the one with the same name.
-
-        Raises ArgumentError if the namespace has too many policies.
-        """
+        """Create or replace a policy of the namespace. Raises ArgumentError if too many."""
         rules = {**self._rules, rule.name: rule}
         check_rules(rules.values())
         with report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
@@ -160,10 +157,7 @@ class Broker:
         self._rules = rules
 
     async def delete_authorization_rule(self, name: str) -> None:
-        """Delete a shared access policy of the namespace.
-
-        Raises EntityNotFound if the policy does not exist.
-        """
+        """Delete a policy of the namespace. Raises EntityNotFound."""
         if name not in self._rules:
             raise EntityNotFound(name)
         with report_failed_write(f"the policy {name!r} could not be deleted from the database"):
@@ -177,11 +171,7 @@ class Broker:
         return self._create(settings)
 
     async def set_queue(self, settings: QueueSettings) -> None:
-        """Create a queue, or replace its settings if a queue has this name.
-
-        Raises EntityAlreadyExists if a topic has the name, and SchemaError if `settings` change
-        whether the queue requires sessions.
-        """
+        """Create a queue or replace its settings. Raises EntityAlreadyExists or SchemaError."""
         known = self._queues.get(settings.name.casefold())
         if known is None:
             self._create(settings)
@@ -223,11 +213,7 @@ class Broker:
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue, topic or subscription with all its messages.
-
-        A topic is deleted with its subscriptions. Raises EntityNotFound if the queue, topic or
-        subscription does not exist.
-        """
+        """Delete a queue, a subscription or a topic with these. Raises EntityNotFound."""
         queue = self._own(name)
         self.transactions.tick()
         deleted = [*queue.subscriptions, queue] if isinstance(queue, Topic) else [queue]

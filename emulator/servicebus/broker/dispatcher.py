@@ -141,10 +141,7 @@ class Dispatcher:
         return bool(self._receivers or self._session_requests)
 
     def lock_session(self, session_id: str, now: datetime) -> MessageSessionLock:
-        """Lock a message session for a receiver, and return the lock.
-
-        The caller must ensure that the session is not locked yet.
-        """
+        """Lock an unlocked message session for a receiver, and return the lock."""
         until = now + self._state.settings.lock_duration
         lock = self._session_locks.add(self._state.number, session_id, until)
         self._state.lock_session(lock)
@@ -152,10 +149,7 @@ class Dispatcher:
         return lock
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
-        """Register a request for the next available message session, and return the request.
-
-        `offer_sessions` later calls `accept` with the new lock on the session.
-        """
+        """Register a request for the next session, which `offer_sessions` accepts later."""
         number = self._next_request
         self._next_request += 1
         request = NextSessionRequest(accept, lambda: self._cancel_request(number))

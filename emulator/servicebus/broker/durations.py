@@ -42,10 +42,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format a duration in ISO 8601, for example `P1DT2H3M4.5S`.
-
-    The duration must not be negative.
-    """
+    """Format a duration that is not negative in ISO 8601, such as `P1DT2H3M4.5S`."""
     if duration == UNBOUNDED:
         return _UNBOUNDED_TEXT  # clients compare it with .NET's TimeSpan.MaxValue
     minutes, seconds = divmod(duration.seconds, 60)

@@ -29,10 +29,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set the due time of the message or lock that has the id `key`.
-
-        If `due_at` is None, remove the due time.
-        """
+        """Set the due time of the message or lock `key`; None removes it."""
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -111,10 +108,7 @@ class SortedNumbers:
         return self.chunks[0][0] if self.chunks else None
 
     def since(self, number: int) -> Iterator[int]:
-        """Yield the numbers that are equal to or greater than `number`, in ascending order.
-
-        The caller must not change the set during the iteration.
-        """
+        """Yield the numbers from `number` on; the set must not change meanwhile."""
         at = bisect_left(self._lasts, number)
         if at == len(self.chunks):
             return
@@ -194,8 +188,7 @@ class MessageSessionIndex:
     def _update(self, session_id: str) -> None:
         """Update `_heads` and the index after a change of a session.
 
-        `_heads` has the first ready message of each unlocked session. An unlocked session without
-        messages leaves the index.
+        An unlocked session without messages leaves the index.
         """
         session = self._sessions[session_id]
         head = None if session.is_locked else session.ready.first()
@@ -342,10 +335,7 @@ class MessageTable:
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return one change for each message that has changed since the last commit.
-
-        A message that was added and then removed since the last commit has no change.
-        """
+        """Return one change for each message that differs from the last commit."""
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()

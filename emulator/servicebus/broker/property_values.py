@@ -151,10 +151,7 @@ def value_text(value: Value) -> tuple[str, str]:
 
 
 def value_from_text(kind: str, text: str) -> Value:
-    """Convert the result of `value_text` back to the value.
-
-    Raises ArgumentError if the type is not supported, or if the text is not a value of the type.
-    """
+    """Convert the result of `value_text` back. Raises ArgumentError if it is none."""
     read = _READERS.get(kind)
     if read is None:
         raise ArgumentError(f"values of the type {kind[:100]!r} are not supported in a filter")
@@ -165,10 +162,7 @@ def value_from_text(kind: str, text: str) -> Value:
 
 
 def check_value(value: Value) -> None:
-    """Raise ArgumentError if a filter cannot have this value.
-
-    Strings must not contain control characters, and whole numbers must have at most 64 bits.
-    """
+    """Raise ArgumentError for control characters or integers of more than 64 bits."""
     if isinstance(value, str) and any(
         category(character) in {"Cc", "Cs"} and character not in "\t\r\n" for character in value
     ):

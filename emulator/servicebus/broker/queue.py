@@ -233,10 +233,7 @@ class Queue:
         self._check_session_lock(lock, self._begin())
 
     def renew_session_lock(self, lock: MessageSessionLock) -> datetime:
-        """Renew a lock on a message session, and return its new expiry time.
-
-        The new expiry time is the current time plus the queue's lock duration.
-        """
+        """Renew a session's lock for the lock duration, and return its expiry time."""
         now = self._begin()
         self._check_session_lock(lock, now)
         self._transactions.session_locks.renew(lock, now + self.settings.lock_duration)
@@ -249,11 +246,7 @@ class Queue:
         return self._transactions.store.session_state(self._state.number, lock.session_id)
 
     async def set_session_state(self, lock: MessageSessionLock, state: bytes | None) -> None:
-        """Store the state of a message session. None removes the state.
-
-        The state is kept when the session has no messages. Raises MessageSizeExceeded if the state
-        is larger than the queue's maximum message size.
-        """
+        """Store a session's state; None removes it. Raises MessageSizeExceeded."""
         now = self._begin()
         self._check_session_lock(lock, now)
         limit_bytes = self.settings.max_message_bytes
@@ -359,10 +352,7 @@ class Queue:
     # Methods that the broker calls
 
     def save_settings(self, settings: QueueSettings) -> None:
-        """Write new settings to the database, and use them from now on.
-
-        Raises MessageStoreError if the settings cannot be written.
-        """
+        """Write new settings, and use them from now on. Raises MessageStoreError."""
         problem = f"the {settings.KIND} {settings.name!r} could not be written to the database"
         now = self._transactions.clock.now()
         with report_failed_write(problem):

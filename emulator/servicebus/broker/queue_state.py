@@ -71,10 +71,7 @@ class DuplicateHistory:
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the ids of messages that were received at least `window` before `now`.
-
-        Ids that were added since the last commit are not removed.
-        """
+        """Remove committed ids that were received at least `window` before `now`."""
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
@@ -202,8 +199,7 @@ class QueueState:
     ) -> MessageRecord | None:
         """Add a message, and return its record.
 
-        `first_number` is the number from the topic. The record is None for a topic's message that
-        goes to the subscriptions at once.
+        The record is None for a topic's message that goes to the subscriptions at once.
         """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
@@ -317,10 +313,7 @@ class QueueState:
         self.index.sessions.set_locked(lock.session_id, True)
 
     def unlock_session_messages(self, lock: MessageSessionLock, now: datetime) -> None:
-        """Unlock the messages of a session whose lock has ended.
-
-        The deliveries count as failed only if the lock has expired, as in Azure.
-        """
+        """Unlock an ended lock's messages; they count as failed if it expired, as in Azure."""
         assert self.index.sessions is not None
         records = [
             self.index.by_token[each] for each in self.index.sessions.tokens(lock.session_id)
@@ -329,10 +322,7 @@ class QueueState:
             self._unlock(record, now, failed=lock.is_expired)
 
     def unlock_session(self, lock: MessageSessionLock) -> bool:
-        """Unlock a session whose lock has ended, if none of its messages is still locked.
-
-        Return whether the session is now unlocked.
-        """
+        """Unlock a session after its lock and messages; return whether it now is."""
         assert self.index.sessions is not None
         if self.index.sessions.tokens(lock.session_id):
             return False
@@ -502,11 +492,7 @@ class QueueState:
 
 
 def _with_changes(record: MessageRecord, changes: PropertyChanges) -> MessageRecord:
-    """Return the record with changed properties.
-
-    If a property was already changed earlier, the new value replaces the earlier value. Raises
-    ArgumentError if the changes exceed 64 KiB in total.
-    """
+    """Return the record with new property values. Raises ArgumentError beyond 64 KiB."""
     if not changes:
         return record
     merged = tuple({**dict(record.property_changes), **dict(changes)}.items())

@@ -233,10 +233,7 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """The number of all messages.
-
-        Messages in the dead-letter queue and in the transfer dead-letter queue are included.
-        """
+        """The number of all messages, with those in both dead-letter queues."""
         return (
             self.active
             + self.deferred

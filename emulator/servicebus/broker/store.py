@@ -297,10 +297,7 @@ def _changes_from_text(text: str | None) -> PropertyChanges:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return the settings of a queue, topic or subscription as JSON.
-
-    Durations are in microseconds.
-    """
+    """Return settings as JSON, with durations in microseconds."""
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(settings)}
     for name in _DURATIONS:
         if values[name] is not None:
@@ -471,10 +468,7 @@ class MessageStore:
     # Message sessions
 
     def session_state(self, queue: int, session_id: str) -> bytes | None:
-        """Return the state of a message session, or None if the session has no state.
-
-        Raises MessageStoreError if the read operation fails.
-        """
+        """Return a message session's state, or None. Raises MessageStoreError."""
         with _report_failed_read("a session's state"):
             row = self.connection.execute(
                 "SELECT state FROM message_sessions WHERE queue=? AND session_id=?",
@@ -483,10 +477,9 @@ class MessageStore:
         return None if row is None else row[0]
 
     def sessions_with_state(self, queue: int, updated_after: datetime | None = None) -> list[str]:
-        """Return the ids of the message sessions of a queue that have a state.
+        """Return a queue's sessions with a state, set after `updated_after` if given.
 
-        If `updated_after` is not None, only sessions whose state was set after this time are
-        returned. Raises MessageStoreError if the read operation fails.
+        Raises MessageStoreError if the read operation fails.
         """
         after_us = -1 if updated_after is None else microseconds(updated_after)
         with _report_failed_read("the sessions of a queue"):
@@ -522,10 +515,7 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield a (queue number, message id) pair for each id that duplicate detection needs.
-
-        The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
-        """
+        """Yield (queue number, message id) for duplicate detection, by queue from the oldest."""
         rows = self.connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
@@ -542,10 +532,7 @@ class MessageStore:
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
-        """Write all changes in one transaction.
-
-        If one of the changes cannot be written, raise sqlite3.Error and write no change.
-        """
+        """Write all changes in one transaction, or none with sqlite3.Error."""
         with self._transaction() as connection:
             if changes.inserted:
                 self._insert(connection, changes.inserted)
@@ -679,10 +666,7 @@ class Checkpointer:
         self.running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit, and start a checkpoint after every 500 commits.
-
-        While a checkpoint is running, no other checkpoint is started.
-        """
+        """Count a commit, and start a checkpoint after 500 unless one runs."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self.running is not None:
             return
@@ -701,11 +685,7 @@ class Checkpointer:
 
 
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
-    """Copy committed pages from the write-ahead log to the database.
-
-    If the log has more than `longest_log_pages` pages, block other writers until all pages are
-    copied.
-    """
+    """Copy committed pages from the log, blocking writers beyond `longest_log_pages`."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             _, log_pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -127,10 +127,7 @@ class SqlAction:
         object.__setattr__(self, "_statements", parse_action(self.expression, self.parameters))
 
     def run(self, properties: MessageProperties) -> list[PropertyUpdate]:
-        """Return the changes that the action makes to a message with these properties.
-
-        Each statement of the action uses the properties that the previous statements have changed.
-        """
+        """Return the changes of a message by statements that see those before them."""
         updates = []
         for statement in self._statements:
             update = statement.run(properties)

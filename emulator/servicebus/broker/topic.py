@@ -86,8 +86,7 @@ class SubscriptionState(QueueState):
     ) -> MessageRecord:
         """Add a copy of a topic's message, and return the copy's record.
 
-        A copy that an action has made too large is dead-lettered. `expires_at` is the latest
-        expiry.
+        A copy that an action has made too large is dead-lettered.
         """
         record = self._enqueue(message, self._new_sequence_number(), first_number, now)
         assert record is not None

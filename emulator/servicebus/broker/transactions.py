@@ -58,10 +58,7 @@ class ContentCache:
             self.cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Record that the contents of these messages are now in the database.
-
-        All other unwritten contents belong to removed messages and are discarded.
-        """
+        """Record which contents the database has now, and discard the other unwritten ones."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content

@@ -63,10 +63,7 @@ class Database:
         self._disk = DiskStatus(path.parent)
 
     async def open(self) -> None:
-        """Open the file of the task hub, or create it if it does not exist.
-
-        Raises DatabaseForeign if the file is not a task hub or cannot be opened.
-        """
+        """Open or create the task hub. Raises DatabaseForeign if that is impossible."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_private_file(self._path)
         # If several hosts start at once, one of them creates the schema and the others try again.
@@ -139,8 +136,8 @@ class Database:
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction, and return its result after the commit.
 
-        `work` is retried while another process writes. SQLite's errors, OverflowError and
-        ValueError become StoreUnavailable; after any error nothing is written.
+        SQLite's errors, OverflowError and ValueError become StoreUnavailable; after any error
+        nothing is written.
         """
         while True:
             try:
@@ -214,10 +211,7 @@ class RemoteDatabase(Database):
         self._notify = notify
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one write transaction, and return its result.
-
-        Sleeps for half of `delay_seconds` before the transaction, and for the other half after it.
-        """
+        """Run `work` in a transaction, with half the delay before it and half after."""
         await asyncio.sleep(self._half_seconds)
         result = await super().transact(work)
         self._notify()

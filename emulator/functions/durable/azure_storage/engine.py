@@ -153,10 +153,7 @@ class AzureStorageEngine(DurableEngine):
         self.loop = asyncio.create_task(self._run_loop())
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Stop dequeuing messages, and wait until the running functions have ended.
-
-        Wait at most `timeout_seconds`. The caller must then call `stop`.
-        """
+        """Stop dequeuing, and wait at most `timeout_seconds` for running functions."""
         self._stopping = True
         self._wake.set()
         with contextlib.suppress(TimeoutError):
@@ -170,11 +167,7 @@ class AzureStorageEngine(DurableEngine):
                     await asyncio.sleep(_SHORTEST_POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Stop the engine.
-
-        Wait up to 2 s for running episodes, then release all leases and dequeued messages, and
-        close the task hub.
-        """
+        """Wait up to 2 s for running episodes, release everything, and close the task hub."""
         self._stopping = True
         self._wake.set()
         if self.loop is not None:
@@ -194,10 +187,7 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     async def kill(self) -> None:
-        """Stop the engine as if the process had died.
-
-        The leases and the dequeued messages are not released.
-        """
+        """Stop as if the process had died: no lease or message is released."""
         self._stopping = True
         self.database.abandon()
         if self.loop is not None:
@@ -328,10 +318,7 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, or until `timeout_seconds` have passed.
-
-        Return whether the instance has finished.
-        """
+        """Wait for an instance, and return whether it has finished in time."""
         until = self.now() + int(timeout_seconds * 1e6)
         interval_seconds = _SHORTEST_POLL_SECONDS
         while not self.find(instance_id).is_finished:
@@ -349,10 +336,7 @@ class AzureStorageEngine(DurableEngine):
         return True
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete the finished instances in `instances`, together with their histories.
-
-        Return the number of deleted instances.
-        """
+        """Delete finished instances with their histories; return their number."""
 
         def delete(connection: sqlite3.Connection) -> int:
             count = 0

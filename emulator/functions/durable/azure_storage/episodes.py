@@ -179,10 +179,7 @@ class QueueCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save an episode that ends the instance.
-
-        If the instance has a parent, send the final status to the parent.
-        """
+        """Save an episode that ends the instance, and tell its parent."""
         instance = episode.instance
         episode.events.append(
             execution_completed(episode.now, episode.shim.next_task, status, output)
@@ -198,10 +195,7 @@ class QueueCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode that ends with continue-as-new.
-
-        The instance starts again with a new input, without its old history and timers.
-        """
+        """Save an episode that ends with continue-as-new."""
         fresh = make_next_execution(episode, command, custom_status)
         # If this host dies after the save, the partition's next owner processes the start message.
         start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)

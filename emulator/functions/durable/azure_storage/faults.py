@@ -50,10 +50,7 @@ class Faults:
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Kill this process if a crash at this point is requested, or at random (`crash_rate`).
-
-        `name` is that of the function or event. `crash_rate` is the probability in one episode.
-        """
+        """Kill this process if a crash at this point is requested, or at random (`crash_rate`)."""
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
@@ -140,10 +137,7 @@ class Faults:
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Record the arrival of an external event for which `Faults.watch_for_event` may be waiting.
-
-    The caller must pass the connection of the transaction that stores the event.
-    """
+    """Record an event for `Faults.watch_for_event` in the transaction that stores it."""
     connection.execute(
         "UPDATE awaited_events SET accepted=1 WHERE instance_id=? AND name IN ('', ?)",
         (instance_id, name),

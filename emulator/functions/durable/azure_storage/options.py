@@ -83,10 +83,7 @@ class CrashPoint(StrEnum):
 
 
 def check_crash_point(text: str) -> str:
-    """Check a crash point (POINT or POINT:NAME), and return `text` unchanged.
-
-    Raises ValueError if POINT is not a member of CrashPoint.
-    """
+    """Return `text`, a POINT or POINT:NAME. Raises ValueError for an unknown POINT."""
     point = text.partition(":")[0]
     if point not in set(CrashPoint):
         raise ValueError(f"{point!r} is not a crash point: use one of {', '.join(CrashPoint)}")

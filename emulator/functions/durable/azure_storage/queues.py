@@ -53,10 +53,7 @@ def find_partition(instance_id: str) -> int:
 
 
 def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
-    """Return the SQL statement that sends a message to the control queue of its instance.
-
-    The message is invisible until `visible_at`, in microseconds since 1970.
-    """
+    """Return the statement that sends a message to its control queue, hidden until `visible_at`."""
     return (
         _INSERT_MESSAGE,
         (
@@ -74,10 +71,7 @@ def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
 def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
     instance_id: str, execution: str, task: int, name: str, input_text: str, visible_at: int
 ) -> Statement:
-    """Return the SQL statement that sends an activity to the work-item queue.
-
-    The work item is invisible until `visible_at`, in microseconds since 1970.
-    """
+    """Return the statement that queues an activity, hidden until `visible_at`."""
     return (
         _INSERT_WORK,
         (instance_id, execution, task, name, input_text, visible_at),
@@ -87,10 +81,7 @@ def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
 def dequeue(
     connection: sqlite3.Connection, partition: int, now: int, invisible_until: int
 ) -> list[QueueMessage]:
-    """Dequeue up to 32 messages from a control queue, and hide them until `invisible_until`.
-
-    The messages are sorted by the time at which they became visible.
-    """
+    """Dequeue up to 32 messages in order, and hide them until `invisible_until`."""
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
         " WHERE partition=? AND visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -164,10 +155,7 @@ def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible
 
 
 def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> None:
-    """Delete messages that this host dequeued.
-
-    Messages that another host has dequeued in the meantime are not deleted.
-    """
+    """Delete messages that this host dequeued and no other host since."""
     connection.executemany(
         "DELETE FROM control_messages WHERE id=? AND dequeue_count=?",
         [(m.sequence, m.dequeue_count) for m in messages if isinstance(m, QueueMessage)],
@@ -175,10 +163,7 @@ def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> N
 
 
 def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
-    """Delete a work item that this host dequeued.
-
-    Do nothing if another host has dequeued the work item in the meantime.
-    """
+    """Delete a work item that this host dequeued and no other host since."""
     connection.execute(
         "DELETE FROM work_items WHERE id=? AND dequeue_count=?",
         (item.work.sequence, item.dequeue_count),

@@ -51,10 +51,7 @@ class InstanceCache:
         return self._sequence
 
     def find(self, instance_id: str) -> OrchestrationInstance | None:
-        """Return the instance with this id from memory or from the store.
-
-        Return None if neither contains the instance.
-        """
+        """Return the instance with this id from memory or from the store, or None."""
         instance = self._instances.get(instance_id)
         if instance is not None:
             self._instances.move_to_end(instance_id)

@@ -83,10 +83,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait until the running ones have ended.
-
-        Wait at most `timeout_seconds`, and store the results of the activities that have ended.
-        """
+        """Start no more work, wait for the running one, and store the results."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         self._stopping = True
@@ -166,10 +163,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, or until `timeout_seconds` have passed.
-
-        Return whether the instance has finished.
-        """
+        """Wait for an instance, and return whether it has finished in time."""
         instance = self.find(instance_id)
         if instance.is_finished:
             return True
@@ -189,10 +183,7 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete the finished instances in `instances`, together with their histories.
-
-        Return the number of deleted instances.
-        """
+        """Delete finished instances with their histories; return their number."""
         # In the meantime, a new instance with the same id may have replaced a finished instance.
         current = [self.cache.get_cached(instance.id) or instance for instance in instances]
         finished = [instance for instance in current if instance.is_finished]
@@ -279,10 +270,7 @@ class LocalEngine(DurableEngine):
         task.add_done_callback(self._episode_tasks.discard)
 
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
-        """Run episodes of an instance while the instance is ready for an episode.
-
-        For each instance, only one task runs this method at a time.
-        """
+        """Run episodes while the instance is ready, in only one task at a time."""
         try:
             while is_ready(instance) and not self._stopping:
                 async with self._episode_slots:

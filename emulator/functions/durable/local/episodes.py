@@ -61,10 +61,7 @@ class LocalOutbox:
         episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Insert a sub-orchestration, which runs after the commit.
-
-        If an unfinished instance has the same id, send a failure to the parent instead.
-        """
+        """Insert a child that runs after the commit, or its failure if its id is in use."""
         assert child.parent is not None
         existing = self._cache.find(child.id)
         if existing is not None and not existing.is_finished:
@@ -119,10 +116,7 @@ class LocalCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save an episode that ends the instance.
-
-        If the instance has a parent, send the final status to the parent.
-        """
+        """Save an episode that ends the instance, and tell its parent."""
         instance = episode.instance
         episode.events.append(
             history.execution_completed(episode.now, episode.shim.next_task, status, output)
@@ -168,10 +162,7 @@ class LocalCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode that ends with continue-as-new.
-
-        The instance starts again with a new input, without its old history and timers.
-        """
+        """Save an episode that ends with continue-as-new."""
         instance = episode.instance
         fresh = make_next_execution(episode, command, custom_status)
         episode.statements += [
@@ -197,10 +188,7 @@ class LocalCheckpointer:
         self._committed(episode, shim=fresh.shim)
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the event OrchestratorCompleted, and return all events of the episode as JSON.
-
-        Also add to the episode the SQL statement that inserts these events into the history.
-        """
+        """Close the episode and insert its events; return them as JSON."""
         fragment = close_events(episode)
         episode.statements.append(
             records.append_history(episode.instance.id, episode.instance.episode_count, fragment)
