@@ -275,11 +275,12 @@ async def read_notes(
     return sorted(notes, key=lambda note: (note.attempt, note.marks.received_at))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Delivery:
     """What is known about one delivery of a job; no `marks` if no worker reported it.
 
-    If `is_receipt_known` is false, `marks.received_at` is the start of the batch.
+    If `is_receipt_known` is false, `marks.received_at` is the start of the batch. `begin_ms` and
+    `end_ms` are set when the delivery gets its place in the timeline.
     """
 
     number: int
@@ -291,6 +292,8 @@ class _Delivery:
     code: str | None = None
     traceback: str | None = None
     is_answer: bool = False
+    begin_ms: float | None = None
+    end_ms: float | None = None
 
     @property
     def steps(self) -> list[tuple[StepName, float]]:
@@ -570,31 +573,28 @@ def _add_deliveries(
     line: _Line, deliveries: list[_Delivery], *, is_ended: bool
 ) -> list[JobTimelineDelivery]:
     """Add the steps of all deliveries to `line`; return the API's object for each delivery."""
-    answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
-    spans: list[tuple[float, float | None] | None] = []
-    for place, each in enumerate(deliveries):
-        is_after_answer = answer is not None and place > answer
-        spans.append(_add_delivery(line, each, is_beside=is_after_answer))
+    is_answered = False
+    for each in deliveries:
+        if each.marks is not None:
+            _place_delivery(line, each, each.marks, is_beside=is_answered)
+        is_answered = is_answered or each.is_answer
     rows = []
-    for place, (each, span) in enumerate(zip(deliveries, spans, strict=True)):
-        is_last = not is_ended and place == len(deliveries) - 1
-        row = _row(line, each, span, each.state(is_last=is_last))
+    for place, each in enumerate(deliveries):
+        is_last = not is_ended and each is deliveries[-1]
+        row = _row(line, each, each.state(is_last=is_last))
         if row["received_at"] is None:
-            row["earliest_at"], row["latest_at"] = _bounds(line, spans, place)
+            row["earliest_at"], row["latest_at"] = _bounds(line, deliveries, place)
         rows.append(row)
     return rows
 
 
-def _add_delivery(
-    line: _Line, delivery: _Delivery, *, is_beside: bool
-) -> tuple[float, float | None] | None:
-    """Add the steps of one delivery to `line`; return when it began and, if known, ended.
+def _place_delivery(
+    line: _Line, delivery: _Delivery, marks: DeliveryMarks, *, is_beside: bool
+) -> None:
+    """Find out when a delivery began and ended, and add its steps to `line`.
 
     If `is_beside` is true, the job did not wait for the delivery, and no steps are added.
     """
-    marks = delivery.marks
-    if marks is None:
-        return None
     clock_ms = line.ms(marks.received_at)
     # Move the delivery as little as possible, so that it lies between the step before and the end.
     latest_ms = _LATEST_MS if is_beside else line.end_ms - delivery.length_ms
@@ -603,37 +603,26 @@ def _add_delivery(
     is_moved = abs(moved_ms) > TOLERANCE_MS
     if is_moved:
         line.add_skew("worker", marks.worker, moved_ms)
-    end_ms = None if delivery.ended_ms is None else begin_ms + delivery.ended_ms
-    if delivery.is_answer:
-        end_ms = begin_ms + delivery.length_ms
-    if is_beside:
-        return begin_ms, end_ms
-    number = delivery.number
-    if delivery.is_receipt_known:
-        begin_ms = line.add(StepName.RECEIVED, begin_ms, number, is_moved=is_moved)
-    for step, at_ms in delivery.steps:
-        line.add(step, begin_ms + at_ms, number, is_moved=is_moved)
-    if not delivery.is_answer and end_ms is not None:
-        end_ms = line.add(StepName.RETURNED, end_ms, number, is_moved=is_moved)
-    return begin_ms, end_ms
+    length_ms = delivery.length_ms if delivery.is_answer else delivery.ended_ms
+    end_ms = None if length_ms is None else begin_ms + length_ms
+    if not is_beside:
+        number = delivery.number
+        if delivery.is_receipt_known:
+            begin_ms = line.add(StepName.RECEIVED, begin_ms, number, is_moved=is_moved)
+        for step, at_ms in delivery.steps:
+            line.add(step, begin_ms + at_ms, number, is_moved=is_moved)
+        if not delivery.is_answer and end_ms is not None:
+            end_ms = line.add(StepName.RETURNED, end_ms, number, is_moved=is_moved)
+    delivery.begin_ms, delivery.end_ms = begin_ms, end_ms
 
 
-def _row(
-    line: _Line,
-    delivery: _Delivery,
-    span: tuple[float, float | None] | None,
-    state: DeliveryEnd,
-) -> JobTimelineDelivery:
-    begin_ms, end_ms = span or (None, None)
-    marks = delivery.marks
-    if not delivery.is_receipt_known:
-        begin_ms = None
+def _row(line: _Line, delivery: _Delivery, state: DeliveryEnd) -> JobTimelineDelivery:
+    marks, end_ms = delivery.marks, delivery.end_ms
+    begin_ms = delivery.begin_ms if delivery.is_receipt_known else None
     length_ms = None
     if begin_ms is not None and end_ms is not None:
         length_ms = round(end_ms - begin_ms, 3)
-    reached = StepName.RECEIVED if marks is not None else None
-    for step, _ in delivery.steps:
-        reached = step
+    reached = [StepName.RECEIVED, *(step for step, _ in delivery.steps)][-1]
     return {
         "number": delivery.number,
         "state": state,
@@ -643,7 +632,7 @@ def _row(
         "received_at": None if begin_ms is None else line.text(begin_ms),
         "ended_at": None if end_ms is None else line.text(end_ms),
         "duration_ms": length_ms,
-        "reached": reached,
+        "reached": reached if marks else None,
         "code": delivery.code,
         "traceback": delivery.traceback,
         "earliest_at": None,
@@ -651,21 +640,15 @@ def _row(
     }
 
 
-def _bounds(
-    line: _Line, spans: Sequence[tuple[float, float | None] | None], place: int
-) -> tuple[str, str]:
+def _bounds(line: _Line, deliveries: Sequence[_Delivery], place: int) -> tuple[str, str]:
     """Return the earliest and the latest possible time of a delivery, from those around it."""
-    before = [span for span in spans[:place] if span is not None]
-    after = [span for span in spans[place + 1 :] if span is not None]
     earliest_ms = 0.0
     for step in line.steps:
         if step["name"] == StepName.ENQUEUED:
             earliest_ms = line.ms(datetime.fromisoformat(step["at"]))
-    if before:
-        begin_ms, end_ms = before[-1]
-        earliest_ms = begin_ms if end_ms is None else end_ms
-    own = spans[place]
-    latest_ms = after[0][0] if after else line.end_ms
-    if own is not None:
-        latest_ms = own[0]
+    for each in deliveries[:place]:
+        if each.begin_ms is not None:
+            earliest_ms = each.begin_ms if each.end_ms is None else each.end_ms
+    begins = (each.begin_ms for each in deliveries[place:])
+    latest_ms = next((begin_ms for begin_ms in begins if begin_ms is not None), line.end_ms)
     return line.text(earliest_ms), line.text(max(earliest_ms, latest_ms))
