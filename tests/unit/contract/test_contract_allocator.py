@@ -25,7 +25,7 @@ freed.clear()
 """
 
 pytestmark = pytest.mark.skipif(
-    allocator._find_glibc() is None, reason="the C library is not glibc 2.33 or newer"
+    not allocator.free_bytes(), reason="the C library is not glibc 2.33 or newer"
 )
 
 
@@ -41,9 +41,7 @@ def run(script: str) -> str:
     ).stdout
 
 
-def test_the_trim_function_returns_free_memory_between_used_blocks_to_the_operating_system() -> (
-    None
-):
+def test_trim_returns_free_memory() -> None:
     before, free, after, left = map(
         int,
         run(
@@ -58,7 +56,7 @@ def test_the_trim_function_returns_free_memory_between_used_blocks_to_the_operat
     assert left <= free
 
 
-def test_the_trimming_thread_returns_free_memory_to_the_operating_system() -> None:
+def test_thread_returns_free_memory() -> None:
     before, after = map(
         int,
         run(

@@ -16,6 +16,7 @@ from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry
 from contract.errors import CatalogueError, UnknownModel
 from contract.messages import MAX_MESSAGE_BYTES
 from contract.named_tables import NamedInput, NamedResult
+from tests.unit.contract.catalogue_files import load, write
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
 SHA256 = "ab" * 32
@@ -27,24 +28,18 @@ def entry(line: str) -> tuple[str, str]:
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 
-def write(folder: Path, text: str) -> Path:
-    path = folder / "models.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_the_shipped_catalogue_contains_the_models_classifier_voice_activity_and_noop() -> None:
+def test_shipped_catalogue_has_three_models() -> None:
     catalogue = Catalogue.load()
     assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
-def test_the_default_limits_of_uploads_follow_from_the_limits_of_bodies(tmp_path: Path) -> None:
+def test_default_upload_limits_follow_from_body_limits(tmp_path: Path) -> None:
     own = 'media_types = ["a/b"]\nimplementation = "a.b"\ndescription = "-"\n'
     named = 'inputs.x = {media_types = ["a/b"]}\n'
     both = 'inputs.x = {media_types = ["a/b"], max_input_bytes = 7}\n'
     text = f"[a]\n{own}{named}[b]\n{own}{both}max_input_bytes = 9\n"
-    first, second = Catalogue.load(write(tmp_path, text)).values()
+    first, second = load(tmp_path, text).values()
     assert (first.max_input_bytes, first.max_upload_bytes) == (4 * 1024**2, 10 * 1024**2)
     assert first.inputs["x"].max_input_bytes == 4 * 1024**2
     assert first.inputs["x"].max_upload_bytes == 10 * 1024**2
@@ -52,7 +47,7 @@ def test_the_default_limits_of_uploads_follow_from_the_limits_of_bodies(tmp_path
     assert (second.inputs["x"].max_input_bytes, second.inputs["x"].max_upload_bytes) == (7, 7)
 
 
-def test_the_body_limit_has_room_for_all_inputs_in_base64(tmp_path: Path) -> None:
+def test_body_limit_has_room_for_inputs_in_base64(tmp_path: Path) -> None:
     shipped = Catalogue.load()
     assert shipped.body_limit_bytes == 4 * 1024**2 * 4 // 3 + 64 * 1024
     for size_bytes, inputs, expected in (
@@ -75,20 +70,20 @@ def test_the_body_limit_has_room_for_all_inputs_in_base64(tmp_path: Path) -> Non
     assert MAX_MESSAGE_BYTES < 256 * 1024, "a worker's reply must be accepted"
 
 
-def test_an_input_by_url_may_be_as_large_as_an_upload_of_ten_mib() -> None:
+def test_url_input_may_be_as_large_as_an_upload() -> None:
     shipped = Catalogue.load()
     assert {model.max_url_bytes for model in shipped.values()} == {10 * 1024**2}
     assert replace(shipped["noop"], max_input_bytes=9, max_upload_bytes=9).max_url_bytes == 9
     assert replace(shipped["noop"], max_input_bytes=2 * 10**7).max_url_bytes == 2 * 10**7
 
 
-def test_the_weights_and_options_of_a_model_are_read_unchanged(tmp_path: Path) -> None:
+def test_weights_and_options_are_read(tmp_path: Path) -> None:
     lines = (
         f'weights = "blob:weights/nets/resnet 50.pth"\nweights_sha256 = "{SHA256}"\n'
         'options = {architecture = "resnet50", threshold = 0.5}\nmemory_bytes = 98_000_000\n'
         'result_media_type = "image/png"'
     )
-    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    model = load(tmp_path, SHIPPED.replace(*entry(lines)))["noop"]
     assert model.weights == "blob:weights/nets/resnet 50.pth"
     assert model.weights_sha256 == SHA256
     assert dict(model.options) == {"architecture": "resnet50", "threshold": 0.5}
@@ -101,45 +96,45 @@ def test_the_weights_and_options_of_a_model_are_read_unchanged(tmp_path: Path) -
     )
 
 
-def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -> None:
+def test_parameters_are_read_and_printed(tmp_path: Path) -> None:
     lines = (
         'parameters.least = {type = "number", minimum = 0, maximum = 1, default = 0.5}\n'
         'parameters.mode = {type = "string", enum = ["a", "b"], description = "How."}'
     )
-    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    model = load(tmp_path, SHIPPED.replace(*entry(lines)))["noop"]
     assert dict(model.parameters) == {
         "least": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
         "mode": {"type": "string", "enum": ["a", "b"], "description": "How."},
     }
     assert hash(model)
     assert dict(Catalogue.load()["noop"].parameters) == {}
-    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    printed = load(tmp_path, format_entry(model))["noop"]
     assert printed.parameters == model.parameters
 
 
-def test_the_named_results_of_a_model_are_read_and_printed(tmp_path: Path) -> None:
+def test_named_results_are_read_and_printed(tmp_path: Path) -> None:
     lines = (
         'results.mask = {media_type = "image/png"}\n'
         'results.crop = {media_type = "image/jpeg", optional = true, description = "A part."}'
     )
-    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    model = load(tmp_path, SHIPPED.replace(*entry(lines)))["noop"]
     assert dict(model.results) == {
         "mask": NamedResult("image/png"),
         "crop": NamedResult("image/jpeg", "A part.", optional=True),
     }
     assert hash(model)
-    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    printed = load(tmp_path, format_entry(model))["noop"]
     assert printed.results == model.results
 
 
-def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
+def test_named_inputs_get_default_limits(tmp_path: Path) -> None:
     lines = (
         'inputs.mask = {media_types = ["image/png"]}\n'
         'inputs.note = {media_types = ["text/plain"], optional = true, description = "A note.", '
         "max_input_bytes = 10, max_upload_bytes = 20}\n"
         'inputs.wide = {media_types = ["image/png"], max_pixels = 0}'
     )
-    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    model = load(tmp_path, SHIPPED.replace(*entry(lines)))["noop"]
     mebibytes = 4 * 1024 * 1024
     assert dict(model.inputs) == {
         "mask": NamedInput(("image/png",), "", False, mebibytes, mebibytes, 50_000_000),
@@ -152,7 +147,7 @@ def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
     assert (mask.name, mask.media_types, mask.max_pixels) == ("noop", ("image/png",), 50_000_000)
     assert model.entry_of_input(None) == model
     assert hash(model)
-    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    printed = load(tmp_path, format_entry(model))["noop"]
     assert printed.inputs == model.inputs
 
 
@@ -164,18 +159,18 @@ media_types = {types}
 """
 
 
-def test_a_catalogue_entry_with_only_the_required_keys_gets_default_limits_and_a_default_queue(
+def test_required_keys_are_enough(
     tmp_path: Path,
 ) -> None:
-    images = Catalogue.load(write(tmp_path, MINIMAL.format(types='["image/png"]')))["small"]
+    images = load(tmp_path, MINIMAL.format(types='["image/png"]'))["small"]
     assert (images.queue, images.max_pixels) == ("small", 50_000_000)
     assert (images.max_input_bytes, images.max_upload_bytes) == (4 * 1024**2, 10 * 1024**2)
     assert (images.deadline_seconds, images.max_batch_size, images.lock_seconds) == (60, 8, 10)
     mixed = MINIMAL.format(types='["image/png", "text/plain"]') + "deadline_seconds = 7_200\n"
-    model = Catalogue.load(write(tmp_path, mixed))["small"]
+    model = load(tmp_path, mixed)["small"]
     assert (model.max_pixels, model.max_deadline_seconds) == (0, 7200)
     unlimited = MINIMAL.format(types='["image/png"]') + "max_pixels = 0\n"
-    assert Catalogue.load(write(tmp_path, unlimited))["small"].max_pixels == 0
+    assert load(tmp_path, unlimited)["small"].max_pixels == 0
 
 
 @given(
@@ -188,7 +183,7 @@ def test_a_catalogue_entry_with_only_the_required_keys_gets_default_limits_and_a
     ),
 )
 @example(text='"\\ \x7f\u2028', options={"a": float("-inf"), "b": 1e300, "c": ""})
-def test_a_printed_catalogue_entry_can_be_read_and_printed_again_unchanged(
+def test_printed_entry_can_be_read_again(
     tmp_path_factory: pytest.TempPathFactory, text: str, options: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("catalogue")
@@ -199,7 +194,7 @@ def test_a_printed_catalogue_entry_can_be_read_and_printed_again_unchanged(
     assert format_entry(Catalogue.load(path)["small"]) == format_entry(model)
 
 
-def test_the_catalogue_command_prints_a_catalogue_entry_with_default_values_filled_in(
+def test_entry_command_prints_all_defaults(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["entry", "classifier"]) == 0
@@ -210,15 +205,13 @@ def test_the_catalogue_command_prints_a_catalogue_entry_with_default_values_fill
     assert "did you mean classifier" in capsys.readouterr().err
 
 
-def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
+def test_unknown_model_suggests_similar_names() -> None:
     with pytest.raises(UnknownModel, match="did you mean classifier") as caught:
         Catalogue.load().model("clasifier")
     assert caught.value.nearest == ("classifier",)
 
 
-def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hub_files_are_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub = f'weights = "hf:acme/net@{COMMIT}/a b.bin"\nweights_sha256 = "{SHA256}"\n'
     tables = [
         MINIMAL.format(types='["a/b"]').replace("small", name) + hub for name in ("one", "two")
@@ -369,20 +362,18 @@ def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once
         ),
     ],
 )
-def test_the_refusal_of_an_invalid_catalogue_names_the_invalid_key(
-    tmp_path: Path, before: str, after: str, said: str
-) -> None:
+def test_refusal_names_the_invalid_key(tmp_path: Path, before: str, after: str, said: str) -> None:
     assert before in SHIPPED
     with pytest.raises(CatalogueError, match=said):
-        Catalogue.load(write(tmp_path, SHIPPED.replace(before, after)))
+        load(tmp_path, SHIPPED.replace(before, after))
 
 
-def test_the_error_for_a_missing_catalogue_names_the_file(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"nowhere\.toml"):
         Catalogue.load(tmp_path / "nowhere.toml")
 
 
-def test_the_queue_configuration_has_two_queues_with_duplicate_detection_for_each_model() -> None:
+def test_each_model_has_two_queues() -> None:
     (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
     by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
     names = ("classifier", "voice-activity", "noop")
@@ -392,7 +383,7 @@ def test_the_queue_configuration_has_two_queues_with_duplicate_detection_for_eac
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
-def test_the_queues_command_prints_the_configuration_of_the_service_bus_emulator(
+def test_queues_command_prints_the_emulators_config(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-m", "contract", "queues"]

@@ -9,9 +9,7 @@ from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_verifying_a_payload_succeeds_only_for_the_bytes_that_the_payload_reference_describes(
-    announced: bytes, found: bytes
-) -> None:
+def test_only_the_described_bytes_are_accepted(announced: bytes, found: bytes) -> None:
     ref = reference("text/plain", "inputs/1", announced)
     if found == announced:
         assert verify(ref, found) is found
@@ -20,7 +18,7 @@ def test_verifying_a_payload_succeeds_only_for_the_bytes_that_the_payload_refere
             verify(ref, found)
 
 
-def test_a_wrong_size_and_a_wrong_digest_of_a_payload_cause_different_errors() -> None:
+def test_wrong_size_and_wrong_digest_differ() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")
@@ -28,6 +26,6 @@ def test_a_wrong_size_and_a_wrong_digest_of_a_payload_cause_different_errors() -
         verify(ref, b"ab")
 
 
-def test_a_payload_fits_into_a_message_up_to_and_including_the_size_limit() -> None:
+def test_payload_of_the_size_limit_fits_inline() -> None:
     assert fits_inline(10, limit_bytes=10)
     assert not fits_inline(11, limit_bytes=10)

@@ -56,11 +56,11 @@ heartbeats = st.builds(
 
 
 @given(heartbeats)
-def test_an_encoded_heartbeat_is_decoded_unchanged(heartbeat: Heartbeat) -> None:
+def test_heartbeat_is_decoded_unchanged(heartbeat: Heartbeat) -> None:
     assert decode_heartbeat(encode_heartbeat(heartbeat)) == heartbeat
 
 
-def test_a_heartbeat_of_a_newer_worker_with_unknown_members_is_read() -> None:
+def test_unknown_members_are_ignored() -> None:
     value = {**json.loads(encode_heartbeat(BEAT)), "news": [1], "total_bytes": None}
     assert decode_heartbeat(json.dumps(value).encode()) == BEAT
 
@@ -80,29 +80,29 @@ def test_a_heartbeat_of_a_newer_worker_with_unknown_members_is_read() -> None:
         {"models": [{}] * (MAX_MODELS + 1)},
     ],
 )
-def test_a_malformed_heartbeat_is_refused(changes: dict[str, Any]) -> None:
+def test_malformed_heartbeat_is_refused(changes: dict[str, Any]) -> None:
     value = {**json.loads(encode_heartbeat(BEAT)), **changes}
     with pytest.raises(MalformedMessage):
         decode_heartbeat(json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 10_000, b"x" * 10])
-def test_a_heartbeat_that_is_not_a_json_object_is_refused(data: bytes) -> None:
+def test_text_that_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode_heartbeat(data)
 
 
-def test_a_large_heartbeat_is_refused_before_it_is_parsed() -> None:
+def test_large_heartbeat_is_refused_before_parsing() -> None:
     with pytest.raises(MalformedMessage, match="at most 65536 are allowed"):
         decode_heartbeat(b" " * (MAX_HEARTBEAT_BYTES + 1))
 
 
-def test_a_long_error_text_of_a_model_is_truncated_in_the_heartbeat() -> None:
+def test_long_error_text_is_truncated() -> None:
     model = ModelHeartbeat("noop", ModelState.BROKEN, "model-failed", "x" * 10_000)
     assert len(encode_heartbeat(Heartbeat("w", "1", STARTED_AT, 5, models=(model,)))) < 1000
 
 
-def test_pyproject_toml_and_the_packages_contract_and_loosely_have_the_same_version() -> None:
+def test_all_packages_have_the_same_version() -> None:
     project = (Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8")
     assert f'\nversion = "{contract.VERSION}"\n' in project
     assert loosely.__version__ == contract.VERSION

@@ -29,7 +29,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         {"score": 1, "top": 10**30},
     ],
 )
-def test_parameters_that_match_their_schemas_are_accepted(parameters: dict[str, Any]) -> None:
+def test_matching_parameters_are_accepted(parameters: dict[str, Any]) -> None:
     check_parameters(read_schemas("m.parameters", SCHEMAS), parameters)
 
 
@@ -52,7 +52,7 @@ def test_parameters_that_match_their_schemas_are_accepted(parameters: dict[str, 
         ({"mode": "x" * 500}, "/mode", "found 'xxx"),
     ],
 )
-def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the_mistake(
+def test_error_points_to_the_wrong_parameter(
     parameters: dict[str, Any], pointer: str, detail: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
@@ -62,7 +62,7 @@ def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the
     assert len(str(caught.value)) < 250
 
 
-def test_a_parameter_for_a_model_without_parameters_is_refused_as_unknown() -> None:
+def test_model_without_parameters_accepts_none() -> None:
     with pytest.raises(InvalidParameter, match="no such parameter; it has no parameters"):
         check_parameters({}, {"top": 1})
 
@@ -87,9 +87,7 @@ def test_a_parameter_for_a_model_without_parameters_is_refused_as_unknown() -> N
         ),
     ],
 )
-def test_the_error_for_an_invalid_parameter_schema_names_the_invalid_key(
-    schema: dict[str, Any], detail: str
-) -> None:
+def test_error_names_the_wrong_key_of_a_schema(schema: dict[str, Any], detail: str) -> None:
     with pytest.raises(CatalogueError, match=detail):
         read_schemas("p", {"n": schema})
 
@@ -104,9 +102,7 @@ JSON = st.recursive(
 @given(name=st.sampled_from(sorted(SCHEMAS)) | st.text(), value=JSON)
 @example(name="score", value=10**400)
 @example(name="names", value=[[]])
-def test_checking_a_parameter_with_any_value_succeeds_or_raises_an_error_with_a_json_pointer(
-    name: str, value: Any
-) -> None:
+def test_any_value_is_accepted_or_pointed_to(name: str, value: Any) -> None:
     error: InvalidParameter | None = None
     try:
         check_parameters(SCHEMAS, {name: value})

@@ -14,23 +14,23 @@ from contract.messages import (
     request_from_json,
     request_to_json,
 )
-from tests.unit.contract.test_contract_codec import JSON, REQUEST, REQUESTS
+from tests.unit.contract.message_strategies import JSON, REQUEST, REQUESTS
 
 SCHEMA = json.loads(JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
-def test_the_request_schema_is_a_valid_json_schema() -> None:
+def test_schema_is_a_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
 @given(REQUESTS)
-def test_encoded_requests_are_valid_under_the_request_schema(request: JobRequest) -> None:
+def test_encoded_requests_are_valid(request: JobRequest) -> None:
     VALIDATOR.validate(json.loads(encode_request(request)))
 
 
 @given(st.data())
-def test_the_codec_decodes_every_request_that_the_schema_allows(data: st.DataObject) -> None:
+def test_valid_requests_can_be_decoded(data: st.DataObject) -> None:
     document = request_to_json(data.draw(REQUESTS))
     name = data.draw(st.sampled_from(sorted(document)))
     if data.draw(st.booleans()):
@@ -41,7 +41,7 @@ def test_the_codec_decodes_every_request_that_the_schema_allows(data: st.DataObj
         request_from_json(document)
 
 
-def test_the_codec_decodes_a_whole_number_that_is_written_as_a_float() -> None:
+def test_whole_number_may_be_a_float() -> None:
     document = {**request_to_json(REQUEST), "attempt": 2.0}
     assert VALIDATOR.is_valid(document)
     assert request_from_json(document).attempt == 2
@@ -64,5 +64,5 @@ def test_the_codec_decodes_a_whole_number_that_is_written_as_a_float() -> None:
         {"attempt": 0},
     ],
 )
-def test_the_schema_refuses_requests_that_the_codec_refuses(change: dict[str, object]) -> None:
+def test_requests_that_the_codec_refuses_are_invalid(change: dict[str, object]) -> None:
     assert not VALIDATOR.is_valid({**request_to_json(REQUEST), **change})

@@ -12,6 +12,7 @@ from contract.catalogue import (
     split_name,
 )
 from contract.errors import CatalogueError, UnknownModel
+from tests.unit.contract.catalogue_files import load
 
 MODEL = """
 [small]
@@ -35,17 +36,11 @@ implementation = "models.other"
 """
 
 
-def load(folder: Path, text: str = MODEL) -> Catalogue:
-    path = folder / "models.toml"
-    path.write_text(text, encoding="utf-8")
-    return Catalogue.load(path)
-
-
 JOB_IDS = [f"01982f0c-5f0e-7d4a-9a53-{number:012x}" for number in range(10_000)]
 
 
 @pytest.mark.parametrize("percent", [5, 50])
-def test_each_version_gets_its_percentage_of_ten_thousand_jobs_within_two_standard_deviations(
+def test_each_version_gets_its_percentage_of_jobs(
     percent: int,
 ) -> None:
     chosen = [choose_version({"1": 100 - percent, "2": percent}, job_id) for job_id in JOB_IDS]
@@ -54,28 +49,26 @@ def test_each_version_gets_its_percentage_of_ten_thousand_jobs_within_two_standa
     assert abs(chosen.count("2") - expected) <= 2 * deviation
 
 
-def test_a_job_id_selects_the_same_model_version_in_every_process_and_release() -> None:
+def test_job_id_selects_the_same_version_forever() -> None:
     chosen = (choose_version({"1": 50, "2": 50}, job_id) for job_id in JOB_IDS[:20])
     assert "".join(chosen) == "22121211122121211221"
 
 
-def test_a_model_version_with_0_percent_gets_no_job_and_one_with_100_percent_gets_all_jobs() -> (
-    None
-):
+def test_version_with_0_percent_gets_no_job() -> None:
     percentages = {"1": 0, "2": 100, "3": 0}
     assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
 
-def test_each_version_of_a_model_inherits_the_named_inputs_of_the_model(tmp_path: Path) -> None:
+def test_versions_inherit_the_named_inputs(tmp_path: Path) -> None:
     inputs = 'inputs.mask = {media_types = ["image/png"]}\nmax_batch_size = 4'
     catalogue = load(tmp_path, MODEL.replace("max_batch_size = 4", inputs))
     assert {model.required_inputs for model in catalogue.values()} == {("mask",)}
 
 
-def test_each_version_of_a_model_gets_a_separate_catalogue_entry_and_a_separate_queue(
+def test_each_version_has_an_entry_and_a_queue(
     tmp_path: Path,
 ) -> None:
-    catalogue = load(tmp_path)
+    catalogue = load(tmp_path, MODEL)
     assert list(catalogue) == ["small", "small:2", "small:10"]
     assert [model.queue for model in catalogue.values()] == ["small", "small-v2", "small-v10"]
     assert [model.job_percent for model in catalogue.values()] == [95, 5, 0]
@@ -85,8 +78,8 @@ def test_each_version_of_a_model_gets_a_separate_catalogue_entry_and_a_separate_
     assert found[0] is catalogue["small:2"]
 
 
-def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> None:
-    catalogue = load(tmp_path)
+def test_unchanged_keys_are_inherited(tmp_path: Path) -> None:
+    catalogue = load(tmp_path, MODEL)
     first, second = catalogue["small"], catalogue["small:2"]
     assert second.implementation == first.implementation
     assert dict(second.options) == {"width": 1}
@@ -97,10 +90,10 @@ def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Pat
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_selects_all_versions(
+def test_name_selects_one_version_or_all(
     tmp_path: Path,
 ) -> None:
-    catalogue = load(tmp_path)
+    catalogue = load(tmp_path, MODEL)
     assert catalogue.model("small:1") is catalogue.model("small") is catalogue["small"]
     assert [model.name for model in catalogue.matching("small:1")] == ["small"]
     assert [model.name for model in catalogue.matching("small:2")] == ["small:2"]
@@ -115,15 +108,15 @@ def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_select
         assert join_name(*split_name(name)) == name
 
 
-def test_version_1_gets_all_jobs_if_the_model_sets_no_percentages(tmp_path: Path) -> None:
+def test_version_1_gets_all_jobs_by_default(tmp_path: Path) -> None:
     text = MODEL.replace('versions = {"1" = 95, "2" = 5}\n', "")
     assert dict(load(tmp_path, text)["small:2"].versions) == {"1": 100, "2": 0, "10": 0}
 
 
-def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
+def test_printed_versions_form_a_valid_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalogue = load(tmp_path)
+    catalogue = load(tmp_path, MODEL)
     assert main(["entry", "small", str(tmp_path / "models.toml")]) == 0
     printed = capsys.readouterr().out
     assert load(tmp_path, printed).values()
@@ -162,9 +155,7 @@ def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
         ("[small]", '["small:2"]', "small:2: the name of a model may have only lower-case letters"),
     ],
 )
-def test_the_error_for_invalid_versions_of_a_model_describes_the_fault(
-    tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_invalid_versions_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = MODEL.replace(old, new)
     if new == "[small-v2]":
         text += 'description = "Another."\nmedia_types = ["application/json"]\n'
@@ -173,7 +164,7 @@ def test_the_error_for_invalid_versions_of_a_model_describes_the_fault(
     assert message in str(refused.value)
 
 
-def test_a_model_is_refused_if_a_version_of_another_model_already_uses_its_deployment_name(
+def test_deployment_name_of_a_version_is_taken(
     tmp_path: Path,
 ) -> None:
     other = """
@@ -189,7 +180,7 @@ media_types = ["application/json"]
         load(tmp_path, MODEL + other)
 
 
-def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path) -> None:
+def test_fallback_needs_several_versions(tmp_path: Path) -> None:
     text = MODEL.partition("[small.")[0].replace('"1" = 95, "2" = 5', '"1" = 100')
     with pytest.raises(CatalogueError, match="the model has only one version"):
         load(tmp_path, text)
@@ -208,7 +199,7 @@ def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path)
         ("", None),
     ],
 )
-def test_the_queues_command_requires_a_worker_for_each_model_version_that_gets_jobs(
+def test_each_version_with_jobs_needs_a_worker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
@@ -220,17 +211,17 @@ def test_the_queues_command_requires_a_worker_for_each_model_version_that_gets_j
     assert (message or "") in printed.err
 
 
-def test_a_version_that_no_worker_serves_may_get_jobs_only_if_a_worker_serves_its_fallback(
+def test_worker_of_the_fallback_is_enough(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load(tmp_path)
+    load(tmp_path, MODEL)
     path = str(tmp_path / "models.toml")
     assert main(["queues", "--served", "small", path]) == 0
     assert main(["queues", "--served", "small:2", path]) == 2
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
 
 
-def test_the_example_of_model_versions_in_the_documentation_is_a_valid_catalogue(
+def test_documented_example_is_valid(
     tmp_path: Path,
 ) -> None:
     page = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
@@ -241,10 +232,10 @@ def test_the_example_of_model_versions_in_the_documentation_is_a_valid_catalogue
     assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
 
 
-def test_a_model_version_that_gets_jobs_and_has_a_fallback_keeps_at_least_one_worker(
+def test_version_with_fallback_keeps_a_worker(
     tmp_path: Path,
 ) -> None:
-    counts = {name: model.min_workers for name, model in load(tmp_path).items()}
+    counts = {name: model.min_workers for name, model in load(tmp_path, MODEL).items()}
     assert counts == {"small": 0, "small:2": 1, "small:10": 0}
     warm = 'warm = ["Mon-Fri 08:00-18:00 UTC"]\n'
     catalogue = load(tmp_path, MODEL.replace('fallback = "1"\n', f'fallback = "1"\n{warm}'))

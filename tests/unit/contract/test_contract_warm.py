@@ -13,6 +13,7 @@ from contract.catalogue import Catalogue, format_entry
 from contract.errors import CatalogueError
 from contract.warm import DAYS, WarmPeriod, parse_period
 from loosely.local.scaling import CronTrigger
+from tests.unit.contract.catalogue_files import load
 
 OFFICE = "Mon-Fri 08:00-18:00 Europe/Berlin"
 ENTRY = """
@@ -23,12 +24,6 @@ media_types = ["text/plain"]
 """
 MONDAY = datetime(2024, 1, 1)  # noqa: DTZ001  a local time of the period
 WEEK_MINUTES = 7 * 24 * 60
-
-
-def load(folder: Path, lines: str) -> Catalogue:
-    path = folder / "models.toml"
-    path.write_text(f"{ENTRY}{lines}\n", encoding="utf-8")
-    return Catalogue.load(path)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +37,7 @@ def load(folder: Path, lines: str) -> Catalogue:
         ("Sat 18:00-00:00 UTC", (5,), "0 18 * * 6", "0 0 * * 0"),
     ],
 )
-def test_a_warm_period_is_converted_to_cron_expressions_for_its_start_and_its_end(
+def test_period_becomes_two_cron_expressions(
     text: str, days: tuple[int, ...], start_cron: str, end_cron: str
 ) -> None:
     period = parse_period(text)
@@ -72,11 +67,9 @@ def test_a_warm_period_is_converted_to_cron_expressions_for_its_start_and_its_en
         ("[8]", "or a list of such texts"),
     ],
 )
-def test_the_error_for_an_invalid_warm_period_names_the_key_and_describes_the_fault(
-    value: str, message: str, tmp_path: Path
-) -> None:
+def test_error_names_the_key_and_the_fault(value: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as refused:
-        load(tmp_path, f"warm = {value}")
+        load(tmp_path, ENTRY + f"warm = {value}")
     assert str(refused.value).startswith("small.warm: ")
     assert message in str(refused.value)
 
@@ -91,12 +84,12 @@ def test_the_error_for_an_invalid_warm_period_names_the_key_and_describes_the_fa
         (f'min_workers = 2\nwarm = ["{OFFICE}"]\nwarm_workers = 6', (2, 6)),
     ],
 )
-def test_a_catalogue_entry_sets_the_minimum_number_of_workers_inside_and_outside_warm_periods(
+def test_minimum_workers_inside_and_outside_periods(
     lines: str, numbers: tuple[int, int], tmp_path: Path
 ) -> None:
-    model = load(tmp_path, lines)["small"]
+    model = load(tmp_path, ENTRY + lines)["small"]
     assert (model.min_workers, model.warm_workers) == numbers
-    printed = load(tmp_path, "")
+    printed = load(tmp_path, ENTRY)
     path = tmp_path / "printed.toml"
     path.write_text(format_entry(model), encoding="utf-8")
     assert Catalogue.load(path)["small"] == model
@@ -104,12 +97,12 @@ def test_a_catalogue_entry_sets_the_minimum_number_of_workers_inside_and_outside
     assert printed["small"].warm == ()
 
 
-def test_the_example_of_warm_periods_in_the_documentation_is_valid_in_a_catalogue_entry(
+def test_documented_example_is_valid(
     tmp_path: Path,
 ) -> None:
     guide = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text("utf-8")
     section = guide.partition("## Workers that wait for jobs")[2]
-    model = load(tmp_path, section.split("```toml\n")[1].partition("```")[0])["small"]
+    model = load(tmp_path, ENTRY + section.split("```toml\n")[1].partition("```")[0])["small"]
     assert (model.min_workers, len(model.warm), model.warm_workers) == (1, 2, 3)
 
 
@@ -124,17 +117,17 @@ def test_the_example_of_warm_periods_in_the_documentation_is_valid_in_a_catalogu
         ),
     ],
 )
-def test_negative_or_ineffective_minimum_numbers_of_workers_are_refused(
+def test_ineffective_numbers_of_workers_are_refused(
     lines: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CatalogueError, match=message):
-        load(tmp_path, lines)
+        load(tmp_path, ENTRY + lines)
 
 
-def test_the_scaling_command_prints_the_parsed_warm_periods(
+def test_scaling_command_prints_parsed_periods(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')
+    load(tmp_path, ENTRY + f'min_workers = 1\nwarm = "{OFFICE}"')
     assert main(["scaling", str(tmp_path / "models.toml")]) == 0
     assert json.loads(capsys.readouterr().out)["small"] == {
         "min_workers": 1,
@@ -180,7 +173,7 @@ def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
     st.integers(0, 24),
     st.lists(st.integers(0, WEEK_MINUTES // 30 - 1), min_size=4, max_size=4),
 )
-def test_local_cron_triggers_are_active_at_the_same_times_as_the_cron_triggers_of_keda(
+def test_local_triggers_are_active_as_in_keda(
     days: set[int], start: int, end: int, half_hours: list[int]
 ) -> None:
     text = f"{','.join(DAYS[day] for day in sorted(days))} {start:02}:00-{end:02}:00 UTC"

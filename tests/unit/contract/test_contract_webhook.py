@@ -27,15 +27,13 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_a_webhook_with_two_signatures_can_be_verified_with_the_old_or_the_new_secret(
+def test_old_or_new_secret_verifies(
     secret: str,
 ) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_webhook_verification_fails_if_the_secret_or_the_body_or_the_id_or_the_time_is_wrong() -> (
-    None
-):
+def test_wrong_secret_body_id_or_time_fails() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)
@@ -47,9 +45,7 @@ def test_webhook_verification_fails_if_the_secret_or_the_body_or_the_id_or_the_t
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_the_webhook_secrets_of_a_tenant_are_derived_from_its_name_and_the_gateway_secrets() -> (
-    None
-):
+def test_tenant_secrets_are_derived_from_its_name() -> None:
     common = parse_secrets(f"{NEW},{OLD}")
     acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
     assert acme == tenant_secrets(common, "acme")
@@ -60,7 +56,7 @@ def test_the_webhook_secrets_of_a_tenant_are_derived_from_its_name_and_the_gatew
     assert tenant_secrets(common, "") == common, "a gateway without tenants"
 
 
-def test_the_webhook_command_prints_the_webhook_secrets_of_a_tenant(
+def test_command_prints_the_tenants_secrets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{NEW},{OLD}\n"))
@@ -73,7 +69,7 @@ def test_the_webhook_command_prints_the_webhook_secrets_of_a_tenant(
     ("tenant", "text", "said"),
     [("acme", "", "is empty"), ("", OLD, "must not be empty"), ("acme", "whsec_%hidden", "base64")],
 )
-def test_the_webhook_command_refuses_missing_or_invalid_input_and_shows_no_secret(
+def test_command_refuses_bad_input_without_secrets(
     tenant: str,
     text: str,
     said: str,
@@ -90,11 +86,11 @@ def test_the_webhook_command_refuses_missing_or_invalid_input_and_shows_no_secre
     assert OLD not in shown.err
 
 
-def test_a_webhook_is_unsigned_if_there_are_no_secrets() -> None:
+def test_webhook_without_secrets_is_unsigned() -> None:
     assert "webhook-signature" not in headers()
 
 
-def test_a_webhook_event_id_contains_no_dots_even_if_the_job_id_contains_dots() -> None:
+def test_event_id_contains_no_dots() -> None:
     assert event_id("a.b-c") == event_id("a.b-c") == "job_a_b-c"
 
 
@@ -107,7 +103,7 @@ def test_a_webhook_event_id_contains_no_dots_even_if_the_job_id_contains_dots() 
         (f"{OLD},{NEW}x", "base64"),
     ],
 )
-def test_the_refusal_of_an_invalid_secret_does_not_contain_the_secret(text: str, said: str) -> None:
+def test_refusal_does_not_contain_the_secret(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         parse_secrets(text)
     assert text.removeprefix("whsec_") not in str(refused.value)
