@@ -29,10 +29,10 @@ from lab.capacity.limits import (
     find_limits,
     message_bytes,
 )
-from lab.tests.test_capacity_docs import CAPACITY
 from worker.settings import _DEFAULT_HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[2]
+CAPACITY = (ROOT / "docs/explanation/capacity.md").read_text("utf-8")
 SHAPES = (
     JobShape("small, answered after 0.2 s", 2, 3, 1, 0.2),
     JobShape("small, answered after 20 s in the queue", 5, 3, 3, 20),

@@ -40,15 +40,15 @@ DataOption = Annotated[
     ),
 ]
 #: The default settings. The time limit is short, so that a user at a terminal sees a failure soon.
-_RETRY = Retry(total_seconds=2.0)
+RETRY = Retry(total_seconds=2.0)
 #: The settings for a job that the gateway may have accepted. It survives a restart of the gateway.
 FOLLOWING_RETRY = Retry(connect_seconds=60.0)
 
 
-def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> OperatorClient:
+def connect(url: str | None, api_key: str | None, retry: Retry | None = None) -> OperatorClient:
     """Return a client for the gateway at ``url``, by default the one that `find_url` finds."""
     try:
-        return OperatorClient(find_url(url), api_key=api_key, retry=retry)
+        return OperatorClient(find_url(url), api_key=api_key, retry=retry or RETRY)
     except ValueError as error:
         raise typer.BadParameter(f"--url or --api-key cannot be used: {error}") from None
 

@@ -185,7 +185,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         kind += ["--parameters", json.dumps(parameters)]
     under_load = ("--load", str(load)) if load else ()
     found = dict[str, Mapping[str, Any]]()
-    output = _CheckOutput(Console())
+    output = CheckOutput(Console())
     arguments = (name, str(file.resolve()), *kind, *under_load)
     with _CheckProcess(place, arguments, timeout) as process:
         for event in process.events():
@@ -320,7 +320,7 @@ def _find_place() -> _Place:
     return _Place(folder.path, environment)
 
 
-class _CheckOutput:
+class CheckOutput:
     """Prints the results of a model's check as they arrive, and finally tables of measurements."""
 
     def __init__(self, console: Console) -> None:

@@ -1,22 +1,11 @@
 """One interface to `Client` and `AsyncClient`, with which a test can cover both classes."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loosely import (
-    AsyncClient,
-    Client,
-    Event,
-    Job,
-    JobPage,
-    Model,
-    Result,
-    Retry,
-    Timeline,
-    Upload,
-)
+from loosely import AsyncClient, Client, Retry
 
 
 class SleepClock:
@@ -38,56 +27,26 @@ class SleepClock:
 
 
 class AnyClient:
-    """Wraps a `Client` or an `AsyncClient`. The methods block in both cases."""
+    """Wraps a `Client` or an `AsyncClient`. All methods block, and iterators become lists."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client
         self._runner = runner
 
-    def submit(self, *args: Any, **options: Any) -> Job:
-        return self._run(self.client.submit(*args, **options))  # type: ignore[no-any-return]
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            value = getattr(self.client, name)(*args, **options)
+            if isinstance(value, Iterator):
+                return list(value)
+            if isinstance(value, AsyncIterator):
+                return self._runner.run(_collect(value))
+            return self._runner.run(value) if asyncio.iscoroutine(value) else value
 
-    def run(self, *args: Any, **options: Any) -> Job:
-        return self._run(self.client.run(*args, **options))  # type: ignore[no-any-return]
+        return call
 
-    def wait(self, *args: Any, **options: Any) -> Job:
-        return self._run(self.client.wait(*args, **options))  # type: ignore[no-any-return]
 
-    def get(self, *args: Any, **options: Any) -> Job:
-        return self._run(self.client.get(*args, **options))  # type: ignore[no-any-return]
-
-    def timeline(self, job_id: str) -> Timeline:
-        return self._run(self.client.timeline(job_id))  # type: ignore[no-any-return]
-
-    def cancel(self, job_id: str) -> Job:
-        return self._run(self.client.cancel(job_id))  # type: ignore[no-any-return]
-
-    def result(self, job_id: str, name: str | None = None) -> Result | Job:
-        return self._run(self.client.result(job_id, name))  # type: ignore[no-any-return]
-
-    def upload(self, *args: Any, **options: Any) -> Upload:
-        return self._run(self.client.upload(*args, **options))  # type: ignore[no-any-return]
-
-    def models(self) -> tuple[Model, ...]:
-        return self._run(self.client.models())  # type: ignore[no-any-return]
-
-    def jobs(self, **filters: Any) -> list[Job]:
-        return self._collect(self.client.jobs(**filters))
-
-    def find_jobs(self, **filters: Any) -> JobPage:
-        return self._run(self.client.find_jobs(**filters))  # type: ignore[no-any-return]
-
-    def events(self, *args: Any, **options: Any) -> list[Event]:
-        return self._collect(self.client.iter_events(*args, **options))
-
-    def _run(self, value: Any) -> Any:
-        return self._runner.run(value) if asyncio.iscoroutine(value) else value
-
-    def _collect(self, values: Any) -> list[Any]:
-        async def collect() -> list[Any]:
-            return [value async for value in values]
-
-        return list(values) if isinstance(values, Iterator) else self._runner.run(collect())
+async def _collect(values: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in values]
 
 
 Connect = Callable[..., AnyClient]

@@ -1,8 +1,10 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.unit.loosely.both_clients import Connect, SleepClock, connecting_clients
+from tests.unit.loosely.command_line import VARIABLES, RunCommand, run_command
 from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 
@@ -27,3 +29,22 @@ def clock() -> SleepClock:
 def connect(request: pytest.FixtureRequest, clock: SleepClock) -> Iterator[Connect]:
     with connecting_clients(request.param, clock) as connect:
         yield connect
+
+
+@pytest.fixture
+def loosely(
+    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> RunCommand:
+    """Return a function that runs a command for the scripted gateway in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOOSELY_URL", gateway.url)
+    return run_command
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 picture")
+    return str(path)

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import typer
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from loosely import GatewayUnreachable, Retry, __version__
 from loosely.cli import app
@@ -19,6 +18,7 @@ from loosely.cli.errors import format_error
 from loosely.cli.logs import LogView
 from loosely.cli.output import echo_json
 from loosely.client.errors import read_problem
+from tests.unit.loosely.command_line import RunCommand
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -41,30 +41,11 @@ tabby          1.0%  ▎
 """
 
 
-@pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """Return a runner of the command line, whose working directory is an empty folder.
-
-    The environment variables for the URL, the API key, the colour and the width are not set.
-    """
-    monkeypatch.chdir(tmp_path)
-    for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    return CliRunner()
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> str:
-    path = tmp_path / "cat.jpg"
-    path.write_bytes(b"\xff\xd8\xff\xe0 picture")
-    return str(path)
-
-
 def test_submit_shows_labels_as_table(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
-    done = runner.invoke(app, ["submit", picture, "--model", "classifier", "--url", gateway.url])
+    done = loosely("submit", picture, "--model", "classifier")
 
     assert done.exit_code == 0, done.output
     assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
@@ -73,21 +54,14 @@ def test_submit_shows_labels_as_table(
 
 
 def test_submit_polls_until_job_has_ended(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         json_response(202, job_document("queued"), retry_after="1"),
         json_response(200, job_document("running")),
         json_response(200, SUCCEEDED),
     ]
-    done = runner.invoke(
-        app,
-        [
-            *("submit", picture, "-m", "classifier"),
-            *("--deadline", "9", "--priority", "low"),
-        ],
-        env={"LOOSELY_URL": gateway.url},
-    )
+    done = loosely("submit", picture, "-m", "classifier", "--deadline", "9", "--priority", "low")
 
     assert done.exit_code == 0, done.output
     assert "Egyptian cat" in done.stdout
@@ -99,36 +73,32 @@ def test_submit_polls_until_job_has_ended(
 
 
 def test_submit_json_prints_job_unchanged(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
-    done = runner.invoke(
-        app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--json"]
-    )
+    done = loosely("submit", picture, "-m", "classifier", "--json")
 
     assert done.exit_code == 0
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
 def test_submit_detach_prints_only_job_id(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
-    done = runner.invoke(
-        app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--detach"]
-    )
+    done = loosely("submit", picture, "-m", "classifier", "--detach")
 
     assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n")
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
 def test_lost_submit_is_repeated_with_its_key(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loosely.cli.connection._RETRY", Retry(total_seconds=0))
+    monkeypatch.setattr("loosely.cli.connection.RETRY", Retry(total_seconds=0))
     gateway.responses = [HANG_UP, json_response(202, job_document("queued")), HANG_UP]
     gateway.responses += [json_response(200, SUCCEEDED)]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
     assert done.exit_code == 0, done.output
     first, second = gateway.requests[:2]
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
@@ -136,29 +106,27 @@ def test_lost_submit_is_repeated_with_its_key(
 
 @pytest.mark.parametrize("accepts", [False, True])
 def test_submit_says_how_to_find_job_again(
-    runner: CliRunner,
+    loosely: RunCommand,
     gateway: ScriptedGateway,
     picture: str,
     monkeypatch: pytest.MonkeyPatch,
     *,
     accepts: bool,
 ) -> None:
-    for name in ("connection._RETRY", "jobs.FOLLOWING_RETRY"):
+    for name in ("connection.RETRY", "jobs.FOLLOWING_RETRY"):
         monkeypatch.setattr(f"loosely.cli.{name}", Retry(total_seconds=0))
     accepted = json_response(202, job_document("queued"))
     gateway.responses = [accepted, HANG_UP] if accepts else [HANG_UP]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
     assert done.exit_code == 69
     key = gateway.requests[0].headers["idempotency-key"]
     found = f"loosely status {JOB_ID}" if accepts else f"--idempotency-key {key}"
     assert found in done.stderr
 
 
-def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_submit_reads_standard_input(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
-    done = runner.invoke(
-        app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
-    )
+    done = loosely("submit", "-", "-m", "x", "--type", "a/b", input=b"bytes")
 
     assert done.exit_code == 0, done.output
     assert gateway.requests[0].body == b"bytes"
@@ -166,12 +134,12 @@ def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway
 
 
 def test_submit_explains_refusal_and_advises(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         problem_response(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")
     ]
-    done = runner.invoke(app, ["submit", picture, "-m", "clasifier", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "clasifier")
 
     assert done.exit_code == 1
     assert done.stdout == ""
@@ -182,11 +150,11 @@ def test_submit_explains_refusal_and_advises(
 
 
 def test_submit_json_prints_problem_unchanged(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
     gateway.responses = [ScriptedResponse(503, reply.body, {**reply.headers, "retry-after": "20"})]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url, "--json"])
+    done = loosely("submit", picture, "-m", "x", "--json")
 
     assert done.exit_code == 1
     assert done.stdout == reply.body.decode() + "\n"
@@ -194,26 +162,26 @@ def test_submit_json_prints_problem_unchanged(
 
 
 def test_control_characters_are_replaced(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         problem_response(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")
     ]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
     assert "\x1b" not in done.stderr
     assert "[red]not markup[/red]" in done.stderr
 
     hostile = {"labels": [{"label": "\x1b[2Jcat", "score": 1e9}]}
     gateway.responses = [json_response(200, job_document("succeeded\x1b[2J", result=hostile))]
-    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    done = loosely("status", JOB_ID)
     assert "\x1b" not in done.stdout
     assert "cat" in done.stdout
 
 
-def test_status_prints_details(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_prints_details(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
-    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    done = loosely("status", JOB_ID)
 
     assert done.exit_code == 0
     assert [line.split() for line in done.stdout.splitlines()] == [
@@ -248,23 +216,23 @@ trace {"ab" * 16}
 """
 
 
-def test_status_draws_timeline(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_draws_timeline(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
-    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    done = loosely("status", JOB_ID, "--timeline")
     assert done.exit_code == 0, done.output
     drawn = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
     assert drawn == TIMELINE
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
 
 
-def test_status_prints_timeline_as_json(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_prints_timeline_as_json(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
-    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--json", "--url", gateway.url])
+    done = loosely("status", JOB_ID, "--timeline", "--json")
     assert json.loads(done.stdout) == timeline_document()
 
 
 def test_malformed_timeline_cannot_control_terminal(
-    runner: CliRunner, gateway: ScriptedGateway
+    loosely: RunCommand, gateway: ScriptedGateway
 ) -> None:
     hostile = {
         "steps": [
@@ -278,36 +246,36 @@ def test_malformed_timeline_cannot_control_terminal(
         "trace_id": 9,
     }
     gateway.responses = [json_response(200, timeline_document(**hostile))]
-    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    done = loosely("status", JOB_ID, "--timeline")
     assert done.exit_code == 0, done.output
     assert "\x1b" not in done.stdout
     assert "\x07" not in done.stdout
     assert "[red]gpu" in done.stdout
 
 
-def test_timeline_without_total_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_malformed_timeline_exits_with_76(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
-    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    done = loosely("status", JOB_ID, "--timeline")
     assert done.exit_code == 76, done.output
 
 
 def test_submit_of_expired_job_exits_with_1(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
     gateway.responses = [
         json_response(202, job_document("queued"), retry_after="0"),
         json_response(200, expired),
     ]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
 
     assert done.exit_code == 1
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_shows_labels_as_table(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_result_shows_labels_as_table(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
-    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+    done = loosely("result", JOB_ID)
 
     assert done.exit_code == 0
     assert done.stdout.splitlines()[0].rstrip() == "Egyptian cat  75.0%  ██████████████████"
@@ -315,37 +283,37 @@ def test_result_shows_labels_as_table(runner: CliRunner, gateway: ScriptedGatewa
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
 def test_labels_with_invalid_score_are_json(
-    runner: CliRunner, gateway: ScriptedGateway, score: object
+    loosely: RunCommand, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
-    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+    done = loosely("result", JOB_ID)
 
     assert done.exit_code == 0
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
 def test_result_writes_binary_to_file(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
     target = tmp_path / "mask.png"
-    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url, "-o", str(target)])
+    done = loosely("result", JOB_ID, "-o", str(target))
 
     assert (done.exit_code, done.stdout) == (0, "")
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_result_of_running_job_exits_with_75(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_result_of_running_job_exits_with_75(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
-    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+    done = loosely("result", JOB_ID)
 
     assert done.exit_code == 75
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_cancel_prints_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_cancel_prints_job(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
-    done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
+    done = loosely("cancel", JOB_ID)
 
     assert done.exit_code == 0, done.output
     assert "cancelling" in done.stdout
@@ -355,12 +323,10 @@ def test_cancel_prints_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     )
 
 
-def test_list_prints_jobs_up_to_limit(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_prints_jobs_up_to_limit(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
     gateway.responses = [json_response(200, page)]
-    done = runner.invoke(
-        app, ["list", "--limit", "3", "--status", "queued", "--url", gateway.url, "--json"]
-    )
+    done = loosely("list", "--limit", "3", "--status", "queued", "--json")
 
     assert done.exit_code == 0, done.output
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
@@ -371,7 +337,7 @@ def test_list_prints_jobs_up_to_limit(runner: CliRunner, gateway: ScriptedGatewa
     ]
 
 
-def test_list_sends_filters(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_sends_filters(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     job = job_document("failed", label="order\x1b 1", tenant="acme")
     gateway.responses = [json_response(200, {"jobs": [job], "next_cursor": None})]
     filters = {
@@ -384,7 +350,7 @@ def test_list_sends_filters(runner: CliRunner, gateway: ScriptedGateway) -> None
         "--cursor": "c",
     }
     options = [part for pair in filters.items() for part in pair]
-    done = runner.invoke(app, ["list", *options, "--url", gateway.url])
+    done = loosely("list", *options)
 
     assert done.exit_code == 0, done.output
     assert done.stdout.split()[-3:] == ["acme", "order\ufffd", "1"]
@@ -400,7 +366,7 @@ def test_list_sends_filters(runner: CliRunner, gateway: ScriptedGateway) -> None
     }
 
 
-def test_list_says_how_far_it_has_searched(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_says_how_far_it_has_searched(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         json_response(
             200,
@@ -408,32 +374,30 @@ def test_list_says_how_far_it_has_searched(runner: CliRunner, gateway: ScriptedG
         )
         for number in (3, 2, 1)
     ]
-    done = runner.invoke(app, ["list", "--label", "x", "--pages", "2", "--url", gateway.url])
+    done = loosely("list", "--label", "x", "--pages", "2")
 
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == "searched back to 2026-03-02T00:00:00+00:00; continue with: --cursor c2\n"
     assert len(gateway.requests) == 2
 
 
-def test_list_with_invalid_time_sends_nothing(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    done = runner.invoke(app, ["list", "--after", "yesterday", "--url", gateway.url])
+def test_list_refuses_invalid_time(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+    done = loosely("list", "--after", "yesterday")
     assert done.exit_code == 2
     assert "is not a time" in done.stderr
     assert gateway.requests == []
 
 
-def test_submit_sends_label(runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_submit_sends_label(loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path) -> None:
     file = tmp_path / "input.txt"
     file.write_text("x")
     gateway.responses = [json_response(200, {**SUCCEEDED, "label": "a b"})]
-    done = runner.invoke(
-        app, ["submit", str(file), "-m", "noop", "--label", "a b", "--url", gateway.url]
-    )
+    done = loosely("submit", str(file), "-m", "noop", "--label", "a b")
     assert done.exit_code == 0, done.output
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
-def test_status_shows_progress_and_position(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_shows_progress_and_position(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
     gateway.responses = [
         json_response(
@@ -443,42 +407,42 @@ def test_status_shows_progress_and_position(runner: CliRunner, gateway: Scripted
         json_response(200, {**job_document("queued"), "queue": queued}),
         json_response(200, {**job_document("queued"), "queue": {"phase": "model_broken"}}),
     ]
-    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(3)]
+    shown = [loosely("status", JOB_ID).stdout for _ in range(3)]
     assert "progress  40%  step 2 " in shown[0]
     assert "position 3, about 12 s, a worker is starting" in shown[1]
     assert "no worker can load the model: tell the operator" in shown[2]
 
 
 def test_submit_warns_once_of_broken_model(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     phases = ("queued", "model_broken", "queued", "model_broken")
     waiting = [{**job_document("queued"), "queue": {"phase": phase}} for phase in phases]
     gateway.responses = [json_response(202, waiting[0])]
     gateway.responses += [json_response(200, document) for document in (*waiting, SUCCEEDED)]
-    done = runner.invoke(app, ["submit", picture, "--model", "noop", "--url", gateway.url])
+    done = loosely("submit", picture, "--model", "noop")
     assert done.exit_code == 0, done.output
     assert done.stderr.count("no worker can load the model") == 1
 
 
 def test_submit_sends_json_and_text_parameters(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
-    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x", *given)
     assert done.exit_code == 0, done.output
     (sent,) = parse_qs(urlsplit(gateway.requests[0].target).query)["parameters"]
     assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
 
 
 def test_submit_says_how_to_correct_parameter(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     detail = "parameters/name: expected a string, found 12"
     gateway.responses = [problem_response(422, "invalid-input", detail, pointer="/parameters/name")]
     given = ["--param", "name=12", "--url", gateway.url]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", *given])
+    done = loosely("submit", picture, "-m", "x", *given)
     assert done.exit_code == 1
     assert done.stderr == (
         f"""invalid-input: {detail}; put a text in quotes: --param 'NAME="12"', or """
@@ -512,25 +476,25 @@ TYPE = "unsupported-media-type"
     ],
 )
 def test_submit_advice_fits_problem(
-    runner: CliRunner,
+    loosely: RunCommand,
     gateway: ScriptedGateway,
     picture: str,
     refusal: ScriptedResponse,
     advice: str,
 ) -> None:
     gateway.responses = [refusal]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
     assert done.stderr.endswith(f"{advice}\n")
 
 
 def test_submit_sends_named_inputs(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str, tmp_path: Path
 ) -> None:
     mask = tmp_path / "mask.png"
     mask.write_bytes(b"\x89PNG\r\n\x1a\n mask")
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--input", f"mask={mask}", "--param", "top=3"]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x", *given)
     assert done.exit_code == 0, done.output
     sent = json.loads(gateway.requests[0].body)
     assert sent["inputs"]["mask"]["media_type"] == "image/png"
@@ -549,29 +513,29 @@ def test_submit_sends_named_inputs(
     ],
 )
 def test_submit_refuses_malformed_options(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str, given: list[str], said: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str, given: list[str], said: str
 ) -> None:
-    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x", *given)
     assert done.exit_code == 2
     assert said in done.stderr
     assert gateway.requests == []
 
 
 def test_submit_refuses_invalid_json(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     file = tmp_path / "input.json"
     file.write_text('{"a": ')
-    done = runner.invoke(app, ["submit", str(file), "-m", "x", "--url", gateway.url])
+    done = loosely("submit", str(file), "-m", "x")
     assert done.exit_code == 2
     assert "the input is not JSON" in done.stderr
     assert gateway.requests == []
 
 
-def test_models_prints_table(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_models_prints_table(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
     gateway.responses = [json_response(200, {"models": [model]})]
-    done = runner.invoke(app, ["models", "--url", gateway.url])
+    done = loosely("models")
 
     assert done.exit_code == 0, done.output
     assert done.stdout.split() == ["classifier", "label", "image/jpeg,", "image/png"]
@@ -579,14 +543,14 @@ def test_models_prints_table(runner: CliRunner, gateway: ScriptedGateway) -> Non
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
 def test_api_key_is_sent_and_not_printed(
-    runner: CliRunner, gateway: ScriptedGateway, by: str
+    loosely: RunCommand, gateway: ScriptedGateway, by: str
 ) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
     arguments = ["status", JOB_ID, "--url", gateway.url]
     if by == "argument":
-        done = runner.invoke(app, [*arguments, "--api-key", "lsy_secret"])
+        done = loosely(*arguments, "--api-key", "lsy_secret")
     else:
-        done = runner.invoke(app, arguments, env={"LOOSELY_API_KEY": "lsy_secret"})
+        done = loosely(*arguments, env={"LOOSELY_API_KEY": "lsy_secret"})
 
     assert gateway.requests[0].headers["authorization"] == "Bearer lsy_secret"
     assert done.exit_code == 1
@@ -594,9 +558,9 @@ def test_api_key_is_sent_and_not_printed(
     assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_foreign_response_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_foreign_response_exits_with_76(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [ScriptedResponse(200, b"<html>")]
-    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    done = loosely("status", JOB_ID)
     assert done.exit_code == 76
 
 
@@ -612,66 +576,58 @@ def test_foreign_response_exits_with_76(runner: CliRunner, gateway: ScriptedGate
         ["nonsense"],
     ],
 )
-def test_invalid_arguments_exit_with_2(runner: CliRunner, arguments: list[str]) -> None:
-    assert runner.invoke(app, arguments).exit_code == 2
+def test_invalid_arguments_exit_with_2(loosely: RunCommand, arguments: list[str]) -> None:
+    assert loosely(*arguments).exit_code == 2
 
 
-def test_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9"],
+def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
         check=False,
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
     )
+
+
+def test_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
+    done = run_python(tmp_path, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9")
     assert done.returncode == 69
     assert done.stderr.startswith("unreachable: http://127.0.0.1:9 cannot be reached: ")
     assert "loosely up" in done.stderr
 
 
-def test_package_imports_no_dependency(tmp_path: Path) -> None:
-    code = (
-        "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
-        "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert done.stdout.split() == ["light", "True"]
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(
+            "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
+            "loosely.Client; print(*heavy); assert 'httpx' in sys.modules",
+            id="package",
+        ),
+        pytest.param(
+            "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
+            "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs'};"
+            "print(*(heavy & sys.modules.keys()))",
+            id="up",
+        ),
+    ],
+)
+def test_imports_are_lazy(tmp_path: Path, code: str) -> None:
+    done = run_python(tmp_path, "-c", code)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-def test_up_imports_only_what_it_needs(tmp_path: Path) -> None:
-    code = (
-        "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
-        "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"
-        "print(*(heavy & sys.modules.keys()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert done.stdout.split() == []
-
-
-def test_misspelled_command_names_similar_one(runner: CliRunner) -> None:
-    refused = runner.invoke(app, ["sumbit"])
+def test_misspelled_command_names_similar_one(loosely: RunCommand) -> None:
+    refused = loosely("sumbit")
     assert refused.exit_code == 2
     assert "submit" in refused.output
 
 
-def test_version_and_help_are_printed(runner: CliRunner) -> None:
-    assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
-    helped = runner.invoke(app, ["--help"]).stdout
+def test_version_and_help_are_printed(loosely: RunCommand) -> None:
+    assert loosely("--version").stdout == f"loosely {__version__}\n"
+    helped = loosely("--help").stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
         assert word in helped
 
@@ -761,8 +717,8 @@ def logs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("logs")
-def test_logs_are_sorted_by_time(runner: CliRunner) -> None:
-    done = runner.invoke(app, ["logs"])
+def test_logs_are_sorted_by_time(loosely: RunCommand) -> None:
+    done = loosely("logs")
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         *("worker", "functions", "worker", "worker", "worker")
@@ -772,13 +728,13 @@ def test_logs_are_sorted_by_time(runner: CliRunner) -> None:
 
 
 @pytest.mark.usefixtures("logs")
-def test_logs_of_one_job(runner: CliRunner) -> None:
-    done = runner.invoke(app, ["logs", "worker", "--job", "a1"])
+def test_logs_of_one_job(loosely: RunCommand) -> None:
+    done = loosely("logs", "worker", "--job", "a1")
     assert [line[:10] for line in done.stdout.splitlines()] == [
         *("2026-03-01", "2026-03-01", "    Traceb", "    ValueE")
     ]
     assert "ready" not in done.stdout
-    assert runner.invoke(app, ["logs", "wrker"]).exit_code == 1
+    assert loosely("logs", "wrker").exit_code == 1
 
 
 def test_logs_are_followed(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -819,31 +775,29 @@ def test_each_command_with_url_has_json() -> None:
     assert without == {"open"}  # prints an address
 
 
-def test_keys_new_prints_key_and_entry(runner: CliRunner) -> None:
-    done = runner.invoke(
-        app, ["keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json"]
-    )
+def test_keys_new_prints_key_and_entry(loosely: RunCommand) -> None:
+    done = loosely("keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json")
     assert done.exit_code == 0, done.output
     made = json.loads(done.stdout)
     assert made["key"].startswith("lsy_")
     assert (made["entry"]["name"], made["entry"]["scopes"]) == ("ci", ["jobs:read"])
-    refused = runner.invoke(app, ["keys", "new", "ci", "--tenant", "acme", "--rate", "often"])
+    refused = loosely("keys", "new", "ci", "--tenant", "acme", "--rate", "often")
     assert refused.exit_code == 2
 
 
-def test_list_shows_error_codes(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_shows_error_codes(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "message": "no"})
     gateway.responses = [json_response(200, {"jobs": [failed, SUCCEEDED], "next_cursor": None})]
-    done = runner.invoke(app, ["list", "--url", gateway.url])
+    done = loosely("list")
     assert ["inference-failed" in line for line in done.stdout.splitlines()] == [True, False]
 
 
 def test_submit_prints_text_result(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     job = {**SUCCEEDED, "result": 'She said "yes".\nThe \x1bend.'}
     gateway.responses = [json_response(200, job)]
-    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "x")
     assert done.stdout.splitlines()[1:] == ['She said "yes".', "The \ufffdend."]
 
 

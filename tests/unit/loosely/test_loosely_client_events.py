@@ -27,7 +27,7 @@ def test_each_change_yields_one_event(gateway: ScriptedGateway, connect: Connect
         json_response(200, job_document("running", progress={"done": 1})),
         json_response(200, SUCCEEDED),
     ]
-    events = connect(gateway.url).events(JOB_ID)
+    events = connect(gateway.url).iter_events(JOB_ID)
 
     assert [(event.kind, event.job.status) for event in events] == [
         ("status", "queued"),
@@ -45,7 +45,7 @@ def test_later_events_are_long_polled(
         json_response(200, RUNNING, retry_after="2"),
         json_response(200, SUCCEEDED),
     ]
-    connect(gateway.url).events(JOB_ID)
+    connect(gateway.url).iter_events(JOB_ID)
 
     assert [request.headers.get("prefer") for request in gateway.requests] == [
         None,
@@ -57,10 +57,10 @@ def test_later_events_are_long_polled(
 
 def test_ended_job_yields_only_final_event(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
-    assert [event.kind for event in connect(gateway.url).events(JOB_ID)] == ["final"]
+    assert [event.kind for event in connect(gateway.url).iter_events(JOB_ID)] == ["final"]
 
 
 def test_unknown_job_raises_not_found(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     with pytest.raises(NotFound):
-        connect(gateway.url).events(JOB_ID)
+        connect(gateway.url).iter_events(JOB_ID)

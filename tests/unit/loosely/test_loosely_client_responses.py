@@ -1,5 +1,4 @@
 import json
-import socket
 from typing import Any
 
 import pytest
@@ -7,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loosely import (
-    GatewayUnreachable,
     Job,
     JobEnded,
     Problem,
@@ -32,11 +30,6 @@ ONCE = Retry(total_seconds=0)
 JPEG = b"\xff\xd8\xff\xe0 picture"
 
 
-def nobody_listens() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_submit_sends_input_type_and_wait(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     client = connect(gateway.url, retry=ONCE)
@@ -55,16 +48,6 @@ def test_submit_sends_input_type_and_wait(gateway: ScriptedGateway, connect: Con
     assert job.id == JOB_ID
     assert job.result["labels"][0]["label"] == "Egyptian cat"
     assert json.loads(job.body) == SUCCEEDED
-
-
-def test_submit_without_wait_prefers_async(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]
-    client = connect(gateway.url, retry=ONCE)
-    job = client.submit(JPEG, "classifier", wait_seconds=0)
-
-    assert gateway.requests[0].headers["prefer"] == "respond-async"
-    assert not job.is_final
-    assert job.retry_after_seconds == 3.0
 
 
 def test_job_id_is_escaped_in_path(gateway: ScriptedGateway, connect: Connect) -> None:
@@ -119,14 +102,6 @@ def test_failure_contains_job(gateway: ScriptedGateway, connect: Connect) -> Non
     assert caught.value.attempt == 2
 
 
-def test_failed_connection_is_unreachable(connect: Connect) -> None:
-    url = nobody_listens()
-    client = connect(url, retry=ONCE)
-    with pytest.raises(GatewayUnreachable, match="cannot be reached") as caught:
-        client.submit(JPEG, "classifier")
-    assert caught.value.url == url
-
-
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
@@ -163,16 +138,6 @@ def test_result_of_running_job_is_job(gateway: ScriptedGateway, connect: Connect
 
     assert isinstance(result, Job)
     assert result.status == "running"
-
-
-def test_large_result_is_fetched_from_storage(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [
-        ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
-        ScriptedResponse(200, b"large", {"content-type": "image/png"}),
-    ]
-    client = connect(gateway.url, retry=ONCE)
-    assert client.result(JOB_ID) == Result(b"large", "image/png")
-    assert gateway.requests[1].target == "/blobs/x?sig=secret"
 
 
 WITHOUT_RESULT = {**job_document("succeeded"), "result": None}

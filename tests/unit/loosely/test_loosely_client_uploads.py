@@ -29,6 +29,7 @@ def test_storage_does_not_get_api_key(gateway: ScriptedGateway, connect: Connect
         ScriptedResponse(200, b"large", {"content-type": "image/png"}),
     ]
     assert connect(gateway.url, api_key=KEY).result(JOB_ID) == Result(b"large", "image/png")
+    assert gateway.requests[1].target == "/blobs/x?sig=secret"
     assert [request.headers.get("authorization") for request in gateway.requests] == [
         f"Bearer {KEY}",
         None,

@@ -1,12 +1,11 @@
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from typer.testing import CliRunner
 
-from loosely.cli import app
+from tests.unit.loosely.command_line import RunCommand
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     ScriptedGateway,
@@ -25,29 +24,28 @@ LETTER = {
     "input": {"kind": "inline", "media_type": "image/png", "size_bytes": 7},
     "redriven_as": None,
 }
+Run = Callable[..., tuple[int, str]]
 PATH = f"/v1/admin/dead-letters/classifier/{JOB_ID}"
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    monkeypatch.chdir(tmp_path)
-    for name in ("LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    return CliRunner()
+def run(loosely: RunCommand) -> Run:
+    """Return a function that runs `loosely dead-letters` and returns its exit code and output."""
+
+    def run_command(*arguments: str) -> tuple[int, str]:
+        done = loosely("dead-letters", *arguments)
+        return done.exit_code, done.output
+
+    return run_command
 
 
-def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[int, str]:
-    done = runner.invoke(app, ["dead-letters", *arguments], env={"LOOSELY_URL": gateway.url})
-    return done.exit_code, done.output
-
-
-def test_list_prints_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_prints_all_pages(run: Run, gateway: ScriptedGateway) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
     gateway.responses = [
         json_response(200, {"dead_letters": letters, "next_cursor": cursor})
         for letters, cursor in pages
     ]
-    code, output = run(runner, gateway, "list", "--model", "classifier")
+    code, output = run("list", "--model", "classifier")
     assert code == 0
     first, second = output.splitlines()
     assert first.split() == [
@@ -61,20 +59,20 @@ def test_list_prints_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> N
     assert "model=classifier" in gateway.requests[1].target
 
 
-def test_show_prints_dead_letter(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_show_prints_dead_letter(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
-    code, output = run(runner, gateway, "show", "classifier", JOB_ID)
+    code, output = run("show", "classifier", JOB_ID)
     assert code == 0
     assert "MaxDeliveryCountExceeded" in output
     assert "inline, image/png, 7 bytes" in output
-    code, output = run(runner, gateway, "show", "classifier", JOB_ID, "--json")
+    code, output = run("show", "classifier", JOB_ID, "--json")
     assert json.loads(output) == LETTER
 
 
-def test_show_prints_named_inputs(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_show_prints_named_inputs(run: Run, gateway: ScriptedGateway) -> None:
     mask = {"kind": "blob", "media_type": "image/webp", "size_bytes": 9}
     gateway.responses = [json_response(200, {**LETTER, "inputs": {"mask": mask}})]
-    code, output = run(runner, gateway, "show", "classifier", JOB_ID)
+    code, output = run("show", "classifier", JOB_ID)
     assert code == 0
     assert [line.split() for line in output.splitlines()[-2:]] == [
         ["input", "inline,", "image/png,", "7", "bytes"],
@@ -82,14 +80,14 @@ def test_show_prints_named_inputs(runner: CliRunner, gateway: ScriptedGateway) -
     ]
 
 
-def test_repeated_redrive_reports_same_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_repeated_redrive_reports_same_job(run: Run, gateway: ScriptedGateway) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
     gateway.responses = [json_response(202, sent), json_response(200, {**sent, "is_repeat": True})]
-    assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
+    assert run("redrive", "classifier", JOB_ID) == (
         0,
         "sent again as the new job new\n",
     )
-    assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
+    assert run("redrive", "classifier", JOB_ID) == (
         0,
         "was already sent again as the new job new\n",
     )
@@ -98,16 +96,16 @@ def test_repeated_redrive_reports_same_job(runner: CliRunner, gateway: ScriptedG
     ] * 2
 
 
-def test_purge_deletes_one_or_all(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_purge_deletes_one_or_all(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         ScriptedResponse(204, b""),
         json_response(200, {"deleted": 500, "is_complete": False}),
         json_response(200, {"deleted": 7, "is_complete": True}),
     ]
-    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "deleted: 1\n")
-    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "deleted: 507\n")
-    assert run(runner, gateway, "purge", "classifier")[0] == 2
-    assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
+    assert run("purge", "classifier", JOB_ID) == (0, "deleted: 1\n")
+    assert run("purge", "classifier", "--all") == (0, "deleted: 507\n")
+    assert run("purge", "classifier")[0] == 2
+    assert run("purge", "classifier", JOB_ID, "--all")[0] == 2
 
 
 def counted(count: int, rest: int, cursor: str | None = None) -> ScriptedResponse:
@@ -145,9 +143,9 @@ MEMBERS = {
 }
 
 
-def test_count_adds_all_responses(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_count_adds_all_responses(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
-    assert run(runner, gateway, "count", *FILTER) == (
+    assert run("count", *FILTER) == (
         0,
         "dead letters: 512, not redriven: 492\n",
     )
@@ -158,14 +156,9 @@ def test_count_adds_all_responses(runner: CliRunner, gateway: ScriptedGateway) -
     assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
 
 
-def test_redrive_all_sends_confirmed_count(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_redrive_all_sends_confirmed_count(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 2), changed("redrive", 2)]
-    done = runner.invoke(
-        app,
-        ["dead-letters", "redrive-all", *FILTER],
-        env={"LOOSELY_URL": gateway.url},
-        input="y\n",
-    )
+    done = loosely("dead-letters", "redrive-all", *FILTER, input="y\n")
     assert done.exit_code == 0, done.output
     assert "redrive 2 dead letters?" in done.stderr
     # The runner repeats the input on standard output.
@@ -175,27 +168,25 @@ def test_redrive_all_sends_confirmed_count(runner: CliRunner, gateway: ScriptedG
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
 def test_nothing_changes_without_confirmation(
-    runner: CliRunner, gateway: ScriptedGateway, answer: str
+    loosely: RunCommand, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
         gateway.responses = [counted(3, 3)]
-        done = runner.invoke(
-            app, ["dead-letters", command], env={"LOOSELY_URL": gateway.url}, input=answer
-        )
+        done = loosely("dead-letters", command, input=answer)
         assert done.exit_code == 1
     assert sent(gateway) == []
 
 
-def test_wrong_count_option_changes_nothing(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_wrong_count_option_changes_nothing(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]
-    assert run(runner, gateway, "purge-all", "--count", "3") == (0, "deleted: 3\n")
+    assert run("purge-all", "--count", "3") == (0, "deleted: 3\n")
     gateway.responses = [counted(4, 0)]
-    code, output = run(runner, gateway, "purge-all", "--count", "3")
+    code, output = run("purge-all", "--count", "3")
     assert (code, output) == (1, "count-changed: 4 dead letters match now, not 3\n")
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_purge_all_deletes_at_most_count(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_purge_all_deletes_at_most_count(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         counted(500, 0, "noop/5"),
         counted(20, 0),
@@ -203,7 +194,7 @@ def test_purge_all_deletes_at_most_count(runner: CliRunner, gateway: ScriptedGat
         counted(120, 0),
         changed("purge", 120),
     ]
-    assert run(runner, gateway, "purge-all", "--count", "520") == (0, "deleted: 520\n")
+    assert run("purge-all", "--count", "520") == (0, "deleted: 520\n")
     orders = [(each["count"], each["cursor"]) for each in sent(gateway)]
     assert orders == [(500, None), (120, "noop/4")]
     # If letters came meanwhile, the order has the accepted number, which the gateway refuses.
@@ -217,28 +208,28 @@ def test_purge_all_deletes_at_most_count(runner: CliRunner, gateway: ScriptedGat
             "count: 13 dead letters match now, but the request expects 10; count them again",
         ),
     ]
-    code, output = run(runner, gateway, "purge-all", "--count", "20")
+    code, output = run("purge-all", "--count", "20")
     assert (code, sent(gateway)[-1]["count"]) == (1, 10)
     assert "count-changed" in output
 
 
-def test_refused_letter_exits_with_1(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_refused_letter_exits_with_1(run: Run, gateway: ScriptedGateway) -> None:
     refused = {"model": "noop", "id": "x", "detail": "the job no longer exists"}
     gateway.responses = [counted(2, 2), changed("redrive", 1, None, refused)]
-    code, output = run(runner, gateway, "redrive-all", "--count", "2")
+    code, output = run("redrive-all", "--count", "2")
     assert code == 1
     assert "noop  x  the job no longer exists" in output
     assert "redriven: 1" in output
 
 
-def test_changed_count_is_reported(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_changed_count_is_reported(run: Run, gateway: ScriptedGateway) -> None:
     refusal = problem_response(
         409,
         "count-changed",
         "count: 5 dead letters match now, but the request expects 4; count them again",
     )
     gateway.responses = [counted(4, 4), refusal]
-    code, output = run(runner, gateway, "redrive-all", "--count", "4")
+    code, output = run("redrive-all", "--count", "4")
     assert code == 1
     assert (
         "count-changed: count: 5 dead letters match now, but the request expects 4; count them "
@@ -246,13 +237,13 @@ def test_changed_count_is_reported(runner: CliRunner, gateway: ScriptedGateway) 
     )
 
 
-def test_refused_redrive_prints_reason(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_refused_redrive_prints_reason(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
-    code, output = run(runner, gateway, "redrive", "classifier", JOB_ID)
+    code, output = run("redrive", "classifier", JOB_ID)
     assert code == 1
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_response_without_list_exits_with_76(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_response_without_list_exits_with_76(run: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]
-    assert run(runner, gateway, "list")[0] == 76
+    assert run("list")[0] == 76

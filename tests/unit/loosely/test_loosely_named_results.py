@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from loosely import Job, NotFound, Result, Retry
-from loosely.cli import app
-from loosely.cli.models import _CheckOutput
+from loosely.cli.models import CheckOutput
 from loosely.client.media import file_extension
 from tests.unit.loosely.both_clients import Connect
+from tests.unit.loosely.command_line import RunCommand
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     ScriptedGateway,
@@ -22,9 +21,6 @@ from tests.unit.loosely.scripted_gateway import (
     json_response,
     problem_response,
 )
-from tests.unit.loosely.test_loosely_cli import picture, runner
-
-__all__ = ["picture", "runner"]
 
 ONCE = Retry(total_seconds=0)
 LINK = f"/v1/jobs/{JOB_ID}/result"
@@ -94,10 +90,10 @@ def test_unknown_result_is_not_found(gateway: ScriptedGateway, connect: Connect)
 
 
 def test_submit_shows_each_result(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, CUT)]
-    done = runner.invoke(app, ["submit", picture, "-m", "cutter", "--url", gateway.url])
+    done = loosely("submit", picture, "-m", "cutter")
     assert done.exit_code == 0, done.output
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert '  "count": 2' in lines
@@ -107,15 +103,15 @@ def test_submit_shows_each_result(
     assert f"loosely result {JOB_ID} --save FOLDER" in done.stderr
 
 
-def test_status_shows_each_result(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_shows_each_result(loosely: RunCommand, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {**CUT, "result": None})]
-    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    done = loosely("status", JOB_ID)
     assert "mask: image/png" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["submit", "result"])
 def test_save_writes_each_result(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
 ) -> None:
     results = {**RESULTS, "../evil": named("text/plain", "evil")}
     job = json_response(200, {**CUT, "results": results})
@@ -125,7 +121,7 @@ def test_save_writes_each_result(
     gateway.responses = [*start, PNG, json_response(200, [[1, 2]]), points]
     words = ["submit", picture, "-m", "cutter"] if command == "submit" else ["result", JOB_ID]
     folder = tmp_path / "new" / "folder"
-    done = runner.invoke(app, [*words, "--save", str(folder), "--url", gateway.url])
+    done = loosely(*words, "--save", str(folder))
     assert done.exit_code == 0, done.output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         "result.json": b'{"count": 2}',
@@ -139,26 +135,26 @@ def test_save_writes_each_result(
 
 
 def test_save_replaces_only_result_files(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text("an older result", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("other", encoding="utf-8")
     job = json_response(200, {**CUT, "results": {}})
     gateway.responses = [json_response(200, {"count": 2}), job]
-    words = ["result", JOB_ID, "--save", str(tmp_path), "--url", gateway.url]
-    done = runner.invoke(app, words)
+    words = ["result", JOB_ID, "--save", str(tmp_path)]
+    done = loosely(*words)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "result.json").read_bytes() == b'{"count": 2}'
     assert (tmp_path / "notes.txt").read_text("utf-8") == "other"
 
 
 def test_save_reports_unwritable_folder(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [json_response(200, {"count": 2}), json_response(200, CUT), PNG]
     (tmp_path / "file").write_text("", encoding="utf-8")
     target = str(tmp_path / "file" / "folder")
-    done = runner.invoke(app, ["result", JOB_ID, "--save", target, "--url", gateway.url])
+    done = loosely("result", JOB_ID, "--save", target)
     assert done.exit_code == 1
     assert done.stderr == f"cannot write to {target}: Not a directory\n"
 
@@ -172,29 +168,29 @@ def test_save_reports_unwritable_folder(
     ],
 )
 def test_save_excludes_other_options(
-    runner: CliRunner, gateway: ScriptedGateway, picture: str, words: list[str]
+    loosely: RunCommand, gateway: ScriptedGateway, picture: str, words: list[str]
 ) -> None:
     given = [word.format(file=picture) for word in words]
-    done = runner.invoke(app, [*given, "--url", gateway.url])
+    done = loosely(*given)
     assert done.exit_code == 2
     assert "cannot be used with" in done.stderr
     assert gateway.requests == []
 
 
 def test_result_prints_or_writes_one(
-    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [PNG]
     target = tmp_path / "mask.png"
-    words = ["result", JOB_ID, "--name", "mask", "--url", gateway.url, "-o", str(target)]
-    assert runner.invoke(app, words).exit_code == 0
+    words = ["result", JOB_ID, "--name", "mask", "-o", str(target)]
+    assert loosely(*words).exit_code == 0
     assert target.read_bytes() == b"\x89PNG"
     assert gateway.requests[0].target == f"{LINK}/mask"
 
 
 def test_check_shows_each_result() -> None:
     output = StringIO()
-    _CheckOutput(Console(file=output, width=200)).add(
+    CheckOutput(Console(file=output, width=200)).add(
         {
             "event": "result",
             "json": {"count": 2},

@@ -1,0 +1,16 @@
+"""Run the command line in the test's own process."""
+
+from collections.abc import Callable
+
+from typer.testing import CliRunner, Result
+
+from loosely.cli import app
+
+RunCommand = Callable[..., Result]
+#: The environment variables that change what a command prints or where it sends requests.
+VARIABLES = ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS")
+
+
+def run_command(*arguments: str, **options: object) -> Result:
+    """Run `loosely` with these arguments. `options` are those of `CliRunner.invoke`."""
+    return CliRunner().invoke(app, arguments, **options)  # type: ignore[arg-type]
