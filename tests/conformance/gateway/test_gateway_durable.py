@@ -15,6 +15,7 @@ from contract.names import EVENT_REPLY
 from gateway import durable
 from gateway.durable import DurableClient
 from gateway.errors import Unavailable, UnknownInstance
+from tests.ports import free_port
 
 JOB = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
@@ -69,6 +70,15 @@ async def test_unknown_job_is_none_and_status_500_an_error() -> None:
             await client.raise_event(JOB, EVENT_REPLY, {})
         with pytest.raises(Unavailable):
             await client.start(JOB, "{}")
+
+
+@pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
+async def test_id_that_is_no_url_part_is_not_looked_up(job_id: str) -> None:
+    # Nothing listens on the port, so a request would raise Unavailable.
+    async with client_of(free_port()) as client:
+        assert await client.status(job_id) is None
+        with pytest.raises(UnknownInstance):
+            await client.raise_event(job_id, EVENT_REPLY, None)
 
 
 async def test_silent_host_fails_within_seconds(

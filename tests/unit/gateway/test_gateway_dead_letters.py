@@ -4,7 +4,7 @@ import asyncio
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
@@ -20,8 +20,6 @@ from contract.messages import (
 )
 from gateway import housekeeping
 from gateway.dead_letters.store import LETTER_ID, letter_blob
-from gateway.durable import DurableClient
-from gateway.errors import UnknownInstance
 from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
 from tests.unit.gateway.conftest import RunningGateway
 
@@ -435,17 +433,6 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
     assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
     assert letter_blob("q", "..").startswith("dead-letters/q/..-")
     assert letter_blob("q", "?") != letter_blob("q", "#")
-
-
-@pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
-async def test_a_job_id_that_is_invalid_in_a_url_is_not_looked_up_in_durable_functions(
-    job_id: str,
-) -> None:
-    # Without a client, each look-up would raise an error.
-    durable = DurableClient(cast(Any, None))
-    assert await durable.status(job_id) is None
-    with pytest.raises(UnknownInstance):
-        await durable.raise_event(job_id, "reply", None)
 
 
 async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
