@@ -135,23 +135,16 @@ def _describe_rounds(comparison: Comparison) -> str:
 
 def make_document(comparison: Comparison) -> str:
     """Return the text of `benchmarks.md`."""
-    facts, noop, resnet = comparison.facts, _rows(comparison, "noop"), _rows(comparison, "resnet18")
+    noop, resnet = _rows(comparison, "noop"), _rows(comparison, "resnet18")
     parts = [
         f"""# Loosely beside other ways to serve a model
 
-`./dev bench peers` has written this page.
+`./dev bench peers` has written this page. In each round all systems run one after another on one
+machine ([below](#how-it-was-measured)), with the same pictures. The client runs on the same
+processors. Each value is the median of the rounds ({_describe_rounds(comparison)}).
 
-- measured: {facts.get("date", "?")}, commit {facts.get("commit", "?")}
-- machine: {facts.get("processor", "?")}, {facts.get("processors", "?")} processors,
-  {facts.get("memory", "?")} of memory
-- {_describe_rounds(comparison)}; each value is the median of the rounds
-
-In each round all systems run one after another on this machine, with the same pictures and the same
-client. The client runs on the same processors as the servers.
-
-The task `noop` decodes a JPEG of 26 KB, crops it and returns a constant. It shows what a system
-costs. The task `resnet18` also runs torchvision's ResNet-18 on one thread. It shows how much that
-cost matters beside a model.
+The task `noop` decodes a JPEG of 26 KB, crops it and returns a constant. The task `resnet18` also
+runs torchvision's ResNet-18 on one thread.
 """
     ]
     if noop:
@@ -175,12 +168,10 @@ cost matters beside a model.
 
 {_result_table(resnet, is_resnet=True)}
 
-"Of a bare loop" is the number of jobs per second at 16 clients, divided by the pictures per second
-of a loop without HTTP and queues that decodes and runs batches of 8 on one thread. The second
-number is compared with a loop that has the allocator settings of Loosely's worker, which make it
-faster. The loops ran before and after each system. A system with more than one thread, such as
-FastAPI's pool, can be faster than the loop. The burst is compared with the same loop: 1.00 means
-that {_requests(comparison, "burst")} jobs took as long as in the loop.
+"Of a bare loop" is jobs per second at 16 clients, divided by the pictures per second of a loop
+without HTTP and queues that runs batches of 8 on one thread, before and after each system. The
+second number compares with a loop that has the faster allocator settings of Loosely's worker. A
+system with more threads can be faster than the loop. The burst is compared with the same loop.
 """
         )
     classifier = comparison.medians(f"{LOOSELY}/up", "classifier")
@@ -262,9 +253,7 @@ def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
         if name not in ours:
             continue
         ahead = _ahead(rows, ours, name, is_more_better)
-        peers = ", ".join(
-            f"{row.configuration.title} ({number(row.values[name], digits)})" for row in ahead
-        )
+        peers = ", ".join(row.configuration.title for row in ahead)
         lines.append([what, number(ours[name], digits), peers or "none"])
     if not lines:
         return ""
@@ -273,18 +262,15 @@ This table lists every peer that is ahead of Loosely, best first, also by a smal
 
 {table(["what", "Loosely", "ahead of Loosely"], lines, text_columns=3)}
 
-- **FastAPI in process** has no second process and no queue, so it needs the least memory and the
-  least time for a small model. Its thread pool runs the model on all processors at once. If its
-  process dies, it loses every request that it has accepted.
-- **Azure SDKs without Loosely** is a Function App and a worker of about 130 lines, which run on the
-  same emulators and do only what is necessary for a job. It shows how much of the time the SDKs and
-  the emulators need. The difference from Loosely is about the cost of Loosely's own code.
-- **Celery, dramatiq and arq** run on Redis, which answers from memory. Here Redis keeps nothing on
-  disk. Loosely's local Service Bus and blob storage write every job to disk before they accept it.
-- **LitServe and BentoML** batch, as Loosely does, but hold the requests in memory. If the model's
-  process dies, the requests that it holds are lost.
+- **FastAPI in process** has no second process and no queue. Its thread pool runs the model on all
+  processors. If its process dies, it loses every request.
+- **Azure SDKs without Loosely** is a Function App and a worker of about 130 lines on the same
+  emulators. The difference from Loosely is about the cost of Loosely's own code.
+- **Celery, dramatiq and arq** run on Redis, which keeps nothing on disk here. Loosely's local
+  services write every job to disk before they accept it.
+- **LitServe and BentoML** hold the requests in memory, and lose them if the model's process dies.
 - **Loosely** checks each request against a catalogue, keeps each outcome, and can cancel, list and
-  deduplicate jobs. The servers of the peers do none of that here, which saves them time.
+  deduplicate jobs. The peers do none of that here.
 """
 
 
@@ -308,7 +294,6 @@ def _method(comparison: Comparison) -> str:
     lines = [
         [
             row.title,
-            row.configuration.settings,
             task,
             number(row.values.get("ready_seconds"), 1),
             _percent(row.values.get("stolen_share")),
@@ -318,15 +303,13 @@ def _method(comparison: Comparison) -> str:
         for task in ("noop", "resnet18")
         for row in _rows(comparison, task)
     ]
-    head = [
-        "system",
-        "settings",
-        "task",
-        "ready s",
-        "steal",
-        "others",
-        "load",
-    ]
+    head = ["system", "task", "ready s", "steal", "others", "load"]
+    settings = dict.fromkeys(
+        f"- {row.title}: {row.configuration.settings}"
+        for task in ("noop", "resnet18")
+        for row in _rows(comparison, task)
+    )
+    described_settings = "\n".join(settings)
     errors = "".join(
         f"- {run.key}, {run.task}, round {run.round} failed: {run.error}\n"
         for run in comparison.runs
@@ -335,35 +318,31 @@ def _method(comparison: Comparison) -> str:
     described = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     return f"""## How it was measured
-Where a peer has two sensible configurations, both are measured. `lab/benchmarks/peers/servers` has
-the server of each peer.
+`lab/benchmarks/peers/servers` has the server of each peer.
 
-{table(head, lines, text_columns=3)}
+{described_settings}
+
+{table(head, lines, text_columns=2)}
 
 {errors}
-"Steal" is the share of the processors' time that other virtual machines got. "Others" is the share
-that other programs of this machine used during the run. "Load" is the load average before the run,
-to which the previous system contributes. Do not trust a row if other programs used more than 10 %,
-or if the load was far above the number of processors.
+"Steal" is the share of the processors' time that other virtual machines got, "others" that of other
+programs, "load" the load average before the run. Do not trust a row if other programs used over
+10 %, or if the load was far above the number of processors.
 
 - **Client**: one process (`lab/benchmarks/peers/client.py`) with one persistent connection for each
-  client. A client sends a request as soon as it has the response to the previous one.
-- **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time.
-  A response other than 200, or none within 120 s, is a failure.
-- **Kill**: 100 clients send one request each. After 20 responses the process that holds the model
-  gets SIGKILL. A request without a response of status 200 within 30 s is lost; no client sends it
-  again. Right after the kill, one more client sends a request, again and again until it succeeds.
-  The silence is the longest time after the kill without a successful response to any client.
-- **Memory**: the sum of the peak resident memory of all processes before the kill, including Redis
-  or Service Bus. Pages that processes share count several times.
-- **Right answers**: each response is compared with the result that is expected for its picture.
-- **Restarts**: each program is started again 0.1 s after it ended, as systemd does.
-- **Loosely** is `loosely up` with its emulators of Service Bus, blob storage and the Functions
-  host. In Azure other programs do this work, and these figures do not apply.
-- **BentoML** runs as one service. Its other form, an API service in front of a model service,
-  answers many requests with status 500 under load in version 1.4.40
-  ([issue 5540](https://github.com/bentoml/BentoML/issues/5540)).
-- **arq** has an environment of its own, because it needs an older Redis client than Celery.
+  client, which sends a request as soon as it has the previous response.
+- **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time. A
+  response other than 200, or none within 120 s, is a failure.
+- **Kill**: 100 clients send one request each. After 20 responses the process with the model gets
+  SIGKILL. A request without a 200 within 30 s is lost; none is repeated. One more client sends
+  requests from the kill on. The silence is the longest time without a successful response.
+- **Memory**: the sum of the peak resident memory of all processes before the kill, with Redis or
+  Service Bus. Shared pages count several times.
+- **Wrong answers**: each response is compared with the expected result.
+- Each program is started again 0.1 s after it ended, as systemd does.
+- **Loosely** is `loosely up` with its emulators. In Azure other programs do this work.
+- **BentoML** runs as one service; its other form answers many requests with 500 under load in
+  version 1.4.40 ([issue 5540](https://github.com/bentoml/BentoML/issues/5540)).
 
 {described}
 - versions: {versions}
@@ -375,7 +354,6 @@ sudo apt-get install --no-install-recommends redis-server
 ./dev bench peers --rounds 3
 ```
 
-The first run makes `.venv-peers`, about 3 GB. Fewer systems: `--peers loosely,celery`. One task:
-`--tasks noop`. To write this page again from the measured values, use
-`./dev bench peers --render docs/explanation/benchmarks/peers.json`.
+The first run makes `.venv-peers`, about 3 GB. `--peers loosely,celery` measures fewer systems,
+`--tasks noop` one task; `--render docs/explanation/benchmarks/peers.json` only writes this page.
 """
