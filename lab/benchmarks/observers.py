@@ -11,12 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from emulator.servicebus.amqp.frames import AMQP_FRAME, HEADER_BYTES
-from emulator.servicebus.amqp.performatives import (
-    Attach,
-    Disposition,
-    Transfer,
-    read_performative,
-)
+from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer, read_performative
 from emulator.servicebus.amqp.sections import section_value, split
 from lab.benchmarks.proxy import NewObservers, Observe
 

@@ -31,15 +31,7 @@ from lab.storm.jobs import StormJob, plan_cancellations, plan_jobs
 from lab.storm.killers import OPTIONS as KILLERS_OPTIONS
 from lab.storm.killers import killers, plan_killers
 from lab.storm.kills import plan_kills
-from lab.storm.rig import (
-    AZURE_STORAGE,
-    ENGINES,
-    LOCAL,
-    Rig,
-    RigError,
-    RigOptions,
-    StormEngine,
-)
+from lab.storm.rig import AZURE_STORAGE, ENGINES, LOCAL, Rig, RigError, RigOptions, StormEngine
 from lab.storm.run import (
     Storm,
     format_statuses,

@@ -39,13 +39,7 @@ from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.keys import Scope, make_key
 from lab.storm.faults import SoakFault, plan_faults
 from lab.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
-from lab.storm.hostile import (
-    ATTACK_SECONDS,
-    SILENT_DOMAIN,
-    Attack,
-    Attacker,
-    choose_attacks,
-)
+from lab.storm.hostile import ATTACK_SECONDS, SILENT_DOMAIN, Attack, Attacker, choose_attacks
 from lab.storm.jobs import StormJob
 from lab.storm.kills import Kill
 from lab.storm.outside import Outside, WebhookCounts

@@ -19,13 +19,7 @@ from lab.capacity.load import JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster, NodePool
 from lab.capacity.prices import Prices, PricesUnusable
 from lab.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
-from loosely.local.scaling import (
-    Behavior,
-    PolicyType,
-    ScaledObject,
-    ScalingPolicy,
-    ScalingRules,
-)
+from loosely.local.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 
 ROOT = Path(__file__).parents[2]
 PRICES = ROOT / "infra" / "prices.yaml"

@@ -16,12 +16,7 @@ from rich.table import Table
 
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
-from loosely.cli.jobs import (
-    InputOption,
-    ParameterOption,
-    parse_inputs,
-    parse_parameters,
-)
+from loosely.cli.jobs import InputOption, ParameterOption, parse_inputs, parse_parameters
 from loosely.cli.output import JsonOption, model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (

@@ -46,12 +46,7 @@ from loosely.client.resources import (
     Upload,
     UploadTarget,
 )
-from loosely.client.responses import (
-    HttpResponse,
-    read_as,
-    read_error,
-    read_job,
-)
+from loosely.client.responses import HttpResponse, read_as, read_error, read_job
 from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.transport import Transport

@@ -22,12 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loosely.local.scaling import (
-    PolicyType,
-    ScaledObject,
-    ScalingPolicy,
-    ScalingRules,
-)
+from loosely.local.scaling import PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 
 
 class Scaler:

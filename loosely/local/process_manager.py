@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loosely.local import events
-from loosely.local.errors import (
-    PORT_BUSY_EXIT_CODE,
-    USAGE_EXIT_CODE,
-    PartFailed,
-    PartPortBusy,
-)
+from loosely.local.errors import PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE, PartFailed, PartPortBusy
 from loosely.local.launcher import Launcher
 from loosely.local.logs import LogReader, PartLog, split_entries
 from loosely.local.parts import Part

@@ -33,7 +33,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.mark.parametrize("name", EXPORTERS)
 @pytest.mark.parametrize("program", ["gateway", "worker"])
-def test_each_exporter_sends_the_spans_of_the_gateway_and_the_worker(
+def test_exporter_sends_spans(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, name: str, program: str
 ) -> None:
     variables, path = EXPORTERS[name]

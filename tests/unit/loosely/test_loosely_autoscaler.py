@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loosely.local.autoscaler import Activation, Autoscaler, Scaler, propose_replicas
-from loosely.local.scaling import (
-    Behavior,
-    PolicyType,
-    ScaledObject,
-    ScalingPolicy,
-    ScalingRules,
-)
+from loosely.local.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 
 AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
 

@@ -5,15 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loosely import (
-    Job,
-    JobEnded,
-    Problem,
-    RequestRefused,
-    Result,
-    Retry,
-    UnexpectedAnswer,
-)
+from loosely import Job, JobEnded, Problem, RequestRefused, Result, Retry, UnexpectedAnswer
 from loosely.client.errors import read_problem
 from tests.unit.loosely.both_clients import Connect
 from tests.unit.loosely.scripted_gateway import (

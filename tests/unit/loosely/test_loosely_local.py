@@ -26,12 +26,7 @@ from loosely.local.data_directory import (
     service_bus_keys,
 )
 from loosely.local.environment import read_cors_origins, shared_environment
-from loosely.local.errors import (
-    DataDirectoryInUse,
-    DataDirectoryUnusable,
-    PortBusy,
-    UnknownPart,
-)
+from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable, PortBusy, UnknownPart
 from loosely.local.example import choose_example
 from loosely.local.logs import PartLog
 from loosely.local.pages import PAGES
