@@ -73,13 +73,13 @@ def limit_to(free_bytes: int) -> None:
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_cuda_device_reports_the_usable_memory_and_the_uuid_of_the_gpu(card: CudaDevice) -> None:
+def test_device_reports_memory_and_uuid(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
 
 
-def test_a_process_cannot_allocate_more_gpu_memory_than_the_configured_share(
+def test_process_allocates_only_its_share(
     card: CudaDevice,
 ) -> None:
     half = CudaDevice.find(2)
@@ -89,7 +89,7 @@ def test_a_process_cannot_allocate_more_gpu_memory_than_the_configured_share(
         Weights(int(card.total_bytes * 0.6))
 
 
-def test_the_memory_of_a_model_is_measured_and_is_freed_after_unloading(card: CudaDevice) -> None:
+def test_model_is_measured_and_freed_after_unloading(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
     assert 64 * MIB <= size_bytes <= 96 * MIB
@@ -99,7 +99,7 @@ def test_the_memory_of_a_model_is_measured_and_is_freed_after_unloading(card: Cu
     assert card.used_bytes == before_bytes
 
 
-def test_loading_a_model_that_exceeds_the_reserved_memory_fails_and_frees_the_memory(
+def test_load_beyond_the_reservation_frees_the_memory(
     card: CudaDevice,
 ) -> None:
     before_bytes = card.used_bytes
@@ -111,7 +111,7 @@ def test_loading_a_model_that_exceeds_the_reserved_memory_fails_and_frees_the_me
     assert card.used_bytes == before_bytes
 
 
-def test_the_peak_memory_of_a_finished_batch_is_measured(card: CudaDevice) -> None:
+def test_peak_of_a_batch_is_measured(card: CudaDevice) -> None:
     weights, _ = card.load(lambda: Weights(MIB), 1024 * MIB)
     batch = Batch(cost=8)
     with card.running(weights, batch):
@@ -120,14 +120,14 @@ def test_the_peak_memory_of_a_finished_batch_is_measured(card: CudaDevice) -> No
     assert 128 * MIB <= batch.measured_bytes <= 192 * MIB
 
 
-def test_an_out_of_memory_error_of_the_gpu_is_recognised(card: CudaDevice) -> None:
+def test_out_of_memory_is_recognised(card: CudaDevice) -> None:
     limit_to(64 * MIB)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(raised.value)
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_limit(
+def test_batch_that_does_not_fit_is_split(
     card: CudaDevice,
 ) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
@@ -144,7 +144,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_li
     assert limit.max_cost <= 4
 
 
-def test_an_item_too_large_for_the_gpu_fails_and_the_other_items_succeed(
+def test_item_that_does_not_fit_fails_alone(
     card: CudaDevice,
 ) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)

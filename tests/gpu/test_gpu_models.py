@@ -34,7 +34,7 @@ def answer(loaded: LoadedModel, name: str, media_type: str) -> InlineJson | Inli
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> None:
+def test_classifier_recognises_a_cat_in_each_precision(precision: str) -> None:
     model = replace(PICTURES, options={"precision": precision})
     found = answer(LoadedModel.load(model, torch_thread_count=1), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
@@ -43,7 +43,7 @@ def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> No
     }
 
 
-def test_the_voice_activity_model_finds_speech_on_a_gpu() -> None:
+def test_voice_activity_finds_speech() -> None:
     model = CATALOGUE["voice-activity"]
     weights = Weights(find_file(parse_weights(model.weights)))
     loaded = LoadedModel.load(model, torch_thread_count=1, weights=weights)
@@ -62,7 +62,7 @@ def seeded(folder: Path, kind: Any, architecture: str) -> Weights:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_a_detector_returns_boxes_on_a_gpu(tmp_path: Path, precision: str) -> None:
+def test_detector_returns_boxes(tmp_path: Path, precision: str) -> None:
     architecture = "ssdlite320_mobilenet_v3_large"
     model = replace(
         PICTURES,
@@ -76,9 +76,7 @@ def test_a_detector_returns_boxes_on_a_gpu(tmp_path: Path, precision: str) -> No
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_segmenter_on_a_gpu_returns_a_mask_of_the_size_of_the_picture(
-    tmp_path: Path, precision: str
-) -> None:
+def test_segmenter_returns_a_mask_of_the_picture_size(tmp_path: Path, precision: str) -> None:
     architecture = "lraspp_mobilenet_v3_large"
     model = replace(
         PICTURES,

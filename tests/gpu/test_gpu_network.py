@@ -41,9 +41,7 @@ def expected(items: list[Tensor], width: int = 32) -> Tensor:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-2), ("float16", 2e-2), ("bfloat16", 1e-1)]
 )
-def test_a_network_in_each_precision_returns_nearly_the_same_outputs_on_a_gpu_as_on_the_cpu(
-    precision: str, tolerance: float
-) -> None:
+def test_each_precision_is_near_the_cpu(precision: str, tolerance: float) -> None:
     network, items = Network(network_of(32), precision=precision), pictures(16)
     outputs = network([network.stage(item) for item in items])
     assert outputs.dtype is torch.float32
@@ -51,7 +49,7 @@ def test_a_network_in_each_precision_returns_nearly_the_same_outputs_on_a_gpu_as
     torch.testing.assert_close(outputs, expected(items), rtol=tolerance, atol=tolerance)
 
 
-def test_the_weights_of_a_network_in_half_precision_need_half_the_memory() -> None:
+def test_half_precision_needs_half_the_memory() -> None:
     def taken_bytes(precision: str) -> int:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -63,14 +61,12 @@ def test_the_weights_of_a_network_in_half_precision_need_half_the_memory() -> No
     assert taken_bytes("float16") == taken_bytes("float32") // 2 == 4096 * 4096 * 2
 
 
-def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
+def test_staging_copies_to_the_gpu() -> None:
     network = Network(network_of(8))
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_outputs_have_the_order_of_the_items_if_items_are_copied_to_the_gpu_while_batches_run() -> (
-    None
-):
+def test_order_is_kept_while_items_are_copied() -> None:
     """Copy 2,000 items to the GPU from four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
@@ -86,7 +82,7 @@ def test_outputs_have_the_order_of_the_items_if_items_are_copied_to_the_gpu_whil
     assert found[:, 0].tolist() == [float(number) for number in range(200)] * 10
 
 
-def test_an_item_that_does_not_fit_on_the_gpu_stays_in_host_memory_until_the_batch_runs() -> None:
+def test_item_that_does_not_fit_waits_in_host_memory() -> None:
     network, item = Network(network_of(8)), torch.zeros(3, 2048, 2048)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.0001)
@@ -102,7 +98,7 @@ def test_an_item_that_does_not_fit_on_the_gpu_stays_in_host_memory_until_the_bat
 # Inductor warns about performance, and is slow at the first call.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(300)
-def test_a_network_compiled_by_inductor_has_the_same_outputs_as_an_uncompiled_network() -> None:
+def test_inductor_keeps_the_outputs() -> None:
     pytest.importorskip("triton")
     network, items = Network(network_of(32), compiler="inductor"), pictures(8)
     for count in (8, 3, 5):
@@ -110,15 +106,13 @@ def test_a_network_compiled_by_inductor_has_the_same_outputs_as_an_uncompiled_ne
         torch.testing.assert_close(outputs, expected(items[:count]), rtol=1e-2, atol=1e-2)
 
 
-def test_a_network_returns_equal_outputs_in_two_calls_with_equal_items() -> None:
+def test_equal_items_have_equal_outputs() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_repeated_loading_and_unloading_of_a_network_does_not_increase_the_gpu_memory_in_use() -> (
-    None
-):
+def test_repeated_loads_do_not_grow_the_memory() -> None:
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)

@@ -74,11 +74,11 @@ def told(code: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_a_device_side_assert_error_is_classified_as_a_lost_device() -> None:
+def test_assert_on_the_device_is_a_lost_device() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
-def test_an_out_of_memory_error_is_not_classified_as_a_lost_device() -> None:
+def test_out_of_memory_is_no_lost_device() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
@@ -89,7 +89,7 @@ def one_reply(rig: WorkerRig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: Path) -> None:
+def test_lost_device_ends_the_worker_and_abandons_the_job(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with run_rig(tmp_path, catalogue, "asserting") as rig:
@@ -102,7 +102,7 @@ def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: 
         assert rig.count("replies") == 0
 
 
-def test_a_worker_is_ready_only_after_a_test_computation_and_reports_the_gpu_memory_in_use(
+def test_worker_is_ready_after_a_test_computation(
     tmp_path: Path,
 ) -> None:
     catalogue = ROOT / "lab" / "benchmarks" / "models.toml"

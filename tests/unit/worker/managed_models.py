@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
+from azure.storage.blob import BlobServiceClient
+
 from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -27,6 +29,11 @@ from worker.telemetry.recording import ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
 BUDGET = 80
+
+
+def no_account() -> BlobServiceClient:
+    """The storage account of weights that are not in blob storage."""
+    raise AssertionError("no blob is read")
 
 
 class Infer:

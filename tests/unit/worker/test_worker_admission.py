@@ -38,20 +38,20 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_a_model_is_loaded_only_if_the_free_memory_is_large_enough() -> None:
+def test_model_enters_only_into_enough_free_memory() -> None:
     records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, records, 8)
     assert not may_enter("b", 6, records, 8)
 
 
-def test_a_small_model_is_not_loaded_before_a_large_model_that_has_waited_longer() -> None:
+def test_small_model_waits_behind_a_large_one() -> None:
     records = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
     assert not may_enter("c", 2, records, 8)
     assert not may_enter("b", 6, records, 8)
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_the_model_whose_allowed_time_in_memory_ends_first_is_unloaded_first() -> None:
+def test_model_whose_turn_ends_first_leaves_first() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)
@@ -64,7 +64,7 @@ def test_the_model_whose_allowed_time_in_memory_ends_first_is_unloaded_first() -
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_is_unloaded_immediately_and_instead_of_a_busy_model() -> None:
+def test_idle_model_leaves_at_once_before_busy_ones() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -74,7 +74,7 @@ def test_an_idle_model_is_unloaded_immediately_and_instead_of_a_busy_model() -> 
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_too_large_or_loaded_by_another_process() -> None:
+def test_nobody_leaves_for_what_cannot_or_need_not_enter() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -164,9 +164,7 @@ def simulate(
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 @pytest.mark.parametrize("load_seconds", [0.1, 2.0])
-def test_two_models_that_do_not_fit_into_memory_at_the_same_time_are_loaded_alternately(
-    process_count: int, load_seconds: float
-) -> None:
+def test_two_models_that_do_not_fit_alternate(process_count: int, load_seconds: float) -> None:
     simulation = simulate(8, {"a": 3, "b": 6}, process_count, load_seconds)
     order = list(range(len(simulation.processes)))
     for _ in range(1500):
@@ -180,7 +178,7 @@ def test_two_models_that_do_not_fit_into_memory_at_the_same_time_are_loaded_alte
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_memory_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
+def test_memory_suffices_and_no_model_starves(
     data: st.DataObject,
 ) -> None:
     total = data.draw(st.integers(4, 12))
@@ -206,9 +204,7 @@ def test_memory_reservations_never_exceed_the_device_memory_and_no_model_waits_f
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_all_memory_if_loading_into_the_free_memory_fails() -> (
-    None
-):
+def test_unknown_size_takes_free_then_all_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))
@@ -231,7 +227,7 @@ def test_a_model_of_unknown_size_reserves_all_memory_if_loading_into_the_free_me
     )
 
 
-def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloaded() -> None:
+def test_model_without_jobs_enters_only_free_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
     assert state.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
@@ -239,9 +235,7 @@ def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloade
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_the_time_while_another_process_serves_a_model_does_not_count_as_waiting_for_memory() -> (
-    None
-):
+def test_time_served_elsewhere_is_no_waiting() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
@@ -258,7 +252,7 @@ def test_the_time_while_another_process_serves_a_model_does_not_count_as_waiting
     assert records["a"].reserved_bytes == 6
 
 
-def test_a_model_larger_than_the_device_memory_is_not_loaded_and_does_not_wait_for_memory() -> None:
+def test_model_larger_than_the_device_never_waits() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 9)
     assert state.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)
@@ -281,7 +275,7 @@ class SlowState(ReservationState):
         return record
 
 
-def test_the_thread_of_a_model_sees_the_reserved_memory_only_after_it_was_recorded(
+def test_thread_sees_its_memory_after_the_record(
     tmp_path: Path,
 ) -> None:
     state, file = SlowState(), ReservationFile(tmp_path, ReservationRecord("a"))

@@ -29,7 +29,7 @@ def pcm(bits: int) -> bytes:
 
 
 @pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (16, 1e-4), (24, 1e-6), (32, 1e-6)])
-def test_pcm_samples_of_every_width_decode_to_the_same_sound(bits: int, off: float) -> None:
+def test_pcm_of_every_width_is_the_same_sound(bits: int, off: float) -> None:
     audio = decode(encode_wav(pcm(bits), bits))
     assert audio.sample_rate == RATE
     assert audio.samples.dtype == np.float32
@@ -38,26 +38,26 @@ def test_pcm_samples_of_every_width_decode_to_the_same_sound(bits: int, off: flo
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_float_samples_are_decoded_unchanged(bits: int) -> None:
+def test_floats_stay_as_they_are(bits: int) -> None:
     body = TONE.astype(f"<f{bits // 8}").tobytes()
     assert np.array_equal(decode(encode_wav(body, bits, kind=3)).samples, TONE)
 
 
-def test_all_channels_of_a_wav_file_are_mixed_into_one_channel() -> None:
+def test_channels_are_mixed_into_one() -> None:
     frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
     body = frames.astype("<f4").tobytes()
     audio = decode(encode_wav(body, 32, kind=3, channels=4))
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
-def test_the_subformat_in_the_header_of_an_extensible_wav_file_determines_the_decoding() -> None:
+def test_subformat_of_an_extensible_header_counts() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
     data = encode_wav(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
     assert np.array_equal(decode(data).samples, TONE)
 
 
-def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
+def test_file_of_the_standard_library_is_decoded() -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(2)
@@ -69,13 +69,13 @@ def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
     assert np.abs(audio.samples - TONE).max() < 1e-4
 
 
-def test_unknown_chunks_of_a_wav_file_are_skipped_even_if_the_chunk_lengths_are_odd() -> None:
+def test_unknown_chunks_are_skipped() -> None:
     plain = encode_wav(pcm(16), 16)
     data = plain[:12] + wav_chunk(b"LIST", b"odd") + plain[12:] + wav_chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)
 
 
-def test_a_wav_file_of_unknown_length_is_decoded_to_the_end_of_the_file() -> None:
+def test_unknown_length_reads_to_the_end() -> None:
     plain = encode_wav(pcm(16), 16)
     at = plain.index(b"data") + 4
     assert len(decode(plain[:at] + b"\xff\xff\xff\xff" + plain[at + 4 :]).samples) == len(TONE)
@@ -110,16 +110,14 @@ GOOD = encode_wav(pcm(16), 16)
         (b"RIFF\0\0\0\0WAVE" + wav_chunk(b"JUNK", b"") * 300, "more than 256 chunks"),
     ],
 )
-def test_the_refusal_of_a_damaged_or_inconsistent_wav_file_states_the_reason(
-    data: bytes, said: str
-) -> None:
+def test_refusal_states_the_reason(data: bytes, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         decode(data)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_decoding_a_damaged_wav_file_succeeds_or_raises_invalid_input(data: st.DataObject) -> None:
+def test_damaged_file_is_decoded_or_refused(data: st.DataObject) -> None:
     broken = bytearray(GOOD[:200])
     for place in data.draw(st.lists(st.integers(0, 199), max_size=12)):
         broken[place] = data.draw(st.integers(0, 255))
@@ -134,7 +132,7 @@ def tone(rate: int, seconds: float = 1.0) -> "np.ndarray[tuple[int], np.dtype[np
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101, 384_000])
-def test_a_resampled_tone_equals_the_same_tone_generated_at_the_new_sample_rate(
+def test_resampled_tone_keeps_its_shape(
     rate: int,
 ) -> None:
     body = tone(rate, 3.0).astype("<f4").tobytes()
@@ -146,20 +144,20 @@ def test_a_resampled_tone_equals_the_same_tone_generated_at_the_new_sample_rate(
 
 
 @pytest.mark.parametrize("rate", [4_000, 16_000, 384_000])
-def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int) -> None:
+def test_one_sample_is_resampled_to_at_least_one(rate: int) -> None:
     audio = decode(encode_wav(np.array([0.5], np.float32).tobytes(), 32, kind=3, rate=rate), RATE)
     assert len(audio.samples) >= 1
 
 
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.thorough), 3])
-def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(channels: int) -> None:
+def test_pieces_have_all_samples_of_the_file(channels: int) -> None:
     wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
     frames = np.repeat(wanted[:, None], channels, axis=1)
     audio = decode(encode_wav(frames.tobytes(), 16, channels=channels))
     assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
 
 
-def test_decoding_a_recording_reserves_memory_only_for_the_resampled_samples() -> None:
+def test_memory_is_that_of_the_resampled_samples() -> None:
     """The sample rate is 384 kHz, but the model needs 16 kHz, so one in 24 samples is kept."""
     body = bytes(4 * 1024 * 1024)
     recording = open_recording(encode_wav(body, 8, rate=384_000), RATE)

@@ -45,7 +45,7 @@ def result(batch_size: int, per_second: float, batch_ms: float, p95_ms: float = 
         ({1: 20, 2: 10, 4: 5}, 1, "the highest throughput, 20.0 items/s, with a p95 of 9 ms"),
     ],
 )
-def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested(
+def test_smallest_size_with_most_throughput_is_suggested(
     rates: dict[int, float], size: int, reason: str
 ) -> None:
     found = suggest([result(each, rate, 100.0) for each, rate in rates.items()], 1.0)
@@ -61,7 +61,7 @@ def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested
         (500.0, 20, "a tenth of the 200.0 ms that a batch runs"),
     ],
 )
-def test_the_suggested_batch_waiting_time_is_at_most_a_tenth_of_the_run_time(
+def test_suggested_wait_is_a_tenth_of_the_run_at_most(
     prepare_ms: float, wait_ms: int, reason: str
 ) -> None:
     found = suggest([result(1, 5, 100.0), result(4, 20, 200.0)], prepare_ms)
@@ -69,20 +69,18 @@ def test_the_suggested_batch_waiting_time_is_at_most_a_tenth_of_the_run_time(
     assert reason in found.wait_reason
 
 
-def test_the_suggested_batch_waiting_time_is_zero_for_a_batch_size_of_one() -> None:
+def test_batch_of_one_does_not_wait() -> None:
     assert suggest([result(1, 20, 50.0), result(2, 20, 100.0)], 10.0).max_wait_ms == 0
 
 
-def test_a_percentile_is_the_nearest_rank_of_the_latencies() -> None:
+def test_percentile_is_the_nearest_rank() -> None:
     latencies = tuple(float(number) for number in range(1, 101))
     measured = replace(result(1, 1, 1.0), latencies_ms=latencies)
     assert (measured.percentile_ms(50), measured.percentile_ms(95)) == (50.0, 95.0)
     assert replace(measured, latencies_ms=(7.0,)).percentile_ms(95) == 7.0
 
 
-def test_the_throughput_is_measured_from_the_start_of_the_first_batch_to_the_end_of_the_last() -> (
-    None
-):
+def test_throughput_is_from_first_start_to_last_end() -> None:
     start = datetime(2024, 1, 1, tzinfo=UTC)
     replies = [
         JobReply(
@@ -105,9 +103,7 @@ def measurement(model: ModelEntry, data: bytes, folder: Path) -> LoadMeasurement
 
 
 @pytest.mark.parametrize("size_bytes", [10, 200_000])
-def test_a_measurement_under_load_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
-    size_bytes: int, tmp_path: Path
-) -> None:
+def test_load_fills_batches_on_worker_threads(size_bytes: int, tmp_path: Path) -> None:
     """An input of 200,000 bytes does not fit into a message, so it is read from a blob."""
     load = measurement(NOOP, b"x" * size_bytes, tmp_path)
     small, large = load.measure(1, 8), load.measure(4, 16)
@@ -118,7 +114,7 @@ def test_a_measurement_under_load_runs_full_batches_of_a_model_on_the_threads_of
     assert 0 < large.percentile_ms(50) <= large.percentile_ms(95)
 
 
-def test_a_measurement_under_load_raises_the_error_of_a_failed_job(tmp_path: Path) -> None:
+def test_failed_job_fails_the_measurement(tmp_path: Path) -> None:
     model = replace(NOOP, max_input_bytes=3, max_upload_bytes=3)
     with pytest.raises(LoadFailed, match="the input has 4 bytes; at most 3 bytes") as failed:
         measurement(model, b"four", tmp_path).measure(1, 1)

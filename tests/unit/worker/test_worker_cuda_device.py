@@ -16,17 +16,13 @@ GIB = 2**30
 
 @pytest.mark.parametrize("all_gib", [8, 16, 24, 80])
 @pytest.mark.parametrize("shares", [1, 2, 4, 10])
-def test_the_memory_limits_and_cuda_contexts_of_all_processes_fit_into_the_gpu_memory(
-    all_gib: int, shares: int
-) -> None:
+def test_processes_and_contexts_fit_into_memory(all_gib: int, shares: int) -> None:
     each_bytes = usable_bytes(all_gib * GIB, shares)
     assert shares * (each_bytes + GIB // 2) <= all_gib * GIB
     assert shares * each_bytes <= all_gib * GIB * 0.94
 
 
-def test_the_usable_gpu_memory_is_94_percent_of_the_total_unless_the_cuda_contexts_leave_less() -> (
-    None
-):
+def test_94_percent_or_what_contexts_leave_is_usable() -> None:
     assert usable_bytes(80 * GIB, 1) == pytest.approx(80 * GIB * 0.94)
     assert usable_bytes(16 * GIB, 4) == 3.5 * GIB
     assert usable_bytes(GIB, 4) == 0
@@ -45,24 +41,22 @@ NVIDIA_OPEN_VERSION = (
     ("text", "version"),
     [(NVIDIA_VERSION, "580.126.09"), (NVIDIA_OPEN_VERSION, "580.65.06"), ("", "")],
 )
-def test_the_driver_version_is_read_from_the_file_of_the_loaded_driver(
-    tmp_path: Path, text: str, version: str
-) -> None:
+def test_driver_version_is_read_from_its_file(tmp_path: Path, text: str, version: str) -> None:
     file = tmp_path / "version"
     file.write_text(text)
     assert driver_version(file) == version
 
 
-def test_the_driver_version_is_empty_without_a_driver(tmp_path: Path) -> None:
+def test_driver_version_is_empty_without_a_driver(tmp_path: Path) -> None:
     assert driver_version(tmp_path / "version") == ""
 
 
-def test_a_process_without_a_device_reports_the_device_name_cpu() -> None:
+def test_process_without_a_device_reports_cpu() -> None:
     assert describe_device("cpu").device == "cpu"
 
 
 @pytest.mark.torch
-def test_the_error_for_a_missing_gpu_names_the_version_and_the_build_of_torch() -> None:
+def test_missing_gpu_names_version_and_build_of_torch() -> None:
     torch: Any = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -74,7 +74,7 @@ def run(catalogue: Path, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_describe_prints_and_writes_an_entry(catalogue: Path, name: str) -> None:
+def test_entry_is_printed_and_written(catalogue: Path, name: str) -> None:
     module, entry = f"described.{name}", name.replace("_", "-")
     status, printed = run(catalogue, module)
     assert status == 0
@@ -91,9 +91,7 @@ def test_describe_prints_and_writes_an_entry(catalogue: Path, name: str) -> None
     assert run(catalogue, entry)[0] == 0
 
 
-def test_describe_names_a_model_without_entry_and_module(
-    catalogue: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_model_is_named(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(catalogue, "described.turn", "--write")[0] == 0
     assert run(catalogue, "turm")[0] == 2
     assert "did you mean turn?" in capsys.readouterr().err

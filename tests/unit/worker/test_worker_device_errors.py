@@ -104,39 +104,37 @@ CODES = [
 
 
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
-def test_the_text_of_a_runtime_error_determines_whether_the_device_counts_as_lost(
-    text: str, verdict: DeviceState
-) -> None:
+def test_text_of_an_error_tells_the_state(text: str, verdict: DeviceState) -> None:
     assert device_state(RuntimeError(text)) is verdict
 
 
 @pytest.mark.parametrize(("code", "verdict"), CODES)
-def test_an_error_code_has_precedence_over_the_error_text(code: int, verdict: DeviceState) -> None:
+def test_code_has_precedence_over_the_text(code: int, verdict: DeviceState) -> None:
     assert (
         device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
     )
 
 
 @pytest.mark.torch
-def test_an_out_of_memory_error_never_means_that_the_device_is_lost() -> None:
+def test_out_of_memory_is_never_a_lost_device() -> None:
     torch = pytest.importorskip("torch")
     error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
     assert device_state(error) is DeviceState.FINE
 
 
-def test_errors_other_than_runtime_errors_do_not_mean_a_lost_device() -> None:
+def test_other_classes_are_no_lost_device() -> None:
     assert device_state(ValueError("CUDA error: device-side assert triggered")) is DeviceState.FINE
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_a_test_computation_shows_whether_the_device_is_lost_if_the_error_is_ambiguous(
+def test_computation_decides_if_the_error_is_ambiguous(
     computes: bool,
 ) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
     assert is_device_lost(error, lambda: computes) is not computes
 
 
-def test_no_test_computation_runs_if_the_error_itself_shows_whether_the_device_is_lost() -> None:
+def test_clear_error_needs_no_computation() -> None:
     def never() -> bool:
         raise AssertionError
 
@@ -144,7 +142,7 @@ def test_no_test_computation_runs_if_the_error_itself_shows_whether_the_device_i
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_the_device_counts_as_lost_if_a_device_error_caused_the_error_that_a_model_raised() -> None:
+def test_cause_of_an_error_counts() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")
@@ -156,19 +154,19 @@ def test_the_device_counts_as_lost_if_a_device_error_caused_the_error_that_a_mod
     assert is_device_lost(raised.value, lambda: True)
 
 
-def test_the_search_for_the_cause_of_an_error_ends_if_two_errors_cause_each_other() -> None:
+def test_errors_that_cause_each_other_end_the_search() -> None:
     one, other = ValueError(), ValueError()
     one.__cause__, other.__cause__ = other, one
     assert not is_device_lost(one, lambda: False)
 
 
 @given(st.text())
-def test_determining_the_device_state_from_any_error_text_raises_no_error(text: str) -> None:
+def test_any_text_has_a_state(text: str) -> None:
     assert device_state(RuntimeError(text)) in DeviceState
 
 
 @pytest.mark.torch
-def test_a_test_computation_succeeds_on_the_device_of_this_machine() -> None:
+def test_computation_succeeds_on_this_machine() -> None:
     torch = pytest.importorskip("torch")
     assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
     # The device state depends on these classes.

@@ -7,9 +7,9 @@ import threading
 from worker.memory.limits import DeviceLock
 
 
-def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_threads() -> None:
+def test_exclusive_use_waits_and_delays_later_threads() -> None:
     device_lock, order = DeviceLock(), list[str]()
-    inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
+    inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
         with device_lock.shared():
@@ -18,7 +18,6 @@ def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_
             order.append("first")
 
     def alone() -> None:
-        alone_waits.set()
         with device_lock.exclusive():
             order.append("alone")
 
@@ -26,21 +25,22 @@ def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_
         with device_lock.shared():
             order.append("later")
 
-    threads = [threading.Thread(target=step) for step in (first, alone, later)]
+    threads = [threading.Thread(target=step) for step in (first, alone)]
     threads[0].start()
     assert inside.wait(10)
     threads[1].start()
-    assert alone_waits.wait(10)
-    while not device_lock._waiting_count:
-        pass
-    threads[2].start()
+    # A later thread enters until the exclusive one waits.
+    while not threads[2:] or not threads[-1].is_alive():
+        threads.append(threading.Thread(target=later))
+        threads[-1].start()
+        threads[-1].join(0.5)
     leave.set()
     for thread in threads:
         thread.join(10)
-    assert order == ["first", "alone", "later"]
+    assert order[-3:] == ["first", "alone", "later"]
 
 
-def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
+def test_shared_use_is_simultaneous() -> None:
     device_lock, both = DeviceLock(), threading.Barrier(2, timeout=10)
 
     def use() -> None:
@@ -55,7 +55,7 @@ def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
     assert not both.broken
 
 
-def test_a_thread_waits_for_exclusive_use_of_the_device_only_for_a_limited_time() -> None:
+def test_wait_for_exclusive_use_is_limited() -> None:
     device_lock, finished = DeviceLock(max_wait_seconds=0.01), list[str]()
     with device_lock.shared():
         with device_lock.exclusive():

@@ -48,7 +48,7 @@ def processes() -> Iterator[DecoderProcesses]:
     started.close()
 
 
-def test_a_large_input_waits_until_another_large_input_releases_memory() -> None:
+def test_input_waits_until_memory_is_released() -> None:
     budget = MemoryBudget(100)
     first = budget.reserve(60, not_held)
     waits, second = threading.Event(), threading.Event()
@@ -68,7 +68,7 @@ def test_a_large_input_waits_until_another_large_input_releases_memory() -> None
     assert budget.used_bytes == 60
 
 
-def test_a_large_input_stops_waiting_for_memory_when_the_message_lock_is_lost() -> None:
+def test_wait_for_memory_ends_with_the_message_lock() -> None:
     budget = MemoryBudget(100)
     budget.reserve(60, not_held)
     with pytest.raises(LockLost):
@@ -76,12 +76,12 @@ def test_a_large_input_stops_waiting_for_memory_when_the_message_lock_is_lost() 
     assert budget.used_bytes == 60
 
 
-def test_a_large_input_that_needs_more_than_the_whole_memory_budget_is_refused() -> None:
+def test_more_than_the_whole_budget_is_refused() -> None:
     with pytest.raises(InvalidInput, match="would need 600 MiB of memory; this worker accepts at"):
         MemoryBudget(512 * MIB).reserve(600 * MIB, not_held)
 
 
-def test_small_inputs_do_not_wait_for_large_inputs() -> None:
+def test_small_inputs_do_not_wait_for_large_ones() -> None:
     memory = InputMemory(MemoryBudget(100 * MIB))
     memory.reserve(100 * MIB, not_held)
     memory.reserve(SMALL_BYTES, not_held)
@@ -90,9 +90,7 @@ def test_small_inputs_do_not_wait_for_large_inputs() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_child_process_decodes_the_same_pixels_as_a_thread(
-    processes: DecoderProcesses, kind: str
-) -> None:
+def test_child_decodes_the_same_pixels_as_a_thread(processes: DecoderProcesses, kind: str) -> None:
     sideways = Image.effect_noise((500, 300), 80).convert("RGB")
     exif = sideways.getexif()
     exif[0x0112] = 6
@@ -117,9 +115,7 @@ MODES = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 @pytest.mark.parametrize("name", MODES)
-def test_decoding_an_image_needs_at_most_the_reserved_memory(
-    processes: DecoderProcesses, name: str
-) -> None:
+def test_image_needs_at_most_the_reserved_memory(processes: DecoderProcesses, name: str) -> None:
     kind, mode, options = MODES[name]
     side = 2000
     blocks = Image.effect_noise((side // 8, side // 8), 60).resize(
@@ -142,7 +138,7 @@ def peak_bytes(pid: int) -> int:
     return int(found[1]) * 1024
 
 
-def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
+def test_two_million_pixels_go_to_a_child(
     processes: DecoderProcesses,
 ) -> None:
     kind = InputKind("image", MAX_PIXELS)
@@ -153,7 +149,7 @@ def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
     assert opened.decode(keep_waiting).size == (2000, 1500)
 
 
-def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
+def test_file_of_one_mebibyte_is_opened_by_a_child(
     processes: DecoderProcesses,
 ) -> None:
     data = b"no picture" * (MIB // 5)
@@ -187,18 +183,18 @@ def decode_despite(number: signal.Signals, child_count: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
-def test_an_input_is_decoded_again_if_its_decoder_fails(number: signal.Signals) -> None:
+def test_input_is_decoded_again_if_the_child_fails(number: signal.Signals) -> None:
     assert decode_despite(number, 1).size == (2000, 2000)
     with pytest.raises(WorkerFault, match="for the second time"):
         decode_despite(number, 2)
 
 
-def test_an_input_that_needs_too_much_processor_time_is_refused() -> None:
+def test_too_much_processor_time_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.5 s of processor time"):
         decode_despite(signal.SIGXCPU, 1)
 
 
-def test_damaged_exif_entries_write_nothing_to_the_log(
+def test_damaged_exif_writes_nothing_to_the_log(
     processes: DecoderProcesses, capfd: pytest.CaptureFixture[str]
 ) -> None:
     entries = b"".join(struct.pack("<HHII", tag, 2, 99_999, 99_999) for tag in range(5_000))
@@ -209,7 +205,7 @@ def test_damaged_exif_entries_write_nothing_to_the_log(
     assert capfd.readouterr().err == ""
 
 
-def test_a_jpeg_with_more_than_a_hundred_scans_is_refused(processes: DecoderProcesses) -> None:
+def test_jpeg_with_over_a_hundred_scans_is_refused(processes: DecoderProcesses) -> None:
     data = jpeg_with_scans(20_000)
     with pytest.raises(InvalidInput, match="more than 100 scans"):
         open_input(InputKind("image", MAX_PIXELS), data[:MIB], "image/jpeg")
@@ -244,7 +240,7 @@ def test_json_with_brackets_in_strings_is_accepted() -> None:
     assert opened.decode(keep_waiting)[1] == 1
 
 
-def test_a_text_of_more_than_32_mib_is_refused() -> None:
+def test_text_of_more_than_32_mib_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at most 33554432 bytes"):
         open_input(InputKind("text"), b"a" * (32 * MIB + 1), "text/plain").decode(keep_waiting)
 
@@ -260,9 +256,7 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_child_process_parses_the_same_json_as_a_thread(
-    processes: DecoderProcesses, name: str
-) -> None:
+def test_child_parses_the_same_json_as_a_thread(processes: DecoderProcesses, name: str) -> None:
     data = json.dumps(VALUES[name]).encode()
     found = processes.parse_json(data, keep_waiting)
     assert found == VALUES[name]
@@ -270,14 +264,14 @@ def test_a_child_process_parses_the_same_json_as_a_thread(
 
 
 @pytest.mark.parametrize("text", [b"[1,", b'"\xff"', b"[NaN]", b""])
-def test_a_child_process_refuses_invalid_json(processes: DecoderProcesses, text: bytes) -> None:
+def test_child_refuses_invalid_json(processes: DecoderProcesses, text: bytes) -> None:
     with pytest.raises(InvalidInput):
         processes.parse_json(text, keep_waiting)
     assert processes.parse_json(b"[1]", keep_waiting) == [1]
     assert len(processes.child_pids) == 1
 
 
-def test_a_child_process_decodes_the_same_tensors_as_a_thread(processes: DecoderProcesses) -> None:
+def test_child_decodes_the_same_tensors_as_a_thread(processes: DecoderProcesses) -> None:
     np = pytest.importorskip("numpy")
     for value in ([[1, 2.5], [3, 4]], 7, {"a": [1, 2], "b": [[]], "": [[[5]]]}):
         data = json.dumps(value).encode()
@@ -297,7 +291,7 @@ TEN_MEGABYTES = {
 
 
 @pytest.mark.parametrize("name", TEN_MEGABYTES)
-def test_no_step_on_large_json_holds_the_lock_for_long(
+def test_no_step_on_json_holds_the_lock_for_long(
     processes: DecoderProcesses, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compare processor times, because other processes may slow this one down."""
@@ -334,7 +328,7 @@ JSON_TEXTS = {
 
 
 @pytest.mark.parametrize("name", JSON_TEXTS)
-def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
+def test_json_needs_at_most_the_reserved_memory(name: str) -> None:
     opened = open_input(InputKind("json"), JSON_TEXTS[name], "application/json")
     tracemalloc.start()
     opened.decode(keep_waiting)
@@ -343,9 +337,7 @@ def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
     assert peak_bytes < opened.measure(keep_waiting)
 
 
-def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memory_allocation() -> (
-    None
-):
+def test_long_text_in_a_tensor_allocates_little() -> None:
     """NumPy would allocate the length of the longest text for each of 8,001 texts: 1.6 GB."""
     pytest.importorskip("numpy")
     data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"
@@ -355,6 +347,6 @@ def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memo
     assert opened.measure(keep_waiting) < 2 * MIB
 
 
-def test_a_recording_of_ten_seconds_is_a_small_input() -> None:
+def test_recording_of_ten_seconds_is_small() -> None:
     pytest.importorskip("numpy")
     assert open_input(InputKind("audio"), encode_wav(bytes(320_000)), "audio/wav").is_small

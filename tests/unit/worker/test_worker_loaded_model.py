@@ -34,7 +34,7 @@ def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | In
     return loaded.encode_output(output).first
 
 
-def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
+def test_item_model_returns_one_result_for_each_item() -> None:
     class Infer:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
@@ -46,7 +46,7 @@ def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
     assert len(loaded.call_model(items)) == 3
 
 
-def test_the_postprocess_method_of_a_batch_model_converts_each_output() -> None:
+def test_postprocess_converts_each_output() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -78,7 +78,7 @@ class Told:
         return [model] * len(inputs)
 
 
-def test_item_models_and_batch_models_report_progress() -> None:
+def test_both_kinds_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
@@ -102,7 +102,7 @@ def test_item_models_and_batch_models_report_progress() -> None:
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
-def test_item_models_and_batch_models_accept_parameters() -> None:
+def test_both_kinds_accept_parameters() -> None:
     class Short:
         accepts: ClassVar[Accepts] = "text"
 
@@ -163,12 +163,12 @@ TYPED_SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_keyword_only_arguments_of_the_call_method_declare_the_parameters_of_a_model() -> None:
+def test_keyword_only_arguments_declare_parameters() -> None:
     assert read_arguments(Typed()) == read_arguments(Typed.__call__) == TYPED_SCHEMAS
     read_schemas("typed.parameters", TYPED_SCHEMAS)
 
 
-def test_parameters_are_converted_to_the_types_in_the_type_hints_of_the_model_class() -> None:
+def test_parameters_are_converted_to_the_hinted_types() -> None:
     class Batched(Typed):
         accepts: ClassVar[Accepts] = "text"
 
@@ -192,14 +192,14 @@ def test_parameters_are_converted_to_the_types_in_the_type_hints_of_the_model_cl
     assert batched.prepare(b"t", "text/plain", {"score": 1}) == ["t", 1, 1.0]
 
 
-def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() -> None:
+def test_parameters_against_their_schemas_are_refused() -> None:
     loaded = LoadedModel(replace(TEXTS, parameters=TYPED_SCHEMAS), Typed())
     for given in ({"top": 11}, {"others": 1}):
         with pytest.raises(InvalidInput, match="parameters/"):
             loaded.prepare(b"t", "text/plain", given)
 
 
-def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
+def test_missing_required_parameter_is_refused() -> None:
     class Item:
         def __call__(self, text: str, *, top: int) -> str:
             return text[:top]
@@ -223,7 +223,7 @@ def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
             loaded.prepare(b"text", "text/plain")
 
 
-def test_a_model_class_whose_parameters_differ_from_the_catalogue_entry_is_refused() -> None:
+def test_parameters_that_differ_from_the_entry_are_unfit() -> None:
     different: list[dict[str, dict[str, Any]]] = [{}, {**TYPED_SCHEMAS, "top": {"type": "integer"}}]
     for schemas in different:
         with pytest.raises(
@@ -232,7 +232,7 @@ def test_a_model_class_whose_parameters_differ_from_the_catalogue_entry_is_refus
             LoadedModel(replace(TEXTS, parameters=schemas), Typed())
 
 
-def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
+def test_parameter_without_a_supported_hint_is_unfit() -> None:
     class Untyped:
         def __call__(self, text: str, *, top=3) -> str:  # type: ignore[no-untyped-def]
             return text
@@ -246,7 +246,7 @@ def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
             LoadedModel(TEXTS, infer)
 
 
-def test_an_item_model_receives_the_parameters_and_the_context_for_progress_reports() -> None:
+def test_item_model_gets_parameters_and_context() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -267,7 +267,7 @@ def test_an_item_model_receives_the_parameters_and_the_context_for_progress_repo
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_accepts_attribute_of_a_model_determines_the_type_of_the_inputs(
+def test_accepts_determines_the_type_of_inputs(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -286,7 +286,7 @@ def test_the_accepts_attribute_of_a_model_determines_the_type_of_the_inputs(
         (("application/json",), "json"),
     ],
 )
-def test_the_input_type_of_a_model_without_an_accepts_attribute_follows_from_its_media_types(
+def test_media_types_determine_the_input_without_accepts(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -304,7 +304,7 @@ class Wants:
         return None
 
 
-def test_the_constructor_of_a_model_class_receives_weights_and_options_by_name() -> None:
+def test_constructor_gets_weights_and_options_by_name() -> None:
     model = replace(NOOP, options={"architecture": "resnet50"})
     assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
     anything = make_instance(model, lambda **given: given, WEIGHTS)
@@ -319,14 +319,14 @@ def test_the_constructor_of_a_model_class_receives_weights_and_options_by_name()
         ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
     ],
 )
-def test_the_error_for_a_missing_or_unknown_option_names_the_option(
+def test_missing_or_unknown_option_is_named(
     options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
         make_instance(replace(NOOP, options=options), Wants, weights)
 
 
-def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> None:
+def test_weights_without_an_argument_are_unfit() -> None:
     with pytest.raises(
         ModelUnfit, match=r"noop.weights: the constructor of worker.models.noop has no such"
     ):
@@ -334,7 +334,7 @@ def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> Non
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
-def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_decoded(
+def test_media_type_that_cannot_be_decoded_is_unfit(
     foreign: str,
 ) -> None:
     model = replace(NOOP, media_types=("image/png", foreign))
@@ -357,17 +357,13 @@ def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )
-def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
-    members: dict[str, object], said: str
-) -> None:
+def test_class_that_contradicts_the_entry_is_unfit(members: dict[str, object], said: str) -> None:
     infer = type("Infer", (Wants,), members)
     with pytest.raises(ModelUnfit, match=said):
         LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
-def test_a_class_without_a_call_method_and_a_module_without_a_class_named_infer_are_refused() -> (
-    None
-):
+def test_missing_call_or_class_is_unfit() -> None:
     with pytest.raises(ModelUnfit, match="has no method __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
@@ -375,7 +371,7 @@ def test_a_class_without_a_call_method_and_a_module_without_a_class_named_infer_
 
 
 @pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
-def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
+def test_wrong_number_of_results_fails_the_batch(
     outputs: Sequence[object],
 ) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
@@ -385,7 +381,7 @@ def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
 
 
 @pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
-def test_a_batch_fails_if_the_model_returns_a_single_result_instead_of_a_list(
+def test_single_result_instead_of_a_list_fails_the_batch(
     outputs: object,
 ) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
@@ -397,7 +393,7 @@ def test_a_batch_fails_if_the_model_returns_a_single_result_instead_of_a_list(
 @pytest.mark.parametrize(
     "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
 )
-def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_context(
+def test_missing_context_is_unfit_with_reports_progress(
     call: object,
 ) -> None:
     model = replace(NOOP, reports_progress=True)
@@ -418,7 +414,7 @@ def test_required_context_needs_reports_progress() -> None:
     LoadedModel(replace(NOOP, reports_progress=True), infer())
 
 
-def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixels() -> None:
+def test_image_of_any_size_is_accepted_without_max_pixels() -> None:
     infer = type("Infer", (), {"__call__": lambda self, item: item})
     loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
     assert loaded.prepare(PNG, "image/png").size == (4, 2)
@@ -437,14 +433,12 @@ def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixe
         ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
     ],
 )
-def test_the_error_for_a_result_that_is_not_json_names_the_value_and_suggests_a_correction(
-    result: object, said: str
-) -> None:
+def test_result_that_is_not_json_is_named_with_a_remedy(result: object, said: str) -> None:
     with pytest.raises(InferenceFailed, match=said):
         serialize_result(InlineJson(result))
 
 
-def test_a_model_result_that_contains_itself_is_refused() -> None:
+def test_result_that_contains_itself_is_refused() -> None:
     result: list[object] = [1]
     result.append({"a": result})
     with pytest.raises(InferenceFailed, match=r"result\[1\]\['a'\] contains itself"):
@@ -467,9 +461,7 @@ _bytes.accepts = "bytes"  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
 )
-def test_an_image_result_is_encoded_as_the_media_type_of_the_catalogue_entry(
-    media_type: str, mode: str
-) -> None:
+def test_image_is_encoded_as_the_type_of_the_entry(media_type: str, mode: str) -> None:
     payload = finished(Image.new(mode, (5, 3)), media_type)
     assert isinstance(payload, InlineBytes)
     assert payload.media_type == media_type
@@ -477,7 +469,7 @@ def test_an_image_result_is_encoded_as_the_media_type_of_the_catalogue_entry(
         assert (picture.get_format_mimetype(), picture.size) == (media_type, (5, 3))
 
 
-def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> None:
+def test_bytes_and_text_get_the_type_of_the_entry() -> None:
     assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
     assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
 
@@ -486,14 +478,12 @@ def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> N
     ("result", "media_type"),
     [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
 )
-def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogue_entry(
-    result: object, media_type: str
-) -> None:
+def test_result_against_the_type_of_the_entry_fails(result: object, media_type: str) -> None:
     with pytest.raises(InferenceFailed, match=f"cannot be encoded as {media_type}"):
         finished(result, media_type)
 
 
-def test_an_input_that_is_not_valid_json_is_refused() -> None:
+def test_invalid_json_is_refused() -> None:
     def infer(item: object) -> object:
         return item
 

@@ -61,7 +61,7 @@ def read(lock_files: LockFileFolder) -> list[object]:
         return [file["who"] for file in lock_files.read().values()]
 
 
-def test_a_lock_file_of_another_process_is_readable_until_that_process_ends(tmp_path: Path) -> None:
+def test_file_is_readable_until_its_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})
@@ -79,7 +79,7 @@ def test_a_lock_file_of_another_process_is_readable_until_that_process_ends(tmp_
     lock_files.close()
 
 
-def test_the_lock_files_are_readable_after_a_process_was_killed_while_writing(
+def test_files_are_readable_after_a_kill_while_writing(
     tmp_path: Path,
 ) -> None:
     lock_files = LockFileFolder(tmp_path)
@@ -93,9 +93,7 @@ def test_the_lock_files_are_readable_after_a_process_was_killed_while_writing(
     lock_files.close()
 
 
-def test_an_unreadable_lock_file_is_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_file_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lock_files, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})
@@ -109,7 +107,7 @@ def test_an_unreadable_lock_file_is_skipped(
     other.close()
 
 
-def test_only_one_thread_at_a_time_holds_the_folder_lock(tmp_path: Path) -> None:
+def test_only_one_thread_holds_the_folder_lock(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         file = boards[0].add({"count": 0})

@@ -55,7 +55,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_missing_digest_is_added_below_the_line_of_the_weights_and_no_other_line_changes(
+def test_missing_digest_is_the_only_line_added(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"
@@ -75,7 +75,7 @@ def test_a_missing_digest_is_added_below_the_line_of_the_weights_and_no_other_li
     )
 
 
-def test_the_command_replaces_the_digest_of_the_given_model_and_keeps_the_comment_on_the_line(
+def test_digest_of_a_named_model_is_replaced(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"
@@ -87,7 +87,7 @@ def test_the_command_replaces_the_digest_of_the_given_model_and_keeps_the_commen
     )
 
 
-def test_the_command_that_writes_a_digest_downloads_hub_weights_into_the_cache(
+def test_hub_weights_are_downloaded_into_the_cache(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"
@@ -119,7 +119,7 @@ def test_the_command_that_writes_a_digest_downloads_hub_weights_into_the_cache(
         ("file:nets/two.bin", ["tow"], 2, "tow: "),
     ],
 )
-def test_the_error_for_a_digest_that_cannot_be_written_names_the_model(
+def test_failure_names_the_model(
     folder: Path, two: str, names: list[str], code: int, said: str
 ) -> None:
     catalogue = folder / "models.toml"
@@ -131,7 +131,7 @@ def test_the_error_for_a_digest_that_cannot_be_written_names_the_model(
     assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
 
 
-def test_the_digests_of_other_models_are_written_if_the_weights_of_one_model_are_missing(
+def test_other_digests_are_written_after_a_failure(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"
@@ -169,14 +169,12 @@ def test_the_digests_of_other_models_are_written_if_the_weights_of_one_model_are
         ),
     ],
 )
-def test_a_digest_is_written_into_each_supported_form_of_a_toml_table(
-    before: str, after: str
-) -> None:
+def test_every_form_of_a_table_is_edited(before: str, after: str) -> None:
     path = ("a", "2") if '"2"' in before else ("a",)
     assert set_digest(before, path, B) == after
 
 
 @pytest.mark.parametrize("text", ['a = {weights = "file:x"}\n', 'a.weights = "file:x"\n'])
-def test_the_error_for_a_table_that_cannot_be_edited_contains_the_line_to_add(text: str) -> None:
+def test_line_to_add_is_shown_if_editing_fails(text: str) -> None:
     with pytest.raises(NotEditable, match=f'yourself: weights_sha256 = "{B}"'):
         set_digest(text, ("a",), B)

@@ -20,9 +20,7 @@ def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
     return profile
 
 
-def test_an_unmeasured_batch_size_gets_the_memory_estimate_of_the_next_larger_measured_size() -> (
-    None
-):
+def test_unmeasured_batch_takes_the_next_larger_figure() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.peak_bytes(cost) for cost in (1, 2, 4)] == [10, 30, 30]
     assert profile.peak_bytes(8) == 61
@@ -31,14 +29,14 @@ def test_an_unmeasured_batch_size_gets_the_memory_estimate_of_the_next_larger_me
     assert MemoryProfile(5).peak_bytes(1) is None
 
 
-def test_the_largest_batch_that_fits_is_computed_from_the_measured_memory_of_batches() -> None:
+def test_largest_batch_is_computed_from_measurements() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.largest_cost(size) for size in (99, 105, 110, 129, 130)] == [0, 0, 1, 1, 4]
     assert profile.largest_cost(160) == 8
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, room=st.integers(0, 10**13))
-def test_a_batch_of_the_computed_largest_size_fits_into_memory(
+def test_largest_batch_fits_into_memory(
     resident_bytes: int, peaks: dict[float, int], room: int
 ) -> None:
     profile = profile_of(resident_bytes, peaks)
@@ -49,9 +47,7 @@ def test_a_batch_of_the_computed_largest_size_fits_into_memory(
 
 
 @given(fixed=st.integers(0, 10**9), each=st.integers(1, 10**6), at=st.integers(1, 64))
-def test_the_estimated_memory_of_a_larger_batch_is_not_too_low_if_memory_grows_linearly(
-    fixed: int, each: int, at: int
-) -> None:
+def test_estimate_suffices_if_memory_grows_linearly(fixed: int, each: int, at: int) -> None:
     profile = MemoryProfile(0).with_peak(at, fixed + each * at)
     for cost in (at, at + 1, 2 * at, 10 * at):
         found = profile.peak_bytes(cost)
@@ -60,7 +56,7 @@ def test_the_estimated_memory_of_a_larger_batch_is_not_too_low_if_memory_grows_l
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, seconds=st.floats(0, 1e4))
-def test_a_stored_memory_profile_is_read_unchanged(
+def test_stored_profile_is_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     resident_bytes: int,
     peaks: dict[float, int],
@@ -90,6 +86,6 @@ def test_a_stored_memory_profile_is_read_unchanged(
         '{"resident_bytes": 1, "peaks": 7, "load_seconds": 0}',
     ],
 )
-def test_an_unreadable_memory_profile_is_ignored(tmp_path: Path, text: str) -> None:
+def test_unreadable_profile_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert MemoryProfiles(tmp_path).get("a") is None

@@ -58,7 +58,7 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_loaded_model_reserves_the_measured_memory_of_the_model_and_a_full_batch(
+def test_model_and_a_full_batch_are_reserved(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20))
@@ -71,7 +71,7 @@ def test_a_loaded_model_reserves_the_measured_memory_of_the_model_and_a_full_bat
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_measured_memory_profiles_are_used_at_the_next_start_of_the_worker(
+def test_profiles_are_used_at_the_next_start(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     with shared(tmp_path) as sharing:
@@ -88,7 +88,7 @@ def test_measured_memory_profiles_are_used_at_the_next_start_of_the_worker(
     assert second.manager.reserved_bytes == 60
 
 
-def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
+def test_batches_shrink_to_what_fits(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(50))
@@ -99,7 +99,7 @@ def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
     assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_is_unloaded_if_a_model_with_jobs_needs_the_memory(
+def test_idle_model_is_unloaded_for_one_with_jobs(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     idle = managed_models("a", sharing, lambda: Infer(20))
@@ -115,7 +115,7 @@ def test_an_idle_model_is_unloaded_if_a_model_with_jobs_needs_the_memory(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_when_its_allowed_time_and_its_running_jobs_have_ended(
+def test_busy_model_is_unloaded_after_turn_and_jobs(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -134,7 +134,7 @@ def test_a_busy_model_is_unloaded_when_its_allowed_time_and_its_running_jobs_hav
     assert busy.manager.loaded is None
 
 
-def test_a_model_whose_load_failed_is_loaded_again_later(
+def test_failed_load_is_repeated(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
@@ -150,7 +150,7 @@ def test_a_model_whose_load_failed_is_loaded_again_later(
     assert len(tries) == 2
 
 
-def test_a_failed_load_frees_the_memory_of_the_model(
+def test_failed_load_frees_its_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first, blocks = Raising(20), list[weakref.ref[Block]]()
@@ -177,7 +177,7 @@ def test_a_failed_load_frees_the_memory_of_the_model(
     assert managed.manager.problem is None
 
 
-def test_a_model_that_fails_on_the_sample_input_is_not_ready(
+def test_model_that_fails_on_its_sample_is_not_ready(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     broken = Raising(20)
@@ -204,7 +204,7 @@ def test_a_model_that_fails_on_the_sample_input_is_not_ready(
         ("tests.unit.worker.exiting_model", "SystemExit"),
     ],
 )
-def test_the_reason_why_a_model_is_not_ready_names_the_error_that_the_import_raised(
+def test_problem_names_the_error_of_the_import(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -214,7 +214,7 @@ def test_the_reason_why_a_model_is_not_ready_names_the_error_that_the_import_rai
     assert problem["detail"] == f"{module} raised {raised}"
 
 
-def test_a_model_is_not_loaded_again_after_the_device_is_lost(
+def test_lost_device_ends_the_loads(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     def load() -> Infer:
@@ -225,7 +225,7 @@ def test_a_model_is_not_loaded_again_after_the_device_is_lost(
     assert len(managed.lost) == 1
 
 
-def test_a_stopped_model_manager_does_not_wait_for_memory(
+def test_stopped_manager_does_not_wait_for_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -242,7 +242,7 @@ def test_a_stopped_model_manager_does_not_wait_for_memory(
     assert first.manager.admits(), "no other model waits for the memory"
 
 
-def test_a_model_with_a_stored_memory_profile_is_loaded_and_not_measured_again(
+def test_known_model_is_not_measured_again(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     loads: list[int] = []
@@ -260,7 +260,7 @@ def test_a_model_with_a_stored_memory_profile_is_loaded_and_not_measured_again(
     assert loads == [1], "the stored profile is used, so the model is not measured and loaded again"
 
 
-def test_a_model_waits_for_free_memory_of_the_size_that_another_process_measured(
+def test_size_measured_elsewhere_is_waited_for(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     all_of_it = managed_models("b", sharing, lambda: Infer(50))
@@ -290,7 +290,7 @@ def test_a_model_waits_for_free_memory_of_the_size_that_another_process_measured
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_reserved_memory_is_at_most_the_device_memory_unless_one_item_needs_more(
+def test_reservation_is_at_most_the_device_or_one_item(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -299,7 +299,7 @@ def test_the_reserved_memory_is_at_most_the_device_memory_unless_one_item_needs_
     account.close()
 
 
-def test_a_model_larger_than_the_device_memory_is_reported_as_out_of_memory(
+def test_model_larger_than_the_device_is_out_of_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
@@ -312,7 +312,7 @@ def test_a_model_larger_than_the_device_memory_is_reported_as_out_of_memory(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_exceeds_the_free_memory_is_loaded_after_other_models_are_unloaded(
+def test_model_beyond_the_free_memory_waits_for_unloads(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -324,7 +324,7 @@ def test_a_model_that_exceeds_the_free_memory_is_loaded_after_other_models_are_u
     assert first.manager.loaded is None
 
 
-def test_a_memory_error_reduces_the_batch_limit_even_if_the_worker_manages_no_device_memory(
+def test_memory_error_shrinks_batches_without_a_device(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(
@@ -347,7 +347,7 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end, "the condition was not met in time"
 
 
-def test_a_model_whose_load_has_killed_three_processes_is_set_aside_as_broken(
+def test_model_that_killed_three_processes_is_set_aside(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     journal = LoadJournal(tmp_path)
@@ -367,7 +367,7 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside_as_broken(
     assert not killer.manager.is_standing_by
 
 
-def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_loading(
+def test_no_model_gets_jobs_while_a_suspect_loads(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     die_while_loading(tmp_path, "suspect")
@@ -401,7 +401,7 @@ def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_
         (WeightsUnavailable("away"), False),
     ],
 )
-def test_a_model_whose_load_fails_is_set_aside_as_broken_unless_blob_storage_is_down(
+def test_failed_load_sets_aside_unless_storage_is_down(
     sharing: DeviceSharing,
     managed_models: Callable[..., ManagedModel],
     error: Exception,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 CATALOGUE = Catalogue.load()
 
 
-def test_the_noop_model_returns_size_and_digest_of_the_input() -> None:
+def test_noop_returns_size_and_digest() -> None:
     loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
@@ -31,7 +31,7 @@ def test_the_noop_model_returns_size_and_digest_of_the_input() -> None:
     )
 
 
-def test_a_worker_without_torch_models_does_not_import_torch() -> None:
+def test_worker_without_torch_models_imports_no_torch() -> None:
     code = (
         "import sys, worker.__main__, worker.models.noop;"
         "sys.exit(bool({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
@@ -41,7 +41,7 @@ def test_a_worker_without_torch_models_does_not_import_torch() -> None:
     assert result.returncode == 0
 
 
-def test_the_refusal_of_a_media_type_lists_the_accepted_media_types() -> None:
+def test_refused_media_type_lists_the_accepted_ones() -> None:
     loaded = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
         loaded.prepare(b"{}", "application/json")
@@ -56,7 +56,7 @@ def test_the_refusal_of_a_media_type_lists_the_accepted_media_types() -> None:
         ("camera", {"tripod"}),
     ],
 )
-def test_the_classifier_recognises_the_example_images(picture: str, labels: set[str]) -> None:
+def test_classifier_recognises_the_examples(picture: str, labels: set[str]) -> None:
     loaded = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
     item = loaded.prepare(data, "image/jpeg")

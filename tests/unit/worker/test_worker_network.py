@@ -40,7 +40,7 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
-def test_a_network_for_images_returns_the_same_outputs_as_the_wrapped_module(
+def test_image_network_keeps_the_outputs(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
@@ -50,7 +50,7 @@ def test_a_network_for_images_returns_the_same_outputs_as_the_wrapped_module(
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_a_batch_with_only_some_items_on_the_device_has_the_same_outputs_as_the_wrapped_module(
+def test_batch_with_some_items_staged_keeps_the_outputs(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
@@ -62,7 +62,7 @@ def test_a_batch_with_only_some_items_on_the_device_has_the_same_outputs_as_the_
     )
 
 
-def test_the_outputs_of_consecutive_batches_have_the_same_order_as_the_items(
+def test_batches_keep_the_order_of_the_items(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
@@ -81,7 +81,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_a_network_can_process_a_list_of_items_and_return_nested_outputs(
+def test_list_of_items_returns_nested_outputs(
     device: torch.device,
 ) -> None:
     network = Network(Detector(), device=device)
@@ -91,14 +91,14 @@ def test_a_network_can_process_a_list_of_items_and_return_nested_outputs(
     assert second["both"][1] == "mean"
 
 
-def test_one_dimensional_items_pass_through_an_identity_network_unchanged(
+def test_vectors_pass_through_unchanged(
     device: torch.device,
 ) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_a_network_with_three_dimensional_convolutions_has_the_outputs_of_the_wrapped_module(
+def test_network_with_3d_convolutions_keeps_the_outputs(
     device: torch.device,
 ) -> None:
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_a_network_with_three_dimensional_convolutions_has_the_outputs_of_the_wr
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_network_keeps_integer_inputs_and_converts_uint8_inputs_to_float32(
+def test_integers_stay_and_uint8_becomes_float32(
     device: torch.device,
 ) -> None:
     words = Network(nn.Embedding(10, 4), device=device)
@@ -118,7 +118,7 @@ def test_a_network_keeps_integer_inputs_and_converts_uint8_inputs_to_float32(
     assert Network(nn.Identity(), device=device)([picture]).dtype is torch.float32
 
 
-def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
+def test_compiled_network_keeps_the_outputs(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
@@ -128,7 +128,7 @@ def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_pytorch_module_in_half_precision_returns_float32_outputs(gives_many: bool) -> None:
+def test_half_precision_returns_float32(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -142,7 +142,7 @@ def test_a_pytorch_module_in_half_precision_returns_float32_outputs(gives_many: 
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_only_the_selected_part_of_a_network_is_converted_to_the_selected_precision(
+def test_only_the_selected_part_is_converted(
     device: torch.device,
 ) -> None:
     class Halves(nn.Module):
@@ -165,13 +165,13 @@ def test_only_the_selected_part_of_a_network_is_converted_to_the_selected_precis
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_a_network_on_the_cpu_uses_float32_and_does_not_copy_items() -> None:
+def test_cpu_uses_float32_and_copies_nothing() -> None:
     network = Network(small_network(), precision="float16", device=torch.device("cpu"))
     item = torch.zeros(3, 8, 8)
     assert network.stage(item) is item
     assert network.dtype is torch.float32
 
 
-def test_a_network_with_an_unknown_precision_is_refused() -> None:
+def test_unknown_precision_is_unfit() -> None:
     with pytest.raises(ModelUnfit, match=r"options\.precision: expected one of float32, float16"):
         Network(small_network(), precision="float8")

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from contract.catalogue import Catalogue, ModelEntry
+from tests.unit.worker.managed_models import no_account
+from worker.blobs import AzureBlobReader
 from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged, WeightsUnfit
 from worker.inference.loaded_model import LoadedModel
 from worker.models import Weights
-from worker.models.onnx import _open_session
 from worker.weights.onnx_file import check_single_file
 from worker.weights.store import WeightsStore
 
@@ -97,20 +98,20 @@ def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -
     return Image.new("RGB", size, (red, green, blue))
 
 
-def test_an_onnx_model_accepts_one_array_for_each_input_of_the_graph(tmp_path: Path) -> None:
+def test_one_array_for_each_input_is_accepted(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"))
     assert loaded.accepts == "tensor"
     items = [{"left": [1, 2], "right": np.array([[number, 0]])} for number in range(3)]
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_an_onnx_graph_with_a_fixed_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
+def test_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx", batch=1))
     items = [{"left": [1, 2], "right": [number, 0]} for number in range(3)]
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_each_item_of_a_batch_with_items_of_different_shapes_gets_its_own_result(
+def test_items_of_different_shapes_get_their_results(
     tmp_path: Path,
 ) -> None:
     node = onnx.helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, noop_with_empty_axes=0)
@@ -168,7 +169,7 @@ def test_each_item_of_a_batch_with_items_of_different_shapes_gets_its_own_result
         ),
     ],
 )
-def test_an_input_whose_names_types_or_shapes_do_not_match_the_onnx_graph_is_refused(
+def test_input_that_does_not_match_the_graph_is_refused(
     tmp_path: Path, item: object, said: str
 ) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx", kind=INT64))
@@ -178,9 +179,7 @@ def test_an_input_whose_names_types_or_shapes_do_not_match_the_onnx_graph_is_ref
 
 
 @pytest.mark.parametrize("is_channels_first", [True, False])
-def test_an_onnx_classifier_of_pictures_returns_labels_and_scores(
-    tmp_path: Path, *, is_channels_first: bool
-) -> None:
+def test_classifier_returns_labels_and_scores(tmp_path: Path, *, is_channels_first: bool) -> None:
     path = save_colours(tmp_path / "a.onnx", is_channels_first=is_channels_first)
     loaded = load(path, "image/png", options={"labels": "red, green, blue"})
     assert loaded.accepts == "image"
@@ -192,7 +191,7 @@ def test_an_onnx_classifier_of_pictures_returns_labels_and_scores(
     assert blue["labels"][0]["score"] == 1.0
 
 
-def test_an_onnx_classifier_normalizes_pictures_and_crops_their_borders(tmp_path: Path) -> None:
+def test_pictures_are_normalized_and_cropped(tmp_path: Path) -> None:
     path = save_colours(tmp_path / "a.onnx")
     options = {"mean": "0.5,0.5,0", "std": "0.5", "crop": 0.5}
     framed = picture(255, 0, 255, (80, 80))
@@ -201,9 +200,7 @@ def test_an_onnx_classifier_normalizes_pictures_and_crops_their_borders(tmp_path
     assert found["scores"] == pytest.approx([-1, 1, 2], abs=1e-5)
 
 
-def test_the_labels_of_an_onnx_classifier_are_read_from_a_file_in_the_model_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
     path = save_colours(tmp_path / "a.onnx")
@@ -216,7 +213,7 @@ def test_the_labels_of_an_onnx_classifier_are_read_from_a_file_in_the_model_fold
         answer(loaded, picture(255, 0, 0))
 
 
-def test_the_memory_of_an_onnx_graph_and_of_its_batches_is_measured(tmp_path: Path) -> None:
+def test_memory_of_graph_and_batches_is_measured(tmp_path: Path) -> None:
     # Each item needs 8 MB for `wide`, although its input and its output are small.
     nodes = [
         onnx.helper.make_node("MatMul", ["x", "table"], ["wide"]),
@@ -251,7 +248,7 @@ def test_the_memory_of_an_onnx_graph_and_of_its_batches_is_measured(tmp_path: Pa
         ),
     ],
 )
-def test_an_onnx_graph_whose_inputs_cannot_be_batched_is_refused(
+def test_inputs_that_cannot_be_batched_are_unfit(
     tmp_path: Path, kind: int, shape: list[Any], said: str
 ) -> None:
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
@@ -262,14 +259,14 @@ def test_an_onnx_graph_whose_inputs_cannot_be_batched_is_refused(
 
 
 @pytest.mark.parametrize("data", [b"", b"no graph", b"\x08\x09" * 50])
-def test_a_file_that_contains_no_onnx_graph_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_file_without_a_graph_is_damaged(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(data)
     with pytest.raises(WeightsDamaged, match="the ONNX file cannot be read: "):
         load(path)
 
 
-def test_an_onnx_graph_with_an_operator_that_onnxruntime_does_not_contain_is_refused(
+def test_unknown_operator_is_refused(
     tmp_path: Path,
 ) -> None:
     path = save_sum(tmp_path / "a.onnx")
@@ -289,15 +286,13 @@ def test_an_onnx_graph_with_an_operator_that_onnxruntime_does_not_contain_is_ref
         ({"depth": 3}, "options.depth: the constructor of worker.models.onnx has no such argument"),
     ],
 )
-def test_the_error_for_an_invalid_option_of_an_onnx_model_names_the_option(
-    tmp_path: Path, options: dict[str, Any], said: str
-) -> None:
+def test_invalid_option_is_named(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelUnfit) as raised:
         load(save_colours(tmp_path / "a.onnx"), "image/png", options=options)
     assert said in str(raised.value)
 
 
-def test_a_picture_is_refused_if_the_input_of_the_onnx_graph_cannot_be_a_picture(
+def test_picture_is_refused_if_the_graph_takes_none(
     tmp_path: Path,
 ) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"), "image/png")
@@ -305,7 +300,7 @@ def test_a_picture_is_refused_if_the_input_of_the_onnx_graph_cannot_be_a_picture
         loaded.preprocess(picture(0, 0, 0))
 
 
-def test_a_graph_with_weights_in_a_second_file_is_refused(
+def test_weights_in_a_second_file_are_unfit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     constants = {"w": np.ones(1000, np.float32)}
@@ -313,7 +308,7 @@ def test_a_graph_with_weights_in_a_second_file_is_refused(
     shapes = {"x": (FLOAT, ["N", 1000])}, {"location": (FLOAT, ["N", 1000])}
     path = save_graph(tmp_path / "net.onnx", nodes, *shapes, constants)
     check_single_file(path)
-    _open_session(path)
+    load(path)
     onnx.save(
         onnx.load(str(path)),
         str(path),
@@ -322,14 +317,15 @@ def test_a_graph_with_weights_in_a_second_file_is_refused(
         size_threshold=0,
     )
     with pytest.raises(WeightsUnfit, match="in a second file"):
-        _open_session(path)
+        load(path)
     monkeypatch.chdir(tmp_path)
-    unused: Any = None
     with pytest.raises(WeightsUnfit, match=r"onnx\.save"):
-        WeightsStore(tmp_path / "cache", unused).compute_digest("file:net.onnx")
+        WeightsStore(tmp_path / "cache", AzureBlobReader(no_account)).compute_digest(
+            "file:net.onnx"
+        )
 
 
-def test_a_file_that_is_no_graph_passes_the_check_for_external_data(tmp_path: Path) -> None:
+def test_file_without_a_graph_passes_the_external_check(tmp_path: Path) -> None:
     for data in (b"", b"\x3a", b"\x3a\xff\xff\xff\xff\xff", b"\x0f", b"PK\3\4" * 99):
         (tmp_path / "a.onnx").write_bytes(data)
         check_single_file(tmp_path / "a.onnx")

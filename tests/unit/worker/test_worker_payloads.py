@@ -61,24 +61,24 @@ def read(payloads: BlobPayloads, ref: PayloadRef) -> bytes:
 
 
 @pytest.mark.parametrize("ref", [REF, UPLOAD])
-def test_a_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
+def test_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
     payloads = BlobPayloads(ScriptedStore())
     assert payloads.fetch_input(ref, NOOP, patient) == DATA
     assert read(payloads, ref) == DATA
 
 
-def test_an_inline_input_is_read_from_the_message() -> None:
+def test_inline_input_is_read_from_the_message() -> None:
     assert read_inline(InlineBytes("text/plain", b"abc"), NOOP) == b"abc"
     assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-def test_an_interrupted_read_of_a_blob_is_repeated_from_the_beginning() -> None:
+def test_interrupted_read_starts_again() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
     assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
 
 
-def test_reading_a_blob_during_an_outage_of_blob_storage_raises_payloads_unavailable() -> None:
+def test_outage_raises_payloads_unavailable() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsUnavailable):
         BlobPayloads(store).fetch_file(REF, NOOP, hasty)
@@ -95,14 +95,12 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_copying_a_blob_to_a_file_on_a_full_disk_raises_payloads_unavailable() -> None:
+def test_full_disk_raises_payloads_unavailable() -> None:
     with pytest.raises(PayloadsUnavailable, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).fetch_file(REF, NOOP, hasty)
 
 
-def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_show_the_url() -> (
-    None
-):
+def test_broken_connection_is_retried_without_its_url() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsUnavailable) as raised:
@@ -110,7 +108,7 @@ def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_s
     assert str(raised.value) == "ConnectionError"
 
 
-def test_a_blob_with_a_wrong_digest_is_refused() -> None:
+def test_wrong_digest_is_refused() -> None:
     payloads = BlobPayloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.fetch_file(REF, NOOP, patient)
@@ -118,19 +116,19 @@ def test_a_blob_with_a_wrong_digest_is_refused() -> None:
         payloads.fetch_input(REF, NOOP, patient)
 
 
-def test_an_upload_that_was_replaced_after_the_submission_is_refused_without_a_retry() -> None:
+def test_replaced_upload_is_refused_without_a_retry() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
         BlobPayloads(store).fetch_file(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
-def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
+def test_blob_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
     assert read(BlobPayloads(store), REF) == DATA
 
 
-def test_inline_inputs_and_inputs_in_blobs_have_separate_size_limits() -> None:
+def test_inline_and_blob_inputs_have_separate_limits() -> None:
     payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.fetch_file(REF, SMALL, patient)
@@ -149,7 +147,7 @@ class WritableStore(ScriptedStore):
         self.blobs[blob] = data
 
 
-def test_two_results_with_the_same_job_id_are_stored_in_different_blobs() -> None:
+def test_results_of_one_job_id_have_different_blobs() -> None:
     store = WritableStore()
     payloads = BlobPayloads(store)
     own = payloads.store_result("job", b"of the caller", "text/plain", patient)

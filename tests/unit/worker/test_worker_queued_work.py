@@ -38,7 +38,7 @@ class Queue:
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]
 
 
-def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_of_all_queues() -> None:
+def test_age_is_that_of_the_oldest_message() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
     pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()
@@ -46,7 +46,7 @@ def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_of_all_queues()
     assert 979 <= since <= 980
 
 
-def test_an_empty_or_unreachable_queue_counts_as_a_queue_without_work() -> None:
+def test_empty_or_unreachable_queue_has_no_work() -> None:
     assert QueuedWork([Queue()], 10, Clock()).since() is None
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
@@ -60,7 +60,7 @@ def test_queues_are_peeked_at_most_twice_a_second() -> None:
     assert 18 <= queue.looks <= 21
 
 
-def test_messages_locked_by_other_workers_are_skipped_for_the_duration_of_a_lock() -> None:
+def test_messages_locked_elsewhere_are_skipped_for_a_lock() -> None:
     clock, queue = Clock(), Queue({4: 9.0, 5: 8.0})
     pending = QueuedWork([queue], 10, clock)
     assert pending.since() is not None

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 from worker.retries import RetryDelays, redelivery_delay_seconds
 
 
-def test_retry_delays_double_up_to_a_limit_and_start_again_at_the_first_delay_after_a_reset() -> (
-    None
-):
+def test_delays_double_to_a_limit_until_a_reset() -> None:
     backoff = RetryDelays(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()
@@ -16,11 +14,11 @@ def test_retry_delays_double_up_to_a_limit_and_start_again_at_the_first_delay_af
 
 
 @given(st.floats(0, 1))
-def test_jitter_shortens_a_retry_delay_by_at_most_half(chance: float) -> None:
+def test_jitter_shortens_by_at_most_half(chance: float) -> None:
     assert 1.0 <= RetryDelays(first_seconds=2.0, chance=lambda: chance).next() <= 2.0
 
 
-def test_redelivery_delays_grow_with_the_delivery_count() -> None:
+def test_redelivery_delays_grow_with_the_count() -> None:
     delays = [redelivery_delay_seconds(count, lambda: 0.0) for count in range(7)]
     assert delays == sorted(delays)
     assert delays[0] == 1.0

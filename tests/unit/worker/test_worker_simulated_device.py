@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_the_memory_of_an_ended_process_no_longer_counts_towards_the_budget(
+def test_memory_of_an_ended_process_no_longer_counts(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)
@@ -73,7 +73,7 @@ def test_the_memory_of_an_ended_process_no_longer_counts_towards_the_budget(
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
-def test_the_memory_in_use_never_exceeds_the_shared_memory_budget(
+def test_memory_in_use_never_exceeds_the_budget(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
@@ -96,7 +96,7 @@ def test_the_memory_in_use_never_exceeds_the_shared_memory_budget(
     account.close()
 
 
-def test_the_memory_that_a_model_declares_is_counted_as_used_while_the_model_is_loaded(
+def test_declared_memory_counts_while_loaded(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)
@@ -116,7 +116,7 @@ def test_the_memory_that_a_model_declares_is_counted_as_used_while_the_model_is_
     account.close()
 
 
-def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: Path) -> None:
+def test_trial_beyond_the_reservation_fails(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
@@ -131,7 +131,7 @@ def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: 
     account.close()
 
 
-def test_the_memory_of_a_failed_batch_is_released(tmp_path: Path) -> None:
+def test_failed_batch_releases_its_memory(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
@@ -157,19 +157,19 @@ SAID_OF_ELSE = [
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_out_of_memory_errors_are_recognised_by_the_error_texts(text: str) -> None:
+def test_text_tells_out_of_memory(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_a_runtime_error_with_an_unrelated_text_does_not_count_as_an_out_of_memory_error(
+def test_unrelated_text_is_no_out_of_memory(
     text: str,
 ) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_out_of_memory_errors_are_recognised_by_the_error_class_or_the_cause() -> None:
+def test_class_or_cause_tells_out_of_memory() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
     wrapped = RuntimeError("the model raised")
@@ -178,7 +178,7 @@ def test_out_of_memory_errors_are_recognised_by_the_error_class_or_the_cause() -
 
 
 @pytest.mark.torch
-def test_out_of_memory_errors_raised_by_torch_are_recognised() -> None:
+def test_errors_of_torch_tell_out_of_memory() -> None:
     torch = pytest.importorskip("torch")
     assert is_out_of_memory(torch.OutOfMemoryError("no"))
     with pytest.raises(RuntimeError) as raised:
@@ -187,7 +187,7 @@ def test_out_of_memory_errors_raised_by_torch_are_recognised() -> None:
 
 
 @pytest.mark.torch
-def test_the_memory_of_tensors_is_counted_on_the_simulated_device(tmp_path: Path) -> None:
+def test_tensors_are_counted(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
 
     class Network:

@@ -26,9 +26,7 @@ def npy(array: Any, version: tuple[int, int] = (1, 0), **options: Any) -> bytes:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "i1", "<i8", "u1", "?"])
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_an_array_from_an_npy_file_keeps_the_shape_and_the_type(
-    dtype: str, version: tuple[int, int]
-) -> None:
+def test_npy_keeps_shape_and_type(dtype: str, version: tuple[int, int]) -> None:
     array = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
     for laid_out in (np.ascontiguousarray(array), np.asfortranarray(array)):
         found = tensors.decode(npy(laid_out, version), media.NPY)
@@ -39,11 +37,11 @@ def test_an_array_from_an_npy_file_keeps_the_shape_and_the_type(
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (1,) * 8, (3, 0, 2)])
-def test_a_tensor_of_any_shape_is_read_with_the_same_shape(shape: tuple[int, ...]) -> None:
+def test_any_shape_is_read(shape: tuple[int, ...]) -> None:
     assert tensors.decode(npy(np.zeros(shape, np.float32)), media.NPY).shape == shape
 
 
-def test_json_lists_and_objects_of_lists_are_decoded_as_arrays() -> None:
+def test_json_becomes_one_array_or_several() -> None:
     one = tensors.decode(b"[[1, 2.5], [true, -3]]", media.JSON)
     assert (one.dtype, one.shape) == (np.float32, (2, 2))
     several = tensors.decode(b'{"a": [1], "b": [[2, 3]]}', media.JSON)
@@ -93,16 +91,14 @@ OUT = (media.NPY, "dimension in the array's header is too large")
         (b"\xff", media.JSON, "not UTF-8"),
     ],
 )
-def test_the_refusal_of_an_invalid_array_states_the_reason(
-    data: bytes, media_type: str, said: str
-) -> None:
+def test_refusal_states_the_reason(data: bytes, media_type: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         tensors.decode(data, media_type)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_decoding_a_damaged_npy_file_succeeds_or_raises_invalid_input(
+def test_damaged_npy_is_decoded_or_refused(
     data: st.DataObject,
 ) -> None:
     broken = bytearray(PLAIN)
@@ -113,7 +109,7 @@ def test_decoding_a_damaged_npy_file_succeeds_or_raises_invalid_input(
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
-def test_decoding_any_json_value_as_an_array_succeeds_or_raises_invalid_input(
+def test_any_json_is_decoded_or_refused(
     value: object,
 ) -> None:
     with contextlib.suppress(InvalidInput):
@@ -122,7 +118,7 @@ def test_decoding_any_json_value_as_an_array_succeeds_or_raises_invalid_input(
         assert math.prod(found.shape) == found.size
 
 
-def test_text_is_decoded_as_utf_8_and_a_byte_order_mark_is_removed() -> None:
+def test_text_is_utf_8_without_byte_order_mark() -> None:
     assert text.decode("\ufeffGrüße".encode()) == "Grüße"
     with pytest.raises(InvalidInput, match="first invalid byte is at offset 2"):
         text.decode(b"ab\xe4")

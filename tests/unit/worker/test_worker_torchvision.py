@@ -60,7 +60,7 @@ def answers(loaded: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBy
     return [loaded.encode_output(output).first for output in loaded.call_model(batch)]
 
 
-def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path) -> None:
+def test_classifier_returns_the_most_likely_labels(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         "classifier",
@@ -80,7 +80,7 @@ def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path)
     assert loaded.call_model([loaded.sample()])
 
 
-def test_a_classifier_with_custom_weights_uses_the_labels_in_the_model_options(
+def test_custom_weights_use_the_labels_of_the_options(
     tmp_path: Path,
 ) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
@@ -90,13 +90,13 @@ def test_a_classifier_with_custom_weights_uses_the_labels_in_the_model_options(
     assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
 
 
-def test_the_digest_of_published_weights_determines_the_image_transforms() -> None:
+def test_digest_determines_the_transforms() -> None:
     weights = models.MobileNet_V2_Weights
     assert find_weights_entry("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
     assert find_weights_entry("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
 
 
-def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:
+def test_unknown_architecture_suggests_similar_names() -> None:
     with pytest.raises(
         ModelUnfit, match=r"'resnet5' is not a model of torchvision.models; .*resnet50"
     ):
@@ -105,7 +105,7 @@ def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:
         build(models.detection, "ssdlite")
 
 
-def test_weights_for_another_network_architecture_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_unfit(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     with pytest.raises(WeightsUnfit):
         load(tmp_path, "classifier", network, architecture="shufflenet_v2_x0_5")
@@ -119,7 +119,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(folder, "detector", network, architecture=architecture, min_score=0.01)
 
 
-def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> None:
+def test_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> None:
     together = answers(detector, CHELSEA, small())
     alone = [answers(detector, data)[0] for data in (CHELSEA, small())]
     for answer, single, size in zip(together, alone, [(384, 255), (60, 90)], strict=True):
@@ -139,7 +139,7 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_batch(
+def test_real_images_need_no_more_memory_than_samples(
     tmp_path: Path,
 ) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -160,7 +160,7 @@ def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_ba
     assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
 
 
-def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) -> None:
+def test_large_image_is_scaled_down_first(detector: LoadedModel) -> None:
     item = detector.prepare(white_png(4000, 20), "image/png")
     assert tuple(item.pixels.shape) == (3, 7, 1333)
     (answer,) = [detector.encode_output(output).first for output in detector.call_model([item])]
@@ -169,7 +169,7 @@ def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) ->
 
 
 @pytest.mark.parametrize("auxiliary", [{}, {"aux_loss": True}])
-def test_a_segmenter_returns_an_image_with_the_class_of_each_pixel(
+def test_segmenter_returns_the_class_of_each_pixel(
     tmp_path: Path, auxiliary: dict[str, bool]
 ) -> None:
     architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
@@ -185,19 +185,19 @@ def test_a_segmenter_returns_an_image_with_the_class_of_each_pixel(
             assert max(value for _, value in picture.getcolors() or []) < 21  # type: ignore[operator]  # palettes have numbers
 
 
-def test_a_segmenter_colours_the_classes_with_the_palette_of_pascal_voc() -> None:
+def test_segmenter_has_the_palette_of_pascal_voc() -> None:
     colours = [tuple(palette()[at : at + 3]) for at in range(0, 768, 3)]
     assert colours[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
     assert colours[15] == (192, 128, 128)
     assert len(set(colours)) == 256
 
 
-def test_the_labels_of_the_classifier_are_the_imagenet_categories_of_torchvision() -> None:
+def test_labels_are_the_imagenet_categories() -> None:
     labels = (ROOT / "worker" / "models" / "imagenet_labels.txt").read_text(encoding="utf-8")
     assert labels.splitlines() == models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
 
 
-def test_the_classifier_does_not_import_torchvision() -> None:
+def test_classifier_does_not_import_torchvision() -> None:
     code = "import sys, worker.models.classifier; print('torchvision' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -57,7 +57,7 @@ def answer(loaded: LoadedModel, item: object) -> Any:
     return loaded.encode_output(output).first.value  # type: ignore[union-attr]  # JSON
 
 
-def test_a_text_pipeline_of_the_transformers_library_returns_a_label_and_a_score(
+def test_text_pipeline_returns_label_and_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"
@@ -83,7 +83,7 @@ def test_a_text_pipeline_of_the_transformers_library_returns_a_label_and_a_score
     assert 0.5 <= found["score"] <= 1
 
 
-def test_a_picture_pipeline_of_the_transformers_library_returns_labels_and_scores(
+def test_picture_pipeline_returns_labels_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"

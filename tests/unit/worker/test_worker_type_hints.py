@@ -26,13 +26,13 @@ class ChecksParameter:
         raise NotImplementedError
 
 
-def test_type_hints_of_other_arguments_need_not_exist_at_run_time() -> None:
+def test_hints_of_other_arguments_need_not_exist() -> None:
     assert read_arguments(ChecksPicture()) == {"top": {"type": "integer", "default": 5}}
     assert read_input_arguments(ChecksPicture()) == {}
 
 
 @pytest.mark.parametrize("read", [read_arguments, read_input_arguments])
-def test_an_argument_whose_type_does_not_exist_at_run_time_is_refused(
+def test_hint_that_does_not_exist_is_unfit(
     read: Callable[[object], object],
 ) -> None:
     with pytest.raises(ModelUnfit, match=r"amount contains the name Decimal.*TYPE_CHECKING"):

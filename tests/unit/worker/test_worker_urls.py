@@ -86,14 +86,14 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_in_a_job_overrides_the_detected_type_and_the_type_that_the_server_sends(
+def test_type_of_the_job_overrides_bytes_and_header(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
         assert fetcher.fetch_url(PayloadUrl(url, announced), NOOP) == (body, found)
 
 
-def test_a_large_response_is_stored_in_a_file_that_is_mapped_into_memory(
+def test_large_response_is_mapped_from_a_file(
     fetcher: UrlFetcher,
 ) -> None:
     body = PNG + bytes(3 * 1024 * 1024)
@@ -106,7 +106,7 @@ def test_a_large_response_is_stored_in_a_file_that_is_mapped_into_memory(
 @pytest.mark.parametrize(
     ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
 )
-def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
+def test_bytes_against_the_media_type_are_refused(
     fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
@@ -140,7 +140,7 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         ),
     ],
 )
-def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason(
+def test_refusal_of_a_response_states_the_reason(
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
@@ -150,7 +150,7 @@ def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason
 @pytest.mark.parametrize(
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
-def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
+def test_hanging_server_is_refused_after_the_limit(
     begun: bytes,
 ) -> None:
     fetcher = UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), limit_seconds=0.2)
@@ -161,7 +161,7 @@ def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
         fetcher.fetch_url(PayloadUrl(url), NOOP)
 
 
-def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> None:
+def test_limit_covers_all_redirects() -> None:
     """Each redirect takes 8 s on the test's clock, so the limit of 20 s ends the third request."""
     now, asked = 0.0, 0
 
@@ -220,7 +220,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_a_download_ends_at_the_time_limit_if_the_dns_server_does_not_respond(
+def test_dead_dns_ends_at_the_time_limit(
     answered: threading.Event,
 ) -> None:
     outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
@@ -231,7 +231,7 @@ def test_a_download_ends_at_the_time_limit_if_the_dns_server_does_not_respond(
     assert time.monotonic() - begun_at < 2
 
 
-def test_unanswered_dns_queries_of_one_model_do_not_delay_other_models(
+def test_dead_dns_of_one_model_delays_no_other(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)
@@ -250,14 +250,14 @@ def test_unanswered_dns_queries_of_one_model_do_not_delay_other_models(
     assert found == (PNG, "image/png")
 
 
-def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
+def test_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     with pytest.raises(InvalidInput, match="sent an invalid response"):
         fetcher.fetch_url(PayloadUrl(url), NOOP)
 
 
-def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
+def test_request_goes_to_the_checked_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If the host were looked up again after the check, DNS could return a private address."""

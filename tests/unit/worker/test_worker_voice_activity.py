@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from azure.storage.blob import BlobServiceClient
 from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue
+from tests.unit.worker.managed_models import no_account
 from tests.unit.worker.pictures import encode_wav
 from worker.blobs import AzureBlobReader
 from worker.errors import InvalidInput
@@ -27,13 +27,9 @@ MODEL = Catalogue.load()["voice-activity"]
 RATE = 16_000
 
 
-def _no_account() -> BlobServiceClient:
-    raise AssertionError("the weights are in a package")
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    blobs = AzureBlobReader(_no_account)
+    blobs = AzureBlobReader(no_account)
     library = WeightsStore(tmp_path_factory.mktemp("cache"), blobs)
     return ModelLoader(library, torch_thread_count=1).load(MODEL)
 
@@ -48,7 +44,7 @@ def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [loaded.encode_output(output).first.value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
+def test_segments_of_speech_are_found(
     loaded: LoadedModel,
 ) -> None:
     (found,) = heard(loaded, SPEECH)
@@ -59,7 +55,7 @@ def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
     assert segment["score"] > 0.7
 
 
-def test_the_voice_activity_model_finds_no_speech_in_silence_or_noise_or_tones(
+def test_silence_noise_and_tones_have_no_speech(
     loaded: LoadedModel,
 ) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
@@ -68,7 +64,7 @@ def test_the_voice_activity_model_finds_no_speech_in_silence_or_noise_or_tones(
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
+def test_batch_has_the_scores_of_single_recordings(
     loaded: LoadedModel,
 ) -> None:
     speech = decode(SPEECH, RATE).samples
@@ -85,7 +81,7 @@ def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_the_voice_activity_network_returns_the_same_scores_as_the_torchscript_file_of_silero_vad(
+def test_scores_are_those_of_the_published_program(
     tmp_path: Path,
 ) -> None:
     # The package's TorchScript program with the same weights must give the same scores.
@@ -116,7 +112,7 @@ def test_the_voice_activity_network_returns_the_same_scores_as_the_torchscript_f
     assert ours.scores == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_sound_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
+def test_too_long_recording_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 s are accepted"):
         loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
@@ -139,9 +135,7 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_the_speech_scores_of_time_steps_are_converted_to_segments_of_speech(
-    scores: list[float], segments: list[tuple[float, float]]
-) -> None:
+def test_scores_become_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))
     expected = [pytest.approx(segment, abs=1e-3) for segment in segments]
     assert [(start, end) for start, end, _ in found] == expected

