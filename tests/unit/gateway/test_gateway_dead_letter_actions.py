@@ -15,7 +15,7 @@ from gateway.dead_letters.bulk import LetterFilter, find_letters
 from gateway.dead_letters.store import letter_blob
 from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.test_gateway_dead_letters import (
+from tests.unit.gateway.dead_letters import (
     LETTERS,
     dead_job,
     give_up,

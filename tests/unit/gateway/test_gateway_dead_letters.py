@@ -3,11 +3,10 @@
 import asyncio
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from azure.functions.servicebus import ServiceBusMessage
 
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.messages import (
@@ -22,57 +21,9 @@ from gateway import housekeeping
 from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
 from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.dead_letters import LETTERS, dead_job, give_up, page, redrive
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-LETTERS = "/v1/admin/dead-letters"
-
-
-async def give_up(
-    gateway: RunningGateway,
-    body: bytes,
-    message_id: str,
-    *,
-    minute: int = 0,
-    queue: str = "noop",
-    reason: str = "MaxDeliveryCountExceeded",
-    **properties: str,
-) -> None:
-    """Let the gateway receive a message with this body and id from the dead-letter queue.
-
-    `properties` are further application properties of the message. The message was enqueued
-    `minute` minutes after 12:00.
-    """
-    message = ServiceBusMessage(
-        body=body,
-        message_id=message_id,
-        correlation_id=message_id,
-        application_properties={
-            "DeadLetterReason": reason,
-            **{name.replace("_", "-"): value for name, value in properties.items()},
-        },
-        user_properties={},
-        delivery_count=3,
-        enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
-    )
-    await gateway.services.dead_letters.run(message, queue, gateway.durable)
-
-
-async def dead_job(gateway: RunningGateway, data: bytes = b"secret") -> str:
-    job_id = await gateway.accept(data)
-    await give_up(gateway, encode_request(gateway.queues.request()), job_id)
-    assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
-    return job_id
-
-
-async def page(gateway: RunningGateway, **query: Any) -> Any:
-    answer = await gateway.http.get(LETTERS, params=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-async def redrive(gateway: RunningGateway, letter_id: str) -> Any:
-    return await gateway.http.post(f"{LETTERS}/noop/{letter_id}/redrive")
 
 
 async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_end_the_job(

@@ -14,8 +14,8 @@ from contract.webhook import parse_secrets
 from gateway.jobs.model import initial_record, read_ticket, write_ticket
 from gateway.submission.idempotency import IdempotencyClaim, claim_blob, fingerprint
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.dead_letters import give_up, redrive
 from tests.unit.gateway.receiver import MemoryReceiver
-from tests.unit.gateway.test_gateway_dead_letters import give_up, redrive
 from tests.unit.gateway.test_gateway_uploads import sent
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

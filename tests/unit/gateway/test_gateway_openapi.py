@@ -12,7 +12,7 @@ from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.http.app import MODULES
 from gateway.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.test_gateway_operations import beat
+from tests.unit.gateway.workers import beat
 
 # The SDK warns once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
+from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import encode_request
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
@@ -21,27 +21,13 @@ from gateway.queues import estimates
 from gateway.queues.client import MessageCounts
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
-from tests.unit.gateway.test_gateway_dead_letters import give_up
+from tests.unit.gateway.dead_letters import give_up
 from tests.unit.gateway.test_gateway_operators import SETTING, ask, job_of
+from tests.unit.gateway.workers import beat
 
 OBSERVABILITY = (Path(__file__).parents[3] / "docs/reference/observability.md").read_text("utf-8")
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-
-def beat(gateway: RunningGateway, worker: str = "pod-7", **changes: Any) -> None:
-    """Write the heartbeat of a worker that serves noop.
-
-    `changes` replace members of the heartbeat.
-    """
-    given: dict[str, Any] = {
-        "worker": worker,
-        "version": "1",
-        "started_at": gateway.clock() - timedelta(seconds=30),
-        "interval_seconds": 5.0,
-        "models": (ModelHeartbeat("noop", ModelState.LOADED, load_seconds=0.5),),
-    }
-    gateway.blobs.put(heartbeat_blob(worker), encode_heartbeat(Heartbeat(**{**given, **changes})))
 
 
 async def overview(gateway: RunningGateway) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from contract.messages import encode_request
 from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.test_gateway_dead_letters import LETTERS, give_up
+from tests.unit.gateway.dead_letters import LETTERS, give_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

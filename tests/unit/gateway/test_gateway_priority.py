@@ -12,7 +12,7 @@ from contract.messages import InlineBytes, JobRequest
 from gateway.jobs.model import initial_record, read_ticket, write_ticket
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_uploads import sent
-from tests.unit.gateway.test_gateway_wait_estimates import heard
+from tests.unit.gateway.workers import heard
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

@@ -26,8 +26,8 @@ from gateway.jobs.model import JobOutcome, final_record, initial_record, write_t
 from gateway.jobs.search import JobFilter
 from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.dead_letters import dead_job
 from tests.unit.gateway.listed_jobs import START_MS, Store, id_of, list_jobs
-from tests.unit.gateway.test_gateway_dead_letters import dead_job
 
 START = datetime.fromtimestamp(START_MS / 1000, UTC)
 

@@ -20,8 +20,8 @@ from gateway.jobs.model import read_ticket
 from gateway.services import Services
 from gateway.submission import idempotency
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.dead_letters import LETTERS, give_up, page
 from tests.unit.gateway.open_inference_caller import infer, tensor
-from tests.unit.gateway.test_gateway_dead_letters import LETTERS, give_up, page
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

@@ -2,34 +2,18 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from contract.catalogue import Priority
 from contract.heartbeats import ModelHeartbeat, ModelState
-from contract.messages import InlineJson, JobReply, Timing
 from gateway.errors import Unavailable
 from gateway.queues.client import MessageCounts
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
-from tests.unit.gateway.test_gateway_operations import beat
+from tests.unit.gateway.workers import beat, heard
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-
-def heard(gateway: RunningGateway, seconds: float) -> None:
-    """Let the gateway record a worker's reply to a job that ran for this many seconds."""
-    started_at = datetime(2026, 3, 1, tzinfo=UTC)
-    reply = JobReply(
-        job_id="",
-        outcome=InlineJson(1),
-        started_at=started_at,
-        finished_at=started_at + timedelta(seconds=seconds),
-        timing=Timing(inference_ms=1000 * seconds),
-        attempt=1,
-    )
-    gateway.services.estimates.record_reply("noop", Priority.NORMAL, reply)
 
 
 async def test_a_queued_job_shows_its_position_in_the_queue(gateway: RunningGateway) -> None:

@@ -14,7 +14,7 @@ from contract.queues import names
 from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.test_gateway_dead_letters import give_up
+from tests.unit.gateway.dead_letters import give_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
