@@ -40,9 +40,7 @@ def episodes(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_recorded_actions_are_returned(
-    path: Path,
-) -> None:
+def test_recorded_actions_are_returned(path: Path) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for episode in episodes(path):
         for _ in range(2):
@@ -56,9 +54,7 @@ def test_each_final_status_has_a_history(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_events_are_awaited_only_in_the_first_group(
-    path: Path,
-) -> None:
+def test_events_are_awaited_only_in_the_first_group(path: Path) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also
     # waited for an event, the job would not end.
     for episode in episodes(path):

@@ -137,9 +137,7 @@ async def test_disconnect_records_the_outcome_in_a_blob(gateway: RunningGateway)
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
-def test_second_reply_changes_nothing(
-    status: RuntimeStatus,
-) -> None:
+def test_second_reply_changes_nothing(status: RuntimeStatus) -> None:
     async def test(gateway: RunningGateway) -> None:
         response, request = await submit(gateway)
         assert (await gateway.reply(request)).status_code == 202
@@ -194,9 +192,7 @@ async def test_one_of_two_identical_replies_is_accepted(gateway: RunningGateway)
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
-def test_outcome_in_the_ticket_beats_a_blob(
-    status: RuntimeStatus,
-) -> None:
+def test_outcome_in_the_ticket_beats_a_blob(status: RuntimeStatus) -> None:
     async def test(gateway: RunningGateway) -> None:
         response, request = await submit(gateway)
         await gateway.reply(request)

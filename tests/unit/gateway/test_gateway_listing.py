@@ -134,8 +134,6 @@ async def test_invalid_query_parameter_is_refused(
     assert name in answer.json()["detail"]
 
 
-async def test_list_needs_durable_functions(
-    gateway: RunningGateway,
-) -> None:
+async def test_list_needs_durable_functions(gateway: RunningGateway) -> None:
     gateway.durable.is_down = True
     assert (await gateway.http.get("/v1/jobs")).status_code == 503

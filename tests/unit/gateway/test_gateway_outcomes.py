@@ -44,9 +44,7 @@ def recorded(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return value
 
 
-async def test_reply_is_shown_if_its_event_is_lost(
-    deaf: RunningGateway,
-) -> None:
+async def test_reply_is_shown_if_its_event_is_lost(deaf: RunningGateway) -> None:
     job_id = await deaf.accept()
     assert (await deaf.reply()).status_code == 202
     job = await deaf.job(job_id)
@@ -55,9 +53,7 @@ async def test_reply_is_shown_if_its_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_first_check_finds_a_reply_without_event(
-    deaf: RunningGateway,
-) -> None:
+async def test_first_check_finds_a_reply_without_event(deaf: RunningGateway) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
     await deaf.reply()
     told = await deaf.job(job_id)
@@ -77,9 +73,7 @@ async def test_first_check_starts_the_webhook() -> None:
         assert f"webhook-{job_id}" in gateway.durable.runs
 
 
-async def test_cancellation_is_shown_if_its_event_is_lost(
-    deaf: RunningGateway,
-) -> None:
+async def test_cancellation_is_shown_if_its_event_is_lost(deaf: RunningGateway) -> None:
     job_id = await deaf.accept()
     assert (await deaf.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
     assert (await deaf.job(job_id))["status"] == "cancelled"
@@ -100,9 +94,7 @@ async def test_replied_job_is_not_cancelled(deaf: RunningGateway) -> None:
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_replied_job_does_not_expire(
-    deaf: RunningGateway,
-) -> None:
+async def test_replied_job_does_not_expire(deaf: RunningGateway) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
     await deaf.reply()
     await deaf.durable.advance(5)
@@ -118,9 +110,7 @@ async def test_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> No
     assert (await gateway.job(job_id))["status"] == "expired"
 
 
-async def test_outcome_survives_a_death_before_the_event(
-    gateway: RunningGateway,
-) -> None:
+async def test_outcome_survives_a_death_before_the_event(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     outcome = JobOutcome.cancelled(gateway.clock())
     # The gateway has only done the first step of `Jobs.finish`.
@@ -131,9 +121,7 @@ async def test_outcome_survives_a_death_before_the_event(
     assert gateway.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_repeated_reply_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeated_reply_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply()).status_code == 202
     before = await gateway.job(job_id)
@@ -141,9 +129,7 @@ async def test_repeated_reply_is_refused(
     assert await gateway.job(job_id) == before
 
 
-async def test_reply_is_accepted_without_durable_functions(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_is_accepted_without_durable_functions(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.durable.is_down = True
     assert (await gateway.reply()).status_code == 202
@@ -151,9 +137,7 @@ async def test_reply_is_accepted_without_durable_functions(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_reply_is_refused_without_blob_storage(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_is_refused_without_blob_storage(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.payloads.is_down = True
     assert (await gateway.reply()).status_code == 503
@@ -162,9 +146,7 @@ async def test_reply_is_refused_without_blob_storage(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_read_of_an_overdue_job_records_its_expiry(
-    gateway: RunningGateway,
-) -> None:
+async def test_read_of_an_overdue_job_records_its_expiry(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
     gateway.clock.now += timedelta(seconds=10)
     assert (await gateway.job(job_id))["status"] == "queued"
@@ -245,9 +227,7 @@ async def test_recovery_terminates_stuck_orchestrations() -> None:
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_the_first_outcome_is_recorded(
-    gateway: RunningGateway,
-) -> None:
+async def test_only_the_first_outcome_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
@@ -257,9 +237,7 @@ async def test_only_the_first_outcome_is_recorded(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_expiry_is_recorded_when_the_storage_is_back(
-    gateway: RunningGateway,
-) -> None:
+async def test_expiry_is_recorded_when_the_storage_is_back(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
     gateway.payloads.is_down = True
     await gateway.durable.advance(25)
@@ -269,9 +247,7 @@ async def test_expiry_is_recorded_when_the_storage_is_back(
     assert gateway.durable.runs[job_id].output["status"] == "expired"
 
 
-async def test_reply_to_an_unknown_job_gets_404(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_to_an_unknown_job_gets_404(gateway: RunningGateway) -> None:
     await gateway.accept()
     request = gateway.queues.request()
     gateway.durable.runs.clear()
@@ -312,9 +288,7 @@ def test_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome.status in JobStatus
 
 
-async def test_deleted_first_outcome_raises_unavailable(
-    gateway: RunningGateway,
-) -> None:
+async def test_deleted_first_outcome_raises_unavailable(gateway: RunningGateway) -> None:
     class Racing(OutcomeStore):
         async def find(self, job_id: str) -> JobOutcome | None:
             return None

@@ -72,9 +72,7 @@ async def test_outdated_report_is_ignored(gateway: RunningGateway) -> None:
     assert await gateway.job(job_id) == final
 
 
-async def test_second_delivery_replaces_the_progress(
-    gateway: RunningGateway,
-) -> None:
+async def test_second_delivery_replaces_the_progress(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 7, fraction=0.9)
     await tell(gateway, 0, attempt=2)
@@ -84,9 +82,7 @@ async def test_second_delivery_replaces_the_progress(
     assert job["progress"] == {"fraction": None, "message": None}
 
 
-async def test_report_without_the_token_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_report_without_the_token_is_refused(gateway: RunningGateway) -> None:
     await gateway.accept()
     other = await gateway.accept()
     report = {"attempt": 1, "sequence": 0, "started_at": STARTED_AT}
@@ -131,9 +127,7 @@ async def test_malformed_body_is_refused(gateway: RunningGateway, body: bytes, s
 
 # The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_job_is_cancelling_until_it_has_stopped(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_is_cancelling_until_it_has_stopped(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0, fraction=0.3)
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -154,9 +148,7 @@ async def test_job_is_cancelling_until_it_has_stopped(
 
 # The SDK warns about an event that the orchestration does not wait for.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_stop_order_outlives_a_lost_event(
-    gateway: RunningGateway,
-) -> None:
+async def test_stop_order_outlives_a_lost_event(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     # This is the state after a gateway was killed before it raised the event.
@@ -167,9 +159,7 @@ async def test_stop_order_outlives_a_lost_event(
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_silent_worker_has_30_seconds_to_stop(
-    gateway: RunningGateway,
-) -> None:
+async def test_silent_worker_has_30_seconds_to_stop(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -179,9 +169,7 @@ async def test_silent_worker_has_30_seconds_to_stop(
     assert (await gateway.job(job_id))["status"] == "cancelled"
 
 
-async def test_reply_during_the_cancellation_is_recorded(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_during_the_cancellation_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -191,18 +179,14 @@ async def test_reply_during_the_cancellation_is_recorded(
     assert (job["status"], job["result"]) == ("succeeded", "done")
 
 
-async def test_unstarted_job_is_cancelled_at_once(
-    gateway: RunningGateway,
-) -> None:
+async def test_unstarted_job_is_cancelled_at_once(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (await gateway.job(job_id))["status"] == "cancelled"
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_expired_job_shows_when_it_started(
-    gateway: RunningGateway,
-) -> None:
+async def test_expired_job_shows_when_it_started(gateway: RunningGateway) -> None:
     ran, waited = (
         await gateway.accept(deadline_seconds=10),
         await gateway.accept(deadline_seconds=10),
@@ -214,9 +198,7 @@ async def test_expired_job_shows_when_it_started(
         assert (job["status"], job["started_at"]) == ("expired", started_at)
 
 
-async def test_webhook_of_an_expired_job_has_its_start(
-    gateway: RunningGateway,
-) -> None:
+async def test_webhook_of_an_expired_job_has_its_start(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
     await tell(gateway, 0)
     await gateway.durable.advance(10)
@@ -228,9 +210,7 @@ async def test_webhook_of_an_expired_job_has_its_start(
     assert told == await gateway.job(job_id)
 
 
-async def test_report_ends_the_cold_start(
-    gateway: RunningGateway,
-) -> None:
+async def test_report_ends_the_cold_start(gateway: RunningGateway) -> None:
     await gateway.accept()
     waiting = await gateway.accept()
     gateway.clock.now += timedelta(seconds=40)
@@ -257,9 +237,7 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
     return answer.json()["ran"]
 
 
-async def test_expiry_problem_says_whether_the_job_ran(
-    gateway: RunningGateway,
-) -> None:
+async def test_expiry_problem_says_whether_the_job_ran(gateway: RunningGateway) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True
     gateway.queues.has_sent.clear()
     assert await expired_while_waiting(gateway, starts=False) is False
@@ -280,9 +258,7 @@ async def test_queued_job_needs_the_blob_storage() -> None:
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_running_job_needs_the_blob_storage(
-    gateway: RunningGateway,
-) -> None:
+async def test_running_job_needs_the_blob_storage(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     gateway.payloads.is_down = True
@@ -295,9 +271,7 @@ async def test_running_job_needs_the_blob_storage(
         assert answer.headers["retry-after"]
 
 
-async def test_expired_job_needs_no_blob_storage(
-    gateway: RunningGateway,
-) -> None:
+async def test_expired_job_needs_no_blob_storage(gateway: RunningGateway) -> None:
     gateway.payloads.is_down = True
     accepted = await gateway.accept(deadline_seconds=10)
     gateway.payloads.is_down = False
@@ -333,9 +307,7 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_cancelled_job_keeps_its_newest_report(
-    moves: list[ProgressReport | None],
-) -> None:
+def test_cancelled_job_keeps_its_newest_report(moves: list[ProgressReport | None]) -> None:
     known = NO_PROGRESS  # None in `moves` is a cancellation
     for move in moves:
         before = known
@@ -384,9 +356,7 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
     assert known.report.order == max(report.order for report in reports)
 
 
-async def test_too_many_write_conflicts_raise_unavailable(
-    gateway: RunningGateway,
-) -> None:
+async def test_too_many_write_conflicts_raise_unavailable(gateway: RunningGateway) -> None:
     store = gateway.services.progress
 
     def rivalled(old: ProgressState) -> ProgressState:

@@ -38,9 +38,7 @@ async def found(gateway: RunningGateway, **query: Any) -> list[str]:
     return [job["id"] for job in page["jobs"]]
 
 
-async def test_label_or_its_beginning_finds_jobs(
-    gateway: RunningGateway,
-) -> None:
+async def test_label_or_its_beginning_finds_jobs(gateway: RunningGateway) -> None:
     labels: list[dict[str, Any]] = [
         {"label": label} for label in ("order 1", "order 12", "invoice 1", "Order 1")
     ]
@@ -105,9 +103,7 @@ async def test_time_of_creation_finds_jobs(gateway: RunningGateway) -> None:
     assert datetime.fromisoformat(page["searched_back_to"]) == second
 
 
-async def test_id_finds_a_job_with_one_query(
-    gateway: RunningGateway,
-) -> None:
+async def test_id_finds_a_job_with_one_query(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(3)]
     before = gateway.durable.list_count
     assert await found(gateway, id=ids[1]) == [ids[1]]
@@ -119,9 +115,7 @@ async def test_id_finds_a_job_with_one_query(
     assert await found(gateway, id="ffff*") == []
 
 
-async def test_all_filters_must_match(
-    gateway: RunningGateway,
-) -> None:
+async def test_all_filters_must_match(gateway: RunningGateway) -> None:
     wanted = await gateway.accept(label="a")
     await gateway.accept(label="b")
     other = await gateway.accept(label="a")
@@ -271,9 +265,7 @@ def test_page_has_all_jobs_since_its_earliest_time(
     assert newer == page.jobs[: len(newer)]
 
 
-async def test_next_link_keeps_the_filters(
-    gateway: RunningGateway,
-) -> None:
+async def test_next_link_keeps_the_filters(gateway: RunningGateway) -> None:
     ids = [await gateway.accept(label="a b&c") for _ in range(3)]
     await gateway.accept(label="other")
     answer = await gateway.http.get("/v1/jobs", params={"label": "a b&c", "limit": 2})
@@ -284,9 +276,7 @@ async def test_next_link_keeps_the_filters(
     assert second["next_cursor"] is None
 
 
-async def test_unchanged_result_gets_304(
-    gateway: RunningGateway,
-) -> None:
+async def test_unchanged_result_gets_304(gateway: RunningGateway) -> None:
     await gateway.accept(label="a")
     first = await gateway.http.get("/v1/jobs?label=a")
     gateway.clock.now += timedelta(seconds=5)

@@ -347,9 +347,7 @@ def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None)
     return blob
 
 
-async def test_queued_job_ends_now(
-    gateway: RunningGateway,
-) -> None:
+async def test_queued_job_ends_now(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.durable.advance(2.0)
     timeline = await get(gateway, job_id)
@@ -359,9 +357,7 @@ async def test_queued_job_ends_now(
     check_sum(timeline)
 
 
-async def test_marks_are_shown_only_in_the_timeline(
-    gateway: RunningGateway,
-) -> None:
+async def test_marks_are_shown_only_in_the_timeline(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     enqueued_at = gateway.clock()
     await gateway.durable.advance(1.0)
@@ -411,9 +407,7 @@ async def test_malformed_marks_are_ignored(gateway: RunningGateway, delivery: An
     check_sum(timeline)
 
 
-async def test_delivery_is_running_until_the_reply(
-    gateway: RunningGateway,
-) -> None:
+async def test_delivery_is_running_until_the_reply(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.durable.advance(8.0)
     received_at = gateway.clock()
@@ -436,29 +430,20 @@ async def test_only_an_operator_sees_the_traceback() -> None:
     made = {name: make_key(name, "mine", scopes=each) for name, each in scopes.items()}
     setting = parse_keys(json.dumps([entry for _, entry in made.values()]))
     async with open_gateway(api_keys=setting) as gateway:
-        content = {"content-type": "application/octet-stream", "prefer": "respond-async"}
-        answer = await gateway.http.post(
-            "/v1/models/noop/jobs",
-            content=b"x",
-            headers={**content, "x-api-key": made["author"][0]},
-        )
-        job_id = answer.json()["id"]
+        gateway.http.headers["x-api-key"] = made["author"][0]
+        job_id = await gateway.accept()
         marks = DeliveryMarks(gateway.clock(), worker="w", ran_ms=1.0, replied_ms=2.0)
         noted(gateway, DeliveryNote(1, marks, traceback="ValueError: why"))
         error = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
         await gateway.reply(error=error, timing={"delivery": marks_to_json(marks)})
         seen = {}
         for name, (secret, _) in made.items():
-            path = f"/v1/jobs/{job_id}/timeline"
-            answer = await gateway.http.get(path, headers={"x-api-key": secret})
-            (row,) = answer.json()["deliveries"]
+            (row,) = (await get(gateway, job_id, **{"x-api-key": secret}))["deliveries"]
             seen[name] = (row["state"], row["traceback"])
         assert seen == {"author": ("answered", None), "operator": ("answered", "ValueError: why")}
 
 
-async def test_forged_note_is_ignored(
-    gateway: RunningGateway,
-) -> None:
+async def test_forged_note_is_ignored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     note = DeliveryNote(3, DeliveryMarks(gateway.clock()), 1.0, "abandon", "forged")
     noted(gateway, note, token="a-producer-has-none")
@@ -485,9 +470,7 @@ async def test_last_50_notes_are_used(gateway: RunningGateway) -> None:
     assert [row["number"] for row in rows if row["state"] == "lost"] == list(range(1, 11))
 
 
-async def test_cancelled_and_expired_jobs_end_with_final(
-    gateway: RunningGateway,
-) -> None:
+async def test_cancelled_and_expired_jobs_end_with_final(gateway: RunningGateway) -> None:
     cancelled = await gateway.accept()
     await gateway.durable.advance(1.0)
     await gateway.http.delete(f"/v1/jobs/{cancelled}")
@@ -500,9 +483,7 @@ async def test_cancelled_and_expired_jobs_end_with_final(
         check_sum(timeline)
 
 
-async def test_start_precedes_the_message_that_it_sends(
-    gateway: RunningGateway,
-) -> None:
+async def test_start_precedes_the_message_that_it_sends(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept()
     await gateway.durable.advance(3.0)
@@ -515,9 +496,7 @@ async def test_start_precedes_the_message_that_it_sends(
     check_sum(timeline)
 
 
-async def test_first_progress_report_adds_a_step(
-    tmp_path: Path,
-) -> None:
+async def test_first_progress_report_adds_a_step(tmp_path: Path) -> None:
     async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path)) as gateway:
         job_id = await gateway.accept()
         await gateway.durable.advance(2.0)
@@ -543,9 +522,7 @@ async def test_webhook_attempts_are_listed() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_ended_job_needs_neither_history_nor_blob(
-    gateway: RunningGateway,
-) -> None:
+async def test_ended_job_needs_neither_history_nor_blob(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     whole = await get(gateway, job_id)
@@ -563,28 +540,18 @@ async def test_unknown_or_foreign_job_gets_404() -> None:
     setting = parse_keys(json.dumps([entry for _, entry in made]))
     mine, theirs = ({"x-api-key": key} for key, _ in made)
     async with open_gateway(api_keys=setting) as gateway:
-        answer = await gateway.http.post(
-            "/v1/models/noop/jobs",
-            content=b"x",
-            headers={
-                "content-type": "application/octet-stream",
-                "prefer": "respond-async",
-                **mine,
-            },
-        )
-        path = f"/v1/jobs/{answer.json()['id']}/timeline"
-        unknown = "/v1/jobs/018f0000-0000-7000-8000-000000000000/timeline"
-        assert (await gateway.http.get(path, headers=mine)).status_code == 200
-        assert (await gateway.http.get(path)).status_code == 401
-        refused = await gateway.http.get(path, headers=theirs)
-        missing = await gateway.http.get(unknown, headers=theirs)
-        assert (refused.status_code, refused.json()["code"]) == (404, "unknown-job")
-        assert (missing.status_code, missing.json()["code"]) == (404, "unknown-job")
+        gateway.http.headers.update(mine)
+        job_id = await gateway.accept()
+        await get(gateway, job_id)
+        gateway.http.headers.update(theirs)
+        for each in (job_id, "018f0000-0000-7000-8000-000000000000"):
+            refused = await gateway.http.get(f"/v1/jobs/{each}/timeline")
+            assert (refused.status_code, refused.json()["code"]) == (404, "unknown-job")
+        del gateway.http.headers["x-api-key"]
+        assert (await gateway.http.get(f"/v1/jobs/{job_id}/timeline")).status_code == 401
 
 
-async def test_housekeeping_deletes_old_notes(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_old_notes(gateway: RunningGateway) -> None:
     await gateway.accept()
     blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
     await housekeeping.run(gateway.durable, gateway.services)

@@ -36,9 +36,7 @@ async def hooked() -> AsyncIterator[RunningGateway]:
         yield gateway
 
 
-async def test_ended_job_is_delivered_once(
-    hooked: RunningGateway,
-) -> None:
+async def test_ended_job_is_delivered_once(hooked: RunningGateway) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     assert webhook_instance(job_id) not in hooked.durable.runs
     await hooked.reply()
@@ -128,9 +126,7 @@ async def test_response_decides_the_state(
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_delivery_of_an_unknown_job_fails(
-    hooked: RunningGateway,
-) -> None:
+async def test_delivery_of_an_unknown_job_fails(hooked: RunningGateway) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
     assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
 
@@ -164,9 +160,7 @@ async def test_forbidden_url_is_refused(
     assert not guarded.durable.runs
 
 
-async def test_webhook_without_secrets_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_webhook_without_secrets_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
     )
@@ -254,9 +248,7 @@ async def test_only_the_first_attempt_has_a_short_time(hooked: RunningGateway) -
     assert receiver(hooked).seconds == [FIRST_ATTEMPT_SECONDS, ATTEMPT_SECONDS]
 
 
-async def test_hanging_receiver_does_not_delay_others(
-    hooked: RunningGateway,
-) -> None:
+async def test_hanging_receiver_does_not_delay_others(hooked: RunningGateway) -> None:
     receiver(hooked).may_answer.clear()
     jobs = []
     for _ in range(30):
@@ -280,9 +272,7 @@ async def test_hanging_receiver_does_not_delay_others(
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.booleans())))
-def test_quiet_tenant_finds_a_place(
-    steps: list[tuple[str, str, bool]],
-) -> None:
+def test_quiet_tenant_finds_a_place(steps: list[tuple[str, str, bool]]) -> None:
     shares = AttemptShares(limit=12)
     running: list[tuple[str, str]] = []
     for tenant, name, ends in steps:
@@ -328,9 +318,7 @@ def test_no_attempt_is_planned_after_the_window() -> None:
     assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_redelivery_keeps_the_earlier_attempts(
-    hooked: RunningGateway,
-) -> None:
+async def test_redelivery_keeps_the_earlier_attempts(hooked: RunningGateway) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     log_path = f"/v1/jobs/{job_id}/webhook"
     redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"
@@ -356,9 +344,7 @@ async def test_redelivery_keeps_the_earlier_attempts(
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_webhook_of_an_unknown_job_gets_404(
-    hooked: RunningGateway,
-) -> None:
+async def test_webhook_of_an_unknown_job_gets_404(hooked: RunningGateway) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
         assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
         answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")
