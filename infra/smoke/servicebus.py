@@ -296,12 +296,12 @@ def _receive_after_kill(broker: CheckedNamespace, queue: str) -> LockedMessage |
             )
         try:
             with broker.link(queue, Path(folder)) as link:
-                delivery = link.receive_message(_WAIT_SECONDS)
-                if delivery is not None:
+                deliveries = link.receive_messages(1, _WAIT_SECONDS)
+                for delivery in deliveries:
                     link.settle_message(delivery, Settlement.COMPLETE, "", "")
         except BrokerUnavailable:
             return None
-    return delivery
+    return deliveries[0] if deliveries else None
 
 
 def check_dead_letter(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:

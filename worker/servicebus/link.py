@@ -182,20 +182,11 @@ class QueueLink:
         except SDK_ERRORS as error:
             _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
-        """Return the next message, or None if none arrives within about `wait_seconds`.
-
-        Then the broker may send and lock a message later, so the caller must receive again or stop.
-        """
-        receiver = self._opened()
-        try:
-            messages = receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
-        except SDK_ERRORS as error:
-            raise self._broken(error) from None
-        return self._returned(messages[0]) if messages else None
-
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
-        """Return up to `limit` messages. If fewer arrive, wait the full `wait_seconds`."""
+        """Return up to `limit` messages. If fewer arrive, wait the full `wait_seconds`.
+
+        Then the broker may send and lock more later, so the caller must receive again or stop.
+        """
         receiver = self._opened()
         try:
             messages = receiver.receive_messages(limit, wait_seconds)

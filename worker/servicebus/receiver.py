@@ -227,7 +227,6 @@ class _MessageLink(Protocol):
     def is_connected(self) -> bool: ...
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None: ...
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]: ...
     def stop_receiving(self) -> None: ...
     def settle_message(
@@ -425,28 +424,18 @@ class Receiver:
         if self._was_full:
             # The jobs of a batch end one after another within a short time.
             self._stopping.wait(_GATHER_SECONDS)
-            yield from self._receive_many(max(1, free_count()))
+            yield from self._receive_up_to(max(1, free_count()), _BUSY_WAIT_SECONDS)
+            self._was_full = not self._has_credit
         else:
-            yield from self._receive_one()
+            is_busy = self._held_count > len(self._postponed)
+            yield from self._receive_up_to(1, _BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
         return None
 
-    def _receive_one(self) -> Iterator[LockedMessage]:
-        is_busy = self._held_count > len(self._postponed)
+    def _receive_up_to(self, count: int, wait_seconds: float) -> Iterator[LockedMessage]:
         self._has_credit = True
-        delivery = self._link.receive_message(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
-        self.is_empty = delivery is None
-        if delivery is not None:
-            # The only credit was used by this message.
-            self._has_credit = False
-            self._held_count += 1
-            yield delivery
-
-    def _receive_many(self, count: int) -> Iterator[LockedMessage]:
-        self._has_credit = True
-        deliveries = self._link.receive_messages(count, _BUSY_WAIT_SECONDS)
+        deliveries = self._link.receive_messages(count, wait_seconds)
         self.is_empty = not deliveries
-        self._was_full = len(deliveries) == count
-        self._has_credit = not self._was_full
+        self._has_credit = len(deliveries) < count
         for delivery in deliveries:
             self._held_count += 1
             yield delivery

@@ -193,10 +193,6 @@ class _MemoryQueue:
             self._bodies.append(body)
             self._arrived.notify()
 
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
-        found = self.receive_messages(1, wait_seconds)
-        return found[0] if found else None
-
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         ends_at = time.monotonic() + wait_seconds
         with self._arrived:

@@ -92,10 +92,6 @@ class Broker:
     forgotten: list[str] = field(default_factory=list)
     is_connected: bool = True
 
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
-        found = self.receive_messages(1, wait_seconds)
-        return found[0] if found else None
-
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         self.asked.append(limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]

@@ -36,10 +36,11 @@ class Broker:
     def disconnect(self) -> None:
         self.is_connected = False
 
-    def receive_message(self, wait_seconds: float) -> LockedMessage | None:
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         self._fail()
-        self.has_credit = not self.waiting
-        return self.waiting.pop(0) if self.waiting else None
+        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        self.has_credit = len(taken) < limit
+        return taken
 
     def stop_receiving(self) -> None:
         self.has_credit = False
