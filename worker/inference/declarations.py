@@ -19,7 +19,7 @@ and `mode` are parameters.
 
 The gateway does not have the model's code, but must know what it declares. Therefore the model's
 catalogue entry repeats it, as `loosely models describe NAME` prints it. If the entry and the class
-differ, the model is not loaded.
+differ, or if a type hint cannot be read (ModelUnfit), the model is not loaded.
 """
 
 import inspect
@@ -63,10 +63,7 @@ _ANY_TYPE: Final = ("*/*",)
 
 @dataclass(frozen=True, slots=True)
 class InputArgument:
-    """A keyword-only argument that is a named input.
-
-    It is optional if it has a default. The description is the text in its type hint.
-    """
+    """A named input of a model's method. It is optional if its argument has a default."""
 
     accepts: Accepts
     optional: bool
@@ -122,10 +119,7 @@ class ParameterArguments:
         return self._takes_mapping or bool(self._schemas)
 
     def of(self, parameters: Parameters) -> dict[str, Any]:
-        """Return the keyword arguments that pass a job's parameters to the model's method.
-
-        Raises InvalidInput if a parameter without a default was not sent.
-        """
+        """Return the arguments with a job's parameters, or raise InvalidInput if one is missing."""
         for name in self._required:
             if name not in parameters:
                 raise InvalidInput(f"parameters/{name}: the parameter is missing; send it")
@@ -140,11 +134,7 @@ class ParameterArguments:
 
 
 def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
-    """Return the schemas of the parameters that a method's keyword-only arguments declare.
-
-    The argument `parameters` and named inputs are not included. Raises ModelUnfit if an argument
-    has no type hint, or one that is not supported.
-    """
+    """Return the schemas of the parameters that a method's keyword-only arguments declare."""
     return {
         name: _schema(name, hint, default)
         for name, (hint, default) in _keyword_arguments(method).items()
@@ -153,10 +143,7 @@ def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
 
 
 def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
-    """Return the named inputs that a method's keyword-only arguments declare.
-
-    Raises ModelUnfit if a type hint contains a name that does not exist at run time.
-    """
+    """Return the named inputs that a method's keyword-only arguments declare."""
     return {
         name: InputArgument(accepts, default is not inspect.Parameter.empty, _description(hint))
         for name, (hint, default) in _keyword_arguments(method).items()
@@ -277,10 +264,7 @@ def _converted(schema: Schema, value: Any) -> Any:
 
 
 def returned_results(infer: Any) -> type[Results] | None:
-    """Return the subclass of `Results` in the type hint of what the model returns, if any.
-
-    Raises ModelUnfit if a hint of the method contains a name that does not exist at run time.
-    """
+    """Return the subclass of `Results` in the type hint of what the model returns, if any."""
     method = getattr(infer, "postprocess", None)
     if method is None and inspect.isroutine(infer):
         method = infer
@@ -299,10 +283,7 @@ def returned_results(infer: Any) -> type[Results] | None:
 
 
 def read_results_class(declaring: type[Results]) -> dict[str, ResultDeclaration]:
-    """Return the named results that a subclass of `Results` declares, by name.
-
-    Raises ModelUnfit if a type hint contains a name that does not exist at run time.
-    """
+    """Return the named results that a subclass of `Results` declares, by name."""
     try:
         hints = typing.get_type_hints(declaring, include_extras=True)
     except NameError as error:

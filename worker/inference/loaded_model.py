@@ -124,11 +124,7 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's module, and make an instance of its class `Infer`.
-
-        Raises ModelUnfit if the class does not match the catalogue entry, or any error that the
-        model's own code raises.
-        """
+        """Import the model's module, and make an instance of its class `Infer`."""
         module = importlib.import_module(model.implementation)
         # torch is used only if the model has imported it, so that a worker without torch models
         # stays small.
@@ -174,10 +170,7 @@ class LoadedModel:
         return self.preprocess(decoded.first, parameters, decoded.named)
 
     def check_input_names(self, names: Collection[str]) -> None:
-        """Raise InvalidInput if a required named input is missing, or if a name is unknown.
-
-        The gateway has not checked the jobs that a producer put on the queue.
-        """
+        """Raise InvalidInput if a required named input is missing, or if a name is unknown."""
         for name, each in self._model.inputs.items():
             if name not in names and not each.optional:
                 raise InvalidInput(f"inputs.{name}: the input is missing; send it")
@@ -230,8 +223,7 @@ class LoadedModel:
     def call_model(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order.
 
-        `contexts` has one context for each item if the model reports progress. Raises
-        InferenceFailed if the model did not return one output for each item.
+        `contexts` has one context for each item if the model reports progress.
         """
         with self._inference_mode():
             outputs: Sequence[Any] = self._adapter.run(batch, contexts)
@@ -255,10 +247,7 @@ class LoadedModel:
         return encode_results(result, self._model)
 
     def cost(self, item: Any) -> float:
-        """Return the size of an item in the model's own unit, 1 if it has no method `cost`.
-
-        Raises InferenceFailed if the method did not return a positive, finite number.
-        """
+        """Return the size of an item in the model's own unit, 1 without a method `cost`."""
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
         if not (isfinite(cost) and cost > 0):
@@ -383,10 +372,7 @@ def _identity(value: Any) -> Any:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result in this media type. Raises InferenceFailed if its type does not fit.
-
-    A JSON value is not serialized yet.
-    """
+    """Encode a result, but not yet a JSON value, or raise InferenceFailed if its type is wrong."""
     if media_type == media.JSON:
         return InlineJson(result)
     if isinstance(result, Image.Image) and media_type in _IMAGE_FORMATS:
@@ -451,12 +437,7 @@ def _encode_image(image: Image.Image, file_format: str) -> bytes:
 
 
 def serialize_result(result: Result) -> bytes:
-    """Return the bytes of a result. A JSON value is serialized first.
-
-    Raises:
-        InferenceFailed: The result cannot be written as JSON.
-        ResultTooLarge: The result has more than MAX_RESULT_BYTES bytes.
-    """
+    """Return the bytes of a result, or raise InferenceFailed or ResultTooLarge."""
     try:
         data = result.data if isinstance(result, InlineBytes) else dump_json(result.value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -472,10 +453,7 @@ def serialize_result(result: Result) -> bytes:
 
 
 def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result, bytes]]:
-    """Return each result with its bytes, by name. The result without a name has the key None.
-
-    Raises the errors of `serialize_result`, also if the results are too large together.
-    """
+    """Return each result with its bytes, by name. The result without a name has the key None."""
     found: dict[str | None, tuple[Result, bytes]] = {}
     size_bytes = 0
     for name, each in [(None, results.first), *results.named.items()]:
@@ -496,10 +474,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Say where a result has a value that JSON cannot represent, and what to return instead.
-
-    Return None if JSON can represent the whole result.
-    """
+    """Say where JSON cannot represent a result, if so, and what to return instead."""
     pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
     while pending:
         place, value, parents = pending.pop()

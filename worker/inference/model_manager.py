@@ -29,11 +29,7 @@ from worker.memory.device_errors import (
 )
 from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
 from worker.memory.profile import MemoryProfile
-from worker.memory.reservation import (
-    MemoryReservation,
-    ModelWorkload,
-    SharedReservation,
-)
+from worker.memory.reservation import MemoryReservation, ModelWorkload, SharedReservation
 from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.simulated_device import Device
 from worker.processes.load_journal import LoadJournal, import_name
@@ -304,10 +300,7 @@ class ModelManager:
         return needed_bytes(device_model.profile, self._model, device)
 
     def _next_reservation_bytes(self, device: Device) -> int:
-        """Return how many bytes to reserve after a load ran out of memory.
-
-        This is the measured need if it is more than was reserved, or else the whole device.
-        """
+        """Return the measured need after a load ran out of memory, or the whole device."""
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
             return device.total_bytes

@@ -88,10 +88,7 @@ class Recording:
         return max(1, frames * self.sample_rate // self._format.rate) + 1
 
     def decode(self) -> Audio:
-        """Decode, mix the channels into one, and resample.
-
-        Raises InvalidInput if a sample is NaN or infinite.
-        """
+        """Decode, mix the channels into one, and resample, or raise InvalidInput."""
         import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
         samples, end = np.empty(self._count, np.float32), 0
@@ -115,11 +112,7 @@ def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
 
 
 def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
-    """Read the header of a WAV file, and return a recording that can be decoded later.
-
-    It is resampled to `sample_rate` if that is not None. Raises InvalidInput if the header is
-    invalid.
-    """
+    """Read the header of a WAV file to decode later, or raise InvalidInput."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
     shape: _Format | None = None

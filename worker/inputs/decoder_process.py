@@ -80,10 +80,7 @@ class DecoderProcesses:
     def __init__(
         self, limit_seconds: float = LIMIT_SECONDS, process_count: int | None = None
     ) -> None:
-        """Start no child yet. By default one is allowed for each processor, but at least two.
-
-        A child may use `limit_seconds` of processor time for one image.
-        """
+        """Start no child yet. By default one is allowed for each processor, but at least two."""
         process_count = process_count or max(2, available_processors())
         self._limit_seconds = limit_seconds
         self._slots = threading.Semaphore(process_count)
@@ -130,10 +127,7 @@ class DecoderProcesses:
             return tensors.load(file)
 
     def _ask(self, message: _Message, data: Data, check: Check) -> tuple[_Message, int]:
-        """Let a child process `data`, and a second one if the first fails.
-
-        Return its answer, and the descriptor of its content.
-        """
+        """Let a child process `data`, or else a second one. Return its answer and descriptor."""
         while not self._slots.acquire(timeout=_CHECK_SECONDS):
             check()
         is_image = message["do"] in {"measure", "image"}

@@ -103,11 +103,7 @@ class OpenedImage:
 
 
 def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedImage:
-    """Read the header of an image, and return an image whose pixels can be decoded later.
-
-    Raises InvalidInput if the bytes are no image of this type, or have more than `max_pixels`; 0
-    stands for no limit.
-    """
+    """Read the header of an image to decode later, or raise InvalidInput. 0 pixels are no limit."""
     if not data:
         raise InvalidInput("the input is empty; expected the bytes of an image")
     expected = _FORMATS.get(media_type)
@@ -144,10 +140,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """Decode an opened image, and yield strips of its rows in RGB, or raise InvalidInput.
-
-    Transparent areas become white.
-    """
+    """Decode an image, and yield strips of its rows in RGB on white, or raise InvalidInput."""
     try:
         # This reads the whole file, and raises an error if the file is truncated.
         picture.load()

@@ -83,11 +83,7 @@ class MemoryShare:
 
 
 class InputMemory:
-    """The memory budgets for the inputs of one model.
-
-    The budget for small inputs belongs to this model alone. All models share the budget for large
-    inputs.
-    """
+    """The memory for small inputs of one model, and the memory for large inputs of all."""
 
     def __init__(self, large: MemoryBudget) -> None:
         self._small = MemoryBudget(SMALL_TOTAL_BYTES)

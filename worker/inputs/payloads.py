@@ -10,22 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from azure.core.exceptions import (
-    AzureError,
-    ResourceModifiedError,
-    ResourceNotFoundError,
-)
+from azure.core.exceptions import AzureError, ResourceModifiedError, ResourceNotFoundError
 
 from contract.catalogue import ModelEntry
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify_digest
 from contract.names import result_blob
 from worker.blobs import BlobStore
-from worker.errors import (
-    InvalidInput,
-    PayloadsUnavailable,
-    PayloadUnusable,
-)
+from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.retries import Wait, backoff_seconds
 from worker.telemetry.recording import ServiceStatus
 
@@ -47,10 +39,7 @@ class BlobPayloads:
         self._status = ServiceStatus("blob storage")
 
     def fetch_input(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
-        """Download an input, if it is large to a file that is mapped into memory.
-
-        Raises PayloadUnusable if the blob is gone or was changed, InvalidInput if it is too large.
-        """
+        """Download an input, if it is large to a file that is mapped into memory."""
         _check_size(ref.size_bytes, model.max_upload_bytes)
         if ref.size_bytes <= LARGE_FILE_BYTES:
             return self._fetch(ref, b"".join, wait)

@@ -59,10 +59,7 @@ def memory_bytes(data: bytes | mmap, media_type: str) -> int:
 
 
 def dump(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """Yield the content of a file for `load`, from arrays in float32 that `decode` has returned.
-
-    The first line is JSON with the names and shapes. The numbers of the arrays follow.
-    """
+    """Yield names and shapes as a line of JSON, and then the numbers of arrays in float32."""
     arrays = tensors if isinstance(tensors, dict) else {None: tensors}
     yield json.dumps([[name, array.shape] for name, array in arrays.items()]).encode() + b"\n"
     for array in arrays.values():

@@ -60,11 +60,7 @@ def _decode(data: bytes) -> str:
 
 
 def parse_json(data: bytes | mmap) -> Json:
-    """Decode a JSON value.
-
-    Raises InvalidInput if `data` is not valid JSON, if it contains NaN or an infinity, if it is
-    nested deeper than 256 levels, or if it contains too many values or a too long text.
-    """
+    """Decode a JSON value. Raises InvalidInput if it is invalid, too deep or too large."""
     data = bytes(data)
     _check_counts(data)
     text = _decode(data)

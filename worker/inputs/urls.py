@@ -41,10 +41,7 @@ LARGE_BODY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class GuardedResponse:
-    """An HTTP response, with its media type without parameters.
-
-    A body of more than 1 MiB is in a temporary file, which is mapped into memory.
-    """
+    """An HTTP response. A body of more than 1 MiB is in a file that is mapped into memory."""
 
     status: int
     media_type: str
@@ -79,11 +76,7 @@ class UrlFetcher:
         self._clock = clock
 
     def fetch_url(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
-        """Download an input from its URL, and return its bytes and its media type.
-
-        Raises InvalidInput, UnsupportedMediaType if the model does not accept the type or the bytes
-        do not have it, or LookUpsBusy.
-        """
+        """Download an input from its URL, and return its bytes and its media type."""
         response = self._get(payload.url, model)
         if response.status != 200:
             raise InvalidInput(
@@ -123,10 +116,7 @@ class UrlFetcher:
 
 
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
-    """Return the media type that the job announces, or the bytes show, or the server announces.
-
-    Raises UnsupportedMediaType if the model does not accept it, or the bytes do not have it.
-    """
+    """Return the media type that the job announces, or the bytes show, or the server announces."""
     found = (
         media.essence(payload.media_type or "")
         or media.sniff(response.body)
@@ -230,10 +220,7 @@ class GuardedHttp:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to one of the addresses that the SSRF guard has checked.
-
-    TLS and the Host header use the host of the URL.
-    """
+    """A connection to a checked address. TLS and the Host header use the host of the URL."""
 
     def __init__(
         self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float

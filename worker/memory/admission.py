@@ -187,10 +187,7 @@ class ReservationState:
         return mine
 
     def enter(self, now: float, held_bytes: int, load_seconds: float) -> ReservationRecord:
-        """Set the stage to IN after the load, and keep only `held_bytes` reserved.
-
-        After a long load, the model's turn is longer.
-        """
+        """Set the stage to IN after the load, and keep only `held_bytes` reserved."""
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes
         turn_seconds = max(self._turn_seconds, _MIN_LOAD_TIMES * load_seconds)
@@ -216,10 +213,7 @@ class ReservationState:
         return self._empty_record()
 
     def fail(self, now: float, retry_seconds: float, needed_bytes: int | None) -> ReservationRecord:
-        """Set the stage to OUT after a failed load, and reserve no memory for some time.
-
-        `needed_bytes` is how much to reserve for the next load; None if that does not change.
-        """
+        """Set the stage to OUT after a failed load, and reserve no memory for some time."""
         if needed_bytes is not None:
             self._needed_bytes = needed_bytes
         self._not_before = now + retry_seconds

@@ -33,10 +33,7 @@ class MemoryHolder(Protocol):
     """An object that uses device memory, for example a `LoadedModel`."""
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes the object uses outside torch while a batch of this cost runs.
-
-        The cost is in the model's own unit; 0 if no batch runs.
-        """
+        """Return how many bytes the object uses outside torch during a batch of this cost."""
 
 
 @dataclass(slots=True)

@@ -62,10 +62,7 @@ class DeviceState(Enum):
 
 
 def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = None) -> bool:
-    """Return whether an error, or one of its causes, means that the device is lost.
-
-    If the errors do not show this, `computes` tests the device, by default `device_computes`.
-    """
+    """Return whether an error or a cause means this. `computes` decides if they do not show it."""
     states = {device_state(cause) for cause in error_chain(error)}
     if DeviceState.LOST in states:
         return True
@@ -103,10 +100,7 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def run_tiny_kernel() -> None:
-    """Run a very small computation, on the GPU only if a model of this process has used it.
-
-    An out-of-memory error is ignored. Raises RuntimeError if the device failed.
-    """
+    """Run a very small computation on the used device. Raises RuntimeError if it has failed."""
     if torch := sys.modules.get("torch"):
         device = "cuda" if torch.cuda.is_initialized() else "cpu"
         try:

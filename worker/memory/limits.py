@@ -19,10 +19,7 @@ _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 
 
 class _Use(threading.local):
-    """How the current thread uses the device.
-
-    `is_exclusive` is true if the thread asked for exclusive use, and `is_alone` if it got it.
-    """
+    """How the current thread uses the device: whether it asked to be alone, and whether it is."""
 
     is_inside = False
     is_exclusive = False
@@ -205,11 +202,7 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Wait until the device may be used, and run the block as one batch.
-
-        A batch that is larger than every measured batch is measured, and uses the device
-        exclusively.
-        """
+        """Run the block as one batch, alone and measured if no batch of its cost was."""
         profile = self._device_model.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
         # A measurement would also include all other work on the device, so it needs exclusive use.

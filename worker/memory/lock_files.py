@@ -80,10 +80,7 @@ class LockFileFolder:
         return file
 
     def read(self) -> dict[str, Document]:
-        """Return the content of the lock files of all running processes, by name without suffix.
-
-        The files of processes that have ended are deleted.
-        """
+        """Return the content of the files of running processes by name. Delete the others."""
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             document = _read(path)

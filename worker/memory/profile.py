@@ -27,11 +27,7 @@ class MemoryProfile:
     load_seconds: float = 0.0
 
     def peak_bytes(self, cost: float) -> int | None:
-        """Return how many bytes a batch needs in addition to the loaded model.
-
-        Above the largest measured batch, the result is an estimate. It is None without a
-        measurement.
-        """
+        """Return how many bytes a batch needs beside the model, estimated above all measured."""
         if not self.peaks:
             return None
         at = bisect_left(self.peaks, (cost, 0))
@@ -66,10 +62,7 @@ class MemoryProfile:
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
-        """Return a copy with the measurement of one more batch.
-
-        Measurements vary: the copy has the highest value of this cost and of all lower costs.
-        """
+        """Return a copy with one more measurement, at least as high as those of lower costs."""
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))
         rising: list[tuple[float, int]] = []

@@ -56,10 +56,7 @@ class QueuedWork:
         self._skip_until = float("-inf")
 
     def since(self) -> float | None:
-        """Return when the oldest message was queued, in seconds of the clock; None without one.
-
-        A queue that cannot be reached counts as empty.
-        """
+        """Return when the oldest message was queued; None without one, or if no queue answers."""
         now = self._clock()
         if now - self._peeked_at >= _PEEK_INTERVAL_SECONDS:
             self._peeked_at = now

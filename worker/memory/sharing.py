@@ -138,10 +138,7 @@ class DeviceSharing:
 
 
 def profile_key(model: ModelEntry) -> str:
-    """Return the key of a model's measured memory, from its catalogue entry and its code.
-
-    The entry contains the digest of the weights.
-    """
+    """Return the key of a model's measured memory, from its catalogue entry and its code."""
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
     digest = hashlib.sha256(repr(model).encode() + source).hexdigest()

@@ -53,10 +53,7 @@ class AccountRecord:
 
 
 class MemoryAccount:
-    """Counts the memory that this process uses, and enforces one budget for all processes.
-
-    Any thread may call the methods. When a process ends, its memory no longer counts.
-    """
+    """Counts the memory of this process until it ends, within one budget for all processes."""
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self._folder = folder
@@ -111,10 +108,7 @@ class BatchCharge:
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Increase the batch's memory to `size_bytes` in total, or raise BudgetExceeded.
-
-        A lower value has no effect.
-        """
+        """Increase the batch's memory to `size_bytes` in total, or raise BudgetExceeded."""
         _check(size_bytes, self._limit_bytes)
         more_bytes = size_bytes - self.size_bytes
         if more_bytes > 0:
@@ -158,10 +152,7 @@ class SimulatedDevice:
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the block as one batch, and charge its memory, or raise BudgetExceeded.
-
-        An unknown memory is counted when tensors are created. The model `holder` declares the rest.
-        """
+        """Run the block as one batch, and charge its memory, or raise BudgetExceeded."""
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
             if batch.known_bytes is not None:
@@ -193,10 +184,7 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
 
 
 def resident_bytes(obj: object) -> int:
-    """Return the size in bytes of all tensors in an object and in the objects that it contains.
-
-    Storage that several tensors share is counted once. The result is 0 if torch is not imported.
-    """
+    """Return the size of all tensors in an object, with shared storage once; 0 without torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return 0

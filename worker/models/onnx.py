@@ -48,11 +48,7 @@ _TYPES: Final[Mapping[str, type[np.generic]]] = {
 
 @dataclass(frozen=True, slots=True)
 class GraphInput:
-    """An input of the graph.
-
-    `shape` has no batch dimension, and None for any size. Without `is_batched`, the graph takes one
-    item at a time.
-    """
+    """An input of the graph, without the batch dimension. None stands for any size."""
 
     name: str
     dtype: type[np.generic]
@@ -122,10 +118,7 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return the rules, or None if the graph takes no pictures.
-
-        `Infer` describes `mean`, `std` and `crop`. Raises ModelUnfit if they are not valid.
-        """
+        """Return the rules, or None if the graph takes no pictures. Raises ModelUnfit."""
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
         is_channels_first = shape[0] in (1, 3)
@@ -287,10 +280,7 @@ class Infer:
 
 
 def _open_session(path: Path) -> Any:
-    """Return a session of onnxruntime that runs the ONNX file.
-
-    Raises ModelUnfit without the package, or WeightsUnfit or WeightsDamaged if the file cannot run.
-    """
+    """Return a session of onnxruntime, or raise ModelUnfit, WeightsUnfit or WeightsDamaged."""
     check_single_file(path)
     try:
         import onnxruntime  # noqa: PLC0415  an extra

@@ -41,10 +41,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The objects that the network has found in one image.
-
-    Each box has the left, top, right and bottom edges, in pixels of the image of this size.
-    """
+    """The objects in one image: boxes from left, top to right, bottom in pixels of the image."""
 
     boxes: list[list[float]]
     labels: list[int]

@@ -76,10 +76,7 @@ class Infer:
 
     @torch.inference_mode()
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
-        """Return the probability of speech in each step of each recording.
-
-        All steps of all recordings are encoded together. Then the recurrent layer runs over each.
-        """
+        """Encode all steps together, and then score the steps of each recording."""
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]

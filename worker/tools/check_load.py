@@ -347,10 +347,7 @@ class LoadMeasurement:
         self._decoders = DecoderProcesses()
 
     def measure(self, batch_size: int, caller_count: int) -> LoadResult:
-        """Run batches of at most `batch_size` jobs for some seconds, with one job for each caller.
-
-        Raises LoadFailed if a job has failed, or none has ended in time.
-        """
+        """Run batches for some seconds, with one job for each caller, or raise LoadFailed."""
         model = replace(self._model, max_batch_size=batch_size)
         queue = _MemoryQueue(model.queue)
         names = [f"load-{number}" for number in range(caller_count)]

@@ -71,10 +71,7 @@ class ModelDeclarations:
 
 
 def describe(infer: type, entry: ModelEntry | None) -> ModelDeclarations:
-    """Return what a model's class declares, with the media types of the entry if it has them.
-
-    Raises ModelUnfit if the class has no method `__call__`, or a type hint is not supported.
-    """
+    """Return what a model's class declares, with the media types of the entry if it has them."""
     method = _method(infer)
     inputs = {
         name: _describe_input(entry.inputs.get(name) if entry else None, each)
@@ -105,10 +102,7 @@ def _method(infer: type) -> Callable[..., Any]:
 
 
 def describe_entry(module: str, infer: type) -> dict[str, Any]:
-    """Return the first keys of a catalogue entry for a model's class.
-
-    The media types come from `accepts` and from type hints. They are JSON by default.
-    """
+    """Return the first keys of an entry. Media types come from type hints, or are JSON."""
     call = inspect.getattr_static(infer, "__call__")
     inputs, contexts = _positional(_method(infer)), _positional(call)[1:]
     returned = _hint(inspect.signature(getattr(infer, "postprocess", call)).return_annotation)
@@ -148,10 +142,7 @@ def _find(kinds: Mapping[str, T], hint: str) -> T | None:
 
 
 def write_entry(catalogue: Path, entry: str) -> None:
-    """Append an entry to the catalogue file.
-
-    Raises ContractError if the catalogue with this entry would not be valid.
-    """
+    """Append an entry to the catalogue, or raise ContractError if that would not be valid."""
     text = catalogue.read_text(encoding="utf-8")
     separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     with tempfile.TemporaryDirectory() as folder:

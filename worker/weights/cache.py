@@ -119,10 +119,7 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _receive(self, weights: str, download: Download) -> Iterator[tuple[Path, str]]:
-        """Yield a temporary file with the downloaded bytes, and the digest of these bytes.
-
-        The file is deleted when the `with` block ends, unless the block has renamed it.
-        """
+        """Yield a temporary file with the downloaded bytes, and their digest. It may be renamed."""
         digest, size_bytes = hashlib.sha256(), 0
         part: Path | None = None
         try:
@@ -145,10 +142,7 @@ class WeightsCache:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, weights: str, size_bytes: int | None) -> int:
-        """Delete files that were not used within the last hour if necessary.
-
-        Return how many bytes can be stored, or raise WeightsUnavailable if these are too few.
-        """
+        """Delete unused files if necessary. Return how much fits, or raise WeightsUnavailable."""
         files = self._list_files()
         for file in [each for each in files if each.is_partial and each.is_unused]:
             file.delete()

@@ -77,10 +77,7 @@ class Hub:
     def _open(
         self, where: str, url: str, client: httpx.Client, opened: ExitStack
     ) -> httpx.Response:
-        """Send the request and follow redirects. `opened` closes all responses.
-
-        Raises httpx.HTTPError if the hub cannot be reached, or an error of the weights.
-        """
+        """Send the request and follow redirects. `opened` closes all responses."""
         for _ in range(_MAX_REDIRECTS + 1):
             headers = {"accept-encoding": "identity", "user-agent": "loosely-worker"}
             if _origin(url) == _origin(self._settings.endpoint):

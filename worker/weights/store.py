@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from contract.catalogue import ModelEntry
-from contract.weights import (
-    HUB_CONTAINER,
-    WeightsLocation,
-    WeightsScheme,
-    hub_blob,
-    parse_weights,
-)
+from contract.weights import HUB_CONTAINER, WeightsLocation, WeightsScheme, hub_blob, parse_weights
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
 from worker.weights.onnx_file import check_single_file
@@ -108,10 +102,7 @@ class WeightsStore:
 
 
 def find_file(location: WeightsLocation) -> Path:
-    """Return the path of weights in the working directory or in an installed package.
-
-    The package is not imported. Raises WeightsMissing if there is no such package or file.
-    """
+    """Return the path of local weights without importing a package, or raise WeightsMissing."""
     if location.scheme is WeightsScheme.FILE:
         file = Path(location.path).resolve()
         if file.is_file():

@@ -19,12 +19,7 @@ from contract.catalogue import Catalogue, ModelEntry
 from contract.guard import AddressGuard
 from contract.weights import hub_blob, parse_weights
 from tests.hub_server import COMMIT, FakeHub, respond, run_hub
-from worker.errors import (
-    WeightsMismatch,
-    WeightsMissing,
-    WeightsUnavailable,
-    WorkerError,
-)
+from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable, WorkerError
 from worker.settings import HubSettings
 from worker.weights.cache import Download
 from worker.weights.hub import Hub
