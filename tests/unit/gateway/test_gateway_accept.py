@@ -28,20 +28,16 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         ("text/html;q=nonsense", HTML),
     ],
 )
-def test_the_offered_media_type_with_the_highest_weight_in_the_accept_header_is_chosen(
-    header: str, wanted: str
-) -> None:
+def test_offer_with_the_highest_weight_is_chosen(header: str, wanted: str) -> None:
     assert choose_media_type(header, (JSON, HTML)) == wanted
 
 
 @given(st.text())
-def test_any_accept_header_selects_one_of_the_offered_media_types(header: str) -> None:
+def test_any_header_selects_an_offer(header: str) -> None:
     assert choose_media_type(header, (JSON, HTML)) in {JSON, HTML}
 
 
-async def test_the_root_url_returns_html_to_browsers_and_json_to_programs(
-    gateway: RunningGateway,
-) -> None:
+async def test_root_is_html_for_browsers_and_json_for_programs(gateway: RunningGateway) -> None:
     for header, media_type in ((BROWSER, HTML), ("*/*", JSON), ("image/png", JSON)):
         answer = await gateway.http.get("/", headers={"accept": header})
         assert answer.status_code == 200

@@ -12,8 +12,6 @@ from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 KEYS = {
     "a": make_key("a", "acme"),
@@ -69,7 +67,7 @@ async def job_of(gateway: RunningGateway, name: str) -> str:
         ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
     ],
 )
-async def test_a_request_without_a_valid_api_key_is_refused(
+async def test_request_without_a_valid_key_is_refused(
     closed: RunningGateway, headers: dict[str, str], challenge: str
 ) -> None:
     for path in ("/v1/jobs", f"/v1/jobs/{NOBODY}", "/v1/models", "/nowhere", "/v1/jobs/x/y"):
@@ -79,9 +77,7 @@ async def test_a_request_without_a_valid_api_key_is_refused(
     assert closed.durable.status_count == 0
 
 
-async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers(
-    closed: RunningGateway,
-) -> None:
+async def test_key_is_accepted_in_both_headers(closed: RunningGateway) -> None:
     key = KEYS["a"][0]
     for headers in (
         {"authorization": f"Bearer {key}"},
@@ -99,22 +95,16 @@ async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers
         *("/v1/health/live", "/v1/health/ready"),
     ],
 )
-async def test_public_routes_respond_to_requests_without_an_api_key(
-    closed: RunningGateway, path: str
-) -> None:
+async def test_public_routes_need_no_key(closed: RunningGateway, path: str) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
 
 
-async def test_a_cors_preflight_request_is_accepted_without_an_api_key(
-    closed: RunningGateway,
-) -> None:
+async def test_preflight_request_needs_no_key(closed: RunningGateway) -> None:
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 
-async def test_the_reply_route_accepts_a_reply_token_and_refuses_an_api_key(
-    closed: RunningGateway,
-) -> None:
+async def test_reply_route_takes_a_token_and_no_key(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     assert (await closed.reply()).status_code == 202
     answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
@@ -142,7 +132,7 @@ async def test_the_reply_route_accepts_a_reply_token_and_refuses_an_api_key(
         ("admin", "GET", "/v1/admin/nothing-here", 404),
     ],
 )
-async def test_the_scopes_of_an_api_key_determine_which_routes_are_permitted(
+async def test_scopes_determine_the_permitted_routes(
     closed: RunningGateway, name: str, method: str, path: str, status: int
 ) -> None:
     answer = await closed.http.request(method, path, headers=bearer(name))
@@ -151,9 +141,7 @@ async def test_the_scopes_of_an_api_key_determine_which_routes_are_permitted(
         assert answer.json()["code"] == "forbidden"
 
 
-async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
-    closed: RunningGateway,
-) -> None:
+async def test_rate_limit_is_enforced_and_shown(closed: RunningGateway) -> None:
     for left in (2, 1, 0):
         answer = await closed.http.get("/v1/jobs", headers=bearer("a2"))
         assert answer.status_code == 200
@@ -173,9 +161,7 @@ async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
 
 
-async def test_an_inference_request_with_three_jobs_counts_as_three_requests_towards_the_rate_limit(
-    closed: RunningGateway,
-) -> None:
+async def test_each_job_of_an_inference_counts_towards_the_rate(closed: RunningGateway) -> None:
     inference = {"inputs": [tensor("YQ==", "Yg==", "Yw==", content_type="base64")]}
     for _ in range(2):
         assert (await closed.http.get("/v1/jobs", headers=bearer("a2"))).status_code == 200
@@ -216,7 +202,7 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_a_job_of_another_tenant_is_reported_as_unknown(
+async def test_job_of_another_tenant_is_unknown(
     closed: RunningGateway, ask: Ask, is_final: bool
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -239,9 +225,7 @@ async def test_a_job_of_another_tenant_is_reported_as_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_the_list_of_jobs_contains_only_jobs_that_belong_to_the_tenant_of_the_caller(
-    closed: RunningGateway,
-) -> None:
+async def test_list_has_only_jobs_of_the_tenant(closed: RunningGateway) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
     theirs = await job_of(closed, "b")
     for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):
@@ -251,9 +235,7 @@ async def test_the_list_of_jobs_contains_only_jobs_that_belong_to_the_tenant_of_
         assert "tenant" not in json.dumps(page)
 
 
-async def test_a_job_without_a_recorded_tenant_is_unknown_to_a_caller_with_an_api_key(
-    closed: RunningGateway,
-) -> None:
+async def test_job_without_a_tenant_is_unknown_to_a_key(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     run = closed.durable.runs[job_id]
     ticket = json.loads(run.input)
@@ -263,9 +245,7 @@ async def test_a_job_without_a_recorded_tenant_is_unknown_to_a_caller_with_an_ap
     assert answer.status_code == 404
 
 
-async def test_a_gateway_without_api_keys_shows_no_tenant_and_ignores_the_authorization_header(
-    gateway: RunningGateway,
-) -> None:
+async def test_open_gateway_shows_no_tenant(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert "tenant" not in await gateway.job(job_id)
     answer = await gateway.http.get("/v1/jobs", headers={"authorization": "Bearer of nothing"})
@@ -278,9 +258,7 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_client_principal_header_is_accepted_if_the_settings_say_to_trust_the_header() -> (
-    None
-):
+async def test_trusted_principal_header_is_accepted() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
@@ -298,12 +276,12 @@ async def test_a_client_principal_header_is_accepted_if_the_settings_say_to_trus
         assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_client_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
+async def test_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 
 
-async def test_an_api_key_is_neither_returned_nor_logged(
+async def test_key_is_neither_returned_nor_logged(
     closed: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -325,9 +303,7 @@ async def test_an_api_key_is_neither_returned_nor_logged(
     )
 
 
-async def test_requests_of_two_tenants_with_the_same_idempotency_key_create_two_jobs(
-    closed: RunningGateway,
-) -> None:
+async def test_tenants_share_no_idempotency_keys(closed: RunningGateway) -> None:
     first, same, other = [
         await submit(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
     ]

@@ -10,8 +10,6 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.responses import MIN_BYTES, CompressionMiddleware
 from tests.unit.gateway.conftest import RunningGateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 GZIP = {"accept-encoding": "gzip"}
 
 
@@ -30,9 +28,7 @@ async def long_result(gateway: RunningGateway) -> str:
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs/problems"])
-async def test_a_large_response_is_compressed_if_the_client_accepts_it(
-    gateway: RunningGateway, path: str
-) -> None:
+async def test_large_response_is_compressed_if_accepted(gateway: RunningGateway, path: str) -> None:
     plain, body = await raw(gateway, path, accept_encoding="identity")
     assert "content-encoding" not in plain.headers
     small, zipped = await raw(gateway, path, accept_encoding="gzip")
@@ -42,7 +38,7 @@ async def test_a_large_response_is_compressed_if_the_client_accepts_it(
     assert gzip.decompress(zipped) == body
 
 
-async def test_a_compressed_response_has_an_etag_of_its_own(gateway: RunningGateway) -> None:
+async def test_compressed_response_has_an_etag_of_its_own(gateway: RunningGateway) -> None:
     path = await long_result(gateway)
     plain, _ = await raw(gateway, path, accept_encoding="identity")
     small, _ = await raw(gateway, path, accept_encoding="gzip")
@@ -55,7 +51,7 @@ async def test_a_compressed_response_has_an_etag_of_its_own(gateway: RunningGate
     assert other.status_code == 200
 
 
-async def test_the_etag_of_a_compressed_job_is_valid_in_if_match(gateway: RunningGateway) -> None:
+async def test_compressed_etag_is_valid_in_if_match(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"json": "x" * 20_000})).status_code == 202
     path = f"/v1/jobs/{job_id}"
@@ -67,9 +63,7 @@ async def test_the_etag_of_a_compressed_job_is_valid_in_if_match(gateway: Runnin
     assert (await gateway.http.delete(path, headers=changed)).status_code == 412
 
 
-async def test_a_head_request_has_the_headers_of_the_compressed_response(
-    gateway: RunningGateway,
-) -> None:
+async def test_head_has_the_headers_of_the_compressed_get(gateway: RunningGateway) -> None:
     path = await long_result(gateway)
     get, _ = await raw(gateway, path, accept_encoding="gzip")
     head = await gateway.http.head(path, headers=GZIP)
@@ -78,7 +72,7 @@ async def test_a_head_request_has_the_headers_of_the_compressed_response(
     assert head.headers == get.headers
 
 
-async def test_small_responses_and_pictures_are_not_compressed(gateway: RunningGateway) -> None:
+async def test_small_responses_and_pictures_stay_as_they_are(gateway: RunningGateway) -> None:
     slot = await gateway.http.post(
         "/v1/uploads", json={"model": "noop", "media_type": "image/png"}, headers=GZIP
     )
@@ -92,7 +86,7 @@ async def test_small_responses_and_pictures_are_not_compressed(gateway: RunningG
 
 
 @pytest.mark.parametrize("parts", [2, 1])
-async def test_a_response_in_several_parts_is_passed_on_part_by_part(parts: int) -> None:
+async def test_response_in_parts_is_passed_on_part_by_part(parts: int) -> None:
     sent: list[dict[str, Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,9 +15,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
     data=st.binary() | st.binary().map(lambda data: b"\r\n--" + data + b"\r\n"),
     text=st.text(),
 )
-def test_the_parts_of_a_multipart_form_written_by_httpx_are_read_unchanged(
-    name: str, data: bytes, text: str
-) -> None:
+def test_form_written_by_httpx_is_read_unchanged(name: str, data: bytes, text: str) -> None:
     request = httpx.Request(
         "POST",
         "http://a",
@@ -43,9 +41,7 @@ HEAD = b'Content-Disposition: form-data; name="a"\r\n'
         (b"--b--", []),
     ],
 )
-def test_a_multipart_form_with_a_preamble_and_empty_parts_is_accepted(
-    body: bytes, data: list[bytes]
-) -> None:
+def test_preamble_and_empty_parts_are_accepted(body: bytes, data: list[bytes]) -> None:
     parts = read_form("multipart/form-data; boundary=b", body)
     assert [part.data for part in parts] == data
     assert {part.name for part in parts} <= {"a"}
@@ -69,15 +65,13 @@ PART = b"--b\r\n" + HEAD + b"\r\nx\r\n"
         ("multipart/form-data; boundary=b", PART * (MAX_PARTS + 1) + b"--b--", "more than"),
     ],
 )
-def test_a_malformed_multipart_form_is_refused(
-    content_type: str, body: bytes, message: str
-) -> None:
+def test_malformed_form_is_refused(content_type: str, body: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_form(content_type, body)
 
 
 @given(body=st.lists(st.sampled_from([b"--b", b"\r\n", HEAD, b"--", b"x", b"\xff"])).map(b"".join))
-def test_reading_any_multipart_form_succeeds_or_raises_value_error(body: bytes) -> None:
+def test_any_body_is_read_or_raises_value_error(body: bytes) -> None:
     try:
         parts = read_form("multipart/form-data; boundary=b", body)
     except ValueError:

@@ -11,7 +11,7 @@ from gateway.http.routes.health import FRESH_SECONDS
 from tests.unit.gateway.conftest import RunningGateway
 
 
-async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> None:
+async def test_models_route_lists_all_models(gateway: RunningGateway) -> None:
     answer = await gateway.http.get("/v1/models")
     models = answer.json()["models"]
     assert [model["name"] for model in models] == list(gateway.services.catalogue)
@@ -27,17 +27,13 @@ async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> Non
     assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
 
 
-async def test_the_liveness_route_reports_the_gateway_as_live_although_all_services_are_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_live_although_all_services_are_down(gateway: RunningGateway) -> None:
     gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
     assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
 
 
 @pytest.mark.parametrize("part", ["durable", "queues", "payloads"])
-async def test_the_gateway_is_ready_only_if_all_services_respond(
-    gateway: RunningGateway, part: str
-) -> None:
+async def test_ready_only_if_all_services_respond(gateway: RunningGateway, part: str) -> None:
     getattr(gateway, part).is_down = True
     answer = await gateway.http.get("/v1/health/ready")
     assert answer.status_code == 503
@@ -47,9 +43,7 @@ async def test_the_gateway_is_ready_only_if_all_services_respond(
     assert "switched off" not in answer.text
 
 
-async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
-    gateway: RunningGateway,
-) -> None:
+async def test_services_are_checked_once_a_second(gateway: RunningGateway) -> None:
     for _ in range(5):
         answer = await gateway.http.get("/v1/health/ready")
         assert answer.json() == {
@@ -60,15 +54,13 @@ async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
     assert FRESH_SECONDS == 1
 
 
-async def test_each_link_of_the_root_document_returns_status_200(gateway: RunningGateway) -> None:
+async def test_links_of_the_root_document_work(gateway: RunningGateway) -> None:
     pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
         assert (await gateway.http.get(path)).status_code == 200
 
 
-async def test_the_problem_document_for_an_unexpected_error_contains_no_internal_details(
-    gateway: RunningGateway,
-) -> None:
+async def test_unexpected_error_shows_no_internal_details(gateway: RunningGateway) -> None:
     class Broken:
         async def status(self, job_id: str) -> None:
             raise RuntimeError("the secret is 42")

@@ -7,12 +7,8 @@ from uuid_utils import uuid7
 
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
-
-async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
-    gateway: RunningGateway,
-) -> None:
+async def test_current_etag_in_if_none_match_gets_304(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     first = await gateway.http.get(path)
@@ -30,9 +26,7 @@ async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
     assert changed.headers["etag"] != tag
 
 
-async def test_a_request_whose_if_match_header_lacks_the_current_etag_gets_status_412(
-    gateway: RunningGateway,
-) -> None:
+async def test_if_match_without_the_current_etag_gets_412(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     tag = (await gateway.http.get(path)).headers["etag"]
@@ -47,18 +41,14 @@ async def test_a_request_whose_if_match_header_lacks_the_current_etag_gets_statu
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_request_with_another_or_a_malformed_etag_in_if_none_match_gets_status_200(
-    gateway: RunningGateway, named: str
-) -> None:
+async def test_other_etag_in_if_none_match_gets_200(gateway: RunningGateway, named: str) -> None:
     job_id = await gateway.accept()
     fields = [(b"if-none-match", named.encode("latin-1"))]
     answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers=fields)
     assert answer.status_code == 200
 
 
-async def test_a_result_request_with_the_current_etag_in_if_none_match_gets_status_304(
-    gateway: RunningGateway,
-) -> None:
+async def test_result_with_the_current_etag_gets_304(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     path = f"/v1/jobs/{job_id}/result"
@@ -67,7 +57,7 @@ async def test_a_result_request_with_the_current_etag_in_if_none_match_gets_stat
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_a_head_response_has_the_headers_of_the_get_response(gateway: RunningGateway) -> None:
+async def test_head_has_the_headers_of_get(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     paths = (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/result", "/v1/models", "/openapi.json", "/")
@@ -89,7 +79,7 @@ async def test_a_head_response_has_the_headers_of_the_get_response(gateway: Runn
         ("/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET, HEAD, OPTIONS"),
     ],
 )
-async def test_the_response_to_an_options_request_lists_the_methods_of_the_path(
+async def test_options_lists_the_methods_of_the_path(
     gateway: RunningGateway, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.options(path)
@@ -98,7 +88,7 @@ async def test_the_response_to_an_options_request_lists_the_methods_of_the_path(
     assert (await gateway.http.options("/nowhere")).status_code == 404
 
 
-async def test_the_response_to_a_request_from_a_configured_origin_has_cors_headers() -> None:
+async def test_configured_origin_gets_cors_headers() -> None:
     page = {"origin": "https://a.example"}
     async with open_gateway(cors_origins=("https://a.example",)) as gateway:
         preflight = await gateway.http.options(
@@ -119,9 +109,7 @@ async def test_the_response_to_a_request_from_a_configured_origin_has_cors_heade
         assert "access-control-allow-origin" not in other.headers
 
 
-async def test_the_response_to_a_request_from_an_unknown_origin_has_no_cors_header(
-    gateway: RunningGateway,
-) -> None:
+async def test_unknown_origin_gets_no_cors_header(gateway: RunningGateway) -> None:
     answer = await gateway.http.get("/v1/models", headers={"origin": "https://a.example"})
     assert "access-control-allow-origin" not in answer.headers
 
@@ -139,7 +127,7 @@ CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
         {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
     ],
 )
-async def test_a_web_page_from_another_site_cannot_submit_or_cancel_jobs_if_no_api_keys_are_set(
+async def test_foreign_page_cannot_change_jobs_without_keys(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     plain = {"content-type": "text/plain"}
@@ -167,7 +155,7 @@ async def test_a_web_page_from_another_site_cannot_submit_or_cancel_jobs_if_no_a
         {"origin": "http://gateway.test", "host": "gateway.test"},
     ],
 )
-async def test_pages_of_the_gateway_and_clients_that_send_no_origin_header_can_submit_jobs(
+async def test_own_pages_and_programs_can_submit(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
@@ -176,9 +164,7 @@ async def test_pages_of_the_gateway_and_clients_that_send_no_origin_header_can_s
 
 
 @pytest.mark.parametrize("origins", [("https://evil.example",), ("*",)])
-async def test_a_page_whose_origin_is_in_cors_origins_can_submit_a_job(
-    origins: tuple[str, ...],
-) -> None:
+async def test_page_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
     async with open_gateway(cors_origins=origins) as gateway:
         answer = await gateway.http.post(
@@ -187,17 +173,13 @@ async def test_a_page_whose_origin_is_in_cors_origins_can_submit_a_job(
         assert answer.status_code == 202
 
 
-async def test_a_get_request_from_a_page_of_another_site_is_permitted(
-    gateway: RunningGateway,
-) -> None:
+async def test_foreign_page_may_read(gateway: RunningGateway) -> None:
     """The browser does not show the response to the page, so the gateway may answer the request."""
     answer = await gateway.http.get("/v1/models", headers=CROSS_SITE)
     assert answer.status_code == 200
 
 
-async def test_each_response_has_the_trace_id_of_its_request_in_the_traceresponse_header(
-    gateway: RunningGateway,
-) -> None:
+async def test_response_has_the_trace_id_of_its_request(gateway: RunningGateway) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     caller = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     answer = await gateway.http.get("/v1/models", headers=caller)

@@ -12,8 +12,6 @@ from gateway.errors import Unavailable
 from gateway.submission import idempotency as claims
 from tests.unit.gateway.conftest import RunningGateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 LARGE = b"x" * 70_000
 
 
@@ -42,9 +40,7 @@ async def submit(
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_same_job(
-    gateway: RunningGateway, data: bytes
-) -> None:
+async def test_repeat_gets_the_same_job(gateway: RunningGateway, data: bytes) -> None:
     first = await submit(gateway, data)
     again = await submit(gateway, data, '"k"')
     assert (first.status_code, again.status_code) == (202, 202)
@@ -55,9 +51,7 @@ async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_same_jo
     assert len(gateway.queues.sent) == len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_result_of_an_ended_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_gets_the_result_of_an_ended_job(gateway: RunningGateway) -> None:
     await submit(gateway)
     await gateway.reply()
     again = await submit(gateway)
@@ -65,9 +59,7 @@ async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_result_
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_with_a_wait_preference_waits_for_the_result_of_the_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_waits_for_the_result_if_preferred(gateway: RunningGateway) -> None:
     await submit(gateway)
     waiting = asyncio.create_task(submit(gateway, prefer="wait=100"))
     await asyncio.sleep(0)
@@ -80,33 +72,27 @@ async def test_a_repeated_request_with_a_wait_preference_waits_for_the_result_of
 @pytest.mark.parametrize(
     "other", [{"data": b"y"}, {"deadline_seconds": "30"}, {"parameters": '{"a":1}'}]
 )
-async def test_a_different_request_with_the_same_idempotency_key_is_refused(
-    gateway: RunningGateway, other: dict[str, Any]
-) -> None:
+async def test_different_request_is_refused(gateway: RunningGateway, other: dict[str, Any]) -> None:
     await submit(gateway)
     answer = await submit(gateway, **other)
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_request_with_a_malformed_idempotency_key_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_malformed_key_is_refused(gateway: RunningGateway) -> None:
     answer = await submit(gateway, key="a b")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert not gateway.payloads.blobs
 
 
-async def test_a_refused_request_stores_no_idempotency_claim(gateway: RunningGateway) -> None:
+async def test_refused_request_stores_no_claim(gateway: RunningGateway) -> None:
     assert (await submit(gateway, b"")).status_code == 422
     assert not gateway.payloads.blobs
     assert (await submit(gateway)).status_code == 202
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_simultaneous_requests_with_the_same_idempotency_key_create_only_one_job(
-    gateway: RunningGateway, data: bytes
-) -> None:
+async def test_simultaneous_requests_create_one_job(gateway: RunningGateway, data: bytes) -> None:
     answers = await asyncio.gather(*(submit(gateway, data) for _ in range(16)))
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.text for answer in answers}) == 1
@@ -117,7 +103,7 @@ async def test_simultaneous_requests_with_the_same_idempotency_key_create_only_o
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_exactly_one_of_many_repeated_requests_creates_the_job_if_the_first_request_failed(
+async def test_one_repeat_creates_the_job_of_a_failed_request(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object) -> None:
@@ -148,7 +134,7 @@ def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_request_starts_no_job_if_storing_the_idempotency_claim_exceeds_the_time_limit(
+async def test_slow_claim_starts_no_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = count_starts(gateway, monkeypatch)
@@ -161,9 +147,7 @@ async def test_a_request_starts_no_job_if_storing_the_idempotency_claim_exceeds_
     assert len(starts) == 1
 
 
-async def test_an_idempotency_key_can_be_used_for_a_different_request_after_one_day(
-    gateway: RunningGateway,
-) -> None:
+async def test_key_is_free_again_after_one_day(gateway: RunningGateway) -> None:
     first = await submit(gateway)
     await gateway.reply()
     await gateway.durable.advance(24 * 3600 - 1)
@@ -174,9 +158,7 @@ async def test_an_idempotency_key_can_be_used_for_a_different_request_after_one_
     assert later.json()["id"] != first.json()["id"]
 
 
-async def test_housekeeping_deletes_idempotency_claims_after_one_day(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_old_claims(gateway: RunningGateway) -> None:
     await submit(gateway, key="old")
     await gateway.durable.advance(24 * 3600)
     await submit(gateway, key="new")
@@ -185,22 +167,18 @@ async def test_housekeeping_deletes_idempotency_claims_after_one_day(
     assert len([name for name in gateway.payloads.blobs if name.startswith("claims/")]) == 1
 
 
-async def test_an_unreadable_idempotency_claim_is_replaced_by_the_next_request(
-    gateway: RunningGateway,
-) -> None:
+async def test_unreadable_claim_is_replaced(gateway: RunningGateway) -> None:
     await submit(gateway)
     (name,) = (name for name in gateway.payloads.blobs if name.startswith("claims/"))
     gateway.blobs.put(name, b"{")
     assert (await submit(gateway)).status_code == 202
 
 
-async def test_requests_with_an_idempotency_key_are_refused_while_the_blob_storage_is_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_requests_are_refused_while_blobs_are_down(gateway: RunningGateway) -> None:
     gateway.payloads.is_down = True
     assert (await submit(gateway)).status_code == 503
     assert not gateway.durable.runs
 
 
-def test_the_default_lifetime_of_an_idempotency_claim_is_24_hours(gateway: RunningGateway) -> None:
+def test_lifetime_of_a_claim_is_24_hours(gateway: RunningGateway) -> None:
     assert gateway.services.claim_lifetime == timedelta(hours=24)

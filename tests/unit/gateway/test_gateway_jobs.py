@@ -10,8 +10,6 @@ import pytest
 from gateway.durable import RuntimeStatus
 from tests.unit.gateway.conftest import RunningGateway, error_body
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 
 
@@ -19,31 +17,25 @@ NOBODY = "018f0000-0000-7000-8000-000000000000"
     "job_id", [NOBODY, "x", "?", "%3FshowInput=true", "a%2Fb", "..", NOBODY.upper(), "%ED%A0%80"]
 )
 @pytest.mark.parametrize("suffix", ["", "/result"])
-async def test_a_request_for_an_unknown_job_gets_status_404(
-    gateway: RunningGateway, job_id: str, suffix: str
-) -> None:
+async def test_unknown_job_gets_404(gateway: RunningGateway, job_id: str, suffix: str) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{job_id}{suffix}")
     assert answer.status_code == 404
     assert answer.json()["code"] in {"unknown-job", "not-found"}
     assert gateway.durable.status_count <= 1
 
 
-async def test_malformed_job_ids_are_not_looked_up_in_durable_functions(
-    gateway: RunningGateway,
-) -> None:
+async def test_malformed_ids_are_not_looked_up(gateway: RunningGateway) -> None:
     await gateway.http.get("/v1/jobs/%3FshowInput=true")
     assert gateway.durable.status_count == 0
 
 
-async def test_a_get_request_with_the_id_of_an_orchestration_that_runs_no_job_gets_status_404(
-    gateway: RunningGateway,
-) -> None:
+async def test_orchestration_of_no_job_gets_404(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.durable.runs[job_id].input = '"something else"'
     assert (await gateway.http.get(f"/v1/jobs/{job_id}")).status_code == 404
 
 
-async def test_a_waiting_request_returns_when_the_job_ends(gateway: RunningGateway) -> None:
+async def test_waiting_request_returns_when_the_job_ends(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     waiting = asyncio.create_task(
         gateway.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=100"})
@@ -57,27 +49,21 @@ async def test_a_waiting_request_returns_when_the_job_ends(gateway: RunningGatew
     assert "retry-after" not in answer.headers
 
 
-async def test_a_request_with_a_wait_preference_for_an_ended_job_returns_immediately(
-    gateway: RunningGateway,
-) -> None:
+async def test_wait_for_an_ended_job_returns_at_once(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=100"})
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_get_request_without_a_wait_preference_returns_a_queued_job_immediately(
-    gateway: RunningGateway,
-) -> None:
+async def test_queued_job_returns_at_once_without_wait(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}")
     assert answer.json()["status"] == "queued"
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_a_request_with_an_unknown_query_parameter_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_unknown_query_parameter_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{NOBODY}", params={"wait": "10"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
@@ -88,18 +74,14 @@ async def result_of(gateway: RunningGateway, **outcome: Any) -> Any:
     return await gateway.http.get(f"/v1/jobs/{job_id}/result")
 
 
-async def test_the_result_route_returns_the_json_result_and_no_other_field_of_the_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_result_route_returns_only_the_json_result(gateway: RunningGateway) -> None:
     answer = await result_of(gateway, result={"json": {"label": "Löwe"}})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"label": "Löwe"}
 
 
-async def test_the_result_route_returns_a_picture_with_the_media_type_of_the_picture(
-    gateway: RunningGateway,
-) -> None:
+async def test_picture_keeps_its_media_type(gateway: RunningGateway) -> None:
     answer = await result_of(gateway, result={"media_type": "image/png", "base64": "iVBORw=="})
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -121,7 +103,7 @@ async def test_the_result_route_returns_a_picture_with_the_media_type_of_the_pic
         "application/octet-stream",
     ],
 )
-async def test_a_browser_saves_and_does_not_run_active_results(
+async def test_browser_saves_and_does_not_run_active_results(
     gateway: RunningGateway, media_type: str
 ) -> None:
     answer = await result_of(gateway, result={"media_type": media_type, "base64": "PHN2Zz4="})
@@ -131,15 +113,13 @@ async def test_a_browser_saves_and_does_not_run_active_results(
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "audio/x-wav", "text/plain; charset=utf-8"])
-async def test_a_browser_shows_passive_results(gateway: RunningGateway, media_type: str) -> None:
+async def test_browser_shows_passive_results(gateway: RunningGateway, media_type: str) -> None:
     answer = await result_of(gateway, result={"media_type": media_type, "base64": "PHN2Zz4="})
     assert answer.status_code == 200
     assert "content-disposition" not in answer.headers
 
 
-async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_result_is_a_signed_link(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     data = b"\0" * 500_000
     gateway.payloads.blobs[f"results/{job_id}"] = ("image/png", data)
@@ -177,9 +157,7 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
         assert (await gateway.http.get(f"/v1/jobs/{job_id}/result{query}")).status_code == 404
 
 
-async def test_a_small_result_is_returned_directly_whether_or_not_a_redirect_is_requested(
-    gateway: RunningGateway,
-) -> None:
+async def test_small_result_is_returned_with_any_redirect(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"media_type": "application/json", "json": 7})).is_success
     for query in ("", "?redirect=false", "?redirect=true"):
@@ -190,9 +168,7 @@ async def test_a_small_result_is_returned_directly_whether_or_not_a_redirect_is_
     assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
 
 
-async def test_the_result_route_returns_status_202_for_a_queued_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_result_of_a_queued_job_gets_202(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}/result")
     assert answer.status_code == 202
@@ -201,15 +177,13 @@ async def test_the_result_route_returns_status_202_for_a_queued_job(
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_the_result_route_returns_a_problem_document_for_a_failed_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_result_of_a_failed_job_is_a_problem(gateway: RunningGateway) -> None:
     answer = await result_of(gateway, error=error_body("inference-failed"))
     assert (answer.status_code, answer.json()["code"]) == (409, "no-result")
     assert answer.json()["job"]["status"] == "failed"
 
 
-async def test_a_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) -> None:
+async def test_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert answer.status_code == 202
@@ -224,16 +198,14 @@ async def test_a_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) ->
     assert await gateway.job(job_id) == job
 
 
-async def test_cancelling_a_job_that_has_ended_does_not_change_the_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_cancelling_an_ended_job_changes_nothing(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_the_cancellation_of_an_unknown_job_gets_status_404(gateway: RunningGateway) -> None:
+async def test_cancelling_an_unknown_job_gets_404(gateway: RunningGateway) -> None:
     answer = await gateway.http.delete(f"/v1/jobs/{NOBODY}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown-job")
 
@@ -250,7 +222,7 @@ async def test_the_cancellation_of_an_unknown_job_gets_status_404(gateway: Runni
         (RuntimeStatus.CANCELED, "cancelled", None),
     ],
 )
-async def test_the_status_of_a_job_without_an_outcome_is_derived_from_the_orchestration_status(
+async def test_status_comes_from_the_orchestration(
     gateway: RunningGateway, runtime_status: RuntimeStatus, status: str, code: str | None
 ) -> None:
     job_id = await gateway.accept()
@@ -261,9 +233,7 @@ async def test_the_status_of_a_job_without_an_outcome_is_derived_from_the_orches
     assert (job["finished_at"] is not None) == runtime_status.is_final
 
 
-async def test_reading_a_job_is_refused_while_durable_functions_is_unavailable(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_cannot_be_read_while_durable_is_down(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.durable.is_down = True
     answer = await gateway.http.get(f"/v1/jobs/{job_id}")

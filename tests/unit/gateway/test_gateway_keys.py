@@ -14,7 +14,7 @@ from gateway.keys import KeyRing, Scope, main, make_key, parse_keys
 from gateway.rates import Rate
 
 
-def test_only_a_valid_api_key_identifies_a_caller() -> None:
+def test_only_a_valid_key_identifies_a_caller() -> None:
     made = [make_key(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
     ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
     for _ in range(2):
@@ -29,14 +29,14 @@ def test_only_a_valid_api_key_identifies_a_caller() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_wrong_api_keys_are_refused_and_not_cached(key: bytes) -> None:
+def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
     _, entry = make_key("a", "t")
     ring = KeyRing(parse_keys(json.dumps([entry])))
     assert ring.caller(key) is None
     assert not ring._known
 
 
-def test_the_settings_entry_of_an_api_key_does_not_contain_the_api_key() -> None:
+def test_entry_does_not_contain_the_key() -> None:
     key, entry = make_key("a", "t")
     again, _ = make_key("a", "t")
     assert key != again
@@ -72,29 +72,25 @@ GOOD: dict[str, Any] = make_key("a", "t")[1]
         ({"key": "secret"}, "expected an object"),
     ],
 )
-def test_the_error_for_an_invalid_api_key_entry_contains_no_values_of_the_entry(
-    change: dict[str, Any], said: str
-) -> None:
+def test_error_contains_no_values_of_the_entry(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
         parse_keys(json.dumps([{**GOOD, "name": "b"}, {**GOOD, **change}]))
     assert "secret" not in str(refused.value)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
-def test_parsing_any_api_keys_setting_succeeds_or_raises_value_error(value: Any) -> None:
+def test_any_setting_is_parsed_or_raises_value_error(value: Any) -> None:
     for text in (json.dumps(value), json.dumps([value]), str(value)):
         with contextlib.suppress(ValueError):
             assert parse_keys(text) == ()
 
 
-def test_two_api_keys_with_the_same_name_are_refused() -> None:
+def test_two_keys_with_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="entries 1 and 2 have the same name"):
         parse_keys(json.dumps([GOOD, GOOD]))
 
 
-def test_the_keys_command_prints_a_new_api_key_and_the_settings_entry_of_the_key(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_prints_the_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
     assert main(arguments) == 0
     key, entry = capsys.readouterr().out.splitlines()
@@ -107,7 +103,7 @@ def test_the_keys_command_prints_a_new_api_key_and_the_settings_entry_of_the_key
 @pytest.mark.parametrize(
     "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
 )
-def test_the_keys_command_refuses_wrong_arguments(
+def test_command_refuses_wrong_arguments(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -120,7 +116,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_client_principal_header_is_converted_to_a_caller() -> None:
+def test_principal_is_converted_to_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -135,7 +131,7 @@ def test_a_client_principal_header_is_converted_to_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_caller_roles_are_read_from_the_claim_type_given_in_the_client_principal() -> None:
+def test_roles_are_read_from_the_named_claim_type() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -154,12 +150,12 @@ def test_caller_roles_are_read_from_the_claim_type_given_in_the_client_principal
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_a_client_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
+def test_principal_without_tenant_or_id_is_ignored(value: bytes) -> None:
     assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_no_value_of_the_client_principal_header_causes_an_error(value: bytes) -> None:
+def test_no_principal_header_causes_an_error(value: bytes) -> None:
     read_principal(value)
 
 
@@ -172,5 +168,5 @@ def test_no_value_of_the_client_principal_header_causes_an_error(value: bytes) -
         ),
     )
 )
-def test_no_json_document_in_the_client_principal_header_causes_an_error(value: Any) -> None:
+def test_no_json_principal_causes_an_error(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

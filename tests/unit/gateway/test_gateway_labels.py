@@ -18,8 +18,6 @@ from tests.unit.gateway.dead_letters import give_up, redrive
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.test_gateway_uploads import sent
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 JOBS = "/v1/models/noop/jobs"
 LABEL = "order 4711, Zürich"
 RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
@@ -46,7 +44,7 @@ async def submit(gateway: RunningGateway, **request: Any) -> httpx.Response:
         ({**RAW, "params": {"label": "x" * 100}}, "x" * 100),
     ],
 )
-async def test_the_label_of_a_submission_is_shown_in_the_job_resource_and_in_the_job_list(
+async def test_job_and_list_show_the_label(
     gateway: RunningGateway, parts: dict[str, Any], label: str | None
 ) -> None:
     accepted = await submit(gateway, **parts)
@@ -62,25 +60,21 @@ async def test_the_label_of_a_submission_is_shown_in_the_job_resource_and_in_the
     assert "label" not in gateway.queues.request().parameters
 
 
-async def test_a_job_with_an_uploaded_input_gets_the_label_of_its_submission(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_with_an_upload_has_the_label(gateway: RunningGateway) -> None:
     name = await sent(gateway, b"hello", "text/plain")
     by_query = await submit(gateway, params={"upload": name, "label": LABEL})
     in_json = await submit(gateway, json={"input": {"upload": name}, "label": LABEL})
     assert [answer.json()["label"] for answer in (by_query, in_json)] == [LABEL, LABEL]
 
 
-async def test_a_cancelled_job_shows_its_label(gateway: RunningGateway) -> None:
+async def test_cancelled_job_shows_its_label(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(label=LABEL)
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert answer.json()["label"] == LABEL
     assert (await gateway.job(job_id))["label"] == LABEL
 
 
-async def test_all_jobs_of_an_inference_request_have_the_label_in_the_request_header(
-    gateway: RunningGateway,
-) -> None:
+async def test_jobs_of_an_inference_have_the_label_of_the_header(gateway: RunningGateway) -> None:
     body = {
         "inputs": [
             {"name": "x", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]},
@@ -97,7 +91,7 @@ async def test_all_jobs_of_an_inference_request_have_the_label_in_the_request_he
     "label",
     ["", "x" * 101, "a\nb", "a\tb", "a\x00b", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "\u2066"],
 )
-async def test_a_label_with_control_characters_or_of_a_wrong_length_is_refused(
+async def test_label_of_control_characters_or_wrong_length_is_refused(
     gateway: RunningGateway, label: str
 ) -> None:
     for parts in (
@@ -121,7 +115,7 @@ async def test_a_label_with_control_characters_or_of_a_wrong_length_is_refused(
         {**RAW, "headers": {**RAW["headers"], "loosely-label": " "}},
     ],
 )
-async def test_a_label_that_is_not_text_or_is_given_twice_is_refused(
+async def test_label_that_is_no_text_or_comes_twice_is_refused(
     gateway: RunningGateway, parts: dict[str, Any]
 ) -> None:
     parts = {**parts, "headers": {"content-type": "application/json", **parts.get("headers", {})}}
@@ -130,7 +124,7 @@ async def test_a_label_that_is_not_text_or_is_given_twice_is_refused(
     assert "abel" in answer.json()["detail"]
 
 
-async def test_a_webhook_contains_the_label_of_its_job() -> None:
+async def test_webhook_contains_the_label() -> None:
     secrets = parse_secrets(f"whsec_{base64.b64encode(bytes(32)).decode()}")
     guard = AddressGuard("127.0.0.1")
     async with open_gateway(webhook_secrets=secrets, guard=guard) as gateway:
@@ -143,16 +137,14 @@ async def test_a_webhook_contains_the_label_of_its_job() -> None:
         assert json.loads(body)["label"] == LABEL
 
 
-async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_redriven_job_has_the_label(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(label=LABEL)
     await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     answer = await redrive(gateway, job_id)
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_the_orchestration_input_of_a_job_without_a_label_has_no_label_field() -> None:
+def test_ticket_without_a_label_has_no_label_field() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)
@@ -164,9 +156,7 @@ def test_the_orchestration_input_of_a_job_without_a_label_has_no_label_field() -
     assert initial_record(labelled)["label"] == LABEL
 
 
-async def test_a_submission_with_a_used_idempotency_key_and_another_label_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_with_another_label_is_refused(gateway: RunningGateway) -> None:
     headers = {**RAW["headers"], "idempotency-key": "one"}
     answers = [
         await submit(gateway, content=b"x", params=query, headers=headers)
@@ -175,9 +165,7 @@ async def test_a_submission_with_a_used_idempotency_key_and_another_label_is_ref
     assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
 
 
-async def test_an_idempotency_claim_written_by_loosely_0_1_matches_a_request_without_a_label(
-    gateway: RunningGateway,
-) -> None:
+async def test_claim_of_version_0_1_matches_without_a_label(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     # The options of version 0.1 before there were labels.
     options = {

@@ -24,9 +24,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @given(tail=st.binary(max_size=20))
-def test_the_media_type_is_recognised_by_the_first_bytes_of_the_content(
-    name: str, tail: bytes
-) -> None:
+def test_type_is_recognised_by_the_first_bytes(name: str, tail: bytes) -> None:
     data = SIGNATURES[name] + tail
     assert media.sniff(data) == name
     assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
@@ -35,17 +33,17 @@ def test_the_media_type_is_recognised_by_the_first_bytes_of_the_content(
 
 
 @given(data=st.binary(max_size=40))
-def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) -> None:
+def test_recognising_any_bytes_raises_no_error(data: bytes) -> None:
     found = media.sniff(data)
     assert found is None or media.agrees(found, data)
 
 
-def test_only_text_without_nul_bytes_matches_text_plain() -> None:
+def test_only_text_without_nul_bytes_is_text() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
 
 
-def test_text_does_not_match_image_png() -> None:
+def test_text_is_no_png() -> None:
     assert not media.agrees("image/png", b"words")
 
 
@@ -53,9 +51,7 @@ def test_text_does_not_match_image_png() -> None:
     ("given_type", "expected"),
     [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
 )
-def test_the_essence_of_a_media_type_is_the_media_type_without_parameters(
-    given_type: str, expected: str
-) -> None:
+def test_essence_has_no_parameters(given_type: str, expected: str) -> None:
     assert media.essence(given_type) == expected
 
 
@@ -93,9 +89,7 @@ def webp_extended(width: int, height: int) -> bytes:
         ("image/webp", webp_extended, 2**24),
     ],
 )
-def test_the_dimensions_of_a_picture_are_read_from_the_header_of_the_picture_file(
-    media_type: str, make: object, largest: int
-) -> None:
+def test_dimensions_are_read_from_the_header(media_type: str, make: object, largest: int) -> None:
     assert callable(make)
     for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
         data = make(width, height)
@@ -106,7 +100,7 @@ def test_the_dimensions_of_a_picture_are_read_from_the_header_of_the_picture_fil
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_the_dimensions_of_a_jpeg_are_read_from_every_kind_of_frame_header(marker: int) -> None:
+def test_dimensions_are_read_from_every_jpeg_frame(marker: int) -> None:
     assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
@@ -119,7 +113,7 @@ def test_the_dimensions_of_a_jpeg_are_read_from_every_kind_of_frame_header(marke
         )
     )
 )
-def test_jpeg_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, int]]) -> None:
+def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, int]]) -> None:
     before = b"".join(
         b"\xff" * fill + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         for marker, content, fill in segments
@@ -128,24 +122,24 @@ def test_jpeg_segments_before_the_frame_are_skipped(segments: list[tuple[int, by
 
 
 @pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
-def test_a_jpeg_without_a_frame_header_is_refused(before: bytes) -> None:
+def test_jpeg_without_a_frame_header_is_refused(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
 @pytest.mark.parametrize("piece", [b"\xff\xd0", b"\xff", b"\xff\0", b"\xff\xe0\0\x02"])
-def test_a_jpeg_with_too_many_markers_before_the_frame_is_refused(piece: bytes) -> None:
+def test_jpeg_with_too_many_markers_is_refused(piece: bytes) -> None:
     before = piece * 1_000_000
     with pytest.raises(UnreadableImage, match="among its first 2000 markers"):
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
-def test_the_frame_header_of_a_jpeg_is_found_after_1000_fill_bytes() -> None:
+def test_frame_header_after_1000_fill_bytes_is_found() -> None:
     assert read_dimensions("image/jpeg", jpeg(5, 7, b"\xff" * 1000)) == (5, 7)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_a_picture_with_a_width_or_height_of_zero_is_refused(size: tuple[int, int]) -> None:
+def test_width_or_height_of_zero_is_refused(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
         with pytest.raises(UnreadableImage):
             read_dimensions(media_type, data)
@@ -153,9 +147,7 @@ def test_a_picture_with_a_width_or_height_of_zero_is_refused(size: tuple[int, in
 
 @pytest.mark.parametrize("media_type", PICTURES)
 @given(data=st.binary(max_size=200))
-def test_reading_picture_dimensions_from_any_bytes_succeeds_or_raises_unreadable_image(
-    media_type: str, data: bytes
-) -> None:
+def test_any_bytes_have_dimensions_or_are_unreadable(media_type: str, data: bytes) -> None:
     for content in (data, SIGNATURES[media_type] + data):
         try:
             found = read_dimensions(media_type, content)
@@ -167,7 +159,7 @@ def test_reading_picture_dimensions_from_any_bytes_succeeds_or_raises_unreadable
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_the_dimensions_read_from_a_picture_equal_the_dimensions_written_by_pillow(
+def test_dimensions_equal_those_written_by_pillow(
     picture_format: str, options: dict[str, bool]
 ) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)
@@ -179,5 +171,5 @@ def test_the_dimensions_read_from_a_picture_equal_the_dimensions_written_by_pill
     assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_no_dimensions_are_read_from_data_whose_media_type_is_not_a_picture_type() -> None:
+def test_other_media_types_have_no_dimensions() -> None:
     assert read_dimensions("text/plain", b"") is None

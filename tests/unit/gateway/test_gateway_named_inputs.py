@@ -29,8 +29,6 @@ from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 ENTRY = """
 [compared]
 implementation = "worker.models.noop"
@@ -82,9 +80,7 @@ async def submit_form(
     return await gateway.http.post(PATH, files=files, headers=ASYNC)
 
 
-async def test_the_parts_of_a_form_become_the_named_inputs_of_the_message(
-    compared: RunningGateway,
-) -> None:
+async def test_form_parts_become_named_inputs(compared: RunningGateway) -> None:
     answer = await submit_form(
         compared,
         ("other", ("b.png", PNG, "image/png")),
@@ -97,17 +93,13 @@ async def test_the_parts_of_a_form_become_the_named_inputs_of_the_message(
     assert json.loads(encode_request(request))["schema"] == 2
 
 
-async def test_the_media_type_of_a_form_part_is_detected_if_the_part_has_only_a_generic_media_type(
-    compared: RunningGateway,
-) -> None:
+async def test_generic_type_of_a_form_part_is_detected(compared: RunningGateway) -> None:
     part = ("other", ("b", PNG, "application/octet-stream"))
     assert (await submit_form(compared, part)).status_code == 202
     assert compared.queues.request().inputs["other"].media_type == "image/png"
 
 
-async def test_a_json_body_can_give_a_named_input_as_text_or_base64_or_json_or_upload_or_url(
-    compared: RunningGateway,
-) -> None:
+async def test_json_body_gives_an_input_from_any_source(compared: RunningGateway) -> None:
     upload = await sent(compared, PNG, "image/png", "other")
     blob = uploads.upload_blob_of(upload, OPEN_TENANT)
     reference = PayloadRef("image/png", blob, len(PNG), None, compared.blobs.etags[blob])
@@ -137,9 +129,7 @@ async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str 
     return str(answer.json()["upload"])
 
 
-async def test_an_upload_for_a_named_input_has_the_media_types_and_the_size_limit_of_the_input(
-    compared: RunningGateway,
-) -> None:
+async def test_upload_has_the_limits_of_its_input(compared: RunningGateway) -> None:
     asked = {"model": "compared", "media_type": "application/json"}
     found = (await compared.http.post("/v1/uploads", json={**asked, "input": "note"})).json()
     assert (found["max_bytes"], found["media_types"]) == (40, ["application/json"])
@@ -155,9 +145,7 @@ async def test_an_upload_for_a_named_input_has_the_media_types_and_the_size_limi
     assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
 
 
-async def test_an_upload_of_another_tenant_cannot_be_used_as_a_named_input(
-    compared: RunningGateway,
-) -> None:
+async def test_upload_of_another_tenant_is_refused(compared: RunningGateway) -> None:
     asked = {"model": "compared", "media_type": "image/png", "input": "other"}
     upload = (await compared.http.post("/v1/uploads", json=asked)).json()["upload"]
     compared.blobs.put(uploads.upload_blob_of(upload, "someone-else"), PNG, "image/png")
@@ -186,7 +174,7 @@ REFUSED: list[tuple[object, int, str, str]] = [
 
 
 @pytest.mark.parametrize(("inputs", "status", "pointer", "said"), REFUSED)
-async def test_a_missing_or_invalid_named_input_is_refused_with_a_json_pointer_to_the_input(
+async def test_invalid_input_is_refused_with_a_pointer(
     compared: RunningGateway, inputs: object, status: int, pointer: str, said: str
 ) -> None:
     refused = await submit(compared, inputs)
@@ -197,9 +185,7 @@ async def test_a_missing_or_invalid_named_input_is_refused_with_a_json_pointer_t
     assert not compared.queues.sent
 
 
-async def test_a_form_is_refused_if_a_named_input_is_missing_or_unknown_or_invalid(
-    compared: RunningGateway,
-) -> None:
+async def test_invalid_form_is_refused(compared: RunningGateway) -> None:
     part = ("other", ("b.png", PNG, "image/png"))
     for parts, status, said in (
         ((), 422, "inputs.other: compared needs this input"),
@@ -214,9 +200,7 @@ async def test_a_form_is_refused_if_a_named_input_is_missing_or_unknown_or_inval
     assert not compared.queues.sent
 
 
-async def test_a_raw_body_or_inference_request_without_a_required_named_input_is_refused(
-    compared: RunningGateway,
-) -> None:
+async def test_raw_body_without_a_required_input_is_refused(compared: RunningGateway) -> None:
     headers = {"content-type": "text/plain"}
     raw = await compared.http.post(PATH, content=b"x", headers=headers)
     inference = await infer(compared, "compared", {"inputs": [tensor("a")]}, [])
@@ -225,9 +209,7 @@ async def test_a_raw_body_or_inference_request_without_a_required_named_input_is
         assert "inputs.other: compared needs this input" in refused.text
 
 
-async def test_a_request_with_a_named_input_for_a_model_without_named_inputs_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_model_without_named_inputs_refuses_them(gateway: RunningGateway) -> None:
     for inputs, status in (({}, 202), (None, 202), ({"mask": {"text": "x"}}, 422), ([], 400)):
         answer = await gateway.http.post(
             "/v1/models/noop/jobs", json={"input": {"text": "x"}, "inputs": inputs}, headers=ASYNC
@@ -236,9 +218,7 @@ async def test_a_request_with_a_named_input_for_a_model_without_named_inputs_is_
     assert json.loads(encode_request(gateway.queues.request()))["schema"] == 1
 
 
-async def test_an_input_is_stored_as_a_blob_if_all_inputs_together_exceed_the_inline_limit(
-    compared: RunningGateway,
-) -> None:
+async def test_inputs_over_the_inline_limit_are_stored(compared: RunningGateway) -> None:
     half = "x" * (INPUT_INLINE_LIMIT_BYTES // 2 + 1)
     answer = await submit(compared, {"other": {"text": half}}, input={"text": half})
     request, job_id = compared.queues.request(), answer.json()["id"]
@@ -249,9 +229,7 @@ async def test_an_input_is_stored_as_a_blob_if_all_inputs_together_exceed_the_in
     assert compared.payloads.blobs[stored.blob] == ("text/plain", half.encode())
 
 
-async def test_a_message_that_is_sent_after_an_outage_of_service_bus_contains_all_inputs(
-    compared: RunningGateway,
-) -> None:
+async def test_message_after_an_outage_has_all_inputs(compared: RunningGateway) -> None:
     part = "x" * 20_000
     compared.queues.is_down = True
     answer = await submit(compared, {"other": {"text": part}}, input={"text": part})
@@ -264,9 +242,7 @@ async def test_a_message_that_is_sent_after_an_outage_of_service_bus_contains_al
     assert stored.blob == f"inputs/{job_id}/other"
 
 
-async def test_housekeeping_deletes_all_stored_inputs_of_old_jobs(
-    compared: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_all_inputs(compared: RunningGateway) -> None:
     large = {"text": "x" * 100_000}
     job_id = (await submit(compared, {"other": large}, input=large)).json()["id"]
     names = {f"inputs/{job_id}", f"inputs/{job_id}/other"}
@@ -295,9 +271,7 @@ async def dead_job(gateway: RunningGateway) -> str:
     return job_id
 
 
-async def test_a_dead_letter_describes_all_inputs_and_its_redrive_sends_all_inputs(
-    compared: RunningGateway,
-) -> None:
+async def test_redrive_sends_all_inputs(compared: RunningGateway) -> None:
     job_id = await dead_job(compared)
     path = f"/v1/admin/dead-letters/compared/{job_id}"
     letter = (await compared.http.get(path)).json()
@@ -314,9 +288,7 @@ async def test_a_dead_letter_describes_all_inputs_and_its_redrive_sends_all_inpu
     assert (after.input, after.inputs) == (before.input, before.inputs)
 
 
-async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
-    compared: RunningGateway,
-) -> None:
+async def test_redrive_without_a_stored_input_is_refused(compared: RunningGateway) -> None:
     job_id = await dead_job(compared)
     del compared.payloads.blobs[f"inputs/{job_id}/other"]
     refused = await compared.http.post(f"/v1/admin/dead-letters/compared/{job_id}/redrive")
@@ -324,9 +296,7 @@ async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
     assert "input no longer exists" in refused.json()["detail"]
 
 
-async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_for_input_urls(
-    tmp_path: Path,
-) -> None:
+async def test_each_url_counts_towards_the_rate(tmp_path: Path) -> None:
     catalogue = write_catalogue(tmp_path)
     async with open_gateway(catalogue_path=catalogue, url_input_rate=Rate(1, 60)) as gateway:
         url = {"url": "https://93.184.216.34/b.txt", "media_type": "text/plain"}
@@ -335,9 +305,7 @@ async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_for_input_u
         assert refused.json()["detail"].startswith("inputs.other.url: ")
 
 
-async def test_a_repeated_request_with_a_used_idempotency_key_and_other_named_inputs_is_refused(
-    compared: RunningGateway,
-) -> None:
+async def test_repeat_with_other_inputs_is_refused(compared: RunningGateway) -> None:
     first = await submit(compared, {"other": OTHER}, "key")
     again = await submit(compared, {"other": OTHER}, "key")
     assert again.json()["id"] == first.json()["id"]
@@ -346,9 +314,7 @@ async def test_a_repeated_request_with_a_used_idempotency_key_and_other_named_in
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency-mismatch")
 
 
-async def test_simultaneous_requests_with_the_same_idempotency_key_leave_one_copy_of_a_named_input(
-    compared: RunningGateway,
-) -> None:
+async def test_simultaneous_repeats_store_one_copy(compared: RunningGateway) -> None:
     inputs = {"other": {"text": "x" * 100_000}}
     answers = await asyncio.gather(*(submit(compared, inputs, "key") for _ in range(8)))
     (job_id,) = {answer.json()["id"] for answer in answers}
@@ -356,9 +322,7 @@ async def test_simultaneous_requests_with_the_same_idempotency_key_leave_one_cop
     assert stored == [f"inputs/{job_id}/other"]
 
 
-async def test_the_model_resource_describes_the_named_inputs_of_the_model(
-    compared: RunningGateway,
-) -> None:
+async def test_model_describes_its_inputs(compared: RunningGateway) -> None:
     described = (await compared.http.get("/v1/models/compared")).json()
     assert described["inputs"] == {
         "other": {
@@ -377,9 +341,7 @@ async def test_the_model_resource_describes_the_named_inputs_of_the_model(
     assert (await compared.http.get("/v1/models/noop")).json()["inputs"] == {}
 
 
-async def test_the_openapi_operation_of_a_model_describes_the_named_inputs_of_the_model(
-    compared: RunningGateway,
-) -> None:
+async def test_openapi_describes_the_inputs(compared: RunningGateway) -> None:
     document = (await compared.http.get("/openapi.json")).json()
     body = document["paths"][PATH]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/json"}

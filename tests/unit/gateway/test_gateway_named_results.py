@@ -25,8 +25,6 @@ from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_operators import SETTING, bearer
 from tests.unit.gateway.webhook_delivery import SECRET, URL, deliver, receiver
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 ENTRY = """
 [cutter]
 task = "{task}"
@@ -85,9 +83,7 @@ async def get(gateway: RunningGateway, path: str, **headers: str) -> httpx.Respo
     )
 
 
-async def test_a_job_resource_has_a_link_to_each_named_result_and_contains_small_json_results(
-    cutter: RunningGateway,
-) -> None:
+async def test_job_links_results_and_shows_small_json(cutter: RunningGateway) -> None:
     job_id = await ended(cutter, mask=PNG, boxes=BOXES)
     job, path = await cutter.job(job_id), f"/v1/jobs/{job_id}"
     assert (job["status"], job["result"]) == ("succeeded", {"n": 1})
@@ -104,18 +100,14 @@ async def test_a_job_resource_has_a_link_to_each_named_result_and_contains_small
     assert listed == job
 
 
-async def test_the_results_field_of_a_job_without_named_results_is_an_empty_json_object(
-    cutter: RunningGateway,
-) -> None:
+async def test_job_without_results_has_an_empty_object(cutter: RunningGateway) -> None:
     job_id = await cutter.accept(model="cutter")
     assert (await cutter.job(job_id))["results"] == {}
     await cutter.reply(error=error_body("inference-failed"))
     assert (await cutter.job(job_id))["results"] == {}
 
 
-async def test_each_named_result_is_returned_with_its_media_type_and_an_etag(
-    cutter: RunningGateway,
-) -> None:
+async def test_result_has_its_media_type_and_etag(cutter: RunningGateway) -> None:
     path = f"/v1/jobs/{await ended(cutter, mask=PNG, boxes=BOXES)}/result"
     mask, boxes, first = [
         await get(cutter, each) for each in (f"{path}/mask", f"{path}/boxes", path)
@@ -132,9 +124,7 @@ async def test_each_named_result_is_returned_with_its_media_type_and_an_etag(
     assert (head.status_code, head.content) == (200, b"")
 
 
-async def test_a_request_for_a_large_named_result_is_redirected_to_a_signed_link_to_the_result(
-    cutter: RunningGateway,
-) -> None:
+async def test_large_result_is_a_signed_link(cutter: RunningGateway) -> None:
     job_id = await cutter.accept(model="cutter")
     mask, boxes = (
         stored(cutter, job_id, bytes(500_000), media_type)
@@ -162,9 +152,7 @@ async def test_a_request_for_a_large_named_result_is_redirected_to_a_signed_link
     assert (await get(cutter, job["results"]["boxes"]["link"])).status_code == 303
 
 
-async def test_a_request_for_a_named_result_that_the_job_does_not_have_gets_status_404(
-    cutter: RunningGateway,
-) -> None:
+async def test_missing_result_gets_404(cutter: RunningGateway) -> None:
     job_id = await ended(cutter, mask=PNG)
     for name in ("boxes", "result", "Mask", "%2e%2e", "..%2freply"):
         answer = await get(cutter, f"/v1/jobs/{job_id}/result/{name}")
@@ -177,9 +165,7 @@ async def test_a_request_for_a_named_result_that_the_job_does_not_have_gets_stat
     assert answer.json()["job"]["results"].keys() == {"mask"}
 
 
-async def test_the_named_result_route_returns_202_for_a_queued_job_and_409_for_a_failed_job(
-    cutter: RunningGateway,
-) -> None:
+async def test_queued_job_gets_202_and_failed_job_409(cutter: RunningGateway) -> None:
     job_id = await cutter.accept(model="cutter")
     queued = await get(cutter, f"/v1/jobs/{job_id}/result/mask")
     assert (queued.status_code, queued.headers["retry-after"]) == (202, "1")
@@ -190,7 +176,7 @@ async def test_the_named_result_route_returns_202_for_a_queued_job_and_409_for_a
     assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
 
 
-async def test_only_the_tenant_of_a_job_can_read_its_named_results(tmp_path: Path) -> None:
+async def test_only_the_tenant_can_read_results(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path)
     async with open_gateway(api_keys=SETTING, catalogue_path=path) as gateway:
         answer = await gateway.http.post(
@@ -228,7 +214,7 @@ async def test_only_the_tenant_of_a_job_can_read_its_named_results(tmp_path: Pat
         ({"media_type": "image/pn\u0261"}, "results.mask.media_type: expected printable ASCII"),
     ],
 )
-async def test_a_reply_with_an_invalid_named_result_is_refused(
+async def test_reply_with_an_invalid_result_is_refused(
     cutter: RunningGateway, change: dict[str, Any], said: str
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -256,9 +242,7 @@ def inline(size_bytes: int) -> dict[str, Any]:
     return {"media_type": "image/png", "base64": data}
 
 
-async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_refused(
-    cutter: RunningGateway,
-) -> None:
+async def test_results_over_a_common_limit_are_refused(cutter: RunningGateway) -> None:
     job_id = await cutter.accept(model="cutter")
     half, half_inline = MAX_RESULT_BYTES // 2, INLINE_LIMIT_BYTES // 2
     text = {"json": "x" * (half_inline - 2)}  # the quotation marks are two bytes
@@ -285,7 +269,7 @@ async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_re
     assert (await cutter.reply(**allowed)).status_code == 202
 
 
-async def test_a_webhook_contains_the_named_results_of_its_job(tmp_path: Path) -> None:
+async def test_webhook_contains_the_results(tmp_path: Path) -> None:
     async with open_gateway(
         catalogue_path=write_catalogue(tmp_path),
         webhook_secrets=parse_secrets(SECRET),
@@ -299,9 +283,7 @@ async def test_a_webhook_contains_the_named_results_of_its_job(tmp_path: Path) -
         assert json.loads(body)["results"]["boxes"]["json"] == [[1, 2]]
 
 
-async def test_housekeeping_deletes_the_blobs_of_all_results_of_an_old_job(
-    cutter: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_all_results(cutter: RunningGateway) -> None:
     job_id = await cutter.accept(model="cutter")
     names = {result_blob(job_id) for _ in range(3)}
     for name in names:
@@ -311,9 +293,7 @@ async def test_housekeeping_deletes_the_blobs_of_all_results_of_an_old_job(
     assert not names & set(cutter.payloads.blobs)
 
 
-async def test_the_description_of_a_model_contains_its_named_results(
-    cutter: RunningGateway,
-) -> None:
+async def test_model_describes_its_results(cutter: RunningGateway) -> None:
     described = (await get(cutter, "/v1/models/cutter")).json()
     assert described["results"] == {
         "mask": {"description": "A mask.", "media_type": "image/png", "required": True},
@@ -322,9 +302,7 @@ async def test_the_description_of_a_model_contains_its_named_results(
     assert (await get(cutter, "/v1/models/noop")).json()["results"] == {}
 
 
-async def test_the_openapi_operation_of_a_model_describes_the_named_results_of_the_model(
-    cutter: RunningGateway,
-) -> None:
+async def test_openapi_describes_the_results(cutter: RunningGateway) -> None:
     document = (await get(cutter, "/openapi.json")).json()
     responses = document["paths"]["/v1/models/cutter/jobs"]["post"]["responses"]
     schema = responses["200"]["content"]["application/json"]["schema"]
@@ -338,9 +316,7 @@ async def test_the_openapi_operation_of_a_model_describes_the_named_results_of_t
     assert noop == {"$ref": "#/components/responses/submit_200"}
 
 
-async def test_an_inference_response_has_an_output_tensor_for_each_named_result(
-    cutter: RunningGateway,
-) -> None:
+async def test_inference_has_a_tensor_for_each_result(cutter: RunningGateway) -> None:
     described = (await get(cutter, "/v2/models/cutter")).json()
     assert described["outputs"] == [
         {"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("result", "mask", "boxes")
@@ -359,17 +335,13 @@ async def test_an_inference_response_has_an_output_tensor_for_each_named_result(
     assert found["boxes"]["data"] == ["[[1,2]]", "2"]
 
 
-async def test_an_inference_response_contains_only_the_requested_named_results(
-    cutter: RunningGateway,
-) -> None:
+async def test_inference_returns_only_requested_results(cutter: RunningGateway) -> None:
     request: dict[str, Any] = {"inputs": [tensor("eA==")], "outputs": [{"name": "mask"}]}
     found = outputs(await infer(cutter, "cutter", request, [outcome(mask=PNG, boxes=BOXES)]))
     assert list(found) == ["mask"]
 
 
-async def test_an_inference_response_omits_the_tensor_of_a_named_result_that_some_jobs_lack(
-    cutter: RunningGateway,
-) -> None:
+async def test_tensor_that_some_jobs_lack_is_omitted(cutter: RunningGateway) -> None:
     both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]
     request = {"inputs": [tensor("eA==", "eA==")]}
     assert list(outputs(await infer(cutter, "cutter", request, both))) == ["result", "mask"]
@@ -383,7 +355,7 @@ async def test_an_inference_response_omits_the_tensor_of_a_named_result_that_som
 @pytest.mark.parametrize(
     ("wanted", "expected"), [(["result", "boxes"], ["result"]), (["boxes"], [])]
 )
-async def test_an_inference_response_omits_a_requested_optional_result_that_some_jobs_lack(
+async def test_requested_optional_result_may_be_omitted(
     cutter: RunningGateway,
     outcomes: list[dict[str, Any]],
     wanted: list[str],
@@ -394,9 +366,7 @@ async def test_an_inference_response_omits_a_requested_optional_result_that_some
     assert list(outputs(await infer(cutter, "cutter", request, outcomes))) == expected
 
 
-async def test_an_inference_request_fails_if_the_model_omits_a_required_result_that_is_requested(
-    cutter: RunningGateway,
-) -> None:
+async def test_missing_required_result_fails_the_inference(cutter: RunningGateway) -> None:
     names = [{"name": name} for name in ("mask", "boxes")]
     request = {"inputs": [tensor("eA==")], "outputs": names}
     answer = await infer(cutter, "cutter", request, [outcome(boxes=BOXES)])
@@ -404,9 +374,7 @@ async def test_an_inference_request_fails_if_the_model_omits_a_required_result_t
     assert "the model did not return mask" in answer.json()["error"]
 
 
-async def test_an_inference_request_reads_only_the_blobs_of_the_requested_named_results(
-    cutter: RunningGateway,
-) -> None:
+async def test_only_requested_blobs_are_read(cutter: RunningGateway) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
         """Run a job, request only its named result `wanted`, and return the response.
 
@@ -430,9 +398,7 @@ async def test_an_inference_request_reads_only_the_blobs_of_the_requested_named_
     assert (lost.status_code, "no longer exists" in lost.json()["error"]) == (404, True)
 
 
-async def test_the_named_results_of_a_classifier_replace_its_usual_output_tensors(
-    tmp_path: Path,
-) -> None:
+async def test_results_of_a_classifier_replace_its_tensors(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, "image-classification")
     text = path.read_text(encoding="utf-8").replace("results.mask", "results.labels")
     path.write_text(text, encoding="utf-8")

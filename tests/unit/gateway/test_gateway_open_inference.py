@@ -12,8 +12,6 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_uploads import NEVER_MADE, sent
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -27,7 +25,7 @@ def picture_text() -> str:
     return base64.b64encode(PNG).decode()
 
 
-async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGateway) -> None:
+async def test_picture_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "classifier",
@@ -51,9 +49,7 @@ async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGate
     assert gateway.queues.request().input == InlineBytes("image/png", PNG)
 
 
-async def test_an_inference_request_can_send_and_receive_tensors_in_binary_form(
-    gateway: RunningGateway,
-) -> None:
+async def test_tensors_are_sent_and_received_in_binary(gateway: RunningGateway) -> None:
     size = len(PNG) + 4
     value = {"name": "x", "datatype": "BYTES", "shape": [1]}
     head = json.dumps(
@@ -81,9 +77,7 @@ async def test_an_inference_request_can_send_and_receive_tensors_in_binary_form(
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_each_tensor_element_creates_a_job_and_the_results_have_the_order_of_the_elements(
-    gateway: RunningGateway,
-) -> None:
+async def test_each_element_is_a_job_in_order(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -96,7 +90,7 @@ async def test_each_tensor_element_creates_a_job_and_the_results_have_the_order_
     assert len(answer.json()["parameters"]["job_ids"].split(",")) == 3
 
 
-async def test_a_numeric_tensor_creates_one_job_with_json_input(gateway: RunningGateway) -> None:
+async def test_numeric_tensor_is_one_json_job(gateway: RunningGateway) -> None:
     request = {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3.5, 4]}],
         "parameters": {"top": 3, "deadline_seconds": 7, "binary_data_output": False},
@@ -108,17 +102,13 @@ async def test_a_numeric_tensor_creates_one_job_with_json_input(gateway: Running
     assert (sent.deadline - sent.created_at).total_seconds() == 7
 
 
-async def test_several_input_tensors_create_one_job_whose_input_is_a_json_object(
-    gateway: RunningGateway,
-) -> None:
+async def test_several_tensors_are_one_json_object(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
     await infer(gateway, "noop", request, [{"result": {"json": 1}}])
     assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
 
 
-async def test_a_binary_result_of_an_inference_request_is_returned_in_base64(
-    gateway: RunningGateway,
-) -> None:
+async def test_binary_result_is_base64(gateway: RunningGateway) -> None:
     mask = {"base64": picture_text(), "media_type": "image/png"}
     answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
@@ -126,9 +116,7 @@ async def test_a_binary_result_of_an_inference_request_is_returned_in_base64(
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_the_inference_error_names_the_element_of_the_input_tensor_whose_job_failed(
-    gateway: RunningGateway,
-) -> None:
+async def test_error_names_the_failed_element(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -140,9 +128,7 @@ async def test_the_inference_error_names_the_element_of_the_input_tensor_whose_j
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_the_inference_timeout_error_contains_the_url_of_the_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_timeout_error_has_the_url_of_the_job(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
@@ -176,7 +162,7 @@ async def test_the_inference_timeout_error_contains_the_url_of_the_job(
         ),
     ],
 )
-async def test_a_refused_inference_request_gets_an_error_in_the_open_inference_format(
+async def test_refusal_has_the_format_of_the_protocol(
     gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await gateway.http.post(
@@ -187,9 +173,7 @@ async def test_a_refused_inference_request_gets_an_error_in_the_open_inference_f
     assert gateway.durable.runs == {}
 
 
-async def test_every_error_response_under_the_path_v2_has_the_open_inference_error_format(
-    gateway: RunningGateway,
-) -> None:
+async def test_every_error_under_v2_has_the_format(gateway: RunningGateway) -> None:
     for method, path, status in (
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/noop/infer", 405),
@@ -204,16 +188,14 @@ async def test_every_error_response_under_the_path_v2_has_the_open_inference_err
     assert (answer.status_code, list(answer.json())) == (503, ["error"])
 
 
-async def test_a_compressed_inference_request_is_refused(gateway: RunningGateway) -> None:
+async def test_compressed_request_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
     )
     assert answer.status_code == 415
 
 
-async def test_the_metadata_routes_describe_the_server_and_the_models(
-    gateway: RunningGateway,
-) -> None:
+async def test_metadata_describes_server_and_models(gateway: RunningGateway) -> None:
     get = gateway.http.get
     assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
     assert (await get("/v2/health/live")).json() == {"live": True}
@@ -227,15 +209,13 @@ async def test_the_metadata_routes_describe_the_server_and_the_models(
         assert (await get(f"{path}/ready")).json() == {"name": "classifier", "ready": True}
 
 
-async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGateway) -> None:
+async def test_model_is_not_ready_while_a_service_is_down(gateway: RunningGateway) -> None:
     gateway.payloads.is_down = True
     assert (await gateway.http.get("/v2/health/ready")).status_code == 503
     assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
 
 
-async def test_a_large_result_of_an_inference_request_is_read_from_the_blob_storage(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_result_is_read_from_blobs(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )
@@ -254,17 +234,13 @@ async def test_a_large_result_of_an_inference_request_is_read_from_the_blob_stor
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_an_inference_request_waits_for_the_result_despite_the_preference_respond_async(
-    gateway: RunningGateway,
-) -> None:
+async def test_request_waits_despite_respond_async(gateway: RunningGateway) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}], headers)
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_inference_error_for_an_expired_job_names_the_deadline(
-    gateway: RunningGateway,
-) -> None:
+async def test_expired_job_names_the_deadline(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
     waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
     await gateway.queues.has_sent.wait()
@@ -274,9 +250,7 @@ async def test_the_inference_error_for_an_expired_job_names_the_deadline(
     assert "deadline" in answer.json()["error"]
 
 
-async def test_an_inference_request_with_an_upload_as_input_succeeds(
-    gateway: RunningGateway,
-) -> None:
+async def test_upload_is_accepted_as_input(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])
@@ -298,7 +272,7 @@ async def test_an_inference_request_with_an_upload_as_input_succeeds(
         ({"inputs": [], "parameters": {"upload": NEVER_MADE}}, 422),
     ],
 )
-async def test_an_inference_request_with_an_invalid_upload_is_refused(
+async def test_invalid_upload_is_refused(
     gateway: RunningGateway, request_body: dict[str, Any], status: int
 ) -> None:
     answer = await gateway.http.post("/v2/models/noop/infer", json=request_body)
@@ -309,7 +283,7 @@ async def test_an_inference_request_with_an_invalid_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_the_priority_of_an_inference_request_selects_the_queue_unless_it_is_a_number(
+async def test_priority_selects_the_queue_unless_a_number(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

@@ -56,7 +56,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_a_tensor_that_is_written_in_binary_form_is_read_unchanged(written: list[Tensor]) -> None:
+def test_binary_tensor_is_read_unchanged(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
@@ -73,7 +73,7 @@ def test_a_tensor_that_is_written_in_binary_form_is_read_unchanged(written: list
 
 
 @given(tensors().filter(lambda tensor: tensor.datatype != "BYTES"))
-def test_tensor_elements_are_read_from_flat_and_from_nested_json_lists(tensor: Tensor) -> None:
+def test_elements_are_read_from_flat_and_nested_lists(tensor: Tensor) -> None:
     if not all(math.isfinite(element) for element in tensor.elements):
         return
     value = {"name": "t", "datatype": tensor.datatype, "shape": tensor.shape}
@@ -85,7 +85,7 @@ def test_tensor_elements_are_read_from_flat_and_from_nested_json_lists(tensor: T
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), max_size=5))
-def test_bf16_tensor_elements_are_read_as_floats(values: list[float]) -> None:
+def test_bf16_is_read_as_floats(values: list[float]) -> None:
     halves = b"".join(struct.pack("<f", value)[2:] for value in values)
     value = {"name": "t", "datatype": "BF16", "shape": [len(values)]}
     head = body([{**value, "parameters": {"binary_data_size": len(halves)}}])
@@ -93,7 +93,7 @@ def test_bf16_tensor_elements_are_read_as_floats(values: list[float]) -> None:
     assert all(math.isclose(*pair, rel_tol=2**-7) for pair in zip(found, values, strict=True))
 
 
-def test_tensor_elements_are_nested_according_to_the_shape_of_the_tensor() -> None:
+def test_elements_are_nested_by_the_shape() -> None:
     assert nested(Tensor("t", "INT8", (2, 3), [1, 2, 3, 4, 5, 6])) == [[1, 2, 3], [4, 5, 6]]
     assert nested(Tensor("t", "INT8", (2, 1, 2), [1, 2, 3, 4])) == [[[1, 2]], [[3, 4]]]
     assert nested(Tensor("t", "INT8", (), [1])) == 1
@@ -141,9 +141,7 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_a_malformed_tensor_is_refused_with_a_description_of_the_fault(
-    inputs: Any, named: str
-) -> None:
+def test_malformed_tensor_is_refused_with_the_fault(inputs: Any, named: str) -> None:
     assert named in refused(body(inputs))
 
 
@@ -160,34 +158,30 @@ def test_a_malformed_tensor_is_refused_with_a_description_of_the_fault(
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_a_malformed_id_or_output_or_parameter_of_an_inference_request_is_refused_with_a_reason(
-    others: dict[str, Any], named: str
-) -> None:
+def test_malformed_member_is_refused_with_a_reason(others: dict[str, Any], named: str) -> None:
     assert named in refused(body([tensor()], **others))
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_an_invalid_or_too_large_inference_header_content_length_is_refused(
-    header_length: str,
-) -> None:
+def test_invalid_header_length_is_refused(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"inputs": NaN}'])
-def test_an_inference_request_body_that_is_not_a_json_object_is_refused(data: bytes) -> None:
+def test_body_that_is_no_json_object_is_refused(data: bytes) -> None:
     refused(data)
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\1", b"\1\0\0\0", b"\2\0\0\0a", b"\1\0\0\0ab", b"\0\0\0\0" * 2, b"\xff" * 8]
 )
-def test_a_bytes_tensor_with_inconsistent_element_lengths_is_refused(data: bytes) -> None:
+def test_inconsistent_element_lengths_are_refused(data: bytes) -> None:
     value = {"name": "t", "datatype": "BYTES", "shape": [1]}
     head = body([{**value, "parameters": {"binary_data_size": len(data)}}])
     refused(head + data, str(len(head)))
 
 
-def test_bytes_after_the_last_binary_tensor_are_refused() -> None:
+def test_bytes_after_the_last_tensor_are_refused() -> None:
     head = body([tensor()])
     assert "after its last tensor" in refused(head + b"x", str(len(head)))
 
@@ -217,7 +211,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_reading_any_inference_body_returns_a_request_or_raises_an_http_problem(
+def test_any_body_is_read_or_raises_a_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
@@ -226,7 +220,5 @@ def test_reading_any_inference_body_returns_a_request_or_raises_an_http_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_random_bytes_are_refused_as_an_inference_request_body(
-    data: bytes, header_length: str | None
-) -> None:
+def test_random_bytes_are_refused(data: bytes, header_length: str | None) -> None:
     refused(data, header_length)

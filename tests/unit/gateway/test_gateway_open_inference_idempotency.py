@@ -10,8 +10,6 @@ from gateway.errors import Unavailable
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
     """Send an inference request with the key of an earlier request, and return the response.
@@ -23,9 +21,7 @@ async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]
     )
 
 
-async def test_a_repeated_inference_request_with_the_same_idempotency_key_gets_the_same_jobs(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_gets_the_same_jobs(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor("a", "b", "c")]}
     outcomes = [{"result": {"json": number}} for number in range(3)]
     first = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
@@ -47,7 +43,7 @@ async def test_a_repeated_inference_request_with_the_same_idempotency_key_gets_t
         {"inputs": [tensor("a", "b")], "parameters": {"priority": "low"}},
     ],
 )
-async def test_a_different_inference_request_with_the_same_idempotency_key_starts_no_job(
+async def test_different_request_starts_no_job(
     gateway: RunningGateway, request_body: dict[str, Any]
 ) -> None:
     outcomes = [{"result": {"json": number}} for number in range(2)]
@@ -59,9 +55,7 @@ async def test_a_different_inference_request_with_the_same_idempotency_key_start
     assert len(gateway.durable.runs) == 2
 
 
-async def test_the_v1_api_and_the_v2_api_share_the_idempotency_keys_of_a_caller(
-    gateway: RunningGateway,
-) -> None:
+async def test_v1_and_v2_share_the_keys(gateway: RunningGateway) -> None:
     headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
     assert answer.status_code == 202
@@ -70,9 +64,7 @@ async def test_the_v1_api_and_the_v2_api_share_the_idempotency_keys_of_a_caller(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_simultaneous_inference_requests_with_the_same_idempotency_key_create_jobs_only_once(
-    gateway: RunningGateway,
-) -> None:
+async def test_simultaneous_requests_create_jobs_once(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor("a", "b")]}
     callers = [asyncio.create_task(infer_again(gateway, "one", request)) for _ in range(16)]
     while len(gateway.queues.sent) < 2:
@@ -86,9 +78,7 @@ async def test_simultaneous_inference_requests_with_the_same_idempotency_key_cre
     assert len(gateway.durable.runs) == 2
 
 
-async def test_a_repeated_inference_request_starts_the_jobs_that_the_first_request_did_not_start(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_starts_the_jobs_that_were_not_started(gateway: RunningGateway) -> None:
     start, count = gateway.durable.start, 0
 
     async def dying(*arguments: Any, **options: Any) -> None:
@@ -111,9 +101,7 @@ async def test_a_repeated_inference_request_starts_the_jobs_that_the_first_reque
     assert len(gateway.durable.runs) == 2
 
 
-async def test_an_inference_request_with_a_malformed_idempotency_key_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_malformed_key_is_refused(gateway: RunningGateway) -> None:
     refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
     assert gateway.durable.runs == {}

@@ -14,8 +14,6 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_named_inputs import LARGE_PNG, PNG, sent, write_catalogue
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 DONE = {"result": {"json": 1}}
 PICTURE_ENTRY = """
 [framed]
@@ -59,7 +57,7 @@ async def refuse(
     return answer.status_code, answer.json()["error"]
 
 
-async def test_the_metadata_of_a_model_lists_its_named_inputs(compared: RunningGateway) -> None:
+async def test_metadata_lists_the_inputs(compared: RunningGateway) -> None:
     described = (await compared.http.get("/v2/models/compared")).json()
     assert described["inputs"] == [
         {
@@ -83,17 +81,13 @@ async def test_the_metadata_of_a_model_lists_its_named_inputs(compared: RunningG
     ]
 
 
-async def test_the_first_input_tensor_gets_another_name_if_a_named_input_already_has_this_name(
-    compared: RunningGateway,
-) -> None:
+async def test_first_tensor_gets_a_free_name(compared: RunningGateway) -> None:
     for model, expected in (("framed", ["image", "mask"]), ("image-named", ["input", "image"])):
         described = (await compared.http.get(f"/v2/models/{model}")).json()
         assert [each["name"] for each in described["inputs"]] == expected
 
 
-async def test_the_tensors_of_an_inference_request_become_the_named_inputs_of_the_message(
-    compared: RunningGateway,
-) -> None:
+async def test_tensors_become_named_inputs(compared: RunningGateway) -> None:
     tensors = [
         named("note", 1, 2, datatype="INT32"),
         named("other", as_text(PNG), parameters={"content_type": "base64"}),
@@ -107,15 +101,13 @@ async def test_the_tensors_of_an_inference_request_become_the_named_inputs_of_th
     assert json.loads(encode_request(request))["schema"] == 2
 
 
-async def test_a_text_for_a_named_input_can_be_sent_as_a_json_string_in_a_tensor(
-    compared: RunningGateway,
-) -> None:
+async def test_text_can_be_a_json_string(compared: RunningGateway) -> None:
     tensors = [named("input", "first"), named("other", "second")]
     await infer(compared, "compared", {"inputs": tensors}, [DONE])
     assert compared.queues.request().inputs == {"other": InlineBytes("text/plain", b"second")}
 
 
-async def test_named_inputs_can_be_sent_as_binary_tensors(compared: RunningGateway) -> None:
+async def test_inputs_can_be_binary_tensors(compared: RunningGateway) -> None:
     parts = {"input": b"first", "other": PNG}
     rest = b"".join(len(data).to_bytes(4, "little") + data for data in parts.values())
     tensors: list[dict[str, Any]] = [
@@ -141,9 +133,7 @@ async def test_named_inputs_can_be_sent_as_binary_tensors(compared: RunningGatew
     assert request.inputs == {"other": InlineBytes("image/png", PNG), "note": InlineJson([0.75])}
 
 
-async def test_elements_at_the_same_position_of_all_tensors_become_the_inputs_of_one_job(
-    compared: RunningGateway,
-) -> None:
+async def test_elements_at_one_position_are_one_job(compared: RunningGateway) -> None:
     tensors = [named("other", "c", "d"), named("input", "a", "b")]
     answer = await infer(compared, "compared", {"inputs": tensors}, [DONE, DONE])
     assert outputs(answer)["result"]["data"] == ["1", "1"]
@@ -156,9 +146,7 @@ async def test_elements_at_the_same_position_of_all_tensors_become_the_inputs_of
     ]
 
 
-async def test_an_inference_request_can_combine_an_upload_as_first_input_with_named_inputs(
-    compared: RunningGateway,
-) -> None:
+async def test_upload_can_be_the_first_input(compared: RunningGateway) -> None:
     upload = await sent(compared, b"large", "text/plain", None)
     request = {"inputs": [named("other", "second")], "parameters": {"upload": upload}}
     answer = await infer(compared, "compared", request, [DONE])
@@ -230,7 +218,7 @@ OTHER = named("other", "second")
         ),
     ],
 )
-async def test_an_inference_request_is_refused_if_a_named_input_is_missing_or_unknown_or_invalid(
+async def test_invalid_inputs_are_refused(
     compared: RunningGateway, tensors: list[dict[str, Any]], status: int, said: str
 ) -> None:
     found, error = await refuse(compared, *tensors)
@@ -238,18 +226,14 @@ async def test_an_inference_request_is_refused_if_a_named_input_is_missing_or_un
     assert said in error
 
 
-async def test_an_inference_request_can_be_as_large_as_the_size_limits_of_all_inputs_together(
-    compared: RunningGateway,
-) -> None:
+async def test_request_may_have_the_size_of_all_inputs(compared: RunningGateway) -> None:
     large = "x" * 200_000
     tensors = [named("input", large), named("other", large)]
     answer = await infer(compared, "compared", {"inputs": tensors}, [DONE])
     assert answer.status_code == 200, answer.text
 
 
-async def test_an_inference_request_with_a_used_idempotency_key_and_other_named_inputs_is_refused(
-    compared: RunningGateway,
-) -> None:
+async def test_repeat_with_other_inputs_is_refused(compared: RunningGateway) -> None:
     async def send(other: str, outcomes: list[dict[str, Any]]) -> httpx.Response:
         request = {"inputs": [FIRST, named("other", other)]}
         return await infer(compared, "compared", request, outcomes, {"idempotency-key": "key"})

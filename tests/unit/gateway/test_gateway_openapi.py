@@ -32,13 +32,11 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-def test_the_openapi_document_conforms_to_the_openapi_3_1_specification(
-    document: dict[str, Any],
-) -> None:
+def test_document_conforms_to_openapi_3_1(document: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_the_openapi_document_describes_every_route(document: dict[str, Any]) -> None:
+def test_every_route_is_described(document: dict[str, Any]) -> None:
     described = {(path, method) for path, method, _ in operations(document)}
     routes = [
         route
@@ -51,16 +49,14 @@ def test_the_openapi_document_describes_every_route(document: dict[str, Any]) ->
         assert {(route.path, method) for method in route.methods or ()} <= described
 
 
-def test_the_operation_ids_in_the_openapi_document_are_valid_function_names(
-    document: dict[str, Any],
-) -> None:
+def test_operation_ids_are_function_names(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
     assert {"submit_job", "get_job", "get_result", "cancel_job", "oip_infer"} <= set(names)
 
 
-def test_every_reference_in_the_openapi_document_is_defined(document: dict[str, Any]) -> None:
+def test_every_reference_is_defined(document: dict[str, Any]) -> None:
     for reference in references(document):
         assert resolve(document, {"$ref": reference})
 
@@ -84,15 +80,11 @@ def references(value: Any) -> list[str]:
     return []
 
 
-def test_the_openapi_document_does_not_describe_the_validation_errors_of_fastapi(
-    document: dict[str, Any],
-) -> None:
+def test_validation_errors_of_fastapi_are_left_out(document: dict[str, Any]) -> None:
     assert "ValidationError" not in str(document)
 
 
-def test_the_openapi_document_has_an_example_of_each_problem_type_that_a_route_can_return(
-    document: dict[str, Any],
-) -> None:
+def test_each_possible_problem_has_an_example(document: dict[str, Any]) -> None:
     shown = {
         code
         for _, _, operation in operations(document)
@@ -104,9 +96,7 @@ def test_the_openapi_document_has_an_example_of_each_problem_type_that_a_route_c
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_the_openapi_document_lists_status_401_and_403_and_429_for_routes_that_need_an_api_key(
-    document: dict[str, Any],
-) -> None:
+def test_routes_with_keys_list_401_403_and_429(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         needs_key = {"bearer": []} in operation.get("security", ())
         is_told = {"401", "403", "429"} <= set(operation["responses"])
@@ -116,9 +106,7 @@ def test_the_openapi_document_lists_status_401_and_403_and_429_for_routes_that_n
     assert "security" not in document["paths"]["/v1/health/live"]["get"]
 
 
-def test_the_openapi_document_describes_the_headers_of_the_responses(
-    document: dict[str, Any],
-) -> None:
+def test_headers_of_responses_are_described(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/models/{model}/jobs"]["post"]["responses"]
     assert {"Location", "Retry-After", "Preference-Applied"} <= set(responses["202"]["headers"])
     assert "Retry-After" in responses["503"]["headers"]
@@ -148,7 +136,7 @@ def test_the_openapi_document_describes_the_headers_of_the_responses(
         ("/v2/models/{model}", "/v2/models/unknown"),
     ],
 )
-async def test_each_response_is_valid_under_the_schema_in_the_openapi_document(
+async def test_each_response_is_valid_under_its_schema(
     gateway: RunningGateway, document: dict[str, Any], path: str, sent: str
 ) -> None:
     ended = await gateway.accept()

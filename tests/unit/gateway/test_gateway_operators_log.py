@@ -21,7 +21,7 @@ def query(name: str) -> str:
     return found[1]
 
 
-async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
+async def test_oldest_message_of_each_queue_is_logged(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
@@ -32,7 +32,7 @@ async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     assert parsed in query("oldest-message")
 
 
-async def test_one_failure_is_logged_for_each_queue_if_service_bus_is_unavailable(
+async def test_outage_is_logged_once_for_each_queue(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -53,7 +53,7 @@ def test_only_failed_and_expired_jobs_are_logged(
     assert parsed in query("failed-jobs")
 
 
-async def test_each_accepted_and_each_refused_request_is_logged_with_the_traceparent(
+async def test_accepted_and_refused_requests_are_logged(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway")

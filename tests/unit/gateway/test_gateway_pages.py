@@ -57,7 +57,7 @@ async def markup_of(gateway: RunningGateway, path: str) -> Markup:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_page_loads_only_static_files_of_the_gateway_and_has_no_inline_code(
+async def test_page_has_only_static_files_and_no_inline_code(
     gateway: RunningGateway, path: str
 ) -> None:
     page = await markup_of(gateway, path)
@@ -69,16 +69,14 @@ async def test_a_page_loads_only_static_files_of_the_gateway_and_has_no_inline_c
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_each_link_of_a_page_returns_status_200(gateway: RunningGateway, path: str) -> None:
+async def test_each_link_works(gateway: RunningGateway, path: str) -> None:
     page = await markup_of(gateway, path)
     for link in {link.partition("#")[0] for link in page.links} - {""}:
         assert (await gateway.http.get(link)).status_code == 200, link
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_each_page_has_a_content_security_policy_that_allows_only_gateway_and_blob_storage(
-    gateway: RunningGateway, path: str
-) -> None:
+async def test_policy_allows_only_gateway_and_blobs(gateway: RunningGateway, path: str) -> None:
     answer = await gateway.http.get(path, headers=HTML)
     rules = {
         rule.split()[0]: rule.split()[1:]
@@ -93,9 +91,7 @@ async def test_each_page_has_a_content_security_policy_that_allows_only_gateway_
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-async def test_the_front_page_and_the_root_document_link_to_each_page(
-    gateway: RunningGateway,
-) -> None:
+async def test_front_page_and_root_document_link_to_pages(gateway: RunningGateway) -> None:
     page = await markup_of(gateway, "/")
     assert {page.path for page in PAGES} <= set(page.links)
     document = (await gateway.http.get("/")).json()
@@ -103,14 +99,12 @@ async def test_the_front_page_and_the_root_document_link_to_each_page(
     assert document["docs"] == "/docs"
 
 
-def test_the_open_command_accepts_the_names_of_all_pages_of_the_gateway() -> None:
+def test_open_command_knows_all_pages() -> None:
     assert list(LOCAL_PAGES) == [page.name for page in PAGES]
 
 
 @pytest.mark.parametrize("name", ["chelsea.jpg", "coffee.jpg", "speech.wav"])
-async def test_the_sample_files_of_the_playground_equal_the_files_in_the_folder_examples(
-    gateway: RunningGateway, name: str
-) -> None:
+async def test_samples_equal_the_examples(gateway: RunningGateway, name: str) -> None:
     answer = await gateway.http.get(f"/pages/samples/{name}")
     assert answer.content == (EXAMPLE_FILES / name).read_bytes()
     licences = (await gateway.http.get("/pages/samples/LICENSE.txt")).text
@@ -118,24 +112,20 @@ async def test_the_sample_files_of_the_playground_equal_the_files_in_the_folder_
     assert (EXAMPLE_FILES / "speech.LICENSE.txt").read_text("utf-8") in licences
 
 
-async def test_the_playground_contains_the_advice_for_each_problem_code(
-    gateway: RunningGateway,
-) -> None:
+async def test_playground_has_the_advice_for_each_problem(gateway: RunningGateway) -> None:
     page = await gateway.http.get("/play", headers=HTML)
     for code in problems.PROBLEM_KINDS:
         assert f'<p data-code="{code}">' in page.text
 
 
-async def test_pages_and_their_static_files_are_served_without_an_api_key() -> None:
+async def test_pages_and_files_need_no_key() -> None:
     keys = parse_keys(json.dumps([make_key("a", "acme")[1]]))
     async with open_gateway(api_keys=keys) as gateway:
         for path in (*PATHS, SCRIPT, "/pages/key.js"):
             assert (await gateway.http.get(path, headers=HTML)).status_code == 200, path
 
 
-async def test_a_request_with_the_current_etag_of_a_page_or_static_file_gets_status_304(
-    gateway: RunningGateway,
-) -> None:
+async def test_current_etag_gets_304(gateway: RunningGateway) -> None:
     for path, caching in (
         ("/docs", "no-cache"),
         ("/pages/docs.js", "no-cache"),
@@ -150,9 +140,7 @@ async def test_a_request_with_the_current_etag_of_a_page_or_static_file_gets_sta
         assert again.headers["cache-control"] == caching
 
 
-async def test_a_head_request_for_a_page_or_a_static_file_gets_the_headers_of_a_get_request(
-    gateway: RunningGateway,
-) -> None:
+async def test_head_has_the_headers_of_get(gateway: RunningGateway) -> None:
     for path in ("/docs", "/pages/site.css", SCRIPT):
         get, head = await gateway.http.get(path), await gateway.http.head(path)
         for answer in (get, head):
@@ -171,7 +159,7 @@ async def test_a_head_request_for_a_page_or_a_static_file_gets_the_headers_of_a_
         ("", False),
     ],
 )
-async def test_a_static_file_is_compressed_only_for_a_client_that_accepts_gzip(
+async def test_file_is_compressed_only_if_accepted(
     gateway: RunningGateway, accepted: str, is_zipped: bool
 ) -> None:
     expected = (FOLDER / "site.css").read_bytes()
@@ -192,7 +180,7 @@ async def test_a_static_file_is_compressed_only_for_a_client_that_accepts_gzip(
         ("/pages/vendor/swagger-ui-5.35.0/LICENSE.txt", "text/plain; charset=utf-8"),
     ],
 )
-async def test_a_static_file_has_the_media_type_of_its_file_name_extension(
+async def test_file_has_the_media_type_of_its_extension(
     gateway: RunningGateway, path: str, media_type: str
 ) -> None:
     assert (await gateway.http.get(path)).headers["content-type"] == media_type
@@ -205,22 +193,18 @@ async def test_a_static_file_has_the_media_type_of_its_file_name_extension(
         *("/pages/..%2f..%2fapp.py", "/pages/%2e%2e/routes/pages.py", "/pages//etc/passwd"),
     ],
 )
-async def test_a_request_for_a_file_outside_the_folder_of_static_files_gets_status_404(
-    gateway: RunningGateway, path: str
-) -> None:
+async def test_file_outside_the_folder_gets_404(gateway: RunningGateway, path: str) -> None:
     answer = await gateway.http.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
 
-async def test_the_problems_page_has_a_section_for_each_problem_code(
-    gateway: RunningGateway,
-) -> None:
+async def test_problems_page_has_a_section_for_each_code(gateway: RunningGateway) -> None:
     page = await markup_of(gateway, "/docs/problems")
     assert page.ids - {"content"} == set(problems.PROBLEM_KINDS)
 
 
 @pytest.mark.parametrize("folder", VENDORED)
-def test_each_vendored_file_has_the_digest_in_the_manifest(folder: Path) -> None:
+def test_vendored_files_have_the_digests_of_the_manifest(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     listed = {
         f"{package['folder']}/{name}": digest
@@ -239,7 +223,7 @@ def test_each_vendored_file_has_the_digest_in_the_manifest(folder: Path) -> None
         assert package["licence"]
 
 
-async def test_the_openapi_document_lists_caller_routes_before_worker_and_operator_routes(
+async def test_caller_routes_come_before_worker_and_operator_routes(
     gateway: RunningGateway,
 ) -> None:
     document = (await gateway.http.get("/openapi.json")).json()
@@ -256,9 +240,7 @@ async def test_the_openapi_document_lists_caller_routes_before_worker_and_operat
     assert all(tag["description"] for tag in document["tags"])
 
 
-async def test_each_response_example_in_the_openapi_document_is_valid_under_the_schema(
-    gateway: RunningGateway,
-) -> None:
+async def test_each_example_is_valid_under_its_schema(gateway: RunningGateway) -> None:
     document = (await gateway.http.get("/openapi.json")).json()
     operations: dict[str, Any] = {
         operation["operationId"]: operation

@@ -18,8 +18,6 @@ from gateway.http.openapi.document import parameters_schema
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 DECLARED = """
 parameters.top = {type = "integer", minimum = 1, maximum = 9}
 parameters.names = {type = "array", items = {type = "string"}}
@@ -87,7 +85,7 @@ async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Re
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
 @pytest.mark.parametrize(("parameters", "pointer"), WRONG)
-async def test_a_job_with_an_invalid_parameter_is_refused_with_a_json_pointer_to_the_parameter(
+async def test_invalid_parameter_is_refused_with_a_pointer(
     declared: RunningGateway, way: str, parameters: dict[str, Any], pointer: str
 ) -> None:
     refused = await submit(declared, way, parameters)
@@ -98,17 +96,13 @@ async def test_a_job_with_an_invalid_parameter_is_refused_with_a_json_pointer_to
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_the_declared_parameters_of_a_submission_are_sent_in_the_message(
-    declared: RunningGateway, way: str
-) -> None:
+async def test_declared_parameters_are_sent(declared: RunningGateway, way: str) -> None:
     parameters = {"top": 9, "names": []}
     assert (await submit(declared, way, parameters)).status_code == 202
     assert declared.queues.request().parameters == parameters
 
 
-async def test_an_inference_request_with_an_invalid_parameter_is_refused(
-    declared: RunningGateway,
-) -> None:
+async def test_inference_with_an_invalid_one_is_refused(declared: RunningGateway) -> None:
     inputs = {"inputs": [tensor("eA==", content_type="base64")]}
     refused = await infer(declared, "noop", {**inputs, "parameters": {"top": 0}}, [])
     assert refused.status_code == 422
@@ -121,9 +115,7 @@ def submit_operation(document: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_the_openapi_document_describes_model_parameters_in_queries_and_forms_and_json_bodies(
-    declared: RunningGateway, way: str
-) -> None:
+async def test_openapi_describes_them_in_every_body(declared: RunningGateway, way: str) -> None:
     document = (await declared.http.get("/openapi.json")).json()
     for model in ("noop", "classifier"):
         operation = submit_operation(document, model)
@@ -148,9 +140,7 @@ async def test_the_openapi_document_describes_model_parameters_in_queries_and_fo
     assert "properties" not in schemas["classifier_parameters"]
 
 
-async def test_the_openapi_operation_of_a_model_has_the_media_types_and_deadlines_of_the_model(
-    gateway: RunningGateway,
-) -> None:
+async def test_operation_has_the_types_and_deadlines_of_the_model(gateway: RunningGateway) -> None:
     document = (await gateway.http.get("/openapi.json")).json()
     for model in gateway.services.catalogue.values():
         operation = submit_operation(document, model.name)
@@ -161,9 +151,7 @@ async def test_the_openapi_operation_of_a_model_has_the_media_types_and_deadline
         assert "model" not in {parameter["name"] for parameter in operation["parameters"]}
 
 
-async def test_the_openapi_document_has_one_operation_for_a_model_with_two_versions(
-    tmp_path: Path,
-) -> None:
+async def test_model_with_two_versions_has_one_operation(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, '[noop."2"]\ndescription = "Another."\n')
     async with open_gateway(catalogue_path=path) as gateway:
         document = (await gateway.http.get("/openapi.json")).json()
@@ -183,7 +171,7 @@ def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 @example("top", True)
 @example("sizes", [True])
 @example("sizes", [2.0])
-def test_the_gateway_accepts_exactly_the_parameters_that_match_the_openapi_schema(
+def test_gateway_accepts_what_the_schema_accepts(
     all_kinds: Catalogue, name: str, value: Any
 ) -> None:
     model = all_kinds["noop"]
@@ -196,7 +184,5 @@ def test_the_gateway_accepts_exactly_the_parameters_that_match_the_openapi_schem
         assert is_valid
 
 
-async def test_any_parameters_are_accepted_if_the_model_declares_none(
-    gateway: RunningGateway,
-) -> None:
+async def test_any_are_accepted_if_none_are_declared(gateway: RunningGateway) -> None:
     assert (await submit(gateway, "json", {"anything": [1, None]})).status_code == 202

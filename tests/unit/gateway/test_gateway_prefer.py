@@ -37,21 +37,19 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_unknown_and_malformed_preferences_in_a_prefer_header_are_ignored(
+def test_unknown_and_malformed_preferences_are_ignored(
     values: list[str], expected: Preference
 ) -> None:
     assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
-def test_parsing_any_prefer_header_never_returns_a_waiting_time_over_the_maximum(
-    values: list[str],
-) -> None:
+def test_wait_never_exceeds_the_maximum(values: list[str]) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 
-def test_the_prefer_header_determines_how_long_a_request_waits_for_the_job() -> None:
+def test_header_determines_the_wait() -> None:
     assert Preference().wait_or(30) == 30
     assert Preference(5).wait_or(30) == 5
     assert Preference(None, True).wait_or(30) == 0
@@ -69,7 +67,7 @@ def test_the_prefer_header_determines_how_long_a_request_waits_for_the_job() -> 
         (Preference(5, True), True, "respond-async, wait=5"),
     ],
 )
-def test_the_preference_applied_header_lists_only_the_preferences_that_the_gateway_applied(
+def test_applied_header_lists_only_applied_preferences(
     preference: Preference, answered_async: bool, expected: str | None
 ) -> None:
     assert preference.applied(answered_async=answered_async) == expected

@@ -14,8 +14,6 @@ from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_uploads import sent
 from tests.unit.gateway.workers import heard
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 JOBS = "/v1/models/noop/jobs"
 ASYNC = {"prefer": "respond-async"}
 
@@ -43,7 +41,7 @@ ENVELOPE = {"input": {"text": "x"}}
         ({"json": {**ENVELOPE, "priority": None}}, "noop"),
     ],
 )
-async def test_the_priority_of_a_job_determines_to_which_queue_the_job_is_sent(
+async def test_priority_determines_the_queue(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -51,9 +49,7 @@ async def test_the_priority_of_a_job_determines_to_which_queue_the_job_is_sent(
     assert gateway.queues.sent[-1][0] == queue
 
 
-async def test_a_low_priority_job_with_an_upload_is_sent_to_the_low_priority_queue(
-    gateway: RunningGateway,
-) -> None:
+async def test_upload_is_sent_to_the_low_priority_queue(gateway: RunningGateway) -> None:
     name = await sent(gateway, b"hello", "text/plain")
     by_query = await submitted(gateway, params={"upload": name, "priority": "low"})
     assert by_query.status_code == 202, by_query.text
@@ -74,7 +70,7 @@ async def test_a_low_priority_job_with_an_upload_is_sent_to_the_low_priority_que
         {"json": {**ENVELOPE, "priority": ""}},
     ],
 )
-async def test_a_submission_with_an_unknown_priority_is_refused(
+async def test_unknown_priority_is_refused(
     gateway: RunningGateway, request_parts: dict[str, Any]
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -83,9 +79,7 @@ async def test_a_submission_with_an_unknown_priority_is_refused(
     assert gateway.durable.runs == {}
 
 
-async def test_all_queued_normal_priority_jobs_have_positions_before_the_low_priority_jobs(
-    gateway: RunningGateway,
-) -> None:
+async def test_normal_jobs_come_before_low_jobs(gateway: RunningGateway) -> None:
     heard(gateway, 2.0)
     low = [await gateway.accept(priority="low") for _ in range(2)]
     gateway.clock.now += timedelta(milliseconds=1)
@@ -96,9 +90,7 @@ async def test_all_queued_normal_priority_jobs_have_positions_before_the_low_pri
     assert [queue["eta_seconds"] for queue in queues] == [6.0, 10.0]
 
 
-async def test_the_position_of_a_normal_priority_job_depends_only_on_the_normal_priority_queue(
-    gateway: RunningGateway,
-) -> None:
+async def test_normal_position_ignores_the_low_queue(gateway: RunningGateway) -> None:
     job_id, low = await gateway.accept(), await gateway.accept(priority="low")
     for looked_at, count in ((job_id, 1), (low, 2)):
         gateway.clock.now += timedelta(seconds=6)
@@ -107,18 +99,14 @@ async def test_the_position_of_a_normal_priority_job_depends_only_on_the_normal_
         assert gateway.queues.look_count == count
 
 
-async def test_the_queue_length_of_a_model_includes_jobs_of_both_priorities(
-    gateway: RunningGateway,
-) -> None:
+async def test_queue_length_includes_both_priorities(gateway: RunningGateway) -> None:
     gateway.queues.lengths |= {"noop": 3, "noop-low": 40}
     heard(gateway, 2.0)
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (43, 8.0)
 
 
-async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_saturated(
-    gateway: RunningGateway,
-) -> None:
+async def test_only_low_jobs_are_refused_if_that_queue_is_full(gateway: RunningGateway) -> None:
     gateway.queues.lengths |= {"noop": 10, "noop-low": 100}
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
@@ -129,9 +117,7 @@ async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_s
     assert int(refused.headers["retry-after"]) == 10 + 100 + 1 - 60
 
 
-async def test_a_reply_reduces_the_reported_queue_length_of_the_model(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_reduces_the_queue_length(gateway: RunningGateway) -> None:
     low, normal = await gateway.accept(priority="low"), await gateway.accept()
     gateway.clock.now += timedelta(seconds=6)
     await gateway.job(low)
@@ -142,9 +128,7 @@ async def test_a_reply_reduces_the_reported_queue_length_of_the_model(
     assert (await gateway.job(normal))["queue"]["position"] == 1
 
 
-async def test_a_request_that_repeats_an_idempotency_key_with_another_priority_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_with_another_priority_is_refused(gateway: RunningGateway) -> None:
     answers = [
         await submitted(
             gateway,
@@ -158,7 +142,7 @@ async def test_a_request_that_repeats_an_idempotency_key_with_another_priority_i
     assert answers[2].json()["code"] == "idempotency-mismatch"
 
 
-def test_an_orchestration_input_without_a_priority_means_normal_priority() -> None:
+def test_ticket_without_a_priority_means_normal() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

@@ -13,19 +13,19 @@ RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
 
 @pytest.mark.parametrize(("text", "read"), [("1/1", Rate(1, 1)), ("100/60", Rate(100, 60))])
-def test_a_valid_rate_limit_is_parsed(text: str, read: Rate) -> None:
+def test_valid_rate_is_parsed(text: str, read: Rate) -> None:
     assert parse_rate(text) == read
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "/", "0/1", "1/0", "-1/1", "1.5/1", "1/1/1", "1/1 ", "٣/1", "9" * 20 + "/1"]
 )
-def test_a_malformed_rate_limit_is_refused(text: str) -> None:
+def test_malformed_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected REQUESTS/SECONDS"):
         parse_rate(text)
 
 
-def test_the_rate_limit_headers_show_the_limit_and_the_remaining_requests() -> None:
+def test_headers_show_limit_and_remaining_requests() -> None:
     limit = Rate(10, 60)
     _, decision = take_token(limit, None, 0)
     assert limit.policy == '"default";q=10;w=60'
@@ -34,9 +34,7 @@ def test_the_rate_limit_headers_show_the_limit_and_the_remaining_requests() -> N
 
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_simultaneous_requests_are_allowed_up_to_the_quota_of_the_rate_limit(
-    limit: Rate, at_seconds: float
-) -> None:
+def test_simultaneous_requests_are_allowed_up_to_the_quota(limit: Rate, at_seconds: float) -> None:
     bucket: TokenBucket | None = None
     for left in range(limit.count - 1, -1, -1):
         bucket, decision = take_token(limit, bucket, at_seconds)
@@ -52,9 +50,7 @@ def test_simultaneous_requests_are_allowed_up_to_the_quota_of_the_rate_limit(
 
 @settings(max_examples=200)
 @given(limit=RATES, count=st.integers(1, 5_000))
-def test_a_request_over_the_quota_is_allowed_only_after_the_returned_waiting_time(
-    limit: Rate, count: int
-) -> None:
+def test_request_over_the_quota_must_wait_as_told(limit: Rate, count: int) -> None:
     bucket, _ = take_token(limit, None, 0)
     bucket, charged = charge_tokens(limit, bucket, count)
     assert charged.remaining == max(0, limit.count - 1 - count)
@@ -71,9 +67,7 @@ def test_a_request_over_the_quota_is_allowed_only_after_the_returned_waiting_tim
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_a_rate_limit_allows_at_most_the_quota_plus_the_tokens_added_in_the_elapsed_time(
-    limit: Rate, pauses: list[float]
-) -> None:
+def test_quota_and_elapsed_time_bound_the_requests(limit: Rate, pauses: list[float]) -> None:
     bucket: TokenBucket | None = None
     now, allowed = 0.0, 0
     for pause in pauses:
@@ -85,7 +79,7 @@ def test_a_rate_limit_allows_at_most_the_quota_plus_the_tokens_added_in_the_elap
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_setting_the_clock_back_does_not_remove_tokens_from_a_rate_limit_bucket() -> None:
+def test_clock_set_back_removes_no_tokens() -> None:
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from contract.messages import InlineBytes
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
 LARGE = {"parameters": json.dumps({"a": "x" * 17_000})}
 URLENCODED = "application/x-www-form-urlencoded"
@@ -102,9 +100,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_an_invalid_submission_is_refused_and_starts_no_job(
-    gateway: RunningGateway, case: Case
-) -> None:
+async def test_invalid_submission_starts_no_job(gateway: RunningGateway, case: Case) -> None:
     answer = await gateway.http.post(
         f"/v1/models/{case.model}/jobs",
         content=case.content,
@@ -126,9 +122,7 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_json_with_250_nesting_levels_is_accepted_and_with_300_or_more_is_refused(
-    gateway: RunningGateway, where: str
-) -> None:
+async def test_json_is_accepted_to_a_depth_of_250(gateway: RunningGateway, where: str) -> None:
     # Python's own limit of nesting depends on the depth of the stack.
     for depth in (250, 300, *range(900, 1000, 1)):
         nested = "[" * depth + "]" * depth
@@ -145,17 +139,13 @@ async def test_json_with_250_nesting_levels_is_accepted_and_with_300_or_more_is_
         assert answer.status_code in wanted, (depth, answer.text)
 
 
-async def test_the_problem_document_for_an_unknown_model_suggests_similar_names(
-    gateway: RunningGateway,
-) -> None:
+async def test_unknown_model_suggests_similar_names(gateway: RunningGateway) -> None:
     answer = await gateway.http.post("/v1/models/clasifier/jobs", content=JPEG)
     assert answer.json()["nearest"] == ["classifier"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models/noop/jobs", "/v2/models/noop/infer"])
-async def test_a_submission_with_a_compressed_body_is_refused(
-    gateway: RunningGateway, path: str
-) -> None:
+async def test_compressed_body_is_refused(gateway: RunningGateway, path: str) -> None:
     for coding in ("gzip", "identity, br"):
         answer = await gateway.http.post(path, content=b"x", headers={"content-encoding": coding})
         assert answer.status_code == 415
@@ -165,9 +155,7 @@ async def test_a_submission_with_a_compressed_body_is_refused(
     assert answer.status_code != 415
 
 
-async def test_the_problem_document_for_an_unsupported_media_type_lists_the_accepted_types(
-    gateway: RunningGateway,
-) -> None:
+async def test_unsupported_media_type_lists_the_accepted(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=b"x", headers={"content-type": "text/plain"}
     )
@@ -184,9 +172,7 @@ async def test_the_problem_document_for_an_unsupported_media_type_lists_the_acce
         [("file", ("a", b"x", "text/plain")), *[("priority", (None, "low"))] * 2],
     ],
 )
-async def test_a_submission_with_an_invalid_multipart_form_is_refused(
-    gateway: RunningGateway, files: Any
-) -> None:
+async def test_invalid_form_is_refused(gateway: RunningGateway, files: Any) -> None:
     answer = await gateway.http.post("/v1/models/noop/jobs", files=files)
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
@@ -204,7 +190,7 @@ async def test_a_submission_with_an_invalid_multipart_form_is_refused(
         ("POST", "/v1/health/live", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_the_refusal_of_an_unsupported_method_lists_the_supported_methods(
+async def test_unsupported_method_lists_the_supported(
     gateway: RunningGateway, method: str, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.request(method, path)
@@ -212,7 +198,7 @@ async def test_the_refusal_of_an_unsupported_method_lists_the_supported_methods(
     assert answer.headers["allow"] == allowed
 
 
-async def test_a_request_to_an_unknown_path_is_refused(gateway: RunningGateway) -> None:
+async def test_unknown_path_is_refused(gateway: RunningGateway) -> None:
     for path in ("/v1", "/v1/jobs/", "/v1/models/", "/favicon.ico", "/v2/../v1/x"):
         answer = await gateway.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
@@ -256,7 +242,7 @@ envelopes = st.fixed_dictionaries(
     ),
     model=st.sampled_from(["noop", "classifier"]),
 )
-async def test_submitting_any_request_body_returns_a_documented_http_status(
+async def test_any_body_gets_a_documented_status(
     gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
     answer = await gateway.http.post(
@@ -288,7 +274,7 @@ async def one_type(tmp_path: Path) -> AsyncIterator[RunningGateway]:
         yield opened
 
 
-async def test_the_only_media_type_of_a_model_need_not_be_named(one_type: RunningGateway) -> None:
+async def test_only_media_type_need_not_be_named(one_type: RunningGateway) -> None:
     url, asynchronous = "/v1/models/table/jobs", {"prefer": "respond-async"}
     in_json = {"input": {"base64": "YSxi"}}
     requests: tuple[dict[str, Any], ...] = (
@@ -316,13 +302,13 @@ async def test_the_only_media_type_of_a_model_need_not_be_named(one_type: Runnin
     assert answer.status_code == 202
 
 
-async def test_a_media_type_must_be_named_if_a_model_has_several(gateway: RunningGateway) -> None:
+async def test_one_of_several_media_types_must_be_named(gateway: RunningGateway) -> None:
     answer = await gateway.http.post("/v1/uploads", json={"model": "classifier"})
     assert (answer.status_code, answer.json()["code"]) == (415, UNSUPPORTED)
     assert "expected one of image/jpeg, image/png, image/webp" in answer.json()["detail"]
 
 
-async def test_the_problem_says_which_type_the_content_has(gateway: RunningGateway) -> None:
+async def test_problem_names_the_type_of_the_content(gateway: RunningGateway) -> None:
     headers = {"content-type": "image/jpeg"}
     url = "/v1/models/classifier/jobs"
     answer = await gateway.http.post(url, content=HUGE_PNG, headers=headers)

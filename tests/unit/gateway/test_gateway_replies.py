@@ -12,8 +12,6 @@ from gateway.errors import ExpiredToken, InvalidToken
 from gateway.reply_tokens import REPLY_GRACE, ReplyTokens
 from tests.unit.gateway.conftest import KEY, RunningGateway, reply_body
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OTHER_KEY = bytes(32)
 
@@ -28,9 +26,7 @@ def query(url: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
 
 
-async def test_a_reply_with_a_wrong_token_is_refused_before_all_other_checks(
-    gateway: RunningGateway,
-) -> None:
+async def test_wrong_token_is_refused_before_other_checks(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     url = gateway.queues.request().reply_url or ""
     for wrong in (url[:-1] + ("A" if url[-1] != "A" else "B"), url.partition("?")[0]):
@@ -39,7 +35,7 @@ async def test_a_reply_with_a_wrong_token_is_refused_before_all_other_checks(
     assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: RunningGateway) -> None:
+async def test_token_of_another_job_is_refused(gateway: RunningGateway) -> None:
     await gateway.accept()
     other = await gateway.accept()
     url = (gateway.queues.request(0).reply_url or "").partition("?")[2]
@@ -47,18 +43,14 @@ async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: Running
     assert answer.status_code == 401
 
 
-async def test_a_reply_token_expires_one_grace_period_after_the_deadline(
-    gateway: RunningGateway,
-) -> None:
+async def test_token_expires_after_the_grace_period(gateway: RunningGateway) -> None:
     await gateway.accept(deadline_seconds=10)
     gateway.clock.now += timedelta(seconds=10) + REPLY_GRACE
     answer = await gateway.reply()
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
 
 
-async def test_a_reply_after_the_deadline_is_refused_and_the_job_stays_expired(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_after_the_deadline_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
     await gateway.durable.advance(10)
     expired = await gateway.job(job_id)
@@ -67,7 +59,7 @@ async def test_a_reply_after_the_deadline_is_refused_and_the_job_stays_expired(
     assert await gateway.job(job_id) == expired
 
 
-async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway) -> None:
+async def test_only_the_first_reply_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"json": 1})).status_code == 202
     second = await gateway.reply(result={"json": 2})
@@ -75,9 +67,7 @@ async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway
     assert (await gateway.job(job_id))["result"] == 1
 
 
-async def test_a_get_request_to_the_reply_url_gets_status_200_only_until_the_job_has_ended(
-    gateway: RunningGateway,
-) -> None:
+async def test_get_of_the_url_gets_200_until_the_end(gateway: RunningGateway) -> None:
     await gateway.accept()
     url = gateway.queues.request().reply_url or ""
     assert (await gateway.http.get(url)).status_code == 200
@@ -102,9 +92,7 @@ async def test_a_get_request_to_the_reply_url_gets_status_200_only_until_the_job
         {"attempt": 0},
     ],
 )
-async def test_a_malformed_reply_is_refused(
-    gateway: RunningGateway, change: dict[str, Any]
-) -> None:
+async def test_malformed_reply_is_refused(gateway: RunningGateway, change: dict[str, Any]) -> None:
     job_id = await gateway.accept()
     url = gateway.queues.request().reply_url or ""
     body = {**reply_body(job_id, result={"json": 1}), **change}
@@ -127,7 +115,7 @@ async def test_a_malformed_reply_is_refused(
         REPLY_START + b'"\\ud800"}}',
     ],
 )
-async def test_a_reply_that_is_not_a_json_object_or_cannot_be_encoded_as_utf_8_is_refused(
+async def test_reply_that_is_no_object_or_no_utf8_is_refused(
     gateway: RunningGateway, body: bytes
 ) -> None:
     job_id = await gateway.accept()
@@ -150,7 +138,7 @@ async def test_a_reply_that_is_not_a_json_object_or_cannot_be_encoded_as_utf_8_i
         {"size_bytes": 1 << 40},
     ],
 )
-async def test_a_reply_with_an_invalid_reference_to_the_result_is_refused(
+async def test_invalid_reference_to_the_result_is_refused(
     gateway: RunningGateway, change: dict[str, Any]
 ) -> None:
     job_id = await gateway.accept()
@@ -167,16 +155,14 @@ async def test_a_reply_with_an_invalid_reference_to_the_result_is_refused(
     assert (await gateway.reply(result=reference)).status_code == 202
 
 
-async def test_a_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -> None:
+async def test_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -> None:
     await gateway.accept()
     answer = await gateway.reply(result={"json": "x" * 192 * 1024})
     assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
 
 
 @given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
-def test_a_reply_token_is_accepted_only_for_its_own_job_and_until_its_expiry_time(
-    job_id: str, seconds: int
-) -> None:
+def test_token_is_for_its_job_until_its_expiry(job_id: str, seconds: int) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
     given_query = query(tokens.url("id", deadline, "noop"))
@@ -194,16 +180,12 @@ def test_a_reply_token_is_accepted_only_for_its_own_job_and_until_its_expiry_tim
 
 
 @given(job_id=st.text(), expires=st.text(), token=st.text())
-def test_a_reply_token_that_the_gateway_did_not_sign_is_refused(
-    job_id: str, expires: str, token: str
-) -> None:
+def test_foreign_token_is_refused(job_id: str, expires: str, token: str) -> None:
     with pytest.raises(InvalidToken):
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
 
 
-async def test_a_waiting_request_gets_the_outcome_of_a_reply_before_the_orchestration_ends(
-    gateway: RunningGateway,
-) -> None:
+async def test_waiting_request_gets_the_outcome_before_the_end(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.durable.discards_events = True
     with gateway.services.waiters.waiting(job_id) as ended:

@@ -14,8 +14,6 @@ from gateway.submission import create
 from gateway.submission.create import SEND_LATER
 from tests.unit.gateway.conftest import RunningGateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 ROOT = Path(__file__).parents[3]
 LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
 
@@ -25,9 +23,7 @@ def ticket_of(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return ticket
 
 
-async def test_the_orchestration_input_of_a_sent_job_does_not_contain_the_input_of_the_model(
-    gateway: RunningGateway,
-) -> None:
+async def test_ticket_of_a_sent_job_has_no_input(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(b"private input")
     assert ticket_of(gateway, job_id)["sent"] is True
     assert set(ticket_of(gateway, job_id)["request"]) == {
@@ -41,17 +37,13 @@ async def test_the_orchestration_input_of_a_sent_job_does_not_contain_the_input_
     )
 
 
-async def test_an_input_too_large_for_the_orchestration_history_is_sent_in_the_message(
-    gateway: RunningGateway,
-) -> None:
+async def test_input_too_large_for_the_history_is_sent(gateway: RunningGateway) -> None:
     await gateway.accept(LARGE)
     assert gateway.queues.request().input == InlineBytes("application/octet-stream", LARGE)
     assert not gateway.payloads.blobs
 
 
-async def test_a_job_is_accepted_at_once_but_sent_later_if_service_bus_does_not_respond(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_is_accepted_although_service_bus_is_silent(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept()
     assert "sent" not in ticket_of(gateway, job_id)
@@ -62,7 +54,7 @@ async def test_a_job_is_accepted_at_once_but_sent_later_if_service_bus_does_not_
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_caller_waits_only_briefly_for_a_job_whose_message_is_not_sent(
+async def test_caller_waits_briefly_for_an_unsent_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(create, "UNSENT_WAIT_SECONDS", 0.02)
@@ -73,9 +65,7 @@ async def test_a_caller_waits_only_briefly_for_a_job_whose_message_is_not_sent(
     assert answer.json()["status"] == "queued"
 
 
-async def test_a_large_input_is_stored_in_a_blob_if_service_bus_does_not_respond(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_input_is_stored_if_service_bus_is_silent(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(LARGE)
     gateway.queues.is_down = False
@@ -86,18 +76,14 @@ async def test_a_large_input_is_stored_in_a_blob_if_service_bus_does_not_respond
     assert gateway.queues.request().job_id == job_id
 
 
-async def test_no_job_with_a_large_input_is_accepted_while_service_bus_and_blob_storage_are_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_input_is_refused_without_blobs_and_bus(gateway: RunningGateway) -> None:
     gateway.queues.is_down = gateway.payloads.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=LARGE)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert not gateway.durable.runs
 
 
-async def test_the_gateway_does_not_send_to_a_queue_for_some_time_after_a_failed_send(
-    gateway: RunningGateway,
-) -> None:
+async def test_queue_is_left_alone_after_a_failed_send(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     await gateway.accept()
     gateway.queues.is_down = False
@@ -108,9 +94,7 @@ async def test_the_gateway_does_not_send_to_a_queue_for_some_time_after_a_failed
     assert ticket_of(gateway, third)["sent"] is True
 
 
-async def test_a_failed_send_to_one_model_does_not_delay_the_messages_of_another_model(
-    gateway: RunningGateway,
-) -> None:
+async def test_failed_send_delays_no_other_model(gateway: RunningGateway) -> None:
     gateway.queues.missing = {"noop"}
     assert "sent" not in ticket_of(gateway, await gateway.accept())
     answer = await gateway.http.post(
@@ -121,9 +105,7 @@ async def test_a_failed_send_to_one_model_does_not_delay_the_messages_of_another
     assert ticket_of(gateway, answer.json()["id"])["sent"] is True
 
 
-async def test_a_reply_that_arrives_before_the_orchestration_exists_is_recorded(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_before_the_orchestration_is_recorded(gateway: RunningGateway) -> None:
     gateway.durable.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x")
     assert answer.status_code == 503
@@ -138,7 +120,7 @@ async def test_a_reply_that_arrives_before_the_orchestration_exists_is_recorded(
     assert (await gateway.reply(request)).status_code == 410
 
 
-async def test_the_reply_event_is_raised_again_until_the_orchestration_exists(
+async def test_event_is_raised_until_the_orchestration_exists(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()
@@ -157,9 +139,7 @@ async def test_the_reply_event_is_raised_again_until_the_orchestration_exists(
     assert gateway.durable.runs[job_id].status.is_final
 
 
-async def test_a_repeated_request_finds_the_outcome_of_a_job_whose_orchestration_was_not_started(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_finds_the_outcome_without_orchestration(gateway: RunningGateway) -> None:
     headers = {"idempotency-key": "one", "prefer": "respond-async"}
     gateway.durable.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)

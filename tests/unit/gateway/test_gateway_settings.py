@@ -22,7 +22,7 @@ ENVIRON = {
 }
 
 
-def test_optional_settings_have_default_values() -> None:
+def test_optional_settings_have_defaults() -> None:
     settings = GatewaySettings.from_env(ENVIRON)
     assert settings.gateway_base_url == "http://127.0.0.1:7071"
     assert settings.reply_token_keys == (bytes(32),)
@@ -32,7 +32,7 @@ def test_optional_settings_have_default_values() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_settings_are_read_from_environment_variables() -> None:
+def test_settings_are_read_from_the_environment() -> None:
     other = base64.b64encode(b"k" * 40).decode()
     settings = GatewaySettings.from_env(
         {
@@ -63,14 +63,12 @@ def test_settings_are_read_from_environment_variables() -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:7071", "http://127.8.9.1", "http://[::1]:80", "https://localhost"]
 )
-def test_a_gateway_without_api_keys_accepts_every_caller_on_a_loopback_address(url: str) -> None:
+def test_open_gateway_is_allowed_on_loopback(url: str) -> None:
     assert GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
-def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback_address(
-    url: str,
-) -> None:
+def test_open_gateway_elsewhere_is_refused(url: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^API_KEYS: the setting is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
@@ -110,13 +108,13 @@ def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback
         ("CORS_ORIGINS", "https://a.example/"),
     ],
 )
-def test_the_error_for_an_invalid_setting_names_the_variable(variable: str, value: str) -> None:
+def test_error_names_the_variable(variable: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=f"^{variable}: ") as caught:
         GatewaySettings.from_env({**ENVIRON, variable: value})
     assert KEY not in str(caught.value)
 
 
-def test_the_repr_of_the_settings_contains_no_secrets() -> None:
+def test_repr_contains_no_secrets() -> None:
     settings: Any = GatewaySettings.from_env(ENVIRON)
     shown = repr(settings)
     assert "hidden" not in shown

@@ -14,7 +14,6 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 OCTETS = {"content-type": "application/octet-stream"}
 
 # The SDK warns once in each process that a codec has no type.
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
@@ -30,7 +29,7 @@ async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Res
     return await waiting
 
 
-async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningGateway) -> None:
+async def test_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
     answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
     job = answer.json()
@@ -61,7 +60,7 @@ async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningG
     assert await gateway.job(job["id"]) == job
 
 
-async def test_a_reply_wakes_the_request_that_waits_for_the_job(gateway: RunningGateway) -> None:
+async def test_reply_wakes_the_waiting_request(gateway: RunningGateway) -> None:
     await submit_and_reply(gateway)
     assert gateway.durable.status_count <= 2
 
@@ -78,7 +77,7 @@ async def test_a_reply_wakes_the_request_that_waits_for_the_job(gateway: Running
         ("unavailable", 503, "unavailable"),
     ],
 )
-async def test_the_response_for_a_failed_job_is_the_problem_document_of_the_job(
+async def test_failed_job_is_answered_by_its_problem(
     gateway: RunningGateway, code: str, status: int, problem_code: str
 ) -> None:
     answer = await submit_and_reply(gateway, error=error_body(code, retryable=True))
@@ -95,7 +94,7 @@ async def test_the_response_for_a_failed_job_is_the_problem_document_of_the_job(
     assert await gateway.job(problem["job"]["id"]) == problem["job"]
 
 
-async def test_the_response_for_an_expired_job_has_status_504(gateway: RunningGateway) -> None:
+async def test_expired_job_gets_504(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post(
             "/v1/models/noop/jobs", content=b"x", headers=OCTETS, params={"deadline_seconds": 5}
@@ -110,7 +109,7 @@ async def test_the_response_for_an_expired_job_has_status_504(gateway: RunningGa
     assert answer.json()["job"]["status"] == "expired"
 
 
-async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningGateway) -> None:
+async def test_cancelled_job_gets_409(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -121,9 +120,7 @@ async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningG
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_a_submission_with_the_preference_respond_async_returns_immediately(
-    gateway: RunningGateway,
-) -> None:
+async def test_respond_async_returns_at_once(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )
@@ -136,9 +133,7 @@ async def test_a_submission_with_the_preference_respond_async_returns_immediatel
     assert await gateway.job(job["id"]) == job
 
 
-async def test_the_message_to_the_worker_contains_input_parameters_deadline_and_reply_url(
-    gateway: RunningGateway,
-) -> None:
+async def test_message_has_input_parameters_deadline_and_url(gateway: RunningGateway) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
@@ -168,16 +163,14 @@ async def test_the_message_to_the_worker_contains_input_parameters_deadline_and_
     assert request.reply_url.startswith(address)
 
 
-async def test_the_reply_token_occurs_neither_in_the_orchestration_nor_in_the_job_resource(
-    gateway: RunningGateway,
-) -> None:
+async def test_reply_token_is_shown_nowhere(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     (run,) = gateway.durable.runs.values()
     assert "token" not in "".join(run.contexts)
     assert "token" not in (await gateway.http.get(f"/v1/jobs/{job_id}")).text
 
 
-async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGateway) -> None:
+async def test_large_input_is_stored(gateway: RunningGateway) -> None:
     data = b"z" * 64 * 1024 + b"!"
     job_id = await gateway.accept(data)
     digest = hashlib.sha256(data).hexdigest()
@@ -207,7 +200,7 @@ async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGate
         ),
     ],
 )
-async def test_an_input_given_as_base64_or_text_or_json_is_decoded(
+async def test_base64_text_and_json_are_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
     answer = await gateway.http.post(
@@ -222,9 +215,7 @@ async def test_an_input_given_as_base64_or_text_or_json_is_decoded(
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_that_the_durable_sdk_would_convert_to_an_object_reaches_the_worker_unchanged(
-    gateway: RunningGateway,
-) -> None:
+async def test_json_like_an_sdk_object_stays_unchanged(gateway: RunningGateway) -> None:
     # The Durable SDK turns objects in this form into instances of classes.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
     answer = await gateway.http.post(
@@ -238,9 +229,7 @@ async def test_json_that_the_durable_sdk_would_convert_to_an_object_reaches_the_
     assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_multipart_form_with_one_file_is_accepted_as_a_submission(
-    gateway: RunningGateway,
-) -> None:
+async def test_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},
@@ -254,9 +243,7 @@ async def test_a_multipart_form_with_one_file_is_accepted_as_a_submission(
     assert (request.deadline - request.created_at).total_seconds() == 7
 
 
-async def test_the_media_type_of_an_input_is_detected_if_the_request_has_no_content_type(
-    gateway: RunningGateway,
-) -> None:
+async def test_missing_content_type_is_detected(gateway: RunningGateway) -> None:
     jpeg = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
     answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=jpeg, headers={"prefer": "respond-async"}
@@ -265,9 +252,7 @@ async def test_the_media_type_of_an_input_is_detected_if_the_request_has_no_cont
     assert gateway.queues.request().input == InlineBytes("image/jpeg", jpeg)
 
 
-async def test_a_submission_is_refused_while_durable_functions_is_unavailable(
-    gateway: RunningGateway,
-) -> None:
+async def test_request_is_refused_while_durable_is_down(gateway: RunningGateway) -> None:
     gateway.durable.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
@@ -276,18 +261,14 @@ async def test_a_submission_is_refused_while_durable_functions_is_unavailable(
     assert not gateway.durable.runs
 
 
-async def test_a_submission_with_large_input_is_refused_while_the_blob_storage_is_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_input_is_refused_while_blobs_are_down(gateway: RunningGateway) -> None:
     gateway.payloads.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x" * 70_000, headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert not gateway.durable.runs
 
 
-async def test_the_message_of_an_accepted_job_is_sent_when_the_queue_is_available_again(
-    gateway: RunningGateway,
-) -> None:
+async def test_message_is_sent_when_the_queue_is_back(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=600)
     await gateway.durable.advance(10)
@@ -299,9 +280,7 @@ async def test_the_message_of_an_accepted_job_is_sent_when_the_queue_is_availabl
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_job_fails_if_its_message_cannot_be_sent_for_two_minutes(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_fails_if_it_is_not_sent_for_two_minutes(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=3600)
     await gateway.durable.advance(120)
@@ -311,9 +290,7 @@ async def test_a_job_fails_if_its_message_cannot_be_sent_for_two_minutes(
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_expires_if_its_message_is_not_sent_before_the_deadline(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_expires_if_it_is_not_sent_in_time(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)

@@ -8,8 +8,6 @@ import pytest
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_named_results import stored
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 
 def inline(data: bytes, media_type: str = "text/plain") -> dict[str, Any]:
     return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
@@ -25,7 +23,7 @@ def inline(data: bytes, media_type: str = "text/plain") -> dict[str, Any]:
         (inline(b"text", "application/octet-stream"), None),
     ],
 )
-async def test_a_small_text_result_stands_in_the_job_as_text(
+async def test_small_text_stands_in_the_job(
     gateway: RunningGateway, result: dict[str, Any], shown: str | None
 ) -> None:
     job_id = await gateway.accept()
@@ -38,7 +36,7 @@ async def test_a_small_text_result_stands_in_the_job_as_text(
 
 
 @pytest.mark.parametrize(("size_bytes", "is_shown"), [(65_536, True), (65_537, False)])
-async def test_a_text_result_in_a_blob_stands_in_the_job_up_to_64_kib(
+async def test_stored_text_up_to_64_kib_stands_in_the_job(
     gateway: RunningGateway, size_bytes: int, *, is_shown: bool
 ) -> None:
     job_id = await gateway.accept()

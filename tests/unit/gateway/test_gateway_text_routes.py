@@ -36,7 +36,7 @@ def text_app() -> FastAPI:
         ("POST", "/texts/a", (405, None)),
     ],
 )
-async def test_the_class_text_route_reads_the_same_parameter_values_as_the_route_class_of_fastapi(
+async def test_values_equal_those_of_fastapi(
     method: str, path: str, expected: tuple[int, str | None]
 ) -> None:
     transport = httpx.ASGITransport(text_app())
@@ -47,7 +47,7 @@ async def test_the_class_text_route_reads_the_same_parameter_values_as_the_route
     assert text is None or answer.text == text
 
 
-def test_the_routes_for_submissions_and_replies_and_single_jobs_bypass_fastapi_validation() -> None:
+def test_frequent_routes_bypass_validation() -> None:
     routes: list[Any] = [route for module in MODULES for route in module.router.routes]
     direct = {route.path for route in routes if isinstance(route, TextRoute) and route._is_direct}
     assert direct >= {"/v1/models/{model}/jobs", "/v1/jobs/{job_id}/reply", "/v1/jobs/{job_id}"}

@@ -14,8 +14,6 @@ from gateway.keys import OPEN_TENANT
 from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 STREAM = "application/octet-stream"
 NEVER_MADE = "019cb2d2-0000-7000-8000-000000000000"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (64).to_bytes(4) * 2 + b"\0" * 100
@@ -50,7 +48,7 @@ async def submit(
     )
 
 
-async def test_a_new_upload_has_a_signed_url_for_a_put_request(gateway: RunningGateway) -> None:
+async def test_new_upload_has_a_signed_put_url(gateway: RunningGateway) -> None:
     found = await slot(gateway)
     assert found["method"] == "PUT"
     assert found["headers"] == {"content-type": STREAM, "x-ms-blob-type": "BlockBlob"}
@@ -77,16 +75,14 @@ async def test_a_new_upload_has_a_signed_url_for_a_put_request(gateway: RunningG
         (b"x" * 20_000, 413, "payload-too-large"),
     ],
 )
-async def test_an_invalid_request_to_create_an_upload_is_refused(
+async def test_invalid_request_is_refused(
     gateway: RunningGateway, body: bytes, status: int, code: str
 ) -> None:
     answer = await gateway.http.post("/v1/uploads", content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_the_message_of_a_job_with_an_upload_contains_a_reference_to_the_upload(
-    gateway: RunningGateway,
-) -> None:
+async def test_message_refers_to_the_upload(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x" * 200_000)
     assert (await submit(gateway, upload)).status_code == 202
     blob = uploads.upload_blob_of(upload, OPEN_TENANT)
@@ -95,9 +91,7 @@ async def test_the_message_of_a_job_with_an_upload_contains_a_reference_to_the_u
     assert not [name for name in gateway.payloads.blobs if name.startswith("inputs/")]
 
 
-async def test_a_submission_that_names_the_upload_in_a_query_parameter_is_accepted(
-    gateway: RunningGateway,
-) -> None:
+async def test_query_parameter_can_name_the_upload(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     url = f"/v1/models/noop/jobs?upload={upload}"
     answer = await gateway.http.post(url, headers={"prefer": "respond-async"})
@@ -106,9 +100,7 @@ async def test_a_submission_that_names_the_upload_in_a_query_parameter_is_accept
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_the_media_type_of_the_submission_overrides_the_media_type_of_the_upload(
-    gateway: RunningGateway,
-) -> None:
+async def test_submission_overrides_the_media_type(gateway: RunningGateway) -> None:
     upload = await sent(gateway, PNG)
     assert (await submit(gateway, upload, media_type="image/png")).status_code == 202
     assert gateway.queues.request().input.media_type == "image/png"
@@ -117,9 +109,7 @@ async def test_the_media_type_of_the_submission_overrides_the_media_type_of_the_
 @pytest.mark.parametrize(
     "upload", [NEVER_MADE, "x", "", "../claims/x", "\ud800", NEVER_MADE.upper()]
 )
-async def test_a_job_whose_upload_does_not_exist_is_refused(
-    gateway: RunningGateway, upload: str
-) -> None:
+async def test_missing_upload_is_refused(gateway: RunningGateway, upload: str) -> None:
     body = '{"input": {"upload": "' + upload.encode("unicode_escape").decode() + '"}}'
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=body, headers={"content-type": "application/json"}
@@ -127,14 +117,14 @@ async def test_a_job_whose_upload_does_not_exist_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
-async def test_an_upload_with_a_content_encoding_is_refused(gateway: RunningGateway) -> None:
+async def test_content_encoding_is_refused(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     gateway.blobs.content_encoding = "gzip"
     answer = await submit(gateway, upload)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
 
 
-async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGateway) -> None:
+async def test_upload_without_data_is_refused(gateway: RunningGateway) -> None:
     answer = await submit(gateway, (await slot(gateway))["upload"])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
@@ -149,7 +139,7 @@ async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGate
         (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
     ],
 )
-async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_refused(
+async def test_upload_that_the_model_does_not_accept_is_refused(
     gateway: RunningGateway, data: bytes, media_type: str, model: str, status: int
 ) -> None:
     upload = await sent(gateway, data, media_type, model)
@@ -158,25 +148,21 @@ async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_r
     assert not gateway.durable.runs
 
 
-async def test_the_gateway_reads_only_the_beginning_of_a_large_upload(
-    gateway: RunningGateway,
-) -> None:
+async def test_only_the_beginning_is_read(gateway: RunningGateway) -> None:
     # Because of APP0 segments of 60 kB each, the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
     upload = await sent(gateway, picture, "image/jpeg", "classifier")
     assert (await submit(gateway, upload, "classifier")).status_code == 202
 
 
-async def test_a_job_with_an_expired_upload_is_refused(gateway: RunningGateway) -> None:
+async def test_expired_upload_is_refused(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds())
     answer = await submit(gateway, upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
-async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeat_gets_the_job_of_an_expired_upload(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     url = f"/v1/models/noop/jobs?upload={upload}"
     headers = {"prefer": "respond-async", "idempotency-key": '"k"'}
@@ -196,9 +182,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_an_upload_one_hour_after_the_upload_has_expired(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_it_an_hour_after_expiry(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3599)
     await housekeeping.run(gateway.durable, gateway.services)
@@ -210,9 +194,7 @@ async def test_housekeeping_deletes_an_upload_one_hour_after_the_upload_has_expi
     assert left == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-async def test_one_upload_that_cannot_be_deleted_does_not_stop_the_housekeeping(
-    gateway: RunningGateway,
-) -> None:
+async def test_undeletable_upload_does_not_stop_housekeeping(gateway: RunningGateway) -> None:
     stuck, other = await sent(gateway, b"x"), await sent(gateway, b"y")
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -225,9 +207,7 @@ async def test_one_upload_that_cannot_be_deleted_does_not_stop_the_housekeeping(
     assert "uploads/" not in counts
 
 
-async def test_a_verdict_says_so_if_the_housekeeping_fails_for_an_hour(
-    gateway: RunningGateway,
-) -> None:
+async def test_failing_housekeeping_becomes_a_verdict(gateway: RunningGateway) -> None:
     gateway.blobs.undeletable = {uploads.upload_blob_of(await sent(gateway, b"x"), OPEN_TENANT)}
     gateway.clock.now += timedelta(hours=8)
     codes = []
@@ -245,12 +225,12 @@ async def test_a_verdict_says_so_if_the_housekeeping_fails_for_an_hour(
     assert "housekeeping-fails" not in [each["code"] for each in overview["verdicts"]]
 
 
-def test_the_same_upload_id_refers_to_different_blobs_for_different_tenants() -> None:
+def test_tenants_have_different_blobs() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 
 @given(st.integers(1_600_000_000_000_000, 7_000_000_000_000_000))
-def test_the_expiry_of_an_upload_is_derived_from_the_upload_id(microseconds: int) -> None:
+def test_id_contains_the_expiry(microseconds: int) -> None:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
     expires_at = uploads.upload_expiry(uploads.new_upload(now))
     assert expires_at is not None
@@ -258,5 +238,5 @@ def test_the_expiry_of_an_upload_is_derived_from_the_upload_id(microseconds: int
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
-def test_reading_the_expiry_of_an_upload_from_any_text_raises_no_error(text: str) -> None:
+def test_any_id_has_an_expiry_or_none(text: str) -> None:
     uploads.upload_expiry(text)

@@ -23,8 +23,6 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import LETTERS, give_up, page
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 CATALOGUE = """
 [noop]
 implementation = "worker.models.noop"
@@ -75,9 +73,7 @@ async def accept_on(gateway: RunningGateway, version: str) -> str:
     raise AssertionError(f"no job got version {version}")
 
 
-async def test_the_id_of_a_job_determines_the_model_version_and_the_queue_of_the_job(
-    split: RunningGateway,
-) -> None:
+async def test_job_id_determines_version_and_queue(split: RunningGateway) -> None:
     ids = [await split.accept() for _ in range(40)]
     expected = [choose_version({"1": 50, "2": 50}, job_id) for job_id in ids]
     jobs = [await split.job(job_id) for job_id in ids]
@@ -96,7 +92,7 @@ async def test_the_id_of_a_job_determines_the_model_version_and_the_queue_of_the
     ("name", "queue", "version"),
     [("noop:1", "noop", "1"), ("noop:2", "noop-v2", "2"), ("noop%3A3", "noop-v3", "3")],
 )
-async def test_a_job_runs_on_the_model_version_that_the_caller_names(
+async def test_named_version_runs_the_job(
     split: RunningGateway, name: str, queue: str, version: str
 ) -> None:
     for _ in range(5):
@@ -106,26 +102,20 @@ async def test_a_job_runs_on_the_model_version_that_the_caller_names(
     assert {each for each, _ in split.queues.sent} == {f"{queue}-low"}
 
 
-async def test_a_job_for_an_unknown_model_version_is_refused_and_similar_names_are_suggested(
-    split: RunningGateway,
-) -> None:
+async def test_unknown_version_suggests_similar_names(split: RunningGateway) -> None:
     for path in ("/v1/models/noop:4/jobs", "/v1/models/noop:2:2/jobs"):
         answer = await split.http.post(path, content=b"x")
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown-model")
         assert "noop:2" in answer.json()["nearest"]
 
 
-async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_its_model_version(
-    split: RunningGateway,
-) -> None:
+async def test_position_counts_only_the_versions_queue(split: RunningGateway) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
     job_id = await split.accept(model="noop:2")
     assert (await split.job(job_id))["queue"]["position"] in {2, 3}
 
 
-async def test_new_percentages_for_the_model_versions_do_not_change_the_version_of_an_accepted_job(
-    split: RunningGateway, tmp_path: Path
-) -> None:
+async def test_new_percentages_keep_accepted_jobs(split: RunningGateway, tmp_path: Path) -> None:
     split.queues.is_down = True  # so the orchestration sends the message after the deployment
     ids = [await split.accept() for _ in range(10)]
     versions = [(await split.job(job_id))["version"] for job_id in ids]
@@ -142,7 +132,7 @@ async def test_new_percentages_for_the_model_versions_do_not_change_the_version_
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-async def test_a_redriven_job_is_sent_to_the_model_version_of_the_failed_job(
+async def test_redrive_keeps_the_version(
     split: RunningGateway, tmp_path: Path, version: str
 ) -> None:
     job_id = await accept_on(split, version)
@@ -165,9 +155,7 @@ async def test_a_redriven_job_is_sent_to_the_model_version_of_the_failed_job(
     assert (job["model"], job["version"]) == ("noop", version)
 
 
-async def test_dead_letters_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
-    split: RunningGateway,
-) -> None:
+async def test_letters_are_listed_for_all_or_one_version(split: RunningGateway) -> None:
     for version, queue in (("1", "noop"), ("2", "noop-v2")):
         job_id = await split.accept(model=f"noop:{version}")
         await give_up(split, encode_request(split.queues.request()), job_id, queue=queue)
@@ -183,9 +171,7 @@ async def test_dead_letters_can_be_listed_for_all_versions_of_a_model_or_for_one
     assert purged.json()["deleted"] == 2
 
 
-async def test_jobs_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
-    split: RunningGateway,
-) -> None:
+async def test_jobs_are_listed_for_all_or_one_version(split: RunningGateway) -> None:
     ids = {version: await split.accept(model=f"noop:{version}") for version in "123"}
     for name, versions in (("noop", "123"), ("noop:1", "1"), ("noop:3", "3")):
         answer = await split.http.get("/v1/jobs", params={"model": name})
@@ -208,7 +194,7 @@ async def submit(gateway: RunningGateway, model: str = "noop") -> Any:
 
 
 @pytest.mark.parametrize("first", [{"1": 100}, {"2": 100}])
-async def test_a_repeated_request_after_a_deployment_keeps_the_model_version_of_the_first_request(
+async def test_repeat_after_a_deployment_keeps_the_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, int]
 ) -> None:
     monkeypatch.setattr(idempotency, "WATCH_SECONDS", 0.05)
@@ -234,7 +220,7 @@ async def test_a_repeated_request_after_a_deployment_keeps_the_model_version_of_
         )
 
 
-async def test_a_repeated_request_gets_the_first_job_even_if_the_version_percentages_have_changed(
+async def test_repeat_gets_the_job_despite_new_percentages(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     accepted = await submit(split)
@@ -242,16 +228,14 @@ async def test_a_repeated_request_gets_the_first_job_even_if_the_version_percent
     assert (await submit(split)).json() == accepted.json()
 
 
-async def test_a_request_that_repeats_an_idempotency_key_for_another_model_version_is_refused(
-    split: RunningGateway,
-) -> None:
+async def test_repeat_for_another_version_is_refused(split: RunningGateway) -> None:
     assert (await submit(split, "noop:1")).status_code == 202
     assert (await submit(split, "noop:1")).status_code == 202
     for name in ("noop", "noop:2"):
         assert (await submit(split, name)).json()["code"] == "idempotency-mismatch"
 
 
-def test_an_idempotency_claim_that_names_no_model_version_means_version_1() -> None:
+def test_claim_without_a_version_means_version_1() -> None:
     text = '{"job_id": "a", "fingerprint": "b", "created_at": "2026-03-01T12:00:00+00:00"}'
     claim = idempotency.decode_claim(text.encode())
     assert claim is not None
@@ -262,9 +246,7 @@ def test_an_idempotency_claim_that_names_no_model_version_means_version_1() -> N
     assert idempotency.decode_claim(second.encode()) == second
 
 
-async def test_the_list_of_models_contains_each_version_of_a_model_and_its_percentage_of_jobs(
-    split: RunningGateway,
-) -> None:
+async def test_models_list_versions_with_percentages(split: RunningGateway) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
     models = (await split.http.get("/v1/models")).json()["models"]
     assert [(model["name"], model["version"], model["queue_length"]) for model in models] == [
@@ -279,7 +261,7 @@ async def test_the_list_of_models_contains_each_version_of_a_model_and_its_perce
     assert (await split.http.get("/v1/models/noop:1")).json()["name"] == "noop"
 
 
-async def test_a_model_without_versions_is_listed_with_only_version_1() -> None:
+async def test_single_version_is_listed_as_version_1() -> None:
     async with open_gateway() as gateway:
         model = (await gateway.http.get("/v1/models/noop")).json()
         assert (model["version"], model["versions"]) == ("1", {"1": 100})
@@ -287,9 +269,7 @@ async def test_a_model_without_versions_is_listed_with_only_version_1() -> None:
         assert (await gateway.job(job_id))["version"] == "1"
 
 
-async def test_the_versions_of_a_model_can_be_listed_and_run_through_the_open_inference_protocol(
-    split: RunningGateway,
-) -> None:
+async def test_open_inference_lists_and_runs_versions(split: RunningGateway) -> None:
     metadata = (await split.http.get("/v2/models/noop/versions/2")).json()
     assert (metadata["name"], metadata["versions"]) == ("noop", ["1", "2", "3"])
     ready = await split.http.get("/v2/models/noop/versions/3/ready")
@@ -306,18 +286,14 @@ async def test_the_versions_of_a_model_can_be_listed_and_run_through_the_open_in
     assert unknown.status_code == 404
 
 
-async def test_an_inference_response_names_all_model_versions_that_ran_its_jobs(
-    split: RunningGateway,
-) -> None:
+async def test_inference_names_the_versions_that_ran(split: RunningGateway) -> None:
     replies: list[dict[str, Any]] = [{"result": {"json": {}}}] * 20
     answer = await infer(split, "noop", {"inputs": [tensor(*["eA=="] * 20)]}, replies)
     assert answer.json()["model_version"] == "1,2"
     assert {queue for queue, _ in split.queues.sent} == {"noop", "noop-v2"}
 
 
-async def test_the_metric_of_accepted_jobs_counts_each_model_version_separately(
-    split: RunningGateway,
-) -> None:
+async def test_metric_counts_each_version(split: RunningGateway) -> None:
     for name in ("noop:1", "noop:2", "noop:2"):
         await split.accept(model=name)
     text = (await split.http.get("/metrics")).text
@@ -364,7 +340,7 @@ LOADED = ModelHeartbeat("noop:2", ModelState.LOADED, load_seconds=1)
         ([replace(LOADED, name="noop")], {}, "1"),
     ],
 )
-async def test_a_job_is_sent_to_the_fallback_version_if_no_worker_is_ready_for_its_own_version(
+async def test_fallback_runs_if_no_worker_is_ready(
     tmp_path: Path, models: list[ModelHeartbeat], changes: dict[str, Any], version: str
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
@@ -376,9 +352,7 @@ async def test_a_job_is_sent_to_the_fallback_version_if_no_worker_is_ready_for_i
         assert (await gateway.job(await gateway.accept(model="noop:2")))["version"] == "2"
 
 
-async def test_jobs_are_sent_to_the_fallback_version_while_their_own_version_has_no_heartbeats(
-    tmp_path: Path,
-) -> None:
+async def test_fallback_runs_while_there_are_no_heartbeats(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
     async with open_gateway(catalogue_path=path) as gateway:
         versions = []
@@ -390,15 +364,13 @@ async def test_jobs_are_sent_to_the_fallback_version_while_their_own_version_has
         assert versions == ["1", "2", "1"]
 
 
-async def test_jobs_of_a_version_without_a_worker_stay_queued_if_the_model_has_no_fallback(
-    tmp_path: Path,
-) -> None:
+async def test_without_fallback_jobs_stay_queued(tmp_path: Path) -> None:
     async with open_gateway(catalogue_path=write_catalogue(tmp_path, {"2": 100})) as gateway:
         assert (await gateway.job(await gateway.accept()))["version"] == "2"
         assert gateway.queues.sent[-1][0] == "noop-v2"
 
 
-async def test_no_job_is_sent_to_the_fallback_version_while_heartbeats_cannot_be_read(
+async def test_unreadable_heartbeats_use_no_fallback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
@@ -412,9 +384,7 @@ async def test_no_job_is_sent_to_the_fallback_version_while_heartbeats_cannot_be
     assert "no job gets a fallback" in caplog.text
 
 
-async def test_a_gateway_without_heartbeats_refuses_a_catalogue_with_a_fallback(
-    tmp_path: Path,
-) -> None:
+async def test_fallback_without_heartbeats_is_refused(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
     async with open_gateway() as gateway:
         settings = replace(gateway.services.settings, catalogue_path=path, has_heartbeats=False)
