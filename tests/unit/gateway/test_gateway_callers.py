@@ -8,49 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.keys import make_key, parse_keys
+from tests.unit.gateway.api_keys import KEYS, SETTING, bearer, job_of, submit_as
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
-KEYS = {
-    "a": make_key("a", "acme"),
-    "a2": make_key("a2", "acme", rate_text="3/60"),
-    "b": make_key("b", "bolt"),
-    "reader": make_key("reader", "acme", ["jobs:read"]),
-    "writer": make_key("writer", "acme", ["jobs:write"]),
-    "admin": make_key("admin", "ops", ["admin"]),
-}
-SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {KEYS[name][0]}"}
 
 
 @pytest.fixture
 async def closed() -> AsyncIterator[RunningGateway]:
     async with open_gateway(api_keys=SETTING) as gateway:
         yield gateway
-
-
-async def submit(gateway: RunningGateway, name: str, **headers: str) -> httpx.Response:
-    return await gateway.http.post(
-        "/v1/models/noop/jobs",
-        content=b"x",
-        headers={
-            **bearer(name),
-            "content-type": "application/octet-stream",
-            "prefer": "respond-async",
-            **headers,
-        },
-    )
-
-
-async def job_of(gateway: RunningGateway, name: str) -> str:
-    answer = await submit(gateway, name)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +115,7 @@ async def test_rate_limit_is_enforced_and_shown(closed: RunningGateway) -> None:
         assert answer.status_code == 200
         assert answer.headers["ratelimit"] == f'"default";r={left};t={(3 - left) * 20}'
         assert answer.headers["ratelimit-policy"] == '"default";q=3;w=60'
-    refused = await submit(closed, "a2")
+    refused = await submit_as(closed, "a2")
     assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
     assert refused.json()["retryable"] is True
     assert refused.headers["retry-after"] == "20"
@@ -157,7 +125,7 @@ async def test_rate_limit_is_enforced_and_shown(closed: RunningGateway) -> None:
     assert (await closed.http.get("/v1/jobs", headers=bearer("a"))).status_code == 200
     assert (await closed.http.get("/v1/health/live", headers=bearer("a2"))).status_code == 200
     await closed.durable.advance(20)
-    assert (await submit(closed, "a2")).status_code == 202
+    assert (await submit_as(closed, "a2")).status_code == 202
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
 
 
@@ -288,12 +256,12 @@ async def test_key_is_neither_returned_nor_logged(
     wrong = "lsy_" + "w" * 43
     answers = [
         await closed.http.get("/v1/jobs", headers={"x-api-key": wrong}),
-        await submit(closed, "a"),
-        await submit(closed, "reader"),
+        await submit_as(closed, "a"),
+        await submit_as(closed, "reader"),
         await closed.http.get("/v1/jobs/x", headers=bearer("a")),
     ]
     closed.durable.is_down = True
-    answers.append(await submit(closed, "a"))
+    answers.append(await submit_as(closed, "a"))
     assert [answer.status_code for answer in answers] == [401, 202, 403, 404, 503]
     told = caplog.text + "".join(answer.text + str(answer.headers) for answer in answers)
     for key in (wrong, *(key for key, _ in KEYS.values())):
@@ -305,7 +273,7 @@ async def test_key_is_neither_returned_nor_logged(
 
 async def test_tenants_share_no_idempotency_keys(closed: RunningGateway) -> None:
     first, same, other = [
-        await submit(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
+        await submit_as(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
     ]
     assert {answer.status_code for answer in (first, same, other)} == {202}
     assert first.json()["id"] == same.json()["id"]

@@ -16,7 +16,7 @@ from gateway.submission.idempotency import IdempotencyClaim, claim_blob, fingerp
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import give_up, redrive
 from tests.unit.gateway.receiver import MemoryReceiver
-from tests.unit.gateway.test_gateway_uploads import sent
+from tests.unit.gateway.uploaded import sent
 
 JOBS = "/v1/models/noop/jobs"
 LABEL = "order 4711, Zürich"

@@ -25,8 +25,8 @@ from gateway.asgi import serve
 from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.json_text import MAX_JSON_VALUES, encode_json, parse_json
 from gateway.problems import HttpProblem
+from tests.unit.gateway.api_keys import SETTING, bearer
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.test_gateway_callers import SETTING, bearer
 
 JSON = "application/json"
 JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"

@@ -10,7 +10,7 @@ import pytest
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from tests.unit.gateway.conftest import RunningGateway, error_body
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
-from tests.unit.gateway.test_gateway_uploads import NEVER_MADE, sent
+from tests.unit.gateway.uploaded import NEVER_MADE, sent
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

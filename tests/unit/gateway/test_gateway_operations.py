@@ -20,9 +20,9 @@ from gateway.operations.sums import encode_sums
 from gateway.queues import estimates
 from gateway.queues.client import MessageCounts
 from gateway.telemetry import JobCounters
+from tests.unit.gateway.api_keys import SETTING, ask, job_of
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.dead_letters import give_up
-from tests.unit.gateway.test_gateway_operators import SETTING, ask, job_of
 from tests.unit.gateway.workers import beat
 
 OBSERVABILITY = (Path(__file__).parents[3] / "docs/reference/observability.md").read_text("utf-8")

@@ -1,55 +1,22 @@
 """Test what callers with the scopes ops:read and admin can read and change."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from contract.messages import encode_request
-from gateway.keys import make_key, parse_keys
+from tests.unit.gateway.api_keys import SETTING, ask, job_of
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import LETTERS, give_up
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
-KEYS = {
-    "a": make_key("a", "acme"),
-    "b": make_key("b", "bolt"),
-    "watcher": make_key("watcher", "ops", ["ops:read"]),
-    "acme-watcher": make_key("acme-watcher", "acme", ["jobs:read", "ops:read"]),
-    "admin": make_key("admin", "ops", ["admin"]),
-    "acme-admin": make_key("acme-admin", "acme", ["jobs:read", "jobs:write", "admin"]),
-}
-SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {KEYS[name][0]}"}
 
 
 @pytest.fixture
 async def closed() -> AsyncIterator[RunningGateway]:
     async with open_gateway(api_keys=SETTING) as gateway:
         yield gateway
-
-
-async def job_of(gateway: RunningGateway, name: str, label: str = "same") -> str:
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
-        params={"label": label},
-        content=b"x",
-        headers={**bearer(name), "content-type": "text/plain", "prefer": "respond-async"},
-    )
-    assert answer.status_code == 202, answer.text
-    assert "tenant" not in answer.json()
-    return str(answer.json()["id"])
-
-
-async def ask(
-    gateway: RunningGateway, name: str, path: str, method: str = "GET", **options: Any
-) -> httpx.Response:
-    return await gateway.http.request(method, path, headers=bearer(name), **options)
 
 
 async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple[str, Any]]:

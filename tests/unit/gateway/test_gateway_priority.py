@@ -11,7 +11,7 @@ from contract.catalogue import Priority
 from contract.messages import InlineBytes, JobRequest
 from gateway.jobs.model import initial_record, read_ticket, write_ticket
 from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.test_gateway_uploads import sent
+from tests.unit.gateway.uploaded import sent
 from tests.unit.gateway.workers import heard
 
 JOBS = "/v1/models/noop/jobs"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.test_gateway_named_results import stored
+from tests.unit.gateway.named import stored
 
 
 def inline(data: bytes, media_type: str = "text/plain") -> dict[str, Any]:

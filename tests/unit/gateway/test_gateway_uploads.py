@@ -13,29 +13,8 @@ from gateway import housekeeping
 from gateway.keys import OPEN_TENANT
 from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway
-
-STREAM = "application/octet-stream"
-NEVER_MADE = "019cb2d2-0000-7000-8000-000000000000"
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (64).to_bytes(4) * 2 + b"\0" * 100
-
-
-async def slot(
-    gateway: RunningGateway, model: str = "noop", media_type: str = STREAM
-) -> dict[str, Any]:
-    answer = await gateway.http.post("/v1/uploads", json={"model": model, "media_type": media_type})
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-async def sent(
-    gateway: RunningGateway, data: bytes, media_type: str = STREAM, model: str = "noop"
-) -> str:
-    """Upload data as an input for a model, and return the id of the upload."""
-    found = await slot(gateway, model, media_type)
-    path = httpx.URL(found["url"]).path.removeprefix("/")
-    gateway.blobs.put(path, data, found["headers"]["content-type"])
-    return str(found["upload"])
+from tests.unit.gateway.named import PNG
+from tests.unit.gateway.uploaded import NEVER_MADE, STREAM, sent, slot
 
 
 async def submit(
