@@ -1,8 +1,6 @@
 """Test jobs with named results: how workers send them, and how callers read each result."""
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -13,43 +11,28 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.messages import INLINE_LIMIT_BYTES
 from contract.named_tables import MAX_RESULT_BYTES
 from contract.names import result_blob
 from contract.webhook import parse_secrets
 from gateway import housekeeping
+from tests.unit.gateway.api_keys import SETTING, ask, bearer
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.named import CUTTER, as_base64, stored, write_catalogue
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
-from tests.unit.gateway.test_gateway_operators import SETTING, bearer
 from tests.unit.gateway.webhook_delivery import SECRET, URL, deliver, receiver
 
-ENTRY = """
-[cutter]
-task = "{task}"
-implementation = "worker.models.noop"
-description = "Cuts."
-media_types = ["application/octet-stream"]
-results.mask = {{media_type = "image/png", description = "A mask."}}
-results.boxes = {{media_type = "application/json", optional = true}}
-"""
+STREAM = "application/octet-stream"
 PNG = {"media_type": "image/png", "base64": "iVBORw=="}
 BOXES = {"media_type": "application/json", "json": [[1, 2]]}
 RESULT = {"media_type": "application/json", "json": {"n": 1}}
 
 
-def write_catalogue(folder: Path, task: str = "cut") -> Path:
-    path = folder / "models.toml"
-    shipped = DEFAULT_PATH.read_text(encoding="utf-8")
-    path.write_text(shipped + ENTRY.format(task=task), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 async def cutter(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway with a model that has a required and an optional named result."""
-    async with open_gateway(catalogue_path=write_catalogue(tmp_path)) as gateway:
+    async with open_gateway(catalogue_path=write_catalogue(tmp_path, CUTTER)) as gateway:
         yield gateway
 
 
@@ -63,18 +46,6 @@ async def ended(gateway: RunningGateway, **results: Any) -> str:
     answer = await gateway.reply(**outcome(**results))
     assert answer.status_code == 202, answer.text
     return job_id
-
-
-def stored(gateway: RunningGateway, job_id: str, data: bytes, media_type: str) -> dict[str, Any]:
-    """Store a large result as a worker does, and return the reference to the result."""
-    blob = result_blob(job_id)
-    gateway.payloads.blobs[blob] = (media_type, data)
-    return {
-        "media_type": media_type,
-        "blob": blob,
-        "size_bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
 
 
 async def get(gateway: RunningGateway, path: str, **headers: str) -> httpx.Response:
@@ -177,29 +148,20 @@ async def test_queued_job_gets_202_and_failed_job_409(cutter: RunningGateway) ->
 
 
 async def test_only_the_tenant_can_read_results(tmp_path: Path) -> None:
-    path = write_catalogue(tmp_path)
+    path = write_catalogue(tmp_path, CUTTER)
     async with open_gateway(api_keys=SETTING, catalogue_path=path) as gateway:
         answer = await gateway.http.post(
             "/v1/models/cutter/jobs",
             content=b"x",
-            headers={
-                **bearer("a"),
-                "content-type": "application/octet-stream",
-                "prefer": "respond-async",
-            },
+            headers={**bearer("a"), "content-type": STREAM, "prefer": "respond-async"},
         )
-        job_id = answer.json()["id"]
+        job = f"/v1/jobs/{answer.json()['id']}"
         await gateway.reply(**outcome(mask=PNG, boxes=BOXES))
-
-        async def ask(key: str, path: str) -> httpx.Response:
-            return await gateway.http.get(f"/v1/jobs/{job_id}{path}", headers=bearer(key))
-
-        assert (await ask("a", "/result/mask")).status_code == 200
-        assert (await ask("b", "/result/mask")).status_code == 404
-        assert (await ask("watcher", "/result/mask")).status_code == 403
-        assert (await gateway.http.get(f"/v1/jobs/{job_id}/result/mask")).status_code == 401
-        assert (await ask("a", "")).json()["results"]["boxes"]["json"] == [[1, 2]]
-        shown = (await ask("watcher", "")).json()
+        for key, status in (("a", 200), ("b", 404), ("watcher", 403)):
+            assert (await ask(gateway, key, f"{job}/result/mask")).status_code == status
+        assert (await gateway.http.get(f"{job}/result/mask")).status_code == 401
+        assert (await ask(gateway, "a", job)).json()["results"]["boxes"]["json"] == [[1, 2]]
+        shown = (await ask(gateway, "watcher", job)).json()
         assert shown["tenant"] == "acme"
         assert [sorted(each) for each in shown["results"].values()] == [["link", "media_type"]] * 2
 
@@ -238,8 +200,7 @@ def sized(job_id: str, size_bytes: int) -> dict[str, Any]:
 
 
 def inline(size_bytes: int) -> dict[str, Any]:
-    data = base64.b64encode(bytes(size_bytes)).decode()
-    return {"media_type": "image/png", "base64": data}
+    return {"media_type": "image/png", "base64": as_base64(bytes(size_bytes))}
 
 
 async def test_results_over_a_common_limit_are_refused(cutter: RunningGateway) -> None:
@@ -271,7 +232,7 @@ async def test_results_over_a_common_limit_are_refused(cutter: RunningGateway) -
 
 async def test_webhook_contains_the_results(tmp_path: Path) -> None:
     async with open_gateway(
-        catalogue_path=write_catalogue(tmp_path),
+        catalogue_path=write_catalogue(tmp_path, CUTTER),
         webhook_secrets=parse_secrets(SECRET),
         guard=AddressGuard("127.0.0.1"),
     ) as gateway:
@@ -335,34 +296,29 @@ async def test_inference_has_a_tensor_for_each_result(cutter: RunningGateway) ->
     assert found["boxes"]["data"] == ["[[1,2]]", "2"]
 
 
-async def test_inference_returns_only_requested_results(cutter: RunningGateway) -> None:
-    request: dict[str, Any] = {"inputs": [tensor("eA==")], "outputs": [{"name": "mask"}]}
-    found = outputs(await infer(cutter, "cutter", request, [outcome(mask=PNG, boxes=BOXES)]))
-    assert list(found) == ["mask"]
-
-
-async def test_tensor_that_some_jobs_lack_is_omitted(cutter: RunningGateway) -> None:
-    both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]
-    request = {"inputs": [tensor("eA==", "eA==")]}
-    assert list(outputs(await infer(cutter, "cutter", request, both))) == ["result", "mask"]
+BOTH, MASK_ONLY = outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)
 
 
 @pytest.mark.parametrize(
-    "outcomes",
-    [[outcome(mask=PNG)], [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]],
-    ids=["the only job", "one of two jobs"],
+    ("outcomes", "wanted", "expected"),
+    [
+        ([BOTH], ["mask"], ["mask"]),
+        ([BOTH, MASK_ONLY], None, ["result", "mask"]),
+        ([MASK_ONLY], ["result", "boxes"], ["result"]),
+        ([MASK_ONLY], ["boxes"], []),
+        ([BOTH, MASK_ONLY], ["result", "boxes"], ["result"]),
+        ([BOTH, MASK_ONLY], ["boxes"], []),
+    ],
 )
-@pytest.mark.parametrize(
-    ("wanted", "expected"), [(["result", "boxes"], ["result"]), (["boxes"], [])]
-)
-async def test_requested_optional_result_may_be_omitted(
+async def test_inference_returns_requested_results_that_all_jobs_have(
     cutter: RunningGateway,
     outcomes: list[dict[str, Any]],
-    wanted: list[str],
+    wanted: list[str] | None,
     expected: list[str],
 ) -> None:
-    names = [{"name": name} for name in wanted]
-    request = {"inputs": [tensor(*["eA=="] * len(outcomes))], "outputs": names}
+    request: dict[str, Any] = {"inputs": [tensor(*["eA=="] * len(outcomes))]}
+    if wanted is not None:
+        request["outputs"] = [{"name": name} for name in wanted]
     assert list(outputs(await infer(cutter, "cutter", request, outcomes))) == expected
 
 
@@ -399,9 +355,8 @@ async def test_only_requested_blobs_are_read(cutter: RunningGateway) -> None:
 
 
 async def test_results_of_a_classifier_replace_its_tensors(tmp_path: Path) -> None:
-    path = write_catalogue(tmp_path, "image-classification")
-    text = path.read_text(encoding="utf-8").replace("results.mask", "results.labels")
-    path.write_text(text, encoding="utf-8")
+    entry = CUTTER.replace("[cutter]", '[cutter]\ntask = "image-classification"')
+    path = write_catalogue(tmp_path, entry.replace("results.mask", "results.labels"))
     async with open_gateway(catalogue_path=path) as gateway:
         described = (await get(gateway, "/v2/models/cutter")).json()["outputs"]
         assert [each["name"] for each in described] == ["result", "labels", "boxes"]
