@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from contract.messages import INLINE_LIMIT_BYTES
 from contract.named_tables import MAX_RESULT_BYTES
 from contract.names import result_blob
 from contract.webhook import parse_secrets
-from gateway import housekeeping
 from tests.unit.gateway.api_keys import SETTING, ask, bearer
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.named import CUTTER, as_base64, stored, write_catalogue
@@ -242,16 +240,6 @@ async def test_webhook_contains_the_results(tmp_path: Path) -> None:
         ((_, _, body),) = receiver(gateway).posts
         assert json.loads(body) == await gateway.job(job_id)
         assert json.loads(body)["results"]["boxes"]["json"] == [[1, 2]]
-
-
-async def test_housekeeping_deletes_all_results(cutter: RunningGateway) -> None:
-    job_id = await cutter.accept(model="cutter")
-    names = {result_blob(job_id) for _ in range(3)}
-    for name in names:
-        cutter.blobs.put(name, b"x")
-    cutter.clock.now += timedelta(hours=100)
-    await housekeeping.run(cutter.durable, cutter.services)
-    assert not names & set(cutter.payloads.blobs)
 
 
 async def test_model_describes_its_results(cutter: RunningGateway) -> None:
