@@ -98,7 +98,7 @@ class KeyRing:
         # The cache's keys are hashes made with a secret of this process. Therefore the memory
         # contains no API keys, and the time of a look-up reveals nothing about them.
         self._secret = secrets.token_bytes(32)
-        self._known: dict[bytes, Caller] = {}
+        self.known: dict[bytes, Caller] = {}
 
     def caller(self, key: bytes) -> Caller | None:
         """Return the caller of this key; None if the key is not valid.
@@ -108,7 +108,7 @@ class KeyRing:
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None
         short = _digest(self._secret, key)
-        known = self._known.get(short)
+        known = self.known.get(short)
         if known is None:
             # The key is compared with all entries in constant time, so the time reveals nothing.
             matching = [
@@ -118,7 +118,7 @@ class KeyRing:
             ]
             if not matching:
                 return None
-            known = self._known[short] = matching[0].caller
+            known = self.known[short] = matching[0].caller
         return known
 
 

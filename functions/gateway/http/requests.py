@@ -388,7 +388,7 @@ class TextRoute(APIRoute):
         super().__init__(*arguments, **options)
         dependant = self.dependant
         self._queries = {field.alias: field.name for field in dependant.query_params}
-        self._is_direct = dependant.request_param_name == "request" and not any(
+        self.is_direct = dependant.request_param_name == "request" and not any(
             (
                 dependant.dependencies,
                 dependant.body_params,
@@ -403,7 +403,7 @@ class TextRoute(APIRoute):
 
     async def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Call the endpoint, and send its response."""
-        if not self._is_direct or scope["method"] not in (self.methods or ()):
+        if not self.is_direct or scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
         request = Request(scope, receive, send)

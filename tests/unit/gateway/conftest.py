@@ -1,5 +1,6 @@
 """Fixtures with the real API, whose queues, blobs and orchestrations are in memory."""
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ from tests.unit.gateway.receiver import MemoryReceiver
 KEY = bytes(range(32))
 STARTED_AT = "2026-03-01T12:00:01.000Z"
 FINISHED_AT = "2026-03-01T12:00:02.000Z"
+
+
+ENVIRON = {
+    "SERVICE_BUS": "Endpoint=sb://localhost;SharedAccessKey=hidden",
+    "PAYLOAD_STORAGE": "AccountName=a;AccountKey=hidden",
+    "GATEWAY_BASE_URL": "http://127.0.0.1:7071/",
+    "REPLY_TOKEN_KEYS": base64.b64encode(bytes(32)).decode(),
+}
 
 
 @dataclass

@@ -33,7 +33,7 @@ def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
     _, entry = make_key("a", "t")
     ring = KeyRing(parse_keys(json.dumps([entry])))
     assert ring.caller(key) is None
-    assert not ring._known
+    assert not ring.known
 
 
 def test_entry_does_not_contain_the_key() -> None:

@@ -12,14 +12,9 @@ from contract.settings import AzureEndpoint
 from gateway.keys import make_key
 from gateway.rates import Rate
 from gateway.settings import GatewaySettings
+from tests.unit.gateway.conftest import ENVIRON
 
-KEY = base64.b64encode(bytes(32)).decode()
-ENVIRON = {
-    "SERVICE_BUS": "Endpoint=sb://localhost;SharedAccessKey=hidden",
-    "PAYLOAD_STORAGE": "AccountName=a;AccountKey=hidden",
-    "GATEWAY_BASE_URL": "http://127.0.0.1:7071/",
-    "REPLY_TOKEN_KEYS": KEY,
-}
+KEY = ENVIRON["REPLY_TOKEN_KEYS"]
 
 
 def test_optional_settings_have_defaults() -> None:

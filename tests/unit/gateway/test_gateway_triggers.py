@@ -20,8 +20,7 @@ from contract.names import low_priority_queue
 from gateway import housekeeping
 from gateway.asgi import serve
 from gateway.errors import Unavailable
-from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.test_gateway_settings import ENVIRON
+from tests.unit.gateway.conftest import ENVIRON, RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
