@@ -46,7 +46,7 @@ def running_program(
     """
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=folder, env=environment)
     try:
-        _wait_until_listening(process, url)
+        wait_until_listening(process, url)
         yield
     finally:
         process.terminate()
@@ -54,7 +54,8 @@ def running_program(
     assert process.returncode == 0
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], url: str) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until a service responds to a request to `url`. Fails if the process ends."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, "the service ended during its start"

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 from azure.storage.blob import generate_account_sas
 
+from command_process import wait_until_listening
 from local_ports import free_port
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 AZURITE_VERSION = "3.35.0"
-_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +99,11 @@ def install_azurite(folder: Path) -> Path:
 def _running(kind: str, command: list[str], port: int) -> Iterator[Server]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        _await_listening(process, port)
+        wait_until_listening(process, f"http://127.0.0.1:{port}/")
         yield Server(kind, port, process)
     finally:
         process.kill()
         process.wait()
-
-
-def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
-        except httpx.TransportError:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
-        else:
-            return
-    raise RuntimeError(f"the server did not listen on port {port}")
 
 
 if __name__ == "__main__":

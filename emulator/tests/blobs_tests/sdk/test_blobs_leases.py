@@ -10,13 +10,14 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobLeaseClient
 from azure.storage.blob.aio import BlobLeaseClient as AsyncBlobLeaseClient
 
-from blobs_tests.sdk.both_clients import Dressed, code_of
+from blobs_tests.sdk.both_clients import code_of
+from blocking_client import Blocking
 
 
 def lease_client(client: Any) -> Any:
     """Return a lease client with asynchronous methods for the blob or container of `client`."""
-    if isinstance(client, Dressed):
-        return Dressed(BlobLeaseClient(client.inner, str(uuid4())))
+    if isinstance(client, Blocking):
+        return Blocking(BlobLeaseClient(client.inner, str(uuid4())))
     return AsyncBlobLeaseClient(client, str(uuid4()))
 
 

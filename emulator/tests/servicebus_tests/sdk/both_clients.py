@@ -5,51 +5,15 @@ Each test can run with both clients through this interface.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from typing import Any
 
 from azure.servicebus import ServiceBusClient as SyncClient
 from azure.servicebus.aio import ServiceBusClient as AsyncClient
 
+from blocking_client import Blocking
 from servicebus_tests.sdk.servicebus_process import Server
 
 Scenario = Callable[[Server, Any], Awaitable[None]]
-
-
-class Blocking:
-    """Wraps a blocking client, sender or receiver.
-
-    The methods of the wrapper are asynchronous. They run the blocking methods in a thread.
-    """
-
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._wrapped, name)
-
-        async def call(*arguments: Any, **named: Any) -> Any:
-            return await asyncio.to_thread(method, *arguments, **named)
-
-        return call
-
-    def get_queue_sender(self, *arguments: Any, **named: Any) -> "Blocking":
-        return Blocking(self._wrapped.get_queue_sender(*arguments, **named))
-
-    def get_queue_receiver(self, *arguments: Any, **named: Any) -> "Blocking":
-        return Blocking(self._wrapped.get_queue_receiver(*arguments, **named))
-
-    def get_topic_sender(self, *arguments: Any, **named: Any) -> "Blocking":
-        return Blocking(self._wrapped.get_topic_sender(*arguments, **named))
-
-    def get_subscription_receiver(self, *arguments: Any, **named: Any) -> "Blocking":
-        return Blocking(self._wrapped.get_subscription_receiver(*arguments, **named))
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._wrapped.__enter__)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await asyncio.to_thread(self._wrapped.__exit__, *exc_info)
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:

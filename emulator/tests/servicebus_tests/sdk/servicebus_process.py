@@ -4,7 +4,6 @@ import contextlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ import httpx
 from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from command_process import wait_until_listening
 from local_ports import free_port
 
 KEY_NAME = "RootManageSharedAccessKey"
 KEY = "SAS_KEY_VALUE"
-_START_SECONDS = 30.0
 _ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">
 <QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
 {properties}</QueueDescription></content></entry>"""
@@ -81,7 +80,7 @@ class Server:
         command += ["--port", str(self.port), "--admin-port", str(self.admin_port)]
         command += ["--log-level", "warning", *self.options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._wait_until_ready(self.process)
+        wait_until_listening(self.process, f"http://127.0.0.1:{self.admin_port}/health")
 
     def kill(self) -> None:
         """Kill the server process with SIGKILL."""
@@ -109,17 +108,6 @@ class Server:
     def delete_queue(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.admin_port}/{name}?api-version=2021-05"
         httpx.delete(url).raise_for_status()
-
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        ends_at = time.monotonic() + _START_SECONDS
-        with httpx.Client() as client:
-            while time.monotonic() < ends_at:
-                assert process.poll() is None, "the Service Bus emulator ended during its start"
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get(f"http://127.0.0.1:{self.admin_port}/health").is_success:
-                        return
-                time.sleep(0.02)
-        raise AssertionError("the Service Bus emulator did not start in time")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageState, ServiceBusSubQueue
 from azure.servicebus.exceptions import MessageLockLostError, MessageNotFoundError
 
+from blocking_client import unwrap
 from servicebus_tests.sdk.both_clients import receive, with_both_clients
 from servicebus_tests.sdk.servicebus_process import Server
 
@@ -89,7 +90,7 @@ def _held_by(message: Any, receiver: Any) -> Any:
     kind = type(message)
     return kind(
         message._message,
-        receiver=getattr(receiver, "_wrapped", receiver),
+        receiver=unwrap(receiver),
         lock_token=message.lock_token,
         is_deferred_message=True,
     )

@@ -4,7 +4,6 @@ Most tests share one queue and one sender, because it takes about one second to 
 sender.
 """
 
-import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,7 +26,7 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from servicebus_tests.sdk.both_clients import with_both_clients
+from servicebus_tests.sdk.both_clients import receive, with_both_clients
 from servicebus_tests.sdk.servicebus_process import Server, run_server
 
 
@@ -63,31 +62,6 @@ def queue(server: Server) -> Iterator[SessionQueue]:
         yield SessionQueue(server, name, sender)
 
 
-async def receive(receiver: Any, count: int = 1) -> list[Any]:
-    """Receive exactly `count` messages."""
-    messages: list[Any] = []
-    while len(messages) < count:
-        some = await receiver.receive_messages(count - len(messages), max_wait_time=10)
-        assert some, f"only {len(messages)} of {count} messages arrived"
-        messages += some
-    return messages
-
-
-async def call_session(receiver: Any, method: str, *arguments: Any) -> Any:
-    """Call a method of the receiver's session, and return the method's result.
-
-    For the blocking client, the method runs in a thread.
-    """
-    wrapped = getattr(receiver, "_wrapped", None)
-    if wrapped is None:
-        return await getattr(receiver.session, method)(*arguments)
-    return await asyncio.to_thread(getattr(wrapped.session, method), *arguments)
-
-
-def session_of(receiver: Any) -> Any:
-    return getattr(receiver, "_wrapped", receiver).session
-
-
 async def test_one_receiver_at_a_time_gets_messages_in_order(
     queue: SessionQueue,
 ) -> None:
@@ -97,7 +71,7 @@ async def test_one_receiver_at_a_time_gets_messages_in_order(
             queue.send(session_id, text)
             queue.send(other_id, f"not {text}")
         async with client.get_queue_receiver(queue.name, session_id=session_id) as holder:
-            session = session_of(holder)
+            session = holder.session
             assert session.session_id == session_id
             remaining = session.locked_until_utc - datetime.now(UTC)
             assert timedelta(seconds=50) < remaining <= timedelta(seconds=60)
@@ -122,15 +96,15 @@ async def test_client_renews_the_lock_and_stores_the_state(
 ) -> None:
     async def scenario(client: Any) -> None:
         async with client.get_queue_receiver(queue.name, session_id=str(uuid4())) as receiver:
-            before = session_of(receiver).locked_until_utc
-            assert await call_session(receiver, "renew_lock") > before
-            assert await call_session(receiver, "get_state") is None
-            await call_session(receiver, "set_state", b"\x00state")
-            assert await call_session(receiver, "get_state") == b"\x00state"
+            before = receiver.session.locked_until_utc
+            assert await receiver.session.renew_lock() > before
+            assert await receiver.session.get_state() is None
+            await receiver.session.set_state(b"\x00state")
+            assert await receiver.session.get_state() == b"\x00state"
             with pytest.raises(ServiceBusError):
-                await call_session(receiver, "set_state", b"x" * (256 * 1024 + 1))
-            await call_session(receiver, "set_state", None)
-            assert await call_session(receiver, "get_state") is None
+                await receiver.session.set_state(b"x" * (256 * 1024 + 1))
+            await receiver.session.set_state(None)
+            assert await receiver.session.get_state() is None
 
     await queue.run(scenario)
 
@@ -149,13 +123,13 @@ async def test_next_session_may_have_an_expired_lock(
         async with client.get_queue_receiver(name, session_id="s") as receiver:
             (message,) = await receive(receiver)
             async with client.get_queue_receiver(name, max_wait_time=20, **next_session) as other:
-                assert session_of(other).session_id == "s"
+                assert other.session.session_id == "s"
                 (again,) = await receive(other)
                 assert again.delivery_count == 1
                 with pytest.raises(SessionLockLostError):
                     await receiver.complete_message(message)
                 with pytest.raises(SessionLockLostError):
-                    await call_session(receiver, "renew_lock")
+                    await receiver.session.renew_lock()
                 await other.complete_message(again)
 
     await with_both_clients(lambda _, client: scenario(client))(server)
@@ -195,11 +169,7 @@ async def test_client_lists_the_sessions(queue: SessionQueue) -> None:
         queue.send(session_id, "message")
 
     async def scenario(client: Any) -> None:
-        wrapped = getattr(client, "_wrapped", None)
-        if wrapped is None:
-            ids = [each async for each in client.list_queue_sessions(queue.name)]
-        else:
-            ids = await asyncio.to_thread(lambda: list(wrapped.list_queue_sessions(queue.name)))
+        ids = [each async for each in client.list_queue_sessions(queue.name)]
         assert [each for each in ids if each.startswith(prefix)] == expected
 
     await queue.run(scenario)
