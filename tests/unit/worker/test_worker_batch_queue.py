@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from worker.pipeline.infer import Batcher, BatchQueue
 
 
-def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
+def test_batch_waits_for_items_up_to_the_limit() -> None:
     batcher = Batcher[str](max_batch_size=4, max_wait_seconds=0.005)
     batcher.add_item("a", now=10.0)
     batcher.add_item("b", now=10.003)
@@ -17,7 +17,7 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     assert batcher.take_batch(now=10.005) == ["a", "b"]
 
 
-def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
+def test_full_batch_is_taken_at_once() -> None:
     batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
     for item in range(3):
         batcher.add_item(item, now=0.0)
@@ -27,7 +27,7 @@ def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     assert batcher.wait_seconds(now=20.0) == 40.0
 
 
-def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_enough() -> None:
+def test_old_item_starts_its_batch_at_once() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
     batcher.add_item("came while the device was busy", now=1.0)
 
@@ -39,7 +39,7 @@ def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_eno
     max_wait_seconds=st.floats(0, 2),
     steps=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40),
 )
-def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_waiting_time(
+def test_batches_keep_order_size_and_time_limits(
     max_batch_size: int, max_wait_seconds: float, steps: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, max_wait_seconds)
@@ -65,7 +65,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
     assert taken + batcher.take_all() == list(range(added))
 
 
-def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_waiting() -> None:
+def test_batch_of_the_full_cost_is_taken_at_once() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add_item(item, 0.0, cost)
@@ -76,7 +76,7 @@ def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_
     assert batcher.take_batch(0.0) == ["c", "d"]
 
 
-def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> None:
+def test_item_beyond_the_cost_limit_is_alone() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     batcher.add_item("huge", 0.0, 50.0)
     batcher.add_item("small", 0.0, 1.0)
@@ -84,7 +84,7 @@ def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> Non
     assert batcher.take_batch(0.0) == ["huge"]
 
 
-def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
+def test_low_priority_comes_last() -> None:
     batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
         batcher.add_item(item, 0.0, is_low=is_low)
@@ -99,7 +99,7 @@ def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_keep_the_order_within_each_priority_and_respect_the_limit_on_the_total_item_size(
+def test_batches_keep_priorities_and_the_cost_limit(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)
@@ -125,7 +125,7 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
     return sorted(range(len(items)), key=lambda number: (items[number][1], number))
 
 
-def test_a_paused_batch_queue_refuses_items_until_the_queue_is_resumed() -> None:
+def test_paused_queue_refuses_items() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.add_item("early")
     queue.pause()
@@ -138,7 +138,7 @@ def test_a_paused_batch_queue_refuses_items_until_the_queue_is_resumed() -> None
     assert queue.take_batch() == ["one", "two"]
 
 
-def test_closing_the_batch_queue_keeps_queued_items_and_wakes_the_waiting_thread() -> None:
+def test_close_keeps_items_and_wakes_the_taker() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.add_item("one")
     taken: list[list[str]] = []
@@ -152,7 +152,7 @@ def test_closing_the_batch_queue_keeps_queued_items_and_wakes_the_waiting_thread
     assert not queue.add_item("two")
 
 
-def test_a_new_item_in_the_batch_queue_wakes_the_device_thread() -> None:
+def test_new_item_wakes_the_taker() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     taken: list[list[str]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take_batch()))

@@ -43,7 +43,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_batched_call_are_combined_in_as_few_calls_as_possible() -> None:
+def test_items_are_combined_into_few_calls() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -62,7 +62,7 @@ def test_items_that_arrive_during_a_batched_call_are_combined_in_as_few_calls_as
     ]
 
 
-def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_call() -> None:
+def test_error_is_raised_for_the_items_of_its_call() -> None:
     post = Post(fails="bad")
     post.may_end.set()
     gathering = CallGatherer(post, limit=8)
@@ -73,7 +73,7 @@ def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
+def test_consecutive_numbers_form_ranges(
     numbers: set[int],
 ) -> None:
     found = ranges(numbers)
@@ -143,7 +143,7 @@ class ReceiverLoop:
                 self.accepted.append(event)
 
 
-def test_the_first_receive_call_after_a_time_without_capacity_requests_several_messages() -> None:
+def test_several_messages_are_asked_for_after_a_full_time() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
     loop.run_once(room=8)
@@ -154,7 +154,7 @@ def test_the_first_receive_call_after_a_time_without_capacity_requests_several_m
     assert len(loop.accepted) == 9
 
 
-def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> None:
+def test_single_messages_are_asked_for_after_an_empty_queue() -> None:
     loop = ReceiverLoop()
     loop.run_once(room=0)
     loop.broker.waiting = [delivery("last")]
@@ -165,7 +165,7 @@ def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> N
     assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
-def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
+def test_one_call_completes_several_messages() -> None:
     loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
         loop.receiver.request_settlement(SettleRequest(delivery(name), None, Settlement.COMPLETE))
@@ -186,7 +186,7 @@ def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
     ]
 
 
-def test_a_batched_settlement_excludes_a_message_with_a_lost_lock() -> None:
+def test_message_with_a_lost_lock_is_left_out() -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 

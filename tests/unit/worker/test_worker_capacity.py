@@ -51,7 +51,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_worker_has_capacity_for_one_running_batch_and_one_prepared_batch(
+def test_one_batch_runs_and_one_is_prepared(
     held: HeldMessages,
 ) -> None:
     jobs = held.take(3)
@@ -62,7 +62,7 @@ def test_the_worker_has_capacity_for_one_running_batch_and_one_prepared_batch(
     assert held.rooms == (True, True)
 
 
-def test_the_worker_has_no_capacity_while_too_many_messages_wait_for_settlement(
+def test_too_many_unsettled_messages_use_all_capacity(
     held: HeldMessages,
 ) -> None:
     for job in held.take(8):
@@ -70,7 +70,7 @@ def test_the_worker_has_no_capacity_while_too_many_messages_wait_for_settlement(
     assert held.rooms == (False, False)
 
 
-def test_low_priority_messages_do_not_reduce_the_capacity_for_normal_messages(
+def test_low_priority_takes_none_from_normal(
     held: HeldMessages,
 ) -> None:
     held.take(4, low=True)
@@ -79,12 +79,12 @@ def test_low_priority_messages_do_not_reduce_the_capacity_for_normal_messages(
     assert held.rooms == (False, False)
 
 
-def test_an_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
+def test_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
     held.is_admitted = False
     assert held.rooms == (False, False)
 
 
-def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlement(
+def test_too_many_delayed_settlements_use_all_capacity(
     held: HeldMessages,
 ) -> None:
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
@@ -94,7 +94,7 @@ def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlem
     assert held.rooms == (True, True)
 
 
-def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
+def test_first_decision_to_settle_is_final(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)
@@ -107,7 +107,7 @@ def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
     assert held.in_flight.held_count == 0
 
 
-def test_a_job_that_a_separate_thread_prepares_does_not_reduce_the_capacity(
+def test_offloaded_job_does_not_reduce_capacity(
     held: HeldMessages,
 ) -> None:
     jobs = held.take(4)
@@ -118,7 +118,7 @@ def test_a_job_that_a_separate_thread_prepares_does_not_reduce_the_capacity(
     assert held.rooms == (False, False)
 
 
-def test_the_number_of_jobs_that_separate_threads_prepare_is_limited(held: HeldMessages) -> None:
+def test_offloaded_jobs_are_limited(held: HeldMessages) -> None:
     jobs = held.take(MAX_OFFLOADED_COUNT)
     for job in jobs:
         held.in_flight.offload_job(job)
@@ -127,7 +127,7 @@ def test_the_number_of_jobs_that_separate_threads_prepare_is_limited(held: HeldM
     assert held.rooms == (True, True)
 
 
-def test_a_job_that_ends_during_preparation_by_a_separate_thread_is_not_added_to_the_jobs_to_run(
+def test_job_that_ends_while_offloaded_does_not_run(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)
@@ -141,7 +141,7 @@ def test_a_job_that_ends_during_preparation_by_a_separate_thread_is_not_added_to
 @pytest.mark.parametrize(
     ("run_ms", "count"), [(3000, 1), (1000, 2), (400, 3), (1, 4)], ids=["3s", "1s", "400ms", "1ms"]
 )
-def test_a_worker_leaves_the_jobs_of_a_slow_item_model_to_others(
+def test_jobs_of_a_slow_item_model_are_left_to_others(
     held: HeldMessages, run_ms: float, count: int
 ) -> None:
     held.runs_items = True

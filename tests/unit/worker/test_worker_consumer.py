@@ -180,7 +180,7 @@ def jobs() -> RecordedJobs:
 
 
 @pytest.mark.parametrize("error", [PayloadsUnavailable(""), WorkerFault(""), NotFinished("")])
-def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
+def test_temporary_failure_is_abandoned_after_a_delay(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     for failed_count in (0, 1, 9):
@@ -201,7 +201,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
         (DeviceLost(""), False, DeliveryHistory(1, waiting_count=5, running_count=1)),
     ],
 )
-def test_an_abandoned_message_says_whether_the_delivery_counts_against_the_job(
+def test_abandoned_message_says_whether_it_counts(
     jobs: RecordedJobs, error: WorkerError, *, ran_alone: bool, history: DeliveryHistory | None
 ) -> None:
     job = jobs.job(history=DeliveryHistory(failed_count=1, waiting_count=5))
@@ -210,7 +210,7 @@ def test_an_abandoned_message_says_whether_the_delivery_counts_against_the_job(
     assert [request.history for request in jobs.settled] == [history]
 
 
-def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refused(
+def test_other_settlements_have_no_delay(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end_job(jobs.job(), HandedBack(""))
@@ -221,7 +221,7 @@ def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refu
     assert (jobs.settled[1].reason, jobs.settled[1].description) == ("reply-forbidden", "why")
 
 
-def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
+def test_message_is_settled_once(jobs: RecordedJobs) -> None:
     # A reply to this URL would be refused.
     job = jobs.job(reply_to=ReplyUrl("https://elsewhere.test/"))
     jobs.consumer.end_job(job, NotFinished(""))
@@ -230,7 +230,7 @@ def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
     assert jobs.settlements == [Settlement.ABANDON]
 
 
-def test_a_shutdown_releases_only_the_messages_of_jobs_that_have_not_started(
+def test_shutdown_releases_jobs_that_have_not_started(
     jobs: RecordedJobs,
 ) -> None:
     waiting, running, failing = (jobs.job() for _ in range(3))
@@ -241,7 +241,7 @@ def test_a_shutdown_releases_only_the_messages_of_jobs_that_have_not_started(
     assert jobs.in_flight.withdraw_jobs() == []
 
 
-def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
+def test_lost_lock_leaves_the_message_and_caches_the_reply(
     jobs: RecordedJobs,
 ) -> None:
     job = jobs.job()
@@ -255,7 +255,7 @@ def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
     assert jobs.settlements == [Settlement.LEAVE, Settlement.COMPLETE]
 
 
-def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
+def test_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     first = jobs.job()
     jobs.reply_and_settle(first)
     cached = jobs.cache.find_reply(first.delivery)
@@ -269,7 +269,7 @@ def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     assert jobs.settlements[2] == Settlement.DEAD_LETTER
 
 
-def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_lost(
+def test_lost_device_abandons_and_shuts_down(
     jobs: RecordedJobs,
 ) -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
@@ -279,7 +279,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_a_note_keeps_the_traceback_of_an_unexpected_error(jobs: RecordedJobs) -> None:
+def test_note_keeps_the_traceback(jobs: RecordedJobs) -> None:
     job = jobs.job(reply_to=FROM_A_GATEWAY)
     jobs.consumer.fail_job(job, KeyError("why"), WorkerFault)
     (note,) = jobs.notes()
@@ -287,7 +287,7 @@ def test_a_note_keeps_the_traceback_of_an_unexpected_error(jobs: RecordedJobs) -
     assert note.traceback == "KeyError: 'why'\n"
 
 
-def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_raised_the_error(
+def test_only_the_models_out_of_memory_fails_the_job(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()
@@ -304,7 +304,7 @@ def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_rais
     )
 
 
-def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
+def test_system_exit_ends_the_job_and_not_the_thread(
     jobs: RecordedJobs,
 ) -> None:
     with jobs.consumer.ending_on_error(jobs.job()):
@@ -315,9 +315,7 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
 @pytest.mark.parametrize(
     ("deadline_seconds", "code"), [(60.0, SUCCEEDED), (0.0, "expired")], ids=["in-time", "late"]
 )
-def test_a_job_counts_as_expired_only_if_the_gateway_refuses_the_result_after_the_deadline(
-    deadline_seconds: float, code: str
-) -> None:
+def test_only_a_refused_late_result_is_expired(deadline_seconds: float, code: str) -> None:
     with answering(http(b"", status="410 Gone")) as url:
         gateway = urlsplit(url).netloc
         # A program that looks for its own server may connect before the worker does.
@@ -339,7 +337,7 @@ def test_a_job_counts_as_expired_only_if_the_gateway_refuses_the_result_after_th
 FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
 
 
-def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a_reply(
+def test_settlement_without_a_reply_is_noted(
     jobs: RecordedJobs,
 ) -> None:
     errors = [HandedBack(""), NotFinished(""), PayloadsUnavailable(""), ReplyForbidden("why")]
@@ -360,7 +358,7 @@ def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a
         assert 0 <= note.marks.fetched_ms <= note.ended_ms
 
 
-def test_a_delivery_note_is_written_about_a_message_whose_lock_is_lost(jobs: RecordedJobs) -> None:
+def test_lost_lock_is_noted(jobs: RecordedJobs) -> None:
     job = jobs.job(reply_to=FROM_A_GATEWAY)
     jobs.now += 100.0
     jobs.consumer.end_job(job, PayloadsUnavailable(""))
@@ -368,7 +366,7 @@ def test_a_delivery_note_is_written_about_a_message_whose_lock_is_lost(jobs: Rec
     assert (note.settlement, note.code) == ("leave", "lock-lost")
 
 
-def test_the_delivery_note_of_a_redelivery_is_written_at_the_start_and_replaced_at_the_end(
+def test_note_of_a_redelivery_is_replaced_at_its_end(
     jobs: RecordedJobs,
 ) -> None:
     job = jobs.job(2, FROM_A_GATEWAY)
@@ -384,7 +382,7 @@ def test_the_delivery_note_of_a_redelivery_is_written_at_the_start_and_replaced_
 @pytest.mark.parametrize(
     "error", [NotWaitedFor("cancelled"), Expired("late")], ids=["cancelled", "expired"]
 )
-def test_no_delivery_note_is_written_for_the_first_delivery_of_a_job_that_did_not_run(
+def test_first_delivery_that_did_not_run_is_not_noted(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), error)
@@ -392,14 +390,14 @@ def test_no_delivery_note_is_written_for_the_first_delivery_of_a_job_that_did_no
     assert jobs.notes() == []
 
 
-def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: RecordedJobs) -> None:
+def test_message_of_a_producer_is_not_noted(jobs: RecordedJobs) -> None:
     for reply_to in (None, ReplyQueue("answers"), ReplyUrl("http://gateway/v1/jobs/job/reply")):
         jobs.consumer.end_job(jobs.job(3, reply_to), NotFinished(""))
     assert len(jobs.settlements) == 3
     assert jobs.notes() == []
 
 
-def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_not_contain_the_token(
+def test_blob_name_hides_the_reply_token(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
@@ -410,7 +408,7 @@ def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_no
     assert "secret" not in name
 
 
-def test_a_message_is_settled_even_if_its_delivery_note_cannot_be_written(
+def test_message_is_settled_without_its_note(
     jobs: RecordedJobs,
 ) -> None:
     jobs.blobs.failure = ServiceRequestError("the storage is away")
@@ -422,7 +420,7 @@ def test_a_message_is_settled_even_if_its_delivery_note_cannot_be_written(
     assert len(jobs.notes()) == 1
 
 
-def test_new_notes_about_deliveries_are_dropped_while_too_many_notes_wait_to_be_stored(
+def test_notes_are_dropped_while_too_many_wait(
     jobs: RecordedJobs,
 ) -> None:
     answers = threading.Event()

@@ -27,7 +27,7 @@ def series() -> dict[str, set[str]]:
     return found
 
 
-def test_every_metric_of_the_dashboard_exists() -> None:
+def test_every_metric_exists() -> None:
     known = series()
     assert known
     variable = DASHBOARD["templating"]["list"][1]["query"]["query"]
@@ -37,7 +37,7 @@ def test_every_metric_of_the_dashboard_exists() -> None:
         assert set(names) <= known.keys(), expression
 
 
-def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_query() -> None:
+def test_every_label_belongs_to_its_metric() -> None:
     known = series()
     for expression in EXPRESSIONS:
         for name, matched in re.findall(r"(loosely_worker_\w+)(\{.*?\})?", expression):
@@ -50,9 +50,7 @@ def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_qu
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_each_panel_has_a_unique_title_and_position() -> (
-    None
-):
+def test_counters_are_rates_and_panels_are_unique() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

@@ -40,19 +40,19 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_the_first_test_computation_has_run(device: Device) -> None:
+def test_device_is_not_ready_before_a_computation(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
 
 
-def test_a_test_computation_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
+def test_computation_runs_if_the_last_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
 
 
-def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
+def test_lost_device_is_reported_once(device: Device) -> None:
     assert device.look()
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.probe.look(0)
@@ -62,14 +62,14 @@ def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_is_ready_again_after_a_successful_test_computation(device: Device) -> None:
+def test_device_is_ready_again_after_a_success(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_is_not_ready_while_the_test_computation_hangs(device: Device) -> None:
+def test_hanging_computation_is_not_ready(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]
@@ -80,7 +80,7 @@ def test_a_device_is_not_ready_while_the_test_computation_hangs(device: Device) 
     )
 
 
-def test_the_liveness_check_fails_if_a_test_computation_on_the_device_hangs_for_90_seconds(
+def test_worker_is_not_alive_after_90_hanging_seconds(
     device: Device,
 ) -> None:
     loops = Loops(lambda: device.now)
@@ -99,7 +99,7 @@ def test_the_liveness_check_fails_if_a_test_computation_on_the_device_hangs_for_
     assert loops.live()[0]
 
 
-def test_the_first_check_of_a_device_probe_waits_until_the_test_computation_has_run(
+def test_first_look_waits_for_the_computation(
     join: Callable[[DeviceProbe], None],
 ) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)

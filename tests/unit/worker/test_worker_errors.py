@@ -48,13 +48,13 @@ def leaves() -> list[type[WorkerError]]:
     return [c for c in tree if c not in bases]
 
 
-def test_the_class_of_an_error_about_a_job_determines_how_the_message_is_settled() -> None:
+def test_class_determines_the_settlement() -> None:
     # The errors of a model that cannot be loaded settle no message.
     about_jobs = [c for c in leaves() if not issubclass(c, errors.ModelUnusable)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
 
-def test_error_codes_are_unique_and_listed_in_the_docstring_of_the_module() -> None:
+def test_codes_are_unique_and_in_the_tree() -> None:
     # ExpiredForProducer has the same code as Expired, but needs a reply.
     codes = [c.code for c in leaves() if c is not errors.ExpiredForProducer]
     assert len(set(codes)) == len(codes)
@@ -62,7 +62,7 @@ def test_error_codes_are_unique_and_listed_in_the_docstring_of_the_module() -> N
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_each_error_class_for_a_failed_job_has_a_failure_code_of_the_message_contract(
+def test_each_fault_has_a_code_of_the_contract(
     fault: type[Fault],
 ) -> None:
     told = fault("what happened").to_job_error()
@@ -73,13 +73,11 @@ def test_each_error_class_for_a_failed_job_has_a_failure_code_of_the_message_con
     assert told.retryable == (fault in (errors.OutOfMemory, errors.ModelBroken))
 
 
-def test_the_dead_letter_reason_of_an_unreadable_message_is_the_code_of_the_contract_error() -> (
-    None
-):
+def test_reason_of_an_unreadable_message_is_its_code() -> None:
     assert UnreadableMessage("schema 9", "unsupported-schema").reason == "unsupported-schema"
 
 
-def test_the_reason_of_a_syntax_error_names_its_file_and_line() -> None:
+def test_syntax_error_names_its_file_and_line() -> None:
     with pytest.raises(SyntaxError) as caught:
         compile("x = 1\nno Python", "models/mine.py", "exec")
     reason = str(errors.ModelFailed.from_error("models.mine", caught.value))

@@ -36,7 +36,7 @@ def worker() -> Worker:
     return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
-def test_the_worker_is_ready_after_a_successful_test_computation(worker: Worker) -> None:
+def test_worker_is_ready_after_a_computation(worker: Worker) -> None:
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert good
@@ -45,7 +45,7 @@ def test_the_worker_is_ready_after_a_successful_test_computation(worker: Worker)
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
-def test_the_readiness_check_names_the_models_that_are_not_ready(worker: Worker) -> None:
+def test_models_that_are_not_ready_are_named(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
@@ -53,7 +53,7 @@ def test_the_readiness_check_names_the_models_that_are_not_ready(worker: Worker)
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_a_worker_counts_as_started_although_one_of_its_models_is_set_aside_as_broken(
+def test_worker_with_a_broken_model_has_started(
     worker: Worker,
 ) -> None:
     worker.probe.run_kernel()
@@ -69,7 +69,7 @@ def test_a_worker_counts_as_started_although_one_of_its_models_is_set_aside_as_b
     assert not worker.readiness.started()[0], "no model is served"
 
 
-def test_the_worker_is_not_ready_if_the_device_is_lost(worker: Worker) -> None:
+def test_lost_device_is_not_ready(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
@@ -79,7 +79,7 @@ def test_the_worker_is_not_ready_if_the_device_is_lost(worker: Worker) -> None:
     assert worker.failures == [worker.error]
 
 
-def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> None:
+def test_shutting_down_is_not_ready(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.leaving = "received SIGTERM"
     good, details = worker.readiness.ready()
@@ -88,7 +88,7 @@ def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> Non
     assert details["models"] == worker.models
 
 
-def test_the_worker_is_not_alive_after_the_loop_of_a_thread_has_failed() -> None:
+def test_failed_loop_is_not_alive() -> None:
     loops = Loops()
 
     def broken() -> None:
@@ -100,7 +100,7 @@ def test_the_worker_is_not_alive_after_the_loop_of_a_thread_has_failed() -> None
     assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
 
 
-def test_the_worker_is_alive_while_the_loops_of_all_threads_are_running() -> None:
+def test_running_loops_are_alive() -> None:
     now = [1000.0]
     loops = Loops(lambda: now[0])
     loops.watch("noop-receive", lambda: 999.0)

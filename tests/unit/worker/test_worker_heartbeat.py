@@ -62,7 +62,7 @@ def run(heartbeats: Heartbeats) -> threading.Thread:
     return thread
 
 
-def test_a_heartbeat_is_written_at_the_start_and_after_a_change_and_deleted_at_the_end() -> None:
+def test_blob_is_written_at_changes_and_deleted_at_the_end() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 3600, beat)
     thread = run(heartbeats)
@@ -78,14 +78,14 @@ def test_a_heartbeat_is_written_at_the_start_and_after_a_change_and_deleted_at_t
     ]
 
 
-def test_no_heartbeat_is_written_if_the_heartbeat_interval_is_zero() -> None:
+def test_interval_zero_writes_none() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 0, beat)
     heartbeats.run()
     assert store.calls == []
 
 
-def test_a_storage_outage_is_logged_once_and_the_worker_still_tries_to_write_each_heartbeat(
+def test_outage_is_logged_once_and_writes_go_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -109,7 +109,7 @@ def test_a_storage_outage_is_logged_once_and_the_worker_still_tries_to_write_eac
     ]
 
 
-def test_an_error_while_a_heartbeat_is_built_does_not_end_the_heartbeat_thread(
+def test_unexpected_error_does_not_end_the_thread(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = MemoryStore()
@@ -160,7 +160,7 @@ def until_state(managed: ManagedModel, state: ModelState) -> ModelHeartbeat:
     return seen(managed)
 
 
-def test_a_heartbeat_shows_whether_a_model_is_loading_or_loaded_or_waiting_for_memory(
+def test_model_is_loading_loaded_or_waiting(
     sharing: DeviceSharing, start: Callable[[str, Callable[[], Infer]], ManagedModel]
 ) -> None:
     gate, is_loading = threading.Event(), threading.Event()
@@ -185,7 +185,7 @@ def test_a_heartbeat_shows_whether_a_model_is_loading_or_loaded_or_waiting_for_m
     assert (beat.total_bytes, beat.models[0].device_bytes) == (BUDGET, 60)
 
 
-def test_the_heartbeat_says_why_a_model_is_broken(
+def test_broken_model_has_its_reason(
     start: Callable[[str, Callable[[], Infer]], ManagedModel],
 ) -> None:
     def fail() -> Infer:
@@ -195,7 +195,7 @@ def test_the_heartbeat_says_why_a_model_is_broken(
     assert (broken.code, broken.reason) == (WeightsMissing.code, "no such blob")
 
 
-def test_the_heartbeat_of_a_worker_without_a_gpu_names_the_cpu_and_omits_memory_sizes() -> None:
+def test_worker_without_gpu_names_the_cpu() -> None:
     found = describe_worker(utc_now(), 5, DeviceSharing(MemorySettings()), [], is_draining=True)
     assert (found.worker, found.device) == (worker_name(), "cpu")
     assert (found.total_bytes, found.used_bytes, found.is_draining) == (None, None, True)

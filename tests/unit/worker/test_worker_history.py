@@ -10,12 +10,12 @@ from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
 HISTORY = DeliveryHistory(1, 2, 3, 4)
 
 
-def test_a_history_is_read_from_the_properties_of_a_message() -> None:
+def test_history_is_read_from_the_properties() -> None:
     assert read_history(HISTORY.to_properties()) == HISTORY
     assert DeliveryHistory.from_bytes(HISTORY.to_bytes()) == HISTORY
 
 
-def test_a_count_stops_at_255() -> None:
+def test_count_stops_at_255() -> None:
     full = DeliveryHistory(300, 300, 300, 300)
     assert read_history(full.to_properties()) == DeliveryHistory.from_bytes(full.to_bytes())
 
@@ -28,7 +28,7 @@ def test_members_of_a_later_version_are_ignored() -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", "7", '{"failed_count": -1}', '{"failed_count": "1"}', "[" * 100_000]
 )
-def test_an_invalid_history_is_ignored(text: str) -> None:
+def test_invalid_history_is_ignored(text: str) -> None:
     assert read_history({PROPERTY_DELIVERY_HISTORY: text}) == NO_HISTORY
 
 

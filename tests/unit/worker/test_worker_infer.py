@@ -84,7 +84,7 @@ def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[
     return {item.item: what for item, what in ran}
 
 
-def test_a_batch_without_errors_runs_in_one_forward_pass() -> None:
+def test_good_batch_runs_in_one_pass() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -92,7 +92,7 @@ def test_a_batch_without_errors_runs_in_one_forward_pass() -> None:
     assert model.passes == [[0, 1, 2, 3, 4]]
 
 
-def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> None:
+def test_only_bad_jobs_of_a_batch_fail() -> None:
     bad = set(range(0, 64, 8))
     ran = outcomes(Model(bad), 64)
     failed = {item: str(what.error) for item, what in ran.items() if what.error}
@@ -101,9 +101,7 @@ def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> 
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_the_bad_jobs_in_a_batch_are_found_with_a_bounded_number_of_forward_passes(
-    count: int, bad: set[int]
-) -> None:
+def test_bad_jobs_are_found_in_few_passes(count: int, bad: set[int]) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)
@@ -112,7 +110,7 @@ def test_the_bad_jobs_in_a_batch_are_found_with_a_bounded_number_of_forward_pass
     assert len(model.passes) <= 1 + 2 * len(bad) * depth
 
 
-def test_a_job_that_was_cancelled_during_a_failed_forward_pass_does_not_run_again() -> None:
+def test_cancelled_job_does_not_run_again() -> None:
     gone: set[int] = set()
 
     class Cancels(Model):
@@ -136,7 +134,7 @@ def test_a_job_that_was_cancelled_during_a_failed_forward_pass_does_not_run_agai
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_limit(
+def test_too_large_batch_is_split_and_lowers_the_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limit = RecordingLimit()
@@ -150,7 +148,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_li
 
 
 @pytest.mark.torch
-def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
+def test_batch_beyond_host_memory_is_split() -> None:
     torch = pytest.importorskip("torch")
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -164,7 +162,7 @@ def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
 
 
 @pytest.mark.parametrize("surprise", [SystemExit("a model that exits"), KeyboardInterrupt()])
-def test_a_system_exit_raised_by_a_model_fails_only_one_job(surprise: BaseException) -> None:
+def test_system_exit_fails_one_job(surprise: BaseException) -> None:
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         if 2 in batch:
             raise surprise
@@ -176,7 +174,7 @@ def test_a_system_exit_raised_by_a_model_fails_only_one_job(surprise: BaseExcept
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
-def test_a_job_fails_if_the_memory_is_too_small_even_with_exclusive_use_of_the_device() -> None:
+def test_job_too_large_for_the_whole_device_fails() -> None:
     class Large(Model):
         def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
             if 1 in batch:
@@ -194,7 +192,7 @@ def test_a_job_fails_if_the_memory_is_too_small_even_with_exclusive_use_of_the_d
     assert [ran[item].result for item in (0, 2, 3)] == [0, 4, 9]
 
 
-def test_a_job_that_ran_out_of_memory_is_run_again_with_exclusive_use_of_the_device() -> None:
+def test_too_large_job_runs_again_alone_on_the_device() -> None:
     tries: list[list[int]] = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -207,13 +205,13 @@ def test_a_job_that_ran_out_of_memory_is_run_again_with_exclusive_use_of_the_dev
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
-def test_an_out_of_memory_error_of_a_single_item_does_not_reduce_the_batch_limit() -> None:
+def test_too_large_item_does_not_lower_the_limit() -> None:
     limit = BatchLimit("m", DeviceLock())
     outcomes(Model(fits=0), 1, limit)
     assert limit.max_cost == math.inf
 
 
-def test_a_failed_batch_is_not_run_again_if_the_device_is_lost() -> None:
+def test_lost_device_ends_the_batch() -> None:
     passes = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -227,7 +225,7 @@ def test_a_failed_batch_is_not_run_again_if_the_device_is_lost() -> None:
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
 
 
-def test_each_forward_pass_runs_inside_the_context_manager_that_watches_the_running_jobs() -> None:
+def test_each_pass_is_watched() -> None:
     seen: list[list[int]] = []
 
     @contextlib.contextmanager

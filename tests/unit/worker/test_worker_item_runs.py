@@ -82,7 +82,7 @@ def items(tmp_path: Path) -> tuple[ItemModel, Steps]:
     return model, Steps(model, tmp_path)
 
 
-def test_an_item_is_answered_before_the_next_item_runs(items: tuple[ItemModel, Steps]) -> None:
+def test_item_is_answered_before_the_next_runs(items: tuple[ItemModel, Steps]) -> None:
     model, steps = items
     jobs = [steps.job(b"a"), steps.job(b"bb"), steps.job(b"ccc")]
     parts = list(steps.step.split_batch(jobs))
@@ -94,13 +94,13 @@ def test_an_item_is_answered_before_the_next_item_runs(items: tuple[ItemModel, S
     assert list(steps.step.run_batch(parts[2])) == []
 
 
-def test_a_batch_model_runs_whole_batches(tmp_path: Path) -> None:
+def test_batch_model_runs_whole_batches(tmp_path: Path) -> None:
     steps = Steps(BatchModel(), tmp_path)
     jobs = [steps.job(b"a"), steps.job(b"b")]
     assert list(steps.step.split_batch(jobs)) == [jobs]
 
 
-def test_a_job_with_which_a_batch_ran_too_long_runs_in_its_own_batch(tmp_path: Path) -> None:
+def test_job_of_an_overrun_batch_runs_alone(tmp_path: Path) -> None:
     steps = Steps(BatchModel(), tmp_path)
     slow = DeliveryHistory(batch_overrun_count=1)
     jobs = [steps.job(b"a"), steps.job(b"b", slow), steps.job(b"c"), steps.job(b"d", slow)]

@@ -42,7 +42,7 @@ def job(
     ("delivery_count", "waited_seconds", "stale"),
     [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
 )
-def test_a_cancellation_check_is_due_after_a_redelivery_or_after_two_seconds_in_the_queue(
+def test_check_is_due_after_redelivery_or_two_seconds(
     delivery_count: int, waited_seconds: float, stale: bool
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
@@ -50,18 +50,18 @@ def test_a_cancellation_check_is_due_after_a_redelivery_or_after_two_seconds_in_
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_a_job_without_a_reply_url_is_never_checked_for_cancellation(
+def test_job_without_reply_url_is_never_checked(
     reply_to: ReplyTo | None,
 ) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
-def test_a_job_is_expired_at_and_after_the_deadline() -> None:
+def test_job_is_expired_from_its_deadline_on() -> None:
     assert not job().is_expired(QUEUED_AT + timedelta(seconds=59.9))
     assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
 
 
-def test_a_reply_contains_the_queue_time_and_the_inference_time_and_the_batch_size() -> None:
+def test_reply_contains_the_times_and_the_batch_size() -> None:
     finished = job(delivery_count=2)
     finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
     reply = finished.make_reply(InlineJson({}))
@@ -75,11 +75,11 @@ def test_a_reply_contains_the_queue_time_and_the_inference_time_and_the_batch_si
     ("traceparent", "trace_id"),
     [(f"00-{'ab' * 16}-{'cd' * 8}-01", "ab" * 16), ("", "-"), ("nonsense", "-")],
 )
-def test_a_received_job_has_the_trace_id_of_the_message(traceparent: str, trace_id: str) -> None:
+def test_job_has_the_trace_id_of_its_message(traceparent: str, trace_id: str) -> None:
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_a_cancellation_check_is_due_again_two_seconds_after_the_last_check() -> None:
+def test_check_is_due_again_after_two_seconds() -> None:
     asked = job(delivery_count=1)
     asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))

@@ -25,7 +25,7 @@ def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
     return journal
 
 
-def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_processes(
+def test_three_deaths_set_a_model_aside_for_five_minutes(
     folder: Path,
 ) -> None:
     counts = []
@@ -37,7 +37,7 @@ def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_
     assert successor(folder, "other").killed_loads("other").death_count == 0
 
 
-def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_process_death(
+def test_each_further_death_doubles_the_delay(
     folder: Path,
 ) -> None:
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_pro
     assert successor(folder, "killer", at=0.0).killed_loads("killer").pause_seconds == 600.0
 
 
-def test_two_models_remain_suspects_if_every_process_that_died_was_loading_both_of_them(
+def test_models_that_always_load_together_stay_suspects(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -66,7 +66,7 @@ def test_two_models_remain_suspects_if_every_process_that_died_was_loading_both_
     assert journal.is_holding
 
 
-def test_a_model_remains_a_suspect_if_each_dead_process_held_a_message_during_the_load(
+def test_death_beside_a_held_message_is_not_certain(
     folder: Path,
 ) -> None:
     def hold_a_job() -> LockJournal:
@@ -83,7 +83,7 @@ def test_a_model_remains_a_suspect_if_each_dead_process_held_a_message_during_th
     assert journal.is_holding
 
 
-def test_a_successful_load_resets_the_number_of_process_deaths_of_the_model(folder: Path) -> None:
+def test_successful_load_resets_the_deaths(folder: Path) -> None:
     die_while_loading(folder, "unlucky")
     journal = successor(folder, "unlucky")
     with journal.noting_load("unlucky"):
@@ -93,13 +93,13 @@ def test_a_successful_load_resets_the_number_of_process_deaths_of_the_model(fold
     assert successor(folder, "unlucky").killed_loads("unlucky").death_count == 0
 
 
-def test_a_model_load_that_raises_an_error_does_not_count_as_a_process_death(folder: Path) -> None:
+def test_load_that_raises_is_no_death(folder: Path) -> None:
     with pytest.raises(RuntimeError), LoadJournal(folder).noting_load("broken"):
         raise RuntimeError
     assert successor(folder, "broken").killed_loads("broken").death_count == 0
 
 
-def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folder: Path) -> None:
+def test_load_of_a_running_process_is_no_death(folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -113,7 +113,7 @@ def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folde
     assert successor(folder, "busy").killed_loads("busy").death_count == 1
 
 
-def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_limit(
+def test_other_models_wait_for_suspects_up_to_a_limit(
     folder: Path,
 ) -> None:
     die_while_loading(folder, "suspect")
@@ -132,7 +132,7 @@ def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_lim
     assert not waiting.is_alive()
 
 
-def test_process_deaths_during_module_imports_and_during_model_loads_are_counted_separately(
+def test_deaths_of_imports_and_loads_are_counted_apart(
     folder: Path,
 ) -> None:
     die_while_loading(folder, import_name("my.module"))
@@ -141,7 +141,7 @@ def test_process_deaths_during_module_imports_and_during_model_loads_are_counted
     assert journal.killed_loads("my.module").death_count == 0
 
 
-def test_a_model_is_loaded_although_the_load_journal_cannot_be_written(tmp_path: Path) -> None:
+def test_model_is_loaded_without_a_writable_journal(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     journal = LoadJournal(tmp_path / "file")
     journal.take_over_notes(["model"])

@@ -166,7 +166,7 @@ TestWorkers = Workers.TestCase
 TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
+def test_unsettled_tokens_survive_a_kill(
     tmp_path: Path,
 ) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
@@ -188,7 +188,7 @@ def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
     successor.close()
 
 
-def test_a_worker_takes_over_a_lock_journal_only_for_the_same_queue_and_namespace(
+def test_only_journals_of_the_same_queue_are_taken_over(
     tmp_path: Path,
 ) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
@@ -205,7 +205,7 @@ def test_a_worker_takes_over_a_lock_journal_only_for_the_same_queue_and_namespac
         journal.close()
 
 
-def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: Path) -> None:
+def test_long_queue_name_with_slashes_is_found(tmp_path: Path) -> None:
     journal = LockJournal(tmp_path, HOST, "a/b" * 80)
     journal.note_arrival(token(1))
     journal.close()
@@ -242,7 +242,7 @@ FAILED = DeliveryHistory(failed_count=1)
         (LockState.OVERRUN, KILL, DeliveryHistory(failed_count=1, overrun_count=1)),
     ],
 )
-def test_a_death_counts_only_against_a_job_that_ran_alone(
+def test_death_counts_against_a_job_that_ran_alone(
     tmp_path: Path, state: LockState, death: WorkerDeath | None, history: DeliveryHistory | None
 ) -> None:
     leave(tmp_path, state, FAILED)
@@ -256,7 +256,7 @@ def test_a_death_counts_only_against_a_job_that_ran_alone(
 @pytest.mark.parametrize(
     ("state", "is_told"), [(LockState.WAITING, False), (LockState.RUNNING, True)]
 )
-def test_only_a_job_that_was_running_is_told_how_its_worker_died(
+def test_only_a_running_job_learns_how_its_worker_died(
     tmp_path: Path, state: LockState, is_told: bool
 ) -> None:
     leave(tmp_path, state)
@@ -267,7 +267,7 @@ def test_only_a_job_that_was_running_is_told_how_its_worker_died(
     successor.close()
 
 
-def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+def test_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     old = dead.path.with_suffix(OLD_SUFFIX)
     old.write_bytes((b"\1" + token(1) + b"\0" + token(2) + b"\1" + token(3)).ljust(400, b"\0"))

@@ -75,7 +75,7 @@ def is_held(lock: MessageLock) -> bool:
     return not lock.is_lost
 
 
-def test_a_lock_is_renewed_after_a_third_of_the_lock_duration() -> None:
+def test_lock_is_renewed_after_a_third_of_its_duration() -> None:
     broker = ScriptedBroker()
     broker.hold("a")
     broker.pass_time(2.9)
@@ -84,7 +84,7 @@ def test_a_lock_is_renewed_after_a_third_of_the_lock_duration() -> None:
     assert [round(at - 1000, 3) for at, _ in broker.renewals] == [3.0, 6.0, 9.0]
 
 
-def test_regular_renewals_keep_a_message_locked_for_ten_minutes() -> None:
+def test_renewals_keep_a_lock_for_ten_minutes() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.pass_time(600.0)
@@ -92,7 +92,7 @@ def test_regular_renewals_keep_a_message_locked_for_ten_minutes() -> None:
     assert len(broker.renewals) == 200
 
 
-def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_was_still_held() -> None:
+def test_end_of_renewal_says_whether_the_lock_is_held() -> None:
     broker = ScriptedBroker()
     kept, lost = broker.hold("kept"), broker.hold("lost")
     assert broker.locks.end_renewal(kept)
@@ -102,7 +102,7 @@ def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_was_sti
     assert not broker.locks.end_renewal(lost)
 
 
-def test_a_lock_is_not_renewed_after_the_deadline_of_the_job() -> None:
+def test_lock_is_not_renewed_after_the_deadline() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a", ends_in=7.0)
     broker.pass_time(7.0)
@@ -113,7 +113,7 @@ def test_a_lock_is_not_renewed_after_the_deadline_of_the_job() -> None:
     assert len(broker.renewals) == 2
 
 
-def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
+def test_short_outage_loses_no_lock() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.0)
@@ -123,14 +123,14 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_no_lock_is_lost_if_one_connection_stops_responding_but_the_next_connection_works() -> None:
+def test_silent_connection_loses_no_lock() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
     assert all(is_held(lock) for lock in locks)
 
 
-def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_time() -> None:
+def test_silent_connection_delays_others_briefly() -> None:
     broker = ScriptedBroker(mood="silent")
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0
@@ -139,7 +139,7 @@ def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_
     assert broker.now - begun_at <= 30.0
 
 
-def test_a_lock_is_not_lost_after_an_unexpected_error_of_one_renewal(
+def test_unexpected_error_loses_no_lock(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = ScriptedBroker(mood="defect")
@@ -151,7 +151,7 @@ def test_a_lock_is_not_lost_after_an_unexpected_error_of_one_renewal(
     assert "tries again" in caplog.text
 
 
-def test_a_lock_that_expires_during_an_outage_of_the_broker_is_lost() -> None:
+def test_lock_that_expires_during_an_outage_is_lost() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.9)
@@ -160,14 +160,14 @@ def test_a_lock_that_expires_during_an_outage_of_the_broker_is_lost() -> None:
     assert not is_held(lock)
 
 
-def test_the_wait_before_a_reply_is_sent_again_ends_when_the_message_lock_is_lost() -> None:
+def test_wait_ends_when_the_lock_is_lost() -> None:
     broker = ScriptedBroker(mood="lost")
     lock = broker.hold("a")
     broker.pass_time(3.0)
     assert lock.wait(3600.0) is False
 
 
-def test_an_expired_lock_is_not_renewed() -> None:
+def test_expired_lock_is_not_renewed() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.now += 100.0  # the process was suspended
@@ -188,7 +188,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
         max_size=30,
     )
 )
-def test_a_lock_never_counts_as_held_after_the_lock_has_ended_at_the_broker(
+def test_lock_is_never_held_longer_than_at_the_broker(
     steps: list[tuple[str, Any]],
 ) -> None:
     broker = ScriptedBroker()

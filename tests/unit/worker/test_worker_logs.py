@@ -34,7 +34,7 @@ def lines() -> Lines:
     return Lines()
 
 
-def test_each_json_log_line_is_an_object_that_contains_level_and_logger_and_message(
+def test_json_line_has_level_logger_and_message(
     lines: Lines,
 ) -> None:
     before = datetime.now(UTC)
@@ -49,7 +49,7 @@ def test_each_json_log_line_is_an_object_that_contains_level_and_logger_and_mess
     assert abs(datetime.fromisoformat(line["time"]) - before).total_seconds() < 5
 
 
-def test_a_json_log_line_has_the_fields_of_the_current_job(lines: Lines) -> None:
+def test_json_line_has_the_fields_of_the_job(lines: Lines) -> None:
     with log_fields(job_id="job-1", model="noop", trace_id="ab"):
         lines.log.info("inside")
         other = threading.Thread(target=lines.log.info, args=("on another thread",))
@@ -62,14 +62,14 @@ def test_a_json_log_line_has_the_fields_of_the_current_job(lines: Lines) -> None
     assert "job_id" not in after
 
 
-def test_an_exception_is_logged_in_one_json_line(lines: Lines) -> None:
+def test_exception_is_one_json_line(lines: Lines) -> None:
     lines.log.error("failed", exc_info=RuntimeError("first\nsecond"))
     (line,) = lines.read()
     assert "RuntimeError: first\nsecond" in line["exception"]
 
 
 @given(st.text())
-def test_any_text_is_logged_in_one_json_line(text: str) -> None:
+def test_any_text_is_one_json_line(text: str) -> None:
     lines = Lines()
     lines.log.info("%s", text)
     (line,) = lines.read()
@@ -93,7 +93,7 @@ def text_log(stream: io.StringIO) -> logging.Logger:
     return log
 
 
-def test_control_characters_in_messages_are_escaped_in_the_text_log(
+def test_control_characters_are_escaped_in_text(
     text_log: logging.Logger, stream: io.StringIO
 ) -> None:
     text_log.warning("queue %s: message %s", "noop", HOSTILE)
@@ -105,9 +105,7 @@ def test_control_characters_in_messages_are_escaped_in_the_text_log(
     assert line.isprintable()
 
 
-def test_control_characters_in_tracebacks_are_escaped_and_tracebacks_are_indented(
-    text_log: logging.Logger, stream: io.StringIO
-) -> None:
+def test_tracebacks_are_escaped_and_indented(text_log: logging.Logger, stream: io.StringIO) -> None:
     text_log.error("failed", exc_info=ValueError(HOSTILE))
     first, *lines = stream.getvalue().removesuffix("\n").split("\n")
     assert first.endswith("worker.test failed")
@@ -116,6 +114,6 @@ def test_control_characters_in_tracebacks_are_escaped_and_tracebacks_are_indente
 
 
 @given(st.text())
-def test_any_message_is_one_line_of_the_text_log(text: str) -> None:
+def test_any_message_is_one_text_line(text: str) -> None:
     record = logging.LogRecord("worker", logging.INFO, "", 0, "%s", (text,), None)
     assert TextLines().format(record).isprintable()

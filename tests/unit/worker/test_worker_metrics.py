@@ -17,7 +17,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_each_event_recorded_for_a_model_increases_the_matching_metrics() -> None:
+def test_each_event_increases_its_metrics() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -46,20 +46,20 @@ def test_each_event_recorded_for_a_model_increases_the_matching_metrics() -> Non
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
+def test_series_start_with_zero() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_failed_model_loads_are_counted_separately_for_each_reason() -> None:
+def test_failed_loads_are_counted_by_reason() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_load_failure("weights-missing")
     assert value(metrics, "model_load_failures_total", model="noop", reason="weights-missing") == 1
 
 
-def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     metrics, held = Metrics(), [1, 2]
     noop = ModelTelemetry("noop", metrics)
     noop.watch(
@@ -79,7 +79,7 @@ def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_a_metrics_scrape_contains_the_device_information_as_soon_as_the_device_is_known() -> None:
+def test_device_is_described_once_it_is_known() -> None:
     metrics, labels = Metrics(), dict[str, str]()
     metrics.watch_device(lambda: labels)
     assert b"device_info{" not in metrics.exposition("")[0]
@@ -91,7 +91,7 @@ def test_a_metrics_scrape_contains_the_device_information_as_soon_as_the_device_
     assert expected in metrics.exposition("")[0]
 
 
-def test_jobs_with_an_unknown_outcome_code_share_one_metric_series() -> None:
+def test_unknown_outcomes_share_one_series() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     for number in range(100):
@@ -101,14 +101,14 @@ def test_jobs_with_an_unknown_outcome_code_share_one_metric_series() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="code-1") is None
 
 
-def test_two_metrics_registries_have_independent_counters() -> None:
+def test_registries_are_independent() -> None:
     one, other = Metrics(), Metrics()
     ModelTelemetry("noop", one).record_received(0, 0)
     ModelTelemetry("noop", other)
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_a_metrics_scrape_has_the_format_that_the_accept_header_requests() -> None:
+def test_accept_header_chooses_the_format() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")

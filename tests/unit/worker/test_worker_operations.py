@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs/reference/observability.md"
 ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)
 
 
-def test_the_table_of_metrics_in_the_documentation_matches_the_metrics_of_the_worker() -> None:
+def test_documented_metrics_are_those_of_the_worker() -> None:
     told = {
         (name, kind, labels.strip(), text)
         for name, kind, labels, text in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))

@@ -106,14 +106,14 @@ def started(*modules: str, path: Path = ROOT) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("code", [0, 2, 70, 98])
-def test_the_parent_exits_with_the_exit_code_of_the_child(code: int) -> None:
+def test_exit_code_is_that_of_the_child(code: int) -> None:
     with started() as program:
         program.child()
         program.enter(code)
         assert program.process.wait(10) == code
 
 
-def test_a_killed_child_is_replaced() -> None:
+def test_killed_child_is_replaced() -> None:
     with started() as program:
         pids = [program.child()]
         assert program.death == ""
@@ -128,7 +128,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
+def test_child_ended_by_os_exit_is_replaced(
     code: int,
 ) -> None:
     with started() as program:
@@ -142,7 +142,7 @@ def test_a_child_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
         assert program.process.wait(10) == 3
 
 
-def test_a_child_that_asks_for_another_child_is_replaced() -> None:
+def test_child_that_asks_for_it_is_replaced() -> None:
     with started() as program:
         first = program.child()
         program.enter("needed")
@@ -153,7 +153,7 @@ def test_a_child_that_asks_for_another_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_parent_forwards_the_first_signal_to_the_child_and_the_second_kills_the_child(
+def test_first_signal_is_forwarded_and_second_kills(
     number: signal.Signals,
 ) -> None:
     with started() as program:
@@ -166,7 +166,7 @@ def test_the_parent_forwards_the_first_signal_to_the_child_and_the_second_kills_
             os.kill(child, 0)
 
 
-def test_a_child_that_is_killed_during_its_shutdown_is_not_replaced() -> None:
+def test_child_killed_during_shutdown_is_not_replaced() -> None:
     with started() as program:
         child = program.child()
         program.process.send_signal(signal.SIGTERM)
@@ -175,7 +175,7 @@ def test_a_child_that_is_killed_during_its_shutdown_is_not_replaced() -> None:
         assert program.process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_a_signal_to_the_whole_process_group_counts_as_one_signal() -> None:
+def test_signal_to_the_process_group_counts_once() -> None:
     with started() as program:
         program.child()
         os.killpg(program.process.pid, signal.SIGINT)
@@ -184,7 +184,7 @@ def test_a_signal_to_the_whole_process_group_counts_as_one_signal() -> None:
         assert program.process.wait(10) == 0
 
 
-def test_the_child_ends_when_the_parent_is_killed() -> None:
+def test_child_ends_with_its_parent() -> None:
     with started() as program:
         program.child()
         program.process.kill()
@@ -193,7 +193,7 @@ def test_the_child_ends_when_the_parent_is_killed() -> None:
         assert program.process.stdout.read() == ""
 
 
-def test_a_module_that_cannot_be_imported_does_not_stop_the_parent(tmp_path: Path) -> None:
+def test_failed_import_does_not_stop_the_parent(tmp_path: Path) -> None:
     (tmp_path / "exits.py").write_text("raise SystemExit(5)", encoding="utf-8")
     with started("exits", "no.such.module", path=tmp_path) as program:
         program.child()
@@ -201,7 +201,7 @@ def test_a_module_that_cannot_be_imported_does_not_stop_the_parent(tmp_path: Pat
         assert program.process.wait(10) == 0
 
 
-def test_the_parent_imports_modules_once_for_all_children(tmp_path: Path) -> None:
+def test_modules_are_imported_once(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text("print('imported', flush=True)", encoding="utf-8")
     with started("loud", path=tmp_path) as program:
         assert program.line() == "imported"
@@ -209,7 +209,7 @@ def test_the_parent_imports_modules_once_for_all_children(tmp_path: Path) -> Non
         program.child()
 
 
-def test_the_worker_runs_without_a_fork_if_an_imported_module_has_started_a_thread(
+def test_thread_of_an_import_prevents_the_fork(
     tmp_path: Path,
 ) -> None:
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
@@ -220,7 +220,7 @@ def test_the_worker_runs_without_a_fork_if_an_imported_module_has_started_a_thre
         assert program.process.wait(10) == 4
 
 
-def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
+def test_cuda_before_the_fork_prevents_it(
     tmp_path: Path,
 ) -> None:
     text = "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)"
@@ -229,7 +229,7 @@ def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
         assert program.line() == f"run {program.process.pid} alone kill"
 
 
-def test_a_child_is_replaced_after_a_delay_only_if_the_child_ran_for_a_short_time() -> None:
+def test_only_a_short_run_delays_the_next_child() -> None:
     delay = RestartDelay()
     assert delay.next_seconds(60.0) == 0.0
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
@@ -240,7 +240,7 @@ def test_a_child_is_replaced_after_a_delay_only_if_the_child_ran_for_a_short_tim
 @pytest.mark.thorough
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("fault", ["stopped", "gil"])
-def test_a_frozen_child_is_replaced_within_30_seconds(fault: str) -> None:
+def test_frozen_child_is_replaced_within_30_seconds(fault: str) -> None:
     with started() as program:
         first, begun = program.child(), time.monotonic()
         if fault == "gil":
@@ -277,7 +277,7 @@ class Child:
 
 
 @pytest.mark.parametrize("state", ["S", "T"])
-def test_a_child_without_a_beat_for_27_seconds_is_frozen(state: str) -> None:
+def test_child_without_a_beat_for_27_seconds_is_frozen(state: str) -> None:
     child = Child(state=state)
     assert not child.run(100, is_beating=True)
     assert not child.run(26)
@@ -285,18 +285,18 @@ def test_a_child_without_a_beat_for_27_seconds_is_frozen(state: str) -> None:
     assert child.watchdog.is_stopped == (state == "T")
 
 
-def test_a_child_that_loads_a_model_has_five_minutes() -> None:
+def test_child_that_loads_a_model_has_five_minutes() -> None:
     child = Child(is_loading=True)
     assert not child.run(299)
     assert child.run(1)
     assert Child(is_loading=True, state="T").run(27), "a stopped child loads nothing"
 
 
-def test_a_child_in_a_debugger_is_not_frozen() -> None:
+def test_child_in_a_debugger_is_not_frozen() -> None:
     assert not Child(state="t").run(1000)
 
 
-def test_a_child_is_not_frozen_after_a_suspend_of_the_machine() -> None:
+def test_suspend_of_the_machine_freezes_no_child() -> None:
     child = Child()
     assert not child.run(20)
     child.now += 3600

@@ -57,7 +57,7 @@ def setup() -> Iterator[Setup]:
     made.processes.close()
 
 
-def test_a_job_that_waits_for_memory_holds_no_child_process(setup: Setup) -> None:
+def test_job_that_waits_for_memory_holds_no_child(setup: Setup) -> None:
     """Let one job hold all memory and wait for a child while another job waits for memory."""
     waits = threading.Event()
 
@@ -78,14 +78,14 @@ def test_a_job_that_waits_for_memory_holds_no_child_process(setup: Setup) -> Non
     assert job.item.size == (1500, 1500)
 
 
-def test_a_cancelled_job_stops_waiting_for_memory(setup: Setup) -> None:
+def test_cancelled_job_stops_waiting_for_memory(setup: Setup) -> None:
     setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.is_wanted = lambda _job: False
     with pytest.raises(NotWaitedFor):
         setup.step.decode_input(setup.jobs.job(), setup.picture(1500))
 
 
-def test_a_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
+def test_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
     holds, ends = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -103,7 +103,7 @@ def test_a_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
     other.join(20)
 
 
-def test_a_job_that_is_cancelled_while_it_is_decoded_ends_its_child(setup: Setup) -> None:
+def test_job_cancelled_while_decoded_ends_its_child(setup: Setup) -> None:
     setup.budget.total_bytes = setup.budget._free_bytes = 4 * LARGE_BYTES
     job = setup.jobs.job()
     setup.is_wanted = lambda _job: job.memory is None
@@ -114,7 +114,7 @@ def test_a_job_that_is_cancelled_while_it_is_decoded_ends_its_child(setup: Setup
 
 
 @pytest.mark.parametrize("reason", ["cancelled", "expired"])
-def test_a_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None:
+def test_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None:
     job = setup.jobs.job(deadline_seconds=0.0 if reason == "expired" else 60.0)
     job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.is_wanted = lambda _job: reason == "expired"
@@ -124,7 +124,7 @@ def test_a_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None
     assert setup.jobs.settlements == [Settlement.COMPLETE]
 
 
-def test_a_prepared_job_that_is_wanted_keeps_its_memory(setup: Setup) -> None:
+def test_wanted_job_keeps_its_memory(setup: Setup) -> None:
     job = setup.jobs.job()
     job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.jobs.consumer.end_unwanted()

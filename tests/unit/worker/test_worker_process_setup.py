@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
-def test_the_number_of_processors_determines_how_many_threads_run_torch_and_prepare_inputs(
-    processors: int, torch: int, preparing: int
-) -> None:
+def test_processors_determine_the_threads(processors: int, torch: int, preparing: int) -> None:
     assert setup.torch_threads(processors) == torch
     assert setup.preparing_threads(processors) == preparing
 
@@ -26,7 +24,7 @@ def test_the_number_of_processors_determines_how_many_threads_run_torch_and_prep
     not hasattr(os, "sched_setaffinity"),
     reason="this system cannot limit a process to some processors",
 )
-def test_only_processors_that_the_process_may_use_count_as_available() -> None:
+def test_only_allowed_processors_count() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from worker.processes import setup; print(setup.available_processors())"
@@ -35,7 +33,7 @@ def test_only_processors_that_the_process_may_use_count_as_available() -> None:
     assert found.stdout == b"1\n"
 
 
-def test_the_openmp_wait_policy_is_passive_unless_the_environment_sets_a_policy() -> None:
+def test_openmp_waits_passively_by_default() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}

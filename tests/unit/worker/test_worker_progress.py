@@ -86,7 +86,7 @@ def gateway() -> ProgressGateway:
     return ProgressGateway()
 
 
-def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) -> None:
+def test_start_is_reported_at_once(gateway: ProgressGateway) -> None:
     gateway.open_context(gateway.job())
     assert gateway.urls == ["https://gateway.test/v1/jobs/job/progress?expires=1&token=t"]
     (report,) = gateway.told
@@ -94,7 +94,7 @@ def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) 
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
-def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported(
+def test_only_the_latest_progress_is_reported(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.open_context(gateway.job())
@@ -112,7 +112,7 @@ def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported
     ("arguments", "problem"),
     [((1.7,), "from 0 to 1, found 1.7"), ((0.5, "x" * 501), "at most 500 characters, found 501")],
 )
-def test_an_invalid_progress_report_is_refused_by_a_worker_and_by_a_check(
+def test_invalid_progress_is_refused(
     gateway: ProgressGateway, arguments: tuple[Any, ...], problem: str
 ) -> None:
     for context in (gateway.open_context(gateway.job()), NullContext()):
@@ -121,7 +121,7 @@ def test_an_invalid_progress_report_is_refused_by_a_worker_and_by_a_check(
         context.progress(1.0, "x" * 500)
 
 
-def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
+def test_cancellation_is_noticed_without_progress(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.open_context(gateway.job())
@@ -137,14 +137,14 @@ def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
         context.progress(0.5)
 
 
-def test_the_context_of_a_job_shows_a_cancellation_that_happened_before_the_job_started(
+def test_earlier_cancellation_is_noticed_at_the_start(
     gateway: ProgressGateway,
 ) -> None:
     gateway.goes_on = False
     assert gateway.open_context(gateway.job()).is_cancelled
 
 
-def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -> None:
+def test_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     context.progress(1.0)
     context.send_last_report()
@@ -154,7 +154,7 @@ def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGatewa
         context.send_last_report()
 
 
-def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
+def test_stop_of_a_cancelled_job_is_reported(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.open_context(gateway.job())
@@ -162,7 +162,7 @@ def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
     assert [report.get("stopped") for report in gateway.told] == [None, True]
 
 
-def test_the_progress_of_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
+def test_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     gateway.reporter.close_context(context)
     gateway.now += 100
@@ -170,7 +170,7 @@ def test_the_progress_of_an_ended_job_is_not_reported(gateway: ProgressGateway) 
     assert len(gateway.told) == 1
 
 
-def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
+def test_job_without_reply_url_is_not_reported(
     gateway: ProgressGateway,
 ) -> None:
     for url in (None, "https://elsewhere.test/answers"):
@@ -180,7 +180,7 @@ def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
     assert gateway.told == []
 
 
-def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGateway) -> None:
+def test_lost_lock_stops_the_job(gateway: ProgressGateway) -> None:
     job = gateway.job()
     context = gateway.open_context(job)
     gateway.now = 20.0
@@ -190,22 +190,20 @@ def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGa
         context.progress(0.5)
 
 
-def test_a_running_job_stops_after_the_deadline_of_the_job(gateway: ProgressGateway) -> None:
+def test_deadline_stops_the_job(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job(seconds_left=0))
     with pytest.raises(Expired):
         context.check()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), 50])
-def test_progress_with_an_invalid_fraction_raises_a_value_error(
-    gateway: ProgressGateway, fraction: float
-) -> None:
+def test_invalid_fraction_raises_a_value_error(gateway: ProgressGateway, fraction: float) -> None:
     context = gateway.open_context(gateway.job())
     with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         context.progress(fraction)
 
 
-def test_a_failed_progress_report_does_not_end_the_reporting_thread(
+def test_failed_report_does_not_end_the_thread(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.open_context(gateway.job())

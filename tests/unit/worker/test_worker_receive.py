@@ -38,17 +38,17 @@ def opened(locked_seconds: float) -> ReceivedJob:
     return receive_step().open_delivery(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_expires_at_the_expiry_time_in_the_message() -> None:
+def test_lock_expires_when_the_message_says() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 
-def test_a_broker_clock_ahead_of_the_worker_clock_does_not_extend_a_lock() -> None:
+def test_fast_broker_clock_does_not_extend_the_lock() -> None:
     lock = opened(70.0).lock
     assert lock.expires_at == 110.0
     assert lock.due_at < 105.0, "the lock is renewed in time"
 
 
-def test_reading_a_message_whose_lock_has_already_expired_raises_lock_lost() -> None:
+def test_expired_lock_is_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)
 
@@ -67,7 +67,7 @@ def test_reading_a_message_whose_lock_has_already_expired_raises_lock_lost() -> 
         pytest.param(1, 4, DeliveryHistory(waiting_count=3), False, id="may-have-run"),
     ],
 )
-def test_a_message_is_refused_after_as_many_failures_as_its_model_allows(
+def test_message_with_too_many_failures_is_refused(
     limit: int, delivery_count: int, history: DeliveryHistory, *, may_run: bool
 ) -> None:
     message = LockedMessage(

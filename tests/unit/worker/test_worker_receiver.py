@@ -113,7 +113,7 @@ def loop() -> ReceiverLoop:
     return ReceiverLoop()
 
 
-def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: ReceiverLoop) -> None:
+def test_message_is_settled_after_its_delay(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
         loop.run_once()
@@ -124,14 +124,14 @@ def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: Receiv
     assert loop.settled == [("job-1", True)]
 
 
-def test_a_delayed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
+def test_delayed_settlement_delays_no_other(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_messages_without_waiting_for_their_settlement_delays(
+def test_stop_ends_the_delays_of_settlements(
     loop: ReceiverLoop,
 ) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -143,7 +143,7 @@ def test_a_stopped_receiver_settles_messages_without_waiting_for_their_settlemen
     assert loop.receiver.is_finished
 
 
-def test_the_lock_of_a_message_is_renewed_while_the_settlement_of_the_message_is_delayed(
+def test_lock_is_renewed_during_the_delay(
     loop: ReceiverLoop,
 ) -> None:
     renewals: list[float] = []
@@ -165,7 +165,7 @@ def test_the_lock_of_a_message_is_renewed_while_the_settlement_of_the_message_is
     assert loop.broker.settled == [("job-1", Settlement.ABANDON)]
 
 
-def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
+def test_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
@@ -181,9 +181,7 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receiving(
-    loop: ReceiverLoop, leave: bool
-) -> None:
+def test_stop_takes_the_credit_back(loop: ReceiverLoop, leave: bool) -> None:
     loop.run_once()
     assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
@@ -195,7 +193,7 @@ def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receivin
     assert loop.broker.drains == 1
 
 
-def test_no_link_credit_is_withdrawn_if_a_message_has_used_up_the_credit(
+def test_used_credit_is_not_taken_back(
     loop: ReceiverLoop,
 ) -> None:
     loop.received()
@@ -204,7 +202,7 @@ def test_no_link_credit_is_withdrawn_if_a_message_has_used_up_the_credit(
     assert loop.broker.drains == 0
 
 
-def test_the_receiver_reports_an_empty_queue_only_if_the_last_receive_call_found_no_message(
+def test_queue_is_empty_if_the_last_call_found_nothing(
     loop: ReceiverLoop,
 ) -> None:
     seen = [loop.is_empty]
@@ -220,7 +218,7 @@ def test_the_receiver_reports_an_empty_queue_only_if_the_last_receive_call_found
     assert not loop.is_empty, "it is unknown whether the queue is empty"
 
 
-def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) -> None:
+def test_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.broker.fails_with = BrokerUnavailable("no route")
     loop.run_once()
@@ -230,9 +228,7 @@ def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) 
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_the_receiver_logs_only_once_that_the_queue_is_missing(
-    loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_queue_is_logged_once(loop: ReceiverLoop, caplog: pytest.LogCaptureFixture) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
     # Otherwise the receiver would wait for half a minute.
     loop.receiver.stop_receiving()
@@ -243,7 +239,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     assert not loop.receiver.is_connected
 
 
-def test_a_receiver_without_capacity_can_receive_a_message_until_its_credit_is_withdrawn() -> None:
+def test_message_may_arrive_until_the_credit_is_taken_back() -> None:
     loop = ReceiverLoop()
     loop.run_once()
     loop.has_room = False
@@ -252,7 +248,7 @@ def test_a_receiver_without_capacity_can_receive_a_message_until_its_credit_is_w
     assert not loop.receiver.may_receive
 
 
-def test_a_receiver_counts_as_receiving_until_the_received_message_is_in_flight() -> None:
+def test_receiver_may_receive_until_the_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

@@ -22,7 +22,7 @@ class TimedCache:
         return [number for number in numbers if self.cache.find_reply(numbered(number))]
 
 
-def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
+def test_reply_to_a_redelivered_message_is_found() -> None:
     timed = TimedCache()
     timed.cache.cache_reply(DELIVERY, b"reply", "succeeded")
     again = timed.cache.find_reply(replace(DELIVERY, delivery_count=3))
@@ -32,7 +32,7 @@ def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
     assert timed.cache.find_reply(replace(DELIVERY, queue="queue-low")) is None
 
 
-def test_the_reply_cache_deletes_the_body_of_a_delivered_reply() -> None:
+def test_delivered_reply_loses_its_body() -> None:
     timed = TimedCache()
     timed.cache.mark_delivered(DELIVERY)
     assert timed.cache.find_reply(DELIVERY) is None
@@ -46,7 +46,7 @@ def test_the_reply_cache_deletes_the_body_of_a_delivered_reply() -> None:
     timed.cache.remove_reply(DELIVERY)
 
 
-def test_the_oldest_cached_replies_are_evicted_first() -> None:
+def test_oldest_replies_are_evicted_first() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for number in range(5):
         timed.cache.cache_reply(numbered(number), bytes(3000), "succeeded")
@@ -58,7 +58,7 @@ def test_the_oldest_cached_replies_are_evicted_first() -> None:
     assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
-def test_a_removed_or_replaced_or_delivered_reply_frees_its_space_in_the_cache() -> None:
+def test_reply_that_ends_frees_its_space() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for _ in range(50):
         timed.cache.cache_reply(numbered(1), bytes(4000), "succeeded")
@@ -68,7 +68,7 @@ def test_a_removed_or_replaced_or_delivered_reply_frees_its_space_in_the_cache()
     assert timed.found(1) == [1]
 
 
-def test_cached_replies_are_evicted_after_the_time_limit() -> None:
+def test_old_replies_are_evicted() -> None:
     timed = TimedCache(limit_seconds=60.0)
     timed.cache.cache_reply(numbered(1), b"", "succeeded")
     timed.now = 59.0

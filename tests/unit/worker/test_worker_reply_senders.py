@@ -28,14 +28,14 @@ def senders() -> ReplySenders:
         ReplyQueue("noop/$DeadLetterQueue"),
     ],
 )
-def test_a_forbidden_reply_address_is_refused(
+def test_forbidden_address_is_refused(
     senders: ReplySenders, reply_to: ReplyUrl | ReplyQueue
 ) -> None:
     with pytest.raises(ReplyForbidden):
         senders.check_reply_address(reply_to)
 
 
-def test_an_allowed_reply_address_is_accepted(senders: ReplySenders) -> None:
+def test_allowed_address_is_accepted(senders: ReplySenders) -> None:
     for reply_to in (None, ReplyQueue("replies")):
         senders.check_reply_address(reply_to)
     senders.send_reply(None, b"{}", "job", lambda seconds: False)

@@ -26,7 +26,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_call_is_overdue_once_when_it_exceeds_the_limit(clock: Clock) -> None:
+def test_call_is_overdue_once(clock: Clock) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
     job = jobs.job()
     with limit.timing_run(job):
@@ -42,7 +42,7 @@ def test_a_call_is_overdue_once_when_it_exceeds_the_limit(clock: Clock) -> None:
     assert limit.take_overdue() == []
 
 
-def test_the_time_in_which_a_call_waits_for_other_jobs_does_not_count(clock: Clock) -> None:
+def test_waiting_for_other_jobs_does_not_count(clock: Clock) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
     with limit.timing_run(jobs.job()):
         clock.now = 200.0
@@ -56,7 +56,7 @@ def test_the_time_in_which_a_call_waits_for_other_jobs_does_not_count(clock: Clo
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_jobs_of_an_overdue_call_end_and_the_process_restarts(clock: Clock, count: int) -> None:
+def test_overdue_jobs_end_and_the_process_restarts(clock: Clock, count: int) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
     jobs.consumer.infer = cast(Any, type("Infer", (), {"runs": limit}))
     found = [jobs.job() for _ in range(count)]
@@ -77,7 +77,7 @@ def test_the_jobs_of_an_overdue_call_end_and_the_process_restarts(clock: Clock, 
         assert histories == {DeliveryHistory(batch_overrun_count=1)}, "each runs alone next time"
 
 
-def test_a_message_says_that_its_job_ran_too_long_if_the_reply_was_not_delivered() -> None:
+def test_message_says_that_its_job_ran_too_long() -> None:
     jobs = RecordedJobs()
     job = jobs.job(reply_to=ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?token=secret"))
     job.overrun_count = 1

@@ -38,7 +38,7 @@ def document(**event: Any) -> bytes:
     return json.dumps({"DocumentIncarnation": 1, "Events": [event]}).encode()
 
 
-def test_the_documented_example_of_scheduled_events_is_parsed() -> None:
+def test_documented_example_is_parsed() -> None:
     (notice,) = read_events(DOCUMENT)
     assert notice == ScheduledEvent(
         "C7061BAC-AFDC-4513-B24B-AA5F13A16123",
@@ -50,7 +50,7 @@ def test_the_documented_example_of_scheduled_events_is_parsed() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_an_invalid_earliest_start_time_of_a_scheduled_event_is_read_as_none(
+def test_invalid_start_time_is_none(
     not_before: Any,
 ) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
@@ -58,13 +58,13 @@ def test_an_invalid_earliest_start_time_of_a_scheduled_event_is_read_as_none(
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"5", b'{"Events": 1}', b"\xff", b"[" * 5000])
-def test_a_document_that_is_not_a_list_of_scheduled_events_is_refused(text: bytes) -> None:
+def test_document_without_a_list_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableEvents):
         read_events(text)
 
 
 @given(st.binary())
-def test_reading_any_bytes_as_scheduled_events_succeeds_or_raises_unreadable_events(
+def test_any_bytes_are_read_or_refused(
     data: bytes,
 ) -> None:
     with contextlib.suppress(UnreadableEvents):
@@ -72,7 +72,7 @@ def test_reading_any_bytes_as_scheduled_events_succeeds_or_raises_unreadable_eve
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
+def test_any_json_object_is_an_event(
     events: list[dict[str, Any]],
 ) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
@@ -80,7 +80,7 @@ def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_an_event_of_type_preempt_or_terminate_or_reboot_or_redeploy_ends_only_the_named_machine(
+def test_ending_event_stops_only_its_machine(
     kind: str,
 ) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
@@ -89,15 +89,13 @@ def test_an_event_of_type_preempt_or_terminate_or_reboot_or_redeploy_ends_only_t
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_machine(
+def test_freeze_or_unknown_event_stops_nothing(
     kind: str,
 ) -> None:
     assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).may_stop("vm_0", NOW)
 
 
 @pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_a_scheduled_event_is_ignored_until_20_minutes_before_its_earliest_start(
-    minutes: int, is_stopped: bool
-) -> None:
+def test_event_is_ignored_until_20_minutes_before(minutes: int, is_stopped: bool) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
     assert notice.may_stop("vm_0", NOW) is is_stopped

@@ -9,9 +9,7 @@ from typing import Any
 from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
-def test_a_later_shutdown_request_does_not_replace_the_reason_or_the_exit_code_of_a_failure() -> (
-    None
-):
+def test_first_reason_and_failure_code_are_kept() -> None:
     leaving = Shutdown()
     leaving.request("told to leave")
     leaving.request("the device is lost", EXIT_DEVICE_LOST)
@@ -21,7 +19,7 @@ def test_a_later_shutdown_request_does_not_replace_the_reason_or_the_exit_code_o
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
-def test_a_signal_during_any_line_of_the_wait_function_ends_the_wait_for_a_shutdown() -> None:
+def test_signal_at_any_line_ends_the_wait() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
         leaving, lines = Shutdown(), iter(range(40))

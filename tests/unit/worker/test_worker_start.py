@@ -20,7 +20,7 @@ print(code, gc.isenabled())
 """
 
 
-def test_the_garbage_collector_is_enabled_when_the_worker_runs() -> None:
+def test_running_worker_collects_garbage() -> None:
     # The worker ends at once, because its health port is in use.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = {

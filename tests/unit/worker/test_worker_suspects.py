@@ -41,7 +41,7 @@ def states(journal: LockJournal) -> list[LockState]:
     return [slot.state for slot in read_slots(journal.path.read_bytes())]
 
 
-def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJournal) -> None:
+def test_job_runs_alone_if_no_other_runs_meanwhile(journal: LockJournal) -> None:
     running = RunningJobs()
     first, second = message(1, journal), message(2, journal)
     running.begin_run(first)
@@ -56,7 +56,7 @@ def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJourn
     assert states(journal) == [LockState.RAN, LockState.RAN]
 
 
-def test_the_reading_of_a_message_ends_solitude_only_for_its_duration(
+def test_reading_a_message_interrupts_running_alone(
     journal: LockJournal,
 ) -> None:
     running = RunningJobs()
@@ -72,7 +72,7 @@ def test_the_reading_of_a_message_ends_solitude_only_for_its_duration(
     assert running.end_run(first)
 
 
-def test_a_batch_of_several_jobs_does_not_run_alone(journal: LockJournal) -> None:
+def test_batch_of_several_jobs_does_not_run_alone(journal: LockJournal) -> None:
     running = RunningJobs()
     running.begin_run(message(1, journal), message(2, journal))
     assert states(journal) == [LockState.RUNNING, LockState.RUNNING]
@@ -108,7 +108,7 @@ def jobs() -> Started:
     return Started()
 
 
-def test_suspects_run_one_at_a_time_after_the_other_jobs(jobs: Started) -> None:
+def test_suspects_run_one_at_a_time_after_others(jobs: Started) -> None:
     usual, first, second = jobs.start(), jobs.start(SUSPECT), jobs.start(SUSPECT)
     assert jobs.started == [usual]
     assert jobs.suspects.exist
@@ -121,7 +121,7 @@ def test_suspects_run_one_at_a_time_after_the_other_jobs(jobs: Started) -> None:
     assert not jobs.suspects.exist
 
 
-def test_a_job_that_arrives_while_a_suspect_runs_is_next(jobs: Started) -> None:
+def test_job_that_arrives_beside_a_suspect_is_next(jobs: Started) -> None:
     first, second, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
     assert jobs.started == [first]
     jobs.suspects.end_turn(first)
@@ -130,7 +130,7 @@ def test_a_job_that_arrives_while_a_suspect_runs_is_next(jobs: Started) -> None:
     assert jobs.started == [first, usual, second]
 
 
-def test_a_suspect_that_has_killed_no_worker_alone_comes_first(jobs: Started) -> None:
+def test_suspect_that_killed_nobody_alone_comes_first(jobs: Started) -> None:
     usual = jobs.start()
     killer = jobs.start(DeliveryHistory(failed_count=1, running_count=2))
     unlucky = jobs.start(SUSPECT)
@@ -139,7 +139,7 @@ def test_a_suspect_that_has_killed_no_worker_alone_comes_first(jobs: Started) ->
     assert jobs.started == [usual, unlucky, killer]
 
 
-def test_a_job_that_ends_before_its_start_is_not_started(jobs: Started) -> None:
+def test_job_that_ends_first_is_not_started(jobs: Started) -> None:
     running, waiting, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
     for job in (waiting, usual, running):
         jobs.suspects.end_turn(job)
@@ -147,7 +147,7 @@ def test_a_job_that_ends_before_its_start_is_not_started(jobs: Started) -> None:
     assert not jobs.suspects.exist
 
 
-def test_all_jobs_start_while_a_job_waits_for_its_child_jobs(jobs: Started) -> None:
+def test_all_jobs_start_while_one_waits_for_children(jobs: Started) -> None:
     parent, waiting, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
     with jobs.suspects.suspended():
         assert not jobs.suspects.exist, "the child job must be received"
@@ -162,7 +162,7 @@ def test_all_jobs_start_while_a_job_waits_for_its_child_jobs(jobs: Started) -> N
     assert jobs.started[-1] is later
 
 
-def test_a_job_that_waits_for_its_child_jobs_does_not_run(journal: LockJournal) -> None:
+def test_job_that_waits_for_children_does_not_run(journal: LockJournal) -> None:
     running = RunningJobs()
     parent, child = message(1, journal), message(2, journal)
     running.begin_run(parent)

@@ -70,7 +70,7 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.span_id for link in span.links]
 
 
-def test_a_job_span_is_in_the_trace_of_the_request_and_links_to_the_request_span(
+def test_job_span_links_to_the_requests_span(
     exported: Exported,
 ) -> None:
     job = exported.job()
@@ -99,7 +99,7 @@ def test_a_job_span_is_in_the_trace_of_the_request_and_links_to_the_request_span
     }
 
 
-def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
+def test_steps_are_children_of_the_job_span(exported: Exported) -> None:
     job = exported.job()
     with job.record_step("prepare"):
         assert SPAN_ID not in exported.tracing.headers()["traceparent"]
@@ -115,7 +115,7 @@ def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_each_job_of_a_batch_has_a_linked_inference_span_in_the_trace_of_the_job(
+def test_each_job_of_a_batch_has_an_inference_span(
     exported: Exported,
 ) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
@@ -138,7 +138,7 @@ def test_each_job_of_a_batch_has_a_linked_inference_span_in_the_trace_of_the_job
     assert abs(second.start_time - first.start_time) < 1e9
 
 
-def test_the_span_of_a_failed_batch_contains_the_error(exported: Exported) -> None:
+def test_span_of_a_failed_batch_has_the_error(exported: Exported) -> None:
     def failing() -> None:
         with exported.tracing.record_batch("classifier", [exported.job()]):
             raise ZeroDivisionError
@@ -152,7 +152,7 @@ def test_the_span_of_a_failed_batch_contains_the_error(exported: Exported) -> No
     ("outcome", "failed"),
     [("inference-failed", True), ("expired", True), ("handed-back", False), ("cancelled", False)],
 )
-def test_only_the_spans_of_failed_jobs_have_the_error_status(
+def test_only_failed_jobs_have_the_error_status(
     exported: Exported, outcome: str, failed: bool
 ) -> None:
     exported.job().end_span(outcome, {})
@@ -162,9 +162,7 @@ def test_only_the_spans_of_failed_jobs_have_the_error_status(
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
-def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
-    exported: Exported, traceparent: str
-) -> None:
+def test_message_without_a_trace_starts_one(exported: Exported, traceparent: str) -> None:
     job = exported.job(traceparent=traceparent)
     job.end_span("succeeded", {})
     span = exported.one("process images")
@@ -173,7 +171,7 @@ def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
     assert len(job.trace_id) == 32
 
 
-def test_the_worker_exports_no_spans_for_an_unsampled_trace(exported: Exported) -> None:
+def test_unsampled_trace_is_not_exported(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.record_step("prepare"), exported.tracing.record_batch("classifier", [job]):
         pass
@@ -182,7 +180,7 @@ def test_the_worker_exports_no_spans_for_an_unsampled_trace(exported: Exported) 
     assert job.trace_id == TRACE_ID
 
 
-def test_no_spans_are_created_without_a_tracer_provider() -> None:
+def test_no_provider_means_no_spans() -> None:
     tracing = JobTracing()
     job = tracing.start_job_span("classifier", "images", "job-1", delivery(SAMPLED))
     with job.record_step("prepare"), tracing.record_batch("classifier", [job]):
@@ -191,7 +189,7 @@ def test_no_spans_are_created_without_a_tracer_provider() -> None:
     assert job.trace_id == TRACE_ID
 
 
-def test_trace_exporters_are_found_by_name() -> None:
+def test_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"
@@ -204,11 +202,11 @@ def test_trace_exporters_are_found_by_name() -> None:
     flush(provider)
 
 
-def test_no_tracer_provider_is_created_without_exporters() -> None:
+def test_no_exporters_mean_no_provider() -> None:
     assert tracer_provider([]) is None
     flush(None)
 
 
-def test_the_error_for_an_unknown_exporter_names_the_exporter() -> None:
+def test_unknown_exporter_is_named() -> None:
     with pytest.raises(InvalidSetting, match="no installed package provides the exporter 'oltp'"):
         tracer_provider(["oltp"])
