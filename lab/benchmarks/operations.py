@@ -35,29 +35,18 @@ CATALOGUE = """
 task = "echo"
 description = "For counts."
 implementation = "worker.models.noop"
-queue = "noop"
 media_types = ["application/octet-stream"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 60
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 30
-max_delivery_count = 3
 
 [big]
-task = "test"
 description = "For counts."
 implementation = "tests.e2e.big_result"
-queue = "big"
 media_types = ["application/octet-stream"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 60
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 30
-max_delivery_count = 3
 """
 
 _ENVIRONMENT = {

@@ -44,18 +44,14 @@ _LONGEST_RESTART_PAUSE_SECONDS = 1.0
 
 COUNTING_CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
-queue = "counting"
 media_types = ["text/plain"]
 max_input_bytes = 100_000
 deadline_seconds = 1800
 max_deadline_seconds = 1800
 max_batch_size = 4
-max_wait_ms = 5
 lock_seconds = 5
-max_delivery_count = 3
 """
 
 

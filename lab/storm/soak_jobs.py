@@ -31,16 +31,13 @@ _SPEECH_SECONDS = (0.16, 0.77)
 
 _FRAGILE_CATALOGUE = """
 [fragile]
-task = "count"
 description = "Logs its jobs. A job is dead-lettered if its first delivery fails."
 implementation = "tests.e2e.counting_model"
-queue = "fragile"
 media_types = ["text/plain"]
 max_input_bytes = 100_000
 deadline_seconds = 1800
 max_deadline_seconds = 1800
 max_batch_size = 4
-max_wait_ms = 5
 lock_seconds = 5
 max_delivery_count = 1
 """
@@ -50,15 +47,9 @@ _TENSOR_CATALOGUE = """
 task = "double"
 description = "Multiplies an array by 2."
 implementation = "tests.e2e.doubling_model"
-queue = "tensor"
 media_types = ["application/json"]
 max_input_bytes = 10_485_760
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 4
-max_wait_ms = 5
-lock_seconds = 10
-max_delivery_count = 3
 """
 
 #: A job may lose its worker or its gateway several times. But the deliveries must be limited: a

@@ -81,9 +81,7 @@ def test_docs_link_opens_the_api_page(browser: Browser) -> None:
     assert browser.find("nav [aria-current]").text == "API"
 
 
-def test_callers_routes_come_first(
-    browser: Browser,
-) -> None:
+def test_callers_routes_come_first(browser: Browser) -> None:
     browser.open("/docs")
     browser.find(".opblock-tag")
     tags = [tag.get_dom_attribute("data-tag") for tag in browser.find_all(".opblock-tag")]
@@ -91,9 +89,7 @@ def test_callers_routes_come_first(
     assert tags[-2:] == ["workers", "admin"]
 
 
-def test_try_it_out_submits_a_job(
-    browser: Browser,
-) -> None:
+def test_try_it_out_submits_a_job(browser: Browser) -> None:
     open_route(browser, SUBMIT)
     browser.find(f"{SUBMIT} .try-out__btn").click()
     model = browser.find(f"{SUBMIT} tr[data-param-name=model] input")
@@ -124,9 +120,7 @@ def test_error_response_shows_its_problem_code(browser: Browser) -> None:
     assert "404" in browser.find("#answer").text
 
 
-def test_api_key_stays_in_session_storage(
-    browser: Browser,
-) -> None:
+def test_api_key_stays_in_session_storage(browser: Browser) -> None:
     browser.open("/docs")
     browser.find("header summary").click()
     browser.find("#api-key").send_keys(KEY, Keys.ENTER)
@@ -150,9 +144,7 @@ def test_api_key_stays_in_session_storage(
     assert browser.run("return sessionStorage.length") == 0
 
 
-def test_workers_route_has_no_try_it_out(
-    browser: Browser,
-) -> None:
+def test_workers_route_has_no_try_it_out(browser: Browser) -> None:
     open_route(browser, "#operations-workers-send_reply")
     assert browser.find_all("#operations-workers-send_reply .try-out") == []
 

@@ -34,29 +34,19 @@ CATALOGUE = """
 task = "none"
 description = "Returns the input's size."
 implementation = "worker.models.noop"
-queue = "noop"
 media_types = ["text/plain", "application/octet-stream"]
-max_input_bytes = 1000
 deadline_seconds = 600
-max_deadline_seconds = 600
-max_batch_size = 8
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 
 [slow]
-task = "wait"
 description = "Waits for the steps of a test."
 implementation = "tests.e2e.slow_model"
-queue = "slow"
 media_types = ["application/octet-stream"]
-max_input_bytes = 1000
 deadline_seconds = 600
-max_deadline_seconds = 600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 reports_progress = true
 """
 KEYS = {

@@ -31,15 +31,11 @@ MODEL = """
 task = "{task}"
 description = "A model of the tests."
 implementation = "{implementation}"
-queue = "{name}"
 media_types = [{media_types}]
 max_input_bytes = {max_input_bytes}
-deadline_seconds = 60
-max_deadline_seconds = 600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 {more}
 """
 INSET = 'type = "number", minimum = 0, maximum = 0.7, default = 0.25, description = "A part."'
@@ -356,9 +352,7 @@ def test_boxes_are_drawn_around_objects(browser: Browser, system: System) -> Non
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_mask_is_drawn_with_the_class_at_the_pointer(
-    browser: Browser,
-) -> None:
+def test_mask_is_drawn_with_the_class_at_the_pointer(browser: Browser) -> None:
     open_model(browser, "mask")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     run(browser)
@@ -417,9 +411,7 @@ def test_named_results_are_drawn_below_the_first(browser: Browser, system: Syste
 
 
 @pytest.mark.thorough
-def test_undownloadable_result_leaves_the_others(
-    browser: Browser,
-) -> None:
+def test_undownloadable_result_leaves_the_others(browser: Browser) -> None:
     block = "Network.setBlockedURLs"
     open_model(browser, "parts")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
@@ -458,9 +450,7 @@ def test_undrawable_result_leaves_the_others(browser: Browser) -> None:
     assert browser.messages == []
 
 
-def test_older_gateway_can_run_jobs(
-    browser: Browser,
-) -> None:
+def test_older_gateway_can_run_jobs(browser: Browser) -> None:
     browser.omit_members("inputs", "results")
     open_model(browser, "parts")
     assert "Named results" not in browser.find(".model[data-name='parts']").text
@@ -472,9 +462,7 @@ def test_older_gateway_can_run_jobs(
     assert browser.messages == []
 
 
-def test_older_gateway_hides_named_inputs(
-    browser: Browser,
-) -> None:
+def test_older_gateway_hides_named_inputs(browser: Browser) -> None:
     open_model(browser, "pair")
     assert len(browser.find_all("#named-inputs legend")) == 2
     browser.omit_members("inputs", "results")
@@ -485,9 +473,7 @@ def test_older_gateway_hides_named_inputs(
 
 
 @pytest.mark.thorough
-def test_sound_result_has_player_and_waveform(
-    browser: Browser,
-) -> None:
+def test_sound_result_has_player_and_waveform(browser: Browser) -> None:
     open_model(browser, "tone")
     choose_file(browser, EXAMPLES / "coffee.jpg")
     run(browser)
@@ -678,9 +664,7 @@ def test_large_named_input_uploads_all_files(browser: Browser, system: System) -
 
 
 @pytest.mark.thorough
-def test_only_the_models_named_inputs_are_offered(
-    browser: Browser,
-) -> None:
+def test_only_the_models_named_inputs_are_offered(browser: Browser) -> None:
     open_model(browser, "pair")
     choose_file(browser, EXAMPLES / "chelsea.jpg", "input-other-")
     browser.run("return document.querySelector('#input-other-file')").send_keys(
@@ -695,9 +679,7 @@ def test_only_the_models_named_inputs_are_offered(
 
 
 @pytest.mark.thorough
-def test_large_json_result_from_a_blob_is_shown(
-    browser: Browser,
-) -> None:
+def test_large_json_result_from_a_blob_is_shown(browser: Browser) -> None:
     open_model(browser, "large")
     choose_file(browser, EXAMPLES / "coffee.jpg")
     run(browser)
@@ -805,9 +787,7 @@ def test_failed_job_shows_problem_and_advice(
 
 
 @pytest.mark.thorough
-def test_unaccepted_input_is_not_sent(
-    browser: Browser,
-) -> None:
+def test_unaccepted_input_is_not_sent(browser: Browser) -> None:
     open_model(browser, "classifier")
     start(browser)
     browser.wait_for_text("#input-problem", "There is no input")
@@ -829,9 +809,7 @@ def test_unaccepted_input_is_not_sent(
 
 
 @pytest.mark.thorough
-def test_try_again_repeats_an_unsent_request(
-    browser: Browser,
-) -> None:
+def test_try_again_repeats_an_unsent_request(browser: Browser) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")
@@ -846,9 +824,7 @@ def test_try_again_repeats_an_unsent_request(
     assert browser.find_all("#problem .problem") == []
 
 
-def test_each_problem_shows_details_and_advice(
-    browser: Browser,
-) -> None:
+def test_each_problem_shows_details_and_advice(browser: Browser) -> None:
     open_model(browser, "noop")
     for kind in PROBLEM_KINDS.values():
         document = {
@@ -1007,9 +983,7 @@ def test_copied_code_uploads_a_large_input(
     assert result["sha256"] == hashlib.sha256(bytes(11_000_000)).hexdigest()
 
 
-def test_example_code_does_not_contain_the_key(
-    browser: Browser,
-) -> None:
+def test_example_code_does_not_contain_the_key(browser: Browser) -> None:
     key = "lsy_an-api-key-that-only-this-test-uses"
     open_model(browser, "noop")
     choose(browser, "modes", "text")

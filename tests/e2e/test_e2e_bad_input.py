@@ -61,9 +61,7 @@ def test_text_named_as_picture_gets_415(system: System) -> None:
     assert "image/png" in answer.text
 
 
-def test_unaccepted_media_type_gets_415(
-    system: System,
-) -> None:
+def test_unaccepted_media_type_gets_415(system: System) -> None:
     assert problem(system.submit("classifier", b"words", "text/plain")) == (
         415,
         "unsupported-media-type",

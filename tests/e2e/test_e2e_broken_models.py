@@ -14,18 +14,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 ENTRY = """
 [{name}]
-task = "test"
 description = "A model of a test."
 implementation = "{implementation}"
-queue = "{name}"
 media_types = ["text/plain"]
-max_input_bytes = 1000
-deadline_seconds = 60
-max_deadline_seconds = 120
 max_batch_size = 1
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 {more}
 """
 BROKEN = {
@@ -79,9 +72,7 @@ def serve_healthy_model(system: System) -> float:
     return time.monotonic() - started_at
 
 
-def test_other_models_are_served_and_faults_reported(
-    tmp_path: Path,
-) -> None:
+def test_other_models_are_served_and_faults_reported(tmp_path: Path) -> None:
     models = {"healthy": ("tests.e2e.crasher", ""), **BROKEN}
     catalogue = write_catalogue(tmp_path / "models.toml", models)
     expected = dict.fromkeys(KILLERS, "model-kills-worker") | {"raises": "model-failed"}

@@ -14,18 +14,10 @@ CANCELLED_COUNT = 150
 
 CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 120
-max_deadline_seconds = 120
-max_batch_size = 8
-max_wait_ms = 5
-lock_seconds = 10
-max_delivery_count = 3
 """
 
 

@@ -75,9 +75,7 @@ def run_with_a_loop(url: str) -> Job:
 
 
 @pytest.mark.timeout(240)
-def test_run_survives_a_kill_of_the_gateway(
-    tmp_path: Path,
-) -> None:
+def test_run_survives_a_kill_of_the_gateway(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with ThreadPoolExecutor(2) as pool:
         with running(data, without=("worker",)) as first:

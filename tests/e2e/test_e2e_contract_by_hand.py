@@ -44,18 +44,13 @@ API_KEYS = {
 }
 MODEL = """
 [{name}]
-task = "test"
 description = "For tests."
 implementation = "worker.models.noop"
-queue = "{name}"
 media_types = ["application/octet-stream", "text/plain"]
-max_input_bytes = 1_000_000
 deadline_seconds = 120
-max_deadline_seconds = 120
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 30
-max_delivery_count = 3
 """
 MODELS = ("noop", "tired", "doomed", "steps")  # the last reports its progress
 GONE = "018f0000-0000-7000-8000-000000000000"

@@ -82,9 +82,7 @@ def test_cancellation_leaves_a_succeeded_job(system: System) -> None:
     assert system.http.get(f"/v1/jobs/{job['id']}/result").status_code == 200
 
 
-def test_each_path_of_the_root_document_exists(
-    system: System,
-) -> None:
+def test_each_path_of_the_root_document_exists(system: System) -> None:
     for path in system.http.get("/").json().values():
         if str(path).startswith("/"):
             assert system.http.get(path).status_code == 200

@@ -125,9 +125,7 @@ def test_death_while_service_bus_is_unavailable(tmp_path: Path, point: str) -> N
         system.wait_until_empty()
 
 
-def test_repeated_requests_create_one_job(
-    tmp_path: Path,
-) -> None:
+def test_repeated_requests_create_one_job(tmp_path: Path) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:
         headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
 
@@ -174,9 +172,7 @@ def test_result_comes_before_the_recovery(tmp_path: Path, point: str) -> None:
         system.wait_until_empty()
 
 
-def test_recovery_after_the_deadline(
-    tmp_path: Path,
-) -> None:
+def test_recovery_after_the_deadline(tmp_path: Path) -> None:
     point = "before-save-after-event:reply"
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
         with expect_host_death(system):
@@ -222,9 +218,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
-def test_death_during_the_cancellation_of_a_run(
-    tmp_path: Path,
-) -> None:
+def test_death_during_the_cancellation_of_a_run(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
     with run_crashing_system(tmp_path, "before-event:cancel", catalogue=catalogue) as system:
@@ -275,9 +269,7 @@ def test_webhook_is_delivered(tmp_path: Path, point: str) -> None:
 
 
 @pytest.mark.thorough
-def test_200_jobs_cancelled_at_once_stay_cancelled(
-    tmp_path: Path,
-) -> None:
+def test_200_jobs_cancelled_at_once_stay_cancelled(tmp_path: Path) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:
         job_ids = []
         for _ in range(200):

@@ -71,9 +71,7 @@ def test_waiting_request_gets_504(workerless: System) -> None:
     assert answer.json()["code"] == "expired"
 
 
-def test_job_cancelled_in_the_queue_ends_cancelled(
-    workerless: System,
-) -> None:
+def test_job_cancelled_in_the_queue_ends_cancelled(workerless: System) -> None:
     job_id = workerless.accept("noop", b"never mind")
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 202
     assert workerless.final(job_id)["status"] == "cancelled"

@@ -21,9 +21,7 @@ max_run_seconds = 2
 """
 
 
-def test_hanging_job_fails_and_overview_says_why(
-    tmp_path: Path,
-) -> None:
+def test_hanging_job_fails_and_overview_says_why(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
     with running(tmp_path / "data", catalogue) as system:

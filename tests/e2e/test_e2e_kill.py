@@ -84,9 +84,7 @@ def test_jobs_succeed_after_a_kill_of_one_component(fragile: System, name: str) 
     check_each_answered_once(fragile, jobs)
 
 
-def test_jobs_succeed_after_kills_of_three_components(
-    tmp_path: Path,
-) -> None:
+def test_jobs_succeed_after_kills_of_three_components(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:
         jobs = accept_all(first)

@@ -85,9 +85,7 @@ def folder(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent / "demo"
 
 
-def test_wheel_has_components_without_tests(
-    wheel: Path,
-) -> None:
+def test_wheel_has_components_without_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     own = {name.removeprefix("loosely/system/") for name in names if "/system/" in name}

@@ -26,19 +26,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 ENTRY = """
 [{name}]
-task = "test"
 description = "One of torchvision's."
 implementation = "{implementation}"
-queue = "{name}"
 media_types = {media_types}
 max_input_bytes = 10_485_760
 max_pixels = 50_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 4
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 {more}
 """
 WEIGHTS = """
@@ -172,9 +166,7 @@ def test_truncated_sound_gets_422(system: System, pictures: Path) -> None:
     assert "truncated" in refused.json()["detail"]
 
 
-def test_text_named_as_audio_gets_415(
-    system: System,
-) -> None:
+def test_text_named_as_audio_gets_415(system: System) -> None:
     wrong = system.submit("voice-activity", b"hello", "audio/wav")
     assert wrong.status_code == 415
 
@@ -237,9 +229,7 @@ def test_parameters_reach_the_model(torchvision: System) -> None:
     assert array_in(answer.content).tolist() == [10, 20]
 
 
-def test_tensor_reaches_the_model_as_an_array(
-    torchvision: System,
-) -> None:
+def test_tensor_reaches_the_model_as_an_array(torchvision: System) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, -3, 4]}
     answer = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})
     (output,) = answer.json()["outputs"]
@@ -248,9 +238,7 @@ def test_tensor_reaches_the_model_as_an_array(
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
 
 
-def test_input_that_is_no_array_gets_415(
-    torchvision: System,
-) -> None:
+def test_input_that_is_no_array_gets_415(torchvision: System) -> None:
     data = [base64.b64encode(b"[").decode()]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
     refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

@@ -54,9 +54,7 @@ def accept(system: System, name: str, label: str) -> str:
     return str(answer.json()["id"])
 
 
-def test_twelve_dead_letters_are_redriven(
-    idle: System,
-) -> None:
+def test_twelve_dead_letters_are_redriven(idle: System) -> None:
     ids = {}
     for number in range(12):
         tenant = "bolt" if number % 3 == 0 else "acme"

@@ -15,18 +15,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [crasher]
-task = "crash"
 description = "Kills its worker."
 implementation = "tests.e2e.crasher"
-queue = "crasher"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 120
-max_deadline_seconds = 120
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 """
 
 

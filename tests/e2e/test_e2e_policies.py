@@ -35,9 +35,7 @@ def administration_client(
     )
 
 
-def test_each_part_uses_the_key_of_its_policy(
-    system: System,
-) -> None:
+def test_each_part_uses_the_key_of_its_policy(system: System) -> None:
     response = system.http.post("/v1/models/noop/jobs", content=b"x")
     assert response.status_code == 200, response.text
     found = keys(system)
@@ -50,9 +48,7 @@ def test_each_part_uses_the_key_of_its_policy(
     assert not any(key in logs for key in found.values())
 
 
-def test_workers_key_cannot_manage(
-    system: System,
-) -> None:
+def test_workers_key_cannot_manage(system: System) -> None:
     found = keys(system)
     with administration_client(system, "gateway", found["gateway"]) as admin:
         assert "noop" in {queue.name for queue in admin.list_queues()}
@@ -63,9 +59,7 @@ def test_workers_key_cannot_manage(
             admin.create_queue("made")
 
 
-def test_documented_key_sends_and_receives(
-    system: System,
-) -> None:
+def test_documented_key_sends_and_receives(system: System) -> None:
     with administration_client(system) as admin:
         admin.create_queue("of-the-user")
     with (

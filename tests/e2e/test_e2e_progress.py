@@ -14,18 +14,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [slow]
-task = "steps"
 description = "Continues when the test says so."
 implementation = "tests.e2e.slow_model"
-queue = "slow"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 120
-max_deadline_seconds = 120
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 reports_progress = true
 """
 

@@ -15,18 +15,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 120
-max_deadline_seconds = 600
 max_batch_size = 1
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 """
 
 

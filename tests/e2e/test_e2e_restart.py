@@ -13,16 +13,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 # Five minutes are the longest lock that Service Bus permits.
 CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 900
-max_deadline_seconds = 900
 max_batch_size = 4
-max_wait_ms = 5
 lock_seconds = 300
 max_delivery_count = 10
 """

@@ -15,18 +15,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 120
-max_deadline_seconds = 600
 max_batch_size = 1
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 """
 SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "3")
 
@@ -85,9 +79,7 @@ def queue_length(system: System) -> int:
     return int(system.http.get("/v1/models/counting").json()["queue_length"])
 
 
-def test_zero_to_four_workers_and_back(
-    scaled: System,
-) -> None:
+def test_zero_to_four_workers_and_back(scaled: System) -> None:
     workers = WorkerMonitor(scaled)
     assert workers.now() == []
     with workers.watched():

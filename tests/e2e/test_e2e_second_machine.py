@@ -12,9 +12,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def test_worker_of_a_second_up_runs_a_job(
-    tmp_path: Path,
-) -> None:
+def test_worker_of_a_second_up_runs_a_job(tmp_path: Path) -> None:
     with running(tmp_path / "first", without=("worker",)) as first:
         job_id = first.accept("noop", b"input")
         others = ("servicebus", "blobs", "functions")

@@ -24,21 +24,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.torch, pytest.m
 
 MODEL = """
 [{name}]
-task = "test"
 uses_gpu = false
 description = "For tests."
 implementation = "tests.e2e.{name}_model"
-queue = "{name}"
 media_types = {media_types}
 max_input_bytes = 10_485_760
 max_upload_bytes = 134_217_728
 max_pixels = 50_000_000
 deadline_seconds = 120
-max_deadline_seconds = 600
 max_batch_size = 4
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 """
 SIDE = 7071
 _log = logging.getLogger(__name__)
@@ -179,9 +174,7 @@ def statuses_of_attack(
     return [each.result().status_code for each in sent]
 
 
-def test_large_pictures_do_not_delay_small_ones(
-    system: System,
-) -> None:
+def test_large_pictures_do_not_delay_small_ones(system: System) -> None:
     data = large_png()
     small_jobs = SmallJobCaller(system, "picture", SMALL_PICTURE, "image/png")
     attack = [partial(system.submit, "picture", data, "image/png", prefer="wait=120")] * 8
@@ -200,9 +193,7 @@ def test_scans_of_jpegs_do_not_delay_small_pictures(system: System) -> None:
     assert statuses[:3] == [422] * 3
 
 
-def test_long_recordings_do_not_delay_short_ones(
-    system: System,
-) -> None:
+def test_long_recordings_do_not_delay_short_ones(system: System) -> None:
     large = [wav(48_000, 16, 58_000_000)] * 3 + [wav(384_000, 8, 134_000_000)]
     uploads = [upload(system, data, "audio/wav") for data in large]
     small_jobs = SmallJobCaller(system, "sound", SMALL_SOUND, "audio/wav")
@@ -267,9 +258,7 @@ def test_slow_servers_do_not_delay_small_pictures(system: System) -> None:
     assert {system.final(job_id)["status"] for job_id in ids} == {"failed"}
 
 
-def test_worker_survives_all_hostile_inputs(
-    system: System,
-) -> None:
+def test_worker_survives_all_hostile_inputs(system: System) -> None:
     """Check that the hostile inputs of the previous tests have not killed the worker."""
     assert system.submit("picture", SMALL_PICTURE, "image/png", prefer="wait=60").status_code == 200
     assert "was killed" not in system.output()

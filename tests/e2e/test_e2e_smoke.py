@@ -179,9 +179,7 @@ def test_unreachable_services_fail(system: System, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_each_unmet_expectation_is_reported(
-    tmp_path: Path,
-) -> None:
+def test_each_unmet_expectation_is_reported(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text("the next 100 times, the worker completes them one by one\n", encoding="utf-8")
     module = "tests.conformance.worker.servicebus_with_faults"

@@ -104,9 +104,7 @@ def test_onnx_classifier_returns_sorted_labels(system: System) -> None:
     assert sum(each["score"] for each in labels) == pytest.approx(1, abs=1e-3)
 
 
-def test_text_model_serves_both_protocols(
-    system: System,
-) -> None:
+def test_text_model_serves_both_protocols(system: System) -> None:
     assert run(system, "words", "a b a c a b") == {"a": 3, "b": 2, "c": 1}
     assert infer(system, "words", ["a b a", "c"]) == [{"a": 2, "b": 1}, {"c": 1}]
 
@@ -183,9 +181,7 @@ def test_long_job_reports_progress_and_is_cancelled(system: System) -> None:
     assert run(system, "slow", {"steps": 2}) == {"steps": 2}
 
 
-def test_model_imports_a_required_package(
-    system: System,
-) -> None:
+def test_model_imports_a_required_package(system: System) -> None:
     assert run(system, "template", "hi {{ name }}", name="Ada") == {"text": "hi Ada"}
 
 
@@ -199,9 +195,7 @@ def test_audio_model_returns_loudness(system: System, folder: Path) -> None:
     assert result == {"loudness": pytest.approx(0.3535, abs=1e-3), "seconds": 1.0}
 
 
-def test_pinned_weights_serve_both_protocols(
-    system: System,
-) -> None:
+def test_pinned_weights_serve_both_protocols(system: System) -> None:
     assert run(system, "scores", [1, 2, 3, 4]) == {"scores": [10.0, 11.0, 12.0]}
     tensor = {"name": "input", "shape": [4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     answer = system.http.post("/v2/models/scores/infer", json={"inputs": [tensor]}).json()
@@ -210,9 +204,7 @@ def test_pinned_weights_serve_both_protocols(
         run(system, "scores", [1, 2])
 
 
-def test_package_copies_weights_and_requirements(
-    folder: Path,
-) -> None:
+def test_package_copies_weights_and_requirements(folder: Path) -> None:
     loosely(folder, "package")
     worker = folder / "build" / "worker"
     assert (worker / "requirements.txt").read_text("utf-8") == "jinja2\n"

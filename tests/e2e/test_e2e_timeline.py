@@ -18,16 +18,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(300)]
 
 COUNTING = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
-deadline_seconds = 60
-max_deadline_seconds = 60
 max_batch_size = 4
-max_wait_ms = 5
 lock_seconds = 5
 max_delivery_count = 5
 """

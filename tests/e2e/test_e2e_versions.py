@@ -48,9 +48,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_job_shows_the_version_that_ran_it(
-    system: System,
-) -> None:
+def test_job_shows_the_version_that_ran_it(system: System) -> None:
     seen = set()
     for _ in range(20):
         job = system.submit("split", b"x").json()
@@ -63,17 +61,13 @@ def test_job_shows_the_version_that_ran_it(
         assert (job["version"], job["result"]) == (version, {"answer": answer})
 
 
-def test_fallback_runs_while_a_version_cannot_load(
-    system: System,
-) -> None:
+def test_fallback_runs_while_a_version_cannot_load(system: System) -> None:
     job = system.submit("falling", b"x", prefer="wait=60").json()
     assert (job["version"], job["status"]) == ("1", "succeeded")
     assert job["result"] == {"answer": "one"}
 
 
-def test_redriven_job_runs_on_the_same_version(
-    system: System,
-) -> None:
+def test_redriven_job_runs_on_the_same_version(system: System) -> None:
     job_id = system.accept("split:2", b"die")
     job = system.final(job_id)
     assert (job["version"], job["error"]["code"]) == ("2", "dead-lettered")
@@ -91,9 +85,7 @@ def test_redriven_job_runs_on_the_same_version(
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
 
 
-def test_up_names_the_version_without_a_worker(
-    tmp_path: Path,
-) -> None:
+def test_up_names_the_version_without_a_worker(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
     done = subprocess.run(

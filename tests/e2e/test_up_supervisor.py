@@ -196,9 +196,7 @@ def test_components_stop_in_reverse_order(start: Callable[..., Up]) -> None:
     assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
 
 
-def test_killed_component_is_restarted_and_reported(
-    start: Callable[..., Up],
-) -> None:
+def test_killed_component_is_restarted_and_reported(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("queue", "worker"))
     first, queue = up.pid("worker"), up.pid("queue")
@@ -214,9 +212,7 @@ def test_killed_component_is_restarted_and_reported(
     assert "worker  ready again in" in output
 
 
-def test_changed_file_restarts_its_readers(
-    start: Callable[..., Up],
-) -> None:
+def test_changed_file_restarts_its_readers(start: Callable[..., Up]) -> None:
     up = start(is_watching=True, blobs="plain", servicebus="plain", worker="plain")
     wait_for(lambda: up.is_ready("blobs", "servicebus", "worker"), 30)
     first = {name: up.pid(name) for name in ("blobs", "servicebus", "worker")}
@@ -240,9 +236,7 @@ def test_changed_file_restarts_its_readers(
     assert "died" not in output
 
 
-def test_crash_at_startup_is_retried_until_ready(
-    start: Callable[..., Up],
-) -> None:
+def test_crash_at_startup_is_retried_until_ready(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="crash")
     wait_for(lambda: up.is_ready("queue") and up.journal().count("worker start red") > 4)
     assert up.is_ready("queue")
@@ -280,9 +274,7 @@ def test_permanent_start_failure_is_not_retried(
     assert up.journal() == ["worker start red"] * 2
 
 
-def test_unready_component_leaves_the_others(
-    start: Callable[..., Up],
-) -> None:
+def test_unready_component_leaves_the_others(start: Callable[..., Up]) -> None:
     up = start(slow_after_seconds=1.0, queue="plain", worker="busy")
     wait_for(lambda: up.is_ready("queue"))
     assert up.process.stdout is not None
@@ -296,9 +288,7 @@ def test_unready_component_leaves_the_others(
     assert up.finish()[0] == 0
 
 
-def test_component_that_does_not_stop_is_killed(
-    start: Callable[..., Up],
-) -> None:
+def test_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
@@ -358,9 +348,7 @@ def test_children_of_a_dead_component_are_killed(start: Callable[..., Up]) -> No
     assert not left_behind.is_running()
 
 
-def test_data_directory_is_locked(
-    start: Callable[..., Up],
-) -> None:
+def test_data_directory_is_locked(start: Callable[..., Up]) -> None:
     up = start(worker="plain")
     wait_for(lambda: up.is_ready("worker"))
 
@@ -371,9 +359,7 @@ def test_data_directory_is_locked(
     assert up.is_ready("worker")
 
 
-def test_killed_supervisor_unlocks_the_directory(
-    start: Callable[..., Up],
-) -> None:
+def test_killed_supervisor_unlocks_the_directory(start: Callable[..., Up]) -> None:
     first = start(worker="plain")
     wait_for(lambda: first.is_ready("worker"))
     first.process.kill()
@@ -387,9 +373,7 @@ def test_killed_supervisor_unlocks_the_directory(
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_state_file_is_readable_only_by_its_owner(
-    start: Callable[..., Up],
-) -> None:
+def test_state_file_is_readable_only_by_its_owner(start: Callable[..., Up]) -> None:
     up = start(worker="plain")
     wait_for(lambda: up.is_ready("worker"))
 

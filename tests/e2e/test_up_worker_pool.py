@@ -193,9 +193,7 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_pool_follows_the_number_of_messages(
-    harness: PoolHarness,
-) -> None:
+async def test_pool_follows_the_number_of_messages(harness: PoolHarness) -> None:
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -216,9 +214,7 @@ async def test_pool_follows_the_number_of_messages(
     await end(pool, run)
 
 
-async def test_pool_keeps_workers_in_a_warm_period(
-    harness: PoolHarness,
-) -> None:
+async def test_pool_keeps_workers_in_a_warm_period(harness: PoolHarness) -> None:
     harness.now = datetime(2024, 1, 6, 12, tzinfo=UTC)  # a Saturday
     pool = harness.pool(cron=(CronTrigger((0,), 8 * 60, 18 * 60, "Europe/Berlin", 2),))
     run = asyncio.create_task(pool.run())
@@ -232,9 +228,7 @@ async def test_pool_keeps_workers_in_a_warm_period(
     await end(pool, run)
 
 
-async def test_busy_worker_stops_only_when_idle(
-    harness: PoolHarness,
-) -> None:
+async def test_busy_worker_stops_only_when_idle(harness: PoolHarness) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())
@@ -269,9 +263,7 @@ async def test_killed_worker_is_restarted(harness: PoolHarness) -> None:
     assert harness.running() == set()
 
 
-async def test_worker_that_cannot_start_leaves_the_others(
-    harness: PoolHarness,
-) -> None:
+async def test_worker_that_cannot_start_leaves_the_others(harness: PoolHarness) -> None:
     (harness.home / "worker-2.crash").touch()
     pool = harness.pool(minimum=1)
     run = asyncio.create_task(pool.run())
@@ -287,9 +279,7 @@ async def test_worker_that_cannot_start_leaves_the_others(
     await end(pool, run)
 
 
-async def test_refused_settings_fail_the_pool(
-    harness: PoolHarness,
-) -> None:
+async def test_refused_settings_fail_the_pool(harness: PoolHarness) -> None:
     (harness.home / "worker-1.crash").write_text("2")
     harness.gateway.lengths = {"m": 1}
     with pytest.raises(PartFailed, match="its settings are invalid"):
@@ -297,9 +287,7 @@ async def test_refused_settings_fail_the_pool(
     assert harness.running() == set()
 
 
-async def test_crash_at_startup_is_retried(
-    harness: PoolHarness,
-) -> None:
+async def test_crash_at_startup_is_retried(harness: PoolHarness) -> None:
     (harness.home / "worker-1.crash").touch()
     harness.gateway.lengths = {"m": 1}
     pool = harness.pool()
@@ -310,9 +298,7 @@ async def test_crash_at_startup_is_retried(
     await end(pool, run)
 
 
-async def test_next_free_health_port_is_used(
-    harness: PoolHarness,
-) -> None:
+async def test_next_free_health_port_is_used(harness: PoolHarness) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
         pool = harness.pool(minimum=1)
         run = asyncio.create_task(pool.run())
@@ -326,9 +312,7 @@ async def test_next_free_health_port_is_used(
         await end(pool, run)
 
 
-async def test_unknown_queue_lengths_keep_the_size(
-    harness: PoolHarness,
-) -> None:
+async def test_unknown_queue_lengths_keep_the_size(harness: PoolHarness) -> None:
     harness.gateway.lengths = {"m": 2}
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
@@ -352,9 +336,7 @@ async def test_unknown_queue_lengths_keep_the_size(
     await end(pool, run)
 
 
-async def test_stop_stops_all_workers(
-    harness: PoolHarness,
-) -> None:
+async def test_stop_stops_all_workers(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=3)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -363,9 +345,7 @@ async def test_stop_stops_all_workers(
     assert sorted(harness.stop_notes()) == [f"worker-{n} held 0" for n in (1, 2, 3)]
 
 
-async def test_halted_pool_restarts_when_it_resumes(
-    harness: PoolHarness,
-) -> None:
+async def test_halted_pool_restarts_when_it_resumes(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=2, maximum=2)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()

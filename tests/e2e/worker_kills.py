@@ -22,18 +22,12 @@ from tests.e2e.system import System, running, until
 
 CATALOGUE = """
 [counting]
-task = "count"
 description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
-queue = "counting"
 media_types = ["text/plain"]
-max_input_bytes = 1000
 deadline_seconds = 900
-max_deadline_seconds = 900
 max_batch_size = 4
-max_wait_ms = 5
 lock_seconds = 5
-max_delivery_count = 3
 """
 
 _JOB_MS = 20

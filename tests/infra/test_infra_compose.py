@@ -72,9 +72,7 @@ def test_worker_connects_to_services_of_the_file(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_reachable_gateway_needs_api_keys(
-    gateway_url: str,
-) -> None:
+def test_reachable_gateway_needs_api_keys(gateway_url: str) -> None:
     """Check that the gateway needs API keys, because each container on the machine can reach it."""
     environment = {
         "SERVICE_BUS__fullyQualifiedNamespace": "localhost",

@@ -58,9 +58,7 @@ def test_each_version_gets_queues_workers_and_scaler(tmp_path: Path) -> None:
     assert [each for each in files["models.yaml"] if each in manifests] == manifests
 
 
-def test_shared_or_fallback_version_keeps_a_worker(
-    tmp_path: Path,
-) -> None:
+def test_shared_or_fallback_version_keeps_a_worker(tmp_path: Path) -> None:
     split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'
     text = DEFAULT_PATH.read_text("utf-8").replace("[voice-activity]", f"{split}[voice-activity]")
     path = tmp_path / "models.toml"

@@ -92,9 +92,7 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_parsing_needs_less_than_assumed(
-    kind: str,
-) -> None:
+def test_parsing_needs_less_than_assumed(kind: str) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     json_type = "application/json"
     parts = RequestParts(json_type, json_type, "", body, {}, "", "", is_pinned=False)

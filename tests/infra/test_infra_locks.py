@@ -112,9 +112,7 @@ def test_check_reports_old_and_missing_packages() -> None:
 
 
 @pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
-def test_locks_contain_all_dependencies(
-    packages: dict[str, LockedPackage],
-) -> None:
+def test_locks_contain_all_dependencies(packages: dict[str, LockedPackage]) -> None:
     """Check that no dependency is missing, because pip installs only the packages in the lock."""
     compared = 0
     for package in packages.values():
@@ -211,9 +209,7 @@ PRIVATE_USE = {
 
 
 @pytest.mark.parametrize("module", PRIVATE_USE)
-def test_package_with_private_imports_is_pinned(
-    module: str,
-) -> None:
+def test_package_with_private_imports_is_pinned(module: str) -> None:
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("functions", "worker")

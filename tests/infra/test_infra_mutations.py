@@ -289,9 +289,7 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_unchanged_copy_passes(
-    copy: Path,
-) -> None:
+def test_unchanged_copy_passes(copy: Path) -> None:
     files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)
@@ -354,9 +352,7 @@ def test_each_fault_with_a_warm_model_is_found(
     assert any(_fails(each, files) for each in CHECKS)
 
 
-def test_minimum_above_the_maximum_is_refused(
-    copy: Path,
-) -> None:
+def test_minimum_above_the_maximum_is_refused(copy: Path) -> None:
     path = copy / "functions" / "contract" / "models.toml"
     text = path.read_text("utf-8").replace("[noop]\n", "[noop]\nmin_workers = 5\n")
     path.write_text(text, encoding="utf-8")

@@ -54,9 +54,7 @@ def test_package_contains_no_secret(package: Path) -> None:
         assert not _SECRET.search(path.read_bytes()), path
 
 
-def test_package_excludes_environments_and_settings(
-    tmp_path: Path,
-) -> None:
+def test_package_excludes_environments_and_settings(tmp_path: Path) -> None:
     app = tmp_path / "app"
     copy_function_app(app, ROOT / "functions")
     published = published_from(app)

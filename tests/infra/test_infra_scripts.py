@@ -714,9 +714,7 @@ def test_base_image_moves_in_all_files(scripts: ScriptRunner) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def test_compose_script_writes_the_queues(
-    scripts: ScriptRunner,
-) -> None:
+def test_compose_script_writes_the_queues(scripts: ScriptRunner) -> None:
     scripts.check_output("compose.sh", "--detach")
     written = json.loads((scripts.root / "infra" / "build" / "Config.json").read_text("utf-8"))
     [namespace] = written["UserConfig"]["Namespaces"]
@@ -725,9 +723,7 @@ def test_compose_script_writes_the_queues(
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_keys_script_names_a_missing_value(
-    scripts: ScriptRunner,
-) -> None:
+def test_keys_script_names_a_missing_value(scripts: ScriptRunner) -> None:
     state = scripts.state
     del state["values"]["KEY_VAULT_NAME"]
     (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")

@@ -26,22 +26,16 @@ def read_tour(heading: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_number_of_modules_stays_within_limits(
-    path: JobPath,
-) -> None:
+def test_number_of_modules_stays_within_limits(path: JobPath) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_modules_run_in_the_order_of_the_steps(
-    path: JobPath,
-) -> None:
+def test_modules_run_in_the_order_of_the_steps(path: JobPath) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
     assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
 
 
-def test_tour_in_design_md_names_these_modules(
-    path: JobPath,
-) -> None:
+def test_tour_in_design_md_names_these_modules(path: JobPath) -> None:
     assert set(read_tour("The gateway's side")) == set(path.gateway)
     assert set(read_tour("The worker's side")) == set(path.worker)

@@ -34,9 +34,7 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
         await opened.close()
 
 
-async def test_length_is_the_number_of_messages(
-    queues: ServiceBusQueues,
-) -> None:
+async def test_length_is_the_number_of_messages(queues: ServiceBusQueues) -> None:
     assert (await queues.count("noop")).active == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
@@ -45,9 +43,7 @@ async def test_length_is_the_number_of_messages(
         await queues.count("nobody")
 
 
-async def test_scheduled_messages_are_counted_separately(
-    queues: ServiceBusQueues,
-) -> None:
+async def test_scheduled_messages_are_counted_separately(queues: ServiceBusQueues) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     message = ServiceBusMessage(b"x", message_id="later", scheduled_enqueue_time_utc=later)
     await queues.send("classifier", message)

@@ -41,9 +41,7 @@ async def container(
     await opened.close()
 
 
-async def test_only_one_of_many_creations_succeeds(
-    container: PayloadContainer,
-) -> None:
+async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
@@ -68,9 +66,7 @@ async def test_200_reads_use_at_most_32_connections(
     assert 1 < len(opened) <= MAX_CONNECTIONS + 1
 
 
-async def test_change_needs_the_current_etag(
-    container: PayloadContainer,
-) -> None:
+async def test_change_needs_the_current_etag(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
@@ -86,9 +82,7 @@ async def test_change_needs_the_current_etag(
     await blobs.delete("claims/a")
 
 
-async def test_missing_container_counts_as_empty(
-    container: PayloadContainer,
-) -> None:
+async def test_missing_container_counts_as_empty(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
@@ -103,9 +97,7 @@ async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> Non
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_signed_link_only_creates_its_blob(
-    container: PayloadContainer,
-) -> None:
+async def test_signed_link_only_creates_its_blob(container: PayloadContainer) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
@@ -167,9 +159,7 @@ async def test_signed_link_only_reads_its_blob(
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_unreachable_storage_is_unavailable(
-    tmp_path: Path,
-) -> None:
+async def test_unreachable_storage_is_unavailable(tmp_path: Path) -> None:
     container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
@@ -192,9 +182,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_silent_storage_fails_within_seconds(
-    tmp_path: Path,
-) -> None:
+async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")

@@ -81,9 +81,7 @@ async def test_id_that_is_no_url_part_is_not_looked_up(job_id: str) -> None:
             await client.raise_event(job_id, EVENT_REPLY, None)
 
 
-async def test_silent_host_fails_within_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_silent_host_fails_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
     # The operating system accepts connections, but no program reads them.

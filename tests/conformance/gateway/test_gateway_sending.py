@@ -155,9 +155,7 @@ async def test_endless_header_line_fails() -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_incomplete_response_fails(
-    begin: bytes,
-) -> None:
+async def test_incomplete_response_fails(begin: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)

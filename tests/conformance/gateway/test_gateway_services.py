@@ -61,9 +61,7 @@ async def test_payload_is_read_back_unchanged(payloads: BlobPayloadStore, size_b
     assert await payloads.get(ref) == data
 
 
-async def test_first_write_creates_the_container(
-    payloads: BlobPayloadStore,
-) -> None:
+async def test_first_write_creates_the_container(payloads: BlobPayloadStore) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -71,9 +69,7 @@ async def test_first_write_creates_the_container(
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_second_payload_replaces_the_first(
-    payloads: BlobPayloadStore,
-) -> None:
+async def test_second_payload_replaces_the_first(payloads: BlobPayloadStore) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
     new = await payloads.put("inputs/a", b"new", "text/plain")
     assert await payloads.get(new) == b"new"
@@ -81,9 +77,7 @@ async def test_second_payload_replaces_the_first(
         await payloads.get(old)
 
 
-async def test_missing_or_changed_payload_is_an_error(
-    payloads: BlobPayloadStore,
-) -> None:
+async def test_missing_or_changed_payload_is_an_error(payloads: BlobPayloadStore) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -106,9 +100,7 @@ async def test_silent_storage_is_unavailable() -> None:
 HUNDRED = [f"m{number}" for number in range(100)]
 
 
-async def test_100_queues_are_peeked_within_a_second(
-    tmp_path: Path,
-) -> None:
+async def test_100_queues_are_peeked_within_a_second(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path, queues=HUNDRED):
         queues = ServiceBusQueues(service_bus(port))
@@ -133,9 +125,7 @@ async def test_100_queues_are_peeked_within_a_second(
 # If the opening of a link is cancelled, the SDK leaves the socket to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_silent_service_bus_fails_within_seconds(
-    tmp_path: Path,
-) -> None:
+async def test_silent_service_bus_fails_within_seconds(tmp_path: Path) -> None:
     port, admin_port = free_port(), free_port()
     with running_service_bus(port, tmp_path, admin_port) as process:
         queues = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
@@ -155,9 +145,7 @@ async def test_silent_service_bus_fails_within_seconds(
             gc.collect()
 
 
-async def test_simultaneous_messages_arrive_once(
-    tmp_path: Path,
-) -> None:
+async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -176,9 +164,7 @@ async def test_simultaneous_messages_arrive_once(
             await queues.close()
 
 
-async def test_messages_too_large_for_one_batch_arrive(
-    tmp_path: Path,
-) -> None:
+async def test_messages_too_large_for_one_batch_arrive(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -190,9 +176,7 @@ async def test_messages_too_large_for_one_batch_arrive(
             await queues.close()
 
 
-async def test_cancelled_sends_leave_the_rest_of_a_batch(
-    tmp_path: Path,
-) -> None:
+async def test_cancelled_sends_leave_the_rest_of_a_batch(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -209,9 +193,7 @@ async def test_cancelled_sends_leave_the_rest_of_a_batch(
             await queues.close()
 
 
-async def test_first_check_opens_the_senders(
-    tmp_path: Path,
-) -> None:
+async def test_first_check_opens_the_senders(tmp_path: Path) -> None:
     port = free_port()
 
     def connection_count() -> int:

@@ -35,9 +35,7 @@ def blobs(tmp_path: Path) -> Iterator[AzureEndpoint]:
         yield AzureEndpoint(text.replace("127.0.0.1", "localhost"))
 
 
-async def test_gateway_is_ready_and_stores_inputs(
-    blobs: AzureEndpoint,
-) -> None:
+async def test_gateway_is_ready_and_stores_inputs(blobs: AzureEndpoint) -> None:
     answered = threading.Event()
 
     def look_up(host: str, port: int) -> Sequence[str]:

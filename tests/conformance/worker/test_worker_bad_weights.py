@@ -31,18 +31,12 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
 ENTRY = """
 [{name}]
-task = "test"
 description = "Three numbers in, two out."
 implementation = "tests.conformance.worker.weighed_model"
-queue = "{name}"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 4
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 weights = "blob:weights/nets/{name}.pth"
 weights_sha256 = "{sha256}"
 """

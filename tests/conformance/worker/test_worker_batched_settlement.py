@@ -21,9 +21,7 @@ from worker.servicebus.sender import QueueSender
 QUEUE = "noop"
 
 
-def test_each_message_succeeds_or_fails(
-    services: LocalServices,
-) -> None:
+def test_each_message_succeeds_or_fails(services: LocalServices) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
     other = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
     link.connect()
@@ -49,9 +47,7 @@ def test_each_message_succeeds_or_fails(
         other.disconnect()
 
 
-def test_many_threads_replies_arrive(
-    services: LocalServices,
-) -> None:
+def test_many_threads_replies_arrive(services: LocalServices) -> None:
 
     sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
     # Together the replies exceed the size limit of one message.

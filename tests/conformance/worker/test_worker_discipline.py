@@ -132,7 +132,7 @@ def test_missing_low_priority_queue_is_no_fault(
     catalogue = tmp_path / "models.toml"
     entry = services.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
     # The model uses the queue scripted-low. A queue scripted-low-low does not exist.
-    catalogue.write_text("[single]" + entry.replace('"single"', '"scripted-low"'))
+    catalogue.write_text('[single]\nqueue = "scripted-low"' + entry)
     worker = start_worker("single", MODEL_CATALOGUE=str(catalogue))
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
@@ -183,9 +183,7 @@ def test_lost_device_returns_all_jobs(
     assert gateway.posts == []
 
 
-def test_lost_device_during_a_load_exits(
-    start_worker: StartWorker,
-) -> None:
+def test_lost_device_during_a_load_exits(start_worker: StartWorker) -> None:
     worker = start_worker("faulty", wait=False)
     assert worker.exit_code() == 70
     assert "the device is lost" in worker.log.read_text()

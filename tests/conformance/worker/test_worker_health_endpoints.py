@@ -43,9 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_passed_check_is_200_and_failed_503(
-    health: HealthServer,
-) -> None:
+def test_passed_check_is_200_and_failed_503(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")
@@ -82,17 +80,13 @@ def test_server_for_other_machines_answers_any_name() -> None:
         server.server_close()
 
 
-def test_unknown_path_lists_the_known_paths(
-    health: HealthServer,
-) -> None:
+def test_unknown_path_lists_the_known_paths(health: HealthServer) -> None:
     answer = get(health, "/")
     assert answer.status_code == 404
     assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
 
 
-def test_head_response_has_no_body(
-    health: HealthServer,
-) -> None:
+def test_head_response_has_no_body(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"HEAD /well HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(1000), b""))
@@ -101,9 +95,7 @@ def test_head_response_has_no_body(
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_check_that_raises_is_500(
-    health: HealthServer,
-) -> None:
+def test_check_that_raises_is_500(health: HealthServer) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 
@@ -113,9 +105,7 @@ def test_only_get_and_head_are_allowed(health: HealthServer) -> None:
     assert answer.status_code == 501
 
 
-def test_silent_clients_block_nobody(
-    health: HealthServer,
-) -> None:
+def test_silent_clients_block_nobody(health: HealthServer) -> None:
     silent = [connection(health) for _ in range(MANY)]
     try:
         assert get(health, "/well").status_code == 200

@@ -203,9 +203,7 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_missing_settings_are_a_one_line_error(
-    image: Image,
-) -> None:
+def test_missing_settings_are_a_one_line_error(image: Image) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told

@@ -120,7 +120,7 @@ def test_item_models_jobs_are_answered_one_by_one(
         (InlineBytes("application/json", b"{"), "invalid-input"),
         (InlineBytes("image/jpeg", b"{}"), "unsupported-media-type"),
         (PayloadRef("application/json", "inputs/none", 2, "0" * 64), "payload-corrupt"),
-        (PayloadRef("application/json", "inputs/none", 1_000_001, "0" * 64), "invalid-input"),
+        (PayloadRef("application/json", "inputs/none", 10_485_761, "0" * 64), "invalid-input"),
     ],
     ids=["no json", "media type", "no blob", "too large"],
 )

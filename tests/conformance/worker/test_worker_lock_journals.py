@@ -89,9 +89,7 @@ def send(services: LocalServices, count: int) -> list[str]:
     return names
 
 
-def test_next_worker_gets_the_messages_immediately(
-    links: Links,
-) -> None:
+def test_next_worker_gets_the_messages_immediately(links: Links) -> None:
     names = send(links.services, 4)
     first = links.start()
     deliveries = received(first, 4)
@@ -172,9 +170,7 @@ def test_each_settlement_removes_the_token(links: Links, how: Settlement) -> Non
         link.complete_messages(received(link, 1))
 
 
-def test_settled_message_is_not_redelivered(
-    links: Links,
-) -> None:
+def test_settled_message_is_not_redelivered(links: Links) -> None:
     send(links.services, 2)
     first = links.start()
     done, left = received(first, 2)
@@ -191,9 +187,7 @@ def test_settled_message_is_not_redelivered(
 
 # The SDK does not close the socket of a broken connection itself.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_broken_connection_redelivers(
-    links: Links,
-) -> None:
+def test_broken_connection_redelivers(links: Links) -> None:
     link = links.start()
 
     def break_connection() -> None:
@@ -214,9 +208,7 @@ def test_broken_connection_redelivers(
     gc.collect()
 
 
-def test_late_message_is_not_noted(
-    links: Links,
-) -> None:
+def test_late_message_is_not_noted(links: Links) -> None:
     link = links.start()
     assert link.receive_messages(1, 0.1) == []
     # The link has credit, so the broker sends this message to the link.

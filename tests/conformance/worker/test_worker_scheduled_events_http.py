@@ -40,9 +40,7 @@ class EventPoller:
         return bool(self.reasons)
 
 
-def test_only_the_end_of_this_machine_shuts_down(
-    metadata: Metadata,
-) -> None:
+def test_only_the_end_of_this_machine_shuts_down(metadata: Metadata) -> None:
     poller = EventPoller(metadata.address)
     assert poller.events.poll() == 1.0
     metadata.announce("Preempt", "aks-gpu-12345-vmss_8")
@@ -54,9 +52,7 @@ def test_only_the_end_of_this_machine_shuts_down(
     assert poller.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
-def test_reboot_must_name_the_machine(
-    metadata: Metadata,
-) -> None:
+def test_reboot_must_name_the_machine(metadata: Metadata) -> None:
     metadata.announce("Reboot", "box")
     assert not EventPoller(metadata.address).poll_for_shutdown()
     assert EventPoller(metadata.address, machine="box").poll_for_shutdown()
@@ -80,9 +76,7 @@ def test_polling_survives_an_unreachable_service(metadata: Metadata) -> None:
     assert 0 < poller.events.poll() <= 5
 
 
-def test_other_machines_events_are_left(
-    metadata: Metadata,
-) -> None:
+def test_other_machines_events_are_left(metadata: Metadata) -> None:
     own = metadata.announce("Preempt")
     metadata.announce("Reboot", MACHINE, "aks-gpu-12345-vmss_8")
     poller = EventPoller(metadata.address)
@@ -92,9 +86,7 @@ def test_other_machines_events_are_left(
     assert metadata.started == [own]
 
 
-def test_mode_drain_does_not_acknowledge(
-    metadata: Metadata,
-) -> None:
+def test_mode_drain_does_not_acknowledge(metadata: Metadata) -> None:
     poller = EventPoller(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert poller.poll_for_shutdown()

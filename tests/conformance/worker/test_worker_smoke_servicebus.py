@@ -114,9 +114,7 @@ def test_each_fault_is_reported(
     assert text in finding.text
 
 
-def test_kept_duplicates_fail(
-    services: LocalServices,
-) -> None:
+def test_kept_duplicates_fail(services: LocalServices) -> None:
     finding = run_check(CHECKS_BY_CLAIM[DUPLICATES], broker_of(services, detects_duplicates=False))
     assert finding.result == FindingResult.FAILED
     assert finding.text.startswith("3 messages")
@@ -141,18 +139,14 @@ def test_uncounted_locked_messages_fail(
     assert finding.text == text
 
 
-def test_check_without_a_queue_is_not_applicable(
-    services: LocalServices,
-) -> None:
+def test_check_without_a_queue_is_not_applicable(services: LocalServices) -> None:
     broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
     finding = run_check(CHECKS[0], broker)
     text = "az servicebus queue create failed: AuthorizationFailed"
     assert finding == Finding(CHECKS[0].claim, FindingResult.NOT_APPLICABLE, text)
 
 
-def test_silent_namespace_fails(
-    services: LocalServices,
-) -> None:
+def test_silent_namespace_fails(services: LocalServices) -> None:
     address = "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;"
     endpoint = AzureEndpoint(address + "UseDevelopmentEmulator=true;")
     finding = run_check(

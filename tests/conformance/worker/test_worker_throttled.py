@@ -20,9 +20,7 @@ def throttle(services: LocalServices, share: float) -> None:
     httpx.put(url, json={"throttled_share": share}).raise_for_status()
 
 
-def test_throttled_renewal_keeps_the_link(
-    services: LocalServices,
-) -> None:
+def test_throttled_renewal_keeps_the_link(services: LocalServices) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
     link.connect()
     try:

@@ -15,18 +15,13 @@ from worker.models import Accepts, InvalidInput
 GIB = 1024**3
 _ENTRY = """
 [{name}]
-task = "test"
 description = "Needs as much memory as the entry says."
 implementation = "tests.conformance.worker.worker_heavy"
-queue = "{name}"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
 deadline_seconds = 120
-max_deadline_seconds = 3600
 max_batch_size = {batch}
 max_wait_ms = 20
 lock_seconds = 5
-max_delivery_count = 3
 options = {{ {options} }}
 """
 

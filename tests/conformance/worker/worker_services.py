@@ -45,76 +45,46 @@ PATIENT_QUEUE = "patient"
 
 CATALOGUE = """
 [scripted]
-task = "test"
 description = "Does what its input says."
 implementation = "tests.conformance.worker.worker_models"
-queue = "scripted"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 4
 max_wait_ms = 50
 lock_seconds = 5
-max_delivery_count = 3
 
 [single]
-task = "test"
 description = "Does what its input says, one job at a time."
 implementation = "tests.conformance.worker.worker_models"
-queue = "single"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 
 [faulty]
-task = "test"
 description = "Loses its device while it loads."
 implementation = "tests.conformance.worker.worker_models"
 options = {loses_device = true}
-queue = "faulty"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 
 [long]
-task = "test"
 description = "Runs until the test opens the gate or the lock is lost."
 implementation = "tests.conformance.worker.worker_long"
-queue = "long"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 5
-max_delivery_count = 3
 reports_progress = true
 
 [together]
-task = "test"
 description = "Each batch waits until it is full."
 implementation = "tests.conformance.worker.worker_models"
-queue = "together"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 4
 max_wait_ms = 60000
 lock_seconds = 300
-max_delivery_count = 3
 
 [item]
 description = "Does what its input says, one item in each call."
@@ -146,59 +116,41 @@ media_types = ["application/json"]
 lock_seconds = 5
 
 [once]
-task = "test"
 description = "Each batch waits until it is full, and no job may run twice."
 implementation = "tests.conformance.worker.worker_models"
-queue = "once"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 2
 max_wait_ms = 60000
 lock_seconds = 300
 max_delivery_count = 1
 
 [dying]
-task = "test"
 description = "Kills the process while it loads, when the test opens the gate."
 implementation = "tests.conformance.worker.worker_models"
 options = {dies = true}
-queue = "dying"
 media_types = ["application/json"]
 
 [compared]
-task = "test"
 description = "Compares two JSON values."
 implementation = "tests.conformance.worker.worker_compared"
-queue = "compared"
 media_types = ["application/json"]
 max_input_bytes = 5_000_000
 inputs.other = {media_types = ["application/json"]}
 
 [pictured]
-task = "test"
 description = "Answers with a size, a picture and zeros."
 implementation = "tests.conformance.worker.worker_pictured"
-queue = "pictured"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
 results.picture = {media_type = "image/png"}
 results.zeros = {media_type = "application/json", optional = true}
 
 [patient]
-task = "test"
 description = "Its locks last longer than a test."
 implementation = "tests.conformance.worker.worker_models"
-queue = "patient"
 media_types = ["application/json"]
-max_input_bytes = 1_000_000
-deadline_seconds = 60
-max_deadline_seconds = 3600
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 300
-max_delivery_count = 3
 
 """
 
