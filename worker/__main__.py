@@ -40,7 +40,7 @@ from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import BlobPayloads
-from worker.inputs.urls import GuardedHttp, UrlFetcher
+from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
@@ -104,7 +104,6 @@ class Worker:
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
-        http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         blobs = AzureBlobStore(account)
         self._started_at = utc_now()
@@ -123,7 +122,7 @@ class Worker:
             cache=ReplyCache(),
             payloads=payloads,
             notes=DeliveryNotes(blobs),
-            urls=UrlFetcher(http),
+            urls=UrlFetcher(settings.guard, resolver),
             large_inputs=MemoryBudget(settings.input_memory_bytes),
             decoders=DecoderProcesses(),
             locks=LockRenewer(),

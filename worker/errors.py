@@ -25,7 +25,6 @@ of a group of errors contains what the worker does with the message.
     │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
-    │   ├── OutboundFailed         outbound-failed          another server does not answer
     │   ├── LookUpsBusy            look-ups-busy            too many DNS look-ups are running
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
@@ -225,13 +224,6 @@ class ReplyUndelivered(Infrastructure):
 
     code = "reply-undelivered"
     stage = Stage.REPLY
-
-
-class OutboundFailed(Infrastructure):
-    """A server outside our system, which who catches the error must name, did not answer."""
-
-    code = "outbound-failed"
-    stage = Stage.LOAD
 
 
 class LookUpsBusy(Infrastructure):

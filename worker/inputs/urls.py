@@ -14,7 +14,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin
@@ -24,7 +24,7 @@ from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress, TooManyLookUps
 from contract.guard import AddressGuard, Resolver, Target
 from contract.messages import PayloadUrl
-from worker.errors import InvalidInput, LookUpsBusy, OutboundFailed, UnsupportedMediaType
+from worker.errors import InvalidInput, LookUpsBusy, UnsupportedMediaType
 from worker.inputs.decoder_process import Data
 
 LIMIT_SECONDS: Final = 20.0
@@ -49,35 +49,28 @@ class GuardedResponse:
     body: bytes | mmap.mmap = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of one HTTP request: the size of the body, and the time with the DNS look-up.
-
-    Requests with the same `share`, such as the inputs of one model, also have a common limit of DNS
-    look-ups.
-    """
-
-    bytes: int
-    seconds: float
-    share: str
-
-
 class UrlFetcher:
-    """Downloads inputs from URLs that the SSRF guard allows, and follows redirects."""
+    """Downloads inputs from URLs that the SSRF guard allows, and follows redirects.
+
+    Any thread may call the methods. Each request uses a new connection, without proxies or cookies.
+    """
 
     def __init__(
         self,
-        http: "GuardedHttp",
+        guard: AddressGuard,
+        resolver: Resolver,
         limit_seconds: float = LIMIT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = http
+        self._guard = guard
+        self._resolver = resolver
         self._limit_seconds = limit_seconds
         self._clock = clock
+        self._tls = ssl.create_default_context()
 
     def fetch_url(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
         """Download an input from its URL, and return its bytes and its media type."""
-        response = self._get(payload.url, model)
+        response = self._follow(payload.url, model)
         if response.status != 200:
             raise InvalidInput(
                 f"the server of the input's URL answered with status {response.status}; "
@@ -92,17 +85,10 @@ class UrlFetcher:
             raise InvalidInput("the response from the input's URL is empty")
         return response.body, _media_type(payload, response, model)
 
-    def _get(self, url: str, model: ModelEntry) -> GuardedResponse:
+    def _follow(self, url: str, model: ModelEntry) -> GuardedResponse:
         ends_at = self._clock() + self._limit_seconds
         for _ in range(MAX_REDIRECTS + 1):
-            seconds = ends_at - self._clock()
-            limits = Limits(model.max_url_bytes, seconds, f"inputs of {model.name}")
-            try:
-                response = self._http.get(url, _HEADERS, limits)
-            except ForbiddenAddress as error:
-                raise InvalidInput(f"the input's URL is not allowed: {error}") from None
-            except OutboundFailed as error:
-                raise InvalidInput(f"the request to the input's URL failed: {error}") from None
+            response = self._get(url, model, ends_at - self._clock())
             if response.status not in _REDIRECTS or response.location is None:
                 return response
             try:
@@ -113,6 +99,65 @@ class UrlFetcher:
                     "the input's URL redirects to a location that is not a valid URL"
                 ) from None
         raise InvalidInput(f"the input's URL redirects more than {MAX_REDIRECTS} times")
+
+    def _get(self, url: str, model: ModelEntry, seconds: float) -> GuardedResponse:
+        """Send one request. The returned body has at most `max_url_bytes` + 1 bytes."""
+        ends_at = time.monotonic() + seconds
+        try:
+            target = self._guard.check_form(url)
+            addresses = self._resolve(target, ends_at, f"inputs of {model.name}")
+        except ForbiddenAddress as error:
+            raise InvalidInput(f"the input's URL is not allowed: {error}") from None
+        connection = _Connection(target, addresses, self._tls, ends_at)
+        watchdog = threading.Timer(max(0.0, ends_at - time.monotonic()), connection.abort)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.request("GET", target.path, None, _HEADERS)
+            response = connection.getresponse()
+            _check_length(response)
+            result = GuardedResponse(
+                response.status,
+                (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
+                response.getheader("location"),
+                _read(response, model.max_url_bytes),
+            )
+        except TimeoutError:
+            raise _failed("the server did not answer in time") from None
+        except ssl.SSLError:
+            raise _failed("the server does not have a trusted certificate") from None
+        # If the watchdog closed the socket, any of these may be raised.
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            is_late = time.monotonic() >= ends_at
+            raise _failed(
+                "the server did not answer in time"
+                if is_late
+                else "the server could not be reached, or sent an invalid response"
+            ) from None
+        finally:
+            watchdog.cancel()
+            connection.close()
+        # A response that was aborted while its headers were read looks complete.
+        if time.monotonic() >= ends_at:
+            raise _failed("the server did not answer in time")
+        return result
+
+    def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
+        try:
+            return self._guard.resolve(
+                target,
+                lambda host, port: self._resolver.look_up(
+                    host, port, share, ends_at - time.monotonic()
+                ),
+            )
+        except TimeoutError:
+            raise _failed("the server did not answer in time") from None
+        except TooManyLookUps as error:
+            raise LookUpsBusy(str(error)) from None
+
+
+def _failed(reason: str) -> InvalidInput:
+    return InvalidInput(f"the request to the input's URL failed: {reason}")
 
 
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
@@ -147,76 +192,6 @@ def _may_be_json(data: Data) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-class GuardedHttp:
-    """Sends requests to addresses that the SSRF guard allows. Any thread may call the methods.
-
-    Each request uses a new connection. Proxies and cookies are not used, and redirects are not
-    followed.
-    """
-
-    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
-        self._guard = guard
-        self._resolver = resolver
-        self._tls = ssl.create_default_context()
-
-    def get(self, url: str, headers: Mapping[str, str], limits: Limits) -> GuardedResponse:
-        """Send one GET request and return the response, with at most `limits.bytes` + 1 bytes.
-
-        Raises ForbiddenAddress, LookUpsBusy, or OutboundFailed if no complete response came in
-        time.
-        """
-        target = self._guard.check_form(url)
-        ends_at = time.monotonic() + limits.seconds
-        connection = _Connection(
-            target, self._resolve(target, ends_at, limits.share), self._tls, ends_at
-        )
-        watchdog = threading.Timer(max(0.0, ends_at - time.monotonic()), connection.abort)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            connection.request("GET", target.path, None, dict(headers))
-            response = connection.getresponse()
-            _check_length(response)
-            result = GuardedResponse(
-                response.status,
-                (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
-                response.getheader("location"),
-                _read(response, limits.bytes),
-            )
-        except TimeoutError:
-            raise OutboundFailed("the server did not answer in time") from None
-        except ssl.SSLError:
-            raise OutboundFailed("the server does not have a trusted certificate") from None
-        # If the watchdog closed the socket, any of these may be raised.
-        except (OSError, http.client.HTTPException, ValueError, AttributeError):
-            is_late = time.monotonic() >= ends_at
-            raise OutboundFailed(
-                "the server did not answer in time"
-                if is_late
-                else "the server could not be reached, or sent an invalid response"
-            ) from None
-        finally:
-            watchdog.cancel()
-            connection.close()
-        # A response that was aborted while its headers were read looks complete.
-        if time.monotonic() >= ends_at:
-            raise OutboundFailed("the server did not answer in time")
-        return result
-
-    def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
-        try:
-            return self._guard.resolve(
-                target,
-                lambda host, port: self._resolver.look_up(
-                    host, port, share, ends_at - time.monotonic()
-                ),
-            )
-        except TimeoutError:
-            raise OutboundFailed("the server did not answer in time") from None
-        except TooManyLookUps as error:
-            raise LookUpsBusy(str(error)) from None
 
 
 class _Connection(http.client.HTTPConnection):

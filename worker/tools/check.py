@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -47,7 +47,7 @@ from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.settings import CheckSettings, MemorySettings
-from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
+from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, ModelInput, suggest
 from worker.weights.hub import Hub
 from worker.weights.store import WeightsStore
 
@@ -59,20 +59,6 @@ END: Final = "end"
 _PASSES: Final = 3
 
 Line = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInput:
-    """The bytes and the media type of an input, the named inputs, and the parameters."""
-
-    data: bytes
-    media_type: str
-    named: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
-    parameters: Mapping[str, Json] = field(default_factory=dict)
-
-    def prepare(self, loaded: LoadedModel) -> Any:
-        """Decode and preprocess the input, and return the prepared item."""
-        return loaded.prepare(self.data, self.media_type, self.parameters, inputs=self.named)
 
 
 def make_weights_store(settings: CheckSettings) -> WeightsStore:
@@ -182,15 +168,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     with tempfile.TemporaryDirectory(prefix="loosely-check-") as folder:
         # In a folder of its own, the measurement does not wait for workers on the same device.
         settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
-        load = LoadMeasurement(
-            model,
-            loaded,
-            sample.data,
-            sample.media_type,
-            settings,
-            sample.named,
-            sample.parameters,
-        )
+        load = LoadMeasurement(model, loaded, sample, settings)
         for size in batch_sizes(max(caller_count, model.max_batch_size)):
             yield _step(f"measuring {caller_count} callers in batches of {size}")
             try:

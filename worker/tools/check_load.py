@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 from contract.catalogue import Catalogue, ModelEntry
@@ -42,7 +41,7 @@ from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import BlobPayloads
-from worker.inputs.urls import GuardedHttp, UrlFetcher
+from worker.inputs.urls import UrlFetcher
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
 from worker.pipeline.children import ChildServices
@@ -74,6 +73,20 @@ _WORTHWHILE_SHARE: Final = 0.05
 # The wait for an incomplete batch is at most this share of the time that the batch runs.
 _WAIT_SHARE: Final = 0.1
 _MAX_WAIT_MS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The bytes and the media type of an input, the named inputs, and the parameters."""
+
+    data: bytes
+    media_type: str
+    named: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+
+    def prepare(self, loaded: LoadedModel) -> Any:
+        """Decode and preprocess the input, and return the prepared item."""
+        return loaded.prepare(self.data, self.media_type, self.parameters, inputs=self.named)
 
 
 class LoadFailed(Exception):
@@ -327,22 +340,15 @@ class _Callers:
 class LoadMeasurement:
     """Measures a loaded model under load. All simulated callers send the same input."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the dependencies, and the inputs of a job
-        self,
-        model: ModelEntry,
-        loaded: LoadedModel,
-        data: bytes,
-        media_type: str,
-        memory: MemorySettings,
-        named: Mapping[str, tuple[bytes, str]] = MappingProxyType({}),
-        parameters: Mapping[str, Json] = MappingProxyType({}),
+    def __init__(
+        self, model: ModelEntry, loaded: LoadedModel, sample: ModelInput, memory: MemorySettings
     ) -> None:
         """Store the dependencies. The folder of `memory` must not be that of a running worker."""
         self._model = model
         self._loaded = loaded
-        self._inputs = {_BLOB: (data, media_type)}
-        self._inputs |= {f"{_BLOB}/{name}": each for name, each in named.items()}
-        self._parameters = dict(parameters)
+        self._inputs = {_BLOB: (sample.data, sample.media_type)}
+        self._inputs |= {f"{_BLOB}/{name}": each for name, each in sample.named.items()}
+        self._parameters = dict(sample.parameters)
         self._memory = memory
         self._decoders = DecoderProcesses()
 
@@ -439,7 +445,6 @@ class LoadMeasurement:
         """Create a consumer that keeps its queues, replies and blobs in memory."""
         unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
-        http = GuardedHttp(AddressGuard(""), Resolver())
         blobs = _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()})
         payloads = BlobPayloads(blobs)
         services = SharedServices(
@@ -452,7 +457,7 @@ class LoadMeasurement:
             cache=ReplyCache(),
             payloads=payloads,
             notes=DeliveryNotes(blobs),
-            urls=UrlFetcher(http),
+            urls=UrlFetcher(AddressGuard(""), Resolver()),
             large_inputs=MemoryBudget(DEFAULT_INPUT_MEMORY_BYTES),
             decoders=self._decoders,
             locks=locks,

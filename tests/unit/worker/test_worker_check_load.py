@@ -15,6 +15,7 @@ from worker.tools.check_load import (
     LoadFailed,
     LoadMeasurement,
     LoadResult,
+    ModelInput,
     measure_batches,
     suggest,
 )
@@ -99,7 +100,8 @@ def test_throughput_is_from_first_start_to_last_end() -> None:
 
 def measurement(model: ModelEntry, data: bytes, folder: Path) -> LoadMeasurement:
     memory = MemorySettings(folder=folder, is_admitting=False)
-    return LoadMeasurement(model, LoadedModel.load(model, 1), data, "text/plain", memory)
+    sample = ModelInput(data, "text/plain")
+    return LoadMeasurement(model, LoadedModel.load(model, 1), sample, memory)
 
 
 @pytest.mark.parametrize("size_bytes", [10, 200_000])

@@ -24,7 +24,6 @@ SETTLEMENTS = {
     errors.Cancelled: Settlement.COMPLETE,
     errors.QueueMissing: Settlement.ABANDON,
     errors.PayloadsUnavailable: Settlement.ABANDON,
-    errors.OutboundFailed: Settlement.ABANDON,
     errors.LookUpsBusy: Settlement.ABANDON,
     errors.ReplyUndelivered: Settlement.ABANDON,
     errors.DeviceLost: Settlement.ABANDON,

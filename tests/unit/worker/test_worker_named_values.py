@@ -52,7 +52,7 @@ from worker.inputs.opened import InputKind, keep_waiting, open_input, open_toget
 from worker.models import Accepts, Context, Input, Results
 from worker.settings import MemorySettings
 from worker.tools import check, describe
-from worker.tools.check_load import LoadMeasurement
+from worker.tools.check_load import LoadMeasurement, ModelInput
 
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 MASK, NOTE = NamedResult("image/png"), NamedResult("text/plain", optional=True)
@@ -564,7 +564,7 @@ class TestTools:
         memory = MemorySettings(folder=self.folder, is_admitting=False)
         for size_bytes in (5, 100_000):
             other = {"other": (bytes(size_bytes), "text/plain")}
-            loaded = LoadedModel(model, Lengths())
-            load = LoadMeasurement(model, loaded, b"first", "text/plain", memory, other)
+            sample = ModelInput(b"first", "text/plain", other)
+            load = LoadMeasurement(model, LoadedModel(model, Lengths()), sample, memory)
             assert load.measure(1, 1).latencies_ms
         assert seen == {(5, 5), (5, 100_000)}

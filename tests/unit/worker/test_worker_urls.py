@@ -14,7 +14,7 @@ from contract.catalogue import Catalogue
 from contract.guard import AddressGuard, Resolver
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, LookUpsBusy, UnsupportedMediaType
-from worker.inputs.urls import GuardedHttp, Limits, UrlFetcher
+from worker.inputs.urls import UrlFetcher
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")
@@ -74,7 +74,7 @@ def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 @pytest.fixture
 def fetcher() -> UrlFetcher:
-    return UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()))
+    return UrlFetcher(AddressGuard("127.0.0.1"), Resolver())
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_refusal_of_a_response_states_the_reason(
 def test_hanging_server_is_refused_after_the_limit(
     begun: bytes,
 ) -> None:
-    fetcher = UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), limit_seconds=0.2)
+    fetcher = UrlFetcher(AddressGuard("127.0.0.1"), Resolver(), limit_seconds=0.2)
     with (
         answering(begun, hangs=True) as url,
         pytest.raises(InvalidInput, match="did not answer in time"),
@@ -179,7 +179,7 @@ def test_limit_covers_all_redirects() -> None:
                     asked += 1
                     connection.sendall(http(b"", "location: /y", status="302 Found"))
 
-    fetcher = UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), 20.0, clock)
+    fetcher = UrlFetcher(AddressGuard("127.0.0.1"), Resolver(), 20.0, clock)
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve, args=(server,))
         thread.start()
@@ -223,8 +223,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
 def test_dead_dns_ends_at_the_time_limit(
     answered: threading.Event,
 ) -> None:
-    outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
-    fetcher = UrlFetcher(outbound, limit_seconds=0.2)
+    fetcher = UrlFetcher(AddressGuard("127.0.0.1"), dead_dns(answered), limit_seconds=0.2)
     begun_at = time.monotonic()
     with pytest.raises(InvalidInput, match="did not answer in time"):
         fetcher.fetch_url(PayloadUrl("http://dead.test/"), NOOP)
@@ -235,8 +234,7 @@ def test_dead_dns_of_one_model_delays_no_other(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)
-    outbound = GuardedHttp(AddressGuard("127.0.0.1"), resolver)
-    fetcher = UrlFetcher(outbound, limit_seconds=0.05)
+    fetcher = UrlFetcher(AddressGuard("127.0.0.1"), resolver, limit_seconds=0.05)
     for number in range(16):
         with pytest.raises(InvalidInput, match="did not answer in time"):
             fetcher.fetch_url(PayloadUrl(f"http://{number}.dead.test/"), NOOP)
@@ -244,7 +242,7 @@ def test_dead_dns_of_one_model_delays_no_other(
     with pytest.raises(LookUpsBusy):
         fetcher.fetch_url(PayloadUrl("http://good.test/"), NOOP)
     with answering(http(PNG)) as url:
-        found = UrlFetcher(outbound).fetch_url(
+        found = UrlFetcher(AddressGuard("127.0.0.1"), resolver).fetch_url(
             PayloadUrl(url.replace("127.0.0.1", "good.test")), CLASSIFIER
         )
     assert found == (PNG, "image/png")
@@ -258,7 +256,7 @@ def test_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
 
 
 def test_request_goes_to_the_checked_address(
-    monkeypatch: pytest.MonkeyPatch,
+    fetcher: UrlFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the host were looked up again after the check, DNS could return a private address."""
     asked: list[str] = []
@@ -277,7 +275,6 @@ def test_request_goes_to_the_checked_address(
                 look_up(host, port) if host == "name.test" else original(host, *a, **k)
             ),
         )
-        outbound = GuardedHttp(AddressGuard("127.0.0.1"), Resolver())
-        answer = outbound.get(f"http://name.test:{port}/", {}, Limits(100, 5.0, "a"))
-    assert answer.body == b"hello"
+        found = fetcher.fetch_url(PayloadUrl(f"http://name.test:{port}/"), NOOP)
+    assert found[0] == b"hello"
     assert asked == ["name.test"]
