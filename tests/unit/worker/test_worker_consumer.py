@@ -25,7 +25,7 @@ from contract.messages import (
 )
 from contract.names import delivery_notes
 from contract.settings import AzureEndpoint
-from tests.unit.worker.test_worker_urls import answering, http
+from tests.unit.worker.servers import answering, http
 from worker.errors import (
     DeviceLost,
     Expired,
