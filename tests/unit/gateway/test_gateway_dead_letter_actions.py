@@ -23,8 +23,6 @@ from tests.unit.gateway.dead_letters import (
     redrive,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 REASON = "MaxDeliveryCountExceeded"
 
 
@@ -47,7 +45,7 @@ async def act(gateway: RunningGateway, action: str, number: int, **wanted: Any) 
     return await gateway.http.post(f"{LETTERS}/actions", json=body)
 
 
-async def test_one_redrive_request_redrives_all_twelve_dead_letters_that_match_the_filter(
+async def test_redrive_of_all_matches_ends_all_jobs(
     gateway: RunningGateway,
 ) -> None:
     wanted = [await dead_job(gateway) for _ in range(12)]
@@ -75,7 +73,7 @@ async def test_one_redrive_request_redrives_all_twelve_dead_letters_that_match_t
     assert letter["redriven_as"] is None
 
 
-async def test_a_redrive_or_purge_with_an_outdated_count_is_refused_with_the_current_count(
+async def test_outdated_count_is_refused(
     gateway: RunningGateway,
 ) -> None:
     for _ in range(3):
@@ -93,7 +91,7 @@ async def test_a_redrive_or_purge_with_an_outdated_count_is_refused_with_the_cur
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_purge_deletes_only_the_dead_letters_that_match_all_members_of_its_filter(
+async def test_purge_deletes_only_matches(
     gateway: RunningGateway,
 ) -> None:
     ids = []
@@ -117,7 +115,7 @@ async def test_a_purge_deletes_only_the_dead_letters_that_match_all_members_of_i
     assert left == sorted([ids[1], ids[3]])
 
 
-async def test_a_redrive_of_several_dead_letters_skips_a_dead_letter_without_a_readable_request(
+async def test_unreadable_letter_is_refused_alone(
     gateway: RunningGateway,
 ) -> None:
     good = await dead_job(gateway)
@@ -134,7 +132,7 @@ async def test_a_redrive_of_several_dead_letters_skips_a_dead_letter_without_a_r
     ]
 
 
-async def test_a_redrive_of_all_matching_dead_letters_skips_those_that_were_already_redriven(
+async def test_redriven_letters_are_skipped(
     gateway: RunningGateway,
 ) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]
@@ -145,7 +143,7 @@ async def test_a_redrive_of_all_matching_dead_letters_skips_those_that_were_alre
     assert [letter["id"] for letter in result["done"]] == [second]
 
 
-async def test_one_request_to_count_or_purge_dead_letters_examines_a_limited_number_of_them(
+async def test_one_request_examines_a_limited_number(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)
@@ -174,7 +172,7 @@ async def test_one_request_to_count_or_purge_dead_letters_examines_a_limited_num
     assert sorted(done + left) == ids
 
 
-async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next_purge(
+async def test_purge_stops_in_time_and_continues(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(20)])
@@ -193,7 +191,7 @@ async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next
     assert second["next_cursor"] is None
 
 
-async def test_a_second_redrive_request_redrives_the_dead_letters_that_remain_after_a_failure(
+async def test_redrive_continues_after_a_failure(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(10):
@@ -244,7 +242,7 @@ async def test_a_second_redrive_request_redrives_the_dead_letters_that_remain_af
         ('{"action": "purge", "count": 1, "cursor": 1}', "cursor"),
     ],
 )
-async def test_an_invalid_dead_letter_action_is_refused_and_changes_nothing(
+async def test_invalid_action_changes_nothing(
     gateway: RunningGateway, body: str, named: str
 ) -> None:
     await dead_job(gateway)
@@ -254,7 +252,7 @@ async def test_an_invalid_dead_letter_action_is_refused_and_changes_nothing(
     assert (await count(gateway))["count"] == 1
 
 
-async def test_a_dead_letter_action_for_an_unknown_model_or_with_a_too_large_body_is_refused(
+async def test_unknown_model_and_large_body_are_refused(
     gateway: RunningGateway,
 ) -> None:
     assert (await act(gateway, "purge", 0, model="noob")).status_code == 404
@@ -262,7 +260,7 @@ async def test_a_dead_letter_action_for_an_unknown_model_or_with_a_too_large_bod
     assert answer.status_code == 413
 
 
-async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_of_the_api_key(
+async def test_each_change_is_logged_with_its_caller(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     key, entry = make_key("night shift", "ops", ["jobs:read", "jobs:write", "admin"])
@@ -293,7 +291,7 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     assert key not in caplog.text
 
 
-async def test_a_filter_by_reason_or_time_excludes_dead_letters_with_a_malformed_reason_or_time(
+async def test_malformed_letters_match_no_filter(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(
@@ -305,7 +303,7 @@ async def test_a_filter_by_reason_or_time_excludes_dead_letters_with_a_malformed
     assert (await count(gateway))["count"] == 3
 
 
-async def test_a_dead_letter_search_returns_at_most_the_requested_number_of_dead_letters(
+async def test_search_returns_at_most_the_limit(
     gateway: RunningGateway,
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(7)])

@@ -23,10 +23,8 @@ from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.dead_letters import LETTERS, dead_job, give_up, page, redrive
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
-
-async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_end_the_job(
+async def test_expired_message_is_not_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -36,7 +34,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_dead_letter_describes_the_last_step_of_the_job_and_the_death_of_the_worker_process(
+async def test_last_step_and_death_are_described(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -55,7 +53,7 @@ async def test_a_dead_letter_describes_the_last_step_of_the_job_and_the_death_of
     assert error["message"].endswith(f"failed as often as allowed: {death}")
 
 
-async def test_the_dead_letter_of_a_producer_message_has_no_description_of_its_deliveries(
+async def test_producers_deliveries_are_not_described(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -69,7 +67,7 @@ async def test_the_dead_letter_of_a_producer_message_has_no_description_of_its_d
     assert letter["description"] is None
 
 
-async def test_the_list_of_dead_letters_is_returned_in_pages(gateway: RunningGateway) -> None:
+async def test_list_is_returned_in_pages(gateway: RunningGateway) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(5)])
     first = await page(gateway, limit=2)
     second = await page(gateway, limit=2, cursor=first["next_cursor"], model="noop")
@@ -80,7 +78,7 @@ async def test_the_list_of_dead_letters_is_returned_in_pages(gateway: RunningGat
     assert (await page(gateway, model="classifier"))["dead_letters"] == []
 
 
-async def test_a_dead_letter_resource_contains_neither_payload_nor_reply_token(
+async def test_resource_shows_no_payload_or_token(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -100,7 +98,7 @@ async def test_a_dead_letter_resource_contains_neither_payload_nor_reply_token(
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_repeated_redrives_of_a_dead_letter_create_only_one_new_job(
+async def test_repeated_redrives_create_one_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -122,7 +120,7 @@ async def test_repeated_redrives_of_a_dead_letter_create_only_one_new_job(
     assert letter["redriven_as"] == sent["job_id"]
 
 
-async def test_only_one_of_several_simultaneous_redrives_sends_the_message(
+async def test_one_of_simultaneous_redrives_sends(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -145,7 +143,7 @@ async def test_only_one_of_several_simultaneous_redrives_sends_the_message(
     assert len(gateway.queues.sent) == 2
 
 
-async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
+async def test_redriven_job_lives_as_long_as_the_first(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=100)
@@ -156,7 +154,7 @@ async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_first_redrive(
+async def test_redrive_of_a_killed_gateway_is_completed(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -179,7 +177,7 @@ async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_fir
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_redriving_a_message_of_a_producer_keeps_the_job_id_and_renews_the_deadline(
+async def test_producers_message_keeps_its_job_id(
     gateway: RunningGateway,
 ) -> None:
     now = gateway.clock()
@@ -219,7 +217,7 @@ async def low_job(gateway: RunningGateway) -> str:
     return job_id
 
 
-async def test_a_redriven_low_priority_job_is_sent_to_the_low_priority_queue(
+async def test_low_priority_job_goes_to_its_queue(
     gateway: RunningGateway,
 ) -> None:
     job_id = await low_job(gateway)
@@ -236,7 +234,7 @@ async def test_a_redriven_low_priority_job_is_sent_to_the_low_priority_queue(
     assert marked["redriven_as"] == sent.json()["job_id"]
 
 
-async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_priority_queue(
+async def test_producers_low_message_goes_to_its_queue(
     gateway: RunningGateway,
 ) -> None:
     now = gateway.clock()
@@ -255,7 +253,7 @@ async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_dead_letters_of_both_priorities_are_listed_and_purged(
+async def test_both_priorities_are_listed_and_purged(
     gateway: RunningGateway,
 ) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
@@ -273,7 +271,7 @@ async def test_dead_letters_of_both_priorities_are_listed_and_purged(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_redrive_is_refused_if_the_message_is_unreadable_or_the_input_or_job_is_missing(
+async def test_letter_without_request_input_or_job_is_kept(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -289,7 +287,7 @@ async def test_a_redrive_is_refused_if_the_message_is_unreadable_or_the_input_or
     assert all(letter["redriven_as"] is None for letter in (await page(gateway))["dead_letters"])
 
 
-async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) -> None:
+async def test_purged_letters_are_gone(gateway: RunningGateway) -> None:
     ids = [await dead_job(gateway) for _ in range(3)]
     for _ in range(2):
         answer = await gateway.http.delete(f"{LETTERS}/noop/{ids[0]}")
@@ -314,13 +312,13 @@ async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) 
         ({"model": "nope"}, "unknown-model"),
     ],
 )
-async def test_an_invalid_query_parameter_of_the_dead_letter_list_is_refused(
+async def test_invalid_query_is_refused(
     gateway: RunningGateway, query: dict[str, str], code: str
 ) -> None:
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_dead_letter_stays_marked_as_redriven_if_its_message_triggers_the_function_again(
+async def test_repeated_trigger_keeps_the_redrive_mark(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -335,7 +333,7 @@ async def test_a_dead_letter_stays_marked_as_redriven_if_its_message_triggers_th
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
-async def test_a_dead_lettered_message_of_a_producer_with_the_id_of_a_job_does_not_change_the_job(
+async def test_producer_cannot_change_a_gateways_job(
     gateway: RunningGateway, kind: str, is_first: bool
 ) -> None:
     job_id = await gateway.accept(b"of the caller")
@@ -378,7 +376,7 @@ async def test_a_dead_lettered_message_of_a_producer_with_the_id_of_a_job_does_n
     assert gateway.queues.request().input == request.input
 
 
-async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
+async def test_any_message_id_gives_a_blob_name() -> None:
     assert re.fullmatch(LETTER_ID, letter_blob("q", "/" * 200).removeprefix("dead-letters/q/"))
     assert letter_blob("q", "a.b-c_1") == "dead-letters/q/a.b-c_1"
     assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
@@ -386,7 +384,7 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
     assert letter_blob("q", "?") != letter_blob("q", "#")
 
 
-async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
+async def test_unreadable_letter_can_be_deleted(
     gateway: RunningGateway,
 ) -> None:
     gateway.blobs.put(letter_blob("noop", "odd"), b"[1")
@@ -395,7 +393,7 @@ async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_has_ended(
+async def test_housekeeping_deletes_expired_blobs(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)
@@ -412,7 +410,7 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 0
 
 
-async def test_one_housekeeping_run_deletes_a_bounded_number_of_blobs(
+async def test_one_housekeeping_deletes_a_bounded_number(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(housekeeping, "MAX_DELETED", 2)

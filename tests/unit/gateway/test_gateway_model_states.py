@@ -58,7 +58,7 @@ def open_states() -> tuple[SlowBlobs, ModelStates]:
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
-async def test_simultaneous_callers_share_one_read_of_the_model_states_even_if_the_read_fails(
+async def test_simultaneous_callers_share_a_read(
     is_failing: bool,
 ) -> None:
     blobs, states = open_states()
@@ -74,9 +74,7 @@ async def test_simultaneous_callers_share_one_read_of_the_model_states_even_if_t
     assert blobs.list_count == 2
 
 
-async def test_a_caller_that_accepts_cached_model_states_does_not_wait_for_a_read_in_progress() -> (
-    None
-):
+async def test_cached_states_do_not_wait_for_a_read() -> None:
     blobs, states = open_states()
     blobs.can_answer.set()
     assert await states.broken() == {"bad"}
@@ -92,7 +90,7 @@ async def test_a_caller_that_accepts_cached_model_states_does_not_wait_for_a_rea
     assert await reading == frozenset({"good"})
 
 
-async def test_a_cancelled_read_of_the_model_states_is_repeated_for_the_next_caller() -> None:
+async def test_cancelled_read_is_repeated() -> None:
     blobs, states = open_states()
     first = asyncio.create_task(states.ready())
     await blobs.has_asked.wait()

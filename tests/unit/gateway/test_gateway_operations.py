@@ -27,8 +27,6 @@ from tests.unit.gateway.workers import beat
 
 OBSERVABILITY = (Path(__file__).parents[3] / "docs/reference/observability.md").read_text("utf-8")
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 
 async def overview(gateway: RunningGateway) -> dict[str, Any]:
     answer = await gateway.http.get("/v1/ops/overview")
@@ -42,7 +40,7 @@ def queue_in(document: dict[str, Any], model: str = "noop") -> dict[str, Any]:
     return dict(found)
 
 
-async def test_the_overview_shows_the_job_counts_and_the_rates_and_the_failures_of_a_model(
+async def test_overview_shows_counts_rates_and_failures(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway)
@@ -88,7 +86,7 @@ async def test_rate_of_the_first_minute_is_not_diluted(gateway: RunningGateway) 
     assert queue_in(await overview(gateway))["in_per_minute"] == 3
 
 
-async def test_one_critical_verdict_says_since_when_service_bus_does_not_answer(
+async def test_verdict_says_since_when_service_bus_is_silent(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -107,7 +105,7 @@ async def test_one_critical_verdict_says_since_when_service_bus_does_not_answer(
     ]
 
 
-async def test_the_operators_routes_answer_while_service_bus_and_blob_storage_hang(
+async def test_routes_answer_while_services_hang(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.accept()
@@ -131,7 +129,7 @@ async def count_one(queue: str) -> MessageCounts:
     return MessageCounts(1)
 
 
-async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGateway) -> None:
+async def test_overview_shows_each_worker(gateway: RunningGateway) -> None:
     beat(
         gateway,
         device="L4",
@@ -183,7 +181,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_the_ops_series_route_returns_one_value_for_each_requested_minute(
+async def test_series_has_a_value_for_each_minute(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -211,14 +209,12 @@ async def test_the_ops_series_route_returns_one_value_for_each_requested_minute(
 
 
 @pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
-async def test_the_ops_series_route_refuses_an_invalid_number_of_minutes(
-    gateway: RunningGateway, minutes: str
-) -> None:
+async def test_invalid_number_of_minutes_is_refused(gateway: RunningGateway, minutes: str) -> None:
     answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_a_job_outcome_is_counted_once_although_replies_and_cancellations_are_repeated(
+async def test_repeated_outcome_is_counted_once(
     gateway: RunningGateway,
 ) -> None:
     succeeded, cancelled, expired, failed = [await gateway.accept() for _ in range(4)]
@@ -241,7 +237,7 @@ async def status_of(gateway: RunningGateway, job_id: str) -> str:
     return str((await gateway.job(job_id))["status"])
 
 
-async def test_a_dead_letter_is_counted_until_an_operator_redrives_the_dead_letter(
+async def test_dead_letter_counts_until_its_redrive(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -258,7 +254,7 @@ async def test_a_dead_letter_is_counted_until_an_operator_redrives_the_dead_lett
     assert gateway.services.counters.totals["noop"].accepted == 2
 
 
-async def test_messages_that_workers_have_locked_are_not_counted_as_waiting(
+async def test_locked_messages_do_not_wait(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(ModelHeartbeat("noop", ModelState.LOADED, in_flight=5),))
@@ -271,7 +267,7 @@ async def test_messages_that_workers_have_locked_are_not_counted_as_waiting(
     assert (waiting["normal"], waiting["low"]) == (4, 3)
 
 
-async def test_the_overview_shows_no_oldest_age_and_no_wait_reason_for_a_queue_without_waiting_jobs(
+async def test_empty_queue_has_no_age_and_no_reason(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
@@ -279,7 +275,7 @@ async def test_the_overview_shows_no_oldest_age_and_no_wait_reason_for_a_queue_w
     assert (queue["oldest_age_seconds"], queue["reason"]) == (None, None)
 
 
-async def test_the_overview_is_returned_although_the_storage_and_the_queues_do_not_respond(
+async def test_overview_is_returned_while_services_are_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = gateway.payloads.is_down = True
@@ -291,7 +287,7 @@ async def test_the_overview_is_returned_although_the_storage_and_the_queues_do_n
     assert queue["reason"] is None
 
 
-async def test_simultaneous_overview_requests_read_the_queues_only_once(
+async def test_simultaneous_requests_read_queues_once(
     gateway: RunningGateway,
 ) -> None:
     await asyncio.gather(*(overview(gateway) for _ in range(5)))
@@ -300,7 +296,7 @@ async def test_simultaneous_overview_requests_read_the_queues_only_once(
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_the_number_of_waiting_jobs_is_recorded_only_if_a_queue_contains_jobs(
+async def test_waiting_jobs_are_recorded_if_a_queue_has_some(
     gateway: RunningGateway,
 ) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters
@@ -315,7 +311,7 @@ async def test_the_number_of_waiting_jobs_is_recorded_only_if_a_queue_contains_j
     assert noop == 5
 
 
-async def test_the_overview_shows_that_heartbeats_and_job_counts_are_turned_off() -> None:
+async def test_overview_shows_what_is_turned_off() -> None:
     async with open_gateway(has_heartbeats=False, has_minute_sums=False) as gateway:
         beat(gateway)
         await gateway.accept()
@@ -327,7 +323,7 @@ async def test_the_overview_shows_that_heartbeats_and_job_counts_are_turned_off(
         assert [name for name in gateway.payloads.blobs if name.startswith(SUMS)] == []
 
 
-async def test_housekeeping_deletes_old_heartbeats_and_old_job_counts(
+async def test_housekeeping_deletes_old_heartbeats_and_sums(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, "old")
@@ -344,7 +340,7 @@ async def test_housekeeping_deletes_old_heartbeats_and_old_job_counts(
     assert not any(name.startswith((HEARTBEATS, SUMS)) for name in gateway.payloads.blobs)
 
 
-async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
+async def test_metrics_have_counters_of_all_processes(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -381,7 +377,7 @@ async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
     assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
 
 
-async def test_the_metrics_route_returns_503_while_the_counts_of_other_processes_cannot_be_read(
+async def test_metrics_need_the_counts_of_all_processes(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -389,7 +385,7 @@ async def test_the_metrics_route_returns_503_while_the_counts_of_other_processes
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
-async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
+async def test_every_metric_is_documented(
     gateway: RunningGateway,
 ) -> None:
     text = (await gateway.http.get("/metrics")).text
@@ -399,7 +395,7 @@ async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
 
 
 @pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
-async def test_only_operators_can_read_the_routes_ops_overview_and_ops_series_and_metrics(
+async def test_only_operators_read_the_routes(
     path: str,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -411,7 +407,7 @@ async def test_only_operators_can_read_the_routes_ops_overview_and_ops_series_an
         assert (await closed.http.get(path)).status_code == 401
 
 
-async def test_only_operators_can_read_the_operations_overview_and_series_and_the_metrics(
+async def test_only_admins_cancel_jobs_of_other_tenants(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -434,7 +430,7 @@ async def test_only_operators_can_read_the_operations_overview_and_series_and_th
         assert (again.status_code, again.json()["result"]) == (200, None)
 
 
-async def test_a_cancellation_by_the_tenant_of_the_job_is_not_logged_as_an_action_of_an_operator(
+async def test_callers_own_cancellation_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -446,7 +442,7 @@ async def test_a_cancellation_by_the_tenant_of_the_job_is_not_logged_as_an_actio
         assert not any("cancelled the job" in message for message in caplog.messages)
 
 
-async def test_the_overview_shows_the_name_and_the_tenant_and_the_scopes_of_the_caller() -> None:
+async def test_overview_shows_the_caller() -> None:
     key, entry = make_key("night shift", "acme", ["ops:read", "jobs:read"])
     async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
         headers = {"authorization": f"Bearer {key}"}
@@ -458,7 +454,7 @@ async def test_the_overview_shows_the_name_and_the_tenant_and_the_scopes_of_the_
     }
 
 
-async def test_a_caller_of_a_gateway_without_api_keys_has_all_scopes(
+async def test_caller_without_api_keys_has_all_scopes(
     gateway: RunningGateway,
 ) -> None:
     caller = (await overview(gateway))["caller"]

@@ -1,11 +1,9 @@
 """Test how dead letters of producers are reported to the producers' reply queues."""
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from azure.functions.servicebus import ServiceBusMessage
 
 from contract.messages import (
     InlineJson,
@@ -17,42 +15,18 @@ from contract.messages import (
     encode_request,
 )
 from gateway.errors import Unavailable
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
-
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[RunningGateway]:
-    async with open_gateway() as opened:
-        yield opened
+from tests.unit.gateway import dead_letters
+from tests.unit.gateway.conftest import RunningGateway
 
 
 async def give_up(
-    gateway: RunningGateway,
-    reply_to: ReplyTo | None,
-    *,
-    minute: int = 0,
-    reason: str = "MaxDeliveryCountExceeded",
+    gateway: RunningGateway, reply_to: ReplyTo | None, reason: str = "MaxDeliveryCountExceeded"
 ) -> None:
-    """Dead-letter a producer's message, whose message id differs from its job id.
-
-    `reply_to` is the producer's reply queue. The message was enqueued `minute` minutes after 12:00.
-    `reason` is the reason for the dead-lettering.
-    """
+    """Dead-letter a producer's message, whose message id differs from its job id."""
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)
-    message = ServiceBusMessage(
-        body=encode_request(request),
-        message_id="m-1",
-        correlation_id=None,
-        application_properties={"DeadLetterReason": reason},
-        user_properties={},
-        delivery_count=3,
-        enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
-    )
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    await dead_letters.give_up(gateway, encode_request(request), "m-1", reason=reason)
 
 
 def error_of(body: bytes) -> JobError:
@@ -62,7 +36,7 @@ def error_of(body: bytes) -> JobError:
     return reply.outcome
 
 
-async def test_a_dead_letter_of_a_producer_is_reported_to_the_reply_queue_of_the_producer(
+async def test_dead_letter_is_reported_to_the_reply_queue(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"))
@@ -75,7 +49,7 @@ async def test_a_dead_letter_of_a_producer_is_reported_to_the_reply_queue_of_the
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_the_dead_letter_report_to_a_producer_contains_the_dead_letter_reason(
+async def test_report_contains_the_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
@@ -83,7 +57,7 @@ async def test_the_dead_letter_report_to_a_producer_contains_the_dead_letter_rea
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_an_expired_message_of_a_producer_is_reported_to_the_reply_queue_and_not_stored(
+async def test_expired_message_is_reported_and_not_stored(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
@@ -94,16 +68,14 @@ async def test_an_expired_message_of_a_producer_is_reported_to_the_reply_queue_a
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_a_dead_letter_with_an_unusable_reply_queue_is_stored_but_not_reported(
-    gateway: RunningGateway, queue: str
-) -> None:
+async def test_unusable_reply_queue_gets_no_report(gateway: RunningGateway, queue: str) -> None:
     gateway.queues.missing.add("missing")
     await give_up(gateway, ReplyQueue(queue))
     assert not gateway.queues.sent
     assert "dead-letters/noop/m-1" in gateway.payloads.blobs
 
 
-async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
+async def test_trigger_fails_while_service_bus_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -111,7 +83,7 @@ async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
         await give_up(gateway, ReplyQueue("answers"))
 
 
-async def test_a_dead_letter_without_a_reply_address_is_not_reported(
+async def test_no_reply_address_means_no_report(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, None)

@@ -74,9 +74,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_merged_job_counts_of_two_processes_equal_the_counts_of_one_process_with_all_jobs(
-    found: list[Any], shares: list[bool]
-) -> None:
+def test_merged_counts_equal_those_of_one_process(found: list[Any], shares: list[bool]) -> None:
     clock = ManualClock()
     one, first, second = (JobCounters(clock) for _ in range(3))
     for event, is_first in zip(found, shares, strict=False):
@@ -100,7 +98,7 @@ def test_merged_job_counts_of_two_processes_equal_the_counts_of_one_process_with
 
 
 @given(st.lists(st.floats(0.0011, 2000), min_size=1, max_size=200))
-def test_a_quantile_from_a_histogram_differs_from_the_exact_value_at_most_by_a_factor_of_1_42(
+def test_quantile_is_exact_up_to_a_factor_of_1_42(
     durations: list[float],
 ) -> None:
     histogram = Histogram()
@@ -113,7 +111,7 @@ def test_a_quantile_from_a_histogram_differs_from_the_exact_value_at_most_by_a_f
         assert exact / 1.42 <= found <= exact * 1.42
 
 
-def test_a_histogram_ignores_negative_and_infinite_and_nan_and_implausibly_long_durations() -> None:
+def test_implausible_durations_are_ignored() -> None:
     histogram = Histogram()
     for seconds in (-1.0, float("nan"), float("inf"), 1e12):
         histogram.observe(seconds)
@@ -123,9 +121,7 @@ def test_a_histogram_ignores_negative_and_infinite_and_nan_and_implausibly_long_
     assert quantile(Histogram(), 0.5) is None
 
 
-async def test_a_process_reads_the_job_counts_that_another_process_has_written(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
+async def test_counts_of_another_process_are_read(clock: ManualClock, blobs: MemoryBlobs) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
     first.counters.record_accepted("noop")
     second.counters.record_end("noop", "failed", "boom", None)
@@ -138,7 +134,7 @@ async def test_a_process_reads_the_job_counts_that_another_process_has_written(
     assert (seen.accepted, seen.failed) == (1, Counter(boom=1))
 
 
-async def test_a_process_keeps_job_counts_in_one_blob_and_writes_the_blob_only_after_a_change(
+async def test_one_blob_is_written_only_after_a_change(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -153,16 +149,13 @@ async def test_a_process_keeps_job_counts_in_one_blob_and_writes_the_blob_only_a
     assert await process.sums.read() == [process.sums.own]
 
 
-async def test_changed_job_counts_are_written_before_the_event_loop_ends(
+async def test_changed_counts_are_written_at_the_end(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
+    before = asyncio.all_tasks()
     process.counters.record_accepted("noop")
-    (pending,) = [
-        task
-        for task in asyncio.all_tasks()
-        if task.get_coro().__name__ == "_write_after_pause"  # type: ignore[union-attr]
-    ]
+    (pending,) = asyncio.all_tasks() - before
     await asyncio.sleep(0)
     pending.cancel()
     await asyncio.wait([pending])
@@ -171,7 +164,7 @@ async def test_changed_job_counts_are_written_before_the_event_loop_ends(
     assert written.minutes[MINUTE]["noop"].accepted == 1
 
 
-async def test_job_counts_are_kept_and_the_failure_is_logged_once_while_the_storage_is_down(
+async def test_failure_is_logged_once_and_counts_are_kept(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = Process(clock, blobs)
@@ -185,9 +178,7 @@ async def test_job_counts_are_kept_and_the_failure_is_logged_once_while_the_stor
     assert len(names_of(blobs)) == 1
 
 
-async def test_a_deleted_blob_with_job_counts_is_written_again_with_all_counts(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
+async def test_deleted_blob_is_written_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
     process = Process(clock, blobs)
     for _ in range(2):
         process.counters.record_accepted("noop")
@@ -199,7 +190,7 @@ async def test_a_deleted_blob_with_job_counts_is_written_again_with_all_counts(
     assert written.totals["noop"].accepted == 3
 
 
-async def test_job_counts_are_written_again_if_the_response_to_a_write_was_lost(
+async def test_blob_is_written_again_after_a_lost_response(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -214,7 +205,7 @@ async def test_job_counts_are_written_again_if_the_response_to_a_write_was_lost(
     assert written.totals["noop"].accepted == 2
 
 
-async def test_a_process_with_disabled_job_counts_writes_no_blob_and_returns_only_its_own_counts(
+async def test_disabled_process_has_only_its_own_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
@@ -225,9 +216,7 @@ async def test_a_process_with_disabled_job_counts_writes_no_blob_and_returns_onl
     assert await silent.sums.read() == [silent.sums.own]
 
 
-async def test_job_counts_that_another_process_wrote_more_than_an_hour_ago_are_ignored(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
+async def test_counts_of_a_past_hour_are_ignored(clock: ManualClock, blobs: MemoryBlobs) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
     second.counters.record_accepted("noop")
     await second.sums.write()
@@ -238,7 +227,7 @@ async def test_job_counts_that_another_process_wrote_more_than_an_hour_ago_are_i
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b'{"version": 2, "minutes": {}, "totals": {}}', b'{"version": 1}']
 )
-async def test_unreadable_job_counts_of_another_process_are_left_out_and_logged_once(
+async def test_unreadable_counts_are_left_out(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     process = Process(clock, blobs)
@@ -248,9 +237,7 @@ async def test_unreadable_job_counts_of_another_process_are_left_out_and_logged_
     assert len([record for record in caplog.records if "sums/other" in record.message]) == 1
 
 
-async def test_only_changed_blobs_of_job_counts_are_read_again(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
+async def test_only_changed_blobs_are_read_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
     reader = Process(clock, blobs)
     others = [Process(clock, blobs) for _ in range(3)]
     for process in others:
@@ -274,7 +261,7 @@ async def test_only_changed_blobs_of_job_counts_are_read_again(
     assert merge_minutes(processes)[MINUTE]["noop"].accepted == 4
 
 
-def test_job_counts_per_minute_are_deleted_after_an_hour_but_the_totals_remain() -> None:
+def test_minutes_are_kept_for_an_hour() -> None:
     clock = ManualClock()
     counters = JobCounters(clock)
     for _ in range(3 * KEPT_MINUTES):
@@ -286,7 +273,7 @@ def test_job_counts_per_minute_are_deleted_after_an_hour_but_the_totals_remain()
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_replies_with_invented_codes_are_counted_as_other() -> None:
+def test_invented_codes_count_as_other() -> None:
     clock = ManualClock()
     counters = JobCounters(clock)
     for number in range(200):
@@ -303,7 +290,7 @@ def test_replies_with_invented_codes_are_counted_as_other() -> None:
     assert set().union(*(sums["noop"].failed for sums in hour.values())) == set(failed)
 
 
-def test_a_queue_that_stays_empty_does_not_change_the_job_counts() -> None:
+def test_empty_queue_changes_no_count() -> None:
     counters = JobCounters(ManualClock())
     counters.record_waiting("noop", 0)
     assert counters.change_count == 0
@@ -314,7 +301,7 @@ def test_a_queue_that_stays_empty_does_not_change_the_job_counts() -> None:
     assert counters.minutes[MINUTE]["noop"].waiting == 3
 
 
-def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_kib(
+def test_heartbeats_and_sums_are_small(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
@@ -348,7 +335,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_ki
     assert beat_bytes < 1024
 
 
-async def test_reading_job_counts_ignores_processes_beyond_the_maximum_number() -> None:
+async def test_number_of_processes_is_limited() -> None:
     clock = ManualClock()
     memory = MemoryBlobs(MemoryPayloads(), clock)
     for number in range(MAX_PROCESSES + 5):
@@ -358,15 +345,13 @@ async def test_reading_job_counts_ignores_processes_beyond_the_maximum_number() 
     assert len(await Process(clock, memory).sums.read()) == 1 + MAX_PROCESSES
 
 
-async def test_reading_job_counts_raises_unavailable_if_the_storage_does_not_respond(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
+async def test_silent_storage_raises_unavailable(clock: ManualClock, blobs: MemoryBlobs) -> None:
     blobs.payloads.is_down = True
     with pytest.raises(Unavailable):
         await Process(clock, blobs).sums.read()
 
 
-def test_job_counts_are_encoded_as_json_with_a_name_for_each_count() -> None:
+def test_counts_are_named_in_json() -> None:
     counters = JobCounters(ManualClock())
     counters.record_accepted("noop")
     counters.record_end("noop", "succeeded", None, (0.5, 0.25))

@@ -54,7 +54,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_the_estimated_seconds_per_job_are_finite_after_any_sequence_of_replies(
+def test_seconds_per_job_are_finite(
     found: list[ReplySample],
 ) -> None:
     pace = pace_of(found)
@@ -64,7 +64,7 @@ def test_the_estimated_seconds_per_job_are_finite_after_any_sequence_of_replies(
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_queue_is_long(
+def test_long_queue_runs_at_the_time_between_replies(
     batch_size: int,
 ) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
@@ -72,29 +72,25 @@ def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_que
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device_time_per_job() -> (
-    None
-):
+def test_second_worker_halves_the_busy_time() -> None:
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_a_long_time_without_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
+def test_pause_does_not_increase_seconds_per_job() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
-def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is_empty() -> None:
+def test_empty_queue_runs_at_the_time_of_one_job() -> None:
     pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_the_estimated_seconds_per_job_adapt_to_a_changed_time_between_replies(
-    before: float, after: float
-) -> None:
+def test_seconds_per_job_adapt_to_a_change(before: float, after: float) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
     found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
@@ -102,9 +98,7 @@ def test_the_estimated_seconds_per_job_adapt_to_a_changed_time_between_replies(
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_the_position_of_a_job_never_exceeds_the_queue_length(
-    length: int, times: list[int], looked_at: int
-) -> None:
+def test_position_never_exceeds_the_length(length: int, times: list[int], looked_at: int) -> None:
     arrivals = sorted(float(time) for time in times)
     count = LengthSample(length, float(looked_at), 0)
     for created_at in arrivals:
@@ -114,7 +108,7 @@ def test_the_position_of_a_job_never_exceeds_the_queue_length(
     assert places == sorted(places)
 
 
-def test_jobs_that_are_accepted_later_do_not_increase_the_position_of_a_job() -> None:
+def test_later_jobs_do_not_increase_the_position() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
@@ -131,13 +125,11 @@ def test_jobs_that_are_accepted_later_do_not_increase_the_position_of_a_job() ->
 
 
 @given(st.integers(0, 100), st.lists(st.floats(0, 100)), st.integers(0, 100))
-def test_the_estimated_length_of_a_queue_is_never_negative(
-    length: int, arrivals: list[float], gone: int
-) -> None:
+def test_length_is_never_negative(length: int, arrivals: list[float], gone: int) -> None:
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_slow_jobs_increase_the_time_after_which_a_job_counts_as_cold_starting() -> None:
+def test_slow_model_is_cold_starting_later() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -155,12 +147,10 @@ def test_slow_jobs_increase_the_time_after_which_a_job_counts_as_cold_starting()
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_the_retry_after_header_for_a_job_is_derived_from_the_estimated_wait(
-    place: QueuePosition, expected: int
-) -> None:
+def test_retry_after_follows_from_the_wait(place: QueuePosition, expected: int) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_the_estimated_wait_is_unknown_if_the_estimated_seconds_per_job_are_unknown() -> None:
+def test_wait_is_unknown_without_throughput() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

@@ -94,7 +94,7 @@ def summary(verdicts: list[Verdict]) -> list[tuple[str, str | None, str]]:
         ),
     ],
 )
-def test_the_reason_why_jobs_wait_is_derived_from_the_states_of_the_workers(
+def test_reason_follows_from_the_workers_states(
     workers: list[SeenWorker], code: WaitCode, text: str
 ) -> None:
     reason = find_reason(WAITING, workers, NOW)
@@ -103,13 +103,13 @@ def test_the_reason_why_jobs_wait_is_derived_from_the_states_of_the_workers(
 
 
 @pytest.mark.parametrize("normal", [0, None])
-def test_a_queue_has_no_wait_reason_if_no_job_waits_or_the_queue_length_is_unknown(
+def test_empty_or_unknown_queue_has_no_reason(
     normal: int | None,
 ) -> None:
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
-def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_the_gateway() -> None:
+def test_worker_without_heartbeats_runs_after_a_call() -> None:
     answered = replace(WAITING, answered_seconds=ANSWERED_SECONDS - 1)
     assert find_reason(answered, [], NOW) is None
     assert summary(judge([answered], [], NOW))[0] == (
@@ -119,7 +119,7 @@ def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_th
     assert find_reason(quiet, [], NOW) is not None
 
 
-def test_the_critical_verdict_about_a_missing_worker_names_the_model_and_the_job_count() -> None:
+def test_missing_worker_is_critical_while_jobs_wait() -> None:
     seen = worker(("classifier", ModelState.LOADED), age_seconds=90)
     first = judge([WAITING], [seen], NOW)[0]
     assert (first.severity, first.code) == (Severity.CRITICAL, VerdictCode.NO_WORKER)
@@ -127,20 +127,18 @@ def test_the_critical_verdict_about_a_missing_worker_names_the_model_and_the_job
     assert first.advice
 
 
-def test_an_idle_system_without_workers_gets_one_verdict_that_names_no_model() -> None:
+def test_idle_system_without_workers_gets_one_verdict() -> None:
     verdicts = judge([IDLE, QueueFigures("noop")], [], NOW)
     assert summary(verdicts) == [("info", None, "no-worker")]
     assert verdicts[0].text == "No worker runs. No job waits."
 
 
-def test_the_missing_worker_verdict_names_the_idle_model_if_only_another_model_has_a_worker() -> (
-    None
-):
+def test_idle_model_without_worker_is_named() -> None:
     verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)
     assert summary(verdicts) == [("info", "classifier", "no-worker")]
 
 
-def test_the_only_verdict_on_a_healthy_system_is_that_all_is_well() -> None:
+def test_healthy_system_is_well() -> None:
     verdicts = judge([IDLE], [LOADED], NOW)
     assert summary(verdicts) == [("ok", None, "all-well")]
     assert verdicts[0].text == "All is well: 1 worker, no job waits."
@@ -156,9 +154,7 @@ def test_the_only_verdict_on_a_healthy_system_is_that_all_is_well() -> None:
         (replace(IDLE, normal=None), VerdictCode.QUEUE_UNKNOWN),
     ],
 )
-def test_each_queue_problem_causes_a_warning_even_if_a_worker_serves_the_queue(
-    queue: QueueFigures, code: VerdictCode
-) -> None:
+def test_each_problem_of_a_queue_is_a_warning(queue: QueueFigures, code: VerdictCode) -> None:
     assert summary(judge([queue], [LOADED], NOW)) == [("warning", "classifier", code)]
 
 
@@ -171,13 +167,13 @@ def test_each_queue_problem_causes_a_warning_even_if_a_worker_serves_the_queue(
         replace(IDLE, ended_count=100, failed_count=40),
     ],
 )
-def test_a_queue_whose_backlog_and_failures_stay_below_the_limits_causes_no_warning(
+def test_figures_below_the_limits_are_no_warning(
     queue: QueueFigures,
 ) -> None:
     assert [each.code for each in judge([queue], [LOADED], NOW)] == [VerdictCode.ALL_WELL]
 
 
-def test_a_silent_worker_causes_a_warning_until_another_worker_serves_the_same_models() -> None:
+def test_silent_worker_is_a_warning_until_replaced() -> None:
     dead = worker(("classifier", ModelState.LOADED), name="pod-1", age_seconds=60)
     alone = judge([IDLE], [dead], NOW)
     assert ("warning", None, "worker-silent") in summary(alone)
@@ -186,7 +182,7 @@ def test_a_silent_worker_causes_a_warning_until_another_worker_serves_the_same_m
     assert "pod-1: no sign of life for 60 s" in replaced[0].text
 
 
-def test_a_broken_model_gets_a_warning_although_no_job_waits() -> None:
+def test_broken_model_is_a_warning_without_jobs() -> None:
     verdicts = judge([IDLE], [worker(BROKEN_MODEL)], NOW)
     assert summary(verdicts) == [("warning", "classifier", "model-broken")]
     assert summary(judge([WAITING], [worker(BROKEN_MODEL)], NOW)) == [
@@ -194,18 +190,18 @@ def test_a_broken_model_gets_a_warning_although_no_job_waits() -> None:
     ]
 
 
-def test_no_verdict_mentions_workers_if_heartbeats_are_turned_off() -> None:
+def test_without_heartbeats_no_verdict_is_about_workers() -> None:
     verdicts = judge([WAITING], [], NOW, has_heartbeats=False)
     assert [each.code for each in verdicts] == ["heartbeats-off", "all-well"]
 
 
-def test_the_verdict_about_an_unavailable_storage_is_critical_and_comes_first() -> None:
+def test_silent_storage_is_critical_and_first() -> None:
     verdicts = judge([WAITING], [], NOW, unavailable=["the heartbeats"])
     assert summary(verdicts)[0] == ("critical", None, "service-unavailable")
     assert "no-worker" not in [each.code for each in verdicts]
 
 
-def test_verdicts_of_equal_severity_are_sorted_by_the_age_of_the_oldest_message() -> None:
+def test_equal_severities_are_sorted_by_age() -> None:
     older = replace(WAITING, model="z", oldest_age_seconds=50)
     verdicts = judge([WAITING, older], [], NOW)
     assert [each.model for each in verdicts] == ["z", "classifier"]
@@ -236,13 +232,11 @@ def test_replaced_worker_is_dead_at_once() -> None:
     ("age_seconds", "state"),
     [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
 )
-def test_a_worker_counts_as_silent_after_two_and_a_half_intervals_without_a_heartbeat(
-    age_seconds: float, state: str
-) -> None:
+def test_worker_is_silent_after_missed_heartbeats(age_seconds: float, state: str) -> None:
     assert worker(("noop", ModelState.LOADED), age_seconds=age_seconds).state(NOW) == state
 
 
-def test_a_worker_counts_as_starting_until_the_first_model_is_loaded() -> None:
+def test_worker_starts_until_a_model_is_loaded() -> None:
     loading, loaded = ("a", ModelState.LOADING), ("b", ModelState.LOADED)
     assert worker(loading).state(NOW) is WorkerState.STARTING
     assert worker(loading, loaded).state(NOW) is WorkerState.READY
@@ -254,7 +248,7 @@ def test_a_worker_counts_as_starting_until_the_first_model_is_loaded() -> None:
     ("seconds", "text"),
     [(0.4, "0 s"), (90, "90 s"), (720, "12 min"), (3 * 3600, "3 h"), (86400 * 3, "3 days")],
 )
-def test_a_long_duration_is_written_in_minutes_or_hours_or_days(seconds: float, text: str) -> None:
+def test_long_duration_has_a_larger_unit(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
@@ -286,7 +280,7 @@ workers_ = st.lists(
 
 
 @given(st.lists(queues, unique_by=lambda queue: queue.model), workers_, st.booleans())
-def test_the_most_severe_verdict_comes_first_for_any_queues_and_workers(
+def test_most_severe_verdict_comes_first(
     figures: list[QueueFigures], workers: list[SeenWorker], has_heartbeats: bool
 ) -> None:
     verdicts = judge(figures, workers, NOW, has_heartbeats=has_heartbeats)
@@ -299,7 +293,7 @@ def test_the_most_severe_verdict_comes_first_for_any_queues_and_workers(
 
 
 @given(queues, workers_)
-def test_waiting_jobs_have_a_wait_reason_unless_a_worker_called_the_gateway_recently(
+def test_waiting_jobs_have_a_reason_or_a_recent_call(
     figures: QueueFigures, workers: list[SeenWorker]
 ) -> None:
     reason = find_reason(figures, workers, NOW)
@@ -318,7 +312,7 @@ def test_waiting_jobs_have_a_wait_reason_unless_a_worker_called_the_gateway_rece
         assert (reason.code is WaitCode.NO_WORKER) == (not serving)
 
 
-def test_the_operations_page_says_for_15_minutes_why_a_worker_was_replaced() -> None:
+def test_replaced_worker_is_reported_for_15_minutes() -> None:
     death = "was restarted: the model slow ran longer than 300 s"
     beat = replace(LOADED.heartbeat, replaced="pod-6", death=death)
     for minutes, expected in ((1, 1), (14, 1), (16, 0)):

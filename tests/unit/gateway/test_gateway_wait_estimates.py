@@ -13,10 +13,8 @@ from gateway.queues.client import MessageCounts
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
 from tests.unit.gateway.workers import beat, heard
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
-
-async def test_a_queued_job_shows_its_position_in_the_queue(gateway: RunningGateway) -> None:
+async def test_queued_job_shows_its_position(gateway: RunningGateway) -> None:
     ids = []
     for _ in range(3):
         ids.append(await gateway.accept())
@@ -30,7 +28,7 @@ async def test_a_queued_job_shows_its_position_in_the_queue(gateway: RunningGate
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_simultaneous_requests_for_a_job_count_the_messages_in_the_queue_only_once(
+async def test_simultaneous_requests_share_a_count(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -46,7 +44,7 @@ async def test_simultaneous_requests_for_a_job_count_the_messages_in_the_queue_o
     assert gateway.queues.look_count == 2
 
 
-async def test_a_queued_job_is_cold_starting_if_no_worker_called_the_gateway_for_six_seconds(
+async def test_job_without_worker_is_cold_starting(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -71,7 +69,7 @@ BROKEN = ModelHeartbeat(
 LOADED = ModelHeartbeat("noop", ModelState.LOADED, load_seconds=1)
 
 
-async def test_the_phase_of_a_queued_job_is_model_broken_if_no_worker_can_load_the_model(
+async def test_job_of_a_model_that_cannot_load_says_so(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(BROKEN,))
@@ -86,7 +84,7 @@ async def test_the_phase_of_a_queued_job_is_model_broken_if_no_worker_can_load_t
 
 
 @pytest.mark.parametrize("repaired", [(LOADED,), (replace(BROKEN, state=ModelState.LOADING),), ()])
-async def test_a_queued_job_is_not_reported_as_broken_if_another_worker_may_run_the_job(
+async def test_job_that_another_worker_may_run_is_queued(
     gateway: RunningGateway, repaired: tuple[ModelHeartbeat, ...]
 ) -> None:
     beat(gateway, models=(BROKEN,), is_draining=not repaired)
@@ -96,7 +94,7 @@ async def test_a_queued_job_is_not_reported_as_broken_if_another_worker_may_run_
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_repaired_model_counts_as_broken_for_at_most_ten_seconds(
+async def test_repaired_model_is_broken_for_ten_seconds(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(BROKEN,))
@@ -108,7 +106,7 @@ async def test_a_repaired_model_counts_as_broken_for_at_most_ten_seconds(
     assert (await gateway.job(job_id))["queue"]["phase"] == "cold_starting"
 
 
-async def test_a_request_for_a_queued_job_succeeds_even_if_the_heartbeats_cannot_be_read(
+async def test_unreadable_heartbeats_do_not_matter(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
@@ -121,7 +119,7 @@ async def test_a_request_for_a_queued_job_succeeds_even_if_the_heartbeats_cannot
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_queued_job_has_no_position_if_the_messages_in_its_queue_cannot_be_counted(
+async def test_position_is_unknown_without_a_count(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -137,7 +135,7 @@ async def test_a_queued_job_has_no_position_if_the_messages_in_its_queue_cannot_
     assert gateway.queues.look_count == looks
 
 
-async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
+async def test_ended_job_has_no_position(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     looks = gateway.queues.look_count
@@ -146,7 +144,7 @@ async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
+async def test_model_shows_queue_length_and_wait(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 9
@@ -172,7 +170,7 @@ async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
     )
 
 
-async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
+async def test_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
     # If the throughput is unknown, no job is refused.
     gateway.queues.look_count = 0
@@ -195,7 +193,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_the_setting_refuse_when_saturated_is_false() -> None:
+async def test_saturated_queue_is_accepted_by_setting() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -203,7 +201,7 @@ async def test_no_job_is_refused_if_the_setting_refuse_when_saturated_is_false()
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
+async def test_old_count_refuses_no_job(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 100
@@ -213,7 +211,7 @@ async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_for_a_known_queue_change_the_estimated_wait(
+async def test_only_accepted_replies_change_the_wait(
     gateway: RunningGateway,
 ) -> None:
     async def estimated() -> float | None:
@@ -237,7 +235,7 @@ async def test_only_accepted_replies_for_a_known_queue_change_the_estimated_wait
     assert await estimated() is not None
 
 
-async def test_cancelling_one_of_two_requests_does_not_cancel_their_shared_count_of_messages(
+async def test_cancelled_request_does_not_cancel_the_count(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

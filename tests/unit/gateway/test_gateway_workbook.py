@@ -16,8 +16,6 @@ from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.dead_letters import give_up
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 INFRA = Path(__file__).parents[3] / "infra"
 WORKBOOK: dict[str, Any] = json.loads((INFRA / "workbook.json").read_text(encoding="utf-8"))
 ALERTS = (INFRA / "modules" / "alerts.bicep").read_text(encoding="utf-8")
@@ -56,7 +54,7 @@ def _pieces(pattern: str) -> Iterator[str]:
     "query",
     [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"], ALERT_QUERIES["no-ready-worker"]],
 )
-async def test_the_workbook_and_alert_queries_find_the_age_of_the_oldest_message_in_a_queue(
+async def test_age_of_the_oldest_message_is_found(
     query: str, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
@@ -66,7 +64,7 @@ async def test_the_workbook_and_alert_queries_find_the_age_of_the_oldest_message
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_the_workbook_query_for_message_ages_finds_nothing_if_the_queue_is_unavailable(
+async def test_silent_queue_has_no_age(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -78,9 +76,7 @@ async def test_the_workbook_query_for_message_ages_finds_nothing_if_the_queue_is
     "query",
     [QUERIES["failed-by-code"], QUERIES["failed-over-time"], ALERT_QUERIES["failed-jobs"]],
 )
-def test_the_workbook_query_for_failed_jobs_finds_the_log_line_of_a_failed_job(
-    query: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_job_is_found(query: str, caplog: pytest.LogCaptureFixture) -> None:
     log_failure("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
     [line] = caplog.messages
     found = read(query, line)
@@ -89,7 +85,7 @@ def test_the_workbook_query_for_failed_jobs_finds_the_log_line_of_a_failed_job(
     assert found.get("model", "noop") == "noop"
 
 
-async def test_the_workbook_query_for_dead_letters_finds_the_log_line_of_a_dead_letter(
+async def test_dead_letter_is_found(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = await gateway.accept()
@@ -106,7 +102,7 @@ async def test_the_workbook_query_for_dead_letters_finds_the_log_line_of_a_dead_
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_each_workbook_query_for_http_requests_matches_the_urls_of_submissions_or_replies(
+def test_http_queries_match_submissions_or_replies(
     query: str,
 ) -> None:
     if "matches regex" in query:
@@ -121,7 +117,7 @@ def test_each_workbook_query_for_http_requests_matches_the_urls_of_submissions_o
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_no_workbook_query_counts_the_rows_of_sampled_telemetry(
+def test_no_query_counts_sampled_rows(
     query: str,
 ) -> None:
     if re.search(r"\b(requests|traces)\b", query):  # other tables are not sampled
@@ -130,7 +126,7 @@ def test_no_workbook_query_counts_the_rows_of_sampled_telemetry(
     assert query.count('"') % 2 == 0
 
 
-def test_workbook_items_have_unique_names_and_the_schema_version_of_the_item_type() -> None:
+def test_items_have_unique_names() -> None:
     assert WORKBOOK["version"] == "Notebook/1.0"
     names = [item["name"] for item in ITEMS]
     assert len(set(names)) == len(names)
