@@ -338,8 +338,6 @@ programs, "load" the load average before the run. Do not trust a row if other pr
   requests from the kill on. The silence is the longest time without a successful response.
 - **Memory**: the sum of the peak resident memory of all processes before the kill, with Redis or
   Service Bus. Shared pages count several times.
-- **Wrong answers**: each response is compared with the expected result.
-- Each program is started again 0.1 s after it ended, as systemd does.
 - **Loosely** is `loosely up` with its emulators. In Azure other programs do this work.
 - **BentoML** runs as one service; its other form answers many requests with 500 under load in
   version 1.4.40 ([issue 5540](https://github.com/bentoml/BentoML/issues/5540)).
