@@ -86,3 +86,12 @@ def test_each_path_of_the_root_document_exists(system: System) -> None:
     for path in system.http.get("/").json().values():
         if str(path).startswith("/"):
             assert system.http.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
+)
+def test_body_without_content_length_gets_400(system: System, path: str) -> None:
+    answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})
+    assert answer.status_code == 400
+    assert "Content-Length" in answer.text

@@ -1,5 +1,7 @@
 """Test cases of the REST contract: requests that submit a job, accepted or refused."""
 
+import struct
+import zlib
 from typing import Final
 
 from tests.e2e.contract_rows.row import (
@@ -13,6 +15,11 @@ from tests.e2e.contract_rows.row import (
     encoded,
     typed,
 )
+
+# A picture of a few dozen bytes whose header claims 30,000 by 30,000 pixels.
+_HEADER: Final = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+HUGE_PNG: Final = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + _HEADER + struct.pack(">I", zlib.crc32(_HEADER))
+
 
 SUBMITS: Final = (
     Row(
@@ -161,6 +168,12 @@ REFUSALS: Final = (
         *("bytes of another type", "POST", CLASSIFY, 415, "unsupported-media-type"),
         sent=typed("image/png"),
         body=PICTURE,
+    ),
+    Row(
+        *("a picture with too many pixels", "POST", CLASSIFY, 422, "invalid-input"),
+        sent=typed("image/png"),
+        body=HUGE_PNG,
+        members={"limit_pixels": 50_000_000},
     ),
     Row(*("an empty body", "POST", SUBMIT, 422, "invalid-input"), sent=BYTES, body=b""),
     Row(
