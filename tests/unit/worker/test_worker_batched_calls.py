@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.worker.received import locked_message
 from worker.errors import LockLost, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.servicebus.batched_settlement import ranges
@@ -119,7 +120,7 @@ class Broker:
 
 
 def delivery(name: str) -> LockedMessage:
-    return LockedMessage(b"", 0, None, None, {}, name, cast(Any, None))
+    return locked_message(name)
 
 
 class ReceiverLoop:

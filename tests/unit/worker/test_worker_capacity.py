@@ -1,16 +1,15 @@
 """Test how a worker counts its unsettled messages, and how many more messages it can receive."""
 
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 
 from contract.catalogue import Catalogue
+from tests.unit.worker.received import locked_message, received_job
 from worker.errors import Settlement
 from worker.pipeline.receive import MAX_OFFLOADED_COUNT, Capacity, InFlight, ReceivedJob
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
-from worker.telemetry.recording import JobSpan, ModelTelemetry
+from worker.telemetry.recording import ModelTelemetry
 
 MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)
 
@@ -28,8 +27,8 @@ class HeldMessages:
         jobs = []
         for _ in range(count):
             queue = "noop-low" if low else "noop"
-            delivery = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), queue)
-            job = ReceivedJob(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
+            delivery = locked_message(queue=queue)
+            job = received_job(delivery)
             self.in_flight.add_delivery(delivery)
             self.in_flight.add_job(job)
             jobs.append(job)

@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -15,9 +15,7 @@ from azure.core.exceptions import AzureError, ServiceRequestError
 from contract.catalogue import Catalogue
 from contract.deliveries import DeliveryNote, decode_note
 from contract.messages import (
-    InlineBytes,
     InlineJson,
-    JobRequest,
     PayloadRef,
     ReplyQueue,
     ReplyTo,
@@ -25,6 +23,7 @@ from contract.messages import (
 )
 from contract.names import delivery_notes
 from contract.settings import AzureEndpoint
+from tests.unit.worker.received import locked_message, received_job
 from tests.unit.worker.servers import answering, http
 from worker.errors import (
     DeviceLost,
@@ -48,10 +47,9 @@ from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
 from worker.servicebus.sender import QueueReplies
-from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
+from worker.telemetry.recording import SUCCEEDED, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
 
@@ -143,18 +141,19 @@ class RecordedJobs:
         deadline_seconds: float = 60.0,
         history: DeliveryHistory = NO_HISTORY,
     ) -> ReceivedJob:
-        now = datetime.now(UTC)
-        message = cast(Any, None)
-        delivery = LockedMessage(
-            b"", delivery_count, now, None, {}, "job", message, "noop", 7, history=history
+        delivery = locked_message(
+            delivery_count=delivery_count,
+            enqueued_at=datetime.now(UTC),
+            sequence_number=7,
+            history=history,
         )
-        payload = InlineBytes("text/plain", b"")
-        deadline = now + timedelta(seconds=deadline_seconds)
-        request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
-        lock = self.locks.start_renewal(
-            delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0
+        job = received_job(
+            delivery,
+            self.locks,
+            lock_seconds=10.0,
+            deadline_seconds=deadline_seconds,
+            reply_to=reply_to,
         )
-        job = ReceivedJob(request, delivery, lock, JobSpan("-"))
         self.in_flight.add_delivery(delivery)
         self.in_flight.add_job(job)
         return job

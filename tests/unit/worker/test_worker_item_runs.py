@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.messages import InlineBytes, JobRequest
+from tests.unit.worker.received import locked_message, received_job
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.reservation import ModelWorkload
@@ -22,10 +21,8 @@ from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.replies import GatewayClient
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import LockRenewer
 from worker.settings import MemorySettings
-from worker.telemetry.recording import JobSpan, ModelTelemetry
+from worker.telemetry.recording import ModelTelemetry
 
 MODEL = replace(Catalogue.load()["noop"], max_batch_size=4)
 
@@ -51,7 +48,6 @@ class Steps:
 
     def __init__(self, infer: ItemModel, folder: Path) -> None:
         self.in_flight = InFlight(ModelTelemetry("noop"))
-        self.locks = LockRenewer()
         workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())
         sharing = DeviceSharing(MemorySettings(None, folder))
         self.manager = ModelManager(
@@ -63,15 +59,8 @@ class Steps:
         self.step = InferStep(self.manager, self.in_flight, cancellation, None, MODEL)
 
     def job(self, item: bytes, history: DeliveryHistory = NO_HISTORY) -> ReceivedJob:
-        now = datetime.now(UTC)
-        delivery = LockedMessage(
-            b"", 0, now, None, {}, "job", cast(Any, None), "noop", history=history
-        )
-        deadline = now + timedelta(seconds=60)
-        request = JobRequest("job", "noop", InlineBytes("", b""), now, deadline)
-        lock = self.locks.start_renewal(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
-        job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=item)
-        self.in_flight.add_delivery(delivery)
+        job = received_job(locked_message(history=history), item=item)
+        self.in_flight.add_delivery(job.delivery)
         self.in_flight.add_job(job)
         return job
 

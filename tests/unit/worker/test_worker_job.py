@@ -1,13 +1,12 @@
 """Test a received job: the check for its cancellation, its deadline, and its reply."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
+from tests.unit.worker.received import locked_message
 from worker.pipeline.receive import ReceivedJob
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer
 from worker.telemetry.recording import JobTracing
 
@@ -21,8 +20,8 @@ def job(
     delivery_count: int = 0, traceparent: str = "", reply_to: ReplyTo | None = FROM_A_GATEWAY
 ) -> ReceivedJob:
     properties = {"traceparent": traceparent}
-    delivery = LockedMessage(
-        b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None)
+    delivery = locked_message(
+        delivery_count=delivery_count, enqueued_at=QUEUED_AT, properties=properties
     )
     request = JobRequest(
         "job",

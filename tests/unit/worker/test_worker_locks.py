@@ -1,12 +1,13 @@
 """Test the lock renewer with a clock that only the test advances."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.worker.received import locked_message
 from worker.errors import BrokerUnavailable, LockLost
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer, MessageLock
@@ -37,7 +38,7 @@ class ScriptedBroker:
     ) -> MessageLock:
         self.locked_until[name] = self.now + lock_seconds
         return self.locks.start_renewal(
-            delivery(name), self.renew, lock_seconds, self.now + ends_in
+            locked_message(name), self.renew, lock_seconds, self.now + ends_in
         )
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
@@ -65,10 +66,6 @@ class ScriptedBroker:
             sleep_seconds = self.locks.renew_due()
         self.now = ends_at
         self.locks.renew_due()
-
-
-def delivery(name: str) -> LockedMessage:
-    return LockedMessage(b"", 0, None, None, {}, name, cast(Any, None))
 
 
 def is_held(lock: MessageLock) -> bool:

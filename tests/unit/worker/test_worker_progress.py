@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from datetime import datetime
+from typing import Any
 
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.messages import InlineBytes, JobRequest, PayloadRef, ReplyUrl
+from contract.messages import PayloadRef, ReplyUrl
+from tests.unit.worker.received import locked_message, received_job
 from worker.errors import Cancelled, Expired, LockLost
 from worker.inference.context import NullContext
 from worker.inputs.payloads import BlobPayloads
@@ -18,9 +19,7 @@ from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, JobContext, ProgressReporter
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer
-from worker.telemetry.recording import JobSpan
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
@@ -65,14 +64,13 @@ class ProgressGateway:
         return self.goes_on
 
     def job(self, reply_url: str | None = REPLY_URL, seconds_left: float = 60) -> ReceivedJob:
-        now = datetime.now(UTC)
-        delivery = LockedMessage(b"", 1, now, None, {}, "job", cast(Any, None))
-        payload = InlineBytes("text/plain", b"")
-        deadline = now + timedelta(seconds=seconds_left)
-        reply_to = None if reply_url is None else ReplyUrl(reply_url)
-        request = JobRequest("job", "slow", payload, now, deadline, reply_to=reply_to)
-        lock = self.locks.start_renewal(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
-        return ReceivedJob(request, delivery, lock, JobSpan("-"))
+        return received_job(
+            locked_message(delivery_count=1),
+            self.locks,
+            lock_seconds=10.0,
+            deadline_seconds=seconds_left,
+            reply_to=None if reply_url is None else ReplyUrl(reply_url),
+        )
 
     def open_context(self, job: ReceivedJob) -> JobContext:
         return self.reporter.open_context(job.request.reply_url, job.attempt, job.check_usable)

@@ -3,16 +3,15 @@
 import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 import pytest
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
+from tests.unit.worker.received import locked_message
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
@@ -32,9 +31,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)
     locked_until = NOW + timedelta(seconds=locked_seconds)
-    delivery = LockedMessage(
-        encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None)
-    )
+    delivery = locked_message(body=encode_request(request), locked_until=locked_until)
     return receive_step().open_delivery(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
@@ -70,9 +67,7 @@ def test_expired_lock_is_lost() -> None:
 def test_message_with_too_many_failures_is_refused(
     limit: int, delivery_count: int, history: DeliveryHistory, *, may_run: bool
 ) -> None:
-    message = LockedMessage(
-        b"", delivery_count, NOW, NOW, {}, "job", cast(Any, None), history=history
-    )
+    message = locked_message(delivery_count=delivery_count, history=history)
     step = receive_step(replace(MODEL, max_delivery_count=limit))
     with contextlib.nullcontext() if may_run else pytest.raises(TooManyFailures):
         step.check_failures(message)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.worker.received import locked_message
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
@@ -14,7 +15,7 @@ from worker.telemetry.recording import ServiceStatus
 
 
 def delivery(number: int = 1) -> LockedMessage:
-    return LockedMessage(b"", 0, None, None, {}, f"job-{number}", cast(Any, None), "queue", number)
+    return locked_message(f"job-{number}", sequence_number=number)
 
 
 @dataclass

@@ -1,12 +1,12 @@
 """Test the reply cache: the keys of replies, and the limits on their total size and age."""
 
 from dataclasses import replace
-from typing import Any, cast
 
+from tests.unit.worker.received import locked_message
 from worker.replies import ReplyCache
 from worker.servicebus.link import LockedMessage
 
-DELIVERY = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), "queue", 7)
+DELIVERY = locked_message(queue="queue", sequence_number=7)
 
 
 def numbered(number: int) -> LockedMessage:

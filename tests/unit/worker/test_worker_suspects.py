@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
+from tests.unit.worker.received import locked_message, received_job
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
@@ -31,10 +31,7 @@ def message(
     if journal is not None:
         journal.note_arrival(token)
         journal.note_read(token, history)
-    unused = cast(Any, None)
-    return LockedMessage(
-        b"", 1, None, None, {}, "job", unused, token=token, history=history, journal=journal
-    )
+    return locked_message(delivery_count=1, token=token, history=history, journal=journal)
 
 
 def states(journal: LockJournal) -> list[LockState]:
@@ -97,8 +94,7 @@ class Started:
         self.started: list[ReceivedJob] = []
 
     def start(self, history: DeliveryHistory = NO_HISTORY) -> ReceivedJob:
-        unused = cast(Any, None)
-        job = ReceivedJob(unused, message(1, history=history), unused, unused)
+        job = received_job(message(1, history=history))
         self.suspects.start_in_turn(job, lambda: self.started.append(job))
         return job
 

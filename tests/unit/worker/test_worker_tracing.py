@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from contract.errors import InvalidSetting
+from tests.unit.worker.received import locked_message
 from worker.servicebus.link import LockedMessage
 from worker.telemetry.recording import JobSpan, JobTracing
 from worker.telemetry.setup import flush, tracer_provider
@@ -54,7 +55,7 @@ def exported() -> Iterator[Exported]:
 
 def delivery(traceparent: str) -> LockedMessage:
     properties = {"traceparent": traceparent, "tracestate": "a=b"} if traceparent else {}
-    return LockedMessage(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
+    return locked_message("job-1", delivery_count=1, enqueued_at=ENQUEUED_AT, properties=properties)
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
