@@ -22,7 +22,7 @@ LEAST = {
 }
 
 
-def test_settings_that_are_not_set_have_default_values() -> None:
+def test_settings_have_default_values() -> None:
     settings = WorkerSettings.from_env(LEAST)
     assert settings.models == ()
     assert settings.health_host == "127.0.0.1"
@@ -39,7 +39,7 @@ def test_settings_that_are_not_set_have_default_values() -> None:
     )
 
 
-def test_settings_are_read_from_environment_variables() -> None:
+def test_settings_are_read_from_the_environment() -> None:
     settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
@@ -78,7 +78,7 @@ def test_settings_are_read_from_environment_variables() -> None:
     )
 
 
-def test_traces_are_disabled_if_the_variable_otel_sdk_disabled_is_true() -> None:
+def test_disabled_sdk_has_no_trace_exporters() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
     assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
@@ -115,16 +115,16 @@ def test_traces_are_disabled_if_the_variable_otel_sdk_disabled_is_true() -> None
         ("WORKER_WEIGHTS_CACHE_SIZE", "64"),
     ],
 )
-def test_the_error_for_an_invalid_setting_names_the_variable(name: str, value: str) -> None:
+def test_error_names_the_variable(name: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=name):
         WorkerSettings.from_env({**LEAST, name: value})
 
 
-def test_the_repr_of_settings_has_no_secrets() -> None:
+def test_repr_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
 
 
-def test_the_settings_for_downloading_weights_are_read_from_the_environment() -> None:
+def test_weights_settings_are_read() -> None:
     weights = WorkerSettings.from_env(LEAST).weights
     assert (weights.cache_limit_bytes, weights.hub) == (
         None,
@@ -143,7 +143,7 @@ def test_the_settings_for_downloading_weights_are_read_from_the_environment() ->
     assert WorkerSettings.from_env(LEAST | told | {"HF_HUB_OFFLINE": "1"}).weights.hub is None
 
 
-def test_a_hub_token_is_refused_for_a_hub_without_tls_except_on_a_loopback_address() -> None:
+def test_hub_token_needs_tls_except_on_loopback() -> None:
     token = {"HF_TOKEN": "hf_c2VjcmV0"}
     with pytest.raises(InvalidSetting, match="HF_ENDPOINT: expected https://") as raised:
         WorkerSettings.from_env({**LEAST, **token, "HF_ENDPOINT": "http://hub.example"})
@@ -152,7 +152,7 @@ def test_a_hub_token_is_refused_for_a_hub_without_tls_except_on_a_loopback_addre
     assert WorkerSettings.from_env(local).weights.hub is not None
 
 
-def test_memory_settings_are_read_from_the_environment() -> None:
+def test_memory_settings_are_read() -> None:
     memory = WorkerSettings.from_env(LEAST).memory
     assert memory.budget_bytes is None
     assert memory.is_admitting
@@ -172,6 +172,6 @@ def test_memory_settings_are_read_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
-def test_an_invalid_memory_size_is_refused_with_an_example_of_a_valid_size(text: str) -> None:
+def test_invalid_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidSetting, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
         WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})
