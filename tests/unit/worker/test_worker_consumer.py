@@ -2,28 +2,22 @@
 
 import socket
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
-from azure.core.exceptions import AzureError, ServiceRequestError
+from azure.core.exceptions import ServiceRequestError
 
-from contract.catalogue import Catalogue
-from contract.deliveries import DeliveryNote, decode_note
 from contract.messages import (
     InlineJson,
-    PayloadRef,
     ReplyQueue,
-    ReplyTo,
     ReplyUrl,
 )
 from contract.names import delivery_notes
-from contract.settings import AzureEndpoint
-from tests.unit.worker.received import locked_message, received_job
+from tests.unit.worker.recorded_jobs import RecordedJobs
 from tests.unit.worker.servers import answering, http
 from worker.errors import (
     DeviceLost,
@@ -38,20 +32,10 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
-from worker.inputs.payloads import BlobPayloads
-from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
-from worker.pipeline.receive import InFlight, ReceivedJob
-from worker.pipeline.reply import ReplyStep, SettleStep
-from worker.pipeline.suspects import RunningJobs, Suspects
-from worker.processes.history import NO_HISTORY, DeliveryHistory
-from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
-from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
-from worker.servicebus.sender import QueueReplies
-from worker.telemetry.recording import SUCCEEDED, ModelTelemetry
-
-NOOP = Catalogue.load()["noop"]
+from worker.processes.history import DeliveryHistory
+from worker.processes.shutdown import EXIT_DEVICE_LOST
+from worker.telemetry.recording import SUCCEEDED
 
 
 def run_out_of_memory() -> None:
@@ -60,117 +44,6 @@ def run_out_of_memory() -> None:
 
 def exit_thread() -> None:
     raise SystemExit
-
-
-@dataclass
-class RecordedBlobs:
-    """A blob store in memory. If the error `failure` is set, each write raises this error."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    failure: AzureError | None = None
-
-    def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        raise AssertionError("nothing is read here")
-
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.blobs[blob] = data
-
-
-@dataclass
-class RecordedJobs:
-    """A consumer, its jobs, and a record of how the message of each job was settled.
-
-    The method `job` returns a job without a reply address, unless `reply_to` is given.
-    """
-
-    settled: list[SettleRequest] = field(default_factory=list)
-    now: float = 0.0
-    gateway: str = "127.0.0.1:1"
-    has_settled: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        endpoint = AzureEndpoint(address="unused")
-        senders = ReplySenders(
-            GatewayClient(frozenset({self.gateway})),
-            QueueReplies(endpoint, Catalogue.load()),
-        )
-        self.cache = ReplyCache()
-        self.locks = LockRenewer(lambda: self.now)
-        self.in_flight = InFlight(ModelTelemetry("noop"))
-        self.blobs = RecordedBlobs()
-        payloads = BlobPayloads(self.blobs)
-        self.reply = ReplyStep(payloads, senders, self.cache, self.in_flight)
-        self.suspects = Suspects()
-        self.settle_step = SettleStep(
-            self.in_flight, {"noop": self.request_settlement}, self.suspects
-        )
-        self.shutdown = Shutdown()
-        unused = cast(Any, None)
-        self.consumer = Consumer(
-            model=NOOP,
-            normal=ModelQueue("noop", endpoint, self.locks, 10.0),
-            low=ModelQueue("noop-low", endpoint, self.locks, 10.0, is_low=True),
-            receive=unused,
-            prepare=unused,
-            infer=unused,
-            reply=self.reply,
-            settle=self.settle_step,
-            manager=unused,
-            in_flight=self.in_flight,
-            capacity=unused,
-            batches=unused,
-            cache=self.cache,
-            progress=None,
-            stopping=threading.Event(),
-            shutdown=self.shutdown,
-            notes=DeliveryNotes(self.blobs),
-            running=RunningJobs(),
-            suspects=self.suspects,
-        )
-
-    def request_settlement(self, request: SettleRequest) -> None:
-        self.settled.append(request)
-        self.has_settled.set()
-
-    def job(
-        self,
-        delivery_count: int = 0,
-        reply_to: ReplyTo | None = None,
-        deadline_seconds: float = 60.0,
-        history: DeliveryHistory = NO_HISTORY,
-    ) -> ReceivedJob:
-        delivery = locked_message(
-            delivery_count=delivery_count,
-            enqueued_at=datetime.now(UTC),
-            sequence_number=7,
-            history=history,
-        )
-        job = received_job(
-            delivery,
-            self.locks,
-            lock_seconds=10.0,
-            deadline_seconds=deadline_seconds,
-            reply_to=reply_to,
-        )
-        self.in_flight.add_delivery(delivery)
-        self.in_flight.add_job(job)
-        return job
-
-    def reply_and_settle(self, job: ReceivedJob) -> None:
-        """Let the consumer reply with a result, and settle the message even if the reply fails."""
-        with self.consumer.ending_on_error(job):
-            self.consumer.reply_and_settle(job, InlineJson(1))
-
-    def notes(self) -> list[DeliveryNote]:
-        """Return the worker's notes about deliveries, in the order in which they were written."""
-        self.consumer.notes.wait(10)
-        return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
-
-    @property
-    def settlements(self) -> list[Settlement]:
-        return [request.settlement for request in self.settled]
 
 
 @pytest.fixture
@@ -214,7 +87,7 @@ def test_other_settlements_have_no_delay(
 ) -> None:
     jobs.consumer.end_job(jobs.job(), HandedBack(""))
     jobs.consumer.end_job(jobs.job(), ReplyForbidden("why"))
-    jobs.settle_step.refuse_message(jobs.job().delivery, WorkerFault(""))
+    jobs.consumer.settle.refuse_message(jobs.job().delivery, WorkerFault(""))
     assert jobs.settlements == [Settlement.RELEASE, Settlement.DEAD_LETTER, Settlement.ABANDON]
     assert {request.delay_seconds for request in jobs.settled} == {0.0}
     assert (jobs.settled[1].reason, jobs.settled[1].description) == ("reply-forbidden", "why")

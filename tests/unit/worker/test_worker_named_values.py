@@ -28,7 +28,7 @@ from contract.messages import (
 from contract.named_tables import NamedInput, NamedResult
 from contract.names import is_result_blob
 from tests.unit.worker.pictures import MIB, white_png
-from tests.unit.worker.test_worker_consumer import RecordedJobs
+from tests.unit.worker.recorded_jobs import RecordedJobs
 from worker.errors import (
     InferenceFailed,
     InvalidInput,
@@ -447,7 +447,7 @@ class TestReply:
     def pack(self, results: EncodedResults) -> tuple[Any, dict[str, Payload]]:
         """Return the first result and the named results in the reply to a job."""
         job = self.jobs.job()
-        reply = job.make_reply(*self.jobs.reply.store_results(job, results))
+        reply = job.make_reply(*self.jobs.consumer.reply.store_results(job, results))
         found = decode_reply(encode_reply(reply))
         return found.outcome, dict(found.results)
 

@@ -2,20 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from tests.unit.worker.pictures import MIB, blank_png
-from tests.unit.worker.test_worker_consumer import NOOP, RecordedJobs
+from tests.unit.worker.recorded_jobs import RecordedJobs
 from worker.errors import NotWaitedFor, Settlement
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.opened import InputKind, OpenedInput, keep_waiting, open_input, open_together
-from worker.pipeline.prepare import PrepareStep, RetryPolicy
 from worker.pipeline.receive import ReceivedJob
-from worker.pipeline.suspects import RunLimit, RunningJobs
 
 LARGE_BYTES = 200 * MIB
 IMAGE = InputKind("image")
@@ -29,19 +28,16 @@ class Setup:
         self.budget = MemoryBudget(LARGE_BYTES)
         self.processes = DecoderProcesses(process_count=1)
         self.is_wanted: Callable[[ReceivedJob], bool] = lambda _job: True
-        unused = cast(Any, None)
         # A model that returns what it gets.
         loaded = SimpleNamespace(
             preprocess=lambda decoded, *_: decoded, cost=lambda _item: 1.0, preprocesses=False
         )
-        self.step = PrepareStep(
-            *(NOOP, cast(Any, SimpleNamespace(loaded=loaded)), unused, unused),
-            cast(Any, self),  # asked by `is_wanted`
-            RetryPolicy(threading.Event()),
-            InputMemory(self.budget),
-            self.processes,
-            RunningJobs(),
-            RunLimit(300.0),
+        self.step = replace(
+            self.jobs.consumer.prepare,
+            manager=cast(Any, SimpleNamespace(loaded=loaded)),
+            cancellation=cast(Any, self),  # asked by `is_wanted`
+            memory=InputMemory(self.budget),
+            processes=self.processes,
         )
         self.jobs.consumer.prepare = self.step
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
 
 from contract.messages import ReplyUrl
-from tests.unit.worker.test_worker_consumer import RecordedJobs
+from tests.unit.worker.recorded_jobs import RecordedJobs
 from worker.errors import ReplyUndelivered, Settlement
 from worker.pipeline.suspects import RunLimit
 from worker.processes.history import DeliveryHistory
@@ -58,7 +56,7 @@ def test_waiting_for_other_jobs_does_not_count(clock: Clock) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_overdue_jobs_end_and_the_process_restarts(clock: Clock, count: int) -> None:
     jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
-    jobs.consumer.infer = cast(Any, type("Infer", (), {"runs": limit}))
+    jobs.consumer.infer.runs = limit
     found = [jobs.job() for _ in range(count)]
     with limit.timing_run(*found):
         clock.now = 301.0

@@ -1,0 +1,150 @@
+"""A consumer whose jobs are settled in memory, for the tests of the steps of a job."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from azure.core.exceptions import AzureError
+
+from contract.catalogue import Catalogue, ModelEntry
+from contract.deliveries import DeliveryNote, decode_note
+from contract.guard import AddressGuard, Resolver
+from contract.messages import InlineJson, PayloadRef, ReplyTo
+from contract.settings import AzureEndpoint
+from tests.unit.worker.pictures import MIB
+from tests.unit.worker.received import locked_message, received_job
+from worker.errors import Settlement
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import MemoryBudget
+from worker.inputs.payloads import BlobPayloads
+from worker.inputs.urls import UrlFetcher
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
+from worker.pipeline.children import ChildServices
+from worker.pipeline.deliveries import DeliveryNotes
+from worker.pipeline.factory import SharedServices, make_consumer
+from worker.pipeline.receive import ReceivedJob
+from worker.pipeline.reply import SettleStep
+from worker.processes.history import NO_HISTORY, DeliveryHistory
+from worker.processes.shutdown import Shutdown
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
+from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
+from worker.servicebus.sender import QueueReplies
+from worker.settings import MemorySettings
+from worker.telemetry.recording import ModelTelemetry
+
+NOOP = Catalogue.load()["noop"]
+
+
+@dataclass
+class RecordedBlobs:
+    """A blob store in memory. If the error `failure` is set, each write raises this error."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    failure: AzureError | None = None
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        raise AssertionError("nothing is read here")
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.blobs[blob] = data
+
+
+@dataclass
+class RecordedJobs:
+    """A consumer, its jobs, and a record of how the message of each job was settled.
+
+    The method `job` returns a job without a reply address, unless `reply_to` is given.
+    """
+
+    settled: list[SettleRequest] = field(default_factory=list)
+    now: float = 0.0
+    gateway: str = "127.0.0.1:1"
+    has_settled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        endpoint, catalogue = AzureEndpoint(address="unused"), Catalogue.load()
+        gateway = GatewayClient(frozenset({self.gateway}))
+        self.blobs = RecordedBlobs()
+        payloads = BlobPayloads(self.blobs)
+        self.cache = ReplyCache()
+        self.locks = LockRenewer(lambda: self.now)
+        self.shutdown = Shutdown()
+        services = SharedServices(
+            children=ChildServices(gateway, catalogue, payloads),
+            gateway=gateway,
+            senders=ReplySenders(gateway, QueueReplies(endpoint, catalogue)),
+            cache=self.cache,
+            payloads=payloads,
+            notes=DeliveryNotes(self.blobs),
+            urls=UrlFetcher(AddressGuard(""), Resolver()),
+            large_inputs=MemoryBudget(MIB),
+            decoders=DecoderProcesses(),
+            locks=self.locks,
+            shutdown=self.shutdown,
+        )
+        queues = (
+            ModelQueue("noop", endpoint, self.locks, 10.0),
+            ModelQueue("noop-low", endpoint, self.locks, 10.0, is_low=True),
+        )
+        self.consumer = make_consumer(
+            NOOP, services, queues, ModelTelemetry("noop"), self._make_manager
+        )
+        self.in_flight = self.consumer.in_flight
+        self.consumer.settle = SettleStep(
+            self.in_flight, {"noop": self.request_settlement}, services.suspects
+        )
+
+    @staticmethod
+    def _make_manager(workload: ModelWorkload) -> ModelManager:
+        def load_nothing(model: ModelEntry) -> LoadedModel:
+            raise AssertionError(f"{model.name} is not loaded here")
+
+        return ModelManager(NOOP, load_nothing, DeviceSharing(MemorySettings()), workload)
+
+    def request_settlement(self, request: SettleRequest) -> None:
+        self.settled.append(request)
+        self.has_settled.set()
+
+    def job(
+        self,
+        delivery_count: int = 0,
+        reply_to: ReplyTo | None = None,
+        deadline_seconds: float = 60.0,
+        history: DeliveryHistory = NO_HISTORY,
+    ) -> ReceivedJob:
+        delivery = locked_message(
+            delivery_count=delivery_count,
+            enqueued_at=datetime.now(UTC),
+            sequence_number=7,
+            history=history,
+        )
+        job = received_job(
+            delivery,
+            self.locks,
+            lock_seconds=10.0,
+            deadline_seconds=deadline_seconds,
+            reply_to=reply_to,
+        )
+        self.in_flight.add_delivery(delivery)
+        self.in_flight.add_job(job)
+        return job
+
+    def reply_and_settle(self, job: ReceivedJob) -> None:
+        """Let the consumer reply with a result, and settle the message even if the reply fails."""
+        with self.consumer.ending_on_error(job):
+            self.consumer.reply_and_settle(job, InlineJson(1))
+
+    def notes(self) -> list[DeliveryNote]:
+        """Return the worker's notes about deliveries, in the order in which they were written."""
+        self.consumer.notes.wait(10)
+        return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
+
+    @property
+    def settlements(self) -> list[Settlement]:
+        return [request.settlement for request in self.settled]
