@@ -4,15 +4,14 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
@@ -119,12 +118,12 @@ def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
 
     ``make_command`` returns the module and its arguments, given the catalogue's path.
     """
-    place = _find_place()
-    module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
+    directory, environment = _find_place()
+    module, *arguments = make_command(environment["MODEL_CATALOGUE"])
     done = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command(module, *arguments),
-        cwd=place.directory,
-        env=place.environment,
+        cwd=directory,
+        env=environment,
         check=False,
     )
     if done.returncode:
@@ -172,7 +171,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,
     if that is unset, from the storage of the running `loosely up`.
     """
-    place = _find_place()
+    directory, environment = _find_place()
     kind = ["--type", media_type] if media_type else []
     for input_name, path in parse_inputs(named_input or []).items():
         kind += ["--input", f"{input_name}={path.resolve()}"]
@@ -182,7 +181,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     found = dict[str, Mapping[str, Any]]()
     output = CheckOutput(Console())
     arguments = (name, str(file.resolve()), *kind, *under_load)
-    with _CheckProcess(place, arguments, timeout) as process:
+    with _CheckProcess(directory, environment, arguments, timeout) as process:
         for event in process.events():
             found[event["event"]] = event
             if as_json:
@@ -213,14 +212,18 @@ class _CheckProcess:
     """Runs `worker.tools.check`, reports its steps on standard error, and kills it if one hangs."""
 
     def __init__(
-        self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        arguments: tuple[str, ...],
+        limit_seconds: float | None,
     ) -> None:
         self._limit_seconds = limit_seconds
         self._has_died = False
         self._process = subprocess.Popen(  # noqa: S603  our own module, without a shell
             python_command("worker.tools.check", "--steps", *arguments),
-            cwd=place.directory,
-            env=place.environment,
+            cwd=directory,
+            env=environment,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -289,15 +292,7 @@ class _CheckProcess:
             raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The working directory and the environment variables with which the worker's modules run."""
-
-    directory: Path
-    environment: Mapping[str, str] = field(repr=False)
-
-
-def _find_place() -> _Place:
+def _find_place() -> tuple[Path, dict[str, str]]:
     """Return the directory and the environment variables for the models of the current folder."""
     try:
         check_requirements()
@@ -312,7 +307,7 @@ def _find_place() -> _Place:
     blobs = running.parts.get("blobs") if running is not None else None
     if blobs is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
         environment["PAYLOAD_STORAGE"] = storage_connection_string(blobs.ports["blobs"])
-    return _Place(folder.path, environment)
+    return folder.path, environment
 
 
 class CheckOutput:
@@ -362,40 +357,43 @@ class CheckOutput:
     def finish(self) -> None:
         """Print one table of the measurements with several callers, and one of single batches."""
         if self._loads:
-            self._print_loads()
-        if not self._batches:
-            return
-        table = Table(
-            "batch", "time", "time per item", "additional memory", box=None, pad_edge=False
-        )
-        for column in table.columns:
-            column.justify = "right"
-        for line in self._batches:
-            table.add_row(
-                str(line["size"]),
-                f"{line['ms']:.1f} ms",
-                f"{line['ms_per_item']:.1f} ms",
-                _mebibytes(line["peak_bytes"]),
+            typer.echo(f"{self._loads[0]['callers']} callers, each with one job at a time:")
+            columns = ("batch", "jobs per batch", "items/s", "p50", "p95", "run", "memory")
+            self._print_table(
+                columns,
+                (
+                    (
+                        str(line["size"]),
+                        f"{line['mean_batch_size']:.1f}",
+                        f"{line['items_per_second']:.1f}",
+                        *(f"{line[key]:.0f} ms" for key in ("p50_ms", "p95_ms", "batch_ms")),
+                        _mebibytes(line["peak_bytes"]),
+                    )
+                    for line in self._loads
+                ),
             )
-        print_to(self._console, table)
-        self._batches = []
+        if self._batches:
+            self._print_table(
+                ("batch", "time", "time per item", "additional memory"),
+                (
+                    (
+                        str(line["size"]),
+                        f"{line['ms']:.1f} ms",
+                        f"{line['ms_per_item']:.1f} ms",
+                        _mebibytes(line["peak_bytes"]),
+                    )
+                    for line in self._batches
+                ),
+            )
+        self._loads, self._batches = [], []
 
-    def _print_loads(self) -> None:
-        columns = ("batch", "jobs per batch", "items/s", "p50", "p95", "run", "memory")
-        table = Table(*columns, box=None, pad_edge=False)
-        for column in table.columns:
-            column.justify = "right"
-        for line in self._loads:
-            table.add_row(
-                str(line["size"]),
-                f"{line['mean_batch_size']:.1f}",
-                f"{line['items_per_second']:.1f}",
-                *(f"{line[key]:.0f} ms" for key in ("p50_ms", "p95_ms", "batch_ms")),
-                _mebibytes(line["peak_bytes"]),
-            )
-        typer.echo(f"{self._loads[0]['callers']} callers, each with one job at a time:")
+    def _print_table(self, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+        table = Table(
+            *(Column(name, justify="right") for name in columns), box=None, pad_edge=False
+        )
+        for row in rows:
+            table.add_row(*row)
         print_to(self._console, table)
-        self._loads = []
 
     @staticmethod
     def _print_suggestion(line: Mapping[str, Any]) -> None:

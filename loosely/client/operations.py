@@ -63,6 +63,7 @@ _IS_STORED: Final = "UnauthorizedBlobOverwrite"
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 #: The limit above which even an empty input is uploaded.
 _UPLOAD_ALL: Final = -1
+_ANY_TYPE: Final = {"accept": "*/*"}
 _REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
 _SHORTEST_POLL_SECONDS: Final = 0.9
@@ -202,25 +203,30 @@ class ClientOperations:
 
     async def timeline(self, job_id: str) -> Timeline:
         """Return a job's timeline: how long each step and each delivery to a worker took."""
-        response = await self._send(self._requests.get_timeline(job_id), (200,))
+        request = self._requests.build("GET", "jobs", job_id, "timeline")
+        response = await self._send(request, (200,))
         return read_as(response, Timeline.from_body, "a timeline")
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job, and return it: ``cancelling``, or with its final status if it had ended."""
-        return read_job(await self._send(self._requests.cancel_job(job_id), (200, 202)))
+        request = self._requests.build("DELETE", "jobs", job_id)
+        return read_job(await self._send(request, (200, 202)))
 
     async def result(self, job_id: str, name: str | None = None) -> Result | Job:
         """Return a job's result in the model's media type, or the job if it has not ended.
 
         ``name`` is the name of a named result. Raises JobEnded if the job ended without a result.
         """
-        request = self._requests.get_result(job_id, name)
-        response = await self._send(request, (200, 202, *_REDIRECTS))
+        response = await self._send(self._get_result(job_id, name), (200, 202, *_REDIRECTS))
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
             return await self._fetch_result(response)
         return Result(response.body, response.headers.get("content-type", ""))
+
+    def _get_result(self, job_id: str, name: str | None) -> HttpRequest:
+        named = () if name is None else (name,)
+        return self._requests.build("GET", "jobs", job_id, "result", *named, headers=_ANY_TYPE)
 
     async def _fetch_result(self, redirect: HttpResponse) -> Result:
         """Return the result in blob storage to which the gateway's response redirects."""
@@ -274,7 +280,7 @@ class ClientOperations:
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models that accept jobs."""
-        response = await self._send(self._requests.list_models(), (200,))
+        response = await self._send(self._requests.build("GET", "models"), (200,))
         return read_as(response, Model.list_from_body, "a list of models")
 
     async def model(self, name: str) -> Model:
@@ -365,7 +371,8 @@ class ClientOperations:
             "limit": None if limit is None else str(limit),
             "cursor": cursor or None,
         }
-        response = await self._send(self._requests.list_jobs(filters), (200,))
+        request = self._requests.build("GET", "jobs", params=filters)
+        response = await self._send(request, (200,))
         return read_as(response, JobPage.from_body, "a list of jobs")
 
     async def _send(
@@ -468,7 +475,8 @@ class ClientOperations:
         return limit_bytes is not None and payload.size_bytes > limit_bytes
 
     async def _model(self, name: str, give_up_at: float = math.inf) -> Model:
-        response = await self._send(self._requests.get_model(name), (200,), give_up_at)
+        request = self._requests.build("GET", "models", name)
+        response = await self._send(request, (200,), give_up_at)
         model = read_as(response, Model.from_body, "a model")
         self._known_models[name] = model
         return model
@@ -481,7 +489,10 @@ class ClientOperations:
         give_up_at: float = math.inf,
     ) -> Upload:
         """Request an upload URL, store the payload at this URL, and return the upload."""
-        asked = self._requests.create_upload(model, payload.media_type, input_name)
+        document = {"model": model, "media_type": payload.media_type}
+        if input_name is not None:
+            document["input"] = input_name
+        asked = self._requests.build("POST", "uploads", document=document)
         response = await self._send(asked, (201,), give_up_at)
         slot = read_as(response, UploadTarget.from_body, "an upload target")
         if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
@@ -543,7 +554,7 @@ class ClientOperations:
         """
         try:
             response = await self._send(
-                self._requests.get_result(job_id, name), (200, *_REDIRECTS), give_up_at
+                self._get_result(job_id, name), (200, *_REDIRECTS), give_up_at
             )
         except RequestRefused:
             return None
@@ -557,7 +568,10 @@ class ClientOperations:
         return (await self._fetch_result(response)).json()
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
-        request = self._requests.get_job(job_id, wait_seconds)
+        headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
+        request = self._requests.build(
+            "GET", "jobs", job_id, headers=headers, wait_seconds=wait_seconds
+        )
         try:
             return read_job(await self._send(request, (200,), give_up_at))
         except LooselyError as error:

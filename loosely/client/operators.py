@@ -15,6 +15,8 @@ from loosely.client.requests import HttpRequest
 from loosely.client.resources import decode_json
 
 _PAGE_SIZE = "100"
+#: The segments of the URL path after `/v1`.
+_LETTERS = ("admin", "dead-letters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,8 @@ class OperatorOperations(ClientOperations):
         """Yield the dead letters that match a filter, the oldest of each queue first."""
         cursor: str | None = None
         while True:
-            params = {
-                **wanted.members(),
-                "limit": _PAGE_SIZE,
-                **({"cursor": cursor} if cursor else {}),
-            }
-            page = await self._read(self._requests.dead_letters("GET", params=params), 200)
+            params = {**wanted.members(), "limit": _PAGE_SIZE, "cursor": cursor}
+            page = await self._read(self._requests.build("GET", *_LETTERS, params=params), 200)
             letters, next_cursor = page.get("dead_letters"), page.get("next_cursor")
             if not isinstance(letters, list):
                 raise UnexpectedAnswer(
@@ -110,8 +108,7 @@ class OperatorOperations(ClientOperations):
 
         Raises:
             RequestRefused: The number now differs from ``seen``: the code is ``count-changed``. The
-                letters
-                in ``done`` of earlier responses stay changed.
+                letters in ``done`` of earlier responses stay changed.
         """
         is_redrive = action == "redrive"
         left = seen.not_redriven if is_redrive else seen.count
@@ -126,7 +123,7 @@ class OperatorOperations(ClientOperations):
                 "filter": wanted.members(),
                 "cursor": cursor,
             }
-            request = self._requests.dead_letters("POST", "actions", document=order)
+            request = self._requests.build("POST", *_LETTERS, "actions", document=order)
             response = await self._read(request, 200)
             yield response
             for name in ("done", "refused"):
@@ -140,8 +137,8 @@ class OperatorOperations(ClientOperations):
     async def _count_part(
         self, wanted: DeadLetterFilter, cursor: str | None
     ) -> tuple[int, int, str | None]:
-        params = {**wanted.members(), **({"cursor": cursor} if cursor else {})}
-        request = self._requests.dead_letters("GET", "count", params=params)
+        params = {**wanted.members(), "cursor": cursor}
+        request = self._requests.build("GET", *_LETTERS, "count", params=params)
         match await self._read(request, 200):
             case {
                 "count": int(count),
@@ -155,7 +152,7 @@ class OperatorOperations(ClientOperations):
 
     async def get_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
         """Return the dead letter with this id."""
-        return await self._read(self._requests.dead_letters("GET", model, letter_id), 200)
+        return await self._read(self._requests.build("GET", *_LETTERS, model, letter_id), 200)
 
     async def redrive_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
         """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
@@ -163,19 +160,19 @@ class OperatorOperations(ClientOperations):
         ``is_new_job`` of the result is false if a producer's message was sent again with its own
         job id, and ``is_repeat`` is true if nothing was sent now.
         """
-        request = self._requests.dead_letters("POST", model, letter_id, "redrive")
+        request = self._requests.build("POST", *_LETTERS, model, letter_id, "redrive")
         return await self._read(request, 200, 202)
 
     async def purge_dead_letter(self, model: str, letter_id: str) -> None:
         """Delete the dead letter with this id."""
-        request = self._requests.dead_letters("DELETE", model, letter_id)
+        request = self._requests.build("DELETE", *_LETTERS, model, letter_id)
         await self._send(request, (204,))
 
     async def purge_dead_letters(self, model: str) -> int:
         """Delete all dead letters of a model and return how many were deleted."""
         deleted = 0
         while True:
-            request = self._requests.dead_letters("DELETE", params={"model": model})
+            request = self._requests.build("DELETE", *_LETTERS, params={"model": model})
             response = await self._read(request, 200)
             count = response.get("deleted")
             deleted += count if isinstance(count, int) else 0

@@ -140,11 +140,6 @@ class Submission:
     label: str | None = None
 
     @property
-    def path(self) -> str:
-        """The URL path to which the job is submitted."""
-        return f"/v1/models/{quote(self.model, safe='')}/jobs"
-
-    @property
     def headers(self) -> dict[str, str]:
         """The headers ``Prefer`` and ``Idempotency-Key``."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
@@ -207,9 +202,8 @@ class RequestBuilder:
         expects the member ``input`` in every JSON body. Raises ValueError if the input is not JSON.
         """
         is_json = payload.media_type.partition(";")[0].strip().lower() == _JSON
-        return self._build(
-            "POST",
-            submission.path,
+        return self.build(
+            *("POST", "models", submission.model, "jobs"),
             headers={**submission.headers, "content-type": payload.media_type},
             params=submission.query(),
             body=_wrap_json(payload.body) if is_json else payload.body,
@@ -226,93 +220,37 @@ class RequestBuilder:
         document = {"input": _to_member(first), **submission.members()}
         if named:
             document["inputs"] = {name: _to_member(each) for name, each in named.items()}
-        return self._build(
-            "POST",
-            submission.path,
+        return self.build(
+            *("POST", "models", submission.model, "jobs"),
             headers=submission.headers,
             document=document,
             wait_seconds=submission.wait_seconds,
         )
 
-    def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job, answered at its end or after ``wait_seconds``."""
-        headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
-        return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
-
-    def cancel_job(self, job_id: str) -> HttpRequest:
-        """Return a request that cancels a job."""
-        return self._build("DELETE", _job_path(job_id))
-
-    def get_result(self, job_id: str, name: str | None = None) -> HttpRequest:
-        """Return a request for the result of a job, or for its result ``name``."""
-        path = f"{_job_path(job_id)}/result"
-        if name is not None:
-            path = f"{path}/{quote(name, safe='')}"
-        return self._build("GET", path, headers={"accept": "*/*"})
-
-    def get_timeline(self, job_id: str) -> HttpRequest:
-        """Return a request for the timeline of a job."""
-        return self._build("GET", f"{_job_path(job_id)}/timeline")
-
-    def list_models(self) -> HttpRequest:
-        """Return a request for the list of models."""
-        return self._build("GET", "/v1/models")
-
-    def get_model(self, name: str) -> HttpRequest:
-        """Return a request for the description of one model."""
-        return self._build("GET", f"/v1/models/{quote(name, safe='')}")
-
-    def list_jobs(self, filters: Mapping[str, str | None]) -> HttpRequest:
-        """Return a request for one page of a list of jobs."""
-        params = {name: value for name, value in filters.items() if value is not None}
-        return self._build("GET", "/v1/jobs", params=params)
-
-    def create_upload(
-        self, model: str, media_type: str, input_name: str | None = None
-    ) -> HttpRequest:
-        """Return a request for a URL to which one input with this media type can be uploaded."""
-        document = {"model": model, "media_type": media_type}
-        if input_name is not None:
-            document["input"] = input_name
-        return self._build("POST", "/v1/uploads", document=document)
-
-    def dead_letters(
+    def build(  # noqa: PLR0913 - the parts of an HTTP request
         self,
         method: str,
         *segments: str,
-        params: Mapping[str, str] | None = None,
-        document: Mapping[str, Any] | None = None,
-    ) -> HttpRequest:
-        """Return a request that reads or changes dead letters.
-
-        ``segments`` are those of the URL path after ``/v1/admin/dead-letters``, such as the model,
-        the dead letter's id and ``redrive``. ``document`` is the JSON body.
-        """
-        path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
-        path = f"/v1/admin/dead-letters{path}"
-        return self._build(method, path, params=params, document=document)
-
-    def _build(  # noqa: PLR0913 - the parts of an HTTP request
-        self,
-        method: str,
-        path: str,
-        *,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | None] | None = None,
         body: Body | None = None,
         document: Mapping[str, Any] | None = None,
         wait_seconds: float = 0,
     ) -> HttpRequest:
+        """Return a request to the path below ``/v1`` that has these segments.
+
+        The body is ``body``, or ``document`` as JSON. A parameter that is ``None`` is not sent.
+        """
         key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         kind = {} if document is None else {"content-type": _JSON}
         return HttpRequest(
             method,
-            self.shown_url + path,
+            "/".join([self.shown_url, "v1", *(quote(each, safe="") for each in segments)]),
             self.shown_url,
             wait_seconds + ANSWER_TIMEOUT_SECONDS,
             {"accept": f"{_JSON}, */*", **key, **kind, **(headers or {})},
-            params or {},
-            body if document is None else json.dumps(dict(document)).encode(),
+            {name: value for name, value in (params or {}).items() if value is not None},
+            body if document is None else json.dumps(document).encode(),
             wait_seconds,
         )
 
@@ -353,9 +291,3 @@ def parse_url(url: str) -> httpx.URL:
     if not is_complete or (parsed.port or 0) > _MAX_PORT:
         raise ValueError(f"{url!r} is not an http:// or https:// URL")
     return parsed
-
-
-def _job_path(job_id: str) -> str:
-    # Built from the id instead of taken from the header `Location`, so that requests go to the URL
-    # that the caller named, even if the gateway is configured with a different URL.
-    return f"/v1/jobs/{quote(job_id, safe='')}"
