@@ -7,7 +7,7 @@ import gc
 
 if __name__ == "__main__":
     # Almost all objects that the imports create stay in memory, so a garbage collection now would
-    # only take time: with torch, a quarter of the start. `_run` enables the collector again.
+    # only take time: with torch, a quarter of the start. `run_worker` enables the collector again.
     gc.disable()
 
 import argparse
@@ -360,7 +360,7 @@ def main() -> int:
     keep_large_blocks()
     prefer_device_thread(os.environ)
     if not settings.is_restarting:
-        return _run(settings)
+        return run_worker(settings)
     loads = LoadJournal(settings.lock_folder)
     loads.take_over_notes()
     # A module whose import has killed a process is imported by the child only.
@@ -374,13 +374,13 @@ def main() -> int:
     if settings.service_bus.connection_string is None:
         modules += ["azure.identity"]
     return run_in_child(
-        *(partial(_run, settings), modules),
+        *(partial(run_worker, settings), modules),
         lambda module: loads.noting_load(import_name(module)),
         loads.is_loading,
     )
 
 
-def _run(
+def run_worker(
     settings: WorkerSettings,
     parent: int | None = None,
     death: WorkerDeath | None = None,

@@ -100,7 +100,8 @@ def test_cancelled_job_stops_waiting_for_a_child(setup: Setup) -> None:
 
 
 def test_job_cancelled_while_decoded_ends_its_child(setup: Setup) -> None:
-    setup.budget.total_bytes = setup.budget._free_bytes = 4 * LARGE_BYTES
+    setup.budget = MemoryBudget(4 * LARGE_BYTES)
+    setup.step = replace(setup.step, memory=InputMemory(setup.budget))
     job = setup.jobs.job()
     setup.is_wanted = lambda _job: job.memory is None
     with pytest.raises(NotWaitedFor):

@@ -15,7 +15,7 @@ from worker import __main__ as worker_main
 from worker.settings import WorkerSettings
 
 gc.disable()  # as the module does before its imports if it runs as the main program
-code = worker_main._run(WorkerSettings.from_env(environ), None)
+code = worker_main.run_worker(WorkerSettings.from_env(environ), None)
 print(code, gc.isenabled())
 """
 
