@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from azure.storage.blob import BlobServiceClient
 
@@ -143,18 +144,51 @@ class ManagedModel:
             self.entered.clear()
 
 
-@contextlib.contextmanager
-def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Run the DeviceSharing of one worker process in a thread, and yield the DeviceSharing.
+class Models:
+    """The models of one worker process, which share its device."""
 
-    The thread ends after the `with` block.
-    """
-    sharing, stopping = (
-        DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
-        threading.Event(),
-    )
+    def __init__(self, sharing: DeviceSharing) -> None:
+        self.sharing = sharing
+        self.started: list[ManagedModel] = []
+
+    def start(
+        self,
+        name: str,
+        load: int | Callable[[], Infer],
+        journal: LoadJournal | None = None,
+        **entry: Any,
+    ) -> ManagedModel:
+        """Start a model. `load` is the number of bytes that the model needs, or loads it."""
+        model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
+        make = (lambda: Infer(load)) if isinstance(load, int) else load
+        managed = ManagedModel(model, self.sharing, make, journal=journal or LoadJournal(None))
+        self.started.append(managed)
+        return managed
+
+
+@contextlib.contextmanager
+def running_models(folder: Path, budget_bytes: int | None = BUDGET) -> Iterator[Models]:
+    """Run the thread that shares the device. Stop it and all models after the `with` block."""
+    sharing = DeviceSharing(MemorySettings(budget_bytes, folder, turn_seconds=0.05))
+    models, stopping = Models(sharing), threading.Event()
     thread = threading.Thread(target=sharing.run, args=(stopping,))
     thread.start()
-    yield sharing
+    yield models
+    for managed in models.started:
+        managed.stop()
     stopping.set()
     thread.join(10)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "the condition was not met in time"
+        threading.Event().wait(0.01)
+
+
+def problem_of(managed: ManagedModel) -> dict[str, str]:
+    """Wait until a load of the model has failed, and return the problem."""
+    until(lambda: managed.manager.problem is not None)
+    assert managed.manager.problem is not None
+    return managed.manager.problem

@@ -2,15 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, decode_heartbeat
-from tests.unit.worker.managed_models import BUDGET, NOOP, Infer, ManagedModel, shared
+from tests.unit.worker.managed_models import (
+    BUDGET,
+    Infer,
+    ManagedModel,
+    Models,
+    running_models,
+)
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
 from worker.memory.sharing import DeviceSharing
@@ -129,23 +134,9 @@ def test_unexpected_error_does_not_end_the_thread(
 
 
 @pytest.fixture
-def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
-    with shared(tmp_path) as sharing:
-        yield sharing
-
-
-@pytest.fixture
-def start(sharing: DeviceSharing) -> Iterator[Callable[[str, Callable[[], Infer]], ManagedModel]]:
-    started: list[ManagedModel] = []
-
-    def start_model(name: str, load: Callable[[], Infer]) -> ManagedModel:
-        model = replace(NOOP, name=name, queue=name, max_batch_size=4)
-        started.append(ManagedModel(model, sharing, load))
-        return started[-1]
-
-    yield start_model
-    for managed in started:
-        managed.stop()
+def models(tmp_path: Path) -> Iterator[Models]:
+    with running_models(tmp_path) as models:
+        yield models
 
 
 def seen(managed: ManagedModel) -> ModelHeartbeat:
@@ -160,9 +151,7 @@ def until_state(managed: ManagedModel, state: ModelState) -> ModelHeartbeat:
     return seen(managed)
 
 
-def test_model_is_loading_loaded_or_waiting(
-    sharing: DeviceSharing, start: Callable[[str, Callable[[], Infer]], ManagedModel]
-) -> None:
+def test_model_is_loading_loaded_or_waiting(models: Models) -> None:
     gate, is_loading = threading.Event(), threading.Event()
 
     def slow() -> Infer:
@@ -170,7 +159,7 @@ def test_model_is_loading_loaded_or_waiting(
         assert gate.wait(30)
         return Infer(20)
 
-    first = start("a", slow)
+    first = models.start("a", slow)
     assert is_loading.wait(30)
     loading = seen(first)
     assert (loading.state, loading.load_seconds) == (ModelState.LOADING, None)
@@ -178,20 +167,18 @@ def test_model_is_loading_loaded_or_waiting(
     loaded = until_state(first, ModelState.LOADED)
     assert loaded.load_seconds is not None
     assert first.entered.wait(30)
-    second = start("b", lambda: Infer(40))
+    second = models.start("b", 40)
     waiting = until_state(second, ModelState.UNLOADED)
     assert (waiting.code, waiting.reason) == (None, None)
-    beat = describe_worker(utc_now(), 5, sharing, [seen(first), waiting], is_draining=False)
+    beat = describe_worker(utc_now(), 5, models.sharing, [seen(first), waiting], is_draining=False)
     assert (beat.total_bytes, beat.models[0].device_bytes) == (BUDGET, 60)
 
 
-def test_broken_model_has_its_reason(
-    start: Callable[[str, Callable[[], Infer]], ManagedModel],
-) -> None:
+def test_broken_model_has_its_reason(models: Models) -> None:
     def fail() -> Infer:
         raise WeightsMissing("no such blob")
 
-    broken = until_state(start("a", fail), ModelState.BROKEN)
+    broken = until_state(models.start("a", fail), ModelState.BROKEN)
     assert (broken.code, broken.reason) == (WeightsMissing.code, "no such blob")
 
 

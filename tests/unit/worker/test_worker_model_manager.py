@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,405 +16,302 @@ from tests.unit.worker.managed_models import (
     NOOP,
     Block,
     Infer,
-    ManagedModel,
+    Models,
     Raising,
-    shared,
+    problem_of,
+    running_models,
+    until,
 )
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.profile import MemoryProfile, MemoryProfiles
-from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
+from worker.memory.sharing import needed_bytes, profile_key
 from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
 from worker.processes.load_journal import LoadJournal
-from worker.settings import MemorySettings
+
+FULL = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
 
 
 @pytest.fixture
-def managed_models() -> Iterator[Callable[..., ManagedModel]]:
-    started: list[ManagedModel] = []
-
-    def start(
-        name: str,
-        sharing: DeviceSharing,
-        load: Callable[[], Infer],
-        journal: LoadJournal | None = None,
-        **entry: Any,
-    ) -> ManagedModel:
-        model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
-        managed = ManagedModel(model, sharing, load, journal=journal or LoadJournal(None))
-        started.append(managed)
-        return managed
-
-    yield start
-    for managed in started:
-        managed.stop()
+def models(tmp_path: Path) -> Iterator[Models]:
+    with running_models(tmp_path) as models:
+        yield models
 
 
-@pytest.fixture
-def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
-    with shared(tmp_path) as sharing:
-        yield sharing
+class TestMemory:
+    def test_model_and_a_full_batch_are_reserved(self, models: Models, tmp_path: Path) -> None:
+        managed = models.start("a", 20)
+        assert managed.entered.wait(10)
+        assert managed.infer is not None
+        assert managed.infer.passes == [1, 2, 4]
+        assert managed.manager.reserved_bytes == 20 + 4 * 10
+        assert managed.manager.limit.max_cost >= 4
+        assert managed.manager.admits()
+        assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
+    def test_profiles_are_used_at_the_next_start(self, tmp_path: Path) -> None:
+        with running_models(tmp_path) as models:
+            first = models.start("a", 20)
+            assert first.entered.wait(10)
+            with running_models(tmp_path) as others:
+                # The first model is still loaded, so there is not enough free memory.
+                second = others.start("a", 20)
+                assert not second.entered.wait(0.3)
+                first.stop()
+                assert second.entered.wait(10)
+                assert second.infer is not None
+                assert second.infer.passes == [1], "the slow first pass runs before jobs come"
+                assert second.manager.reserved_bytes == 60
 
-def test_model_and_a_full_batch_are_reserved(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    managed = managed_models("a", sharing, lambda: Infer(20))
-    assert managed.entered.wait(10)
-    assert managed.infer is not None
-    assert managed.infer.passes == [1, 2, 4]
-    assert managed.manager.reserved_bytes == 20 + 4 * 10
-    assert managed.manager.limit.max_cost >= 4
-    assert managed.manager.admits()
-    assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
+    def test_known_model_is_not_measured_again(self, models: Models, tmp_path: Path) -> None:
+        loads: list[int] = []
 
+        def load() -> Infer:
+            loads.append(1)
+            return Infer(70)
 
-def test_profiles_are_used_at_the_next_start(
-    managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    with shared(tmp_path) as sharing:
-        first = managed_models("a", sharing, lambda: Infer(20))
-        assert first.entered.wait(10)
-    with shared(tmp_path) as sharing:
-        # The first model is still loaded, so there is not enough free memory for the second.
-        second = managed_models("a", sharing, lambda: Infer(20))
-        assert not second.entered.wait(0.3)
-        first.stop()
-        assert second.entered.wait(10)
-    assert second.infer is not None
-    assert second.infer.passes == [1], "the slow first pass runs before jobs are received"
-    assert second.manager.reserved_bytes == 60
+        model = replace(NOOP, name="a", queue="a", max_batch_size=4)
+        profile = MemoryProfile(20, FULL.peaks)
+        MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
+        managed = models.start("a", load)
+        assert managed.entered.wait(10)
+        assert managed.manager.reserved_bytes == 60
+        assert loads == [1]
 
+    def test_size_measured_elsewhere_is_waited_for(self, models: Models, tmp_path: Path) -> None:
+        assert models.start("b", 50).entered.wait(10)
+        late = models.start("a", 30)
+        assert not late.entered.wait(0.3), "the size of the model is unknown, no memory is free"
+        MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), FULL)
+        small = models.start("c", 10)
+        small.has_work = True
+        assert small.entered.wait(10)
+        assert not late.entered.wait(0.5), "30 bytes are free, but the model needs more"
+        assert late.infer is None
 
-def test_batches_shrink_to_what_fits(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    managed = managed_models("a", sharing, lambda: Infer(50))
-    assert managed.entered.wait(10)
-    assert managed.infer is not None
-    assert managed.infer.passes == [1, 2]
-    assert managed.manager.reserved_bytes == BUDGET
-    assert 2 <= managed.manager.limit.max_cost <= 3
+    def test_batches_shrink_to_what_fits(self, models: Models) -> None:
+        managed = models.start("a", 50)
+        assert managed.entered.wait(10)
+        assert managed.infer is not None
+        assert managed.infer.passes == [1, 2]
+        assert managed.manager.reserved_bytes == BUDGET
+        assert 2 <= managed.manager.limit.max_cost <= 3
 
-
-def test_idle_model_is_unloaded_for_one_with_jobs(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    idle = managed_models("a", sharing, lambda: Infer(20))
-    assert idle.entered.wait(10)
-    other = managed_models("b", sharing, lambda: Infer(40))
-    assert not other.entered.wait(0.3)
-    other.has_work = True
-    assert other.entered.wait(10)
-    assert idle.infer is not None
-    assert idle.infer.is_closed
-    assert not idle.manager.admits()
-    assert idle.manager.is_standing_by
-    assert idle.manager.loaded is None
-
-
-def test_busy_model_is_unloaded_after_turn_and_jobs(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    busy = managed_models("a", sharing, lambda: Infer(20))
-    assert busy.entered.wait(10)
-    busy.in_flight.append("a job")
-    other = managed_models("b", sharing, lambda: Infer(40))
-    other.has_work = True
-    ends_at = time.monotonic() + 10
-    while busy.manager.admits():
-        assert time.monotonic() < ends_at
-        other.entered.wait(0.01)
-    assert not other.entered.wait(0.3), "a job is still running"
-    assert busy.manager.loaded is not None
-    busy.in_flight.clear()
-    assert other.entered.wait(10)
-    assert busy.manager.loaded is None
-
-
-def test_failed_load_is_repeated(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    tries: list[int] = []
-
-    def load() -> Infer:
-        tries.append(1)
-        if len(tries) == 1:
-            raise RuntimeError("the weights are away")
-        return Infer(20)
-
-    managed = managed_models("a", sharing, load)
-    assert managed.entered.wait(10)
-    assert len(tries) == 2
-
-
-def test_failed_load_frees_its_memory(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    first, blocks = Raising(20), list[weakref.ref[Block]]()
-    first.blocks = blocks
-    lived: list[bool] = []
-
-    def load() -> Infer:
-        if not blocks:
-            return first
-        lived.append(blocks[0]() is not None)
-        return Infer(20)
-
-    managed = managed_models("a", sharing, load)
-    ends_at = time.monotonic() + 10
-    while (problem := managed.manager.problem) is None:
-        assert time.monotonic() < ends_at
-    assert problem == {
-        "code": "model-failed",
-        "detail": "worker.models.noop raised ValueError",
-    }
-    assert managed.entered.wait(10)
-    assert first.is_closed
-    assert lived == [False]
-    assert managed.manager.problem is None
-
-
-def test_model_that_fails_on_its_sample_is_not_ready(
-    managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    broken = Raising(20)
-    broken.blocks = []
-    managed = managed_models("a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: broken)
-    ends_at = time.monotonic() + 10
-    while (problem := managed.manager.problem) is None:
-        assert time.monotonic() < ends_at
-    assert problem["detail"] == "worker.models.noop raised ValueError"
-    assert broken.is_closed
-    assert not managed.entered.is_set()
-
-
-@pytest.mark.parametrize(
-    ("module", "raised"),
-    [
-        (
-            "no_such_module",
-            (
-                "ModuleNotFoundError: there is no module no_such_module; if a package contains "
-                "it, add the package to requirements.txt and install it"
-            ),
-        ),
-        ("tests.unit.worker.exiting_model", "SystemExit"),
-    ],
-)
-def test_problem_names_the_error_of_the_import(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
-) -> None:
-    managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
-    ends_at = time.monotonic() + 10
-    while (problem := managed.manager.problem) is None:
-        assert time.monotonic() < ends_at
-    assert problem["detail"] == f"{module} raised {raised}"
-
-
-def test_lost_device_ends_the_loads(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    def load() -> Infer:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    managed = managed_models("a", sharing, load)
-    managed.thread.join(10)
-    assert len(managed.lost) == 1
-
-
-def test_stopped_manager_does_not_wait_for_memory(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    first = managed_models("a", sharing, lambda: Infer(20))
-    assert first.entered.wait(10)
-    leaving = managed_models("b", sharing, lambda: Infer(40))
-    assert not leaving.entered.wait(0.3)
-    leaving.stopping.set()
-    leaving.thread.join(10)
-    leaving.has_work = True
-    assert leaving.seen.wait(10)
-    later = managed_models("c", sharing, lambda: Infer(5), memory_bytes=20)
-    later.has_work = True
-    assert later.entered.wait(10)
-    assert first.manager.admits(), "no other model waits for the memory"
-
-
-def test_known_model_is_not_measured_again(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    loads: list[int] = []
-
-    def load() -> Infer:
-        loads.append(1)
-        return Infer(70)
-
-    model = replace(NOOP, name="a", queue="a", max_batch_size=4)
-    profile = MemoryProfile(20, ((1.0, 10), (4.0, 40)))
-    MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
-    managed = managed_models("a", sharing, load)
-    assert managed.entered.wait(10)
-    assert managed.manager.reserved_bytes == 60
-    assert loads == [1], "the stored profile is used, so the model is not measured and loaded again"
-
-
-def test_size_measured_elsewhere_is_waited_for(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    all_of_it = managed_models("b", sharing, lambda: Infer(50))
-    assert all_of_it.entered.wait(10)
-    late = managed_models("a", sharing, lambda: Infer(30))
-    assert not late.entered.wait(0.3), "the size of the model is unknown, and no memory is free"
-    profile = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
-    MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
-    small = managed_models("c", sharing, lambda: Infer(10))
-    small.has_work = True
-    assert small.entered.wait(10)
-    assert not late.entered.wait(0.5), "30 units are free, but the model is known to need more"
-    assert late.infer is None
-
-
-@pytest.mark.parametrize(
-    ("profile", "hint_bytes", "expected_bytes"),
-    [
-        (MemoryProfile(30, ((1.0, 10), (4.0, 40))), 0, 70),
-        (MemoryProfile(30, ((1.0, 10), (2.0, 15))), 0, 61),
-        (MemoryProfile(30, ((1.0, 20),)), 0, BUDGET),
-        (MemoryProfile(30, ((1.0, 60),)), 0, 90),
-        (MemoryProfile(30), 0, 60),
-        (MemoryProfile(50), 0, BUDGET),
-        (MemoryProfile(0), 0, 0),
-        (MemoryProfile(0), 7, 7),
-        (MemoryProfile(3), 0, 8),
-    ],
-)
-def test_reservation_is_at_most_the_device_or_one_item(
-    tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
-) -> None:
-    account = MemoryAccount(tmp_path, BUDGET)
-    model = replace(NOOP, max_batch_size=4, memory_bytes=hint_bytes)
-    assert needed_bytes(profile, model, SimulatedDevice(account, BUDGET)) == expected_bytes
-    account.close()
-
-
-def test_model_larger_than_the_device_is_out_of_memory(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
-    ends_at = time.monotonic() + 10
-    while (problem := managed.manager.problem) is None:
-        assert time.monotonic() < ends_at
-        assert not managed.entered.wait(0.01)
-    assert problem["code"] == "out-of-memory"
-    assert not managed.manager.is_standing_by
-    assert not managed.manager.admits()
-
-
-def test_model_beyond_the_free_memory_waits_for_unloads(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
-) -> None:
-    first = managed_models("a", sharing, lambda: Infer(20))
-    assert first.entered.wait(10)
-    second = managed_models("b", sharing, lambda: Infer(30))
-    second.has_work = True
-    assert second.entered.wait(10)
-    assert second.manager.reserved_bytes == 70
-    assert first.manager.loaded is None
-
-
-def test_memory_error_shrinks_batches_without_a_device(
-    managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    managed = managed_models(
-        "a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: Infer(10**15)
+    @pytest.mark.parametrize(
+        ("profile", "hint_bytes", "expected_bytes"),
+        [
+            (FULL, 0, 70),
+            (MemoryProfile(30, ((1.0, 10), (2.0, 15))), 0, 61),
+            (MemoryProfile(30, ((1.0, 20),)), 0, BUDGET),
+            (MemoryProfile(30, ((1.0, 60),)), 0, 90),
+            (MemoryProfile(30), 0, 60),
+            (MemoryProfile(50), 0, BUDGET),
+            (MemoryProfile(0), 0, 0),
+            (MemoryProfile(0), 7, 7),
+            (MemoryProfile(3), 0, 8),
+        ],
     )
-    assert managed.entered.wait(10)
-    assert managed.infer is not None
-    assert managed.infer.passes == [1]
-    limit = managed.manager.limit
-    with pytest.raises(BudgetExceeded), limit.admit_batch(4):
-        raise BudgetExceeded("no")
-    limit.note_exceeded(4, 2)
-    assert limit.max_cost == 2
-    assert list(tmp_path.iterdir()) == []
+    def test_reservation_is_at_most_the_device_or_one_item(
+        self, tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
+    ) -> None:
+        account = MemoryAccount(tmp_path, BUDGET)
+        model = replace(NOOP, max_batch_size=4, memory_bytes=hint_bytes)
+        assert needed_bytes(profile, model, SimulatedDevice(account, BUDGET)) == expected_bytes
+        account.close()
+
+    def test_model_larger_than_the_device_is_out_of_memory(self, models: Models) -> None:
+        managed = models.start("a", BUDGET - 5)
+        assert problem_of(managed)["code"] == "out-of-memory"
+        assert not managed.entered.is_set()
+        assert not managed.manager.is_standing_by
+        assert not managed.manager.admits()
+
+    def test_memory_error_shrinks_batches_without_a_device(self, tmp_path: Path) -> None:
+        with running_models(tmp_path, None) as models:
+            managed = models.start("a", 10**15)
+            assert managed.entered.wait(10)
+            assert managed.infer is not None
+            assert managed.infer.passes == [1]
+            limit = managed.manager.limit
+            with pytest.raises(BudgetExceeded), limit.admit_batch(4):
+                raise BudgetExceeded("no")
+            limit.note_exceeded(4, 2)
+            assert limit.max_cost == 2
+            assert list(tmp_path.iterdir()) == []
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met in time"
+class TestUnloading:
+    def test_idle_model_is_unloaded_for_one_with_jobs(self, models: Models) -> None:
+        idle = models.start("a", 20)
+        assert idle.entered.wait(10)
+        other = models.start("b", 40)
+        assert not other.entered.wait(0.3)
+        other.has_work = True
+        assert other.entered.wait(10)
+        assert idle.infer is not None
+        assert idle.infer.is_closed
+        assert not idle.manager.admits()
+        assert idle.manager.is_standing_by
+        assert idle.manager.loaded is None
+
+    def test_busy_model_is_unloaded_after_turn_and_jobs(self, models: Models) -> None:
+        busy = models.start("a", 20)
+        assert busy.entered.wait(10)
+        busy.in_flight.append("a job")
+        other = models.start("b", 40)
+        other.has_work = True
+        until(lambda: not busy.manager.admits())
+        assert not other.entered.wait(0.3), "a job is still running"
+        assert busy.manager.loaded is not None
+        busy.in_flight.clear()
+        assert other.entered.wait(10)
+        assert busy.manager.loaded is None
+
+    def test_model_beyond_the_free_memory_waits_for_unloads(self, models: Models) -> None:
+        first = models.start("a", 20)
+        assert first.entered.wait(10)
+        second = models.start("b", 30)
+        second.has_work = True
+        assert second.entered.wait(10)
+        assert second.manager.reserved_bytes == 70
+        assert first.manager.loaded is None
+
+    def test_stopped_manager_does_not_wait_for_memory(self, models: Models) -> None:
+        first = models.start("a", 20)
+        assert first.entered.wait(10)
+        leaving = models.start("b", 40)
+        assert not leaving.entered.wait(0.3)
+        leaving.stopping.set()
+        leaving.thread.join(10)
+        leaving.has_work = True
+        assert leaving.seen.wait(10)
+        later = models.start("c", 5, memory_bytes=20)
+        later.has_work = True
+        assert later.entered.wait(10)
+        assert first.manager.admits(), "no other model waits for the memory"
 
 
-def test_model_that_killed_three_processes_is_set_aside(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    journal = LoadJournal(tmp_path)
-    for _ in range(3):
-        die_while_loading(tmp_path, "killer")
-        journal.take_over_notes(["killer", "other"])
-    killer = managed_models("killer", sharing, lambda: Infer(20), journal)
-    other = managed_models("other", sharing, lambda: Infer(20), journal)
+class TestFailedLoad:
+    def test_it_is_repeated_with_its_memory_free(self, models: Models) -> None:
+        first, blocks = Raising(20), list[weakref.ref[Block]]()
+        first.blocks = blocks
+        lived: list[bool] = []
 
-    assert other.entered.wait(10)
-    assert other.manager.admits()
-    until(lambda: killer.manager.is_set_aside)
-    assert killer.infer is None
-    assert killer.manager.problem is not None
-    assert killer.manager.problem["code"] == "model-kills-worker"
-    assert "3 times in a row" in killer.manager.problem["detail"]
-    assert not killer.manager.is_standing_by
+        def load() -> Infer:
+            if not blocks:
+                return first
+            lived.append(blocks[0]() is not None)
+            return Infer(20)
+
+        managed = models.start("a", load)
+        assert problem_of(managed) == {
+            "code": "model-failed",
+            "detail": "worker.models.noop raised ValueError",
+        }
+        assert managed.entered.wait(10)
+        assert first.is_closed
+        assert lived == [False]
+        assert managed.manager.problem is None
+
+    def test_failure_on_the_sample_counts_without_a_device(self, tmp_path: Path) -> None:
+        broken = Raising(20)
+        broken.blocks = []
+        with running_models(tmp_path, None) as models:
+            managed = models.start("a", lambda: broken)
+            assert problem_of(managed)["detail"] == "worker.models.noop raised ValueError"
+            assert broken.is_closed
+            assert not managed.entered.is_set()
+
+    @pytest.mark.parametrize(
+        ("module", "raised"),
+        [
+            (
+                "no_such_module",
+                (
+                    "ModuleNotFoundError: there is no module no_such_module; if a package contains "
+                    "it, add the package to requirements.txt and install it"
+                ),
+            ),
+            ("tests.unit.worker.exiting_model", "SystemExit"),
+        ],
+    )
+    def test_problem_names_the_error_of_the_import(
+        self, models: Models, module: str, raised: str
+    ) -> None:
+        managed = models.start("a", 20, implementation=module)
+        assert problem_of(managed)["detail"] == f"{module} raised {raised}"
+
+    def test_lost_device_ends_the_loads(self, models: Models) -> None:
+        def load() -> Infer:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        managed = models.start("a", load)
+        managed.thread.join(10)
+        assert len(managed.lost) == 1
+
+    @pytest.mark.parametrize(
+        ("error", "is_set_aside"),
+        [
+            (WeightsMissing("gone"), True),
+            (ValueError("a defect"), True),
+            (WeightsUnavailable("away"), False),
+        ],
+    )
+    def test_it_sets_aside_unless_storage_is_down(
+        self, models: Models, error: Exception, *, is_set_aside: bool
+    ) -> None:
+        errors = [error]
+
+        def load() -> Infer:
+            if errors:
+                raise errors.pop()
+            return Infer(20)
+
+        broken = models.start("broken", load)
+        problem_of(broken)
+        assert broken.manager.is_set_aside is is_set_aside
+        # The next attempt, a second later, succeeds.
+        assert broken.entered.wait(10)
+        assert not broken.manager.is_set_aside
 
 
-def test_no_model_gets_jobs_while_a_suspect_loads(
-    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
-) -> None:
-    die_while_loading(tmp_path, "suspect")
-    journal = LoadJournal(tmp_path)
-    journal.take_over_notes(["suspect", "other"])
-    may_load, is_loading = threading.Event(), threading.Event()
+class TestDeadlyLoad:
+    def test_it_is_set_aside_after_three_deaths(self, models: Models, tmp_path: Path) -> None:
+        journal = LoadJournal(tmp_path)
+        for _ in range(3):
+            die_while_loading(tmp_path, "killer")
+            journal.take_over_notes(["killer", "other"])
+        killer = models.start("killer", 20, journal)
+        other = models.start("other", 20, journal)
 
-    def load() -> Infer:
-        is_loading.set()
-        may_load.wait(10)
-        return Infer(20)
+        assert other.entered.wait(10)
+        assert other.manager.admits()
+        problem = problem_of(killer)
+        assert killer.infer is None
+        assert problem["code"] == "model-kills-worker"
+        assert "3 times in a row" in problem["detail"]
+        assert killer.manager.is_set_aside
+        assert not killer.manager.is_standing_by
 
-    other = managed_models("other", sharing, lambda: Infer(20), journal)
-    suspect = managed_models("suspect", sharing, load, journal)
-    assert is_loading.wait(10)
-    assert other.infer is None
-    assert not other.manager.admits()
-    may_load.set()
-    assert suspect.entered.wait(10)
-    other.has_work = True  # now it gets the memory of the idle suspect
-    assert other.entered.wait(10)
-    assert other.manager.admits()
-    assert journal.killed_loads("suspect").death_count == 0
+    def test_no_model_gets_jobs_while_a_suspect_loads(self, models: Models, tmp_path: Path) -> None:
+        die_while_loading(tmp_path, "suspect")
+        journal = LoadJournal(tmp_path)
+        journal.take_over_notes(["suspect", "other"])
+        may_load, is_loading = threading.Event(), threading.Event()
 
+        def load() -> Infer:
+            is_loading.set()
+            may_load.wait(10)
+            return Infer(20)
 
-@pytest.mark.parametrize(
-    ("error", "is_set_aside"),
-    [
-        (WeightsMissing("gone"), True),
-        (ValueError("a defect"), True),
-        (WeightsUnavailable("away"), False),
-    ],
-)
-def test_failed_load_sets_aside_unless_storage_is_down(
-    sharing: DeviceSharing,
-    managed_models: Callable[..., ManagedModel],
-    error: Exception,
-    is_set_aside: bool,
-) -> None:
-    errors = [error]
-
-    def load() -> Infer:
-        if errors:
-            raise errors.pop()
-        return Infer(20)
-
-    broken = managed_models("broken", sharing, load)
-    until(lambda: broken.manager.problem is not None)
-    assert broken.manager.is_set_aside is is_set_aside
-    # The next attempt, a second later, succeeds.
-    assert broken.entered.wait(10)
-    assert not broken.manager.is_set_aside
+        other = models.start("other", 20, journal)
+        suspect = models.start("suspect", load, journal)
+        assert is_loading.wait(10)
+        assert other.infer is None
+        assert not other.manager.admits()
+        may_load.set()
+        assert suspect.entered.wait(10)
+        other.has_work = True  # now it gets the memory of the idle suspect
+        assert other.entered.wait(10)
+        assert other.manager.admits()
+        assert journal.killed_loads("suspect").death_count == 0
