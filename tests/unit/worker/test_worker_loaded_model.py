@@ -1,7 +1,6 @@
 """Test loaded item models and batch models: their arguments, inputs and results."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from contract.parameters import read_schemas
 from tests.unit.worker.pictures import white_png
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
 from worker.inference.declarations import read_arguments
-from worker.inference.loaded_model import LoadedModel, serialize_result
+from worker.inference.loaded_model import LoadedModel, encode_results, serialize_result
 from worker.inference.model_checks import make_instance
 from worker.models import Accepts, Context, Range, Weights
 
@@ -47,19 +46,11 @@ def test_item_model_returns_one_result_for_each_item() -> None:
 
 
 def test_postprocess_converts_each_output() -> None:
-    class Infer:
-        accepts: ClassVar[Accepts] = "text"
+    class Infer(Batched):
+        def postprocess(self, output: str) -> dict[str, int]:
+            return {"length": len(output)}
 
-        def preprocess(self, item: str) -> int:
-            return len(item)
-
-        def __call__(self, batch: list[int]) -> list[int]:
-            return [length * 2 for length in batch]
-
-        def postprocess(self, output: int) -> dict[str, int]:
-            return {"twice": output}
-
-    assert answer(LoadedModel(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"twice": 6})
+    assert answer(LoadedModel(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"length": 3})
 
 
 class Told:
@@ -78,19 +69,26 @@ class Told:
         return [model] * len(inputs)
 
 
+class Batched:
+    """A batch model that returns what `preprocess` returns."""
+
+    accepts: ClassVar[Accepts] = "text"
+
+    def preprocess(self, item: str) -> object:
+        return item
+
+    def __call__(self, batch: list[Any]) -> list[Any]:
+        return batch
+
+
 def test_both_kinds_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
             return text
 
-    class Full:
-        accepts: ClassVar[Accepts] = "text"
-
-        def preprocess(self, item: str) -> str:
-            return item
-
-        def __call__(self, batch: list[str], contexts: list[Context]) -> list[str]:
+    class Full(Batched):
+        def __call__(self, batch: list[str], contexts: list[Context]) -> list[str]:  # type: ignore[override]
             for context in contexts:
                 context.progress(0.5)
             return batch
@@ -112,14 +110,9 @@ def test_both_kinds_accept_parameters() -> None:
         def cost(self, item: str) -> float:
             return len(item)
 
-    class Full:
-        accepts: ClassVar[Accepts] = "text"
-
-        def preprocess(self, item: str, *, parameters: Mapping[str, Any]) -> str:
+    class Full(Batched):
+        def preprocess(self, item: str, *, parameters: Mapping[str, Any]) -> str:  # type: ignore[override]
             return item * int(parameters.get("times", 1))
-
-        def __call__(self, batch: list[str]) -> list[str]:
-            return batch
 
     for infer in (Short(), Full()):
         loaded = LoadedModel(TEXTS, infer)
@@ -169,14 +162,9 @@ def test_keyword_only_arguments_declare_parameters() -> None:
 
 
 def test_parameters_are_converted_to_the_hinted_types() -> None:
-    class Batched(Typed):
-        accepts: ClassVar[Accepts] = "text"
-
-        def preprocess(self, text: str, *, top: int = 1, score: float = 0.5) -> object:
-            return [text, top, score]
-
-        def __call__(self, batch: list[object]) -> list[object]:  # type: ignore[override]
-            return batch
+    class Full(Batched):
+        def preprocess(self, item: str, *, top: int = 1, score: float = 0.5) -> object:
+            return [item, top, score]
 
     loaded = LoadedModel(replace(TEXTS, parameters=TYPED_SCHEMAS), Typed())
     given = {"top": 2.0, "score": 1, "names": ["y"]}
@@ -187,8 +175,8 @@ def test_parameters_are_converted_to_the_hinted_types() -> None:
     assert [type(each) for each in asked[1:3]] == [int, float]
     # A sample is an item without parameters.
     assert loaded.call_model(["s"]) == [["s", 3, None, "a", ["x"], False]]
-    schemas = read_arguments(Batched.preprocess)
-    batched = LoadedModel(replace(TEXTS, parameters=schemas), Batched())
+    schemas = read_arguments(Full.preprocess)
+    batched = LoadedModel(replace(TEXTS, parameters=schemas), Full())
     assert batched.prepare(b"t", "text/plain", {"score": 1}) == ["t", 1, 1.0]
 
 
@@ -204,21 +192,15 @@ def test_missing_required_parameter_is_refused() -> None:
         def __call__(self, text: str, *, top: int) -> str:
             return text[:top]
 
-    class Batched:
-        accepts: ClassVar[Accepts] = "text"
-
-        def preprocess(self, text: str, *, top: int) -> str:
-            return text[:top]
-
-        def __call__(self, batch: list[str]) -> list[str]:
-            return batch
+    class Full(Batched):
+        def preprocess(self, item: str, *, top: int) -> str:  # type: ignore[override]
+            return item[:top]
 
     model = replace(TEXTS, parameters={"top": {"type": "integer"}})
-    for infer in (Item(), Batched()):
+    for infer in (Item(), Full()):
         loaded = LoadedModel(model, infer)
-        assert list(loaded.call_model([loaded.prepare(b"text", "text/plain", {"top": 2})])) == [
-            "te"
-        ]
+        item = loaded.prepare(b"text", "text/plain", {"top": 2})
+        assert list(loaded.call_model([item])) == ["te"]
         with pytest.raises(InvalidInput, match="parameters/top: the parameter is missing"):
             loaded.prepare(b"text", "text/plain")
 
@@ -253,9 +235,8 @@ def test_item_model_gets_parameters_and_context() -> None:
             return text
 
     loaded, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
-    assert list(loaded.call_model([loaded.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == [
-        "a"
-    ]
+    item = loaded.prepare(b"a", "text/plain", {"at": 0.25})
+    assert list(loaded.call_model([item], [told])) == ["a"]
     assert told.seen == [0.25]
 
 
@@ -270,11 +251,8 @@ def test_item_model_gets_parameters_and_context() -> None:
 def test_accepts_determines_the_type_of_inputs(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
-    def infer(item: object) -> object:
-        return item
-
-    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable is accepted
-    assert LoadedModel(NOOP, infer).prepare(data, media_type) == seen
+    infer = type("Infer", (), {"accepts": accepts, "__call__": lambda self, item: item})
+    assert LoadedModel(NOOP, infer()).prepare(data, media_type) == seen
 
 
 @pytest.mark.parametrize(
@@ -370,23 +348,17 @@ def test_missing_call_or_class_is_unfit() -> None:
         LoadedModel.load(replace(NOOP, implementation="json"), torch_thread_count=1)
 
 
-@pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
-def test_wrong_number_of_results_fails_the_batch(
-    outputs: Sequence[object],
-) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        *[(each, "results for 1 inputs") for each in ([], [1, 2], iter([1]), None)],
+        *[(each, "for a batch; expected a list") for each in ({"label": "cat"}, "c", b"c")],
+    ],
+)
+def test_wrong_number_of_results_fails_the_batch(outputs: object, said: str) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
-    with pytest.raises(InferenceFailed, match="results for 1 inputs"):
-        LoadedModel(NOOP, infer()).call_model([b""])
-
-
-@pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
-def test_single_result_instead_of_a_list_fails_the_batch(
-    outputs: object,
-) -> None:
-    members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
-    infer = type("Infer", (), members)
-    with pytest.raises(InferenceFailed, match="for a batch; expected a list with one result"):
+    with pytest.raises(InferenceFailed, match=said):
         LoadedModel(NOOP, infer()).call_model([b""])
 
 
@@ -420,17 +392,19 @@ def test_image_of_any_size_is_accepted_without_max_pixels() -> None:
     assert loaded.prepare(PNG, "image/png").size == (4, 2)
 
 
+LOOP: list[object] = [1]
+LOOP.append({"a": LOOP})
+
+
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        (
-            {"scores": [0.5, float("nan")]},
-            r"result\['scores'\]\[1\] is nan; return a finite number or None",
-        ),
+        ({"scores": [0.5, float("nan")]}, r"\['scores'\]\[1\] is nan; return a finite number or"),
         ({"a": float("-inf")}, r"result\['a'\] is -inf"),
         ([np.float32(1)], r"result\[0\] is of type float32; call .tolist\(\)"),
         ({"a": {1, 2}}, r"result\['a'\] is of type set; return a number, text, list or dict"),
         ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
+        (LOOP, r"result\[1\]\['a'\] contains itself"),
     ],
 )
 def test_result_that_is_not_json_is_named_with_a_remedy(result: object, said: str) -> None:
@@ -438,31 +412,19 @@ def test_result_that_is_not_json_is_named_with_a_remedy(result: object, said: st
         serialize_result(InlineJson(result))
 
 
-def test_result_that_contains_itself_is_refused() -> None:
-    result: list[object] = [1]
-    result.append({"a": result})
-    with pytest.raises(InferenceFailed, match=r"result\[1\]\['a'\] contains itself"):
-        serialize_result(InlineJson(result))
-
-
-def finished(result: object, media_type: str) -> InlineJson | InlineBytes:
-    return (
-        LoadedModel(replace(NOOP, result_media_type=media_type), _bytes).encode_output(result).first
-    )
-
-
-def _bytes(item: bytes) -> bytes:
+def same(item: object) -> object:
     return item
 
 
-_bytes.accepts = "bytes"  # type: ignore[attr-defined]
+def encoded(result: object, media_type: str) -> InlineJson | InlineBytes:
+    return encode_results(result, replace(NOOP, result_media_type=media_type)).first
 
 
 @pytest.mark.parametrize(
     ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
 )
 def test_image_is_encoded_as_the_type_of_the_entry(media_type: str, mode: str) -> None:
-    payload = finished(Image.new(mode, (5, 3)), media_type)
+    payload = encoded(Image.new(mode, (5, 3)), media_type)
     assert isinstance(payload, InlineBytes)
     assert payload.media_type == media_type
     with Image.open(io.BytesIO(payload.data)) as picture:
@@ -470,8 +432,8 @@ def test_image_is_encoded_as_the_type_of_the_entry(media_type: str, mode: str) -
 
 
 def test_bytes_and_text_get_the_type_of_the_entry() -> None:
-    assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
-    assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
+    assert encoded(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
+    assert encoded("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
 
 
 @pytest.mark.parametrize(
@@ -480,14 +442,11 @@ def test_bytes_and_text_get_the_type_of_the_entry() -> None:
 )
 def test_result_against_the_type_of_the_entry_fails(result: object, media_type: str) -> None:
     with pytest.raises(InferenceFailed, match=f"cannot be encoded as {media_type}"):
-        finished(result, media_type)
+        encoded(result, media_type)
 
 
-def test_invalid_json_is_refused() -> None:
-    def infer(item: object) -> object:
-        return item
-
-    infer.accepts = "json"  # type: ignore[attr-defined]
-    for data in (b"{", b"[NaN]", b"\xff", b"[" * 100_000, json.dumps("x").encode()[:-1]):
-        with pytest.raises(InvalidInput):
-            LoadedModel(NOOP, infer).prepare(data, "application/json")
+@pytest.mark.parametrize("data", [b"{", b"[NaN]", b"\xff", b"[" * 100_000, b'"x'])
+def test_invalid_json_is_refused(data: bytes) -> None:
+    loaded = LoadedModel(replace(NOOP, media_types=("application/json",)), same)
+    with pytest.raises(InvalidInput):
+        loaded.prepare(data, "application/json")
