@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ def find_root(package: Path = _PACKAGE) -> Path:
     return packaged if packaged.is_dir() else packaged.parents[1]
 
 
-def check_requirements() -> None:
+def check_requirements(packages: Iterable[str] = _LOCAL_PACKAGES) -> None:
     """Raise ExtraMissing unless the packages of gateway, worker and emulator are installed."""
-    missing = [name for name in _LOCAL_PACKAGES if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ExtraMissing(
             f"this command runs the gateway and the worker, but their package {missing[0]} is not "

@@ -6,7 +6,7 @@ from typer.testing import CliRunner, Result
 
 from loosely.cli import app
 
-RunCommand = Callable[..., Result]
+Run = Callable[..., Result]
 #: The environment variables that change what a command prints or where it sends requests.
 VARIABLES = ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.loosely.both_clients import Connect, SleepClock, connecting_clients
-from tests.unit.loosely.command_line import VARIABLES, RunCommand, run_command
+from tests.unit.loosely.command_line import VARIABLES, Run, run_command
 from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 
@@ -32,9 +32,7 @@ def connect(request: pytest.FixtureRequest, clock: SleepClock) -> Iterator[Conne
 
 
 @pytest.fixture
-def loosely(
-    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> RunCommand:
+def loosely(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Return a function that runs a command for the scripted gateway in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in VARIABLES:

@@ -18,7 +18,7 @@ from loosely.cli.errors import format_error
 from loosely.cli.logs import LogView
 from loosely.cli.output import echo_json
 from loosely.client.errors import read_problem
-from tests.unit.loosely.command_line import RunCommand
+from tests.unit.loosely.command_line import Run
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -41,9 +41,7 @@ tabby          1.0%  ▎
 """
 
 
-def test_submit_shows_labels_as_table(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_shows_labels_as_table(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = loosely("submit", picture, "--model", "classifier")
 
@@ -54,7 +52,7 @@ def test_submit_shows_labels_as_table(
 
 
 def test_submit_polls_until_job_has_ended(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         json_response(202, job_document("queued"), retry_after="1"),
@@ -73,7 +71,7 @@ def test_submit_polls_until_job_has_ended(
 
 
 def test_submit_json_prints_job_unchanged(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
     done = loosely("submit", picture, "-m", "classifier", "--json")
@@ -83,7 +81,7 @@ def test_submit_json_prints_job_unchanged(
 
 
 def test_submit_detach_prints_only_job_id(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
     done = loosely("submit", picture, "-m", "classifier", "--detach")
@@ -93,7 +91,7 @@ def test_submit_detach_prints_only_job_id(
 
 
 def test_lost_submit_is_repeated_with_its_key(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
+    loosely: Run, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loosely.cli.connection.RETRY", Retry(total_seconds=0))
     gateway.responses = [HANG_UP, json_response(202, job_document("queued")), HANG_UP]
@@ -106,7 +104,7 @@ def test_lost_submit_is_repeated_with_its_key(
 
 @pytest.mark.parametrize("accepts", [False, True])
 def test_submit_says_how_to_find_job_again(
-    loosely: RunCommand,
+    loosely: Run,
     gateway: ScriptedGateway,
     picture: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +122,7 @@ def test_submit_says_how_to_find_job_again(
     assert found in done.stderr
 
 
-def test_submit_reads_standard_input(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_submit_reads_standard_input(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = loosely("submit", "-", "-m", "x", "--type", "a/b", input=b"bytes")
 
@@ -134,7 +132,7 @@ def test_submit_reads_standard_input(loosely: RunCommand, gateway: ScriptedGatew
 
 
 def test_submit_explains_refusal_and_advises(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         problem_response(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")
@@ -150,7 +148,7 @@ def test_submit_explains_refusal_and_advises(
 
 
 def test_submit_json_prints_problem_unchanged(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
     gateway.responses = [ScriptedResponse(503, reply.body, {**reply.headers, "retry-after": "20"})]
@@ -162,7 +160,7 @@ def test_submit_json_prints_problem_unchanged(
 
 
 def test_control_characters_are_replaced(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
         problem_response(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")
@@ -178,7 +176,7 @@ def test_control_characters_are_replaced(
     assert "cat" in done.stdout
 
 
-def test_status_prints_details(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_status_prints_details(loosely: Run, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = loosely("status", JOB_ID)
@@ -216,7 +214,7 @@ trace {"ab" * 16}
 """
 
 
-def test_status_draws_timeline(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_status_draws_timeline(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     done = loosely("status", JOB_ID, "--timeline")
     assert done.exit_code == 0, done.output
@@ -225,15 +223,13 @@ def test_status_draws_timeline(loosely: RunCommand, gateway: ScriptedGateway) ->
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
 
 
-def test_status_prints_timeline_as_json(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_status_prints_timeline_as_json(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     done = loosely("status", JOB_ID, "--timeline", "--json")
     assert json.loads(done.stdout) == timeline_document()
 
 
-def test_malformed_timeline_cannot_control_terminal(
-    loosely: RunCommand, gateway: ScriptedGateway
-) -> None:
+def test_malformed_timeline_cannot_control_terminal(loosely: Run, gateway: ScriptedGateway) -> None:
     hostile = {
         "steps": [
             {"name": "\x1b[2J", "duration_ms": -5, "share": "x", "delivery": "y"},
@@ -253,14 +249,14 @@ def test_malformed_timeline_cannot_control_terminal(
     assert "[red]gpu" in done.stdout
 
 
-def test_malformed_timeline_exits_with_76(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_malformed_timeline_exits_with_76(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
     done = loosely("status", JOB_ID, "--timeline")
     assert done.exit_code == 76, done.output
 
 
 def test_submit_of_expired_job_exits_with_1(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
     gateway.responses = [
@@ -273,7 +269,7 @@ def test_submit_of_expired_job_exits_with_1(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_shows_labels_as_table(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_result_shows_labels_as_table(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = loosely("result", JOB_ID)
 
@@ -283,7 +279,7 @@ def test_result_shows_labels_as_table(loosely: RunCommand, gateway: ScriptedGate
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
 def test_labels_with_invalid_score_are_json(
-    loosely: RunCommand, gateway: ScriptedGateway, score: object
+    loosely: Run, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
     done = loosely("result", JOB_ID)
@@ -293,7 +289,7 @@ def test_labels_with_invalid_score_are_json(
 
 
 def test_result_writes_binary_to_file(
-    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
     target = tmp_path / "mask.png"
@@ -303,7 +299,7 @@ def test_result_writes_binary_to_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_result_of_running_job_exits_with_75(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_result_of_running_job_exits_with_75(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
     done = loosely("result", JOB_ID)
 
@@ -311,7 +307,7 @@ def test_result_of_running_job_exits_with_75(loosely: RunCommand, gateway: Scrip
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_cancel_prints_job(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_cancel_prints_job(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = loosely("cancel", JOB_ID)
 
@@ -323,7 +319,7 @@ def test_cancel_prints_job(loosely: RunCommand, gateway: ScriptedGateway) -> Non
     )
 
 
-def test_list_prints_jobs_up_to_limit(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_list_prints_jobs_up_to_limit(loosely: Run, gateway: ScriptedGateway) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
     gateway.responses = [json_response(200, page)]
     done = loosely("list", "--limit", "3", "--status", "queued", "--json")
@@ -337,7 +333,7 @@ def test_list_prints_jobs_up_to_limit(loosely: RunCommand, gateway: ScriptedGate
     ]
 
 
-def test_list_sends_filters(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_list_sends_filters(loosely: Run, gateway: ScriptedGateway) -> None:
     job = job_document("failed", label="order\x1b 1", tenant="acme")
     gateway.responses = [json_response(200, {"jobs": [job], "next_cursor": None})]
     filters = {
@@ -366,7 +362,7 @@ def test_list_sends_filters(loosely: RunCommand, gateway: ScriptedGateway) -> No
     }
 
 
-def test_list_says_how_far_it_has_searched(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_list_says_how_far_it_has_searched(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         json_response(
             200,
@@ -381,14 +377,14 @@ def test_list_says_how_far_it_has_searched(loosely: RunCommand, gateway: Scripte
     assert len(gateway.requests) == 2
 
 
-def test_list_refuses_invalid_time(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_list_refuses_invalid_time(loosely: Run, gateway: ScriptedGateway) -> None:
     done = loosely("list", "--after", "yesterday")
     assert done.exit_code == 2
     assert "is not a time" in done.stderr
     assert gateway.requests == []
 
 
-def test_submit_sends_label(loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_submit_sends_label(loosely: Run, gateway: ScriptedGateway, tmp_path: Path) -> None:
     file = tmp_path / "input.txt"
     file.write_text("x")
     gateway.responses = [json_response(200, {**SUCCEEDED, "label": "a b"})]
@@ -397,7 +393,7 @@ def test_submit_sends_label(loosely: RunCommand, gateway: ScriptedGateway, tmp_p
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
-def test_status_shows_progress_and_position(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_status_shows_progress_and_position(loosely: Run, gateway: ScriptedGateway) -> None:
     queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
     gateway.responses = [
         json_response(
@@ -414,7 +410,7 @@ def test_status_shows_progress_and_position(loosely: RunCommand, gateway: Script
 
 
 def test_submit_warns_once_of_broken_model(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     phases = ("queued", "model_broken", "queued", "model_broken")
     waiting = [{**job_document("queued"), "queue": {"phase": phase}} for phase in phases]
@@ -426,7 +422,7 @@ def test_submit_warns_once_of_broken_model(
 
 
 def test_submit_sends_json_and_text_parameters(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
@@ -437,7 +433,7 @@ def test_submit_sends_json_and_text_parameters(
 
 
 def test_submit_says_how_to_correct_parameter(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
+    loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
     detail = "parameters/name: expected a string, found 12"
     gateway.responses = [problem_response(422, "invalid-input", detail, pointer="/parameters/name")]
@@ -476,7 +472,7 @@ TYPE = "unsupported-media-type"
     ],
 )
 def test_submit_advice_fits_problem(
-    loosely: RunCommand,
+    loosely: Run,
     gateway: ScriptedGateway,
     picture: str,
     refusal: ScriptedResponse,
@@ -488,7 +484,7 @@ def test_submit_advice_fits_problem(
 
 
 def test_submit_sends_named_inputs(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, picture: str, tmp_path: Path
 ) -> None:
     mask = tmp_path / "mask.png"
     mask.write_bytes(b"\x89PNG\r\n\x1a\n mask")
@@ -513,7 +509,7 @@ def test_submit_sends_named_inputs(
     ],
 )
 def test_submit_refuses_malformed_options(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str, given: list[str], said: str
+    loosely: Run, gateway: ScriptedGateway, picture: str, given: list[str], said: str
 ) -> None:
     done = loosely("submit", picture, "-m", "x", *given)
     assert done.exit_code == 2
@@ -522,7 +518,7 @@ def test_submit_refuses_malformed_options(
 
 
 def test_submit_refuses_invalid_json(
-    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     file = tmp_path / "input.json"
     file.write_text('{"a": ')
@@ -532,7 +528,7 @@ def test_submit_refuses_invalid_json(
     assert gateway.requests == []
 
 
-def test_models_prints_table(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_models_prints_table(loosely: Run, gateway: ScriptedGateway) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
     gateway.responses = [json_response(200, {"models": [model]})]
     done = loosely("models")
@@ -542,9 +538,7 @@ def test_models_prints_table(loosely: RunCommand, gateway: ScriptedGateway) -> N
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_api_key_is_sent_and_not_printed(
-    loosely: RunCommand, gateway: ScriptedGateway, by: str
-) -> None:
+def test_api_key_is_sent_and_not_printed(loosely: Run, gateway: ScriptedGateway, by: str) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
     arguments = ["status", JOB_ID, "--url", gateway.url]
     if by == "argument":
@@ -558,7 +552,7 @@ def test_api_key_is_sent_and_not_printed(
     assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_foreign_response_exits_with_76(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_foreign_response_exits_with_76(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [ScriptedResponse(200, b"<html>")]
     done = loosely("status", JOB_ID)
     assert done.exit_code == 76
@@ -576,7 +570,7 @@ def test_foreign_response_exits_with_76(loosely: RunCommand, gateway: ScriptedGa
         ["nonsense"],
     ],
 )
-def test_invalid_arguments_exit_with_2(loosely: RunCommand, arguments: list[str]) -> None:
+def test_invalid_arguments_exit_with_2(loosely: Run, arguments: list[str]) -> None:
     assert loosely(*arguments).exit_code == 2
 
 
@@ -619,13 +613,13 @@ def test_imports_are_lazy(tmp_path: Path, code: str) -> None:
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-def test_misspelled_command_names_similar_one(loosely: RunCommand) -> None:
+def test_misspelled_command_names_similar_one(loosely: Run) -> None:
     refused = loosely("sumbit")
     assert refused.exit_code == 2
     assert "submit" in refused.output
 
 
-def test_version_and_help_are_printed(loosely: RunCommand) -> None:
+def test_version_and_help_are_printed(loosely: Run) -> None:
     assert loosely("--version").stdout == f"loosely {__version__}\n"
     helped = loosely("--help").stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
@@ -717,7 +711,7 @@ def logs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("logs")
-def test_logs_are_sorted_by_time(loosely: RunCommand) -> None:
+def test_logs_are_sorted_by_time(loosely: Run) -> None:
     done = loosely("logs")
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
@@ -728,7 +722,7 @@ def test_logs_are_sorted_by_time(loosely: RunCommand) -> None:
 
 
 @pytest.mark.usefixtures("logs")
-def test_logs_of_one_job(loosely: RunCommand) -> None:
+def test_logs_of_one_job(loosely: Run) -> None:
     done = loosely("logs", "worker", "--job", "a1")
     assert [line[:10] for line in done.stdout.splitlines()] == [
         *("2026-03-01", "2026-03-01", "    Traceb", "    ValueE")
@@ -775,7 +769,7 @@ def test_each_command_with_url_has_json() -> None:
     assert without == {"open"}  # prints an address
 
 
-def test_keys_new_prints_key_and_entry(loosely: RunCommand) -> None:
+def test_keys_new_prints_key_and_entry(loosely: Run) -> None:
     done = loosely("keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json")
     assert done.exit_code == 0, done.output
     made = json.loads(done.stdout)
@@ -785,16 +779,14 @@ def test_keys_new_prints_key_and_entry(loosely: RunCommand) -> None:
     assert refused.exit_code == 2
 
 
-def test_list_shows_error_codes(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_list_shows_error_codes(loosely: Run, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "message": "no"})
     gateway.responses = [json_response(200, {"jobs": [failed, SUCCEEDED], "next_cursor": None})]
     done = loosely("list")
     assert ["inference-failed" in line for line in done.stdout.splitlines()] == [True, False]
 
 
-def test_submit_prints_text_result(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_prints_text_result(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
     job = {**SUCCEEDED, "result": 'She said "yes".\nThe \x1bend.'}
     gateway.responses = [json_response(200, job)]
     done = loosely("submit", picture, "-m", "x")

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.unit.loosely.command_line import RunCommand
+from tests.unit.loosely.command_line import Run
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     ScriptedGateway,
@@ -24,12 +24,12 @@ LETTER = {
     "input": {"kind": "inline", "media_type": "image/png", "size_bytes": 7},
     "redriven_as": None,
 }
-Run = Callable[..., tuple[int, str]]
+RunLetters = Callable[..., tuple[int, str]]
 PATH = f"/v1/admin/dead-letters/classifier/{JOB_ID}"
 
 
 @pytest.fixture
-def run(loosely: RunCommand) -> Run:
+def run(loosely: Run) -> RunLetters:
     """Return a function that runs `loosely dead-letters` and returns its exit code and output."""
 
     def run_command(*arguments: str) -> tuple[int, str]:
@@ -39,7 +39,7 @@ def run(loosely: RunCommand) -> Run:
     return run_command
 
 
-def test_list_prints_all_pages(run: Run, gateway: ScriptedGateway) -> None:
+def test_list_prints_all_pages(run: RunLetters, gateway: ScriptedGateway) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
     gateway.responses = [
         json_response(200, {"dead_letters": letters, "next_cursor": cursor})
@@ -59,7 +59,7 @@ def test_list_prints_all_pages(run: Run, gateway: ScriptedGateway) -> None:
     assert "model=classifier" in gateway.requests[1].target
 
 
-def test_show_prints_dead_letter(run: Run, gateway: ScriptedGateway) -> None:
+def test_show_prints_dead_letter(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
     code, output = run("show", "classifier", JOB_ID)
     assert code == 0
@@ -69,7 +69,7 @@ def test_show_prints_dead_letter(run: Run, gateway: ScriptedGateway) -> None:
     assert json.loads(output) == LETTER
 
 
-def test_show_prints_named_inputs(run: Run, gateway: ScriptedGateway) -> None:
+def test_show_prints_named_inputs(run: RunLetters, gateway: ScriptedGateway) -> None:
     mask = {"kind": "blob", "media_type": "image/webp", "size_bytes": 9}
     gateway.responses = [json_response(200, {**LETTER, "inputs": {"mask": mask}})]
     code, output = run("show", "classifier", JOB_ID)
@@ -80,7 +80,7 @@ def test_show_prints_named_inputs(run: Run, gateway: ScriptedGateway) -> None:
     ]
 
 
-def test_repeated_redrive_reports_same_job(run: Run, gateway: ScriptedGateway) -> None:
+def test_repeated_redrive_reports_same_job(run: RunLetters, gateway: ScriptedGateway) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
     gateway.responses = [json_response(202, sent), json_response(200, {**sent, "is_repeat": True})]
     assert run("redrive", "classifier", JOB_ID) == (
@@ -96,7 +96,7 @@ def test_repeated_redrive_reports_same_job(run: Run, gateway: ScriptedGateway) -
     ] * 2
 
 
-def test_purge_deletes_one_or_all(run: Run, gateway: ScriptedGateway) -> None:
+def test_purge_deletes_one_or_all(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         ScriptedResponse(204, b""),
         json_response(200, {"deleted": 500, "is_complete": False}),
@@ -143,7 +143,7 @@ MEMBERS = {
 }
 
 
-def test_count_adds_all_responses(run: Run, gateway: ScriptedGateway) -> None:
+def test_count_adds_all_responses(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
     assert run("count", *FILTER) == (
         0,
@@ -156,7 +156,7 @@ def test_count_adds_all_responses(run: Run, gateway: ScriptedGateway) -> None:
     assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
 
 
-def test_redrive_all_sends_confirmed_count(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_redrive_all_sends_confirmed_count(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 2), changed("redrive", 2)]
     done = loosely("dead-letters", "redrive-all", *FILTER, input="y\n")
     assert done.exit_code == 0, done.output
@@ -168,7 +168,7 @@ def test_redrive_all_sends_confirmed_count(loosely: RunCommand, gateway: Scripte
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
 def test_nothing_changes_without_confirmation(
-    loosely: RunCommand, gateway: ScriptedGateway, answer: str
+    loosely: Run, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
         gateway.responses = [counted(3, 3)]
@@ -177,7 +177,7 @@ def test_nothing_changes_without_confirmation(
     assert sent(gateway) == []
 
 
-def test_wrong_count_option_changes_nothing(run: Run, gateway: ScriptedGateway) -> None:
+def test_wrong_count_option_changes_nothing(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]
     assert run("purge-all", "--count", "3") == (0, "deleted: 3\n")
     gateway.responses = [counted(4, 0)]
@@ -186,7 +186,7 @@ def test_wrong_count_option_changes_nothing(run: Run, gateway: ScriptedGateway) 
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_purge_all_deletes_at_most_count(run: Run, gateway: ScriptedGateway) -> None:
+def test_purge_all_deletes_at_most_count(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         counted(500, 0, "noop/5"),
         counted(20, 0),
@@ -213,7 +213,7 @@ def test_purge_all_deletes_at_most_count(run: Run, gateway: ScriptedGateway) -> 
     assert "count-changed" in output
 
 
-def test_refused_letter_exits_with_1(run: Run, gateway: ScriptedGateway) -> None:
+def test_refused_letter_exits_with_1(run: RunLetters, gateway: ScriptedGateway) -> None:
     refused = {"model": "noop", "id": "x", "detail": "the job no longer exists"}
     gateway.responses = [counted(2, 2), changed("redrive", 1, None, refused)]
     code, output = run("redrive-all", "--count", "2")
@@ -222,7 +222,7 @@ def test_refused_letter_exits_with_1(run: Run, gateway: ScriptedGateway) -> None
     assert "redriven: 1" in output
 
 
-def test_changed_count_is_reported(run: Run, gateway: ScriptedGateway) -> None:
+def test_changed_count_is_reported(run: RunLetters, gateway: ScriptedGateway) -> None:
     refusal = problem_response(
         409,
         "count-changed",
@@ -237,13 +237,13 @@ def test_changed_count_is_reported(run: Run, gateway: ScriptedGateway) -> None:
     )
 
 
-def test_refused_redrive_prints_reason(run: Run, gateway: ScriptedGateway) -> None:
+def test_refused_redrive_prints_reason(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
     code, output = run("redrive", "classifier", JOB_ID)
     assert code == 1
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_response_without_list_exits_with_76(run: Run, gateway: ScriptedGateway) -> None:
+def test_response_without_list_exits_with_76(run: RunLetters, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]
     assert run("list")[0] == 76

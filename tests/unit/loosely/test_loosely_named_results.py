@@ -12,7 +12,7 @@ from loosely import Job, NotFound, Result, Retry
 from loosely.cli.models import CheckOutput
 from loosely.client.media import file_extension
 from tests.unit.loosely.both_clients import Connect
-from tests.unit.loosely.command_line import RunCommand
+from tests.unit.loosely.command_line import Run
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     ScriptedGateway,
@@ -89,9 +89,7 @@ def test_unknown_result_is_not_found(gateway: ScriptedGateway, connect: Connect)
         connect(gateway.url, retry=ONCE).result(JOB_ID, "crop")
 
 
-def test_submit_shows_each_result(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_shows_each_result(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
     gateway.responses = [json_response(200, CUT)]
     done = loosely("submit", picture, "-m", "cutter")
     assert done.exit_code == 0, done.output
@@ -103,7 +101,7 @@ def test_submit_shows_each_result(
     assert f"loosely result {JOB_ID} --save FOLDER" in done.stderr
 
 
-def test_status_shows_each_result(loosely: RunCommand, gateway: ScriptedGateway) -> None:
+def test_status_shows_each_result(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, {**CUT, "result": None})]
     done = loosely("status", JOB_ID)
     assert "mask: image/png" in done.stdout
@@ -111,7 +109,7 @@ def test_status_shows_each_result(loosely: RunCommand, gateway: ScriptedGateway)
 
 @pytest.mark.parametrize("command", ["submit", "result"])
 def test_save_writes_each_result(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
+    loosely: Run, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
 ) -> None:
     results = {**RESULTS, "../evil": named("text/plain", "evil")}
     job = json_response(200, {**CUT, "results": results})
@@ -135,7 +133,7 @@ def test_save_writes_each_result(
 
 
 def test_save_replaces_only_result_files(
-    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text("an older result", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("other", encoding="utf-8")
@@ -149,7 +147,7 @@ def test_save_replaces_only_result_files(
 
 
 def test_save_reports_unwritable_folder(
-    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [json_response(200, {"count": 2}), json_response(200, CUT), PNG]
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -168,7 +166,7 @@ def test_save_reports_unwritable_folder(
     ],
 )
 def test_save_excludes_other_options(
-    loosely: RunCommand, gateway: ScriptedGateway, picture: str, words: list[str]
+    loosely: Run, gateway: ScriptedGateway, picture: str, words: list[str]
 ) -> None:
     given = [word.format(file=picture) for word in words]
     done = loosely(*given)
@@ -178,7 +176,7 @@ def test_save_excludes_other_options(
 
 
 def test_result_prints_or_writes_one(
-    loosely: RunCommand, gateway: ScriptedGateway, tmp_path: Path
+    loosely: Run, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [PNG]
     target = tmp_path / "mask.png"
