@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import InvalidInput
-from worker.memory.device_errors import DeviceState, device_state, is_device_lost
+from worker.memory.device_errors import (
+    BudgetExceeded,
+    DeviceState,
+    device_state,
+    is_device_lost,
+    is_out_of_memory,
+)
 
 ASYNC = (
     "\nSearch for `{}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html "
@@ -67,18 +73,6 @@ TEXTS = [
         "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
         DeviceState.UNKNOWN,
     ),
-    # Memory runs out, and is free again later.
-    ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", DeviceState.FINE),
-    ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), DeviceState.FINE),
-    (
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        DeviceState.FINE,
-    ),
-    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", DeviceState.FINE),
-    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", DeviceState.FINE),
-    ("CUDA driver error: out of memory", DeviceState.FINE),
-    ("Triton Error [CUDA]: out of memory", DeviceState.FINE),
-    ("cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50", DeviceState.FINE),
     # Not about the device.
     ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", DeviceState.FINE),
     (
@@ -86,7 +80,20 @@ TEXTS = [
         DeviceState.FINE,
     ),
     ("the input mentions a device-side assert triggered elsewhere", DeviceState.FINE),
+    ("the memory of elephants", DeviceState.FINE),
+    ("this model ran out of memory cells", DeviceState.FINE),
     ("", DeviceState.FINE),
+]
+# Memory runs out, and is free again later.
+OUT_OF_MEMORY = [
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …",
+    "CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"),
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50",
 ]
 
 CODES = [
@@ -106,6 +113,22 @@ CODES = [
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
 def test_text_of_an_error_tells_the_state(text: str, verdict: DeviceState) -> None:
     assert device_state(RuntimeError(text)) is verdict
+    assert not is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize("text", OUT_OF_MEMORY)
+def test_text_tells_out_of_memory(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+    assert device_state(RuntimeError(text)) is DeviceState.FINE
+
+
+def test_class_or_cause_tells_out_of_memory() -> None:
+    assert is_out_of_memory(BudgetExceeded("no"))
+    assert is_out_of_memory(MemoryError())
+    wrapped = RuntimeError("the model raised")
+    wrapped.__cause__ = BudgetExceeded("no")
+    assert is_out_of_memory(wrapped)
 
 
 @pytest.mark.parametrize(("code", "verdict"), CODES)
@@ -120,6 +143,10 @@ def test_out_of_memory_is_never_a_lost_device() -> None:
     torch = pytest.importorskip("torch")
     error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
     assert device_state(error) is DeviceState.FINE
+    assert is_out_of_memory(error)
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert is_out_of_memory(raised.value), "for host memory, torch raises a RuntimeError"
 
 
 def test_other_classes_are_no_lost_device() -> None:

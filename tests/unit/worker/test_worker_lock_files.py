@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.worker.child_processes import running_child
 from worker.memory.lock_files import LockFileFolder
-
-ROOT = Path(__file__).resolve().parents[3]
 
 # Create a lock file. Then wait, or change the lock file again and again.
 CHILD = """
@@ -35,27 +29,6 @@ for number in itertools.count():
 """
 
 
-@contextlib.contextmanager
-def child(folder: Path, what: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), what],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        assert process.stdout.readline() == b"up\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        process.stdin.close()
-        process.stdout.close()
-
-
 def read(lock_files: LockFileFolder) -> list[object]:
     with lock_files.locked():
         return [file["who"] for file in lock_files.read().values()]
@@ -65,7 +38,7 @@ def test_file_is_readable_until_its_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})
-    with child(tmp_path, "wait") as other:
+    with running_child(CHILD, tmp_path, "wait") as other:
         assert sorted(map(str, read(lock_files))) == ["child", "me"]
         other.send_signal(signal.SIGKILL)
         other.wait(10)
@@ -85,7 +58,7 @@ def test_files_are_readable_after_a_kill_while_writing(
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
-        with child(tmp_path, "write") as other:
+        with running_child(CHILD, tmp_path, "write") as other:
             pause.wait(0.001 * number)
             other.send_signal(signal.SIGKILL)
             other.wait(10)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.worker.child_processes import running_child
 from worker.memory.device import Batch
-from worker.memory.device_errors import BudgetExceeded, is_out_of_memory
+from worker.memory.device_errors import BudgetExceeded
 from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
-
-ROOT = Path(__file__).resolve().parents[3]
 
 CHILD = """
 import sys
 from pathlib import Path
 from worker.memory.simulated_device import MemoryAccount
 MemoryAccount(Path(sys.argv[1]), 8).charge(int(sys.argv[2]))
-print("charged", flush=True)
+print("up", flush=True)
 sys.stdin.read()
 """
 
@@ -36,32 +30,11 @@ class Declares:
         return 2 + int(cost)
 
 
-@contextlib.contextmanager
-def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(size)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        assert process.stdout.readline() == b"charged\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        process.stdin.close()
-        process.stdout.close()
-
-
 def test_memory_of_an_ended_process_no_longer_counts(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)
-    with other_process(tmp_path, 5):
+    with running_child(CHILD, tmp_path, 5):
         account.charge(3)
         with pytest.raises(BudgetExceeded, match="of the budget of 8"):
             account.charge(1)
@@ -140,50 +113,6 @@ def test_failed_batch_releases_its_memory(tmp_path: Path) -> None:
         raise KeyError
     assert (account.used_bytes, batch.measured_bytes) == (2, None)
     account.close()
-
-
-SAID = [
-    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
-    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "Triton Error [CUDA]: out of memory",
-]
-SAID_OF_ELSE = [
-    "the memory of elephants",
-    "CUDA error: an illegal memory access was encountered",
-    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-    "this model ran out of memory cells",
-]
-
-
-@pytest.mark.parametrize("text", SAID)
-def test_text_tells_out_of_memory(text: str) -> None:
-    assert is_out_of_memory(RuntimeError(text))
-    assert not is_out_of_memory(ValueError(text))
-
-
-@pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_unrelated_text_is_no_out_of_memory(
-    text: str,
-) -> None:
-    assert not is_out_of_memory(RuntimeError(text))
-
-
-def test_class_or_cause_tells_out_of_memory() -> None:
-    assert is_out_of_memory(BudgetExceeded("no"))
-    assert is_out_of_memory(MemoryError())
-    wrapped = RuntimeError("the model raised")
-    wrapped.__cause__ = BudgetExceeded("no")
-    assert is_out_of_memory(wrapped)
-
-
-@pytest.mark.torch
-def test_errors_of_torch_tell_out_of_memory() -> None:
-    torch = pytest.importorskip("torch")
-    assert is_out_of_memory(torch.OutOfMemoryError("no"))
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**60)
-    assert is_out_of_memory(raised.value), "for host memory, torch raises a RuntimeError"
 
 
 @pytest.mark.torch
