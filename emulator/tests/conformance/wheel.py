@@ -45,12 +45,13 @@ def install(wheel: Path, environment: Path) -> Path:
 
 
 def copy_tests(folder: Path) -> Path:
-    """Copy the tests and pytest's settings to `folder`. Return `folder`."""
+    """Copy the tests and what they read to `folder`. Return `folder`."""
     folder.mkdir()
     # The tests of the distribution need its source.
     ignored = shutil.ignore_patterns("__pycache__", "test_distribution.py")
     shutil.copytree(EMULATOR / "tests", folder / "tests", ignore=ignored)
-    shutil.copy(EMULATOR / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "FIDELITY.md"):
+        shutil.copy(EMULATOR / name, folder)
     return folder
 
 
