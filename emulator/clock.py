@@ -1,11 +1,11 @@
-"""The clock of the broker. Tests replace it with a clock that they control."""
+"""The clock of the services, an argument so that tests of timers need not wait."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
 class UtcClock(Protocol):
-    """The interface of the clock from which the broker reads the current time."""
+    """A source of the current time."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
@@ -13,11 +13,7 @@ class UtcClock(Protocol):
 
 
 class WallClock:
-    """The wall clock of the operating system.
-
-    A monotonic clock cannot be used, because the database contains expiry times that must stay
-    valid after a restart.
-    """
+    """The wall clock: unlike a monotonic one, it keeps stored expiry times valid."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from emulator.clock import WallClock
 from emulator.functions.app_process import AppCommand, AppSupervisor
-from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.errors import AppLoadError, HostDirectoryInUse, RouteInvalid
 from emulator.functions.options import HostOptions
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
@@ -73,12 +73,10 @@ class Host:
     The constructor and `start` raise StartError if the host cannot serve the app.
     """
 
-    def __init__(
-        self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
-    ) -> None:
+    def __init__(self, options: HostOptions, environment: Mapping[str, str]) -> None:
         self._options = options
         self._environment = environment
-        self._clock = clock or SystemUtcClock()
+        self._clock = WallClock()
         host_file = read_host_file(options.folder)
         if is_remote(options.host):
             raise SettingError(

@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import replace
 
+from emulator.clock import UtcClock
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppSupervisor
 from emulator.functions.asgi import Application, Receive, Scope, Send
@@ -13,7 +14,6 @@ from emulator.functions.catalogue import (
     build_catalogue,
     select_functions,
 )
-from emulator.functions.clock import HostClock
 from emulator.functions.console import list_functions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.invoker import Invoker
@@ -38,7 +38,7 @@ class AppServices:
         self,
         options: HostOptions,
         configuration: AppConfiguration,
-        clock: HostClock,
+        clock: UtcClock,
         supervisor: AppSupervisor,
         ports: HostPorts,
     ) -> None:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator import program
+from emulator.clock import WallClock
 from emulator.program import SettingError
 from emulator.servicebus.access import DEVELOPMENT_KEY, DEVELOPMENT_KEY_NAME, AccessPolicies
 from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.config import (

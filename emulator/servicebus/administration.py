@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from emulator.clock import WallClock
 from emulator.servicebus.access import AccessPolicies, check_keys
 from emulator.servicebus.atom import (
     COUNTS,
@@ -48,7 +49,6 @@ from emulator.servicebus.broker.authorization import (
     sorted_rights,
 )
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.durations import (
     UNBOUNDED,
     bounded,

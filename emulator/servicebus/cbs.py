@@ -8,11 +8,11 @@ import logging
 from collections import OrderedDict
 from urllib.parse import urlsplit
 
+from emulator.clock import UtcClock
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.types import Int
 from emulator.servicebus.broker.authorization import AccessRight, sorted_rights
-from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.sas import SasError, verify_sas
 from emulator.servicebus.tracking import add_tracking, entity_url

@@ -8,9 +8,9 @@ management API switch the faults on and off. All faults are off when the emulato
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from emulator.clock import UtcClock
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.transport import Latency
-from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.tracking import HOST, add_tracking
 
 _BUSY = "com.microsoft:server-busy"

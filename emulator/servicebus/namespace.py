@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+from emulator.clock import UtcClock
 from emulator.servicebus.accepted_sessions import (
     NON_EXCLUSIVE_FILTER,
     SESSION_FILTER,
@@ -28,7 +29,6 @@ from emulator.servicebus.amqp.outcomes import Accepted, Modified, Outcome, Rejec
 from emulator.servicebus.amqp.transport import Latency
 from emulator.servicebus.broker.authorization import AccessRight
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.message_sessions import MessageSessionLock

@@ -3,8 +3,8 @@
 import secrets
 from pathlib import Path
 
+from emulator.clock import UtcClock
 from emulator.functions.asgi import Receive, Scope, Send, respond_empty
-from emulator.functions.clock import HostClock
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
@@ -32,7 +32,7 @@ class DurableExtension:
         self,
         database: Path,
         runner: FunctionRunner,
-        clock: HostClock,
+        clock: UtcClock,
         options: DurableOptions,
         storage: AzureStorageOptions | None = None,
     ) -> None:

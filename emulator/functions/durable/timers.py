@@ -5,7 +5,7 @@ import heapq
 import logging
 from collections.abc import Callable, Hashable
 
-from emulator.functions.clock import HostClock
+from emulator.clock import UtcClock
 from emulator.functions.durable.history import to_micros
 
 _log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class TimerQueue:
     For a timer of an orchestration instance, the key is the instance id and the task number.
     """
 
-    def __init__(self, clock: HostClock) -> None:
+    def __init__(self, clock: UtcClock) -> None:
         self._clock = clock
         self.heap: list[tuple[int, int]] = []
         self._entries: dict[int, tuple[Hashable, Callable[[], None]]] = {}

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emulator.clock import UtcClock
 from emulator.functions.catalogue import FunctionCatalogue, TriggeredFunction
-from emulator.functions.clock import HostClock
 from emulator.functions.errors import AppLoadError
 from emulator.functions.invoker import Invoker
 from emulator.functions.triggers.servicebus import (
@@ -39,7 +39,7 @@ class Triggers:
         settings: Mapping[str, str],
         invoker: Invoker,
         data: Path,
-        clock: HostClock,
+        clock: UtcClock,
     ) -> None:
         self._clock = clock
         self._timers = {
@@ -106,7 +106,7 @@ def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str])
 
 
 def _timer(
-    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: HostClock
+    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: UtcClock
 ) -> TimerTrigger:
     binding, name = triggered.binding, triggered.name
     try:

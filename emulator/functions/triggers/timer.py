@@ -18,7 +18,7 @@ from typing import Any
 
 from croniter import CroniterError, croniter
 
-from emulator.functions.clock import HostClock
+from emulator.clock import UtcClock
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import parse_timespan
 from emulator.program import SettingError
@@ -177,7 +177,7 @@ class TimerTrigger:
     """Runs one timer function on its schedule."""
 
     def __init__(
-        self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: HostClock
+        self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: UtcClock
     ) -> None:
         self._options = options
         self._invoke = invoke

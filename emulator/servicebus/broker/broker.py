@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from emulator.clock import UtcClock
 from emulator.servicebus.broker.authorization import AuthorizationRule, check_rules
-from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
+from emulator.clock import UtcClock
 from emulator.disk import DiskStatus
-from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, MessageRecord

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.functions.clock import HostClock
+from emulator.clock import UtcClock
 from emulator.functions.durable import records
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database, RemoteDatabase
@@ -96,7 +96,7 @@ class AzureStorageEngine(DurableEngine):
         self,
         storage: AzureStorageOptions,
         runner: FunctionRunner,
-        clock: HostClock,
+        clock: UtcClock,
         options: DurableOptions,
         die: Callable[[], None] = kill_this_process,
     ) -> None:

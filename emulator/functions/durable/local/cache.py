@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-from emulator.functions.clock import HostClock
+from emulator.clock import UtcClock
 from emulator.functions.durable.episodes import make_child_completion
 from emulator.functions.durable.errors import StoreUnavailable
 from emulator.functions.durable.history import to_micros
@@ -25,7 +25,7 @@ class InstanceCache:
     removed from memory. The least recently used instance is removed first.
     """
 
-    def __init__(self, store: Store, clock: HostClock) -> None:
+    def __init__(self, store: Store, clock: UtcClock) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from emulator.functions.clock import HostClock
+from emulator.clock import UtcClock
 from emulator.functions.durable import history, records
 from emulator.functions.durable.engine import DurableEngine, check_failed
 from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
@@ -39,7 +39,7 @@ class LocalEngine(DurableEngine):
     """The default engine, which serves one host and commits one transaction for each episode."""
 
     def __init__(
-        self, store: Store, runner: FunctionRunner, clock: HostClock, options: DurableOptions
+        self, store: Store, runner: FunctionRunner, clock: UtcClock, options: DurableOptions
     ) -> None:
         self.store = store
         self.cache = InstanceCache(store, clock)

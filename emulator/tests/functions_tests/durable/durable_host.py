@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,9 @@ from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.store import Store
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import DurableOptions
+from manual_clock import ManualClock
 
 Body = Callable[[Any], Any]
-
-
-@dataclass
-class ManualClock:
-    """A clock whose time changes only when a test changes it."""
-
-    moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.moment
 
 
 class SdkRunner:

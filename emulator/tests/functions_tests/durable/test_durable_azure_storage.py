@@ -24,7 +24,8 @@ from emulator.functions.durable.azure_storage.options import (
 )
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, find_partition
 from emulator.functions.durable.errors import DatabaseForeign, InstanceNotFailed, OperationInvalid
-from functions_tests.durable.durable_host import EngineHost, ManualClock, SdkRunner, child
+from functions_tests.durable.durable_host import EngineHost, SdkRunner, child
+from manual_clock import ManualClock
 
 TIMEOUT_SECONDS = 60.0
 StartHost = Callable[..., Awaitable[EngineHost]]

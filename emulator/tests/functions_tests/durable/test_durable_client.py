@@ -17,7 +17,7 @@ from azure.durable_functions.models.OrchestrationRuntimeStatus import (
 )
 from azure.durable_functions.models.utils import http_utils
 
-from emulator.functions.clock import SystemUtcClock
+from emulator.clock import WallClock
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import SdkRunner
@@ -82,9 +82,7 @@ async def serving(engine: DurableExtension) -> AsyncIterator[int]:
 async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     runner = SdkRunner()
     _functions(runner)
-    engine = DurableExtension(
-        tmp_path / "hub.db", runner, SystemUtcClock(), DurableOptions("TestHub")
-    )
+    engine = DurableExtension(tmp_path / "hub.db", runner, WallClock(), DurableOptions("TestHub"))
     await engine.start()
     async with serving(engine) as port:
         yield ListeningHost(engine, runner, port)

@@ -17,7 +17,8 @@ from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.management import MAX_REQUEST_BODY_BYTES
 from emulator.functions.settings import DurableOptions
-from functions_tests.durable.durable_host import ManualClock, SdkRunner
+from functions_tests.durable.durable_host import SdkRunner
+from manual_clock import ManualClock
 
 Answer = tuple[int, dict[str, str], bytes]
 CLOCK = ManualClock()

@@ -24,8 +24,8 @@ from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.store import Store
 from emulator.functions.settings import DurableOptions
-from functions_tests.durable.durable_host import ManualClock
 from functions_tests.durable.observed_functions import ObservedFunctions
+from manual_clock import ManualClock
 
 FIDELITY = Path(__file__).parents[3] / "FIDELITY.md"
 FILE = Path(__file__).parent / "observed" / "durable-3.19.0.jsonl"

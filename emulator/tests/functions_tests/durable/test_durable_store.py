@@ -15,7 +15,8 @@ from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.store import Store
 from emulator.functions.durable.timers import TimerQueue
 from file_sizes import no_space
-from functions_tests.durable.durable_host import ManualClock, make_host
+from functions_tests.durable.durable_host import make_host
+from manual_clock import ManualClock
 
 INSERT = "INSERT INTO settings VALUES(?, ?)"
 

@@ -16,18 +16,9 @@ from emulator.functions.triggers.timer import (
     TimerRun,
     TimerTrigger,
 )
+from manual_clock import ManualClock
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
-
-
-class SettableClock:
-    """A clock whose time the test sets."""
-
-    def __init__(self, instant: datetime = NOON) -> None:
-        self.instant = instant
-
-    def now(self) -> datetime:
-        return self.instant
 
 
 class RecordedCalls:
@@ -98,7 +89,7 @@ def test_random_schedule_is_parsed_or_raises_an_error(text: str) -> None:
 
 def timer(
     folder: Path,
-    clock: SettableClock,
+    clock: ManualClock,
     fire: InvokeFunction,
     schedule: str = "0 0 * * * *",
     **options: bool,
@@ -109,14 +100,14 @@ def timer(
 async def test_run_receives_the_status_of_the_previous_one(
     tmp_path: Path,
 ) -> None:
-    clock, fire = SettableClock(), RecordedCalls()
+    clock, fire = ManualClock(NOON), RecordedCalls()
     hourly = timer(tmp_path, clock, fire)
     due = hourly.first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
-    clock.instant = due.at - timedelta(milliseconds=2)  # the timer wakes a little early
+    clock.moment = due.at - timedelta(milliseconds=2)  # the timer wakes a little early
     due = await hourly.run_once(due)
     assert due == TimerRun(NOON + timedelta(hours=2))
-    clock.instant = due.at
+    clock.moment = due.at
     await hourly.run_once(due)
     assert [payload["IsPastDue"] for payload in fire.payloads] == [False, False]
     assert fire.payloads[1]["ScheduleStatus"] == {
@@ -129,7 +120,7 @@ async def test_run_receives_the_status_of_the_previous_one(
 async def test_cancelled_run_is_stored_after_the_function(
     tmp_path: Path,
 ) -> None:
-    clock, started, may_end = SettableClock(), asyncio.Event(), asyncio.Event()
+    clock, started, may_end = ManualClock(NOON), asyncio.Event(), asyncio.Event()
 
     async def wait_inside(_payload: str) -> None:
         started.set()
@@ -149,12 +140,12 @@ async def test_cancelled_run_is_stored_after_the_function(
 async def test_missed_runs_cause_one_past_due_run(
     tmp_path: Path,
 ) -> None:
-    clock, fire = SettableClock(), RecordedCalls()
+    clock, fire = ManualClock(NOON), RecordedCalls()
     timer(tmp_path, clock, fire).first_run()
-    clock.instant += timedelta(hours=5)
+    clock.moment += timedelta(hours=5)
     again = timer(tmp_path, clock, fire)
     due = again.first_run()
-    assert due == TimerRun(clock.instant, is_past_due=True)
+    assert due == TimerRun(clock.moment, is_past_due=True)
     assert await again.run_once(due) == TimerRun(NOON + timedelta(hours=6))
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
@@ -162,9 +153,9 @@ async def test_missed_runs_cause_one_past_due_run(
 def test_restart_keeps_the_next_due_time(
     tmp_path: Path,
 ) -> None:
-    clock = SettableClock()
+    clock = ManualClock(NOON)
     timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
-    clock.instant += timedelta(minutes=50)
+    clock.moment += timedelta(minutes=50)
     due = timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
 
@@ -172,43 +163,43 @@ def test_restart_keeps_the_next_due_time(
 def test_changed_schedule_ignores_the_stored_time(
     tmp_path: Path,
 ) -> None:
-    clock = SettableClock()
+    clock = ManualClock(NOON)
     timer(tmp_path, clock, RecordedCalls()).first_run()
-    clock.instant += timedelta(hours=5)
+    clock.moment += timedelta(hours=5)
     due = timer(tmp_path, clock, RecordedCalls(), "0 30 * * * *").first_run()
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
 def test_missed_runs_are_skipped_without_use_monitor(tmp_path: Path) -> None:
-    clock = SettableClock()
+    clock = ManualClock(NOON)
     timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
-    clock.instant += timedelta(hours=5)
+    clock.moment += timedelta(hours=5)
     due = timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     assert due == TimerRun(NOON + timedelta(hours=6))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_frequent_timer_stores_no_state(tmp_path: Path) -> None:
-    timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
+    timer(tmp_path, ManualClock(NOON), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_run_on_startup_runs_at_the_start(tmp_path: Path) -> None:
     assert timer(
-        tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
+        tmp_path, ManualClock(NOON), RecordedCalls(), run_on_startup=True
     ).first_run() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
 def test_damaged_state_file_is_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
-    due = timer(tmp_path, SettableClock(), RecordedCalls()).first_run()
+    due = timer(tmp_path, ManualClock(NOON), RecordedCalls()).first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
 async def test_failed_function_runs_again_when_due(tmp_path: Path) -> None:
     fire = RecordedCalls(FunctionFailure("ValueError", "no"))
-    hourly = timer(tmp_path, SettableClock(), fire)
+    hourly = timer(tmp_path, ManualClock(NOON), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))
     assert len(fire.payloads) == 1

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from emulator.clock import WallClock
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.connection import AMQP_HEADER, IDLE_SECONDS, SASL_HEADER
 from emulator.servicebus.amqp.frames import SASL_FRAME, AmqpFrameReader, encode_frame
@@ -25,7 +26,6 @@ from emulator.servicebus.amqp.sections import DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.messages import read_message
 from emulator.servicebus.namespace import Namespace

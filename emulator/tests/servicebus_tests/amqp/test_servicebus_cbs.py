@@ -6,13 +6,13 @@ from urllib.parse import quote_plus
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.access import DEVELOPMENT_KEY, AccessPolicies
 from emulator.servicebus.amqp.errors import AmqpError, LinkFault
 from emulator.servicebus.amqp.link import SourceRequest
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.faults import NamespaceFaults

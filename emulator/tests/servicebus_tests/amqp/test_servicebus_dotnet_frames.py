@@ -42,9 +42,9 @@ from emulator.servicebus.amqp.types import Described, UInt
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.namespace import Namespace
+from manual_clock import ManualClock
 from servicebus_tests.amqp.amqp_peer import KEYS, RULES, Peer, condition
 from servicebus_tests.amqp.dotnet_frames import CASES
-from servicebus_tests.broker.broker_harness import ManualClock
 
 RECORDED_AT = datetime(2026, 11, 26, tzinfo=UTC)
 QUEUE = "case-1"
@@ -233,7 +233,7 @@ async def test_client_schedules_cancels_and_peeks(
 
     def advance(number: int) -> None:
         if number == attaches[-1]:  # the receiver waits until the message becomes active
-            exchange.clock.at = RECORDED_AT + timedelta(days=2)
+            exchange.clock.moment = RECORDED_AT + timedelta(days=2)
             exchange.broker.transactions.tick()
 
     await exchange.replay(case, advance)

@@ -19,8 +19,8 @@ from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpRequest
+from manual_clock import ManualClock
 from servicebus_tests.amqp.amqp_peer import BODY, QUEUE, RULES, Peer, condition
-from servicebus_tests.broker.broker_harness import ManualClock
 
 BUSY = "com.microsoft:server-busy"
 
@@ -98,7 +98,7 @@ def test_throttling_has_a_share_and_an_end() -> None:
     faults = NamespaceFaults(clock)
     faults.throttle(0.25, 10)
     assert throttled(faults, 8) == [False, False, False, True] * 2
-    clock.at += timedelta(seconds=10)
+    clock.moment += timedelta(seconds=10)
     assert throttled(faults, 8) == [False] * 8
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.amqp.performatives import Disposition, Transfer
 from emulator.servicebus.amqp.sections import (
@@ -17,7 +18,6 @@ from emulator.servicebus.amqp.sections import (
 from emulator.servicebus.amqp.types import Array, Described, Int, Symbol, UInt, ULong
 from emulator.servicebus.broker.authorization import ALL_RIGHTS
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest

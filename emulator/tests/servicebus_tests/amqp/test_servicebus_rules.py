@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.clock import WallClock
 from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.amqp.codec import decode, encode
 from emulator.servicebus.amqp.errors import DecodeError, MessageFault
@@ -36,7 +37,6 @@ from emulator.servicebus.amqp.types import (
 )
 from emulator.servicebus.broker.authorization import AccessRight
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import IncomingMessage
 from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate
 from emulator.servicebus.broker.settings import SubscriptionSettings, TopicSettings

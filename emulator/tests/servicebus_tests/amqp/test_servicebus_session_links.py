@@ -23,8 +23,8 @@ from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
+from manual_clock import ManualClock
 from servicebus_tests.amqp.amqp_peer import BODY, QUEUE, RULES, Peer, condition
-from servicebus_tests.broker.broker_harness import ManualClock
 
 FILTER = "com.microsoft:session-filter"
 LOCKED_UNTIL = "com.microsoft:locked-until-utc"
@@ -102,7 +102,7 @@ async def test_reply_has_session_id_and_expiry_in_ticks(
     assert attach.properties is not None
     ticks = attach.properties[LOCKED_UNTIL]
     until = datetime(1, 1, 1, tzinfo=UTC) + timedelta(microseconds=ticks // 10)
-    assert until == served.clock.at + SETTINGS.lock_duration
+    assert until == served.clock.moment + SETTINGS.lock_duration
 
 
 async def test_reply_repeats_the_filters_descriptor(
@@ -211,7 +211,7 @@ async def test_end_of_the_link_releases_the_session(served: Served, ending: str)
     lock = served.queue.accept_session("s")
     (record,) = served.queue.peek(0, 9)
     assert record.delivery_count == 0
-    assert lock.is_valid(served.clock.at)
+    assert lock.is_valid(served.clock.moment)
     assert transfer.delivery_tag is not None
     if ending == "detach":
         # The delivery is forgotten: a late disposition does not settle the message.
@@ -227,7 +227,7 @@ async def test_expired_session_lock_detaches_the_link(
     served.attach("s")
     served.peer.grant(1, 1)
     await served.peer.received()
-    served.clock.at += SETTINGS.lock_duration
+    served.clock.moment += SETTINGS.lock_duration
     served.broker.transactions.tick()
     (detach,) = await served.peer.received_of(Detach)
     assert condition(detach.error) == "com.microsoft:session-lock-lost"
@@ -241,7 +241,7 @@ async def test_settlement_after_the_expiry_is_lock_lost(
     served.attach("s")
     served.peer.grant(1, 1)
     await served.peer.received()
-    served.clock.at += SETTINGS.lock_duration  # the broker has not noticed it yet
+    served.clock.moment += SETTINGS.lock_duration  # the broker has not noticed it yet
     served.peer.send(Disposition(role=True, first=UInt(0), state=ACCEPTED))
     (answer,) = await served.peer.received_of(Disposition)
     assert answer.state is not None
@@ -290,7 +290,7 @@ async def test_operation_needs_the_session_lock(
     lock = served.queue.accept_session("s")  # another connection holds the session
     never = await request(served, sessions, operation, session_id="s", **body)
     sessions.add(served.queue, lock)
-    served.clock.at += SETTINGS.lock_duration
+    served.clock.moment += SETTINGS.lock_duration
     expired = await request(served, sessions, operation, session_id="s", **body)
     for reply in (never, expired):
         assert reply.properties["statusCode"] == SessionLockLost.status_code

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -14,18 +14,7 @@ from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@dataclass
-class ManualClock:
-    """A clock whose time changes only when a test changes it."""
-
-    at: datetime = START
-
-    def now(self) -> datetime:
-        return self.at
+from manual_clock import ManualClock
 
 
 def message(
@@ -93,11 +82,11 @@ class RunningBroker:
         return self.queue(f"{name}/$DeadLetterQueue")
 
     def advance(self, seconds: float) -> None:
-        self.clock.at += timedelta(seconds=seconds)
+        self.clock.moment += timedelta(seconds=seconds)
         self.broker.transactions.tick()
 
     def after(self, seconds: float) -> datetime:
-        return self.clock.at + timedelta(seconds=seconds)
+        return self.clock.moment + timedelta(seconds=seconds)
 
     @contextmanager
     def failing_writes(self) -> Iterator[None]:

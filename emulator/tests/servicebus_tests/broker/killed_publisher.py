@@ -13,8 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+from emulator.clock import WallClock
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import IncomingMessage
 
 

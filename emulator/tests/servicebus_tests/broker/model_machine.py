@@ -51,7 +51,7 @@ class ModelMachine(RuleBasedStateMachine, Generic[Model]):
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
         self.servicebus = self.runner.run(RunningBroker.open(Path(self.folder.name), chosen))
-        self.model = kind(chosen, self.servicebus.clock.at)
+        self.model = kind(chosen, self.servicebus.clock.moment)
         self.body_count = 0
 
     def teardown(self) -> None:
@@ -119,7 +119,7 @@ class ModelMachine(RuleBasedStateMachine, Generic[Model]):
     def restart(self, downtime: int) -> None:
         async def restart() -> None:
             await self.servicebus.broker.close()
-            self.servicebus.clock.at = self.servicebus.after(downtime)
+            self.servicebus.clock.moment = self.servicebus.after(downtime)
             await self.servicebus.restart()
 
         self.runner.run(restart())

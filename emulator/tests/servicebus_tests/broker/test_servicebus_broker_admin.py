@@ -19,7 +19,8 @@ from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRu
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.sas import SasError, verify_sas
-from servicebus_tests.broker.broker_harness import START, RunningBroker
+from manual_clock import START
+from servicebus_tests.broker.broker_harness import RunningBroker
 
 POLICIES = AccessPolicies([AuthorizationRule("root", ALL_RIGHTS, "key")])
 NAMESPACES = (

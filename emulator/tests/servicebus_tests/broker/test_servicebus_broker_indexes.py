@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.servicebus.broker.message_table import SortedNumbers, TimerHeap
-from servicebus_tests.broker.broker_harness import START
+from manual_clock import START
 
 numbers = st.integers(0, 40)
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import MessageState, StoredMessage
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import ManualClock, message
+from manual_clock import ManualClock
+from servicebus_tests.broker.broker_harness import message
 
 KILLED_PROCESS = Path(__file__).with_name("killed_process.py")
 

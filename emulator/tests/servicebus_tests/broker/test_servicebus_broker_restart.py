@@ -20,13 +20,8 @@ from emulator.servicebus.broker.errors import (
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
 from emulator.servicebus.broker.store import SCHEMA_VERSION
-from servicebus_tests.broker.broker_harness import (
-    START,
-    ManualClock,
-    RunningBroker,
-    lock_token_of,
-    message,
-)
+from manual_clock import START, ManualClock
+from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 
 async def test_messages_in_every_state_survive(
@@ -104,7 +99,7 @@ async def test_lock_that_expires_while_down_counts_as_failed(
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     await servicebus.broker.close()
-    servicebus.clock.at = servicebus.after(60)
+    servicebus.clock.moment = servicebus.after(60)
     servicebus.broker = await Broker.open(
         servicebus.database, servicebus.settings, servicebus.clock
     )
@@ -132,7 +127,7 @@ async def test_due_messages_are_dropped_or_activated(
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
     await servicebus.queue().schedule([message("starts", scheduled_at=servicebus.after(5))])
     await servicebus.broker.close()
-    servicebus.clock.at = servicebus.after(5)
+    servicebus.clock.moment = servicebus.after(5)
     servicebus.broker = await Broker.open(
         servicebus.database, servicebus.settings, servicebus.clock
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import MessageNotFound
 from emulator.servicebus.broker.message import MessageDelivery, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
@@ -94,7 +94,7 @@ async def test_expired_message_is_not_delivered_without_timer(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
-    servicebus.clock.at = servicebus.after(5)
+    servicebus.clock.moment = servicebus.after(5)
     assert not servicebus.receiver("drop", credit=1).deliveries
 
 
@@ -118,7 +118,7 @@ async def test_due_scheduled_message_moves_to_the_end(
     servicebus.advance(10)
     later = receiver.deliveries[1].message
     assert (later.sequence_number, later.enqueue_sequence_number) == (3, 1)
-    assert (later.enqueued_at, later.state) == (servicebus.clock.at, MessageState.ACTIVE)
+    assert (later.enqueued_at, later.state) == (servicebus.clock.moment, MessageState.ACTIVE)
 
 
 async def test_scheduled_message_lives_from_its_activation(

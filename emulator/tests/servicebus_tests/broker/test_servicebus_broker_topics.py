@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import (
     ArgumentError,
     EntityAlreadyExists,

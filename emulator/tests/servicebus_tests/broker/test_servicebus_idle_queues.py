@@ -14,7 +14,8 @@ from emulator.servicebus.broker.settings import (
     TopicSettings,
     subscription_address,
 )
-from servicebus_tests.broker.broker_harness import START, RunningBroker, message
+from manual_clock import START
+from servicebus_tests.broker.broker_harness import RunningBroker, message
 
 IDLE = timedelta(minutes=5)
 SETTINGS = QueueSettings("q", auto_delete_on_idle=IDLE)
@@ -23,7 +24,7 @@ SUBSCRIPTION = subscription_address("t", "s")
 
 async def pass_time(servicebus: RunningBroker, minutes: float) -> list[str]:
     """Advance the clock, and return the addresses of the queues and topics that remain."""
-    servicebus.clock.at += timedelta(minutes=minutes)
+    servicebus.clock.moment += timedelta(minutes=minutes)
     await servicebus.broker.delete_idle()
     return [each.address for each in (*servicebus.broker.queues(), *servicebus.broker.topics())]
 
@@ -46,10 +47,10 @@ async def test_receiver_or_scheduled_message_is_use(tmp_path: Path) -> None:
     receiver = dead_letters.subscribe(ReceiveMode.PEEK_LOCK, print)
     assert await pass_time(servicebus, 60) == ["q"]
     receiver.close()
-    at = servicebus.clock.at + timedelta(minutes=30)
+    at = servicebus.clock.moment + timedelta(minutes=30)
     await servicebus.queue().schedule([message("x", scheduled_at=at)])
     assert await pass_time(servicebus, 20) == ["q"]
-    servicebus.clock.at = at
+    servicebus.clock.moment = at
     servicebus.broker.transactions.tick()
     assert await pass_time(servicebus, 5) == []
 
@@ -70,7 +71,7 @@ async def test_use_of_a_subscription_keeps_its_topic(tmp_path: Path) -> None:
 
 async def test_start_begins_the_idle_time_again(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, SETTINGS)
-    servicebus.clock.at += timedelta(days=1)
+    servicebus.clock.moment += timedelta(days=1)
     await servicebus.restart()
     assert servicebus.queue().settings == SETTINGS
     assert await pass_time(servicebus, 4) == ["q"]
@@ -78,10 +79,10 @@ async def test_start_begins_the_idle_time_again(tmp_path: Path) -> None:
 
 async def test_creation_and_update_times_survive_a_restart(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, SETTINGS)
-    servicebus.clock.at += timedelta(days=1)
+    servicebus.clock.moment += timedelta(days=1)
     servicebus.settings = [replace(SETTINGS, user_metadata="new")]
     await servicebus.broker.update_queue(servicebus.settings[0])
-    servicebus.clock.at += timedelta(days=1)
+    servicebus.clock.moment += timedelta(days=1)
     await servicebus.restart()
     queue = servicebus.queue()
     assert (queue.created_at, queue.updated_at) == (START, START + timedelta(days=1))

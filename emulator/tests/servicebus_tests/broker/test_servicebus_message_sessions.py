@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from emulator.clock import WallClock
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import (
     ArgumentError,
     EntityNotFound,
@@ -22,12 +22,8 @@ from emulator.servicebus.broker.errors import (
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import (
-    ManualClock,
-    RunningBroker,
-    lock_token_of,
-    message,
-)
+from manual_clock import ManualClock
+from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 LOCK_SECONDS = 30
 SETTINGS = QueueSettings(
@@ -92,7 +88,7 @@ async def test_locked_session_cannot_be_locked(
         queue.accept_session("s")
     queue.accept_session("S")  # the ids of sessions are case-sensitive
     queue.release_session(lock)
-    assert queue.accept_session("s").is_valid(servicebus.clock.at)
+    assert queue.accept_session("s").is_valid(servicebus.clock.moment)
 
 
 async def test_only_the_lock_holder_gets_messages(
@@ -176,7 +172,7 @@ async def test_expiry_ends_settlement_even_if_unwritten(
     with servicebus.failing_writes():
         with pytest.raises(MessageStoreError):
             await queue.send(messages("s", "b"))
-        servicebus.clock.at = servicebus.after(LOCK_SECONDS)
+        servicebus.clock.moment = servicebus.after(LOCK_SECONDS)
         with pytest.raises(SessionLockLost):
             await queue.complete(lock_token_of(delivery))
         with pytest.raises(SessionAlreadyLocked):  # the messages could not be unlocked
@@ -426,7 +422,7 @@ async def test_list_has_active_messages_or_a_state(
     await queue.complete(lock_token_of(receive(servicebus, gone)[0]))
     await queue.set_session_state(queue.accept_session("early"), b"1")
     servicebus.advance(5)
-    before = servicebus.clock.at
+    before = servicebus.clock.moment
     servicebus.advance(5)
     await queue.set_session_state(queue.accept_session("late"), b"2")
     assert queue.session_ids() == ["early", "late", "locked", "ready"]

@@ -23,11 +23,11 @@ from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
 from azure.servicebus.management import AuthorizationRule as PolicyOfQueue
 from azure.servicebus.management import ServiceBusAdministrationClient, SqlRuleFilter
 
+from emulator.clock import WallClock
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings, TopicSettings
 from emulator.servicebus.namespace import Namespace
