@@ -25,14 +25,14 @@ PROGRAM = """
 import ctypes, os, signal, sys
 from worker.processes import parent, shutdown
 
-def run(sender, death):
+def run(parent_pid, death):
     def on_signal(number, frame):
         os.write(1, f"signal {number}\\n".encode())
     for number in parent.STOP_SIGNALS:
         signal.signal(number, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, parent.WATCHED_SIGNALS)
     kind = "crash" if death and death.is_crash else "kill"
-    print("run", os.getpid(), "child" if sender else "alone", kind, death or "", flush=True)
+    print("run", os.getpid(), "child" if parent_pid else "alone", kind, death or "", flush=True)
     while True:
         code = os.read(0, 10)
         if code == b"needed":
