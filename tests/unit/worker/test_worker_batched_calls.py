@@ -74,9 +74,7 @@ def test_error_is_raised_for_the_items_of_its_call() -> None:
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_consecutive_numbers_form_ranges(
-    numbers: set[int],
-) -> None:
+def test_consecutive_numbers_form_ranges(numbers: set[int]) -> None:
     found = ranges(numbers)
     assert [n for first, last in found for n in range(first, last + 1)] == sorted(numbers)
     assert all(one[1] + 1 < other[0] for one, other in pairwise(found))

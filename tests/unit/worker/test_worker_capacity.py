@@ -50,9 +50,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_one_batch_runs_and_one_is_prepared(
-    held: HeldMessages,
-) -> None:
+def test_one_batch_runs_and_one_is_prepared(held: HeldMessages) -> None:
     jobs = held.take(3)
     assert held.rooms == (True, True)
     jobs += held.take(1)
@@ -61,17 +59,13 @@ def test_one_batch_runs_and_one_is_prepared(
     assert held.rooms == (True, True)
 
 
-def test_too_many_unsettled_messages_use_all_capacity(
-    held: HeldMessages,
-) -> None:
+def test_too_many_unsettled_messages_use_all_capacity(held: HeldMessages) -> None:
     for job in held.take(8):
         held.in_flight.finish_run(job)
     assert held.rooms == (False, False)
 
 
-def test_low_priority_takes_none_from_normal(
-    held: HeldMessages,
-) -> None:
+def test_low_priority_takes_none_from_normal(held: HeldMessages) -> None:
     held.take(4, low=True)
     assert held.rooms == (True, False)
     held.take(4)
@@ -83,9 +77,7 @@ def test_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
     assert held.rooms == (False, False)
 
 
-def test_too_many_delayed_settlements_use_all_capacity(
-    held: HeldMessages,
-) -> None:
+def test_too_many_delayed_settlements_use_all_capacity(held: HeldMessages) -> None:
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
     assert held.in_flight.held_count == 64
     assert held.rooms == (False, False)
@@ -93,9 +85,7 @@ def test_too_many_delayed_settlements_use_all_capacity(
     assert held.rooms == (True, True)
 
 
-def test_first_decision_to_settle_is_final(
-    held: HeldMessages,
-) -> None:
+def test_first_decision_to_settle_is_final(held: HeldMessages) -> None:
     (job,) = held.take(1)
     assert held.in_flight.jobs_without_outcome() == [job]
     ending = held.end(job)
@@ -106,9 +96,7 @@ def test_first_decision_to_settle_is_final(
     assert held.in_flight.held_count == 0
 
 
-def test_offloaded_job_does_not_reduce_capacity(
-    held: HeldMessages,
-) -> None:
+def test_offloaded_job_does_not_reduce_capacity(held: HeldMessages) -> None:
     jobs = held.take(4)
     assert held.rooms == (False, False)
     held.in_flight.offload_job(jobs[0])
@@ -126,9 +114,7 @@ def test_offloaded_jobs_are_limited(held: HeldMessages) -> None:
     assert held.rooms == (True, True)
 
 
-def test_job_that_ends_while_offloaded_does_not_run(
-    held: HeldMessages,
-) -> None:
+def test_job_that_ends_while_offloaded_does_not_run(held: HeldMessages) -> None:
     (job,) = held.take(1)
     held.in_flight.offload_job(job)
     held.end(job)

@@ -82,9 +82,7 @@ def test_abandoned_message_says_whether_it_counts(
     assert [request.history for request in jobs.settled] == [history]
 
 
-def test_other_settlements_have_no_delay(
-    jobs: RecordedJobs,
-) -> None:
+def test_other_settlements_have_no_delay(jobs: RecordedJobs) -> None:
     jobs.consumer.end_job(jobs.job(), HandedBack(""))
     jobs.consumer.end_job(jobs.job(), ReplyForbidden("why"))
     jobs.consumer.settle.refuse_message(jobs.job().delivery, WorkerFault(""))
@@ -102,9 +100,7 @@ def test_message_is_settled_once(jobs: RecordedJobs) -> None:
     assert jobs.settlements == [Settlement.ABANDON]
 
 
-def test_shutdown_releases_jobs_that_have_not_started(
-    jobs: RecordedJobs,
-) -> None:
+def test_shutdown_releases_jobs_that_have_not_started(jobs: RecordedJobs) -> None:
     waiting, running, failing = (jobs.job() for _ in range(3))
     assert jobs.in_flight.start_job(running)
     jobs.consumer.end_job(failing, InferenceFailed("sent to the caller"))
@@ -113,9 +109,7 @@ def test_shutdown_releases_jobs_that_have_not_started(
     assert jobs.in_flight.withdraw_jobs() == []
 
 
-def test_lost_lock_leaves_the_message_and_caches_the_reply(
-    jobs: RecordedJobs,
-) -> None:
+def test_lost_lock_leaves_the_message_and_caches_the_reply(jobs: RecordedJobs) -> None:
     job = jobs.job()
     jobs.now += 100.0
     jobs.reply_and_settle(job)
@@ -141,9 +135,7 @@ def test_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     assert jobs.settlements[2] == Settlement.DEAD_LETTER
 
 
-def test_lost_device_abandons_and_shuts_down(
-    jobs: RecordedJobs,
-) -> None:
+def test_lost_device_abandons_and_shuts_down(jobs: RecordedJobs) -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
     jobs.consumer.fail_job(jobs.job(), error, InferenceFailed)
     assert jobs.settlements == [Settlement.ABANDON]
@@ -159,9 +151,7 @@ def test_note_keeps_the_traceback(jobs: RecordedJobs) -> None:
     assert note.traceback == "KeyError: 'why'\n"
 
 
-def test_only_the_models_out_of_memory_fails_the_job(
-    jobs: RecordedJobs,
-) -> None:
+def test_only_the_models_out_of_memory_fails_the_job(jobs: RecordedJobs) -> None:
     failed = jobs.job()
     with jobs.consumer.ending_on_error(failed, InferenceFailed):
         run_out_of_memory()
@@ -176,9 +166,7 @@ def test_only_the_models_out_of_memory_fails_the_job(
     )
 
 
-def test_system_exit_ends_the_job_and_not_the_thread(
-    jobs: RecordedJobs,
-) -> None:
+def test_system_exit_ends_the_job_and_not_the_thread(jobs: RecordedJobs) -> None:
     with jobs.consumer.ending_on_error(jobs.job()):
         exit_thread()
     assert jobs.settlements == [Settlement.ABANDON]
@@ -209,9 +197,7 @@ def test_only_a_refused_late_result_is_expired(deadline_seconds: float, code: st
 FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
 
 
-def test_settlement_without_a_reply_is_noted(
-    jobs: RecordedJobs,
-) -> None:
+def test_settlement_without_a_reply_is_noted(jobs: RecordedJobs) -> None:
     errors = [HandedBack(""), NotFinished(""), PayloadsUnavailable(""), ReplyForbidden("why")]
     for number, error in enumerate(errors):
         job = jobs.job(number, FROM_A_GATEWAY)
@@ -238,9 +224,7 @@ def test_lost_lock_is_noted(jobs: RecordedJobs) -> None:
     assert (note.settlement, note.code) == ("leave", "lock-lost")
 
 
-def test_note_of_a_redelivery_is_replaced_at_its_end(
-    jobs: RecordedJobs,
-) -> None:
+def test_note_of_a_redelivery_is_replaced_at_its_end(jobs: RecordedJobs) -> None:
     job = jobs.job(2, FROM_A_GATEWAY)
     jobs.consumer.notes.note_received(job)
     (begun,) = jobs.notes()
@@ -269,9 +253,7 @@ def test_message_of_a_producer_is_not_noted(jobs: RecordedJobs) -> None:
     assert jobs.notes() == []
 
 
-def test_blob_name_hides_the_reply_token(
-    jobs: RecordedJobs,
-) -> None:
+def test_blob_name_hides_the_reply_token(jobs: RecordedJobs) -> None:
     jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     jobs.consumer.notes.wait(10)
     (name,) = jobs.blobs.blobs
@@ -280,9 +262,7 @@ def test_blob_name_hides_the_reply_token(
     assert "secret" not in name
 
 
-def test_message_is_settled_without_its_note(
-    jobs: RecordedJobs,
-) -> None:
+def test_message_is_settled_without_its_note(jobs: RecordedJobs) -> None:
     jobs.blobs.failure = ServiceRequestError("the storage is away")
     jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     assert jobs.settlements == [Settlement.ABANDON]
@@ -292,9 +272,7 @@ def test_message_is_settled_without_its_note(
     assert len(jobs.notes()) == 1
 
 
-def test_notes_are_dropped_while_too_many_wait(
-    jobs: RecordedJobs,
-) -> None:
+def test_notes_are_dropped_while_too_many_wait(jobs: RecordedJobs) -> None:
     answers = threading.Event()
     write = jobs.blobs.write
 

@@ -80,9 +80,7 @@ def test_hanging_computation_is_not_ready(device: Device) -> None:
     )
 
 
-def test_worker_is_not_alive_after_90_hanging_seconds(
-    device: Device,
-) -> None:
+def test_worker_is_not_alive_after_90_hanging_seconds(device: Device) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.iterated_at)
     assert device.look()
@@ -99,9 +97,7 @@ def test_worker_is_not_alive_after_90_hanging_seconds(
     assert loops.live()[0]
 
 
-def test_first_look_waits_for_the_computation(
-    join: Callable[[DeviceProbe], None],
-) -> None:
+def test_first_look_waits_for_the_computation(join: Callable[[DeviceProbe], None]) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)
     join(probe)
     assert probe.look(10)[0]

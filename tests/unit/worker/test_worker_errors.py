@@ -61,9 +61,7 @@ def test_codes_are_unique_and_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_each_fault_has_a_code_of_the_contract(
-    fault: type[Fault],
-) -> None:
+def test_each_fault_has_a_code_of_the_contract(fault: type[Fault]) -> None:
     told = fault("what happened").to_job_error()
     assert told.code in set(FailureCode)
     assert told.message == "what happened"

@@ -53,9 +53,7 @@ def test_models_that_are_not_ready_are_named(worker: Worker) -> None:
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_worker_with_a_broken_model_has_started(
-    worker: Worker,
-) -> None:
+def test_worker_with_a_broken_model_has_started(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"] |= {"ready": False, "set_aside": True}
     good, details = worker.readiness.ready()

@@ -90,9 +90,7 @@ def test_interval_zero_writes_none() -> None:
     assert store.calls == []
 
 
-def test_outage_is_logged_once_and_writes_go_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_outage_is_logged_once_and_writes_go_on(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     store = MemoryStore()
     store.is_down = True
@@ -114,9 +112,7 @@ def test_outage_is_logged_once_and_writes_go_on(
     ]
 
 
-def test_unexpected_error_does_not_end_the_thread(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_unexpected_error_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     described = threading.Event()
 

@@ -134,9 +134,7 @@ def test_cancelled_job_does_not_run_again() -> None:
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
 
-def test_too_large_batch_is_split_and_lowers_the_limit(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_too_large_batch_is_split_and_lowers_the_limit(caplog: pytest.LogCaptureFixture) -> None:
     limit = RecordingLimit()
     model = Model(fits=5)
     ran = outcomes(model, 16, limit)

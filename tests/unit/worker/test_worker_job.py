@@ -49,9 +49,7 @@ def test_check_is_due_after_redelivery_or_two_seconds(
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_job_without_reply_url_is_never_checked(
-    reply_to: ReplyTo | None,
-) -> None:
+def test_job_without_reply_url_is_never_checked(reply_to: ReplyTo | None) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 

@@ -25,9 +25,7 @@ def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
     return journal
 
 
-def test_three_deaths_set_a_model_aside_for_five_minutes(
-    folder: Path,
-) -> None:
+def test_three_deaths_set_a_model_aside_for_five_minutes(folder: Path) -> None:
     counts = []
     for _ in range(3):
         die_while_loading(folder, "killer")
@@ -37,9 +35,7 @@ def test_three_deaths_set_a_model_aside_for_five_minutes(
     assert successor(folder, "other").killed_loads("other").death_count == 0
 
 
-def test_each_further_death_doubles_the_delay(
-    folder: Path,
-) -> None:
+def test_each_further_death_doubles_the_delay(folder: Path) -> None:
     for _ in range(3):
         die_while_loading(folder, "killer")
         journal = successor(folder, "killer")
@@ -54,9 +50,7 @@ def test_each_further_death_doubles_the_delay(
     assert successor(folder, "killer", at=0.0).killed_loads("killer").pause_seconds == 600.0
 
 
-def test_models_that_always_load_together_stay_suspects(
-    folder: Path,
-) -> None:
+def test_models_that_always_load_together_stay_suspects(folder: Path) -> None:
     for _ in range(5):
         die_while_loading(folder, "killer", "other")
         journal = successor(folder, "killer", "other")
@@ -66,9 +60,7 @@ def test_models_that_always_load_together_stay_suspects(
     assert journal.is_holding
 
 
-def test_death_beside_a_held_message_is_not_certain(
-    folder: Path,
-) -> None:
+def test_death_beside_a_held_message_is_not_certain(folder: Path) -> None:
     def hold_a_job() -> LockJournal:
         journal = LockJournal(folder, "namespace", "queue")
         journal.note_arrival(b"x" * 16)
@@ -113,9 +105,7 @@ def test_load_of_a_running_process_is_no_death(folder: Path) -> None:
     assert successor(folder, "busy").killed_loads("busy").death_count == 1
 
 
-def test_other_models_wait_for_suspects_up_to_a_limit(
-    folder: Path,
-) -> None:
+def test_other_models_wait_for_suspects_up_to_a_limit(folder: Path) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
     journal.take_over_notes(["suspect", "other"])
@@ -132,9 +122,7 @@ def test_other_models_wait_for_suspects_up_to_a_limit(
     assert not waiting.is_alive()
 
 
-def test_deaths_of_imports_and_loads_are_counted_apart(
-    folder: Path,
-) -> None:
+def test_deaths_of_imports_and_loads_are_counted_apart(folder: Path) -> None:
     die_while_loading(folder, import_name("my.module"))
     journal = successor(folder, "my.module")
     assert journal.killed_loads(import_name("my.module")).death_count == 1

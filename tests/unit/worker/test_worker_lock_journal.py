@@ -166,9 +166,7 @@ TestWorkers = Workers.TestCase
 TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_unsettled_tokens_survive_a_kill(
-    tmp_path: Path,
-) -> None:
+def test_unsettled_tokens_survive_a_kill(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)],
@@ -188,9 +186,7 @@ def test_unsettled_tokens_survive_a_kill(
     successor.close()
 
 
-def test_only_journals_of_the_same_queue_are_taken_over(
-    tmp_path: Path,
-) -> None:
+def test_only_journals_of_the_same_queue_are_taken_over(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note_arrival(token(1))
     dead.close()

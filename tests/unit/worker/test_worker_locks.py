@@ -136,9 +136,7 @@ def test_silent_connection_delays_others_briefly() -> None:
     assert broker.now - begun_at <= 30.0
 
 
-def test_unexpected_error_loses_no_lock(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_unexpected_error_loses_no_lock(caplog: pytest.LogCaptureFixture) -> None:
     broker = ScriptedBroker(mood="defect")
     lock = broker.hold("a")
     broker.pass_time(4.0)
@@ -185,9 +183,7 @@ def test_expired_lock_is_not_renewed() -> None:
         max_size=30,
     )
 )
-def test_lock_is_never_held_longer_than_at_the_broker(
-    steps: list[tuple[str, Any]],
-) -> None:
+def test_lock_is_never_held_longer_than_at_the_broker(steps: list[tuple[str, Any]]) -> None:
     broker = ScriptedBroker()
     locks: dict[str, MessageLock] = {}
     released: dict[str, float] = {}

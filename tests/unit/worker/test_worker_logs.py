@@ -34,9 +34,7 @@ def lines() -> Lines:
     return Lines()
 
 
-def test_json_line_has_level_logger_and_message(
-    lines: Lines,
-) -> None:
+def test_json_line_has_level_logger_and_message(lines: Lines) -> None:
     before = datetime.now(UTC)
     lines.log.warning("%s of %d", "two", 3)
     (line,) = lines.read()

@@ -128,9 +128,7 @@ def test_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_child_ended_by_os_exit_is_replaced(
-    code: int,
-) -> None:
+def test_child_ended_by_os_exit_is_replaced(code: int) -> None:
     with started() as program:
         first = program.child()
         program.enter(f"_{code}")
@@ -153,9 +151,7 @@ def test_child_that_asks_for_it_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_first_signal_is_forwarded_and_second_kills(
-    number: signal.Signals,
-) -> None:
+def test_first_signal_is_forwarded_and_second_kills(number: signal.Signals) -> None:
     with started() as program:
         child = program.child()
         program.process.send_signal(number)
@@ -209,9 +205,7 @@ def test_modules_are_imported_once(tmp_path: Path) -> None:
         program.child()
 
 
-def test_thread_of_an_import_prevents_the_fork(
-    tmp_path: Path,
-) -> None:
+def test_thread_of_an_import_prevents_the_fork(tmp_path: Path) -> None:
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "threaded.py").write_text(text, encoding="utf-8")
     with started("threaded", path=tmp_path) as program:
@@ -220,9 +214,7 @@ def test_thread_of_an_import_prevents_the_fork(
         assert program.process.wait(10) == 4
 
 
-def test_cuda_before_the_fork_prevents_it(
-    tmp_path: Path,
-) -> None:
+def test_cuda_before_the_fork_prevents_it(tmp_path: Path) -> None:
     text = "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)"
     (tmp_path / "torch.py").write_text(text, encoding="utf-8")
     with started("torch", path=tmp_path) as program:

@@ -95,9 +95,7 @@ def test_start_is_reported_at_once(gateway: ProgressGateway) -> None:
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
-def test_only_the_latest_progress_is_reported(
-    gateway: ProgressGateway,
-) -> None:
+def test_only_the_latest_progress_is_reported(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
         context.progress(fraction, "drawing")
@@ -122,9 +120,7 @@ def test_invalid_progress_is_refused(
         context.progress(1.0, "x" * 500)
 
 
-def test_cancellation_is_noticed_without_progress(
-    gateway: ProgressGateway,
-) -> None:
+def test_cancellation_is_noticed_without_progress(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     gateway.now += HEARTBEAT_SECONDS - 0.1
     assert gateway.reporter.send_due_reports() == pytest.approx(0.1)
@@ -138,9 +134,7 @@ def test_cancellation_is_noticed_without_progress(
         context.progress(0.5)
 
 
-def test_earlier_cancellation_is_noticed_at_the_start(
-    gateway: ProgressGateway,
-) -> None:
+def test_earlier_cancellation_is_noticed_at_the_start(gateway: ProgressGateway) -> None:
     gateway.goes_on = False
     assert gateway.open_context(gateway.job()).is_cancelled
 
@@ -155,9 +149,7 @@ def test_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -
         context.send_last_report()
 
 
-def test_stop_of_a_cancelled_job_is_reported(
-    gateway: ProgressGateway,
-) -> None:
+def test_stop_of_a_cancelled_job_is_reported(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     context.report_stopped()
     assert [report.get("stopped") for report in gateway.told] == [None, True]
@@ -171,9 +163,7 @@ def test_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
     assert len(gateway.told) == 1
 
 
-def test_job_without_reply_url_is_not_reported(
-    gateway: ProgressGateway,
-) -> None:
+def test_job_without_reply_url_is_not_reported(gateway: ProgressGateway) -> None:
     for url in (None, "https://elsewhere.test/answers"):
         context = gateway.open_context(gateway.job(reply_url=url))
         context.progress(0.5)
@@ -204,9 +194,7 @@ def test_invalid_fraction_raises_a_value_error(gateway: ProgressGateway, fractio
         context.progress(fraction)
 
 
-def test_failed_report_does_not_end_the_thread(
-    gateway: ProgressGateway,
-) -> None:
+def test_failed_report_does_not_end_the_thread(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     gateway.has_defect = True
     context.progress(0.5)

@@ -132,9 +132,7 @@ def test_delayed_settlement_delays_no_other(loop: ReceiverLoop) -> None:
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_stop_ends_the_delays_of_settlements(
-    loop: ReceiverLoop,
-) -> None:
+def test_stop_ends_the_delays_of_settlements(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.run_once()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -144,9 +142,7 @@ def test_stop_ends_the_delays_of_settlements(
     assert loop.receiver.is_finished
 
 
-def test_lock_is_renewed_during_the_delay(
-    loop: ReceiverLoop,
-) -> None:
+def test_lock_is_renewed_during_the_delay(loop: ReceiverLoop) -> None:
     renewals: list[float] = []
 
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
@@ -194,18 +190,14 @@ def test_stop_takes_the_credit_back(loop: ReceiverLoop, leave: bool) -> None:
     assert loop.broker.drains == 1
 
 
-def test_used_credit_is_not_taken_back(
-    loop: ReceiverLoop,
-) -> None:
+def test_used_credit_is_not_taken_back(loop: ReceiverLoop) -> None:
     loop.received()
     loop.has_room = False
     loop.run_once()
     assert loop.broker.drains == 0
 
 
-def test_queue_is_empty_if_the_last_call_found_nothing(
-    loop: ReceiverLoop,
-) -> None:
+def test_queue_is_empty_if_the_last_call_found_nothing(loop: ReceiverLoop) -> None:
     seen = [loop.is_empty]
     loop.run_once()
     seen.append(loop.is_empty)

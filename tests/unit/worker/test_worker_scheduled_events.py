@@ -50,9 +50,7 @@ def test_documented_example_is_parsed() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_invalid_start_time_is_none(
-    not_before: Any,
-) -> None:
+def test_invalid_start_time_is_none(not_before: Any) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
@@ -64,34 +62,26 @@ def test_document_without_a_list_is_refused(text: bytes) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(
-    data: bytes,
-) -> None:
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(UnreadableEvents):
         read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_json_object_is_an_event(
-    events: list[dict[str, Any]],
-) -> None:
+def test_any_json_object_is_an_event(events: list[dict[str, Any]]) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
     assert [notice.may_stop("vm", NOW) for notice in notices] == [False] * len(events)
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_ending_event_stops_only_its_machine(
-    kind: str,
-) -> None:
+def test_ending_event_stops_only_its_machine(kind: str) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
     assert notice.may_stop("VM_0", NOW)
     assert not notice.may_stop("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_freeze_or_unknown_event_stops_nothing(
-    kind: str,
-) -> None:
+def test_freeze_or_unknown_event_stops_nothing(kind: str) -> None:
     assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).may_stop("vm_0", NOW)
 
 

@@ -53,9 +53,7 @@ def test_job_runs_alone_if_no_other_runs_meanwhile(journal: LockJournal) -> None
     assert states(journal) == [LockState.RAN, LockState.RAN]
 
 
-def test_reading_a_message_interrupts_running_alone(
-    journal: LockJournal,
-) -> None:
+def test_reading_a_message_interrupts_running_alone(journal: LockJournal) -> None:
     running = RunningJobs()
     first, second, third = (message(number, journal) for number in (1, 2, 3))
     with running.noting_read(first):

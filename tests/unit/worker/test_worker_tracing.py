@@ -71,9 +71,7 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.span_id for link in span.links]
 
 
-def test_job_span_links_to_the_requests_span(
-    exported: Exported,
-) -> None:
+def test_job_span_links_to_the_requests_span(exported: Exported) -> None:
     job = exported.job()
     job.end_span("succeeded", {"loosely.batch_size": 2})
     span = exported.one("process images")
@@ -116,9 +114,7 @@ def test_steps_are_children_of_the_job_span(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_each_job_of_a_batch_has_an_inference_span(
-    exported: Exported,
-) -> None:
+def test_each_job_of_a_batch_has_an_inference_span(exported: Exported) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.record_batch("classifier", jobs):
