@@ -32,13 +32,13 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_shows_the_dev_up_command_within_the_first_25_lines() -> None:
+def test_readme_shows_dev_up_by_line_25() -> None:
     lines = README.splitlines()
     assert lines.index("./dev up") < 25
 
 
 @pytest.mark.torch
-def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
+def test_example_models_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (item_model,), (own_entry,) = blocks(TUTORIAL, "python"), blocks(TUTORIAL, "toml")
@@ -144,7 +144,7 @@ def check_measured(system: System, picture: Path, white: Path, folder: Path) -> 
 
 
 @pytest.mark.torch
-def test_the_commands_in_the_guide_for_a_new_model_folder_succeed(tmp_path: Path) -> None:
+def test_commands_of_first_model_succeed(tmp_path: Path) -> None:
     install, make, commands = blocks(TUTORIAL, "sh")
     assert install == "pip install '.[local]'\n"
     *made, served = make.splitlines()
@@ -186,7 +186,7 @@ def submit_colours(system: System, picture: Path, parameters: dict[str, int]) ->
     )
 
 
-def test_the_commands_in_the_http_guide_succeed(system: System, tmp_path: Path) -> None:
+def test_commands_of_http_succeed(system: System, tmp_path: Path) -> None:
     commands = "\n".join(blocks(HTTP, "sh")).replace("http://127.0.0.1:7071", system.url)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(
@@ -202,7 +202,7 @@ def test_the_commands_in_the_http_guide_succeed(system: System, tmp_path: Path) 
         assert text in done.stdout
 
 
-def test_the_verify_function_in_the_http_guide_refuses_wrong_signatures_and_old_webhooks() -> None:
+def test_verify_refuses_wrong_and_old_webhooks() -> None:
     (program,) = blocks(HTTP, "python")
     names: dict[str, Any] = {}
     exec(program, names)

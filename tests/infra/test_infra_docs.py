@@ -30,13 +30,13 @@ from tests.infra.settings import (
 from worker.settings import WorkerSettings
 
 DOCUMENTS = (
-    *(
-        "docs/tutorials/first-deployment.md",
-        "docs/how-to/deploy.md",
-        "infra/README.md",
-        "docs/how-to/local-development.md",
-    ),
-    *("docs/how-to/scaling.md", "docs/how-to/cost.md", "docs/explanation/capacity.md"),
+    "docs/tutorials/first-deployment.md",
+    "docs/how-to/deploy.md",
+    "infra/README.md",
+    "docs/how-to/local-development.md",
+    "docs/how-to/scaling.md",
+    "docs/how-to/cost.md",
+    "docs/explanation/capacity.md",
 )
 
 AZD, AZ, CLUSTER = "needs azd and a subscription", "needs a subscription", "needs a cluster"
@@ -139,7 +139,7 @@ def reason_not_run(command: str) -> str | None:
 RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_each_command_that_the_documentation_test_skips_occurs_in_a_document() -> None:
+def test_each_skipped_command_is_in_a_document() -> None:
     used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
@@ -150,9 +150,7 @@ def test_each_command_that_the_documentation_test_skips_occurs_in_a_document() -
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_each_documented_command_exits_with_status_0(
-    command: str, scripts: ScriptRunner, tmp_path: Path
-) -> None:
+def test_documented_command_succeeds(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
     words = command.split()
     if words[:2] == ["./dev", "loosely"]:
         run_loosely(words[2:])
@@ -202,7 +200,7 @@ def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
 DEFAULTS_OF_SCRIPTS = {"CPU_TORCH_INDEX": "", "CHECK_REGION": "true"}
 
 
-def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_value() -> None:
+def test_choices_have_the_defaults_of_the_template() -> None:
     text = (ROOT / "docs/how-to/deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
@@ -218,7 +216,7 @@ def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_
         assert shown.strip("`") == (default or missing), name
 
 
-def test_operations_md_explains_each_alert() -> None:
+def test_each_alert_is_explained() -> None:
     text = (ROOT / "docs/how-to/operations.md").read_text(encoding="utf-8")
     alerts = (ROOT / "infra" / "modules" / "alerts.bicep").read_text(encoding="utf-8")
     named = {"availability", *re.findall(r"^    name: '([\w-]+)'$", alerts, re.MULTILINE)}
@@ -227,7 +225,7 @@ def test_operations_md_explains_each_alert() -> None:
     assert set(re.findall(r"`([\w-]+)`", " ".join(rows))) == named
 
 
-def test_the_example_local_settings_file_contains_every_gateway_setting() -> None:
+def test_example_settings_contain_every_setting() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
@@ -252,7 +250,7 @@ _OF_THE_HOST = {
 
 
 @pytest.mark.parametrize("program", ["gateway", "worker"])
-def test_settings_md_lists_the_settings_that_each_program_reads(program: str) -> None:
+def test_every_setting_is_documented(program: str) -> None:
     text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
     section = text.partition(f"## {program.title()}\n")[2].partition("\n## ")[0]
     documented = set[str]()
@@ -262,7 +260,7 @@ def test_settings_md_lists_the_settings_that_each_program_reads(program: str) ->
     assert documented - _OF_THE_HOST == read
 
 
-def test_the_fake_azure_programs_come_before_the_real_programs_on_the_search_path(
+def test_stand_ins_come_first_on_the_search_path(
     scripts: ScriptRunner,
 ) -> None:
     found = shutil.which("az", path=scripts.environment()["PATH"])
