@@ -35,16 +35,10 @@ async def ask(
 async def submit_as(
     gateway: RunningGateway, name: str, label: str | None = None, **headers: str
 ) -> httpx.Response:
-    return await gateway.http.post(
-        "/v1/models/noop/jobs",
+    return await gateway.submit(
         content=b"x",
         params={} if label is None else {"label": label},
-        headers={
-            **bearer(name),
-            "content-type": "application/octet-stream",
-            "prefer": "respond-async",
-            **headers,
-        },
+        headers={**bearer(name), "content-type": "application/octet-stream", **headers},
     )
 
 

@@ -56,14 +56,15 @@ class RunningGateway:
 
         `query` contains the query parameters of the request.
         """
-        answer = await self.http.post(
-            f"/v1/models/{model}/jobs",
-            content=data,
-            params=query,
-            headers={"content-type": "application/octet-stream", "prefer": "respond-async"},
-        )
+        headers = {"content-type": "application/octet-stream"}
+        answer = await self.submit(model, content=data, params=query, headers=headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    async def submit(self, model: str = "noop", **request: Any) -> httpx.Response:
+        """Send a request that submits a job, with the header `Prefer: respond-async`."""
+        headers = {"prefer": "respond-async", **request.pop("headers", {})}
+        return await self.http.post(f"/v1/models/{model}/jobs", headers=headers, **request)
 
     async def job(self, job_id: str) -> dict[str, Any]:
         answer = await self.http.get(f"/v1/jobs/{job_id}")

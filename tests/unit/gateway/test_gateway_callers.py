@@ -232,10 +232,8 @@ async def test_trusted_principal_header_is_accepted() -> None:
         mine = principal_of("t1", "jobs:read", "jobs:write")
         # Azure's authentication also passes on a token of its own, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
-        body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
-        answer = await gateway.http.post(
-            "/v1/models/noop/jobs", content=b"x", headers={**mine, **body}
-        )
+        mine["content-type"] = "application/octet-stream"
+        answer = await gateway.submit(content=b"x", headers=mine)
         path = answer.headers["location"]
         assert (await gateway.http.get(path, headers=mine)).status_code == 200
         other = principal_of("t2", "jobs:read")

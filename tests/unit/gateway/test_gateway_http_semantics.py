@@ -158,18 +158,16 @@ async def test_foreign_page_cannot_change_jobs_without_keys(
 async def test_own_pages_and_programs_can_submit(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
-    submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
-    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=submit | headers)
+    headers = {"content-type": "application/octet-stream", **headers}
+    answer = await gateway.submit(content=b"x", headers=headers)
     assert answer.status_code == 202
 
 
 @pytest.mark.parametrize("origins", [("https://evil.example",), ("*",)])
 async def test_page_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
-    submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
+    headers = {"content-type": "application/octet-stream", **CROSS_SITE}
     async with open_gateway(cors_origins=origins) as gateway:
-        answer = await gateway.http.post(
-            "/v1/models/noop/jobs", content=b"x", headers=submit | CROSS_SITE
-        )
+        answer = await gateway.submit(content=b"x", headers=headers)
         assert answer.status_code == 202
 
 

@@ -5,7 +5,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
 from contract.guard import AddressGuard
@@ -18,16 +17,10 @@ from tests.unit.gateway.dead_letters import give_up, redrive
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.uploaded import sent
 
-JOBS = "/v1/models/noop/jobs"
 LABEL = "order 4711, Zürich"
 RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
 FORM: dict[str, Any] = {"files": {"file": ("f", b"x", "text/plain")}}
 ENVELOPE = {"input": {"text": "x"}}
-
-
-async def submit(gateway: RunningGateway, **request: Any) -> httpx.Response:
-    headers = {"prefer": "respond-async", **request.pop("headers", {})}
-    return await gateway.http.post(JOBS, headers=headers, **request)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +40,7 @@ async def submit(gateway: RunningGateway, **request: Any) -> httpx.Response:
 async def test_job_and_list_show_the_label(
     gateway: RunningGateway, parts: dict[str, Any], label: str | None
 ) -> None:
-    accepted = await submit(gateway, **parts)
+    accepted = await gateway.submit(**parts)
     assert accepted.status_code == 202, accepted.text
     job_id = accepted.json()["id"]
     assert accepted.json()["label"] == label
@@ -62,8 +55,8 @@ async def test_job_and_list_show_the_label(
 
 async def test_job_with_an_upload_has_the_label(gateway: RunningGateway) -> None:
     name = await sent(gateway, b"hello", "text/plain")
-    by_query = await submit(gateway, params={"upload": name, "label": LABEL})
-    in_json = await submit(gateway, json={"input": {"upload": name}, "label": LABEL})
+    by_query = await gateway.submit(params={"upload": name, "label": LABEL})
+    in_json = await gateway.submit(json={"input": {"upload": name}, "label": LABEL})
     assert [answer.json()["label"] for answer in (by_query, in_json)] == [LABEL, LABEL]
 
 
@@ -98,7 +91,7 @@ async def test_label_of_control_characters_or_wrong_length_is_refused(
         {**RAW, "params": {"label": label}},
         {"json": {**ENVELOPE, "label": label}},
     ):
-        answer = await submit(gateway, **parts)
+        answer = await gateway.submit(**parts)
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
         assert answer.json()["detail"].startswith("label: expected a text of 1 to 100 characters")
     assert gateway.durable.runs == {}
@@ -119,7 +112,7 @@ async def test_label_that_is_no_text_or_comes_twice_is_refused(
     gateway: RunningGateway, parts: dict[str, Any]
 ) -> None:
     parts = {**parts, "headers": {"content-type": "application/json", **parts.get("headers", {})}}
-    answer = await submit(gateway, **parts)
+    answer = await gateway.submit(**parts)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request"), answer.text
     assert "abel" in answer.json()["detail"]
 
@@ -159,7 +152,7 @@ def test_ticket_without_a_label_has_no_label_field() -> None:
 async def test_repeat_with_another_label_is_refused(gateway: RunningGateway) -> None:
     headers = {**RAW["headers"], "idempotency-key": "one"}
     answers = [
-        await submit(gateway, content=b"x", params=query, headers=headers)
+        await gateway.submit(content=b"x", params=query, headers=headers)
         for query in ({"label": "a"}, {"label": "a"}, {"label": "b"}, {})
     ]
     assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
@@ -180,7 +173,7 @@ async def test_claim_of_version_0_1_matches_without_a_label(gateway: RunningGate
     claim = IdempotencyClaim(job_id, fingerprint("POST", "noop", b"x", options), gateway.clock())
     gateway.blobs.put(claim_blob("", "one"), claim.encode())
     headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
-    repeated = await submit(gateway, content=b"x", headers=headers)
+    repeated = await gateway.submit(content=b"x", headers=headers)
     assert (repeated.status_code, repeated.json().get("id")) == (202, job_id), repeated.text
-    labelled = await submit(gateway, content=b"x", headers=headers, params={"label": "a"})
+    labelled = await gateway.submit(content=b"x", headers=headers, params={"label": "a"})
     assert labelled.status_code == 422

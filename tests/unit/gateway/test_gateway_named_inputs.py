@@ -30,7 +30,6 @@ from tests.unit.gateway.open_inference_caller import infer, tensor
 from tests.unit.gateway.uploaded import sent
 
 PATH = "/v1/models/compared/jobs"
-ASYNC = {"prefer": "respond-async"}
 OTHER = {"text": "second"}
 LARGE = {"text": "x" * 100_000}
 
@@ -47,15 +46,15 @@ async def submit(
 ) -> httpx.Response:
     """Submit a job with named inputs in a JSON body, with an idempotency key if it is given."""
     document = {"input": {"text": "first"}, "inputs": inputs, **members}
-    headers = {**ASYNC, **({"idempotency-key": key} if key else {})}
-    return await gateway.http.post(PATH, json=document, headers=headers)
+    headers = {"idempotency-key": key} if key else {}
+    return await gateway.submit("compared", json=document, headers=headers)
 
 
 async def submit_form(
     gateway: RunningGateway, *parts: tuple[str, tuple[Any, ...]]
 ) -> httpx.Response:
     files = [("file", ("a.txt", b"first", "text/plain")), *parts]
-    return await gateway.http.post(PATH, files=files, headers=ASYNC)
+    return await gateway.submit("compared", files=files)
 
 
 @pytest.mark.parametrize("announced", ["image/png", "application/octet-stream"])
@@ -173,9 +172,7 @@ async def test_raw_body_without_a_required_input_is_refused(compared: RunningGat
 
 async def test_model_without_named_inputs_refuses_them(gateway: RunningGateway) -> None:
     for inputs, status in (({}, 202), (None, 202), ({"mask": {"text": "x"}}, 422), ([], 400)):
-        answer = await gateway.http.post(
-            "/v1/models/noop/jobs", json={"input": {"text": "x"}, "inputs": inputs}, headers=ASYNC
-        )
+        answer = await gateway.submit(json={"input": {"text": "x"}, "inputs": inputs})
         assert answer.status_code == status
     assert json.loads(encode_request(gateway.queues.request()))["schema"] == 1
 

@@ -21,7 +21,6 @@ from tests.unit.gateway.named import CUTTER, as_base64, stored, write_catalogue
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.webhook_delivery import SECRET, URL, deliver, receiver
 
-STREAM = "application/octet-stream"
 PNG = {"media_type": "image/png", "base64": "iVBORw=="}
 BOXES = {"media_type": "application/json", "json": [[1, 2]]}
 RESULT = {"media_type": "application/json", "json": {"n": 1}}
@@ -148,11 +147,8 @@ async def test_queued_job_gets_202_and_failed_job_409(cutter: RunningGateway) ->
 async def test_only_the_tenant_can_read_results(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, CUTTER)
     async with open_gateway(api_keys=SETTING, catalogue_path=path) as gateway:
-        answer = await gateway.http.post(
-            "/v1/models/cutter/jobs",
-            content=b"x",
-            headers={**bearer("a"), "content-type": STREAM, "prefer": "respond-async"},
-        )
+        headers = {**bearer("a"), "content-type": "application/octet-stream"}
+        answer = await gateway.submit("cutter", content=b"x", headers=headers)
         job = f"/v1/jobs/{answer.json()['id']}"
         await gateway.reply(**outcome(mask=PNG, boxes=BOXES))
         for key, status in (("a", 200), ("b", 404), ("watcher", 403)):

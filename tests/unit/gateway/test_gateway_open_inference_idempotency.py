@@ -56,8 +56,8 @@ async def test_different_request_starts_no_job(
 
 
 async def test_v1_and_v2_share_the_keys(gateway: RunningGateway) -> None:
-    headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
-    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
+    headers = {"idempotency-key": "one", "content-type": "text/plain"}
+    answer = await gateway.submit(content=b"a", headers=headers)
     assert answer.status_code == 202
     refused = await infer_again(gateway, "one", {"inputs": [tensor("a")]})
     assert refused.status_code == 422

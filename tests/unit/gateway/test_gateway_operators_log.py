@@ -4,6 +4,7 @@ import logging
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,9 +58,9 @@ async def test_accepted_and_refused_requests_are_logged(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway")
-    url, headers = "/v1/models/noop/jobs", {"prefer": "respond-async", "content-type": "text/plain"}
-    accepted = await gateway.http.post(url, content=b"x", headers=headers)
-    refused = await gateway.http.post(f"{url}?a%0Ab=1", content=b"x", headers=headers)
+    text: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
+    accepted = await gateway.submit(**text)
+    refused = await gateway.submit(params={"a\nb": "1"}, **text)
     lines = [line for line in caplog.messages if "traceparent" in line]
     job = accepted.json()
     assert (

@@ -79,8 +79,7 @@ async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Re
             request = {"files": {"file": ("a", b"x", "text/plain")}, "data": {"parameters": text}}
         case _:
             request = {"json": {"input": {"text": "x"}, "parameters": parameters}}
-    headers = {**request.pop("headers", {}), "prefer": "respond-async"}
-    return await gateway.http.post("/v1/models/noop/jobs", headers=headers, **request)
+    return await gateway.submit(**request)
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])

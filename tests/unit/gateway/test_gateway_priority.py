@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from contract.catalogue import Priority
@@ -14,16 +13,7 @@ from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.uploaded import sent
 from tests.unit.gateway.workers import heard
 
-JOBS = "/v1/models/noop/jobs"
-ASYNC = {"prefer": "respond-async"}
-
-
-async def submitted(gateway: RunningGateway, **request: Any) -> httpx.Response:
-    headers = {**ASYNC, **request.pop("headers", {})}
-    return await gateway.http.post(JOBS, headers=headers, **request)
-
-
-RAW = {"content": b"x", "headers": {"content-type": "text/plain"}}
+RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
 FORM = {"files": {"file": ("f", b"x", "text/plain")}}
 ENVELOPE = {"input": {"text": "x"}}
 
@@ -44,16 +34,16 @@ ENVELOPE = {"input": {"text": "x"}}
 async def test_priority_determines_the_queue(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
-    answer = await submitted(gateway, **request_parts)
+    answer = await gateway.submit(**request_parts)
     assert answer.status_code == 202, answer.text
     assert gateway.queues.sent[-1][0] == queue
 
 
 async def test_upload_is_sent_to_the_low_priority_queue(gateway: RunningGateway) -> None:
     name = await sent(gateway, b"hello", "text/plain")
-    by_query = await submitted(gateway, params={"upload": name, "priority": "low"})
+    by_query = await gateway.submit(params={"upload": name, "priority": "low"})
     assert by_query.status_code == 202, by_query.text
-    in_json = await submitted(gateway, json={"input": {"upload": name}, "priority": "low"})
+    in_json = await gateway.submit(json={"input": {"upload": name}, "priority": "low"})
     assert in_json.status_code == 202, in_json.text
     assert [queue for queue, _ in gateway.queues.sent] == ["noop-low", "noop-low"]
 
@@ -73,7 +63,7 @@ async def test_upload_is_sent_to_the_low_priority_queue(gateway: RunningGateway)
 async def test_unknown_priority_is_refused(
     gateway: RunningGateway, request_parts: dict[str, Any]
 ) -> None:
-    answer = await submitted(gateway, **request_parts)
+    answer = await gateway.submit(**request_parts)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert "priority" in answer.json()["detail"]
     assert gateway.durable.runs == {}
@@ -111,8 +101,8 @@ async def test_only_low_jobs_are_refused_if_that_queue_is_full(gateway: RunningG
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
     options = {"deadline_seconds": 60}
-    assert (await submitted(gateway, **RAW, params=options)).status_code == 202
-    refused = await submitted(gateway, **RAW, params={**options, "priority": "low"})
+    assert (await gateway.submit(**RAW, params=options)).status_code == 202
+    refused = await gateway.submit(**RAW, params={**options, "priority": "low"})
     assert (refused.status_code, refused.json()["code"]) == (503, "saturated")
     assert int(refused.headers["retry-after"]) == 10 + 100 + 1 - 60
 
@@ -130,8 +120,7 @@ async def test_reply_reduces_the_queue_length(gateway: RunningGateway) -> None:
 
 async def test_repeat_with_another_priority_is_refused(gateway: RunningGateway) -> None:
     answers = [
-        await submitted(
-            gateway,
+        await gateway.submit(
             content=b"x",
             params=query,
             headers={"content-type": "text/plain", "idempotency-key": "one"},

@@ -133,8 +133,7 @@ async def test_json_is_accepted_to_a_depth_of_250(gateway: RunningGateway, where
             parameters = f'{{"a": {nested}}}' if where == "parameters" else "{}"
             text = f'{{"input": {{"json": {json_text}}}, "parameters": {parameters}}}'
             sent = {"content": text, "headers": {"content-type": "application/json"}}
-        headers = {"prefer": "respond-async", **sent.pop("headers", {})}
-        answer = await gateway.http.post("/v1/models/noop/jobs", headers=headers, **sent)
+        answer = await gateway.submit(**sent)
         wanted = {202} if depth == 250 else {400, 415}
         assert answer.status_code in wanted, (depth, answer.text)
 
@@ -245,11 +244,7 @@ envelopes = st.fixed_dictionaries(
 async def test_any_body_gets_a_documented_status(
     gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
-    answer = await gateway.http.post(
-        f"/v1/models/{model}/jobs",
-        content=body,
-        headers={"content-type": media_type, "prefer": "respond-async"},
-    )
+    answer = await gateway.submit(model, content=body, headers={"content-type": media_type})
     assert answer.status_code in {202, 400, 413, 415, 422}
 
 

@@ -97,11 +97,8 @@ async def test_queue_is_left_alone_after_a_failed_send(gateway: RunningGateway) 
 async def test_failed_send_delays_no_other_model(gateway: RunningGateway) -> None:
     gateway.queues.missing = {"noop"}
     assert "sent" not in ticket_of(gateway, await gateway.accept())
-    answer = await gateway.http.post(
-        "/v1/models/classifier/jobs",
-        content=(ROOT / "examples" / "chelsea.jpg").read_bytes(),
-        headers={"content-type": "image/jpeg", "prefer": "respond-async"},
-    )
+    picture = (ROOT / "examples" / "chelsea.jpg").read_bytes()
+    answer = await gateway.submit("classifier", content=picture)
     assert ticket_of(gateway, answer.json()["id"])["sent"] is True
 
 
@@ -140,13 +137,13 @@ async def test_event_is_raised_until_the_orchestration_exists(
 
 
 async def test_repeat_finds_the_outcome_without_orchestration(gateway: RunningGateway) -> None:
-    headers = {"idempotency-key": "one", "prefer": "respond-async"}
+    headers = {"idempotency-key": "one"}
     gateway.durable.is_down = True
-    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+    answer = await gateway.submit(content=b"x", headers=headers)
     assert answer.status_code == 503
     gateway.durable.is_down = False
     request = gateway.queues.request()
     await gateway.reply(request)
-    again = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+    again = await gateway.submit(content=b"x", headers=headers)
     assert again.json()["id"] == request.job_id
     assert (await gateway.job(request.job_id))["status"] == "succeeded"

@@ -121,9 +121,7 @@ async def test_cancelled_job_gets_409(gateway: RunningGateway) -> None:
 
 
 async def test_respond_async_returns_at_once(gateway: RunningGateway) -> None:
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
-    )
+    answer = await gateway.submit(content=b"x", headers=OCTETS)
     assert answer.status_code == 202
     job = answer.json()
     assert job["status"] == "queued"
@@ -135,15 +133,10 @@ async def test_respond_async_returns_at_once(gateway: RunningGateway) -> None:
 
 async def test_message_has_input_parameters_deadline_and_url(gateway: RunningGateway) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
+    answer = await gateway.submit(
         content=b"\x01\x02",
         params={"deadline_seconds": "0000000030", "parameters": '{"top": 3}'},
-        headers={
-            **OCTETS,
-            "prefer": "respond-async",
-            "traceparent": f"00-{trace}-b7ad6b7169203331-01",
-        },
+        headers={**OCTETS, "traceparent": f"00-{trace}-b7ad6b7169203331-01"},
     )
     job_id = answer.json()["id"]
     assert answer.json()["trace_id"] == trace
@@ -230,11 +223,9 @@ async def test_json_like_an_sdk_object_stays_unchanged(gateway: RunningGateway) 
 
 
 async def test_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
+    answer = await gateway.submit(
         files={"file": ("a.txt", b"words", "text/plain")},
         data={"deadline_seconds": "7", "parameters": '{"a": true}'},
-        headers={"prefer": "respond-async"},
     )
     assert answer.status_code == 202, answer.text
     request = gateway.queues.request()
@@ -245,9 +236,7 @@ async def test_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
 
 async def test_missing_content_type_is_detected(gateway: RunningGateway) -> None:
     jpeg = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
-    answer = await gateway.http.post(
-        "/v1/models/classifier/jobs", content=jpeg, headers={"prefer": "respond-async"}
-    )
+    answer = await gateway.submit("classifier", content=jpeg)
     assert answer.status_code == 202, answer.text
     assert gateway.queues.request().input == InlineBytes("image/jpeg", jpeg)
 

@@ -20,11 +20,7 @@ from tests.unit.gateway.uploaded import NEVER_MADE, STREAM, sent, slot
 async def submit(
     gateway: RunningGateway, upload: str, model: str = "noop", **source: Any
 ) -> httpx.Response:
-    return await gateway.http.post(
-        f"/v1/models/{model}/jobs",
-        json={"input": {"upload": upload, **source}},
-        headers={"prefer": "respond-async"},
-    )
+    return await gateway.submit(model, json={"input": {"upload": upload, **source}})
 
 
 async def test_new_upload_has_a_signed_put_url(gateway: RunningGateway) -> None:
@@ -72,10 +68,9 @@ async def test_message_refers_to_the_upload(gateway: RunningGateway) -> None:
 
 async def test_query_parameter_can_name_the_upload(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
-    url = f"/v1/models/noop/jobs?upload={upload}"
-    answer = await gateway.http.post(url, headers={"prefer": "respond-async"})
+    answer = await gateway.submit(params={"upload": upload})
     assert answer.status_code == 202, answer.text
-    answer = await gateway.http.post(url, content=b"x")
+    answer = await gateway.submit(params={"upload": upload}, content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
