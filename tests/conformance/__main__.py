@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SUITES = {"rest": "tests.conformance.rest.suite", "worker": "tests.e2e.worker_kills"}
+SUITES = {"rest": "tests.conformance.rest.suite", "worker": "lab.storm.worker_kills"}
 """The module of each suite, by the suite's name."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.worker_kills import kill_at_random
+from lab.storm.worker_kills import kill_at_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
