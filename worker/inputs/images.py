@@ -116,13 +116,17 @@ def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedIm
     except _DECODER_ERRORS:
         raise InvalidInput(DAMAGED) from None
     opened = OpenedImage(picture, _scan_count(picture, data))
-    try:
-        _check_size(picture.size, max_pixels)
-        _check_scans(opened.scan_count)
-    except InvalidInput:
-        picture.close()
-        raise
-    return opened
+    width, height = picture.size
+    if max_pixels and width * height > max_pixels:
+        problem = (
+            f"the image has {width} x {height} pixels; at most {max_pixels} pixels are accepted"
+        )
+    elif opened.scan_count > _MAX_SCANS:
+        problem = f"the JPEG has more than {_MAX_SCANS} scans; save it with fewer scans"
+    else:
+        return opened
+    picture.close()
+    raise InvalidInput(problem)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -175,11 +179,6 @@ def _flat(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layers).convert("RGB")
 
 
-def _check_scans(scan_count: int) -> None:
-    if scan_count > _MAX_SCANS:
-        raise InvalidInput(f"the JPEG has more than {_MAX_SCANS} scans; save it with fewer scans")
-
-
 def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
     """Return the number of scans of a JPEG, also those of its thumbnail; 1 for other formats."""
     if picture.format != "JPEG":
@@ -190,11 +189,3 @@ def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
     while at >= 0 and count <= _MAX_SCANS:
         count, at = count + 1, data.find(_SCAN, at + 2)
     return max(1, count)
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if max_pixels and width * height > max_pixels:
-        raise InvalidInput(
-            f"the image has {width} x {height} pixels; at most {max_pixels} pixels are accepted"
-        )

@@ -69,17 +69,15 @@ class DeviceSharing:
                 require_cuda()
             if self.device is None:
                 self.device = self._find()
-            self._note(describe_device(self.device.name if self.device else "cpu"))
+            info = describe_device(self.device.name if self.device else "cpu")
+            if info != self.info:
+                self.info = info
+                _log.info(
+                    "the device is %s: driver %s, CUDA %s, torch %s",
+                    *(info.device, info.driver or "none", info.cuda or "none"),
+                    info.torch or "none",
+                )
             return self.device
-
-    def _note(self, info: DeviceInfo) -> None:
-        if info == self.info:
-            return
-        self.info = info
-        _log.info(
-            "the device is %s: driver %s, CUDA %s, torch %s",
-            *(info.device, info.driver or "none", info.cuda or "none", info.torch or "none"),
-        )
 
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
@@ -151,16 +149,13 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
     The result is more than the device if a batch of one item needs more. It is an estimate if no
     batch was measured.
     """
+    resident_bytes = profile.resident_bytes
     if not profile.peaks:
-        return _first_reservation_bytes(profile.resident_bytes, model, device)
+        if not resident_bytes:
+            return model.memory_bytes
+        batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
+        guess_bytes = max(model.memory_bytes, resident_bytes + batch_bytes)
+        return min(guess_bytes, max(device.total_bytes, resident_bytes))
     unit_cost, largest_cost = profile.peaks[0][0], profile.peaks[-1][0]
     full_bytes = profile.needed_bytes(max(unit_cost * model.max_batch_size, largest_cost))
     return min(full_bytes, max(device.total_bytes, profile.needed_bytes(unit_cost)))
-
-
-def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    if not resident_bytes:
-        return model.memory_bytes
-    batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
-    guess_bytes = max(model.memory_bytes, resident_bytes + batch_bytes)
-    return min(guess_bytes, max(device.total_bytes, resident_bytes))

@@ -99,29 +99,6 @@ class MemoryAccount:
         self._used_bytes = used_bytes
 
 
-class BatchCharge:
-    """The part of the memory budget that one batch uses. It grows while the batch runs."""
-
-    def __init__(self, account: MemoryAccount, limit_bytes: int | None) -> None:
-        self._account = account
-        self._limit_bytes = limit_bytes
-        self.size_bytes = 0
-
-    def grow_to(self, size_bytes: int) -> None:
-        """Increase the batch's memory to `size_bytes` in total, or raise BudgetExceeded."""
-        _check(size_bytes, self._limit_bytes)
-        more_bytes = size_bytes - self.size_bytes
-        if more_bytes > 0:
-            self._account.charge(more_bytes)
-            self.size_bytes = size_bytes
-
-    def release(self) -> None:
-        """Release the batch's memory after the batch has ended."""
-        if self.size_bytes:
-            self._account.release(self.size_bytes)
-            self.size_bytes = 0
-
-
 class SimulatedDevice:
     """The device `cpu`, whose memory is limited by a budget."""
 
@@ -153,19 +130,28 @@ class SimulatedDevice:
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run the block as one batch, and charge its memory, or raise BudgetExceeded."""
-        charge = BatchCharge(self._account, batch.limit_bytes)
+        charged_bytes = 0
+
+        def grow_to(size_bytes: int) -> None:
+            nonlocal charged_bytes
+            _check(size_bytes, batch.limit_bytes)
+            if size_bytes > charged_bytes:
+                self._account.charge(size_bytes - charged_bytes)
+                charged_bytes = size_bytes
+
         try:
             if batch.known_bytes is not None:
-                charge.grow_to(batch.known_bytes)
+                grow_to(batch.known_bytes)
                 yield
                 return
             declared_bytes = holder.memory_bytes(batch.cost) - holder.memory_bytes(0)
-            charge.grow_to(declared_bytes)
-            with metering(lambda live: charge.grow_to(declared_bytes + live)) as peak:
+            grow_to(declared_bytes)
+            with metering(lambda live: grow_to(declared_bytes + live)) as peak:
                 yield
                 batch.measured_bytes = max(declared_bytes, 0) + peak()
         finally:
-            charge.release()
+            if charged_bytes:
+                self._account.release(charged_bytes)
 
     def release_cached(self) -> None:
         """Run Python's garbage collector."""

@@ -173,9 +173,9 @@ class Infer:
         """
         self._labels = _read_labels(labels)
         _reset_peak()
-        before_bytes = _resident_bytes()
+        before_bytes = _status_bytes("VmRSS")
         self._session = _open_session(weights.path)
-        grown_bytes = _resident_bytes() - before_bytes
+        grown_bytes = _status_bytes("VmRSS") - before_bytes
         self._idle_bytes = max(grown_bytes, weights.path.stat().st_size)
         self._inputs = [GraphInput.read(each) for each in self._session.get_inputs()]
         self._outputs = [each.name for each in self._session.get_outputs()]
@@ -268,12 +268,12 @@ class Infer:
             return run()
         self._measured_count += 1
         is_measured = _reset_peak()
-        before_bytes = _resident_bytes()
+        before_bytes = _status_bytes("VmRSS")
         outputs = run()
         needed_bytes = sum(each.nbytes for item in items for each in item.values())
         needed_bytes += sum(int(getattr(each, "nbytes", 0)) for each in outputs)
         if is_measured:
-            needed_bytes = max(needed_bytes, _peak_bytes() - before_bytes)
+            needed_bytes = max(needed_bytes, _status_bytes("VmHWM") - before_bytes)
         cost = sum(self.cost(item) for item in items)
         self._element_bytes = max(self._element_bytes, needed_bytes / cost)
         return outputs
@@ -349,17 +349,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _resident_bytes() -> int:
-    """Return the memory in bytes that this process uses now; 0 if it cannot be read."""
-    return _status_bytes("VmRSS")
-
-
-def _peak_bytes() -> int:
-    """Return the peak memory of this process in bytes since `_reset_peak`; 0 if unknown."""
-    return _status_bytes("VmHWM")
-
-
 def _status_bytes(field: str) -> int:
+    """Return VmRSS, the memory of this process now, or VmHWM, its peak; 0 if unknown."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
