@@ -69,12 +69,6 @@ def is_public(address: IPAddress) -> bool:
     return not any(address in network for network in _REFUSED)
 
 
-def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Return whether a network contains the address, which may be a mapped IPv4 address."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return any((mapped or address) in network for network in networks)
-
-
 MAX_URL_CHARACTERS: Final = 2048
 
 # The characters of RFC 3986. URL parsers disagree about backslashes and control characters.
@@ -165,7 +159,9 @@ class AddressGuard:
         return target.host.rstrip(".") in self._hosts
 
     def _check(self, target: Target, address: IPAddress) -> None:
-        if self._is_listed(target) or is_listed(address, self._networks):
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        in_network = any((mapped or address) in network for network in self._networks)
+        if in_network or self._is_listed(target):
             return
         if not is_public(address):
             raise ForbiddenAddress(

@@ -148,8 +148,14 @@ class DeadLetterTrigger:
         queue: str,
         durable: Durable,
     ) -> None:
-        job_id = _job_id(message, request)
-        reply = _make_reply(message, job_id, self.clock())
+        job_id, now = _job_id(message, request), self.clock()
+        reply = JobReply(
+            job_id=job_id,
+            outcome=_error_of(_read_property(message, _REASON), _read_death(message)),
+            started_at=_as_utc(message.enqueued_time_utc) or now,
+            finished_at=now,
+            attempt=max(1, message.delivery_count or 1),
+        )
         # A producer can send a message with the id of any job. It must not end this job.
         match request.reply_to if request else None:
             case ReplyUrl() if self._is_from_gateway(request):
@@ -220,16 +226,6 @@ def _read_request(body: bytes) -> JobRequest | None:
         return decode_request(body)
     except ContractError:
         return None
-
-
-def _make_reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
-    return JobReply(
-        job_id=job_id,
-        outcome=_error_of(_read_property(message, _REASON), _read_death(message)),
-        started_at=_as_utc(message.enqueued_time_utc) or now,
-        finished_at=now,
-        attempt=max(1, message.delivery_count or 1),
-    )
 
 
 def _error_of(reason: str | None, death: str | None) -> JobError:

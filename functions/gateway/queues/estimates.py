@@ -28,11 +28,11 @@ import asyncio
 import logging
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from typing_extensions import TypedDict
 
@@ -40,7 +40,7 @@ from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable
-from gateway.queues.client import MessageCounts
+from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.model_states import ModelStates
 
 
@@ -232,46 +232,14 @@ MAX_ARRIVALS: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
-class QueueCounter(Protocol):
-    """The interface of a client that counts the messages in a queue."""
-
-    async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
-
-
-class MessageCounter:
-    """Counts the messages in queues, and records whether Service Bus answers."""
-
-    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
-        self._counter = counter
-        self._clock = clock
-        self.silent_since: datetime | None = None
-        """Since when Service Bus has not answered any count; None if it answered the last count."""
-
-    async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in a queue. Raises Unavailable or TimeoutError."""
-        begun_at = self._clock()
-        try:
-            async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
-                counts = await self._counter.count(queue)
-        except (NoAnswer, TimeoutError):
-            self.silent_since = self.silent_since or begun_at
-            raise
-        except Unavailable:
-            self.silent_since = None
-            raise
-        self.silent_since = None
-        return counts
-
-
 class QueueStatistics:
     """Estimates the length of one queue and the positions of its jobs.
 
     The estimates use the last count of the messages, and this process's jobs and replies since.
     """
 
-    def __init__(self, counter: MessageCounter, clock: Clock) -> None:
-        self._counter = counter
+    def __init__(self, count: Callable[[str], Awaitable[MessageCounts]], clock: Clock) -> None:
+        self._count = count
         self._clock = clock
         self._arrivals: list[float] = []
         self._replies = 0
@@ -292,8 +260,8 @@ class QueueStatistics:
 
     async def length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue; None if unknown."""
-        count = await self._fresh_count(queue)
-        return None if count is None else length_now(count, self._arrivals, self._replies)
+        counts = await self.counts(queue)
+        return None if counts is None else counts.active
 
     async def counts(self, queue: str) -> MessageCounts | None:
         """Return the estimated `length`, and the counts of other messages; None if unknown."""
@@ -342,7 +310,7 @@ class QueueStatistics:
     async def _count_messages(self, queue: str) -> LengthSample | None:
         at_seconds, replies = self._now(), self._replies
         try:
-            counts = await self._counter.count(queue)
+            counts = await self._count(queue)
             self._sample = LengthSample(
                 counts.active, at_seconds, replies, counts.scheduled, counts.dead
             )
@@ -385,12 +353,14 @@ class _ModelStatistics:
 class WaitEstimates:
     """Estimates how long the jobs of all models wait."""
 
-    def __init__(self, counter: QueueCounter, clock: Clock, states: ModelStates) -> None:
-        self._counter = MessageCounter(counter, clock)
+    def __init__(self, counter: Queues, clock: Clock, states: ModelStates) -> None:
+        self._counter = counter
         self._clock = clock
         self._states = states
         self._begun_at = self._now()
         self._known: dict[str, _ModelStatistics] = {}
+        self.silent_since: datetime | None = None
+        """Since when Service Bus has not answered any count; None if it answers."""
 
     def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
         """Record that this process has accepted a job."""
@@ -414,11 +384,6 @@ class WaitEstimates:
         )
         known.queues[priority].record_reply()
         known.quiet_since = now
-
-    @property
-    def silent_since(self) -> datetime | None:
-        """Since when Service Bus has not answered any count; None if it answers."""
-        return self._counter.silent_since
 
     def answered_seconds(self, model: str) -> float | None:
         """Return how long ago a worker of the model called this process; None if never."""
@@ -490,9 +455,24 @@ class WaitEstimates:
         excess = (jobs + 1) * least - deadline_seconds if jobs is not None else 0
         return excess if excess > 0 else None
 
+    async def _count(self, queue: str) -> MessageCounts:
+        """Count the messages in a queue, and record whether Service Bus answers."""
+        begun_at = self._clock()
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
+                counts = await self._counter.count(queue)
+        except (NoAnswer, TimeoutError):
+            self.silent_since = self.silent_since or begun_at
+            raise
+        except Unavailable:
+            self.silent_since = None
+            raise
+        self.silent_since = None
+        return counts
+
     def _of(self, model: str) -> _ModelStatistics:
         if model not in self._known:
-            queues = {each: QueueStatistics(self._counter, self._clock) for each in Priority}
+            queues = {each: QueueStatistics(self._count, self._clock) for each in Priority}
             self._known[model] = _ModelStatistics(self._begun_at, queues)
         return self._known[model]
 
