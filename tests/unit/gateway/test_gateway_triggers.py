@@ -22,8 +22,6 @@ from gateway.asgi import serve
 from gateway.errors import Unavailable
 from tests.unit.gateway.conftest import ENVIRON, RunningGateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 FUNCTIONS = Path(__file__).parents[3] / "functions"
 
 
@@ -39,7 +37,7 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
     )
 
 
-async def test_a_dead_letter_is_stored_and_its_job_fails(gateway: RunningGateway) -> None:
+async def test_dead_letter_is_stored_and_its_job_fails(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
@@ -54,15 +52,13 @@ async def test_a_dead_letter_is_stored_and_its_job_fails(gateway: RunningGateway
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
-async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body: bytes) -> None:
+async def test_unreadable_dead_letter_is_stored(gateway: RunningGateway, body: bytes) -> None:
     await gateway.services.dead_letters.run(letter(body), "noop", gateway.durable)
     (kept,) = gateway.payloads.blobs
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_dead_letter_trigger_fails_while_the_dead_letter_cannot_be_stored(
-    gateway: RunningGateway,
-) -> None:
+async def test_trigger_fails_while_the_letter_cannot_be_stored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     gateway.payloads.is_down = True
@@ -70,9 +66,7 @@ async def test_the_dead_letter_trigger_fails_while_the_dead_letter_cannot_be_sto
         await gateway.services.dead_letters.run(message, "noop", gateway.durable)
 
 
-async def test_a_dead_letter_ends_its_job_although_durable_functions_does_not_respond(
-    gateway: RunningGateway,
-) -> None:
+async def test_dead_letter_ends_its_job_while_durable_is_silent(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     gateway.durable.is_down = True
@@ -81,7 +75,7 @@ async def test_a_dead_letter_ends_its_job_although_durable_functions_does_not_re
     assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
 
 
-async def test_a_dead_letter_without_a_message_id_is_stored_under_its_sequence_number(
+async def test_letter_without_an_id_is_stored_by_its_sequence_number(
     gateway: RunningGateway,
 ) -> None:
     message = ServiceBusMessage(
@@ -97,7 +91,7 @@ async def test_a_dead_letter_without_a_message_id_is_stored_under_its_sequence_n
 
 
 @pytest.mark.parametrize("token", ["forged", ""])
-async def test_a_dead_letter_with_a_reply_url_that_no_gateway_issued_does_not_end_the_job(
+async def test_letter_with_a_foreign_reply_url_ends_no_job(
     gateway: RunningGateway, token: str
 ) -> None:
     job_id = await gateway.accept()
@@ -112,17 +106,13 @@ async def test_a_dead_letter_with_a_reply_url_that_no_gateway_issued_does_not_en
     assert len(gateway.queues.sent) == 1
 
 
-async def test_an_unreadable_dead_letter_with_the_id_of_a_job_does_not_end_the_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_unreadable_letter_with_the_id_of_a_job_ends_no_job(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.services.dead_letters.run(letter(b"garbage", job_id), "noop", gateway.durable)
     assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_a_dead_letter_records_the_failure_of_a_job_whose_orchestration_was_not_started(
-    gateway: RunningGateway,
-) -> None:
+async def test_letter_of_an_unstarted_job_records_its_failure(gateway: RunningGateway) -> None:
     gateway.durable.is_down = True
     assert (await gateway.http.post("/v1/models/noop/jobs", content=b"x")).status_code == 503
     gateway.durable.is_down = False
@@ -134,7 +124,7 @@ async def test_a_dead_letter_records_the_failure_of_a_job_whose_orchestration_wa
     assert found.status == "failed"
 
 
-async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -> None:
+async def test_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(gateway.http.post("/v1/models/noop/jobs", content=b"x"))
     await gateway.queues.has_sent.wait()
     request = gateway.queues.request()
@@ -144,9 +134,7 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
-async def test_housekeeping_deletes_histories_whose_retention_has_ended(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_old_histories(gateway: RunningGateway) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
     # The retention is 72 hours after the longest deadline, which is one hour.
@@ -168,9 +156,7 @@ async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
     return gateway.durable.runs[job_id].input
 
 
-async def test_a_repeated_enqueue_activity_sends_a_message_with_the_same_id(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeated_enqueue_sends_the_same_message_id(gateway: RunningGateway) -> None:
     ticket = await accept_unsent(gateway)
     assert await gateway.services.creator.enqueue(ticket) is None
     assert await gateway.services.creator.enqueue(ticket) is None
@@ -178,18 +164,14 @@ async def test_a_repeated_enqueue_activity_sends_a_message_with_the_same_id(
     assert first.message_id == second.message_id
 
 
-async def test_the_enqueue_activity_sends_no_message_after_the_deadline(
-    gateway: RunningGateway,
-) -> None:
+async def test_enqueue_sends_nothing_after_the_deadline(gateway: RunningGateway) -> None:
     ticket = await accept_unsent(gateway)
     gateway.clock.now += timedelta(seconds=60)
     assert await gateway.services.creator.enqueue(ticket) is None
     assert not gateway.queues.sent
 
 
-async def test_the_time_to_live_of_a_request_lasts_at_least_until_the_deadline(
-    gateway: RunningGateway,
-) -> None:
+async def test_time_to_live_lasts_until_the_deadline(gateway: RunningGateway) -> None:
     await gateway.accept(deadline_seconds=1)
     ticket = await accept_unsent(gateway, deadline_seconds=1)
     gateway.clock.now += timedelta(milliseconds=10)
@@ -208,9 +190,7 @@ async def app_of(gateway: RunningGateway) -> Any:
     return transport.app
 
 
-async def test_a_request_of_azure_functions_is_passed_to_the_asgi_app(
-    gateway: RunningGateway,
-) -> None:
+async def test_request_of_functions_reaches_the_app(gateway: RunningGateway) -> None:
     answer = await serve(
         await app_of(gateway),
         trigger(
@@ -253,9 +233,7 @@ START = {
 }
 
 
-async def test_body_chunks_and_repeated_headers_of_an_asgi_response_are_joined(
-    gateway: RunningGateway,
-) -> None:
+async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -> None:
     app = App(
         START,
         {"type": "http.response.body", "body": b"a", "more_body": True},
@@ -273,7 +251,7 @@ async def test_body_chunks_and_repeated_headers_of_an_asgi_response_are_joined(
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_an_error_of_the_asgi_app_after_the_response_is_logged_and_the_response_is_returned(
+async def test_error_after_the_response_is_logged(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
@@ -282,9 +260,7 @@ async def test_an_error_of_the_asgi_app_after_the_response_is_logged_and_the_res
     assert "why" in caplog.text
 
 
-async def test_an_unexpected_error_before_the_asgi_app_has_responded_is_raised_to_the_host(
-    gateway: RunningGateway,
-) -> None:
+async def test_error_before_the_response_is_raised(gateway: RunningGateway) -> None:
     with pytest.raises(ValueError, match="why"):
         await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), gateway.durable)
 
@@ -328,7 +304,7 @@ def test_azures_host_accepts_each_function() -> None:
         assert all(ROUTE.fullmatch(binding.get("route", "")) for binding in bindings), name
 
 
-def test_the_function_app_registers_exactly_the_expected_functions_and_bindings() -> None:
+def test_exactly_the_expected_functions_are_registered() -> None:
     functions = [
         " ".join([name, *sorted(f"{each['type']}:{each['name']}" for each in bindings)])
         for name, bindings in index_functions()
@@ -351,7 +327,7 @@ def test_the_function_app_registers_exactly_the_expected_functions_and_bindings(
     ]
 
 
-def test_the_function_app_does_not_start_with_an_invalid_setting() -> None:
+def test_app_does_not_start_with_an_invalid_setting() -> None:
     started = subprocess.run(
         [sys.executable, "-c", "import function_app"],
         cwd=FUNCTIONS,
