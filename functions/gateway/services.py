@@ -37,7 +37,6 @@ from gateway.storage.payloads import (
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
-from gateway.submission.versions import VersionChooser
 from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
@@ -110,7 +109,7 @@ class Services:
             jobs=self.jobs,
             waiters=self.waiters,
             starts=self.starts,
-            versions=VersionChooser(catalogue, states),
+            states=states,
             clock=clock,
             url_inputs=RateLimiter(clock),
         )

@@ -175,13 +175,13 @@ class AuthenticationMiddleware:
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
         with self._tracing.request(scope) as report_status:
-            if report_status is not None:
-                send = _reporting(report_status, send)
-            await self._serve(scope, receive, send)
+            headers = {"traceresponse": traceparent_of(scope)}
+            send = _completing(headers, report_status, send)
+            await self._serve(scope, receive, send, headers)
 
-    async def _serve(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        headers = {"traceresponse": traceparent_of(scope)}
-        send = _adding(headers, send)
+    async def _serve(
+        self, scope: types.Scope, receive: Receive, send: Send, headers: dict[str, str]
+    ) -> None:
         with contextlib.ExitStack() as counted:
             try:
                 caller = scope["gateway.caller"] = self._authenticate(scope, headers)
@@ -258,21 +258,16 @@ def _rate_limited(decision: RateDecision) -> HttpProblem:
     )
 
 
-def _reporting(report_status: ReportStatus, send: Send) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            report_status(message["status"])
-        await send(message)
+def _completing(headers: dict[str, str], report_status: ReportStatus | None, send: Send) -> Send:
+    """Add the headers to the response, and report its status."""
 
-    return sending
-
-
-def _adding(headers: dict[str, str], send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             fields = MutableHeaders(scope=message)
             for name, value in headers.items():
                 fields[name] = value
+            if report_status is not None:
+                report_status(message["status"])
         await send(message)
 
     return sending

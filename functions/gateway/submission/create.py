@@ -30,7 +30,7 @@ from azure.servicebus import ServiceBusMessage
 from uuid_utils import uuid7
 
 from contract import media
-from contract.catalogue import Catalogue, ModelEntry, Priority, queue_of
+from contract.catalogue import Catalogue, ModelEntry, Priority, choose_version, queue_of
 from contract.errors import ForbiddenAddress, MessageTooLarge, TooManyLookUps, UnknownModel
 from contract.guard import Resolver
 from contract.messages import (
@@ -69,6 +69,7 @@ from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem, invalid_input
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
+from gateway.queues.model_states import ModelStates
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
@@ -82,7 +83,6 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
-from gateway.submission.versions import VersionChooser
 from gateway.telemetry import GatewayTracing, JobCounters
 
 LONGEST_REFUSAL_SECONDS: Final = 300
@@ -166,7 +166,7 @@ class JobCreator:
     jobs: Jobs
     waiters: Waiters
     starts: DelayedStarts
-    versions: VersionChooser
+    states: ModelStates
     clock: Clock
     url_inputs: RateLimiter
     """Limits how often each tenant may submit a job whose input is fetched from a URL."""
@@ -206,7 +206,7 @@ class JobCreator:
         job_id = job_id or str(uuid7())
         model = new_job.model
         if model.versions and not new_job.is_pinned:
-            model = await self.versions.choose(model, job_id)
+            model = await self._choose_version(model, job_id)
         self._refuse_if_saturated(model, new_job)
         self._refuse_too_many_urls(new_job)
         await self._check_addresses(new_job)
@@ -222,6 +222,25 @@ class JobCreator:
             parameters=new_job.parameters,
         )
         return PreparedJob(request, replace(new_job, model=model))
+
+    async def _choose_version(self, model: ModelEntry, job_id: str) -> ModelEntry:
+        """Return the version that the percentages and the job's id select.
+
+        If no worker is ready for it, return the fallback version, unless no heartbeats can be read.
+        Each job's version is chosen once, because the percentages and the workers may change.
+        """
+        versions = self.catalogue.versions(model)
+        chosen = versions[choose_version(model.versions, job_id)]
+        if model.fallback in {"", chosen.version}:
+            return chosen
+        ready = await self.states.ready()
+        if ready is None or chosen.name in ready:
+            return chosen
+        _log.info(
+            "job %s gets version %s of %s, because no worker is ready for version %s",
+            *(job_id, model.fallback, model.model_name, chosen.version),
+        )
+        return versions[model.fallback]
 
     async def start_and_wait(
         self, durable: Durable, job: PreparedJob, wait_seconds: float, *, is_only_start: bool
@@ -336,28 +355,23 @@ class JobCreator:
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's inputs in blobs if they are too large for an orchestration's history."""
         request, left_bytes = job.request, INLINE_LIMIT_BYTES
-        first, left_bytes = await self._make_input_small(request.input, job.job_id, left_bytes)
-        inputs = {}
-        for name, payload in request.inputs.items():
-            inputs[name], left_bytes = await self._make_input_small(
-                payload, job.job_id, left_bytes, name
-            )
+        small: dict[str | None, InputPayload] = {None: request.input}
+        small.update(request.inputs)
+        for name, payload in small.items():
+            match payload:
+                case InlineBytes(media_type, data):
+                    pass
+                case InlineJson(value):
+                    media_type, data = media.JSON, encode_json(value)
+                case _:
+                    continue
+            if fits_inline(len(data), left_bytes):
+                left_bytes -= len(data)
+            else:
+                blob = input_blob(job.job_id, name)
+                small[name] = await self.payloads.put(blob, data, media_type)
+        first, inputs = _split_inputs(small)
         return replace(job, request=replace(request, input=first, inputs=inputs))
-
-    async def _make_input_small(
-        self, payload: InputPayload, job_id: str, left_bytes: int, name: str | None = None
-    ) -> tuple[InputPayload, int]:
-        """Store an input of more than `left_bytes`; return it, and how many bytes are left."""
-        match payload:
-            case InlineBytes(media_type, data):
-                pass
-            case InlineJson(value):
-                media_type, data = media.JSON, encode_json(value)
-            case _:
-                return payload, left_bytes
-        if fits_inline(len(data), left_bytes):
-            return payload, left_bytes - len(data)
-        return await self.payloads.put(input_blob(job_id, name), data, media_type), left_bytes
 
     def _refuse_if_saturated(self, model: ModelEntry, job: NewJob) -> None:
         """Raise the problem `saturated` if the job would probably expire in the queue."""
@@ -438,8 +452,7 @@ class JobCreator:
                 raise
             if isinstance(payloads[name], InlineBytes | InlineJson):
                 left_bytes -= len(each.data)
-        first = payloads.pop(None)
-        return first, {name: payload for name, payload in payloads.items() if name is not None}
+        return _split_inputs(payloads)
 
     async def _store_input(
         self,
@@ -488,6 +501,14 @@ class JobCreator:
             is_whole=len(found.head) == found.size_bytes,
         )
         return PayloadRef(media_type, blob, found.size_bytes, None, found.etag)
+
+
+def _split_inputs(
+    payloads: dict[str | None, InputPayload],
+) -> tuple[InputPayload, dict[str, InputPayload]]:
+    """Return the first input, which has the name None, and the named inputs."""
+    named = {name: payload for name, payload in payloads.items() if name is not None}
+    return payloads[None], named
 
 
 def _path_of(name: str | None) -> str:

@@ -294,7 +294,7 @@ class IdempotencyKeys:
 
         The job's message may have been sent to the queue of this version.
         """
-        entry = self.creator.versions.find(new_job.model, version)
+        entry = self.creator.catalogue.versions(new_job.model).get(version)
         return (
             new_job if entry is None else dataclasses.replace(new_job, model=entry, is_pinned=True)
         )
