@@ -236,8 +236,8 @@ class InferStep:
         for job, ran in run_batch(
             loaded.call_model, to_run, self._reason_to_skip, limit, self._watch
         ):
-            if isinstance(ran, Skipped):
-                yield Inferred(job, error=ran.error)
+            if isinstance(ran, BaseException):
+                yield Inferred(job, error=ran)
             else:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
                 job.mark_step("ran_ms", ran.ended)
@@ -301,27 +301,20 @@ class ItemRun:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The outcome of an item that does not run again after its batch has failed."""
-
-    error: BaseException
-
-
 def run_batch(
     run: Callable[[list[Any], list[Context]], Sequence[Any]],
     jobs: Sequence[ItemT],
     reason_to_skip: Callable[[ItemT], BaseException | None],
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
-) -> Iterator[tuple[ItemT, ItemRun | Skipped]]:
+) -> Iterator[tuple[ItemT, ItemRun | BaseException]]:
     """Run jobs as one batch, and yield each outcome as soon as it is known.
 
     After an error of the model, the jobs run again in smaller batches. If a single job does not fit
     into memory, it runs once more while no other model of this process uses the device. No job runs
     again after the device is lost, or if the model must be unloaded while a job waits for jobs of
     other models. `reason_to_skip` is called before a job runs again; if it returns an error, the
-    job ends with it. `watch` returns a context manager for each call.
+    job ends with it, instead of an ItemRun. `watch` returns a context manager for each call.
     """
     waiting, too_large = [list(jobs)], list[ItemT]()
     while waiting:
@@ -358,13 +351,13 @@ def run_batch(
 
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
-) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
+) -> Generator[tuple[ItemT, BaseException], None, list[ItemT]]:
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:
             left.append(job)
         else:
-            yield job, Skipped(reason)
+            yield job, reason
     return left
 
 

@@ -16,7 +16,7 @@ from worker.errors import Cancelled, DeviceLost, InvalidInput, NotWaitedFor, Out
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.limits import BatchLimit, DeviceLock
 from worker.models import Context
-from worker.pipeline.infer import ItemRun, Skipped, run_batch
+from worker.pipeline.infer import ItemRun, run_batch
 
 
 @dataclass(eq=False)
@@ -126,9 +126,7 @@ def test_cancelled_job_does_not_run_again() -> None:
     reason = NotWaitedFor("cancelled")
     limit = BatchLimit("m", DeviceLock())
     ran = list(run_batch(model, items, lambda job: reason if job.item in gone else None, limit))
-    assert [(job.item, what) for job, what in ran if isinstance(what, Skipped)] == [
-        (2, Skipped(reason))
-    ]
+    assert [(job.item, what) for job, what in ran if not isinstance(what, ItemRun)] == [(2, reason)]
     results = [(job.item, what.result) for job, what in ran if isinstance(what, ItemRun)]
     assert results == [(0, 0), (1, 1), (3, 9)]
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
@@ -166,9 +164,7 @@ def test_system_exit_fails_one_job(surprise: BaseException) -> None:
             raise surprise
         return batch
 
-    ran = list(
-        run_batch(run, [Item(n) for n in range(4)], lambda _: None, BatchLimit("m", DeviceLock()))
-    )
+    ran = run_all(run, [Item(n) for n in range(4)], BatchLimit("m", DeviceLock()))
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
