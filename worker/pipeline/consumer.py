@@ -123,7 +123,7 @@ class Consumer:
                     if isinstance(event, Settled):
                         self._note_settled(event)
                     else:
-                        self._accept(queue, event)
+                        self._accept_message(queue, event)
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception(
                     "queue %s: receiving or settling failed; the worker tries again", queue.name
@@ -139,14 +139,14 @@ class Consumer:
             return self.capacity.normal_count()
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
-    def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
+    def _accept_message(self, queue: ModelQueue, delivery: LockedMessage) -> None:
         """Turn a received message into a job, and submit the job to the next step."""
         self.in_flight.add_delivery(delivery)
         self.manager.touch()
         cached = self.cache.find_reply(delivery)
         try:
             with self.running.noting_read(delivery):
-                job = self._open(queue, delivery, has_reply=cached is not None)
+                job = self._open_message(queue, delivery, has_reply=cached is not None)
         except WorkerError as error:
             self.settle.refuse_message(delivery, error)
             return
@@ -172,17 +172,26 @@ class Consumer:
             # An earlier worker could not deliver the reply.
             self.end_job(job, RunTooLong.after(self.infer.runs.seconds))
         else:
-            self.suspects.start_in_turn(job, partial(self._prepare, job))
+            self.suspects.start_in_turn(job, partial(self._start_preparing, job))
 
-    def _prepare(self, job: ReceivedJob) -> None:
-        if self._is_fetched(job) or self._is_in_large_blob(job):
-            # Slow servers and large files must not delay the other jobs of the model.
-            self.in_flight.offload_job(job)
+    def _open_message(
+        self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool
+    ) -> ReceivedJob:
+        if self.stopping.is_set():
+            raise HandedBack("this worker is shutting down")
+        if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
+            self.receive.check_failures(delivery)
+        return self.receive.open_delivery(delivery, queue.renew_lock, utc_now())
+
+    def _start_preparing(self, job: ReceivedJob) -> None:
         threads = self._prepare_threads
         if self._is_fetched(job):
             threads = self._fetch_threads
         elif self._is_in_large_blob(job):
             threads = self._large_threads
+        if threads is not self._prepare_threads:
+            # Slow servers and large files must not delay the other jobs of the model.
+            self.in_flight.offload_job(job)
         threads.submit(self._open_input, job)
 
     @staticmethod
@@ -197,13 +206,6 @@ class Consumer:
             if isinstance(payload, PayloadRef)
         )
         return sum(sizes) > LARGE_FILE_BYTES
-
-    def _open(self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool) -> ReceivedJob:
-        if self.stopping.is_set():
-            raise HandedBack("this worker is shutting down")
-        if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
-            self.receive.check_failures(delivery)
-        return self.receive.open_delivery(delivery, queue.renew_lock, utc_now())
 
     def _open_input(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
@@ -247,46 +249,6 @@ class Consumer:
             if not is_device_lost(error):
                 raise
             self._request_shutdown(DeviceLost(type(error).__name__))
-
-    def _check_waiting(self) -> None:
-        while not self.stopping.wait(_CHECK_SECONDS):
-            try:
-                self.end_overdue()
-                self.end_unwanted()
-            except Exception:  # noqa: BLE001  this thread must not end
-                _log.exception("%s: checking the jobs failed; the worker tries again", self.name)
-
-    def end_unwanted(self) -> None:
-        """End the cancelled and expired jobs that hold memory while they wait for the device."""
-        for job in self.in_flight.waiting_with_memory():
-            try:
-                self.prepare.check_held(job)
-            except WorkerError as error:
-                if self.in_flight.start_job(job):
-                    self.end_job(job, error)
-
-    def end_overdue(self) -> None:
-        """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
-
-        Nothing can interrupt the call, so the process restarts. The only job of a call fails. This
-        is noted before the reply is sent: if the process dies in between, the next worker fails the
-        job. Several jobs run again in batches of their own, because nobody knows which one is at
-        fault.
-        """
-        limit_seconds = self.infer.runs.seconds
-        for jobs in self.infer.runs.take_overdue():
-            names = ", ".join(job.request.job_id for job in jobs)
-            text = f"the model {self.name} ran longer than max_run_seconds ({limit_seconds:g} s)"
-            _log.error("%s; this process restarts; jobs: %s", text, names)
-            for job in jobs:
-                job.overrun_count = len(jobs)
-                if len(jobs) == 1:
-                    self.running.end_run(job.delivery, LockState.OVERRUN)
-                    self.end_job(job, RunTooLong.after(limit_seconds))
-                else:
-                    self.end_job(job, NotFinished(text))
-            if not self.shutdown.is_requested:
-                self.shutdown.request(text, EXIT_RESTART)
 
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped."""
@@ -346,10 +308,6 @@ class Consumer:
             with self.ending_on_error(job):
                 payload, results = self.reply.store_results(job, found)
                 self.reply_and_settle(job, payload, results)
-
-    def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
-        with self.ending_on_error(job):
-            self.reply_and_settle(job, failure)
 
     def reply_and_settle(
         self,
@@ -420,6 +378,10 @@ class Consumer:
         else:
             self._settle_without_reply(job, error)
 
+    def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
+        with self.ending_on_error(job):
+            self.reply_and_settle(job, failure)
+
     def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
         with self.ending_on_error(job):
             if job.context is not None:
@@ -435,6 +397,54 @@ class Consumer:
         if not is_first_unrun or request.settlement is not Settlement.COMPLETE:
             self.notes.note_end(job, request.settlement, request.reason)
 
+    def _finish_run(self, job: ReceivedJob) -> None:
+        """Record that a job no longer needs the device, so that more messages can be received."""
+        job.release_input()
+        if job.context is not None and self.progress is not None:
+            self.progress.close_context(job.context)
+        self.in_flight.finish_run(job)
+        self._wake_receivers()
+
+    def _check_waiting(self) -> None:
+        while not self.stopping.wait(_CHECK_SECONDS):
+            try:
+                self.end_overdue()
+                self.end_unwanted()
+            except Exception:  # noqa: BLE001  this thread must not end
+                _log.exception("%s: checking the jobs failed; the worker tries again", self.name)
+
+    def end_unwanted(self) -> None:
+        """End the cancelled and expired jobs that hold memory while they wait for the device."""
+        for job in self.in_flight.waiting_with_memory():
+            try:
+                self.prepare.check_held(job)
+            except WorkerError as error:
+                if self.in_flight.start_job(job):
+                    self.end_job(job, error)
+
+    def end_overdue(self) -> None:
+        """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
+
+        Nothing can interrupt the call, so the process restarts. The only job of a call fails. This
+        is noted before the reply is sent: if the process dies in between, the next worker fails the
+        job. Several jobs run again in batches of their own, because nobody knows which one is at
+        fault.
+        """
+        limit_seconds = self.infer.runs.seconds
+        for jobs in self.infer.runs.take_overdue():
+            names = ", ".join(job.request.job_id for job in jobs)
+            text = f"the model {self.name} ran longer than max_run_seconds ({limit_seconds:g} s)"
+            _log.error("%s; this process restarts; jobs: %s", text, names)
+            for job in jobs:
+                job.overrun_count = len(jobs)
+                if len(jobs) == 1:
+                    self.running.end_run(job.delivery, LockState.OVERRUN)
+                    self.end_job(job, RunTooLong.after(limit_seconds))
+                else:
+                    self.end_job(job, NotFinished(text))
+            if not self.shutdown.is_requested:
+                self.shutdown.request(text, EXIT_RESTART)
+
     def stop_receiving(self) -> None:
         """Stop receiving, and release the messages of jobs that have not started."""
         self.stopping.set()
@@ -448,14 +458,6 @@ class Consumer:
         """Abandon all jobs that have not ended, because the grace period has passed."""
         for job in self.in_flight.jobs_without_outcome():
             self.end_job(job, NotFinished("this worker stopped before the job was finished"))
-
-    def _finish_run(self, job: ReceivedJob) -> None:
-        """Record that a job no longer needs the device, so that more messages can be received."""
-        job.release_input()
-        if job.context is not None and self.progress is not None:
-            self.progress.close_context(job.context)
-        self.in_flight.finish_run(job)
-        self._wake_receivers()
 
     def _wake_receivers(self) -> None:
         self.normal.receiver.wake()
