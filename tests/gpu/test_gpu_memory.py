@@ -158,6 +158,7 @@ def test_item_that_does_not_fit_fails_alone(
     ran = {
         job.item: what
         for job, what in run_batch(run, [Item(n) for n in range(8)], lambda _: None, limit)
+        if isinstance(what, ItemRun)
     }
     assert {item for item, what in ran.items() if what.error} == {3}
     assert is_out_of_memory(ran[3].error) or type(ran[3].error).__name__ == "OutOfMemory"
