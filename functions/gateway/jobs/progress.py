@@ -102,7 +102,7 @@ class ProgressStore:
             after = change(before)
             if after == before:
                 return before
-            data = _progress_to_json(after)
+            data = json.dumps(asdict(after)).encode()
             written = await (
                 self._blobs.create(name, data)
                 if blob is None
@@ -220,11 +220,6 @@ def apply_progress(record: Record, progress: ProgressState) -> Record:
     if progress.cancelling:
         status = JobStatus.CANCELLING
     return {**found, "status": status.value}
-
-
-def _progress_to_json(progress: ProgressState) -> bytes:
-    report = {} if progress.report is None else asdict(progress.report)
-    return json.dumps({"report": report or None, "cancelling": progress.cancelling}).encode()
 
 
 def _progress_from_json(data: bytes) -> ProgressState:

@@ -12,7 +12,7 @@ import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from contract.errors import ForbiddenAddress, TooManyLookUps
-from contract.guard import AddressGuard, Resolver, Target
+from contract.guard import AddressGuard, Resolver
 from gateway.addresses import resolve_url
 from gateway.errors import WebhookUndelivered
 
@@ -66,7 +66,7 @@ class HttpWebhookSender:
                     connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
                 ) as session,
                 session.post(
-                    _exact_url(target),
+                    yarl.URL(f"{target.scheme}://{target.authority}{target.path}", encoded=True),
                     data=body,
                     headers=headers,
                     allow_redirects=False,
@@ -107,10 +107,6 @@ class _PinnedResolver(AbstractResolver):
 
     async def close(self) -> None:
         pass
-
-
-def _exact_url(target: Target) -> yarl.URL:
-    return yarl.URL(f"{target.scheme}://{target.authority}{target.path}", encoded=True)
 
 
 def _parse_retry_after(retry_after: str | None) -> float | None:
