@@ -79,9 +79,7 @@ def test_device_reports_memory_and_uuid(card: CudaDevice) -> None:
     assert str(properties.uuid) in card.key
 
 
-def test_process_allocates_only_its_share(
-    card: CudaDevice,
-) -> None:
+def test_process_allocates_only_its_share(card: CudaDevice) -> None:
     half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)
@@ -99,9 +97,7 @@ def test_model_is_measured_and_freed_after_unloading(card: CudaDevice) -> None:
     assert card.used_bytes == before_bytes
 
 
-def test_load_beyond_the_reservation_frees_the_memory(
-    card: CudaDevice,
-) -> None:
+def test_load_beyond_the_reservation_frees_the_memory(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)
@@ -127,9 +123,7 @@ def test_out_of_memory_is_recognised(card: CudaDevice) -> None:
     assert is_out_of_memory(raised.value)
 
 
-def test_batch_that_does_not_fit_is_split(
-    card: CudaDevice,
-) -> None:
+def test_batch_that_does_not_fit_is_split(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     profile = MemoryProfile(held_bytes)
     placed = DeviceModel(card, weights, profile, 8192 * MIB)
@@ -144,9 +138,7 @@ def test_batch_that_does_not_fit_is_split(
     assert limit.max_cost <= 4
 
 
-def test_item_that_does_not_fit_fails_alone(
-    card: CudaDevice,
-) -> None:
+def test_item_that_does_not_fit_fails_alone(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     placed = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
     limit = MeasuredBatchLimit("model", DeviceLock(), placed, lambda _: None)

@@ -102,9 +102,7 @@ def test_lost_device_ends_the_worker_and_abandons_the_job(tmp_path: Path) -> Non
         assert rig.count("replies") == 0
 
 
-def test_worker_is_ready_after_a_test_computation(
-    tmp_path: Path,
-) -> None:
+def test_worker_is_ready_after_a_test_computation(tmp_path: Path) -> None:
     catalogue = ROOT / "lab" / "benchmarks" / "models.toml"
     with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)

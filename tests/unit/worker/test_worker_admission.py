@@ -178,9 +178,7 @@ def test_two_models_that_do_not_fit_alternate(process_count: int, load_seconds: 
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_memory_suffices_and_no_model_starves(
-    data: st.DataObject,
-) -> None:
+def test_memory_suffices_and_no_model_starves(data: st.DataObject) -> None:
     total = data.draw(st.integers(4, 12))
     sizes = data.draw(st.dictionaries(st.sampled_from("abcd"), st.integers(1, total), min_size=1))
     count = data.draw(st.integers(1, 3))
@@ -275,9 +273,7 @@ class SlowState(ReservationState):
         return record
 
 
-def test_thread_sees_its_memory_after_the_record(
-    tmp_path: Path,
-) -> None:
+def test_thread_sees_its_memory_after_the_record(tmp_path: Path) -> None:
     state, file = SlowState(), ReservationFile(tmp_path, ReservationRecord("a"))
     workload = ModelWorkload("a", lambda: 0, lambda: False, lambda: None, [])
     reservation = SharedReservation(workload, file, state, QueuedWork([], lock_seconds=10))

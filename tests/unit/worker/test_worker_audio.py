@@ -132,9 +132,7 @@ def tone(rate: int, seconds: float = 1.0) -> "np.ndarray[tuple[int], np.dtype[np
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101, 384_000])
-def test_resampled_tone_keeps_its_shape(
-    rate: int,
-) -> None:
+def test_resampled_tone_keeps_its_shape(rate: int) -> None:
     body = tone(rate, 3.0).astype("<f4").tobytes()
     audio = decode(encode_wav(body, 32, kind=3, rate=rate), RATE)
     assert audio.sample_rate == RATE

@@ -154,9 +154,7 @@ def test_other_classes_are_no_lost_device() -> None:
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_computation_decides_if_the_error_is_ambiguous(
-    computes: bool,
-) -> None:
+def test_computation_decides_if_the_error_is_ambiguous(computes: bool) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
     assert is_device_lost(error, lambda: computes) is not computes
 

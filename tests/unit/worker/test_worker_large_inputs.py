@@ -138,9 +138,7 @@ def peak_bytes(pid: int) -> int:
     return int(found[1]) * 1024
 
 
-def test_two_million_pixels_go_to_a_child(
-    processes: DecoderProcesses,
-) -> None:
+def test_two_million_pixels_go_to_a_child(processes: DecoderProcesses) -> None:
     kind = InputKind("image", MAX_PIXELS)
     small, large = blank_png(1000, 1000), blank_png(2000, 1500)
     assert open_input(kind, small, "image/png", processes).is_small
@@ -149,9 +147,7 @@ def test_two_million_pixels_go_to_a_child(
     assert opened.decode(keep_waiting).size == (2000, 1500)
 
 
-def test_file_of_one_mebibyte_is_opened_by_a_child(
-    processes: DecoderProcesses,
-) -> None:
+def test_file_of_one_mebibyte_is_opened_by_a_child(processes: DecoderProcesses) -> None:
     data = b"no picture" * (MIB // 5)
     opened = open_input(InputKind("image", MAX_PIXELS), data, "image/png", processes)
     with pytest.raises(InvalidInput, match="not an image of type image/png"):

@@ -312,9 +312,7 @@ def test_weights_without_an_argument_are_unfit() -> None:
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
-def test_media_type_that_cannot_be_decoded_is_unfit(
-    foreign: str,
-) -> None:
+def test_media_type_that_cannot_be_decoded_is_unfit(foreign: str) -> None:
     model = replace(NOOP, media_types=("image/png", foreign))
     infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
     with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
@@ -365,9 +363,7 @@ def test_wrong_number_of_results_fails_the_batch(outputs: object, said: str) -> 
 @pytest.mark.parametrize(
     "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
 )
-def test_missing_context_is_unfit_with_reports_progress(
-    call: object,
-) -> None:
+def test_missing_context_is_unfit_with_reports_progress(call: object) -> None:
     model = replace(NOOP, reports_progress=True)
     item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
     with pytest.raises(

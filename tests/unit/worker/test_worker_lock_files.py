@@ -52,9 +52,7 @@ def test_file_is_readable_until_its_process_ends(tmp_path: Path) -> None:
     lock_files.close()
 
 
-def test_files_are_readable_after_a_kill_while_writing(
-    tmp_path: Path,
-) -> None:
+def test_files_are_readable_after_a_kill_while_writing(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):

@@ -55,9 +55,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_missing_digest_is_the_only_line_added(
-    folder: Path,
-) -> None:
+def test_missing_digest_is_the_only_line_added(folder: Path) -> None:
     catalogue = folder / "models.toml"
     text = ENTRY.format(two="file:nets/two.bin", digest=A)
     catalogue.write_text(text)
@@ -75,9 +73,7 @@ def test_missing_digest_is_the_only_line_added(
     )
 
 
-def test_digest_of_a_named_model_is_replaced(
-    folder: Path,
-) -> None:
+def test_digest_of_a_named_model_is_replaced(folder: Path) -> None:
     catalogue = folder / "models.toml"
     text = ENTRY.format(two="file:nets/two.bin", digest=A)
     catalogue.write_text(text)
@@ -87,9 +83,7 @@ def test_digest_of_a_named_model_is_replaced(
     )
 
 
-def test_hub_weights_are_downloaded_into_the_cache(
-    folder: Path,
-) -> None:
+def test_hub_weights_are_downloaded_into_the_cache(folder: Path) -> None:
     catalogue = folder / "models.toml"
     with run_hub() as hub:
         hub.token = "hf_secret"
@@ -131,9 +125,7 @@ def test_failure_names_the_model(
     assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
 
 
-def test_other_digests_are_written_after_a_failure(
-    folder: Path,
-) -> None:
+def test_other_digests_are_written_after_a_failure(folder: Path) -> None:
     catalogue = folder / "models.toml"
     catalogue.write_text(ENTRY.format(two="file:nets/absent.bin", digest=A))
     code, output, errors = run(catalogue, "one", "two")

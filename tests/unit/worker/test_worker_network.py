@@ -40,9 +40,7 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
-def test_image_network_keeps_the_outputs(
-    device: torch.device,
-) -> None:
+def test_image_network_keeps_the_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
     outputs = network([network.stage(item) for item in items])
     assert outputs.device.type == "cpu"
@@ -50,9 +48,7 @@ def test_image_network_keeps_the_outputs(
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_batch_with_some_items_staged_keeps_the_outputs(
-    device: torch.device,
-) -> None:
+def test_batch_with_some_items_staged_keeps_the_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
     with ThreadPoolExecutor(4) as threads:
         staged = list(threads.map(network.stage, items))
@@ -62,9 +58,7 @@ def test_batch_with_some_items_staged_keeps_the_outputs(
     )
 
 
-def test_batches_keep_the_order_of_the_items(
-    device: torch.device,
-) -> None:
+def test_batches_keep_the_order_of_the_items(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
@@ -81,9 +75,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_list_of_items_returns_nested_outputs(
-    device: torch.device,
-) -> None:
+def test_list_of_items_returns_nested_outputs(device: torch.device) -> None:
     network = Network(Detector(), device=device)
     first, second = network.each([torch.ones(3, 2, 2), torch.ones(3, 4, 5)])
     assert (float(first["sum"]), int(second["count"])) == (12.0, 60)
@@ -91,16 +83,12 @@ def test_list_of_items_returns_nested_outputs(
     assert second["both"][1] == "mean"
 
 
-def test_vectors_pass_through_unchanged(
-    device: torch.device,
-) -> None:
+def test_vectors_pass_through_unchanged(device: torch.device) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_network_with_3d_convolutions_keeps_the_outputs(
-    device: torch.device,
-) -> None:
+def test_network_with_3d_convolutions_keeps_the_outputs(device: torch.device) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
@@ -109,18 +97,14 @@ def test_network_with_3d_convolutions_keeps_the_outputs(
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_integers_stay_and_uint8_becomes_float32(
-    device: torch.device,
-) -> None:
+def test_integers_stay_and_uint8_becomes_float32(device: torch.device) -> None:
     words = Network(nn.Embedding(10, 4), device=device)
     assert words([words.stage(torch.tensor([1, 2, 3]))] * 2).shape == (2, 3, 4)
     picture = torch.full((3, 8, 8), 255, dtype=torch.uint8)
     assert Network(nn.Identity(), device=device)([picture]).dtype is torch.float32
 
 
-def test_compiled_network_keeps_the_outputs(
-    device: torch.device,
-) -> None:
+def test_compiled_network_keeps_the_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
     torch.testing.assert_close(
         network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
@@ -142,9 +126,7 @@ def test_half_precision_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_only_the_selected_part_is_converted(
-    device: torch.device,
-) -> None:
+def test_only_the_selected_part_is_converted(device: torch.device) -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -111,9 +111,7 @@ def test_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_items_of_different_shapes_get_their_results(
-    tmp_path: Path,
-) -> None:
+def test_items_of_different_shapes_get_their_results(tmp_path: Path) -> None:
     node = onnx.helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, noop_with_empty_axes=0)
     axes = np.array([1])
     node = onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)
@@ -266,9 +264,7 @@ def test_file_without_a_graph_is_damaged(tmp_path: Path, data: bytes) -> None:
         load(path)
 
 
-def test_unknown_operator_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_unknown_operator_is_refused(tmp_path: Path) -> None:
     path = save_sum(tmp_path / "a.onnx")
     model = onnx.load(str(path))
     model.graph.node[0].domain = "example.own"
@@ -292,9 +288,7 @@ def test_invalid_option_is_named(tmp_path: Path, options: dict[str, Any], said: 
     assert said in str(raised.value)
 
 
-def test_picture_is_refused_if_the_graph_takes_none(
-    tmp_path: Path,
-) -> None:
+def test_picture_is_refused_if_the_graph_takes_none(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"), "image/png")
     with pytest.raises(InvalidInput, match="takes no pictures;"):
         loaded.preprocess(picture(0, 0, 0))

@@ -30,9 +30,7 @@ class Declares:
         return 2 + int(cost)
 
 
-def test_memory_of_an_ended_process_no_longer_counts(
-    tmp_path: Path,
-) -> None:
+def test_memory_of_an_ended_process_no_longer_counts(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     with running_child(CHILD, tmp_path, 5):
         account.charge(3)
@@ -69,9 +67,7 @@ def test_memory_in_use_never_exceeds_the_budget(
     account.close()
 
 
-def test_declared_memory_counts_while_loaded(
-    tmp_path: Path,
-) -> None:
+def test_declared_memory_counts_while_loaded(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)

@@ -98,9 +98,7 @@ def test_refusal_states_the_reason(data: bytes, media_type: str, said: str) -> N
 
 @settings(max_examples=300)
 @given(st.data())
-def test_damaged_npy_is_decoded_or_refused(
-    data: st.DataObject,
-) -> None:
+def test_damaged_npy_is_decoded_or_refused(data: st.DataObject) -> None:
     broken = bytearray(PLAIN)
     for place in data.draw(st.lists(st.integers(0, len(broken) - 1), max_size=8)):
         broken[place] = data.draw(st.integers(0, 255))
@@ -109,9 +107,7 @@ def test_damaged_npy_is_decoded_or_refused(
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
-def test_any_json_is_decoded_or_refused(
-    value: object,
-) -> None:
+def test_any_json_is_decoded_or_refused(value: object) -> None:
     with contextlib.suppress(InvalidInput):
         found = tensors.decode(json.dumps(value).encode(), media.JSON)
         assert np.isfinite(found).all()

@@ -80,9 +80,7 @@ def test_classifier_returns_the_most_likely_labels(tmp_path: Path) -> None:
     assert loaded.call_model([loaded.sample()])
 
 
-def test_custom_weights_use_the_labels_of_the_options(
-    tmp_path: Path,
-) -> None:
+def test_custom_weights_use_the_labels_of_the_options(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
     (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
@@ -139,9 +137,7 @@ def test_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> None:
             assert found["label"]
 
 
-def test_real_images_need_no_more_memory_than_samples(
-    tmp_path: Path,
-) -> None:
+def test_real_images_need_no_more_memory_than_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     loaded = load(tmp_path, "detector", network, architecture=architecture)

@@ -32,8 +32,6 @@ def test_hints_of_other_arguments_need_not_exist() -> None:
 
 
 @pytest.mark.parametrize("read", [read_arguments, read_input_arguments])
-def test_hint_that_does_not_exist_is_unfit(
-    read: Callable[[object], object],
-) -> None:
+def test_hint_that_does_not_exist_is_unfit(read: Callable[[object], object]) -> None:
     with pytest.raises(ModelUnfit, match=r"amount contains the name Decimal.*TYPE_CHECKING"):
         read(ChecksParameter())

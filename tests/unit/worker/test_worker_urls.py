@@ -42,9 +42,7 @@ def test_type_of_the_job_overrides_bytes_and_header(
         assert fetcher.fetch_url(PayloadUrl(url, announced), NOOP) == (body, found)
 
 
-def test_large_response_is_mapped_from_a_file(
-    fetcher: UrlFetcher,
-) -> None:
+def test_large_response_is_mapped_from_a_file(fetcher: UrlFetcher) -> None:
     body = PNG + bytes(3 * 1024 * 1024)
     with answering(http(body)) as url:
         data, media_type = fetcher.fetch_url(PayloadUrl(url), NOOP)
@@ -99,9 +97,7 @@ def test_refusal_of_a_response_states_the_reason(
 @pytest.mark.parametrize(
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
-def test_hanging_server_is_refused_after_the_limit(
-    begun: bytes,
-) -> None:
+def test_hanging_server_is_refused_after_the_limit(begun: bytes) -> None:
     fetcher = UrlFetcher(AddressGuard("127.0.0.1"), Resolver(), limit_seconds=0.2)
     with (
         answering(begun, hangs=True) as url,
@@ -169,9 +165,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_dead_dns_ends_at_the_time_limit(
-    answered: threading.Event,
-) -> None:
+def test_dead_dns_ends_at_the_time_limit(answered: threading.Event) -> None:
     fetcher = UrlFetcher(AddressGuard("127.0.0.1"), dead_dns(answered), limit_seconds=0.2)
     begun_at = time.monotonic()
     with pytest.raises(InvalidInput, match="did not answer in time"):
@@ -179,9 +173,7 @@ def test_dead_dns_ends_at_the_time_limit(
     assert time.monotonic() - begun_at < 2
 
 
-def test_dead_dns_of_one_model_delays_no_other(
-    answered: threading.Event,
-) -> None:
+def test_dead_dns_of_one_model_delays_no_other(answered: threading.Event) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)
     fetcher = UrlFetcher(AddressGuard("127.0.0.1"), resolver, limit_seconds=0.05)
     for number in range(16):

@@ -44,9 +44,7 @@ def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [loaded.encode_output(output).first.value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_segments_of_speech_are_found(
-    loaded: LoadedModel,
-) -> None:
+def test_segments_of_speech_are_found(loaded: LoadedModel) -> None:
     (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -55,18 +53,14 @@ def test_segments_of_speech_are_found(
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_have_no_speech(
-    loaded: LoadedModel,
-) -> None:
+def test_silence_noise_and_tones_have_no_speech(loaded: LoadedModel) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_batch_has_the_scores_of_single_recordings(
-    loaded: LoadedModel,
-) -> None:
+def test_batch_has_the_scores_of_single_recordings(loaded: LoadedModel) -> None:
     speech = decode(SPEECH, RATE).samples
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
@@ -81,9 +75,7 @@ def test_batch_has_the_scores_of_single_recordings(
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_scores_are_those_of_the_published_program(
-    tmp_path: Path,
-) -> None:
+def test_scores_are_those_of_the_published_program(tmp_path: Path) -> None:
     # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None

@@ -197,9 +197,7 @@ def test_cached_digest_is_checked_before_each_use(tmp_path: Path) -> None:
     assert blobs.reads == 2
 
 
-def test_wrong_digest_is_refused_until_corrected(
-    tmp_path: Path,
-) -> None:
+def test_wrong_digest_is_refused_until_corrected(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
     library = WeightsStore(tmp_path, blobs)
     with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not {sha256(DATA)}"):
@@ -234,9 +232,7 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_simultaneous_threads_all_get_the_whole_file(
-    tmp_path: Path,
-) -> None:
+def test_simultaneous_threads_all_get_the_whole_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     start, found = threading.Barrier(8), []
 
