@@ -182,14 +182,6 @@ def test_unexpected_response_is_shown_with_its_status(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_digest_is_refused_and_deleted(server: FakeHub, tmp_path: Path) -> None:
-    model = model_of(server.add("acme/net", "a.bin", b"other"))
-    assert f"is {sha256(b'other')}, not {sha256(DATA)}" in error_of(
-        WeightsMismatch, make_store(server, tmp_path), model
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_interrupted_download_leaves_no_file(server: FakeHub, tmp_path: Path) -> None:
     def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         handler.send_response(200)
