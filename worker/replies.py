@@ -42,8 +42,8 @@ _CHECK_TIMEOUT: Final = Timeout(2.0)
 # Shorter than the 5 s after which uvicorn and others close an idle connection.
 _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
-_USER_AGENT: Final = "loosely-worker"
-_HEADERS: Final = {"content-type": "application/json", "user-agent": _USER_AGENT}
+_USER_AGENT: Final = {"user-agent": "loosely-worker"}
+_HEADERS: Final[Mapping[str, str]] = {"content-type": "application/json", **_USER_AGENT}
 
 # How long to retry a reply to a producer's queue during one delivery of the message.
 _MAX_PRODUCER_SECONDS: Final = 30.0
@@ -56,10 +56,14 @@ _ENTRY_BYTES: Final = 500
 
 
 class _Answer(NamedTuple):
-    """The gateway's answer to a reply; `problem` describes a failure that may not last."""
+    """The gateway's answer: the status, which is None without a response, and the body.
+
+    `problem` describes a failure that may not last; None if there is none.
+    """
 
     status: int | None
-    problem: str | None
+    body: bytes
+    problem: str | None = None
 
 
 class GatewayClient:
@@ -101,10 +105,8 @@ class GatewayClient:
 
     def is_wanted(self, url: str) -> bool | None:
         """Return whether the gateway still waits for a job; None without a definite answer."""
-        try:
-            status = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
-        except HTTPError as error:
-            self._status.mark_down(type(error).__name__)
+        status = self._request("GET", self._parse(url), _CHECK_TIMEOUT).status
+        if status is None:
             return None
         # A gateway that is being started or replaced may answer 404.
         if status >= 500 or status in _MAY_SUCCEED_LATER:
@@ -115,12 +117,9 @@ class GatewayClient:
 
     def send_progress(self, url: str, body: bytes) -> bool:
         """Send an encoded progress report. Return False if the job must stop."""
-        try:
-            status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body)
-        except HTTPError as error:
-            self._status.mark_down(type(error).__name__)
-            return True
-        self._mark_up()
+        status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body).status
+        if status is not None:
+            self._mark_up()
         return status != _GONE
 
     def run_child(
@@ -131,40 +130,29 @@ class GatewayClient:
         The gateway recognises the input if `media_type` is None. Return the status and the body of
         the response; the status is None if there was none.
         """
-        headers = {"prefer": f"wait={wait_seconds}", **self._trace_headers()}
+        headers = {"prefer": f"wait={wait_seconds}", **self._trace_headers(), **_USER_AGENT}
         if media_type is not None:
             headers["content-type"] = media_type
         timeout = Timeout(connect=3.0, read=wait_seconds + 10.0)
-        try:
-            response = self._send(
-                "POST", self._parse(url), timeout, body, {"user-agent": _USER_AGENT, **headers}
-            )
-        except HTTPError as error:
-            self._status.mark_down(type(error).__name__)
-            return None, b""
-        if response.status < 500:
+        answer = self._request("POST", self._parse(url), timeout, body, headers)
+        if answer.status is not None and answer.status < 500:
             self._mark_up()
-        return response.status, response.data
+        return answer.status, answer.body
 
     def cancel_children(self, url: str) -> None:
         """Cancel all child jobs of the job with this children URL, if the gateway answers."""
-        try:
-            self._request("DELETE", self._parse(url), _CHECK_TIMEOUT)
-        except HTTPError as error:
-            self._status.mark_down(type(error).__name__)
+        self._request("DELETE", self._parse(url), _CHECK_TIMEOUT)
 
     def send_reply(self, url: str, body: bytes, wait: Wait) -> bool:
         """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
-        `wait` sleeps before each new try, and returns False if the method must give up.
+        Return whether the gateway accepted the reply; False if the job had already ended. It may
+        have ended with this reply if the response to an earlier try was lost.
 
-        Returns:
-            Whether the gateway accepted the reply; False if the job had already ended. It may have
-            ended with this reply if the response to an earlier try was lost.
-
-        Raises: ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
-        ReplyRefused: The gateway will never accept this reply. ReplyForbidden: Replies must not be
-        sent to this URL.
+        Raises:
+            ReplyUndelivered: `wait`, which sleeps before each new try, returned False.
+            ReplyRefused: The gateway will never accept this reply.
+            ReplyForbidden: Replies must not be sent to this URL.
         """
         parsed = self._parse(url)
         attempts = count()
@@ -179,43 +167,39 @@ class GatewayClient:
         url: Url,
         timeout: Timeout,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> int:
-        return self._send(method, url, timeout, body, {**_HEADERS, **(headers or {})}).status
-
-    def _send(
-        self,
-        method: str,
-        url: Url,
-        timeout: Timeout,
-        body: bytes | None,
-        headers: Mapping[str, str],
-    ) -> urllib3.BaseHTTPResponse:
-        """Send a request to a URL that `_parse` has checked, and return the response."""
+        headers: Mapping[str, str] = _HEADERS,
+    ) -> _Answer:
+        """Send a request to a URL that `_parse` has checked."""
         now = time.monotonic()
         if now - self._used_at > _KEEP_ALIVE_SECONDS:
             self._pools.clear()
         self._used_at = now
         pool = self._pools.connection_from_host(url.host, url.port, url.scheme)
-        return pool.urlopen(
-            method, url.request_uri, body, headers=headers, redirect=False, timeout=timeout
-        )
-
-    def _try_send(self, url: Url, body: bytes) -> "_Answer":
         try:
-            status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
+            response = pool.urlopen(
+                method, url.request_uri, body, headers=headers, redirect=False, timeout=timeout
+            )
         except HTTPError as error:
-            self._status.mark_down(type(error).__name__)
-            return _Answer(None, type(error).__name__)
+            problem = type(error).__name__
+            self._status.mark_down(problem)
+            return _Answer(None, b"", problem)
+        return _Answer(response.status, response.data)
+
+    def _try_send(self, url: Url, body: bytes) -> _Answer:
+        headers = {**_HEADERS, **self._trace_headers()}
+        answer = self._request("POST", url, _REPLY_TIMEOUT, body, headers)
+        status, problem = answer.status, f"HTTP status {answer.status}"
+        if status is None:
+            return answer
         if status >= 500:
-            self._status.mark_down(f"HTTP status {status}")
-            return _Answer(status, f"HTTP status {status}")
+            self._status.mark_down(problem)
+            return answer._replace(problem=problem)
         self._mark_up()
         if status // 100 == 2 or status == _GONE:
-            return _Answer(status, None)
+            return answer
         if status in _MAY_SUCCEED_LATER:
-            return _Answer(status, f"HTTP status {status}")
-        raise ReplyRefused(f"the gateway refused the reply with HTTP status {status}")
+            return answer._replace(problem=problem)
+        raise ReplyRefused(f"the gateway refused the reply with {problem}")
 
     def _mark_up(self) -> None:
         if not self._status.is_up:

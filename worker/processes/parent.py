@@ -165,8 +165,9 @@ def run_in_child(
         note_import: Returns a context manager that can note the import of a module.
         is_loading: Returns whether the process with this id loads a model.
 
-    Returns: The exit code of `run`; 128 plus the number of a SIGTERM or SIGINT after which the
-    child died; 0 if one arrived during a restart delay.
+    Returns:
+        The exit code of `run`; 128 plus the number of a SIGTERM or SIGINT after which the child
+        died; 0 if one arrived during a restart delay.
     """
     if sys.platform != "linux":
         return run(None, None)
