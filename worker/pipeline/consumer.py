@@ -160,7 +160,7 @@ class Consumer:
             return
         self.in_flight.add_job(job)
         if delivery.delivery_count:
-            self.notes.note_received(job)
+            self.notes.note_so_far(job)
         if cached is not None:
             self.manager.telemetry.record_reused_reply()
             self.in_flight.start_job(job)
@@ -294,7 +294,7 @@ class Consumer:
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:
             job.mark_step("batched_ms")
-            self.notes.note_received(job)
+            self.notes.note_so_far(job)
         if redelivered:
             self.notes.wait(_NOTE_SECONDS)
 
@@ -361,7 +361,7 @@ class Consumer:
                     exc_info=error,
                 )
             job.traceback = "".join(traceback.format_exception(error))[-MAX_NOTE_BYTES:]
-            self.notes.note_error(job)
+            self.notes.note_so_far(job)
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):
             self._request_shutdown(ours)

@@ -35,12 +35,8 @@ class DeliveryNotes:
         self._waiting_count = 0
         self._last: Future[None] | None = None
 
-    def note_received(self, job: ReceivedJob) -> None:
-        """Write a note that this worker has received a job that was delivered before."""
-        self._note(job, DeliveryNote(job.attempt, job.marks()))
-
-    def note_error(self, job: ReceivedJob) -> None:
-        """Write a note with the traceback of the unexpected error that ends a job."""
+    def note_so_far(self, job: ReceivedJob) -> None:
+        """Write a note about a delivery that has not ended: a redelivery, or an error."""
         self._note(job, DeliveryNote(job.attempt, job.marks(), traceback=job.traceback))
 
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:

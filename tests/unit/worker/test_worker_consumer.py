@@ -226,7 +226,7 @@ def test_lost_lock_is_noted(jobs: RecordedJobs) -> None:
 
 def test_note_of_a_redelivery_is_replaced_at_its_end(jobs: RecordedJobs) -> None:
     job = jobs.job(2, FROM_A_GATEWAY)
-    jobs.consumer.notes.note_received(job)
+    jobs.consumer.notes.note_so_far(job)
     (begun,) = jobs.notes()
     assert (begun.attempt, begun.settlement, begun.ended_ms) == (3, None, None)
     jobs.consumer.end_job(job, NotWaitedFor("cancelled"))
