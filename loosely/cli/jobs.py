@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -136,32 +136,33 @@ SaveOption = Annotated[
 
 def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
     """Return the files of the named inputs in the values NAME=FILE of the option ``--input``."""
-    inputs: dict[str, Path] = {}
-    for text in given:
-        name, _, path = text.partition("=")
-        if not (name and path):
-            raise typer.BadParameter(f"expected NAME=FILE, found {text!r}", param_hint="--input")
-        if name in inputs:
-            raise typer.BadParameter(f"{name} is given twice: give it once", param_hint="--input")
-        inputs[name] = Path(path)
-        _check_readable(inputs[name], "--input")
+    inputs = {name: Path(path) for name, path in _read_pairs("--input", "FILE", given)}
+    for path in inputs.values():
+        _check_readable(path, "--input")
     return inputs
 
 
 def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
     """Return the parameters in the values NAME=VALUE of the option ``--param``."""
     parameters: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}", param_hint="--param")
-        if name in parameters:
-            raise typer.BadParameter(f"{name} is given twice: give it once", param_hint="--param")
+    for name, value in _read_pairs("--param", "VALUE", given):
         try:
             parameters[name] = json.loads(value)
         except (ValueError, RecursionError):
             parameters[name] = value
     return parameters
+
+
+def _read_pairs(option: str, what: str, given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    names = set[str]()
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"expected NAME={what}, found {text!r}", param_hint=option)
+        if name in names:
+            raise typer.BadParameter(f"{name} is given twice: give it once", param_hint=option)
+        names.add(name)
+        yield name, value
 
 
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter

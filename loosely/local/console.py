@@ -16,6 +16,25 @@ from loosely.local.example import ExampleRequest
 from loosely.local.pages import PAGES, page_address
 from loosely.local.parts import Part
 
+#: The line for an event, as a format of the event, and its style.
+_LINES: Mapping[type[object], tuple[str, str]] = {
+    events.PartStopping: ("is stopping", ""),
+    events.PartHalted: ("restarts: {0.reason}", "cyan"),
+    events.PartReloaded: ("reads its files again: {0.reason}", "cyan"),
+    events.ChangeRefused: ("keeps running without the change: {0.reason}", "red"),
+    events.PartNotStarted: (
+        "could not be started ({0.reason}); tries again in {0.restart_in_seconds:.1f} s",
+        "red",
+    ),
+    events.ModelSetAside: (
+        "the model {0.model} is set aside, the others are served: {0.reason}",
+        "red",
+    ),
+    events.ModelRestored: ("the model {0.model} is served again", "green"),
+    events.QueueCountsUnknown: ("keeps its size: {0.reason}", "yellow"),
+    events.PartGivenUp: ("could not be started: {0.reason}", "red"),
+}
+
 
 class StatusDisplay:
     """Shows the state of the components while the system starts and runs.
@@ -59,9 +78,11 @@ class StatusDisplay:
 
     def show(self, event: events.PartEvent) -> None:
         """Show an event of a component: in the table if it became ready, otherwise as a line."""
+        if type(event) in _LINES:
+            text, style = _LINES[type(event)]
+            self._print(event.part, text.format(event), style=style)
+            return
         match event:
-            case events.PartStarted():
-                pass
             case events.PartReady(part, seconds, is_restart=False):
                 self._seconds[part.name] = seconds
                 if part.name not in self._parts or self._live is None:
@@ -71,67 +92,29 @@ class StatusDisplay:
             case events.PartSlow(part, seconds, last_line):
                 log = f"; last log line: {last_line}" if last_line else ""
                 self._print(part, f"is not ready after {seconds:.0f} s{log}", style="yellow")
-            case events.PartDied(part, exit_code, last_line, restart_in_seconds):
+            case events.PartDied(part, exit_code, last_line, seconds):
                 log = f": {last_line}" if last_line else ""
-                self._print(
-                    part,
-                    f"died ({events.describe_exit(exit_code)}{log}); "
-                    f"restarts in {restart_in_seconds:.1f} s",
-                    style="red",
-                )
-            case events.PartStopping(part):
-                self._print(part, "is stopping")
-            case events.PartHalted(part, reason):
-                self._print(part, f"restarts: {reason}", style="cyan")
+                died = f"died ({events.describe_exit(exit_code)}{log})"
+                self._print(part, f"{died}; restarts in {seconds:.1f} s", style="red")
             case events.PartStopped(part, seconds, is_killed):
                 self._print(part, f"{'killed' if is_killed else 'stopped'} after {seconds:.1f} s")
-            case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
-                self._show_pool(event)
-            case _:
-                self._show_problem(event)
-
-    def _show_problem(self, event: events.PartEvent) -> None:
-        match event:
-            case events.PartNotStarted(part, reason, restart_in_seconds):
-                self._print(
-                    part,
-                    f"could not be started ({reason}); tries again in {restart_in_seconds:.1f} s",
-                    style="red",
-                )
-            case events.PartFailing(part, death_count, log_lines):
-                self._print(
-                    part,
-                    f"died {death_count} times before it was ready; the other components keep "
-                    "running; the last lines of its log:",
-                    style="red",
-                )
-                for line in log_lines:
-                    self._print(part, f"  {line}")
-            case events.ErrorLogged(part, log_lines):
-                for line in log_lines:
-                    self._print(part, "".join(c if c.isprintable() else "·" for c in line))
-            case events.ModelSetAside(part, model, reason):
-                self._print(
-                    part,
-                    f"the model {model} is set aside, the others are served: {reason}",
-                    style="red",
-                )
-            case events.PartReloaded(part, reason):
-                self._print(part, f"reads its files again: {reason}", style="cyan")
-            case events.ChangeRefused(part, reason):
-                self._print(part, f"keeps running without the change: {reason}", style="red")
-            case events.ModelRestored(part, model):
-                self._print(part, f"the model {model} is served again", style="green")
-
-    def _show_pool(self, event: events.PartEvent) -> None:
-        match event:
             case events.PoolScaled(part, before, after, messages):
                 counted = "1 message" if messages == 1 else f"{messages} messages"
                 self._print(part, f"{before} → {after}", counted, style="cyan")
-            case events.QueueCountsUnknown(part, reason):
-                self._print(part, f"keeps its size: {reason}", style="yellow")
-            case events.PartGivenUp(part, reason):
-                self._print(part, f"could not be started: {reason}", style="red")
+            case events.PartFailing() | events.ErrorLogged():
+                self._show_log(event)
+
+    def _show_log(self, event: events.PartFailing | events.ErrorLogged) -> None:
+        lines = event.lines
+        if isinstance(event, events.PartFailing):
+            text = (
+                f"died {event.death_count} times before it was ready; the other components keep "
+                "running; the last lines of its log:"
+            )
+            self._print(event.part, text, style="red")
+            lines = tuple(f"  {line}" for line in lines)
+        for line in lines:
+            self._print(event.part, "".join(c if c.isprintable() else "·" for c in line))
 
     def show_disk_problem(self, problem: str) -> None:
         """Print the problem with the disk, or with an empty text that there is none any more."""

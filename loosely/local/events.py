@@ -58,7 +58,7 @@ class PartFailing:
 
     part: Part
     death_count: int
-    log_lines: tuple[str, ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
