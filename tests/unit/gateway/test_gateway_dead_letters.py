@@ -3,10 +3,11 @@
 import asyncio
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.functions.servicebus import ServiceBusMessage
 
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.messages import (
@@ -19,9 +20,81 @@ from contract.messages import (
 )
 from gateway import housekeeping
 from gateway.dead_letters.store import LETTER_ID, letter_blob
+from gateway.errors import Unavailable
 from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.dead_letters import LETTERS, dead_job, give_up, page, redrive
+
+
+async def test_message_is_stored_and_its_job_fails(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    body = encode_request(gateway.queues.request())
+    await give_up(gateway, body, job_id)
+    job = await gateway.job(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "dead-lettered")
+    assert job["attempt"] == 3
+    assert job["error"]["retryable"] is False
+    assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
+    # Functions may run the trigger more than once for a message.
+    await give_up(gateway, body, job_id)
+    assert await gateway.job(job_id) == job
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
+async def test_unreadable_message_is_stored(gateway: RunningGateway, body: bytes) -> None:
+    await give_up(gateway, body, "a/b ?")
+    (kept,) = gateway.payloads.blobs
+    assert kept.startswith("dead-letters/noop/a_b__-")
+
+
+async def test_trigger_fails_while_the_storage_is_down(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.payloads.is_down = True
+    with pytest.raises(Unavailable):
+        await give_up(gateway, encode_request(gateway.queues.request()), job_id)
+
+
+async def test_job_ends_while_durable_functions_is_down(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.durable.is_down = True
+    await give_up(gateway, encode_request(gateway.queues.request()), job_id)
+    gateway.durable.is_down = False
+    assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
+
+
+async def test_message_without_an_id_is_stored_by_its_number(gateway: RunningGateway) -> None:
+    message = ServiceBusMessage(
+        body=b"{",
+        message_id=None,  # type: ignore[arg-type]  # as the binding of a message without an id
+        sequence_number=7,
+        application_properties={},
+        user_properties={},
+        delivery_count=3,
+        enqueued_time_utc=datetime(2026, 3, 1, 12, 0),  # noqa: DTZ001 - as Functions hands it over
+    )
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    letter = (await gateway.http.get(f"{LETTERS}/noop/sequence-number-7")).json()
+    assert letter["enqueued_at"] == "2026-03-01T12:00:00.000Z"
+
+
+async def test_failure_of_an_unstarted_job_is_recorded(gateway: RunningGateway) -> None:
+    gateway.durable.is_down = True
+    assert (await gateway.http.post("/v1/models/noop/jobs", content=b"x")).status_code == 503
+    gateway.durable.is_down = False
+    request = gateway.queues.request()
+    await give_up(gateway, encode_request(request), request.job_id)
+    found = await gateway.services.outcomes.find(request.job_id)
+    assert found is not None
+    assert found.status == "failed"
+
+
+async def test_waiting_caller_is_woken(gateway: RunningGateway) -> None:
+    waiting = asyncio.create_task(gateway.http.post("/v1/models/noop/jobs", content=b"x"))
+    await gateway.queues.has_sent.wait()
+    request = gateway.queues.request()
+    await give_up(gateway, encode_request(request), request.job_id)
+    answer = await waiting
+    assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
 async def test_expired_message_is_not_stored(
@@ -332,17 +405,18 @@ async def test_repeated_trigger_keeps_the_redrive_mark(
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
+@pytest.mark.parametrize("kind", ["garbage", "forged token", "empty token", "no reply URL"])
 async def test_producer_cannot_change_a_gateways_job(
     gateway: RunningGateway, kind: str, is_first: bool
 ) -> None:
     job_id = await gateway.accept(b"of the caller")
     request = gateway.queues.request()
-    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token=forged"
+    token = "forged" if kind == "forged token" else ""
+    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token={token}"
     forged = replace(
         request,
         input=InlineBytes("text/plain", b"of the producer"),
-        reply_to=ReplyUrl(url) if kind == "forged token" else None,
+        reply_to=None if kind == "no reply URL" else ReplyUrl(url),
     )
     body = b"garbage" if kind == "garbage" else encode_request(forged)
     if is_first:

@@ -1,137 +1,23 @@
 """Test the triggers, the ASGI adapter, and the functions that the Function App registers."""
 
-import asyncio
 import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import azure.functions as func
 import pytest
-from azure.functions.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
-from contract.messages import ReplyUrl, encode_request
 from contract.names import low_priority_queue
 from gateway import housekeeping
 from gateway.asgi import serve
-from gateway.errors import Unavailable
 from tests.unit.gateway.conftest import ENVIRON, RunningGateway
 
 FUNCTIONS = Path(__file__).parents[3] / "functions"
-
-
-def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
-    return ServiceBusMessage(
-        body=body,
-        message_id=job_id or "a/b ?",
-        correlation_id=job_id or None,
-        application_properties={"DeadLetterReason": "MaxDeliveryCountExceeded"},
-        user_properties={},
-        delivery_count=3,
-        enqueued_time_utc=datetime(2026, 3, 1, 12, 0),  # noqa: DTZ001 - as Functions hands it over
-    )
-
-
-async def test_dead_letter_is_stored_and_its_job_fails(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    message = letter(encode_request(gateway.queues.request()), job_id)
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    job = await gateway.job(job_id)
-    assert (job["status"], job["error"]["code"]) == ("failed", "dead-lettered")
-    assert job["attempt"] == 3
-    assert job["error"]["retryable"] is False
-    assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
-    # Functions may run the trigger more than once for a message.
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    assert await gateway.job(job_id) == job
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
-async def test_unreadable_dead_letter_is_stored(gateway: RunningGateway, body: bytes) -> None:
-    await gateway.services.dead_letters.run(letter(body), "noop", gateway.durable)
-    (kept,) = gateway.payloads.blobs
-    assert kept.startswith("dead-letters/noop/a_b__-")
-
-
-async def test_trigger_fails_while_the_letter_cannot_be_stored(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    message = letter(encode_request(gateway.queues.request()), job_id)
-    gateway.payloads.is_down = True
-    with pytest.raises(Unavailable):
-        await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-
-
-async def test_dead_letter_ends_its_job_while_durable_is_silent(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    message = letter(encode_request(gateway.queues.request()), job_id)
-    gateway.durable.is_down = True
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    gateway.durable.is_down = False
-    assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
-
-
-async def test_letter_without_an_id_is_stored_by_its_sequence_number(
-    gateway: RunningGateway,
-) -> None:
-    message = ServiceBusMessage(
-        body=b"{",
-        message_id=None,  # type: ignore[arg-type]  # as the binding of a message without an id
-        sequence_number=7,
-        application_properties={},
-        user_properties={},
-        delivery_count=3,
-    )
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    assert list(gateway.payloads.blobs) == ["dead-letters/noop/sequence-number-7"]
-
-
-@pytest.mark.parametrize("token", ["forged", ""])
-async def test_letter_with_a_foreign_reply_url_ends_no_job(
-    gateway: RunningGateway, token: str
-) -> None:
-    job_id = await gateway.accept()
-    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token={token}"
-    forged = replace(gateway.queues.request(), reply_to=ReplyUrl(url))
-    message = letter(encode_request(forged), job_id)
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    assert (await gateway.job(job_id))["status"] == "queued"
-    assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
-    answer = await gateway.http.post(f"/v1/admin/dead-letters/noop/{job_id}/redrive")
-    assert (answer.status_code, answer.json()["code"]) == (409, "not-redrivable")
-    assert len(gateway.queues.sent) == 1
-
-
-async def test_unreadable_letter_with_the_id_of_a_job_ends_no_job(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    await gateway.services.dead_letters.run(letter(b"garbage", job_id), "noop", gateway.durable)
-    assert (await gateway.job(job_id))["status"] == "queued"
-
-
-async def test_letter_of_an_unstarted_job_records_its_failure(gateway: RunningGateway) -> None:
-    gateway.durable.is_down = True
-    assert (await gateway.http.post("/v1/models/noop/jobs", content=b"x")).status_code == 503
-    gateway.durable.is_down = False
-    request = gateway.queues.request()
-    message = letter(encode_request(request), request.job_id)
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    found = await gateway.services.outcomes.find(request.job_id)
-    assert found is not None
-    assert found.status == "failed"
-
-
-async def test_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -> None:
-    waiting = asyncio.create_task(gateway.http.post("/v1/models/noop/jobs", content=b"x"))
-    await gateway.queues.has_sent.wait()
-    request = gateway.queues.request()
-    message = letter(encode_request(request), request.job_id)
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    answer = await waiting
-    assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
 async def test_housekeeping_deletes_old_histories(gateway: RunningGateway) -> None:
