@@ -1,6 +1,6 @@
 """Test the receiver with a broker in memory and a clock that only the test advances."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,12 +10,8 @@ from tests.unit.worker.received import locked_message
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import LockRenewer, Receiver, Settled, SettleRequest
+from worker.servicebus.receiver import LockRenewer, MessageLock, Receiver, Settled, SettleRequest
 from worker.telemetry.recording import ServiceStatus
-
-
-def delivery(number: int = 1) -> LockedMessage:
-    return locked_message(f"job-{number}", sequence_number=number)
 
 
 @dataclass
@@ -23,6 +19,8 @@ class Broker:
     """The link of a `Receiver` to a broker in memory. Records how messages are settled."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    completed_together: list[list[str]] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
     fails_with: Exception | None = None
     is_connected: bool = False
@@ -39,6 +37,7 @@ class Broker:
 
     def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         self._fail()
+        self.asked.append(limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         self.has_credit = len(taken) < limit
         return taken
@@ -58,6 +57,12 @@ class Broker:
         self._fail()
         self.settled.append((delivery.message_id, how))
 
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+        ids = [delivery.message_id for delivery in deliveries]
+        self.completed_together.append(ids)
+        self.settled += [(message_id, Settlement.COMPLETE) for message_id in ids]
+        return [message_id != "too late" for message_id in ids]
+
     def forget_token(self, delivery: LockedMessage) -> None:
         self.forgotten.append(delivery.message_id)
 
@@ -73,14 +78,14 @@ class ReceiverLoop:
     def __init__(self) -> None:
         self.now = 100.0
         self.broker = Broker()
-        self.has_room = True
+        self.room = 1
         self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []
         self.locks = LockRenewer(lambda: self.now)
         self.receiver = Receiver(
             cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: self.now
         )
-        self.free_count: Callable[[], int] = lambda: int(self.has_room)
+        self.free_count: Callable[[], int] = lambda: self.room
         self.accept: Callable[[LockedMessage], None] = self.accepted.append
 
     @property
@@ -91,7 +96,8 @@ class ReceiverLoop:
     def credit(self) -> int:
         return int(self.broker.has_credit)
 
-    def run_once(self) -> None:
+    def run_once(self, room: int | None = None) -> None:
+        self.room = self.room if room is None else room
         # Otherwise a pause would delay the test.
         self.receiver.wake()
         for event in self.receiver.settle_and_receive(self.free_count):
@@ -101,12 +107,18 @@ class ReceiverLoop:
                 self.accept(event)
 
     def received(self) -> LockedMessage:
-        self.broker.waiting.append(delivery())
+        self.broker.waiting.append(locked_message("job-1"))
         self.run_once()
         return self.accepted[-1]
 
-    def settle(self, of: LockedMessage, how: Settlement, delay_seconds: float = 0.0) -> None:
-        self.receiver.request_settlement(SettleRequest(of, None, how, delay_seconds=delay_seconds))
+    def settle(
+        self,
+        of: LockedMessage,
+        how: Settlement,
+        delay_seconds: float = 0.0,
+        lock: MessageLock | None = None,
+    ) -> None:
+        self.receiver.request_settlement(SettleRequest(of, lock, how, delay_seconds=delay_seconds))
 
 
 @pytest.fixture
@@ -151,8 +163,7 @@ def test_lock_is_renewed_during_the_delay(loop: ReceiverLoop) -> None:
 
     message = loop.received()
     lock = loop.locks.start_renewal(message, renew, 9.0, 1e6)
-    ending = SettleRequest(message, lock, Settlement.ABANDON, delay_seconds=20.0)
-    loop.receiver.request_settlement(ending)
+    loop.settle(message, Settlement.ABANDON, 20.0, lock)
     for _ in range(22):
         loop.now += 1.0
         loop.locks.renew_due()
@@ -170,7 +181,7 @@ def test_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
     lock = loop.locks.start_renewal(message, renew, 9.0, 1e6)
     loop.now += 5.0
     loop.locks.renew_due()
-    loop.receiver.request_settlement(SettleRequest(message, lock, Settlement.COMPLETE))
+    loop.settle(message, Settlement.COMPLETE, lock=lock)
     loop.run_once()
     assert loop.broker.settled == []
     assert loop.settled == [("job-1", False)]
@@ -183,7 +194,7 @@ def test_stop_takes_the_credit_back(loop: ReceiverLoop, leave: bool) -> None:
     assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
         loop.receiver.stop_receiving()
-    loop.has_room = False
+    loop.room = 0
     loop.run_once()
     loop.run_once()
     assert loop.credit == 0
@@ -192,7 +203,7 @@ def test_stop_takes_the_credit_back(loop: ReceiverLoop, leave: bool) -> None:
 
 def test_used_credit_is_not_taken_back(loop: ReceiverLoop) -> None:
     loop.received()
-    loop.has_room = False
+    loop.room = 0
     loop.run_once()
     assert loop.broker.drains == 0
 
@@ -235,7 +246,7 @@ def test_missing_queue_is_logged_once(loop: ReceiverLoop, caplog: pytest.LogCapt
 def test_message_may_arrive_until_the_credit_is_taken_back() -> None:
     loop = ReceiverLoop()
     loop.run_once()
-    loop.has_room = False
+    loop.room = 0
     assert loop.receiver.may_receive, "the broker may push a message on its credit"
     loop.run_once()
     assert not loop.receiver.may_receive
@@ -244,7 +255,7 @@ def test_message_may_arrive_until_the_credit_is_taken_back() -> None:
 def test_receiver_may_receive_until_the_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
-    loop.broker.waiting = [delivery()]
+    loop.broker.waiting = [locked_message("job-1")]
 
     def look() -> int:
         seen.append(loop.receiver.may_receive)
@@ -257,3 +268,54 @@ def test_receiver_may_receive_until_the_message_is_in_flight() -> None:
     loop.run_once()
     assert seen == [True, True]
     assert not loop.receiver.may_receive
+
+
+def test_several_messages_are_asked_for_after_a_full_time(loop: ReceiverLoop) -> None:
+    loop.broker.waiting = [locked_message(str(number)) for number in range(9)]
+    loop.run_once(room=8)
+    assert loop.broker.asked == [1]
+    loop.run_once(room=0)
+    loop.run_once(room=8)
+    assert loop.broker.asked == [1, 8]
+    assert len(loop.accepted) == 9
+
+
+def test_single_messages_are_asked_for_after_an_empty_queue(loop: ReceiverLoop) -> None:
+    loop.run_once(room=0)
+    loop.broker.waiting = [locked_message("last")]
+    loop.run_once(room=8)
+    loop.run_once(room=7)
+    assert loop.broker.asked == [8, 1]
+    loop.run_once(room=0)
+    assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
+
+
+def test_one_call_completes_several_messages(loop: ReceiverLoop) -> None:
+    names = ["one", "too late", "three", "bad", "five"]
+    for name in names:
+        how = Settlement.ABANDON if name == "bad" else Settlement.COMPLETE
+        loop.settle(locked_message(name), how)
+    loop.run_once(room=0)
+    assert loop.broker.completed_together == [["one", "too late", "three"]]
+    assert loop.broker.settled[3:] == [
+        ("bad", Settlement.ABANDON),
+        ("five", Settlement.COMPLETE),
+    ]
+    assert loop.settled == [(name, name != "too late") for name in names]
+
+
+def test_message_with_a_lost_lock_is_left_out(loop: ReceiverLoop) -> None:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
+        raise LockLost("gone")
+
+    lost = loop.locks.start_renewal(locked_message("lost"), renew, -1.0, 1e6)
+    loop.locks.renew_due()
+    assert lost.is_lost
+    for name in ("one", "two", "lost", "four"):
+        lock = lost if name == "lost" else None
+        loop.settle(locked_message(name), Settlement.COMPLETE, lock=lock)
+    loop.run_once(room=0)
+    assert loop.broker.completed_together == [["one", "two"]]
+    assert loop.broker.settled[2:] == [("four", Settlement.COMPLETE)]
+    assert ("lost", False) in loop.settled
+    assert loop.broker.forgotten == ["lost"]
