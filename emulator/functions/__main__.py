@@ -103,12 +103,6 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
         "in the app's folder",
     )
     parser.add_argument(
-        "--rpc-port",
-        type=program.port_number,
-        default=0,
-        help="port of the API for the durable client (default: any free port)",
-    )
-    parser.add_argument(
         "--python",
         default=sys.executable,
         help="Python interpreter of the app process (default: that of the host)",
@@ -132,7 +126,6 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
         settings_file=given.settings,
         host=given.host,
         port=defaults.port or _DEFAULT_PORT if given.port is None else given.port,
-        rpc_port=given.rpc_port,
         log_level=given.log_level,
         python=given.python,
         limits=program.http_limits(given),

@@ -102,7 +102,7 @@ class Host:
         from emulator.functions.main_port import MainPort  # noqa: PLC0415 - imported just now
 
         options = self._options
-        rpc_socket = bind(options.host or LOOPBACK_HOSTS[0], options.rpc_port)
+        rpc_socket = bind(options.host or LOOPBACK_HOSTS[0], 0)
         self._rpc_port = MainPort([rpc_socket], options.limits)
         self._main_port = MainPort(self._main_sockets, options.limits)
         try:

@@ -17,7 +17,6 @@ class HostOptions:
     host: str | None = None
     """The address to listen on. None means the loopback addresses."""
     port: int = 7071
-    rpc_port: int = 0
     log_level: str = "info"
     python: str = sys.executable
     limits: HttpLimits = field(default_factory=HttpLimits)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from command_process import running
@@ -340,9 +341,21 @@ def test_foreign_page_cannot_close_links(tmp_path: Path, origin: str, status: in
         assert answer.status_code == status
 
 
+def other_ports(port: int) -> set[int]:
+    """Return the other ports on which the child process with this port listens."""
+    for process in psutil.Process().children():
+        found = {
+            each.laddr.port
+            for each in process.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        }
+        if port in found:
+            return found - {port}
+    raise AssertionError(f"no child process listens on port {port}")
+
+
 def test_foreign_page_cannot_use_the_durable_port(tmp_path: Path) -> None:
     service, name, options = start_functions(tmp_path / "data")
-    rpc_port = free_port()
     (tmp_path / "app" / "host.json").write_text(
         '{"version": "2.0", "extensionBundle": {"id": "a", "version": "[4.*, 5.0.0)"}}'
     )
@@ -351,8 +364,8 @@ def test_foreign_page_cannot_use_the_durable_port(tmp_path: Path) -> None:
         "@app.orchestration_trigger(context_name='context')\ndef waits(context): yield\n"
     )
     url = f"http://127.0.0.1:{service.port}"
-    options += ["--rpc-port", str(rpc_port)]
     with running(f"local-{name}", f"emulator.{name}", f"{url}/admin/host/status", *options):
+        (rpc_port,) = other_ports(service.port)
         start = f"http://127.0.0.1:{rpc_port}/durabletask/orchestrators/waits"
         foreign = httpx.post(start, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
