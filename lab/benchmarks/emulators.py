@@ -263,10 +263,7 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
 
 
 async def reply_until_stopped(connection_string: str) -> None:
-    """Receive requests from one queue, and send a reply to another queue for each request.
-
-    Four receivers do this at the same time, each with its own connection, until cancelled.
-    """
+    """Reply to each request of a queue by four receivers, until cancelled."""
     await asyncio.gather(*(_reply_to_requests(connection_string) for _ in range(_RECEIVERS)))
 
 

@@ -77,29 +77,21 @@ class HopCount:
 
     @property
     def median_hops(self) -> float:
-        """The number of round trips for which the caller waits.
-
-        The number is computed from the medians of the latencies.
-        """
+        """The number of round trips for which the caller waits, by the median latencies."""
         return (median(self.delayed_ms) - median(self.base_ms)) / self.delay_ms
 
     @property
     def fewest_hops(self) -> float:
-        """The number of round trips for which the caller waits.
-
-        The number is computed from the shortest latencies, which other programs disturb least.
-        """
+        """The same by the shortest latencies, which other programs disturb least."""
         return (min(self.delayed_ms) - min(self.base_ms)) / self.delay_ms
 
 
 @contextlib.contextmanager
 def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
-    """Run a system during the `with` block, and delay the connections that are remote in Azure.
+    """Run a system whose remote connections are delayed, and yield the gateway's URL.
 
-    Yield the gateway's URL. The connections of callers to this URL have no delay. These connections
-    are delayed: from the gateway's app to Service Bus and blob storage, and from the worker to
-    Service Bus, blob storage and the gateway. The Functions host itself delays its storage
-    transactions.
+    The delayed ones are those that cross the network in Azure, not those of callers. The Functions
+    host itself delays its storage transactions.
     """
     options = ("--engine", "azure-storage", "--storage-delay", str(delay_ms))
     with run_behind_proxies(

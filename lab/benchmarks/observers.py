@@ -44,16 +44,10 @@ class Counts:
 
 
 def observe_amqp(counts: Counts) -> NewObservers:
-    """Return a function that creates two observers for each connection to Service Bus.
+    """Return a function that creates an observer for each direction of a Service Bus connection.
 
-    One observer gets the bytes that the client sends. The other observer gets the bytes that
-    Service Bus sends. The observers add the connection's operations to `counts`:
-
-    - `send` counts the messages from the client, and `receive` counts the messages to the client.
-    - `complete` and the other settlements are counted once for each message, even if one frame
-      settles several messages.
-    - A management request is counted under the name of its operation.
-    - `authorise` counts the requests for the authorisation of a link (`$cbs`).
+    `send` and `receive` count messages, `complete` and the other settlements each settled message,
+    `authorise` the requests to `$cbs`, and other names the management requests.
     """
 
     def new() -> tuple[Observe, Observe]:
@@ -67,15 +61,9 @@ def observe_amqp(counts: Counts) -> NewObservers:
 
 
 def observe_http(counts: Counts, name: Callable[[str, str], str]) -> NewObservers:
-    """Return a function that creates two observers for each connection to an HTTP service.
+    """Return a function that creates two observers of an HTTP connection, of which one counts.
 
-    One observer gets the bytes that the client sends, and adds each request to `counts`. The other
-    observer gets the bytes that the server sends, and does nothing.
-
-    Args:
-        counts: Counts the requests by the names of their operations.
-        name: A function that receives the method and the target of a request, and returns the name
-            of the request's operation.
+    `name` returns the name of an operation, given the method and the target of its request.
     """
     return lambda: (_Requests(counts, name).feed, lambda _: None)
 

@@ -127,18 +127,13 @@ class JobOperations:
     def executions(self) -> int:
         """The highest possible number of function executions.
 
-        The number includes one execution for each HTTP request and for each durable action. If
-        several actions arrive together, one execution of the orchestrator processes all of them.
-        Then the real number is lower.
+        An execution of the orchestrator may process several actions that arrive together.
         """
         return self.http_requests + self.actions
 
     @property
     def most_waiting_reads(self) -> int:
-        """The largest number of times that the gateway can have read the blob with the outcome.
-
-        The number is computed from `waited_seconds`.
-        """
+        """The largest number of times that the gateway can have read the outcome."""
         return count_polls(self.waited_seconds)
 
 
@@ -209,19 +204,11 @@ class OperationCounter:
         return [each.read() for each in (self.service_bus, self.blobs, self.gateway)]
 
     def run_small(self) -> tuple[str, float]:
-        """Run a job with a small body in one request, which waits for the result.
-
-        Returns:
-            The job's id, and how long the request waited for the result, in seconds.
-        """
+        """Run a small job in one waiting request. Return its id and how long the request waited."""
         return self._submit()
 
     def run_keyed(self) -> tuple[str, float]:
-        """Run a job with a small body and the header Idempotency-Key.
-
-        Returns:
-            The job's id, and how long the request waited for the result, in seconds.
-        """
+        """Run a small job with an Idempotency-Key. Return its id and the wait."""
         return self._submit(idempotency_key=f"key-{time.monotonic_ns()}")
 
     def run_large(self) -> tuple[str, float]:
@@ -254,11 +241,7 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_webhook(self) -> tuple[str, float]:
-        """Run a job with a small body and a webhook, and wait until the webhook is delivered.
-
-        Returns:
-            The job's id, and how long the request waited for the result, in seconds.
-        """
+        """Run a small job with a webhook, until it is delivered. Return its id and the wait."""
         job_id, seconds = self._submit(webhook_url=self.receiver_url)
         self._wait_until_ended([job_id, webhook_instance(job_id)])
         return job_id, seconds
@@ -285,11 +268,7 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_expired(self) -> tuple[str, float]:
-        """Send a job whose deadline passes before the worker starts it.
-
-        Returns:
-            The job's id, and 0.0, because no request waits for the result.
-        """
+        """Send a job that expires before the worker starts it. Return its id and no wait."""
         with self._paused_worker():
             job_id, _ = self._submit(prefer="respond-async", deadline_seconds="1")
             self._wait_until_ended([job_id])
@@ -465,18 +444,14 @@ def run_counter(folder: Path) -> Iterator[OperationCounter]:
 
 
 def _count_methods(blobs: Counter[str], *methods: str) -> int:
-    """Return the number of blob operations with these HTTP methods.
-
-    `blobs` has the count of each operation by its name, such as `GET outcomes`.
-    """
+    """Return the number of blob operations with these HTTP methods."""
     return sum(count for name, count in blobs.items() if name.split(" ")[0] in methods)
 
 
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    `target` is the path of the request, with the query. If the blob is not in a folder, it contains
-    a payload, and the name is, for example, `GET payload`.
+    A blob without a folder is a payload.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"

@@ -51,13 +51,7 @@ class DelayProxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     def set_link(self, round_trip_seconds: float, bytes_per_second: float | None = None) -> None:
-        """Change the delay and the throughput of new and open connections.
-
-        Args:
-            round_trip_seconds: The sum of the delays of the two directions.
-            bytes_per_second: The highest throughput of each direction of each connection, or None
-                for no limit.
-        """
+        """Change the delay, and the throughput of each direction, of new and open connections."""
         self._half_seconds = round_trip_seconds / 2
         self._bytes_per_second = bytes_per_second
 

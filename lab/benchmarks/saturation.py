@@ -84,11 +84,7 @@ class Round:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the machine was quiet during all three runs.
-
-        The machine was quiet if, in each run, other programs and other virtual machines together
-        used less than the fraction `_QUIET_SHARE` of the processor time.
-        """
+        """Whether other programs and machines used little processor time during all three runs."""
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
 
@@ -147,18 +143,10 @@ class BareLoop:
 def worker_run(
     rig: WorkerRig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
 ) -> SaturationRun:
-    """Send `images` jobs to the model's queue, and wait until all jobs have replies.
+    """Send `images` jobs to the model's queue, and wait until all have replies.
 
-    Return the worker's throughput, and the processor times of the worker, of the Service Bus
-    emulator and of the whole machine during the run.
-
-    Args:
-        rig: The running worker and broker.
-        model: The name of the model, which is also the name of its queue.
-        images: The number of jobs. Each job has one image.
-        seconds: The time limit of the run.
-        expected_seconds: The expected duration of the run. The first check for replies is made
-            after this time, because earlier checks would disturb the measurement.
+    Return the throughput, and the processor times of worker, broker and machine. The replies are
+    first checked after the expected time, because earlier checks would disturb the measurement.
     """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images

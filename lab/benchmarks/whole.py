@@ -85,13 +85,9 @@ def measure_noop(system: System) -> list[Figure]:
 
 
 def measure_bare_loop(*tuned: str) -> float:
-    """Run the program `lab.benchmarks.bare`, and return how many images per second it classifies.
+    """Run `lab.benchmarks.bare`, and return how many images per second it classifies.
 
-    The program decodes and classifies pictures in batches, without messages.
-
-    Args:
-        tuned: The word "tuned" makes the program use the worker's settings of the C allocator.
-            Without this word, the program uses the default settings.
+    With "tuned", it uses the worker's settings of the C allocator.
     """
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "lab.benchmarks.bare", *arguments]

@@ -218,15 +218,7 @@ def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Pri
 
 
 def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
-    """Add the minimum number of workers and the warm periods of a model to ``scaling``.
-
-    Both are read from the model's catalogue entry. Returns the changed settings. If ``model`` is
-    ``None``, ``scaling`` is returned unchanged.
-
-    Raises:
-        UpError: The catalogue cannot be read.
-        ValueError: The catalogue does not have the model.
-    """
+    """Add the minimum and the warm periods of a model's catalogue entry to ``scaling``."""
     if model is None:
         return scaling
     models = read_model_scaling(current_model_folder().catalogue, read_environment())

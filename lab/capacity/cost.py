@@ -62,11 +62,7 @@ class Bill:
     lines: list[BillLine] = field(default_factory=list)
 
     def add(self, item: str, what: str, quantity: float, price: Price) -> None:
-        """Add a line to the bill.
-
-        ``item`` is for example ``Service Bus``, and ``what`` is the unit, for example ``months``.
-        ``price`` is the price of one unit.
-        """
+        """Add a line to the bill, such as ``months`` of ``Service Bus`` at a price."""
         self.lines.append(BillLine(item, what, quantity, price))
 
     @property
@@ -273,9 +269,7 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
 def _sums(jobs: float, prices: Prices) -> float:
     """Return how often, at most, all gateway instances together write minute sums in a month.
 
-    The minute sums of an instance are its counts of jobs in each minute. An instance writes them
-    once a minute, and only if a job was accepted or has ended in this minute. ``jobs`` is the
-    number of jobs in a month.
+    An instance writes only in minutes in which a job was accepted or has ended.
     """
     instances = max(1.0, prices.usage("ready_instances"))
     return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))

@@ -82,10 +82,7 @@ class JobLoad:
 
     @property
     def busiest_per_second(self) -> float:
-        """The average number of jobs per second in the busiest hour.
-
-        It is 0 for a load that `at_once` made, because such a load has no rate.
-        """
+        """The jobs per second in the busiest hour; 0 for a load that arrives at once."""
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:

@@ -53,11 +53,7 @@ class Cluster:
             )
 
     def next_scan(self, now_seconds: float) -> float:
-        """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``.
-
-        Both times are in seconds after the start of the simulation. If the scan interval is 0, the
-        result is ``now_seconds``.
-        """
+        """Return the time of the autoscaler's first scan at or after ``now_seconds``."""
         if self.scan_interval_seconds <= 0:
             return now_seconds
         return math.ceil(now_seconds / self.scan_interval_seconds) * self.scan_interval_seconds
@@ -185,10 +181,7 @@ class NodePool:
             self._schedule_removal(node)
 
     def request(self, pending: int) -> None:
-        """Request nodes at the cluster autoscaler's next scan if there are too few nodes.
-
-        ``pending`` is the number of workers without a node.
-        """
+        """Request nodes at the next scan if too few exist for ``pending`` workers."""
         if self._count_missing(pending) > 0 and not self._is_scan_scheduled:
             self._is_scan_scheduled = True
             self._clock.at(self._cluster.next_scan(self._clock.now_seconds), self._scan)

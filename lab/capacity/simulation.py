@@ -69,10 +69,7 @@ class SimulationResult:
 
     @property
     def node_hours(self) -> float:
-        """The sum of the lifetimes of all nodes in hours. These hours are billed.
-
-        The lifetime of a node begins when the node is requested.
-        """
+        """The billed hours of all nodes, from their requests on."""
         return self.node_seconds / _HOUR_SECONDS
 
     @property
@@ -82,10 +79,7 @@ class SimulationResult:
 
     @property
     def mean_answer_seconds(self) -> float:
-        """The average time in seconds from a job's arrival to the end of its batch.
-
-        It is 0 if no job has finished.
-        """
+        """The average seconds from a job's arrival to the end of its batch; 0 without jobs."""
         return sum(self.answer_seconds) / len(self.answer_seconds) if self.answer_seconds else 0.0
 
     def document(self) -> dict[str, Any]:
@@ -129,11 +123,7 @@ def simulate(
     times: BatchTimes,
     duration_seconds: float,
 ) -> SimulationResult:
-    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the results.
-
-    The simulation starts on a Monday at midnight. The hours of the load are in the time
-    zone of the cron triggers in ``scaling``.
-    """
+    """Simulate ``load`` from a Monday at midnight on, in local time of the cron triggers."""
     simulation = _Simulation(load, scaling, cluster, times, duration_seconds)
     return simulation.run()
 

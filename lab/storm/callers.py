@@ -129,11 +129,7 @@ class StormCallers:
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:
-        """End the test because the gateway sent a wrong response, which `text` describes.
-
-        Raises:
-            UnexpectedResponse: always.
-        """
+        """End the test with UnexpectedResponse, because the gateway sent a wrong response."""
         raise UnexpectedResponse(text)
 
     async def cancel(self, job: StormJob) -> None:
@@ -182,10 +178,7 @@ class StormCallers:
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
-        """Read each job from the Functions host at `host_url`, and record the job's state.
-
-        Repeat each request until it is answered.
-        """
+        """Read each job from a Functions host until it is answered, and record the job's state."""
         await self._read_each(jobs, self._until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:

@@ -39,18 +39,11 @@ class Slope:
     observed_seconds: float
 
     def grows(self, bound_per_minute: float) -> bool:
-        """Return whether the measured value almost certainly grows faster than `bound_per_minute`.
-
-        This is the case if `per_minute` exceeds the bound by more than two standard errors.
-        """
+        """Return whether the value grows faster than the bound by more than two standard errors."""
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the measured value grows no faster than `bound_per_minute`.
-
-        The result is also False if the measurement is too inaccurate, that is, if
-        `error_per_minute` is greater than the bound.
-        """
+        """Return whether the value grows no faster than the bound, and the error is below it."""
         return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
 
@@ -84,12 +77,9 @@ class Life:
 
 
 def choose_warm_up(calm_seconds: float) -> float:
-    """Return the default length of the warm-up, the time for which a new process is not measured.
+    """Return for how long a new process is not measured: `calm_seconds` / 4, at least 60 s.
 
-    The warm-up lasts for a quarter of `calm_seconds`, but at least 60 s. `calm_seconds` is the
-    length of the last phase of a test, in which no process is killed. If the phase is longer than
-    240 s, even a process that is started just before this phase is measured for three quarters of
-    the phase.
+    So a process that is started just before the calm phase is measured for most of it.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 

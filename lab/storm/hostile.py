@@ -82,10 +82,7 @@ class Attacker:
         await self.submit("noop", content, "application/json")
 
     async def upload_once(self, model: str, media_type: str, data: bytes) -> str:
-        """Upload an input for a model, and return the id of the upload.
-
-        Later calls for the same model upload nothing, and return the same id.
-        """
+        """Return the id of an upload for a model, which is made once."""
         if model not in self._uploads:
             self._uploads[model] = await self.callers.upload(self.caller, model, media_type, data)
         return self._uploads[model]
@@ -294,10 +291,6 @@ def make_brackets(size_bytes: int = _BODY_BYTES) -> bytes:
 
 @cache
 def make_tensor_texts(size_bytes: int = 100_000) -> bytes:
-    """Return JSON with one long and many short texts.
-
-    A NumPy array of these texts would need much memory, because each element of such an array needs
-    as much memory as the longest text.
-    """
+    """Return JSON with one long and many short texts, which NumPy would pad to the longest."""
     longest = "x" * (size_bytes // 2)
     return json.dumps([longest, *["a"] * (size_bytes // 2 // 5)]).encode()

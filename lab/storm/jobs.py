@@ -93,11 +93,9 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one attempt to submit the job.
+        """Return the label and the input of one attempt, from 1, such as `12.2` for job 12.
 
-        The label is a number such as `12.2`, for the second attempt to submit job 12. Attempts are
-        counted from 1. Each time the model runs the input, it appends the label to the file
-        `ran_path`. Every fifth job has a large input.
+        The model appends the label to `ran_path` each time. Every fifth job has a large input.
         """
         label = f"{self.number}.{attempt}"
         death = "" if self.death is None else f" {self.death}"
@@ -105,33 +103,21 @@ class StormJob:
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request that submits the job in one attempt. Attempts are counted from 1.
-
-        The input has a label, a number such as `12.2` for the second attempt to submit job 12. Each
-        time the model runs the input, it appends the label to the file `ran_path`.
-        """
+        """Return the request that submits the job in one attempt, from 1."""
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
             label, f"/v1/models/{self.model}/jobs", data, {"content-type": "text/plain"}
         )
 
     def accept(self, job_id: str, label: str) -> None:
-        """Record that the gateway accepted a request that submits the job.
-
-        `job_id` is the id that the gateway gave to the job. `label` is the number in the input of
-        the accepted request, for example `12.2` in the second request for job 12.
-        """
+        """Record that the gateway accepted the attempt with this label under `job_id`."""
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
 
     @property
     def known(self) -> KnownState:
-        """The last state of the job that the gateway has reported in a response.
-
-        A caller reads this state before it sends a request about the job. It then passes this state
-        and the response to `see`.
-        """
+        """The last reported state, which a caller reads before a request and passes to `see`."""
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
@@ -168,11 +154,7 @@ class StormJob:
         return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record that the gateway answered 404 to a request about the job.
-
-        `known` is the state before the request. If the job had already ended then, the 404 is a
-        contradiction, so record a contradiction too.
-        """
+        """Record a 404, which is a contradiction if the job had ended before the request."""
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")
@@ -240,8 +222,5 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended with a status or a result that does not fit its input and kind.
-
-    An expired job is not wrong, because `BrokenPromises.expired` counts it.
-    """
+    """Return whether a job's end does not fit its input and kind. Expired jobs count elsewhere."""
     return job.final is not None and not job.is_right_end(job.final)

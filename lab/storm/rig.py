@@ -290,10 +290,7 @@ class Rig:
 
     @property
     def links(self) -> dict[str, DelayProxy]:
-        """The proxies through which components connect to each service, by the service's name.
-
-        Empty if the components connect without proxies.
-        """
+        """The proxies to each service, by the service's name; empty without proxies."""
         return {name: proxy for name, (proxy, _) in self._proxies.items()}
 
     @property
@@ -355,10 +352,7 @@ class Rig:
             await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how often the model has run each input.
-
-        The keys are the labels in the inputs, for example `12.2` in the second request for job 12.
-        """
+        """Return how often the model has run each input, by its label such as `12.2`."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())

@@ -44,11 +44,7 @@ class Tmpfs:
         self._size_bytes = size_bytes
 
     def mount(self) -> None:
-        """Mount the file system on the folder. The kernel removes it when this process has ended.
-
-        Raises:
-            OSError: if the file system cannot be mounted.
-        """
+        """Mount the file system, which the kernel removes when this process has ended."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = f"size={self._size_bytes},mode=700"
         _mount("-t", "tmpfs", "-o", options, "tmpfs", str(self._folder))
@@ -114,14 +110,10 @@ def _mount(*arguments: str) -> None:
 
 
 def enter_mount_namespace(command: Sequence[str], environment: dict[str, str]) -> bool:
-    """Start this program again in a new mount namespace, in place of the current process.
+    """Start this program again in a new mount namespace, with the same process id.
 
-    The file systems that the program mounts there are invisible to other programs. The kernel
-    removes them even if the program is killed. The process id stays the same.
-
-    Returns:
-        True in the program that was started in the new namespace. False if the system does not
-        permit a new namespace.
+    The kernel removes what it mounts there even if it is killed. Return True in the new program,
+    and False if the system does not permit a namespace.
     """
     if environment.get(_IN_NAMESPACE):
         return True

@@ -126,10 +126,7 @@ class Soak(Storm):
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
-        """Add a job to the jobs of the soak.
-
-        Callers then read the state of the job, and the report checks how the job ended.
-        """
+        """Add a job whose state callers read and whose end the report checks."""
         self.jobs.append(job)
 
     def find_job(self, job_id: str) -> SoakJob | None:
@@ -137,13 +134,10 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return what could delay a job that is submitted at `begin`: attacks, or a fault.
+        """Return the attacks at `begin`, joined by `+`, and whether a fault was near.
 
-        `begin` is in seconds since the start of the soak.
-
-        Returns:
-            The names of the attacks that had not ended at `begin`, joined by `+`; and whether a
-            fault lasted at `begin` or had ended less than 10 s earlier.
+        A fault is near if it lasts or has ended less than 10 s earlier. `begin` is in seconds since
+        the start of the soak.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -243,11 +237,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
-    """Put new jobs into `queue`, from which callers take and submit them.
-
-    The option `--rate` sets the number of jobs per second. While the queue is full, wait. Continue
-    until this task is cancelled.
-    """
+    """Put new jobs into `queue` at the given rate, as it has room, until cancelled."""
     for job in plan_soak_jobs(run.options.seed, load, run.models, outside_url):
         await queue.put(job)
         run.register(job)

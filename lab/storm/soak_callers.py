@@ -80,10 +80,7 @@ class SoakCallers(StormCallers):
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def ask(self, method: str, path: str, caller: SoakCaller) -> httpx.Response | None:
-        """Send a request without a body, and return the response.
-
-        Return None if there is no response, or if the response has the status 429 or 5xx.
-        """
+        """Send a request, and return the response; None for none and for status 429 or 5xx."""
         return await self._once(method, path, headers=caller.headers)
 
     async def attack(self, path: str, content: bytes, headers: dict[str, str]) -> str | None:
@@ -151,14 +148,9 @@ class SoakNeighbour:
         describe: Callable[[float], tuple[str, bool]],
         clock: Callable[[], float],
     ) -> None:
-        """Create a caller that uses the system while other callers attack it.
+        """Create a caller that uses the system while others attack it.
 
-        Args:
-            callers: Sends the requests.
-            register: Adds a job to the jobs that the report checks.
-            describe: Returns, for the time at which a wait began, the names of the attacks at that
-                time and whether there was a fault.
-            clock: Returns the seconds since the start of the soak.
+        `describe` returns the attacks at a time, and whether there was a fault.
         """
         self._callers = callers
         self._register = register

@@ -59,10 +59,7 @@ _SOAK_DELIVERIES = "max_delivery_count = 8"
 
 
 def soak_catalogue() -> str:
-    """Return the catalogue of a soak: the shipped models and the models for tests.
-
-    Each model except `fragile` permits eight deliveries of a message.
-    """
+    """Return the shipped models and those for tests; all but `fragile` permit 8 deliveries."""
     path = ROOT / "functions" / "contract" / "models.toml"
     models = path.read_text("utf-8") + COUNTING_CATALOGUE + _TENSOR_CATALOGUE
     return _DELIVERIES.sub(_SOAK_DELIVERIES, models) + _FRAGILE_CATALOGUE

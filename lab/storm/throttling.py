@@ -63,13 +63,7 @@ async def throttling(rig: Rig, run: Storm) -> None:
 
 
 async def throttle(rig: Rig, share: float) -> None:
-    """Make the Service Bus emulator refuse some of its requests with the error `server-busy`.
-
-    `share` is the fraction of requests that are refused, from 0 (none) to 1 (all).
-
-    Raises:
-        RigError: if the emulator does not accept this setting.
-    """
+    """Make Service Bus refuse this share of its requests, from 0 to 1, with `server-busy`."""
     url = f"http://127.0.0.1:{rig.admin_port}/$emulator/faults"
     async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
         response = await client.put(url, json={"throttled_share": share})

@@ -132,16 +132,10 @@ def run(
     timeout_seconds: float = 180.0,
     on_ok: Callable[[int], None] = lambda _: None,
 ) -> Exchanges:
-    """Send `count` requests over `clients` connections, and return each request with its response.
+    """Send `count` requests over `clients` connections, and return each with its response.
 
-    Args:
-        requests: The URL, the headers and the bodies of the requests.
-        clients: How many connections send requests at the same time.
-        count: How many requests to send.
-        timeout_seconds: If a request has no response after this time, it has failed. Its connection
-            is closed, and the client continues with a new connection.
-        on_ok: A function that is called after each response with status 200. Its argument is the
-            number of responses with status 200 so far.
+    A request without a response within the timeout has failed. `on_ok` is called after each status
+    200 with the number of them so far.
     """
     return uvloop.run(_run(requests, clients, count, timeout_seconds, on_ok))
 
@@ -195,10 +189,6 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time, in seconds, in which no response came.
-
-    The time from `begin` to the last response is examined. `ends` are the times of the responses.
-    If no response came after `begin`, the result is 0.
-    """
+    """Return the longest time from `begin` on, in seconds, in which no response came."""
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -49,10 +49,7 @@ class PeerModel:
 
     @classmethod
     def load(cls) -> "PeerModel":
-        """Load and return the model that the environment variable `PEER_TASK` names.
-
-        Then report the id of this process to the benchmark.
-        """
+        """Load the model that `PEER_TASK` names, and report the id of this process."""
         model = cls(os.environ["PEER_TASK"])
         announce_model_process()
         return model
@@ -109,11 +106,7 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Report to the benchmark that this process has loaded a model.
-
-    Create an empty file, whose name is the process id, in the folder that the environment variable
-    `PEER_MODEL_PROCESSES` names. If the variable is not set, do nothing.
-    """
+    """Create a file with this process's id in the folder `PEER_MODEL_PROCESSES`, if it is set."""
     if folder := os.environ.get("PEER_MODEL_PROCESSES"):
         (Path(folder) / str(os.getpid())).touch()
 

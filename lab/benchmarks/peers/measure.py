@@ -206,10 +206,7 @@ def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Se
 
 
 def is_same_result(result: Any, expected: Any) -> bool:
-    """Return whether a result has the expected best class, with nearly the expected score.
-
-    The two scores may differ by at most 0.1 %.
-    """
+    """Return whether a result has the expected best class, and its score within 0.1 %."""
     best, right = result["labels"][0], expected["labels"][0]
     is_close = math.isclose(best["score"], right["score"], rel_tol=_SCORE_TOLERANCE)
     return best["index"] == right["index"] and is_close
@@ -245,16 +242,9 @@ def _used_seconds(served: ServedPeer) -> float:
 
 
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
-    """Return the right result for each picture. `measure` compares the systems' results with these.
+    """Return the right result for each picture; none for the unchecked task `classifier`.
 
-    The right result of `noop` is a constant. For the task `classifier`, which
-    `lab.benchmarks.peers.job` cannot run, return an empty list. Then `measure` checks no results.
-
-    Args:
-        task: The name of the task, for example `noop`.
-        pictures: The JPEGs that the requests contain.
-        folder: The folder in which this function writes a file for each picture, if the task is
-            `resnet18`. A new process reads these files, and runs the model on them.
+    For `resnet18`, a new process runs the model on files that are written to `folder`.
     """
     if task == "noop":
         return [NOOP_RESULT] * len(pictures)
@@ -268,11 +258,9 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
 
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
-    """Run the model of a task without a server, twice. Return the images per second of each run.
+    """Run the model without a server: with the default and with the worker's settings of malloc.
 
-    In each run, the model processes the JPEG file `picture` again and again for `seconds`. The
-    first run uses the default settings of the C allocator. The second run uses the same settings of
-    the C allocator as a worker.
+    Return the images per second of both runs.
     """
     command = ("lab.benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

@@ -36,11 +36,7 @@ def number(value: float | None, digits: int = 0, infinite: str = "never") -> str
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
-    """Return a Markdown table.
-
-    The first `text_columns` columns contain text. The other columns contain numbers, which are
-    aligned to the right.
-    """
+    """Return a Markdown table whose columns after the text columns are aligned to the right."""
     rule = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
     lines = [head, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -96,12 +96,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations that `peers` selects and that can run the task.
-
-        `peers` contains the names of peers and the keys of configurations, such as
-        `celery/polling`. `number` is the number of the round. In odd rounds, the order of the
-        configurations is reversed.
-        """
+        """Yield the chosen configurations that can run the task, in reverse order in odd rounds."""
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
@@ -129,19 +124,11 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add the throughput of bare loops to `values`, and compare the system with the bare loops.
+    """Add the throughput of bare loops to `values`, and compare the system with them.
 
-    A bare loop is a process that runs only the model, without a server. Two ratios are added: the
-    throughput of the system with 16 clients, divided by the throughput of the bare loop with each
-    allocator setting. If `values` contains the duration of a burst (many jobs sent at the same
-    time), this duration divided by the bare loop's time for as many pictures is added, too.
-
-    Args:
-        values: The measured values of the system.
-        before: The pictures per second of two bare loops that ran before the system: first with the
-            default settings of the C allocator, then with the worker's settings.
-        after: The pictures per second of the same two bare loops after the run of the system.
-        burst: The number of jobs in the burst.
+    `before` and `after` are the pictures per second of two bare loops: with the default settings of
+    the C allocator, and with the worker's. The throughput with 16 clients and the duration of a
+    burst are divided by those of the loops.
     """
     bare, tuned = ((first + last) / 2 for first, last in zip(before, after, strict=True))
     per_second = values.get("per_second_16") or 0.0

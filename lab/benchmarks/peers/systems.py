@@ -311,19 +311,9 @@ class _SupervisedProgram:
 def serve(
     configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
-    """Run a peer or Loosely during the `with` block, and yield the running system.
+    """Run a peer or Loosely during the `with` block, which begins after the first status 200.
 
-    The block begins after the system's first response with status 200.
-
-    Args:
-        configuration: The configuration of the peer or of Loosely.
-        task: The name of the task that the system serves.
-        pictures: The JPEGs that the requests contain.
-        folder: An empty folder for data and logs.
-
-    Raises:
-        RuntimeError: if no response has status 200 in time. The message contains the end of the
-            logs.
+    Raises RuntimeError with the end of the logs if there is none in time.
     """
     (folder / _MODEL_PROCESSES).mkdir()
     begin = time.monotonic()

@@ -29,9 +29,6 @@ class Classify:
 
     @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
     def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
-        """Return the model's result for each picture. The pictures are in base64.
-
-        BentoML has gathered them from several requests.
-        """
+        """Return the model's result for each picture, in base64, of several requests."""
         prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]
         return [self._model.finish(output) for output in self._model.run(prepared)]

@@ -26,10 +26,7 @@ def health() -> str:
 
 @app.post("/jobs")
 def run(picture: Picture) -> dict[str, Any]:
-    """Submit a task, wait for its result, and return the result.
-
-    FastAPI calls this function in a thread of its thread pool.
-    """
+    """Submit a task, and return its result. FastAPI calls this in a thread."""
     pending = classify.delay(picture)
     result: dict[str, Any] = pending.get(timeout=_TIMEOUT_SECONDS)
     return result

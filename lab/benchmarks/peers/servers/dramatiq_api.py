@@ -21,10 +21,7 @@ def health() -> str:
 
 @app.post("/jobs")
 def run(picture: Picture) -> dict[str, Any]:
-    """Submit a task, wait for its result, and return the result.
-
-    FastAPI calls this function in a thread of its thread pool.
-    """
+    """Submit a task, and return its result. FastAPI calls this in a thread."""
     message = classify.send(base64.b64encode(picture).decode("ascii"))
     result: dict[str, Any] = message.get_result(block=True, timeout=_TIMEOUT_MS)
     return result

@@ -35,8 +35,5 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(store_results=True, result_ttl=300_000)
 def classify(picture: str) -> dict[str, Any]:
-    """Return the model's result for one picture.
-
-    `picture` is in base64, because the messages of Dramatiq are JSON.
-    """
+    """Return the model's result for a picture in base64, because messages are JSON."""
     return _models[0](base64.b64decode(picture))

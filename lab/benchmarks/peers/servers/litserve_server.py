@@ -31,10 +31,7 @@ class Classify(litserve.LitAPI):
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Return the list of outputs for a list of pictures, or one output for one picture.
-
-        If the environment variable `PEER_BATCH_SIZE` is more than 1, `x` is a list of pictures.
-        """
+        """Return the outputs for a list of pictures if batches are on, or for one picture."""
         return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
 
     def unbatch(self, output: list[Any]) -> list[Any]:
