@@ -90,7 +90,7 @@ class Worker:
     ) -> None:
         """Create all components. `start` starts their threads.
 
-        Raises SettingsError if a setting is not valid, and OSError if the health port is in use.
+        Raises InvalidSetting if a setting is not valid, and OSError if the health port is in use.
         """
         check_endpoint(settings.service_bus)
         self._settings = settings
@@ -200,19 +200,18 @@ class Worker:
                 receive = partial(consumer.run_queue, queue)
                 self._receiving.append(self._thread(f"{queue.name}-receive", receive))
 
-    def drain(self) -> bool:
+    def drain(self) -> None:
         """Stop receiving, finish the running jobs within the grace period, and close connections.
 
-        Jobs that have not started are returned to their queues at once, and those that still run at
-        the end are abandoned. Return whether all jobs were finished.
+        Jobs that have not started are returned to their queues at once. Those that still run at the
+        end of the grace period are abandoned.
         """
         ends_at = time.monotonic() + self._settings.drain_seconds
         self._heartbeats.publish()
         self._events.stop()
         for consumer in self._consumers:
             consumer.stop_receiving()
-        unfinished_count = self._wait_until_settled(ends_at)
-        if unfinished_count:
+        if unfinished_count := self._wait_until_settled(ends_at):
             _log.warning(
                 "the grace period is over: abandoning %d unfinished jobs", unfinished_count
             )
@@ -236,7 +235,6 @@ class Worker:
         self._services.decoders.close()
         self._events.acknowledge()
         flush(self._traces)
-        return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
         """Wait until all messages are settled or `ends_at`. Return how many are not settled."""

@@ -73,8 +73,8 @@ _NOTE_SECONDS = 1.0
 class Consumer:
     """Processes the jobs of one model: receives each job, calls the steps, and settles its message.
 
-    The device thread calls `run_device`, the thread of each queue `run_queue`, any thread the
-    others.
+    The model's device thread calls `run_device`, and the thread of each queue calls `run_queue`.
+    Any thread may call the other methods.
     """
 
     model: ModelEntry
@@ -341,7 +341,10 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the `with` block raises: as `unexpected` if it is no WorkerError."""
+        """End the job if the `with` block raises an error.
+
+        `unexpected` is the class of the job's error if the raised one is not a WorkerError.
+        """
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
                 yield
@@ -351,7 +354,7 @@ class Consumer:
     def fail_job(
         self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]
     ) -> None:
-        """End a job because of an error: as `unexpected` if it is no WorkerError."""
+        """End a job because of an error. `unexpected` is as in `ending_on_error`."""
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
                 _log.error(
@@ -368,7 +371,7 @@ class Consumer:
         self.end_job(job, ours)
 
     def end_job(self, job: ReceivedJob, error: WorkerError) -> None:
-        """End a job that has no result: reply first if the error is a Fault, and settle."""
+        """End a job that has no result: reply with the error if it is a Fault, and settle."""
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start_job(job)
@@ -425,10 +428,10 @@ class Consumer:
     def end_overdue(self) -> None:
         """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
 
-        Nothing can interrupt the call, so the process restarts. The only job of a call fails. This
-        is noted before the reply is sent: if the process dies in between, the next worker fails the
-        job. Several jobs run again in batches of their own, because nobody knows which one is at
-        fault.
+        Nothing can interrupt the call, so the process restarts. If the call has one job, the job
+        fails. This is noted before the reply is sent: if the process dies in between, the next
+        worker fails the job. Several jobs run again, each in a batch of its own, because nobody
+        knows which is at fault.
         """
         limit_seconds = self.infer.runs.seconds
         for jobs in self.infer.runs.take_overdue():

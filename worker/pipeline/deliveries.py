@@ -36,7 +36,7 @@ class DeliveryNotes:
         self._last: Future[None] | None = None
 
     def note_so_far(self, job: ReceivedJob) -> None:
-        """Write a note about a delivery that has not ended: a redelivery, or an error."""
+        """Write what is known of a delivery that has not ended, and its error if there is one."""
         self._note(job, DeliveryNote(job.attempt, job.marks(), traceback=job.traceback))
 
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:

@@ -48,8 +48,8 @@ class _Waiting(Generic[T]):
 class Batcher(Generic[T]):
     """Decides when to start a batch, and which items the batch contains. It reads no clock.
 
-    The total size of a batch is at most `max_cost`, in the model's own unit. A larger item is
-    alone.
+    The total size of a batch is at most `max_cost`, in the model's own unit. A larger item has a
+    batch of its own.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:

@@ -66,7 +66,7 @@ class CancellationCheck:
         self._retries = retries
 
     def is_wanted(self, job: ReceivedJob) -> bool | None:
-        """Return whether the job is still wanted; None if a question gets no answer."""
+        """Return whether the job is still wanted; None if the gateway was asked in vain."""
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
             return job.is_wanted

@@ -124,7 +124,7 @@ class JobContext:
 
 
 class ProgressReporter:
-    """Sends the progress reports of one model's running jobs, on the thread of `start`."""
+    """Sends the progress reports of one model's running jobs, on a thread of its own."""
 
     def __init__(
         self,

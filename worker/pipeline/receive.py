@@ -122,7 +122,7 @@ class ReceivedJob:
         self._marks_ms[step] = self.age_ms(at)
 
     def age_ms(self, at: float | None = None) -> float:
-        """Return the milliseconds from the job's receipt until `at`, a `perf_counter`, or now."""
+        """Return the ms from receipt until `at`, a value of `time.perf_counter`, or until now."""
         seconds = (time.perf_counter() if at is None else at) - self._received
         return round(seconds * 1000, 3)
 
@@ -235,8 +235,8 @@ class ReceiveStep:
     def check_failures(self, delivery: LockedMessage) -> None:
         """Raise TooManyFailures if the job must not run again because earlier deliveries failed.
 
-        If `max_delivery_count` is 1, no job may run twice: only deliveries that waited do not
-        count.
+        If `max_delivery_count` is 1, no job may run twice. Then only deliveries that ended before
+        the run do not count.
         """
         history, limit = delivery.history, self._model.max_delivery_count
         unknown_count = delivery.delivery_count - history.waiting_count
@@ -384,8 +384,8 @@ class InFlight:
     def record_end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Record how the work on a message ended, in metrics, traces and logs.
 
-        `code` is `succeeded` or the code of an error. Return whether this is the first call for the
-        message; later calls have no effect.
+        `code` is `succeeded` or the code of an error. Only the first call for a message has an
+        effect, and returns True.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -466,7 +466,7 @@ class Capacity:
         self._item_seconds = before + _LAST_SHARE * (seconds - before)
 
     def _to_run_count(self) -> int:
-        """Return for how many jobs there is room that run or will run.
+        """Return how many jobs may run or wait to run.
 
         A batch model has two batches. An item model has one item, and those that run within a
         second.

@@ -137,7 +137,7 @@ class SettleStep:
         self._suspects = suspects
 
     def complete_message(self, job: ReceivedJob, code: str) -> None:
-        """Complete the message of a job whose reply was sent before, so that it is not lost."""
+        """Complete a job's message after its reply was sent, so that no kill loses the reply."""
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
     def settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:

@@ -189,7 +189,7 @@ class Suspects:
                 self._suspended_count -= 1
 
     def start_in_turn(self, job: ReceivedJob, start: Callable[[], object]) -> None:
-        """Call `start` as soon as the job may start, unless it ends before. It must not block."""
+        """Call `start`, which must not block, as soon as the job may start and has not ended."""
         with self._lock:
             is_suspect = job.delivery.history.running_count > 0
             if self._suspended_count or (not is_suspect and self._running is None):

@@ -41,7 +41,7 @@ _LARGEST_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEvent:
-    """An event that Azure has announced for some machines (lower case), for example a reboot."""
+    """An event that Azure has announced for `machines`, whose names are in lower case."""
 
     event_id: str
     kind: str

@@ -34,7 +34,7 @@ def preparing_threads(processor_count: int) -> int:
 
 
 def torch_threads(processor_count: int) -> int:
-    """Return how many threads torch uses for one model on the CPU; others need the rest."""
+    """Return how many threads torch uses for one model on the CPU; inputs need the others."""
     return max(1, min(processor_count // 2, _MAX_TORCH))
 
 

@@ -57,7 +57,7 @@ def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
 
 
 def can_complete(receiver: Any, message: Any) -> bool:
-    """Return whether the receiver's current link holds this message unsettled."""
+    """Return whether the current link has received this message, which is not yet settled."""
     return (
         message._delivery_tag in receiver._handler._link._received_delivery_tags
         and not message._settled

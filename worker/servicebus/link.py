@@ -102,8 +102,8 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every request raises BrokerUnavailable if the queue cannot be reached, and ends the connection.
-    The next one can also settle messages that arrived over an old one, and renew their locks.
+    If the queue cannot be reached, a request raises BrokerUnavailable and ends the connection. The
+    next connection can also settle the messages of an earlier one, and renew their locks.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class QueueLink:
         self._remove_note(delivery.token)
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
-        """Complete several messages together. Return for each whether its lock was not yet lost."""
+        """Complete messages together. Return for each whether it was before its lock was lost."""
         receiver = self._opened()
         here = [each.message for each in deliveries if can_complete(receiver, each.message)]
         uses_ranges = self._calls_without_ranges == 0 and has_range(here)
@@ -396,7 +396,7 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Note each lock token as soon as its message arrives, in a private function of the SDK."""
+        """Let the SDK's private function for arriving frames note each message's lock token."""
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer
 
@@ -458,7 +458,7 @@ class QueueLink:
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
-    """Raise SettingsError if the connection string is malformed, without connecting."""
+    """Raise InvalidSetting if the connection string is malformed, without connecting."""
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)

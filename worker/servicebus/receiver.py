@@ -214,7 +214,7 @@ class SettleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A request that was carried out; not `in_time` if the message's lock was lost before."""
+    """A settled request. `in_time` is False if the message's lock was lost before."""
 
     request: SettleRequest
     in_time: bool
@@ -413,7 +413,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Yield messages while there is capacity; without, return how many seconds to wait."""
+        """Yield received messages; without capacity, return how many seconds to wait."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0

@@ -41,9 +41,10 @@ class QueueSender:
         self._send = CallGatherer(self._send_together, _MAX_TOGETHER, _GATHER_SECONDS)
 
     def send_reply(self, body: bytes, job_id: str) -> None:
-        """Send a reply, whose job id lets duplicate detection drop a second one, and wait for it.
+        """Send a reply, and wait for the confirmation. The job id lets the queue drop duplicates.
 
-        Raises BrokerUnavailable if the caller may try again, ReplyForbidden without such a queue.
+        Raises BrokerUnavailable if the caller may try again, ReplyForbidden if there is no such
+        queue.
         """
         message = ServiceBusMessage(
             body, content_type="application/json", message_id=job_id, correlation_id=job_id
@@ -139,7 +140,7 @@ SendReply = Callable[[bytes, str], None]
 
 
 def open_queue_sender(endpoint: AzureEndpoint, queue: str) -> SendReply:
-    """Return what sends replies to one queue of Service Bus."""
+    """Return a function that sends replies to one queue of Service Bus."""
     return QueueSender(endpoint, queue).send_reply
 
 

@@ -167,7 +167,7 @@ class WorkerReadiness:
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start has ended, and details. A broken model counts if all are."""
+        """Return whether the start has ended, and details; broken models count only if all are."""
         return self._judge(are_broken_allowed=True)
 
     def _judge(self, *, are_broken_allowed: bool) -> tuple[bool, Mapping[str, Any]]:
