@@ -261,6 +261,11 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
 }
 
 
+def kinds_of(status: int) -> list[ProblemKind]:
+    """Return the kinds of problems with this HTTP status."""
+    return [kind for kind in PROBLEM_KINDS.values() if kind.status == status]
+
+
 class HttpProblem(Exception):
     """An error that the API reports to the caller as a problem document.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -18,24 +18,27 @@ from starlette.types import Scope as AsgiScope
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.media import essence
+from contract.messages import Json
 from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
+from gateway.json_text import parse_json
 from gateway.keys import Caller, Scope
 from gateway.problems import HttpProblem, malformed, missing_scope
+from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import RequestParts
 from gateway.telemetry import traceparent_of
-
-if TYPE_CHECKING:
-    from gateway.services import Services
 
 # The form of the ids that we create. The SDK does not escape an id in its URLs, so an id with "?"
 # or "/" could request something else, for example all instances.
 _JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def services_of(request: Request) -> "Services":
+MAX_SMALL_BYTES: Final = 16 * 1024
+
+
+def services_of(request: Request) -> Services:
     """Return the components of the gateway that serves this request."""
     services: Services = request.app.state.services
     return services
@@ -63,6 +66,13 @@ def require_scope(request: Request, *sufficient: Scope) -> None:
     """Raise the problem `forbidden` if the caller does not have at least one of these scopes."""
     if caller_of(request).scopes.isdisjoint(sufficient):
         raise missing_scope(*sufficient)
+
+
+def check_operator(request: Request, options: Collection[str] = ()) -> Services:
+    """Return the components, after checking an operator's request with these query parameters."""
+    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
+    refuse_unknown_query(request, options)
+    return services_of(request)
 
 
 ALL_TENANTS: Final = "*"
@@ -182,6 +192,24 @@ async def read_body(request: Request) -> bytes:
             "the body is missing; send a Content-Length, and not Transfer-Encoding: chunked"
         )
     return body
+
+
+async def read_small_json(request: Request, hint: str = "") -> Json:
+    """Return the JSON in the body of a request of up to MAX_SMALL_BYTES.
+
+    `hint` says in the problem for a larger body what to do.
+    """
+    body = await read_body(request)
+    if len(body) > MAX_SMALL_BYTES:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"the body has {len(body)} bytes; at most {MAX_SMALL_BYTES} are allowed{hint}",
+            limit_bytes=MAX_SMALL_BYTES,
+        )
+    try:
+        return parse_json(body)
+    except ValueError as error:
+        raise malformed(f"the body is not JSON: {error}") from None
 
 
 async def read_parts(

@@ -11,10 +11,11 @@ from contract import media
 from contract.catalogue import FIRST_VERSION, Catalogue, ModelEntry
 from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
-from gateway.http.openapi.examples import EXAMPLES, JOB_ID
+from gateway.http.openapi.examples import EXAMPLES, JOB_ID, TRACE_ID
+from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import MAX_LIMIT
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, JobProblem, OipError, ProblemDetails
-from gateway.problems import PROBLEM_KINDS, ProblemKind
+from gateway.problems import HttpProblem, kinds_of
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 
@@ -194,39 +195,21 @@ def _complete_parameter(parameter: Document) -> None:
 
 
 def _refusal(path: str, status: int) -> Document:
-    codes = " or ".join(kind.code for kind in _kinds(status))
-    if path.startswith("/v2"):
-        schema, media_type = "OipError", "application/json"
-    else:
-        schema, media_type = "ProblemDetails", PROBLEM_MEDIA_TYPE
-    reference = {"$ref": f"#/components/schemas/{schema}"}
-    return {"description": codes, "content": {media_type: {"schema": reference}}}
-
-
-def _kinds(status: int) -> list[ProblemKind]:
-    return [kind for kind in PROBLEM_KINDS.values() if kind.status == status]
+    if not path.startswith("/v2"):
+        return problem_responses(status)[status]
+    schema = {"$ref": "#/components/schemas/OipError"}
+    codes = " or ".join(kind.code for kind in kinds_of(status))
+    return {"description": codes, "content": {media.JSON: {"schema": schema}}}
 
 
 def _examples(path: str, status: int) -> Document:
+    instance = path.format(job_id=JOB_ID, letter_id=JOB_ID, model="classifier", name="mask")
     return {
         kind.code: {
             "summary": kind.title,
-            "value": {
-                "type": kind.type,
-                "title": kind.title,
-                "status": kind.status,
-                "detail": kind.advice,
-                "instance": path.format(
-                    job_id=JOB_ID, letter_id=JOB_ID, model="classifier", name="mask"
-                ),
-                "code": kind.code,
-                "retryable": kind.retryable,
-                "stage": "accept",
-                "attempt": None,
-                "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-            },
+            "value": HttpProblem(kind, kind.advice).document(instance, TRACE_ID),
         }
-        for kind in _kinds(status)
+        for kind in kinds_of(status)
     }
 
 
@@ -395,7 +378,7 @@ def _with_properties(
     }
 
 
-_TRACE: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+_TRACE: Final = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 _HEADER_TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "Accept-Encoding": ("The supported encodings of the request body.", "identity"),
     "Accept-Post": ("The media types that the model accepts.", "image/jpeg"),

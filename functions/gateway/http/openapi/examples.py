@@ -8,7 +8,7 @@ from gateway.jobs.model import JobResource, JobStatus
 JOB_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 _PATH: Final = f"/v1/jobs/{JOB_ID}"
-_TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 SUCCEEDED_JOB: Final[JobResource] = {
     "id": JOB_ID,
@@ -27,7 +27,7 @@ SUCCEEDED_JOB: Final[JobResource] = {
     "results": {},
     "error": None,
     "timing": {"queued_ms": 4, "inference_ms": 21, "batch_size": 4, "total_ms": 39},
-    "trace_id": _TRACE_ID,
+    "trace_id": TRACE_ID,
     "links": {"self": _PATH, "result": f"{_PATH}/result", "cancel": _PATH},
 }
 QUEUED_JOB: Final[JobResource] = {

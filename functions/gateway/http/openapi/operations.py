@@ -7,7 +7,7 @@ from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
 from gateway.http.requests import LABEL_HEADER
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
-from gateway.problems import PROBLEM_KINDS
+from gateway.problems import kinds_of
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import LABEL_PATTERN, MAX_LABEL_CHARACTERS
 
@@ -236,9 +236,7 @@ def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Respons
     content = {"application/problem+json": {"schema": reference}}
     return {
         status: {
-            "description": " or ".join(
-                kind.code for kind in PROBLEM_KINDS.values() if kind.status == status
-            ),
+            "description": " or ".join(kind.code for kind in kinds_of(status)),
             "content": content,
         }
         for status in statuses

@@ -35,26 +35,24 @@ from gateway.http.requests import (
     MAX_LIMIT,
     TextRoute,
     caller_of,
+    check_operator,
     durable_of,
     find_model,
     find_versions,
     parse_limit,
     parse_time,
-    read_body,
+    read_small_json,
     refuse_unknown_query,
     require_scope,
     services_of,
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import job_path
-from gateway.json_text import parse_json
 from gateway.keys import Scope
 from gateway.problems import HttpProblem, malformed
-from gateway.services import Services
 
 MAX_PURGED: Final = 500
 
-_MAX_BODY_BYTES: Final = 16 * 1024
 _FILTERS: Final = ("model", "reason", "dead_lettered_after", "dead_lettered_before")
 _ORDER_MEMBERS: Final = frozenset({"action", "count", "filter", "cursor"})
 _ID: Final = re.compile(LETTER_ID)
@@ -201,7 +199,7 @@ async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is
 
     With a filter, even an empty page can have a `next_cursor`.
     """
-    services = _check_request(request, (*_FILTERS, "cursor", "limit"))
+    services = check_operator(request, (*_FILTERS, "cursor", "limit"))
     wanted = _make_filter(
         services.catalogue, model, reason, dead_lettered_after, dead_lettered_before
     )
@@ -234,7 +232,7 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     One request reads up to 500 dead letters. If more dead letters follow, `next_cursor` is the
     `cursor` for the next request.
     """
-    services = _check_request(request, (*_FILTERS, "cursor"))
+    services = check_operator(request, (*_FILTERS, "cursor"))
     wanted = _make_filter(
         services.catalogue, model, reason, dead_lettered_after, dead_lettered_before
     )
@@ -266,7 +264,7 @@ async def change_dead_letters(request: Request) -> Response:
     require_scope(request, Scope.ADMIN)
     refuse_unknown_query(request)
     services = services_of(request)
-    order = _parse_action(await read_body(request))
+    order = _parse_action(await read_small_json(request))
     wanted = _make_filter(
         services.catalogue, *(_text_member(order.filter, name) for name in _FILTERS)
     )
@@ -310,17 +308,7 @@ class _Order:
     cursor: str | None
 
 
-def _parse_action(body: bytes) -> _Order:
-    if len(body) > _MAX_BODY_BYTES:
-        raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE,
-            f"the body has {len(body)} bytes; at most {_MAX_BODY_BYTES} are allowed",
-            limit_bytes=_MAX_BODY_BYTES,
-        )
-    try:
-        value: Json = parse_json(body)
-    except ValueError as error:
-        raise malformed(f"the body is not JSON: {error}") from None
+def _parse_action(value: Json) -> _Order:
     if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
         raise malformed(
             "the body must be a JSON object with the members action and count, and optionally "
@@ -383,7 +371,7 @@ def _check_cursor(cursor: str | None) -> str:
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
     """Delete up to 500 dead letters of one model. Repeat the call until `is_complete` is true."""
     require_scope(request, Scope.ADMIN)
-    services = _check_request(request, ("model",))
+    services = check_operator(request, ("model",))
     if model is None:
         raise malformed(
             "model: this parameter is missing; give the name of the model whose dead letters you "
@@ -407,7 +395,7 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
 )
 async def get_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Return a dead letter without its payload."""
-    services = _check_request(request)
+    services = check_operator(request)
     found = find_model(services.catalogue, model)
     blob = await services.blobs.read(letter_blob_of(found, _check_id(letter_id)))
     if blob is None:
@@ -431,7 +419,7 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
 async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Send the work of a dead letter again, at most once. The old job stays failed."""
     require_scope(request, Scope.ADMIN)
-    services = _check_request(request)
+    services = check_operator(request)
     found = find_model(services.catalogue, model)
     try:
         redriver, letter = services.letter_actions.redriver, _check_id(letter_id)
@@ -462,16 +450,10 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
 async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Delete a dead letter. A repeated request has no effect."""
     require_scope(request, Scope.ADMIN)
-    services = _check_request(request)
+    services = check_operator(request)
     found = find_model(services.catalogue, model)
     await services.letter_actions.purge(caller_of(request), found, _check_id(letter_id))
     return Response(status_code=204)
-
-
-def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:
-    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
-    refuse_unknown_query(request, options)
-    return services_of(request)
 
 
 def _check_id(letter_id: str) -> str:

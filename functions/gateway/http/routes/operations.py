@@ -11,16 +11,13 @@ from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import (
     TextRoute,
     caller_of,
-    refuse_unknown_query,
-    require_scope,
-    services_of,
+    check_operator,
 )
 from gateway.http.responses import json_response
 from gateway.keys import Scope
 from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
 from gateway.problems import malformed
-from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
@@ -59,7 +56,7 @@ async def get_overview(request: Request) -> Response:
     The figures are at most a second old. The numbers of messages are up to five seconds older, and
     counts of jobs from other instances of the gateway up to a minute.
     """
-    services, caller = _check_request(request), caller_of(request)
+    services, caller = check_operator(request), caller_of(request)
     document: CallersOverview = {
         **await services.operations.overview(),
         "caller": {
@@ -89,7 +86,7 @@ async def get_series(
 
     The last minute is the current minute.
     """
-    services = _check_request(request, ("minutes",))
+    services = check_operator(request, ("minutes",))
     series = await services.operations.series(_parse_minutes(minutes))
     return json_response(series, headers=_PRIVATE)
 
@@ -103,16 +100,10 @@ async def get_series(
 )
 async def get_metrics(request: Request) -> Response:
     """Return the metrics of all instances of the gateway, and of the queues and workers."""
-    services = _check_request(request)
+    services = check_operator(request)
     accept = request.headers.get("accept", "")
     content, media_type = await render_metrics(services.operations, accept)
     return Response(content, headers={**_PRIVATE, "Content-Type": media_type})
-
-
-def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:
-    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
-    refuse_unknown_query(request, options)
-    return services_of(request)
 
 
 def _parse_minutes(text: str | None) -> int:

@@ -14,13 +14,12 @@ from gateway.http.requests import (
     TextRoute,
     caller_of,
     find_model,
-    read_body,
+    read_small_json,
     refuse_unknown_query,
     services_of,
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
-from gateway.json_text import parse_json
 from gateway.problems import HttpProblem, malformed
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import (
@@ -30,7 +29,6 @@ from gateway.submission.parse import (
     refuse_unknown_inputs,
 )
 
-_MAX_BODY_BYTES: Final = 16 * 1024
 _OPTIONAL: Final = ("media_type", "input")
 
 router = APIRouter(tags=["uploads"], route_class=TextRoute)
@@ -67,7 +65,8 @@ async def create_upload(request: Request) -> Response:
     """Return the id of a new upload, and a URL that accepts the input in a PUT request."""
     refuse_unknown_query(request)
     services = services_of(request)
-    name, announced, named_input = _parse_body(await read_body(request))
+    hint = "; send the input to the URL that this route returns"
+    name, announced, named_input = _parse_body(await read_small_json(request, hint))
     model = find_model(services.catalogue, name)
     if named_input is not None:
         refuse_unknown_inputs(model, [named_input])
@@ -98,19 +97,8 @@ async def create_upload(request: Request) -> Response:
     return json_response(slot, 201, {"Cache-Control": "no-store"})
 
 
-def _parse_body(body: bytes) -> tuple[str, str | None, str | None]:
+def _parse_body(value: Json) -> tuple[str, str | None, str | None]:
     """Return the name of the model, and the media type and the name of the named input, if any."""
-    if len(body) > _MAX_BODY_BYTES:
-        raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE,
-            f"the body has {len(body)} bytes; at most {_MAX_BODY_BYTES} are allowed; send the "
-            "input to the URL that this route returns",
-            limit_bytes=_MAX_BODY_BYTES,
-        )
-    try:
-        value: Json = parse_json(body)
-    except ValueError as error:
-        raise malformed(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict) or not {"model"} <= set(value) <= {"model", *_OPTIONAL}:
         raise malformed(
             'the body must be the JSON object {"model": …, "media_type": …}; for a named input it '
