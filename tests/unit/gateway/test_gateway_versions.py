@@ -12,9 +12,8 @@ import pytest
 
 from contract.catalogue import Catalogue, choose_version
 from contract.errors import InvalidSetting
-from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
+from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import encode_request
-from contract.names import heartbeat_blob
 from gateway.errors import Unavailable
 from gateway.jobs.model import read_ticket
 from gateway.services import Services
@@ -22,6 +21,7 @@ from gateway.submission import idempotency
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import LETTERS, give_up, page
 from tests.unit.gateway.open_inference_caller import infer, tensor
+from tests.unit.gateway.workers import beat
 
 CATALOGUE = """
 [noop]
@@ -302,20 +302,12 @@ async def test_metric_counts_each_version(split: RunningGateway) -> None:
     assert (counted["noop"], counted["noop:2"]) == (1, 2)
 
 
-def beat(gateway: RunningGateway, *models: ModelHeartbeat, **changes: Any) -> None:
-    """Write the heartbeat of a worker that serves `models`.
-
-    `changes` replace members of the heartbeat.
-    """
-    given: dict[str, Any] = {
-        "worker": "pod-7",
-        "version": "1",
-        "started_at": gateway.clock() - timedelta(seconds=30),
-        "interval_seconds": 5.0,
-        "models": models,
-    }
-    heartbeat = encode_heartbeat(Heartbeat(**{**given, **changes}))
-    gateway.blobs.put(heartbeat_blob("pod-7"), heartbeat)
+@pytest.fixture
+async def falling_back(tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """Yield a gateway that sends all jobs of the model noop to version 2, with a fallback."""
+    path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
+    async with open_gateway(catalogue_path=path) as opened:
+        yield opened
 
 
 LOADED = ModelHeartbeat("noop:2", ModelState.LOADED, load_seconds=1)
@@ -334,27 +326,27 @@ LOADED = ModelHeartbeat("noop:2", ModelState.LOADED, load_seconds=1)
     ],
 )
 async def test_fallback_runs_if_no_worker_is_ready(
-    tmp_path: Path, models: list[ModelHeartbeat], changes: dict[str, Any], version: str
+    falling_back: RunningGateway,
+    models: list[ModelHeartbeat],
+    changes: dict[str, Any],
+    version: str,
 ) -> None:
-    path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
-    async with open_gateway(catalogue_path=path) as gateway:
-        beat(gateway, *models, **changes)
-        job = await gateway.job(await gateway.accept())
-        assert job["version"] == version
-        # A caller that names the version waits for its worker.
-        assert (await gateway.job(await gateway.accept(model="noop:2")))["version"] == "2"
+    beat(falling_back, models=tuple(models), **changes)
+    job = await falling_back.job(await falling_back.accept())
+    assert job["version"] == version
+    # A caller that names the version waits for its worker.
+    named = await falling_back.accept(model="noop:2")
+    assert (await falling_back.job(named))["version"] == "2"
 
 
-async def test_fallback_runs_while_there_are_no_heartbeats(tmp_path: Path) -> None:
-    path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
-    async with open_gateway(catalogue_path=path) as gateway:
-        versions = []
-        for worker_lives in (False, True, False):
-            if worker_lives:
-                beat(gateway, LOADED)
-            gateway.clock.now += timedelta(seconds=2 if worker_lives else 60)
-            versions.append((await gateway.job(await gateway.accept()))["version"])
-        assert versions == ["1", "2", "1"]
+async def test_fallback_runs_while_there_are_no_heartbeats(falling_back: RunningGateway) -> None:
+    versions = []
+    for worker_lives in (False, True, False):
+        if worker_lives:
+            beat(falling_back, models=(LOADED,))
+        falling_back.clock.now += timedelta(seconds=2 if worker_lives else 60)
+        versions.append((await falling_back.job(await falling_back.accept()))["version"])
+    assert versions == ["1", "2", "1"]
 
 
 async def test_without_fallback_jobs_stay_queued(tmp_path: Path) -> None:
@@ -364,16 +356,13 @@ async def test_without_fallback_jobs_stay_queued(tmp_path: Path) -> None:
 
 
 async def test_unreadable_heartbeats_use_no_fallback(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    falling_back: RunningGateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
         raise Unavailable("blobs", "switched off")
 
-    path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
-    async with open_gateway(catalogue_path=path) as gateway:
-        monkeypatch.setattr(gateway.blobs, "list", fail)
-        answer = await submit(gateway)
-        assert answer.json()["version"] == "2"
+    monkeypatch.setattr(falling_back.blobs, "list", fail)
+    assert (await submit(falling_back)).json()["version"] == "2"
     assert "no job gets a fallback" in caplog.text
 
 
