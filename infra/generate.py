@@ -31,7 +31,7 @@ _LONGEST_APP_NAME = 32
 # Seconds for the start of the drain, and for the end of the process after the drain.
 _MARGIN_SECONDS = 20
 # The largest queue of the Standard tier. 1 GB holds about 31,000 jobs of 24 KiB.
-_MAX_SIZE_MEGABYTES = 5120
+MAX_QUEUE_MEGABYTES = 5120
 
 
 def compute_grace_seconds(model: ModelEntry) -> int:
@@ -117,7 +117,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
                 "duplicateDetectionHistoryTimeWindow": queue["Properties"][
                     "DuplicateDetectionHistoryTimeWindow"
                 ],
-                "maxSizeInMegabytes": _MAX_SIZE_MEGABYTES,
+                "maxSizeInMegabytes": MAX_QUEUE_MEGABYTES,
             }
             for queue in namespace["Queues"]
         ],

@@ -33,7 +33,7 @@ _YES, _NO = ("1", "on", "yes", "true"), ("", "0", "off", "no", "false")
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
-_DEFAULT_HEARTBEAT_SECONDS = 5
+DEFAULT_HEARTBEAT_SECONDS = 5
 
 
 class ScheduledEventMode(StrEnum):
@@ -145,7 +145,7 @@ class WorkerSettings:
             lock_folder=Path(folder) if (folder := reader.text("WORKER_LOCK_FOLDER")) else None,
             is_restarting=reader.choice("WORKER_RESTART", "off", "on") == "on",
             heartbeat_seconds=reader.whole(
-                "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
+                "WORKER_HEARTBEAT_SECONDS", DEFAULT_HEARTBEAT_SECONDS, 0, 3600
             ),
             lock_seconds=reader.whole("WORKER_LOCK_SECONDS", 0, 0, 300),
             broken_model_seconds=reader.seconds("WORKER_BROKEN_MODEL_SECONDS", 0.0),

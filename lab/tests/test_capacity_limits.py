@@ -18,7 +18,7 @@ from contract.messages import (
 from gateway.jobs.lifecycle import LOOKS_A_SECOND
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
-from infra.generate import _MAX_SIZE_MEGABYTES
+from infra.generate import MAX_QUEUE_MEGABYTES
 from lab.capacity.limits import (
     COUNT_INTERVAL_SECONDS,
     WAITING_READS_PER_SECOND,
@@ -29,7 +29,7 @@ from lab.capacity.limits import (
     find_limits,
     message_bytes,
 )
-from worker.settings import _DEFAULT_HEARTBEAT_SECONDS
+from worker.settings import DEFAULT_HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CAPACITY = (ROOT / "docs/explanation/capacity.md").read_text("utf-8")
@@ -102,7 +102,7 @@ def test_defaults_are_those_of_deployment() -> None:
     assert f"param gatewayConcurrency int = {DEFAULT.concurrency}\n" in main
     assert "param durableSku string = 'Consumption'\n" in main
     assert "param serviceBusSku string = 'Standard'\n" in main
-    assert DEFAULT.queue_megabytes == _MAX_SIZE_MEGABYTES
+    assert DEFAULT.queue_megabytes == MAX_QUEUE_MEGABYTES
     assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
     assert COUNT_INTERVAL_SECONDS == FRESH_SECONDS
 
@@ -137,7 +137,7 @@ def test_idle_operations_are_documented() -> None:
     manifests = (ROOT / "infra" / "manifests.py").read_text("utf-8")
     [polling_seconds] = re.findall(r'"pollingInterval": (\d+)', manifests)
     for what, each, count, unit in (
-        ("heartbeats", "worker", 3600 / _DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
+        ("heartbeats", "worker", 3600 / DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
         (
             *("minute sums, only in minutes with jobs", "gateway instance"),
             *(3600 / INTERVAL_SECONDS, "blob writes"),
