@@ -38,6 +38,16 @@ class Infer:
             raise RuntimeError("a defect")
         return {"characters": len(item)}
 """
+BATCHES = """
+class Infer:
+    accepts = "text"
+
+    def preprocess(self, text):
+        return text
+
+    def __call__(self, batch):
+        return [{"characters": len(text)} for text in batch]
+"""
 
 
 def model_that_returns(result: str) -> str:
@@ -76,16 +86,17 @@ def write_input(folder: Path, content: str) -> str:
     return "input.txt"
 
 
-def test_check_prints_results_and_times(
-    tmp_path: Path,
-) -> None:
-    done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
+@pytest.mark.parametrize(
+    ("code", "sizes"), [(CODE, ["1"]), (BATCHES, ["1", "2", "4", "6"])], ids=["item", "batch"]
+)
+def test_check_prints_results_and_times(tmp_path: Path, code: str, sizes: list[str]) -> None:
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"), code=code)
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if "ing " not in line]
     assert "tried loaded in" in done.stdout
     assert '"characters": 7' in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows if "ms" in row] == ["1", "2", "4", "6"]
+    assert [row[0] for row in rows if "ms" in row] == sizes
 
 
 @pytest.mark.torch
@@ -107,7 +118,7 @@ def test_check_measures_a_networks_memory(tmp_path: Path, pictures: Path) -> Non
 
 
 def test_check_reports_declared_memory(tmp_path: Path) -> None:
-    code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
+    code = f"{BATCHES}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
     done = run_check(tmp_path, "tried", write_input(tmp_path, "x"), "--json", code=code)
     loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
     assert loaded["resident_bytes"] == 1000
@@ -250,9 +261,7 @@ def test_check_reports_a_missing_parameter(tmp_path: Path) -> None:
     assert "invalid-input: parameters/count: the parameter is missing" in done.stderr
 
 
-def test_load_suggests_a_batch_size_and_a_cost(
-    tmp_path: Path,
-) -> None:
+def test_load_suggests_a_batch_size_and_a_cost(tmp_path: Path) -> None:
     code = """
 import time
 
@@ -287,9 +296,7 @@ class Infer:
     assert "./dev cost --load office:480 --model-load" in done.stdout
 
 
-def test_load_reports_a_job_that_fails(
-    tmp_path: Path,
-) -> None:
+def test_load_reports_a_job_that_fails(tmp_path: Path) -> None:
     code = """
 class Infer:
     accepts = "text"
@@ -323,9 +330,7 @@ def test_load_refuses_invalid_options(
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_check_redirects_the_models_output(
-    tmp_path: Path,
-) -> None:
+def test_check_redirects_the_models_output(tmp_path: Path) -> None:
     code = """
 import os
 print("printed at import")
@@ -346,9 +351,7 @@ class Infer:
         assert text in done.stderr
 
 
-def test_describe_prints_parameters_as_toml(
-    tmp_path: Path,
-) -> None:
+def test_describe_prints_parameters_as_toml(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
     (tmp_path / "tried.py").write_text(
         """
@@ -385,9 +388,7 @@ class Infer:
     }
 
 
-def test_show_fills_in_defaults(
-    tmp_path: Path,
-) -> None:
+def test_show_fills_in_defaults(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "models", "show", "tried"],
@@ -402,9 +403,7 @@ def test_show_fills_in_defaults(
     assert "max_upload_bytes = 1000\n" in done.stdout
 
 
-def test_check_ends_a_step_that_hangs(
-    tmp_path: Path,
-) -> None:
+def test_check_ends_a_step_that_hangs(tmp_path: Path) -> None:
     code = (
         "class Infer:\n    accepts = 'text'\n    def __call__(self, item):\n        while 1: pass"
     )
@@ -425,13 +424,3 @@ def test_check_fails_if_the_process_ends(tmp_path: Path) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "four"), code=code)
     assert done.returncode == 1
     assert "ended with the exit code 0 while running tried" in done.stderr
-
-
-def test_check_leaves_batches_of_item_models(tmp_path: Path) -> None:
-    code = (
-        "class Infer:\n    accepts = 'text'\n    def __call__(self, item):\n        return item\n"
-    )
-    done = run_check(tmp_path, "tried", write_input(tmp_path, "four"), code=code)
-    assert done.returncode == 0, done.stderr
-    assert "measuring batches of 1" in done.stderr
-    assert "measuring batches of 2" not in done.stderr
