@@ -14,20 +14,14 @@ _START_SECONDS = 90.0
 
 
 def command(name: str, module: str) -> list[str]:
-    """Return the command line that starts the console command `name`.
-
-    If the command's script is not installed, return the command line that runs `module`.
-    """
+    """Return the command line that starts the console command `name`."""
     script = Path(sysconfig.get_path("scripts")) / name
     return [str(script)] if script.exists() else [sys.executable, "-m", module]
 
 
 @contextlib.contextmanager
 def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    """Run a console command during the `with` block. See `running_program`.
-
-    If the command's script `name` is not installed, the module `module` is run instead.
-    """
+    """Run a console command during the `with` block. See `running_program`."""
     with running_program([*command(name, module), *options], url):
         yield
 

@@ -46,10 +46,7 @@ def blocks(language: str) -> list[str]:
 
 
 def link_distribution(name: str, extras: set[str], packages: Path, linked: set[str]) -> None:
-    """Link the files of an installed distribution and of its dependencies into `packages`.
-
-    `linked` has the names of the distributions that are already linked. Add the new names to it.
-    """
+    """Link an installed distribution and its dependencies into `packages`, unless `linked`."""
     if canonicalize_name(name) not in linked:
         linked.add(canonicalize_name(name))
         for file in importlib.metadata.distribution(name).files or ():
@@ -104,10 +101,7 @@ def environment_of(python: Path, **variables: str) -> dict[str, str]:
 
 
 def run_example(python: Path, folder: Path, code: str, **variables: str) -> str:
-    """Run a Python example of the README unchanged, and return what the example prints.
-
-    `variables` are further environment variables of the example.
-    """
+    """Run a Python example of the README unchanged, and return what the example prints."""
     result = subprocess.run(
         [str(python), "-c", code],
         cwd=folder,

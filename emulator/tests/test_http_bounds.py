@@ -55,10 +55,7 @@ class Service:
     data: Path
 
     def exchange(self, data: bytes, seconds: float = 10.0) -> bytes:
-        """Send bytes on a new connection, and return all bytes that the service sends.
-
-        Raises TimeoutError if the service does not close the connection within `seconds`.
-        """
+        """Send bytes on a new connection, and return all bytes that the service sends."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(data)
             return read_all(connection)

@@ -19,22 +19,14 @@ class TornBlob(Exception):
 
 
 def make_content(name: str, version: int, size_bytes: int) -> bytes:
-    """Return the content of one version of a blob, with `size_bytes` bytes.
-
-    The content begins with a line that contains the name, the version and the size. The digest of
-    this line fills the remaining bytes, so a mixture of two versions can be recognised.
-    """
+    """Return the content of one version of a blob, with `size_bytes` bytes."""
     head = f"{name} {version} {size_bytes}\n".encode()
     digest = hashlib.sha256(head).hexdigest().encode()
     return (head + digest * (size_bytes // len(digest) + 1))[:size_bytes]
 
 
 def read_version(name: str, content: bytes) -> int:
-    """Return the version number that the content of a blob contains.
-
-    Raises:
-        TornBlob: if the content is not that of one single version of the blob.
-    """
+    """Return the version in a blob's content. Raises TornBlob if the content mixes versions."""
     head = content.split(b"\n", 1)[0].decode("ascii", "replace").split(" ")
     if len(head) != 3 or head[0] != name or not (head[1] + head[2]).isdecimal():
         raise TornBlob(f"the blob {name} begins with {content[:60]!r}")
@@ -79,11 +71,7 @@ class BlobLedger:
         return list(self._blobs)
 
     def is_in_doubt(self, name: str) -> bool:
-        """Return whether the current version of the blob is uncertain.
-
-        The version is uncertain if a client has tried to write the blob, the service has not
-        acknowledged this write, and no client has read the blob after this attempt.
-        """
+        """Return whether the current version of the blob is uncertain."""
         return bool(self._blobs[name].in_doubt) if name in self._blobs else False
 
     def etag(self, name: str) -> str | None:
@@ -95,27 +83,16 @@ class BlobLedger:
         return self._blobs[name].version if name in self._blobs else ABSENT
 
     def begin_write(self, name: str, version: int) -> None:
-        """Record that a client begins to write a version of a blob.
-
-        The version `ABSENT` means that the client begins to delete the blob.
-        """
+        """Record that a client begins to write a version of a blob."""
         self._blobs.setdefault(name, _BlobHistory()).in_doubt.add(version)
 
     def confirm_write(self, name: str, version: int, etag: str | None) -> None:
-        """Record that the service has acknowledged a write of a blob.
-
-        `etag` is the new ETag of the blob. The version `ABSENT` means that the service has
-        acknowledged the deletion of the blob; `etag` is then None.
-        """
+        """Record that the service has acknowledged a write of a blob."""
         self._blobs[name] = _BlobHistory(version, etag)
         self.counts["deleted" if version == ABSENT else "written"] += 1
 
     def refuse_write(self, name: str) -> None:
-        """Record that the service has refused a write because the write's condition was not met.
-
-        The service may refuse the write only if an earlier write without an acknowledgement has
-        changed the blob. The next read of the blob shows whether this is the case.
-        """
+        """Record that the service has refused a write because the write's condition was not met."""
         self._blobs[name].is_refused = True
 
     def read(self, name: str, content: bytes | None, etag: str | None) -> None:

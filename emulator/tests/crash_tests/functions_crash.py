@@ -148,10 +148,7 @@ class _Callers:
         self.errors = 0
 
     async def run(self, number: int) -> None:
-        """Run one orchestration after another, each to its end, until `stop` is called.
-
-        `number` is the number of the client, which the ids of its orchestrations contain.
-        """
+        """Run one orchestration after another, each to its end, until `stop` is called."""
         count = 0
         while self._is_running:
             order = CrashOrder(f"order-{number}-{count}")

@@ -73,11 +73,7 @@ class _JavaScriptLoad:
 async def _running(
     folder: Path, kind: str, options: CrashOptions, connection_string: str, ledger: object
 ) -> AsyncIterator[_JavaScriptLoad]:
-    """Run `crash_client.mjs` during the `with` block, and record its operations in `ledger`.
-
-    `kind` is the service that the program uses: `servicebus` or `blobs`. `folder` contains the
-    SDKs.
-    """
+    """Run `crash_client.mjs` during the `with` block, and record its operations in `ledger`."""
     process = await asyncio.create_subprocess_exec(
         "node",
         str(shutil.copy(_PROGRAM, folder)),

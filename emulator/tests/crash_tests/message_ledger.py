@@ -110,11 +110,7 @@ class MessageLedger:
         received_at: float,
         locked_until: float,
     ) -> None:
-        """Record a delivery of a message, and check whether earlier operations allow the delivery.
-
-        Each contradiction to an earlier operation is added to `violations`. `received_at` and
-        `locked_until` are in seconds since 1970.
-        """
+        """Record a delivery of a message, and add contradictions to earlier operations."""
         self.counts["delivered"] += 1
         history = self._messages.get(key)
         if history is None:
@@ -147,18 +143,12 @@ class MessageLedger:
         history.in_doubt.clear()
 
     def confirm_renewal(self, key: str, locked_until: float) -> None:
-        """Record that the queue has renewed the lock of a message.
-
-        `locked_until` is the end of the lock, in seconds since 1970.
-        """
+        """Record that the queue has renewed the lock of a message."""
         self._messages[key].locked_until = locked_until
         self.counts["renewed"] += 1
 
     def begin_settlement(self, key: str, settlement: str) -> None:
-        """Record that a client begins to settle a message that it has received.
-
-        `settlement` is one of `SETTLEMENTS`, for example `COMPLETE`.
-        """
+        """Record that a client begins to settle a message that it has received."""
         history = self._messages[key]
         history.in_doubt.add(settlement)
         history.is_settling = True

@@ -23,19 +23,10 @@ async def kill_under_load(
     pauses: Sequence[float],
     progress: Callable[[], Sequence[int]],
 ) -> list[str]:
-    """Kill the service and start it again, once for each pause.
+    """Kill the service and start it again after each pause in seconds, when clients work again.
 
-    Before each pause, wait until the clients work again, so that each kill happens under load.
-
-    Args:
-        service: The running service.
-        pauses: The time in seconds before each kill.
-        progress: A function that returns counts of the clients' successful operations.
-
-    Returns:
-        A sentence for each start of the service after which the clients did not recover, because
-        at least one of the counts did not grow within 90 s. The list is empty if the clients always
-        recovered.
+    `progress` returns counts of their operations. Return a sentence for each start after which one
+    of the counts did not grow within 90 s.
     """
     violations: list[str] = []
     await _wait_for_progress(progress, violations)

@@ -180,15 +180,10 @@ async def run_fuzz(
     observe: Observer = lambda _, __: None,
     is_observed: Callable[[float], bool] = lambda _: True,
 ) -> FuzzResult:
-    """Send malformed frames and requests to all services, and check the services meanwhile.
+    """Send at least `count` malformed frames and requests, half and half, and check the services.
 
-    Args:
-        count: The minimum number of frames and requests to send. Half of them are AMQP frames.
-        seed: The seed of the random generator that makes the frames and requests.
-        observe: Called before each batch of at most BATCH frames and requests. The arguments are
-            the seconds since the start, and the process id of each service by its name.
-        is_observed: Called with the seconds since the start. The test goes on, even after `count`
-            frames and requests, until this function returns true.
+    `observe` gets the seconds since the start and the process ids before each batch. The test
+    continues until `is_observed` accepts the seconds.
     """
     result = FuzzResult()
     with tempfile.TemporaryDirectory(prefix="fuzz-emulators-") as folder:
@@ -307,11 +302,7 @@ async def _exchange(port: int, pieces: list[bytes], *, is_cut: bool) -> bytes:
 def _attach(
     handle: int, *, role: bool, address: str, own: str = "replies", session: str | None = None
 ) -> Performative:
-    """Return the performative that attaches a link to `address`.
-
-    `own` is the address of the client's end of the link. `session` is the id of the message
-    session to accept; None if the link needs no session.
-    """
+    """Return the performative that attaches a link to `address`."""
     here, there = Described(ULong(0x28), [address]), Described(ULong(0x29), [own])
     if session is not None:
         accepted = {Symbol(SESSION_FILTER): Described(Symbol(SESSION_FILTER), session)}

@@ -151,14 +151,9 @@ async def _wait_until_listening(services: FuzzedServices, port: int) -> None:
 
 
 async def check_services(services: FuzzedServices, limit_seconds: float) -> float:
-    """Send valid requests to each service, and delete what malformed requests have created.
+    """Use each service, delete what malformed requests made, and return the longest time.
 
-    Returns:
-        The longest time in seconds that a service needed for its valid requests.
-
-    Raises:
-        ServiceFailure: if a service has ended, gives a wrong answer, or needs more than
-            `limit_seconds`.
+    Raises ServiceFailure if a service has ended, answers wrongly, or needs `limit_seconds`.
     """
     if ended := services.find_ended():
         raise ServiceFailure("; ".join(ended))

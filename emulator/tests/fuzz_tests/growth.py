@@ -62,10 +62,7 @@ class Observer:
         self._files: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def sample(self, seconds: float, pids: Mapping[str, int]) -> None:
-        """Record the current memory and open files, `seconds` after the start of the test.
-
-        `pids` contains the process id of each service, by the service's name.
-        """
+        """Record the current memory and open files, `seconds` after the start of the test."""
         for name, pid in pids.items():
             process = psutil.Process(pid)
             self._record(seconds, name, [process])

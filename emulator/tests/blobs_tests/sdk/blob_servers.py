@@ -52,7 +52,7 @@ def run_emulator(
 ) -> Iterator[Server]:
     """Run the emulator's Blob service with the data directory `data`.
 
-    `options` are added to the command line. If `port` is None, the service gets a free port.
+    If `port` is None, the service gets a free port.
     """
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
@@ -62,10 +62,7 @@ def run_emulator(
 
 @contextlib.contextmanager
 def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
-    """Run the Blob service of Azurite, which `install_azurite` installed in `folder`.
-
-    `data` is the data directory of the service.
-    """
+    """Run the Blob service of Azurite, which `install_azurite` installed in `folder`."""
     port = free_port()
     command = [
         str(azurite_program(folder)),

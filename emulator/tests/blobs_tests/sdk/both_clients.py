@@ -12,12 +12,7 @@ from blocking_client import Blocking
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """Return a client of the Blob service, which does not retry failed requests.
-
-    If `kind` is `aio`, the client is the SDK's asynchronous client. If `kind` is `sync`, the
-    client is the SDK's blocking client in a wrapper with asynchronous methods. `options` are passed
-    to the SDK's client.
-    """
+    """Return a client of the Blob service, which does not retry failed requests."""
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
     return service if kind == "aio" else Blocking(service)

@@ -37,10 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
-    """Expect that a test with the marker `azurite_differs` fails on Azurite.
-
-    If such a test passes on Azurite, pytest reports an error.
-    """
+    """Expect that a test with the marker `azurite_differs` fails on Azurite."""
     marker = request.node.get_closest_marker("azurite_differs")
     if marker and request.getfixturevalue("server").kind == "azurite":
         request.applymarker(pytest.mark.xfail(reason=marker.args[0], strict=True))

@@ -77,10 +77,7 @@ class RunningBlobService:
         query: str = "",
         headers: dict[str, str] | None = None,
     ) -> RecordedResponse:
-        """Send a request with an account SAS that permits all operations; return the response.
-
-        `path` is not yet percent-encoded. `query` is added to the query string of the SAS.
-        """
+        """Send a request with an account SAS that permits all operations; return the response."""
         raw = f"/{DEVELOPMENT_ACCOUNT}/{quote(path, safe='/')}"
         return await self.send(method, raw, f"{query}&{self.signature}", headers or {}, [body])
 
@@ -94,8 +91,8 @@ class RunningBlobService:
     ) -> RecordedResponse:
         """Send a request without a SAS, and return the response.
 
-        `raw_path` is percent-encoded. Each item of `chunks` is either a part of the body or an ASGI
-        message. The service receives the items one after the other.
+        Each item of `chunks` is either a part of the body or an ASGI message. The service receives
+        the items one after the other.
         """
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
@@ -141,19 +138,13 @@ class RunningBlobService:
         return answer
 
     async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
-        """Upload a block blob with the content `body` (Put Blob), and return the response.
-
-        `headers` are further headers of the request.
-        """
+        """Upload a block blob with the content `body` (Put Blob), and return the response."""
         return await self.request(
             "PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers}
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Download a blob (Get Blob), and return the response.
-
-        `headers` are further headers of the request.
-        """
+        """Download a blob (Get Blob), and return the response."""
         return await self.request("GET", path, headers=headers)
 
 

@@ -20,10 +20,7 @@ async def create(service: RunningBlobService, **headers: str) -> RecordedRespons
 
 
 async def append(service: RunningBlobService, body: bytes, **headers: str) -> RecordedResponse:
-    """Append a block with the content `body` to the blob `box/log`, and return the response.
-
-    In the names of `headers`, an underscore stands for a hyphen.
-    """
+    """Append a block with the content `body` to the blob `box/log`, and return the response."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return await service.request("PUT", "box/log", body, query="comp=appendblock", headers=names)
 

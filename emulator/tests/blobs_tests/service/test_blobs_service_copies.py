@@ -31,10 +31,7 @@ async def copy(
     query: str = "",
     **headers: str,
 ) -> RecordedResponse:
-    """Request a copy of the blob at the URL `source` to `path`, and return the response.
-
-    In the names of `headers`, an underscore stands for a hyphen.
-    """
+    """Request a copy of the blob at the URL `source` to `path`, and return the response."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     base = {"host": HOST, "x-ms-copy-source": source}
     return await service.request("PUT", path, query=query, headers=base | names)

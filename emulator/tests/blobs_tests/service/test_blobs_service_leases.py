@@ -81,12 +81,7 @@ def lease_in(state: LeaseState, now_us: int) -> Lease:
 def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequest:
     """Return the lease request that a key of OUTCOMES describes, for example "renew same".
 
-    Args:
-        name: The key. It consists of an action and an argument, which is "same", "other" or, for
-            the action "break", a number of seconds.
-        current: The lease id to send if the argument is "same": the id of the current lease.
-        other: The lease id to send if the argument is "other".
-        proposed: The new lease id of the action "change".
+    Its second word chooses the lease id to send, or is the number of seconds of a break.
     """
     action, argument = name.split()
     lease_id = current if argument == "same" else other
@@ -100,17 +95,9 @@ def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequ
 
 
 def use(name: str, lease: Lease, now_us: int, current: str, other: str) -> str | None:
-    """Check whether a blob that has the lease `lease` permits a read or a write.
+    """Return the error code of a use of a leased blob, or None if it is permitted.
 
-    Return the error code, or None if the operation is permitted.
-
-    Args:
-        name: A key of USES, for example "write same". It consists of an operation and the lease id
-            to send, which is "same", "other" or "none".
-        lease: The lease of the blob.
-        now_us: The current time in microseconds.
-        current: The lease id to send for "same": the id of the lease.
-        other: The lease id to send for "other".
+    `name` is a key of USES: an operation, and which lease id it sends.
     """
     action, whose = name.split()
     lease_id = {"same": current, "other": other, "none": None}[whose]

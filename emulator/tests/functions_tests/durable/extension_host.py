@@ -25,14 +25,7 @@ A method occurs once for each of its rows of data that our tests repeat.
 
 
 def source(*methods: str, rows: int = 1) -> Callable[[Test], Test]:
-    """Record in SOURCES that a test of ours repeats test cases of the Durable extension.
-
-    Return a decorator for our test, which returns the test unchanged.
-
-    Args:
-        methods: The file and the name of each repeated test method: "File.cs: Method".
-        rows: How many rows of data our test repeats for each method.
-    """
+    """Decorate a test that repeats test cases ("File.cs: Method") of the Durable extension."""
     SOURCES.extend(method for method in methods for _ in range(rows))
     return lambda test: test
 
@@ -53,22 +46,13 @@ class ExtensionHost:
         self.engine = engine
 
     async def start(self, name: str, value: Any = None, **query: str) -> str:
-        """Start an orchestration with the durable client of the SDK, and return the instance id.
-
-        `value` is the orchestration's input. `query` contains parameters for the app, which passes
-        them to the durable client: `id` is the instance id, and `version` is the version of the
-        orchestrator.
-        """
+        """Start an orchestration with the durable client of the SDK, and return the instance id."""
         response = await self.http.post(f"/api/start/{name}", json=value, params=query)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
     async def begin(self, name: str, value: Any = None, **query: str) -> str:
-        """Start an orchestration, wait until its status is Running, and return the instance id.
-
-        Tests that send an event call this method instead of `start`, because the azure-storage
-        engine discards an event that arrives during the first episode.
-        """
+        """Start an orchestration, wait until its status is Running, and return the instance id."""
         instance_id = await self.start(name, value, **query)
         await self.wait_for(instance_id, "Running")
         return instance_id
@@ -114,10 +98,7 @@ class ExtensionHost:
             raise AssertionError(f"{instance_id} does not become {wanted}: {status}") from None
 
     async def wait_for_events(self, instance_id: str, kind: str, count: int) -> None:
-        """Wait until the history of an instance contains `count` events of the type `kind`.
-
-        Raises TimeoutError after 30 s.
-        """
+        """Wait until the history of an instance contains `count` events of the type `kind`."""
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             while [e["EventType"] for e in await self.history(instance_id)].count(kind) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -136,10 +117,7 @@ class ExtensionHost:
         return response.status_code
 
     async def operate(self, operation: str, instance_id: str, reason: str = "") -> int:
-        """Request an operation on an instance, for example "suspend", from the management API.
-
-        Return the HTTP status.
-        """
+        """Request an operation on an instance, for example "suspend", from the management API."""
         query = {"reason": reason} if reason else {}
         path = f"instances/{instance_id}/{operation}"
         return (await self.request("POST", path, **query)).status_code

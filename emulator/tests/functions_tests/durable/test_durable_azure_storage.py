@@ -67,11 +67,7 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition` returns a true value.
-
-    Raises TimeoutError after 30 s of real time. The hosts' manual clock does not advance during the
-    wait.
-    """
+    """Wait until `condition` returns a true value. Raises TimeoutError."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)

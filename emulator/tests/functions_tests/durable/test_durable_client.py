@@ -35,10 +35,7 @@ class ListeningHost:
         )
 
     async def finished(self, instance_id: str) -> Any:
-        """Wait until an instance has finished, and return its status.
-
-        Raises AssertionError if the instance has not finished after 20 s.
-        """
+        """Wait until an instance has finished, and return its status. Raises AssertionError."""
         assert await self.engine.engine.wait_finished(instance_id, 20)
         return await self.client.get_status(instance_id)
 

@@ -281,13 +281,7 @@ def _can_fail(step: Any) -> bool:
 
 
 def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
-    """Return whether a task_all that can fail is nested in another task_all or a task_any.
-
-    `step` is the task to search. `is_inner` says whether `step` itself is nested in another task.
-
-    A fault of the SDK makes the orchestration fail if a task of the inner task_all fails before
-    the last task of this task_all completes.
-    """
+    """Return whether a task_all that can fail is nested in another task_all or a task_any."""
     kind, value = step
     if kind not in {"all", "any"}:
         return False
@@ -299,8 +293,8 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 def check_end(host: EngineHost, program: list[Any]) -> None:
     """Check that the orchestration has completed, or has failed because of a fault of the SDK.
 
-    `program` is the list of steps that the orchestration runs. The fault can occur only if a step
-    contains a task_all that can fail and is nested in another task_all or a task_any.
+    The fault can occur only if a step contains a task_all that can fail and is nested in another
+    task_all or a task_any.
     """
     if host.status() == "Failed" and any(map(_has_failing_inner_task_all, program)):
         assert "This is a fault of the azure-functions-durable package" in host.output()
@@ -423,8 +417,7 @@ class FaultyHost:
     async def run(self, name: str, value: Any, events: list[str]) -> None:
         """Start an orchestration, and send `events` to it every second until it has ended.
 
-        `name` and `value` are the name and the input of the orchestration. If the host crashes,
-        restart the host after its leases have expired.
+        If the host crashes, restart the host after its leases have expired.
         """
         host = self.host
         await host.start()

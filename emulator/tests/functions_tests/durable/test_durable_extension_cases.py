@@ -509,12 +509,7 @@ async def test_event_before_the_timer_completes(
 @source(E2E + "WaitForExternalEventWithTimeout", rows=2)
 @pytest.mark.parametrize("default", ["throw", "default"])
 async def test_wait_with_timeout_returns_an_early_event(host: ExtensionHost, default: str) -> None:
-    """The name of the event must have the same case as the name for which the orchestrator waits.
-
-    In the Durable extension's own test, which runs C# functions, the orchestrator waits for
-    `approval` and receives the event `Approval`. With the extension 3.19.0 and a Python app, we
-    observed that event names are case-sensitive.
-    """
+    """The event's name must have the same case as the name for which the orchestrator waits."""
     instance_id = await host.begin("await_value", [30, default])
     assert await host.raise_event(instance_id, "approval", "ignored") == 202
     assert await host.raise_event(instance_id, "Approval", "ApprovalValue") == 202
@@ -561,12 +556,7 @@ async def test_activity_that_ends_early_does_not_time_out(
 async def test_events_and_activities_can_alternate(
     host: ExtensionHost,
 ) -> None:
-    """Send each event only when the orchestrator waits for it.
-
-    If several events with the same name arrive while the orchestrator does not wait for this name,
-    the Python SDK keeps only the last event. The Durable extension's own test, which runs C#
-    functions, sends all events at once.
-    """
+    """Send each event only when the orchestrator waits for it."""
     instance_id = await host.start("sum_events")
     for number in range(5):
         await host.wait_for(instance_id, "Running", custom=f"{number} events")
@@ -1028,10 +1018,7 @@ async def test_only_ended_instance_can_be_purged(host: ExtensionHost) -> None:
 
 
 async def purge(host: ExtensionHost, start: datetime | None, end: datetime | None) -> str:
-    """Purge the instances created from `start` to `end`, with the durable client of the SDK.
-
-    Return the number of purged instances, or the text of the SDK's exception.
-    """
+    """Purge the instances created from `start` to `end`, with the durable client of the SDK."""
     period = [moment and moment.isoformat() for moment in (start, end)]
     return (await host.http.post("/api/purge", json=period)).text
 

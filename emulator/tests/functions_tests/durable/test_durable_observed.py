@@ -238,11 +238,7 @@ async def replaying(folder: Path) -> AsyncIterator[Replay]:
 
 
 def expected(exchange: Exchange) -> Exchange:
-    """Return the parts of a recorded response that the test compares.
-
-    These are the status, the body, and some headers, as far as the recording contains them. The
-    inputs in the body are masked by `mask_inputs`.
-    """
+    """Return the parts of a recorded response that the test compares."""
     names = ("status", "location", "retry-after", "token", "answer")
     return {name: mask_inputs(exchange[name]) for name in names if name in exchange}
 

@@ -85,10 +85,7 @@ def copy_app(name: str, to: Path) -> Path:
 
 
 def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Path:
-    """Write an app that consists of function_app.py and host.json, and return its folder.
-
-    `source` is the content of function_app.py, and `host` is the content of host.json.
-    """
+    """Write an app that consists of function_app.py and host.json, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "function_app.py").write_text(source)
     (folder / "host.json").write_text(host)
@@ -150,11 +147,7 @@ async def failed_start(
     environment: Mapping[str, str] | None = None,
     chooses_port: bool = True,
 ) -> tuple[int, str]:
-    """Start a host that must fail. Return its exit status and the last line of its log.
-
-    The arguments are those of `start_host`. Raises TimeoutError if the host does not end within
-    40 s.
-    """
+    """Start a host that must fail. Return its exit status and the last line of its log."""
     host = await start_host(
         folder, data, *options, environment=environment, chooses_port=chooses_port
     )
@@ -167,10 +160,7 @@ async def failed_start(
 
 
 async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status URL until the instance has ended, and return its status.
-
-    `links` contains the management URLs of the instance. Raises TimeoutError after 30 s.
-    """
+    """Poll the status URL until the instance has ended, and return its status."""
     async with asyncio.timeout(30):
         while True:
             response = await client.get(links["statusQueryGetUri"])

@@ -82,15 +82,9 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Validate a function with the emulated host and with Azure's Python worker.
+    """Validate a function with our host and Azure's Python worker.
 
-    Args:
-        register: Adds the function to an app, with a trigger.
-        call: The function.
-
-    Returns:
-        The result of the emulated host, and the result of Azure's worker. A result is "loads" if
-        the function is valid, otherwise the text of the error.
+    Each result is "loads" or the text of the error.
     """
     app = df.DFApp()
     register(app, call)

@@ -113,11 +113,7 @@ class Peer:
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
-        """Authenticate with a valid key, open the connection and begin a session.
-
-        `window` is the number of transfer frames that the session can receive. `fields` are further
-        fields of the open performative.
-        """
+        """Authenticate with a valid key, open the connection and begin a session."""
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)
         self.send(

@@ -60,11 +60,7 @@ def stored(message: IncomingMessage, **changes: Any) -> StoredMessage:
 
 
 def delivered(payload: bytes, **changes: Any) -> Any:
-    """Return the message object that Microsoft's client creates if `payload` is delivered.
-
-    `payload` is a message as a client sent it. `changes` replace values that the broker has stored
-    with the message, for example `delivery_count`.
-    """
+    """Return the message object that Microsoft's client creates if `payload` is delivered."""
     message = stored(read_message(payload), **changes)
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 

@@ -33,10 +33,7 @@ def modified(*fields: Any) -> Described:
 
 
 async def receive(peer: Peer, handle: int = 1, seen: int = 0) -> tuple[int, dict[str, Any], UUID]:
-    """Receive a message. Return its delivery count, application properties and lock token.
-
-    `seen` is the number of messages that the link has delivered before.
-    """
+    """Receive a message. Return its delivery count, application properties and lock token."""
     peer.grant(handle, 1, seen=seen, next_incoming_id=UInt(seen))
     ((transfer, payload),) = [
         pair for pair in await peer.received() if isinstance(pair[0], Transfer)

@@ -51,10 +51,7 @@ class Served:
     def attach(
         self, value: Any, timeout_ms: int | None = None, handle: int = 1, name: str = FILTER
     ) -> None:
-        """Attach a receiver with the session filter `value`.
-
-        The value None requests the next available session. `name` is the name of the filter.
-        """
+        """Attach a receiver with the session filter `value`, None for the next session."""
         self.peer.send(
             Attach(
                 f"receiver-{handle}",

@@ -26,11 +26,7 @@ async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> 
 
 
 def _run_until_killed(database: Path, way: str, report_count: int) -> list[list[str]]:
-    """Run killed_process.py, kill it after `report_count` lines of output, and return all lines.
-
-    Each line is split into words. `way` is the last argument of killed_process.py, `work` or
-    `hold`.
-    """
+    """Run killed_process.py, kill it after `report_count` lines, and return all lines in words."""
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), way],
         stdout=subprocess.PIPE,

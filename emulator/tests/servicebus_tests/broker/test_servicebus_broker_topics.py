@@ -490,10 +490,7 @@ def _publish_until_killed(database: Path, report_count: int, *arguments: str) ->
 
 
 async def _check_after_kill(tmp_path: Path, report_count: int, *arguments: str) -> None:
-    """Check that each message that a killed process sent is in all subscriptions or in none.
-
-    `report_count` and `arguments` are passed to `_publish_until_killed`.
-    """
+    """Check that each message that a killed process sent is in all subscriptions or in none."""
     names = [f"s{at}" for at in range(6)]
     settings = [TopicSettings("t"), *(subscription(name) for name in names)]
     database = tmp_path / "topics.sqlite"

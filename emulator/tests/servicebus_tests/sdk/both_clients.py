@@ -17,11 +17,7 @@ Scenario = Callable[[Server, Any], Awaitable[None]]
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return the blocking client if `kind` is "sync", or the asynchronous client if it is "aio".
-
-    All methods of the returned client must be awaited, even those of the blocking client. `options`
-    are further arguments of the client.
-    """
+    """Return the blocking client if `kind` is "sync", or the asynchronous client if it is "aio"."""
     options = {"retry_total": 0, **options}
     if kind == "aio":
         return AsyncClient.from_connection_string(connection_string, **options)

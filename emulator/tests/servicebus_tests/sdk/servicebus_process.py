@@ -112,10 +112,7 @@ class Server:
 
 @contextlib.contextmanager
 def run_server(data: Path, options: Sequence[str] = ()) -> Iterator[Server]:
-    """Start a server on free ports, and kill it at the end of the `with` block.
-
-    `data` is the data directory. `options` are added to the command line.
-    """
+    """Start a server on free ports, and kill it at the end of the `with` block."""
     server = Server(data, free_port(), free_port(), options)
     try:
         server.start()

@@ -24,10 +24,7 @@ def set_status(server: Server, queue: str, status: str) -> None:
 
 
 def forbids(queue: str, operations: str) -> Any:
-    """Return a context manager that expects Azure's error for the use of a disabled queue.
-
-    `operations` names the disabled operations: "Send" or "Receive", or "" for all operations.
-    """
+    """Return a context manager that expects Azure's error for the use of a disabled queue."""
     text = {
         "": f"Messaging entity 'sb://localhost/{queue}' is currently disabled. TrackingId:",
         "Send": f"'localhost:Queue:{queue}' is currently disabled for Send operations. TrackingId:",

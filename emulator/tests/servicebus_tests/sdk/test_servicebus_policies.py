@@ -81,10 +81,7 @@ async def receive(client: Any, queue: str) -> str:
 
 
 def lacks(right: str, queue: str) -> Any:
-    """Return a context manager that expects Azure's error for a client without the right `right`.
-
-    `right` is Listen, Send or Manage.
-    """
+    """Return a context manager that expects Azure's error for a client without `right`."""
     text = (
         f"Unauthorized access. '{right}' claim\\(s\\) are required to perform this operation. "
         f"Resource: 'sb://localhost/{queue}"

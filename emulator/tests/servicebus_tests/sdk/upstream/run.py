@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
 def run(folder: Path, arguments: list[str]) -> int:
     """Run the tests of azure-servicebus against an emulator, and return pytest's exit status.
 
-    The packages that the tests need, and the tests themselves, are first stored in `folder`.
-    `arguments` are arguments for pytest. If there are none, the tests of queues and sessions run.
+    What they need is first stored in `folder`. Without `arguments`, those of queues and sessions
+    run.
     """
     python = install(folder)
     tests = fetch_tests(folder)

@@ -117,10 +117,7 @@ def smuggle(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="block")
 def block(req: func.HttpRequest) -> func.HttpResponse:
-    """Block a thread until the test writes to a named pipe. Return the written text.
-
-    The query parameter `until` is the path of the pipe.
-    """
+    """Block a thread until the test writes to a named pipe. Return the written text."""
     return func.HttpResponse(Path(req.params["until"]).read_text())
 
 

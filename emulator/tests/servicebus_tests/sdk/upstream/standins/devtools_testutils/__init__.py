@@ -85,10 +85,7 @@ class _AsyncCredential:
 
 
 def get_credential(is_async: bool = False, **_: Any) -> Any:
-    """Return a credential for the asynchronous clients, or for the blocking clients.
-
-    `is_async` selects the asynchronous clients.
-    """
+    """Return a credential for the asynchronous clients, or for the blocking clients."""
     return _AsyncCredential() if is_async else _Credential()
 
 
@@ -102,10 +99,7 @@ class AzureRecordedTestCase:
         return prefix + uuid4().hex[:8]
 
     def get_credential(self, _: Any, **options: Any) -> Any:
-        """Return a credential for the asynchronous clients, or for the blocking clients.
-
-        The option `is_async` selects the asynchronous clients.
-        """
+        """Return a credential for the asynchronous clients, or for the blocking clients."""
         return get_credential(options.get("is_async", False))
 
 
@@ -143,20 +137,14 @@ class AzureMgmtPreparer:
         return kind()
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Create no resource, and return no arguments for the test.
-
-        Subclasses create the resource, and return the test's arguments.
-        """
+        """Create no resource, and return no arguments for the test."""
         return {}
 
     def remove_resource(self, name: str, **_: Any) -> None:
         """Do nothing. Subclasses remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that creates the resource, and then runs `test` with the resource.
-
-        `test` may be a function that another preparer has returned.
-        """
+        """Return a function that creates the resource, and then runs `test` with the resource."""
         if inspect.iscoroutinefunction(test):
 
             async def run_async(instance: Any, **given: Any) -> None:
