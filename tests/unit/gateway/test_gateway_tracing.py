@@ -1,7 +1,9 @@
 """Test the spans that the gateway exports."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -120,3 +122,21 @@ def test_exporters_are_found_by_name() -> None:
 
 def test_no_exporters_give_no_provider() -> None:
     assert make_tracer_provider([]) is None
+
+
+async def test_accepted_and_refused_requests_are_logged(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gateway")
+    text: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
+    accepted = await gateway.submit(**text)
+    refused = await gateway.submit(params={"a\nb": "1"}, **text)
+    lines = [line for line in caplog.messages if "traceparent" in line]
+    job = accepted.json()
+    assert (
+        f"job {job['id']} of the model noop was accepted [traceparent 00-{job['trace_id']}-"
+        in lines[0]
+    )
+    assert "the request 'POST' '/v1/models/noop/jobs' was refused: malformed-request: " in lines[1]
+    assert f"00-{refused.json()['trace_id']}-" in lines[1]
+    assert all("\n" not in line for line in lines)

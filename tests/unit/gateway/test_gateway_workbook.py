@@ -69,7 +69,8 @@ async def test_silent_queue_has_no_age(
 ) -> None:
     gateway.queues.is_down = True
     await log_oldest(gateway.queues, names(gateway.services.catalogue), gateway.clock)
-    assert [read(QUERIES["oldest-age"], line) for line in caplog.messages[:1]] == [None]
+    assert len(caplog.messages) == 2 * len(gateway.services.catalogue)
+    assert not any(read(QUERIES["oldest-age"], line) for line in caplog.messages)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,17 @@ def test_failed_job_is_found(query: str, caplog: pytest.LogCaptureFixture) -> No
     assert found is not None
     assert found.items() >= {"status": "failed", "code": "worker-fault"}.items()
     assert found.get("model", "noop") == "noop"
+
+
+@pytest.mark.parametrize(
+    ("status", "lines"),
+    [("succeeded", []), ("cancelled", []), ("expired", ["job 1 of noop ended as expired: boom"])],
+)
+def test_expired_jobs_are_logged_and_others_are_not(
+    status: str, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
+    assert caplog.messages == lines
 
 
 async def test_dead_letter_is_found(
