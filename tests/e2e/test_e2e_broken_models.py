@@ -8,35 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.catalogues import write_catalogue
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ENTRY = """
-[{name}]
-description = "A model of a test."
-implementation = "{implementation}"
-media_types = ["text/plain"]
-max_batch_size = 1
-max_wait_ms = 0
-{more}
-"""
 BROKEN = {
     "dies-at-import": ("tests.e2e.dies_at_import", ""),
     "segfaults": ("tests.e2e.dies_at_load", 'options = {how = "segfault"}'),
     "raises": ("tests.e2e.dies_at_load", 'options = {how = "badly"}'),
 }
 KILLERS = set(BROKEN) - {"raises"}
-
-
-def write_catalogue(path: Path, models: dict[str, tuple[str, str]]) -> Path:
-    path.write_text(
-        "".join(
-            ENTRY.format(name=name, implementation=implementation, more=more)
-            for name, (implementation, more) in models.items()
-        )
-    )
-    return path
 
 
 def health(system: System, page: str) -> httpx.Response:

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.catalogues import write_large_models
 from tests.e2e.system import System, running
-from tests.e2e.test_e2e_large import MODEL
 from tests.e2e.web_page import Blocked, PageResponse, WebPage, origin_of
 
 pytestmark = pytest.mark.e2e
@@ -100,13 +100,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Itera
     No model of the system needs torch.
     """
     folder = tmp_path_factory.mktemp("browsers")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(
-        MODEL.format(name="noop", implementation="worker.models.noop", max_upload_bytes=500_000_000)
-        + MODEL.format(
-            name="big", implementation="tests.e2e.big_result", max_upload_bytes=1_000_000
-        )
-    )
+    catalogue = write_large_models(folder / "models.toml")
     environment = {"CORS_ORIGINS": f"http://127.0.0.1:{pages.port}"}
     with running(folder / "data", catalogue, environment=environment) as started:
         yield started

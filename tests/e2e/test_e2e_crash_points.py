@@ -21,9 +21,9 @@ import httpx
 import pytest
 
 from contract.webhook import event_id
+from tests.e2e.slow_job import CATALOGUE, SlowJob
 from tests.e2e.system import System, until
-from tests.e2e.test_e2e_progress import CATALOGUE, SlowJob
-from tests.e2e.test_e2e_webhooks import SETTINGS, run_webhook_receiver
+from tests.e2e.webhook_receiver import SETTINGS, run_webhook_receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.catalogues import write_catalogue
 from tests.e2e.system import System, until
-from tests.e2e.test_e2e_broken_models import write_catalogue
 from tests.small_disk import fill, make_space, small_disk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]

@@ -10,6 +10,7 @@ import pytest
 
 from lab.benchmarks.peaks import peaks_mb
 from loosely.local.data_directory import RunningSystem
+from tests.e2e.catalogues import write_large_models
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -17,22 +18,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 PIECE = bytes(range(256)) * 4096
 PIECES = 200
 RESULT_BYTES = 20 * 1024 * 1024
-MODEL = """
-[{name}]
-task = "test"
-description = "For tests."
-implementation = "{implementation}"
-queue = "{name}"
-media_types = ["application/octet-stream", "text/plain"]
-max_input_bytes = 1_000_000
-max_upload_bytes = {max_upload_bytes}
-deadline_seconds = 60
-max_deadline_seconds = 60
-max_batch_size = 2
-max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +28,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     would increase this peak.
     """
     folder = tmp_path_factory.mktemp("large")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(
-        MODEL.format(name="noop", implementation="worker.models.noop", max_upload_bytes=500_000_000)
-        + MODEL.format(
-            name="big", implementation="tests.e2e.big_result", max_upload_bytes=1_000_000
-        )
-    )
+    catalogue = write_large_models(folder / "models.toml")
     with running(folder / "data", catalogue) as started:
         yield started
 

@@ -1,28 +1,14 @@
 """Test the progress and the cancellation of long-running jobs."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.jobs.model import JobStatus
+from tests.e2e.slow_job import CATALOGUE, SlowJob
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-CATALOGUE = """
-[slow]
-description = "Continues when the test says so."
-implementation = "tests.e2e.slow_model"
-media_types = ["text/plain"]
-deadline_seconds = 120
-max_batch_size = 1
-max_wait_ms = 0
-lock_seconds = 5
-reports_progress = true
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,56 +20,6 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     environment = {"ACCEPT_WHEN_SATURATED": "true"}
     with running(folder / "data", catalogue, environment=environment) as started:
         yield started
-
-
-class SlowJob:
-    """A job of the model `slow`. A step of the job is finished only when the test calls `step`.
-
-    `statuses` contains all statuses of the job that the test has seen so far.
-    """
-
-    def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
-        folder.mkdir()
-        self.folder, self.system = folder, system
-        answer = system.http.post(
-            "/v1/models/slow/jobs",
-            params=query,
-            content=json.dumps({"folder": str(folder), "steps": steps}),
-            headers={"content-type": "text/plain", "prefer": "respond-async"},
-        )
-        assert answer.status_code == 202, answer.text
-        self.id = answer.json()["id"]
-        self.statuses = [answer.json()["status"]]
-
-    def look(self) -> dict[str, Any]:
-        job = self.system.job(self.id)
-        self.statuses.append(job["status"])
-        return job
-
-    def step(self, number: int) -> None:
-        (self.folder / f"step-{number}").touch()
-
-    def is_running(self) -> bool:
-        return (self.folder / "running").exists()
-
-    def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and this progress, and return the job.
-
-        `fraction` is the progress, from 0 to 1. With None, wait until the job has the status and no
-        progress. The test fails if this takes longer than 15 s.
-        """
-
-        def found() -> dict[str, Any] | None:
-            job = self.look()
-            known = (job["progress"] or {}).get("fraction")
-            return job if job["status"] == status and known == fraction else None
-
-        return dict(until(found, 15, f"{status} at {fraction}"))
-
-    def check_statuses(self) -> None:
-        ranks = [min(list(JobStatus).index(JobStatus(each)), 3) for each in self.statuses]
-        assert ranks == sorted(ranks), self.statuses
-        assert len({each for each in self.statuses if JobStatus(each).is_final}) <= 1
 
 
 def test_running_job_shows_progress(slow: System, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Check rules for the whole repository, for example which modules may read settings."""
 
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +44,14 @@ def test_only_listed_modules_read_the_environment() -> None:
 def test_no_module_has_a_generic_name() -> None:
     drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
     assert [path for path in MODULES if path.name in drawers] == []
+
+
+def test_no_test_module_imports_another() -> None:
+    paths = [path for folder in TEST_FOLDERS for path in folder.rglob("*.py")]
+    pattern = re.compile(
+        r"^\s*from [\w.]*\btest_\w+ import|^\s*from [\w.]+ import test_", re.MULTILINE
+    )
+    assert names([path for path in paths if pattern.search(path.read_text(encoding="utf-8"))]) == []
 
 
 def test_only_end_to_end_tests_sleep() -> None:

@@ -23,16 +23,3 @@ def test_public_class_names_are_unique() -> None:
                     places[node.name].append(place)
     shared = {name: found for name, found in places.items() if len(found) > 1}
     assert set(shared) == {INTERFACE_OF_A_MODEL}, shared
-
-
-def test_no_class_in_tests_is_a_world() -> None:
-    named = [
-        str(path.relative_to(ROOT))
-        for folder in ("tests", "emulator/tests", "lab/storm", "lab/tests")
-        for path in (ROOT / folder).rglob("*.py")
-        if any(
-            isinstance(node, ast.ClassDef) and "World" in node.name
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        )
-    ]
-    assert named == []

@@ -71,14 +71,9 @@ def trigger(method: str, url: str, body: bytes = b"", **headers: str) -> func.Ht
     return func.HttpRequest(method, url, headers=headers, body=body)
 
 
-async def app_of(gateway: RunningGateway) -> Any:
-    transport: Any = gateway.http._transport
-    return transport.app
-
-
 async def test_request_of_functions_reaches_the_app(gateway: RunningGateway) -> None:
     answer = await serve(
-        await app_of(gateway),
+        gateway.app,
         trigger(
             "POST",
             "https://host:7071/v1/models/noop/jobs?parameters=%7B%22a%22:1%7D",
