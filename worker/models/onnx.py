@@ -287,7 +287,7 @@ def _open_session(path: Path) -> Any:
     except ModuleNotFoundError:
         raise ModelUnfit(
             "worker.models.onnx: onnxruntime is not installed: install it with "
-            "`pip install 'loosely[onnx]'`, and add it to requirements.txt"
+            "`pip install onnxruntime`, and add it to requirements.txt"
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _WARNINGS_AND_ERRORS
