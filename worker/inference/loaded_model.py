@@ -62,6 +62,7 @@ from worker.weights.store import WeightsStore
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 # The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
 _PLAIN_MODES: Final = ("L", "RGB")
+MAX_MESSAGE_CHARACTERS: Final = 500
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -150,11 +151,6 @@ class LoadedModel:
         """Whether the model is a batch model, which needs a decoded input no longer than that."""
         return isinstance(self._adapter, BatchAdapter)
 
-    @property
-    def reports_progress(self) -> bool:
-        """Whether the model reports the progress of running jobs."""
-        return self._model.reports_progress
-
     def prepare(
         self,
         data: bytes,
@@ -239,6 +235,11 @@ class LoadedModel:
                 "expected one result for each input"
             )
         return outputs
+
+    def call_without_jobs(self, batch: list[Any]) -> Sequence[Any]:
+        """Run the model on items that belong to no job."""
+        contexts = [NullContext()] * len(batch) if self._model.reports_progress else []
+        return self.call_model(batch, contexts)
 
     def encode_output(self, output: Any) -> EncodedResults:
         """Postprocess one output of a batch, and encode it as `encode_results` does."""
@@ -364,7 +365,7 @@ class ItemAdapter:
         if isinstance(item, _ItemWithArguments):
             return self._infer(item.item, *context, **item.inputs, **item.arguments)
         # An example item has no parameters, so its call has the arguments' defaults.
-        return self._infer(item, *context, **self._arguments.of(_NO_PARAMETERS))
+        return self._infer(item, *context, **self._arguments.of({}))
 
 
 def _identity(value: Any) -> Any:
@@ -502,3 +503,38 @@ def describe_unwritable(result: Any) -> str | None:
                 verb = "call" if remedy == ".tolist()" else "return"
                 return f"{place} is of type {type(value).__name__}; {verb} {remedy}"
     return None
+
+
+def check_progress(fraction: float | None, message: str | None) -> None:
+    """Raise ValueError if the fraction is not from 0 to 1, or if the text is too long."""
+    if fraction is not None and not 0 <= fraction <= 1:
+        raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
+    if message is not None and len(message) > MAX_MESSAGE_CHARACTERS:
+        raise ValueError(
+            f"message: expected at most {MAX_MESSAGE_CHARACTERS} characters, found {len(message)}"
+        )
+
+
+class NoParentJob(Exception):
+    """A model has called `context.run` without a running job."""
+
+    code = "no-parent-job"
+
+
+class NullContext:
+    """A context that sends no reports, for runs of a model without a job."""
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Check the report as a worker does."""
+        check_progress(fraction, message)
+
+    def check(self) -> None:
+        """Do nothing, because there is no job that could be cancelled."""
+
+    def run(
+        self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Raise NoParentJob, because child jobs need a running job as their parent."""
+        raise NoParentJob(
+            f"context.run needs a running job; start the system to run jobs of {model}"
+        )

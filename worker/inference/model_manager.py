@@ -19,8 +19,7 @@ from worker.errors import (
     OutOfMemory,
     WorkerError,
 )
-from worker.inference.context import NoParentJob, NullContext
-from worker.inference.loaded_model import LoadedModel
+from worker.inference.loaded_model import LoadedModel, NoParentJob
 from worker.memory.device_errors import (
     BudgetExceeded,
     error_chain,
@@ -248,7 +247,7 @@ class ModelManager:
     def _load_unmeasured(self) -> LoadedModel:
         loaded = self._load(self._model)
         try:
-            run_sample(self._model, loaded)
+            run_sample(loaded)
         except BaseException:
             self._close(loaded)
             raise
@@ -405,7 +404,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
             return
         try:
             with limit.admit_batch(cost) if is_measured else limit.try_batch(cost):
-                _run(model, loaded, [sample] * count)
+                _run(loaded, [sample] * count)
         except Exception as error:
             if count == 1 or not is_out_of_memory(error):
                 raise
@@ -413,16 +412,16 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
             return
 
 
-def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
+def run_sample(loaded: LoadedModel) -> None:
     """Run the model's example item once, if it has one, because the first run is slow."""
     if (sample := loaded.sample()) is not None:
-        _run(model, loaded, [sample])
+        _run(loaded, [sample])
 
 
-def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
+def _run(loaded: LoadedModel, batch: list[Any]) -> None:
     # An example item warms up the model until it would run jobs of other models.
     with contextlib.suppress(NoParentJob):
-        loaded.call_model(batch, [NullContext()] * len(batch) if model.reports_progress else [])
+        loaded.call_without_jobs(batch)
 
 
 def batch_sizes(largest: int) -> list[int]:

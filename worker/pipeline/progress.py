@@ -17,7 +17,7 @@ from typing import Any
 from contract.messages import format_time
 from contract.names import progress_url
 from worker.errors import Cancelled, ChildFailed
-from worker.inference.context import check_progress
+from worker.inference.loaded_model import check_progress
 from worker.pipeline.children import JobChildren
 
 _log = logging.getLogger(__name__)

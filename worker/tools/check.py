@@ -34,11 +34,11 @@ from contract.parameters import InvalidParameter, check_parameters
 from contract.settings import AzureEndpoint
 from worker.blobs import AzureBlobReader, storage_account
 from worker.errors import WeightsUnavailable, WorkerError
-from worker.inference.context import NoParentJob, NullContext
 from worker.inference.loaded_model import (
     EncodedResults,
     LoadedModel,
     ModelLoader,
+    NoParentJob,
     Result,
     serialize_results,
 )
@@ -123,7 +123,7 @@ def _step(text: str, limit_seconds: float | None = None) -> Line:
 def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
     begun = time.perf_counter()
     loaded = loader.load(model)
-    run_sample(model, loaded)
+    run_sample(loaded)
     return loaded, {
         "event": "loaded",
         "model": model.name,
@@ -139,7 +139,7 @@ def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     begun = time.perf_counter()
     item = sample.prepare(loaded)
     prepared = time.perf_counter()
-    (output,) = _run(loaded, [item])
+    (output,) = loaded.call_without_jobs([item])
     finishing = time.perf_counter()
     results = loaded.encode_output(output)
     return item, {
@@ -217,7 +217,9 @@ def _load_line(result: LoadResult, peak_bytes: int, caller_count: int) -> Line:
 def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
     # The memory is measured in a separate pass, because measuring makes the pass slow.
     peak_bytes = _peak_bytes(loaded, items)
-    seconds = statistics.median(_timed(lambda: _run(loaded, items)) for _ in range(_PASSES))
+    seconds = statistics.median(
+        _timed(lambda: loaded.call_without_jobs(items)) for _ in range(_PASSES)
+    )
     return {
         "event": "batch",
         "size": len(items),
@@ -225,11 +227,6 @@ def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
         "ms_per_item": _ms(seconds / len(items)),
         "peak_bytes": peak_bytes,
     }
-
-
-def _run(loaded: LoadedModel, items: list[Any]) -> list[Any]:
-    contexts = [NullContext()] * len(items) if loaded.reports_progress else []
-    return list(loaded.call_model(items, contexts))
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -245,10 +242,10 @@ def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
     if (cuda := _cuda()) is not None:
         cuda.reset_peak_memory_stats()
         before_bytes = cuda.memory_allocated()
-        _run(loaded, items)
+        loaded.call_without_jobs(items)
         return int(cuda.max_memory_allocated() - before_bytes) + declared_bytes
     with metering(lambda _: None) as peak:
-        _run(loaded, items)
+        loaded.call_without_jobs(items)
         return peak() + declared_bytes
 
 

@@ -13,6 +13,7 @@ from contract.catalogue import ModelEntry
 from contract.weights import HUB_CONTAINER, WeightsLocation, WeightsScheme, hub_blob, parse_weights
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
+from worker.weights.hub import Hub
 from worker.weights.onnx_file import check_single_file
 from worker.weights.weights import Weights
 
@@ -26,13 +27,6 @@ class BlobReader(Protocol):
         """Start to read a blob. Raises WeightsMissing or, also later, WeightsUnavailable."""
 
 
-class HubReader(Protocol):
-    """Reads files of the Hugging Face Hub."""
-
-    def read(self, location: WeightsLocation) -> Download:
-        """Start to read a file. Raises WeightsMissing or, also later, WeightsUnavailable."""
-
-
 class WeightsStore:
     """Finds the weights of models, and caches downloads. Any thread may call the methods."""
 
@@ -40,7 +34,7 @@ class WeightsStore:
         self,
         cache: Path,
         blobs: BlobReader,
-        hub: HubReader | None = None,
+        hub: Hub | None = None,
         cache_limit_bytes: int | None = None,
     ) -> None:
         """Store the arguments. Without `hub`, its weights are read from copies in blob storage."""

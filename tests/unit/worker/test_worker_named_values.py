@@ -37,7 +37,6 @@ from worker.errors import (
     UnsupportedMediaType,
 )
 from worker.inference import loaded_model
-from worker.inference.context import NullContext
 from worker.inference.declarations import (
     InputArgument,
     ResultDeclaration,
@@ -91,7 +90,7 @@ def run(
     loaded: LoadedModel, inputs: Mapping[str, tuple[bytes, str]] = OTHER, **parameters: Any
 ) -> EncodedResults:
     item = loaded.prepare(white_png(4), "image/png", parameters, inputs)
-    (output,) = loaded.call_model([item], [NullContext()] if loaded.reports_progress else [])
+    (output,) = loaded.call_without_jobs([item])
     return loaded.encode_output(output)
 
 

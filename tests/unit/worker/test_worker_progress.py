@@ -13,7 +13,7 @@ from contract.catalogue import Catalogue
 from contract.messages import PayloadRef, ReplyUrl
 from tests.unit.worker.received import locked_message, received_job
 from worker.errors import Cancelled, Expired, LockLost
-from worker.inference.context import NullContext
+from worker.inference.loaded_model import NullContext
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, JobContext, ProgressReporter
