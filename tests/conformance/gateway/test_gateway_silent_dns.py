@@ -17,8 +17,6 @@ from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 from tests.unit.gateway.conftest import open_gateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
 JOBS = "/v1/models/noop/jobs"
 ASYNC = {"prefer": "respond-async"}
 

@@ -45,9 +45,7 @@ async def act(gateway: RunningGateway, action: str, number: int, **wanted: Any) 
     return await gateway.http.post(f"{LETTERS}/actions", json=body)
 
 
-async def test_redrive_of_all_matches_ends_all_jobs(
-    gateway: RunningGateway,
-) -> None:
+async def test_redrive_of_all_matches_ends_all_jobs(gateway: RunningGateway) -> None:
     wanted = [await dead_job(gateway) for _ in range(12)]
     kept = await dead_for(gateway, "unsupported-media-type")
     counted = await count(gateway, reason=REASON)
@@ -73,9 +71,7 @@ async def test_redrive_of_all_matches_ends_all_jobs(
     assert letter["redriven_as"] is None
 
 
-async def test_outdated_count_is_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_outdated_count_is_refused(gateway: RunningGateway) -> None:
     for _ in range(3):
         await dead_job(gateway)
     counted = await count(gateway)
@@ -91,9 +87,7 @@ async def test_outdated_count_is_refused(
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_purge_deletes_only_matches(
-    gateway: RunningGateway,
-) -> None:
+async def test_purge_deletes_only_matches(gateway: RunningGateway) -> None:
     ids = []
     for reason in (REASON, "unsupported-media-type", REASON, REASON):
         ids.append(await dead_for(gateway, reason))
@@ -115,9 +109,7 @@ async def test_purge_deletes_only_matches(
     assert left == sorted([ids[1], ids[3]])
 
 
-async def test_unreadable_letter_is_refused_alone(
-    gateway: RunningGateway,
-) -> None:
+async def test_unreadable_letter_is_refused_alone(gateway: RunningGateway) -> None:
     good = await dead_job(gateway)
     await give_up(gateway, b"no request", "000-unreadable")
     other = await dead_job(gateway)
@@ -132,9 +124,7 @@ async def test_unreadable_letter_is_refused_alone(
     ]
 
 
-async def test_redriven_letters_are_skipped(
-    gateway: RunningGateway,
-) -> None:
+async def test_redriven_letters_are_skipped(gateway: RunningGateway) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]
     await redrive(gateway, first)
     counted = await count(gateway)
@@ -252,17 +242,13 @@ async def test_invalid_action_changes_nothing(
     assert (await count(gateway))["count"] == 1
 
 
-async def test_unknown_model_and_large_body_are_refused(
-    gateway: RunningGateway,
-) -> None:
+async def test_unknown_model_and_large_body_are_refused(gateway: RunningGateway) -> None:
     assert (await act(gateway, "purge", 0, model="noob")).status_code == 404
     answer = await gateway.http.post(f"{LETTERS}/actions", content=b" " * 20_000)
     assert answer.status_code == 413
 
 
-async def test_each_change_is_logged_with_its_caller(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_each_change_is_logged_with_its_caller(caplog: pytest.LogCaptureFixture) -> None:
     key, entry = make_key("night shift", "ops", ["jobs:read", "jobs:write", "admin"])
     caplog.set_level(logging.INFO)
     async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
@@ -291,9 +277,7 @@ async def test_each_change_is_logged_with_its_caller(
     assert key not in caplog.text
 
 
-async def test_malformed_letters_match_no_filter(
-    gateway: RunningGateway,
-) -> None:
+async def test_malformed_letters_match_no_filter(gateway: RunningGateway) -> None:
     for number, content in enumerate(
         ({"reason": ["x"]}, {"reason": REASON, "dead_lettered_at": 7}, {"dead_lettered_at": "x"})
     ):
@@ -303,9 +287,7 @@ async def test_malformed_letters_match_no_filter(
     assert (await count(gateway))["count"] == 3
 
 
-async def test_search_returns_at_most_the_limit(
-    gateway: RunningGateway,
-) -> None:
+async def test_search_returns_at_most_the_limit(gateway: RunningGateway) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(7)])
     models = (Catalogue.load(gateway.services.settings.catalogue_path).model("noop"),)
     wanted, cursor, found = LetterFilter(models, reason=REASON), "", []

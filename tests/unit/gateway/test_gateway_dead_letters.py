@@ -97,9 +97,7 @@ async def test_waiting_caller_is_woken(gateway: RunningGateway) -> None:
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
-async def test_expired_message_is_not_stored(
-    gateway: RunningGateway,
-) -> None:
+async def test_expired_message_is_not_stored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(b"secret")
     body = encode_request(gateway.queues.request())
     await give_up(gateway, body, job_id, reason="TTLExpiredException")
@@ -107,9 +105,7 @@ async def test_expired_message_is_not_stored(
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_last_step_and_death_are_described(
-    gateway: RunningGateway,
-) -> None:
+async def test_last_step_and_death_are_described(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(b"secret")
     request = gateway.queues.request()
     marks = DeliveryMarks(gateway.clock(), worker="w-7", fetched_ms=1.0, batched_ms=2.0)
@@ -126,9 +122,7 @@ async def test_last_step_and_death_are_described(
     assert error["message"].endswith(f"failed as often as allowed: {death}")
 
 
-async def test_producers_deliveries_are_not_described(
-    gateway: RunningGateway,
-) -> None:
+async def test_producers_deliveries_are_not_described(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(b"secret")
     request = gateway.queues.request()
     blob = note_blob(job_id, request.reply_url or "", 1)
@@ -151,9 +145,7 @@ async def test_list_is_returned_in_pages(gateway: RunningGateway) -> None:
     assert (await page(gateway, model="classifier"))["dead_letters"] == []
 
 
-async def test_resource_shows_no_payload_or_token(
-    gateway: RunningGateway,
-) -> None:
+async def test_resource_shows_no_payload_or_token(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     token = (gateway.queues.request().reply_url or "").partition("token=")[2]
     answer = await gateway.http.get(f"{LETTERS}/noop/{job_id}")
@@ -171,9 +163,7 @@ async def test_resource_shows_no_payload_or_token(
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_repeated_redrives_create_one_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeated_redrives_create_one_job(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     answer = await redrive(gateway, job_id)
     assert answer.status_code == 202, answer.text
@@ -193,9 +183,7 @@ async def test_repeated_redrives_create_one_job(
     assert letter["redriven_as"] == sent["job_id"]
 
 
-async def test_one_of_simultaneous_redrives_sends(
-    gateway: RunningGateway,
-) -> None:
+async def test_one_of_simultaneous_redrives_sends(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     read, all_have_read = gateway.blobs.read, asyncio.Barrier(8)
 
@@ -216,9 +204,7 @@ async def test_one_of_simultaneous_redrives_sends(
     assert len(gateway.queues.sent) == 2
 
 
-async def test_redriven_job_lives_as_long_as_the_first(
-    gateway: RunningGateway,
-) -> None:
+async def test_redriven_job_lives_as_long_as_the_first(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=100)
     await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     gateway.clock.now += timedelta(hours=2)
@@ -227,9 +213,7 @@ async def test_redriven_job_lives_as_long_as_the_first(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_redrive_of_a_killed_gateway_is_completed(
-    gateway: RunningGateway,
-) -> None:
+async def test_redrive_of_a_killed_gateway_is_completed(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     start = gateway.durable.start
 
@@ -250,9 +234,7 @@ async def test_redrive_of_a_killed_gateway_is_completed(
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_producers_message_keeps_its_job_id(
-    gateway: RunningGateway,
-) -> None:
+async def test_producers_message_keeps_its_job_id(gateway: RunningGateway) -> None:
     now = gateway.clock()
     request = JobRequest(
         job_id="order-7",
@@ -290,9 +272,7 @@ async def low_job(gateway: RunningGateway) -> str:
     return job_id
 
 
-async def test_low_priority_job_goes_to_its_queue(
-    gateway: RunningGateway,
-) -> None:
+async def test_low_priority_job_goes_to_its_queue(gateway: RunningGateway) -> None:
     job_id = await low_job(gateway)
     assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
     letter = (await gateway.http.get(f"{LETTERS}/noop/{job_id}~low")).json()
@@ -307,9 +287,7 @@ async def test_low_priority_job_goes_to_its_queue(
     assert marked["redriven_as"] == sent.json()["job_id"]
 
 
-async def test_producers_low_message_goes_to_its_queue(
-    gateway: RunningGateway,
-) -> None:
+async def test_producers_low_message_goes_to_its_queue(gateway: RunningGateway) -> None:
     now = gateway.clock()
     source = InlineBytes("text/plain", b"hello")
     request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
@@ -326,9 +304,7 @@ async def test_producers_low_message_goes_to_its_queue(
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_both_priorities_are_listed_and_purged(
-    gateway: RunningGateway,
-) -> None:
+async def test_both_priorities_are_listed_and_purged(gateway: RunningGateway) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
     normal = [await dead_job(gateway) for _ in range(3)]
     found: list[str] = []
@@ -344,9 +320,7 @@ async def test_both_priorities_are_listed_and_purged(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_letter_without_request_input_or_job_is_kept(
-    gateway: RunningGateway,
-) -> None:
+async def test_letter_without_request_input_or_job_is_kept(gateway: RunningGateway) -> None:
     await give_up(gateway, b"no request", "garbage")
     refused = await redrive(gateway, "garbage")
     assert (refused.status_code, refused.json()["code"]) == (409, "not-redrivable")
@@ -391,9 +365,7 @@ async def test_invalid_query_is_refused(
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_repeated_trigger_keeps_the_redrive_mark(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeated_trigger_keeps_the_redrive_mark(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     body = encode_request(gateway.queues.request())
     await redrive(gateway, job_id)
@@ -458,18 +430,14 @@ async def test_any_message_id_gives_a_blob_name() -> None:
     assert letter_blob("q", "?") != letter_blob("q", "#")
 
 
-async def test_unreadable_letter_can_be_deleted(
-    gateway: RunningGateway,
-) -> None:
+async def test_unreadable_letter_can_be_deleted(gateway: RunningGateway) -> None:
     gateway.blobs.put(letter_blob("noop", "odd"), b"[1")
     (letter,) = (await page(gateway))["dead_letters"]
     assert (letter["id"], letter["message_id"]) == ("odd", None)
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_expired_blobs(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_expired_blobs(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)
     kept = {f"inputs/{job_id}", f"outcomes/{job_id}"}
     assert {*kept, letter_blob("noop", job_id)} <= set(gateway.payloads.blobs)

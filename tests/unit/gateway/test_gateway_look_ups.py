@@ -64,9 +64,7 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_look_ups_of_one_tenant_do_not_delay_another(
-    silent: RunningGateway,
-) -> None:
+async def test_look_ups_of_one_tenant_do_not_delay_another(silent: RunningGateway) -> None:
     attack = [
         asyncio.create_task(submit(silent, "dead", input={"url": f"https://{number}.dead.test/"}))
         for number in range(40)
@@ -113,9 +111,7 @@ async def test_webhook_fails_with_too_many_look_ups() -> None:
     assert failed.value.reason == "too-many-look-ups"
 
 
-async def test_look_up_of_a_webhook_counts_for_its_tenant(
-    silent: RunningGateway,
-) -> None:
+async def test_look_up_of_a_webhook_counts_for_its_tenant(silent: RunningGateway) -> None:
     hook = {"url": "https://good.test/"}
     job_id = (await submit(silent, "good", input={"text": "x"}, webhook=hook)).json()["id"]
     await silent.reply()

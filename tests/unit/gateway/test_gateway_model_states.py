@@ -58,9 +58,7 @@ def open_states() -> tuple[SlowBlobs, ModelStates]:
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
-async def test_simultaneous_callers_share_a_read(
-    is_failing: bool,
-) -> None:
+async def test_simultaneous_callers_share_a_read(is_failing: bool) -> None:
     blobs, states = open_states()
     blobs.is_failing = is_failing
     callers = [asyncio.create_task(states.ready()) for _ in range(20)]

@@ -40,9 +40,7 @@ def queue_in(document: dict[str, Any], model: str = "noop") -> dict[str, Any]:
     return dict(found)
 
 
-async def test_overview_shows_counts_rates_and_failures(
-    gateway: RunningGateway,
-) -> None:
+async def test_overview_shows_counts_rates_and_failures(gateway: RunningGateway) -> None:
     beat(gateway)
     for _ in range(3):
         await gateway.accept()
@@ -86,9 +84,7 @@ async def test_rate_of_the_first_minute_is_not_diluted(gateway: RunningGateway) 
     assert queue_in(await overview(gateway))["in_per_minute"] == 3
 
 
-async def test_verdict_says_since_when_service_bus_is_silent(
-    gateway: RunningGateway,
-) -> None:
+async def test_verdict_says_since_when_service_bus_is_silent(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     await overview(gateway)
     gateway.clock.now += timedelta(seconds=30)
@@ -181,9 +177,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_series_has_a_value_for_each_minute(
-    gateway: RunningGateway,
-) -> None:
+async def test_series_has_a_value_for_each_minute(gateway: RunningGateway) -> None:
     await gateway.accept()
     await gateway.reply()
     gateway.clock.now += timedelta(seconds=6)
@@ -214,9 +208,7 @@ async def test_invalid_number_of_minutes_is_refused(gateway: RunningGateway, min
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_repeated_outcome_is_counted_once(
-    gateway: RunningGateway,
-) -> None:
+async def test_repeated_outcome_is_counted_once(gateway: RunningGateway) -> None:
     succeeded, cancelled, expired, failed = [await gateway.accept() for _ in range(4)]
     requests = [gateway.queues.request(number) for number in range(4)]
     for _ in range(2):  # a worker repeats a reply whose response was lost
@@ -237,9 +229,7 @@ async def status_of(gateway: RunningGateway, job_id: str) -> str:
     return str((await gateway.job(job_id))["status"])
 
 
-async def test_dead_letter_counts_until_its_redrive(
-    gateway: RunningGateway,
-) -> None:
+async def test_dead_letter_counts_until_its_redrive(gateway: RunningGateway) -> None:
     await gateway.accept()
     request = gateway.queues.request()
     await give_up(gateway, encode_request(request), request.job_id)
@@ -254,9 +244,7 @@ async def test_dead_letter_counts_until_its_redrive(
     assert gateway.services.counters.totals["noop"].accepted == 2
 
 
-async def test_locked_messages_do_not_wait(
-    gateway: RunningGateway,
-) -> None:
+async def test_locked_messages_do_not_wait(gateway: RunningGateway) -> None:
     beat(gateway, models=(ModelHeartbeat("noop", ModelState.LOADED, in_flight=5),))
     gateway.queues.lengths = {"noop": 4, "noop-low": 3}
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
@@ -267,17 +255,13 @@ async def test_locked_messages_do_not_wait(
     assert (waiting["normal"], waiting["low"]) == (4, 3)
 
 
-async def test_empty_queue_has_no_age_and_no_reason(
-    gateway: RunningGateway,
-) -> None:
+async def test_empty_queue_has_no_age_and_no_reason(gateway: RunningGateway) -> None:
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
     queue = queue_in(await overview(gateway))
     assert (queue["oldest_age_seconds"], queue["reason"]) == (None, None)
 
 
-async def test_overview_is_returned_while_services_are_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_overview_is_returned_while_services_are_down(gateway: RunningGateway) -> None:
     gateway.queues.is_down = gateway.payloads.is_down = True
     shown = await overview(gateway)
     first = shown["verdicts"][0]
@@ -287,18 +271,14 @@ async def test_overview_is_returned_while_services_are_down(
     assert queue["reason"] is None
 
 
-async def test_simultaneous_requests_read_queues_once(
-    gateway: RunningGateway,
-) -> None:
+async def test_simultaneous_requests_read_queues_once(gateway: RunningGateway) -> None:
     await asyncio.gather(*(overview(gateway) for _ in range(5)))
     first = gateway.queues.look_count
     await overview(gateway)
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_waiting_jobs_are_recorded_if_a_queue_has_some(
-    gateway: RunningGateway,
-) -> None:
+async def test_waiting_jobs_are_recorded_if_a_queue_has_some(gateway: RunningGateway) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters
     await operations.record_waiting(dict.fromkeys(names(gateway.services.catalogue)))
     assert sums.change_count == 0
@@ -323,9 +303,7 @@ async def test_overview_shows_what_is_turned_off() -> None:
         assert [name for name in gateway.payloads.blobs if name.startswith(SUMS)] == []
 
 
-async def test_housekeeping_deletes_old_heartbeats_and_sums(
-    gateway: RunningGateway,
-) -> None:
+async def test_housekeeping_deletes_old_heartbeats_and_sums(gateway: RunningGateway) -> None:
     beat(gateway, "old")
     await gateway.accept()
     await gateway.services.operations.sums.write()
@@ -340,9 +318,7 @@ async def test_housekeeping_deletes_old_heartbeats_and_sums(
     assert not any(name.startswith((HEARTBEATS, SUMS)) for name in gateway.payloads.blobs)
 
 
-async def test_metrics_have_counters_of_all_processes(
-    gateway: RunningGateway,
-) -> None:
+async def test_metrics_have_counters_of_all_processes(gateway: RunningGateway) -> None:
     await gateway.accept()
     await gateway.reply()
     other = JobCounters(gateway.clock)
@@ -377,17 +353,13 @@ async def test_metrics_have_counters_of_all_processes(
     assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
 
 
-async def test_metrics_need_the_counts_of_all_processes(
-    gateway: RunningGateway,
-) -> None:
+async def test_metrics_need_the_counts_of_all_processes(gateway: RunningGateway) -> None:
     gateway.payloads.is_down = True
     answer = await gateway.http.get("/metrics")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
-async def test_every_metric_is_documented(
-    gateway: RunningGateway,
-) -> None:
+async def test_every_metric_is_documented(gateway: RunningGateway) -> None:
     text = (await gateway.http.get("/metrics")).text
     shown = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
     listed = set(re.findall(r"^\| `(loosely_gateway_\w+)` \|", OBSERVABILITY, re.MULTILINE))
@@ -395,9 +367,7 @@ async def test_every_metric_is_documented(
 
 
 @pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
-async def test_only_operators_read_the_routes(
-    path: str,
-) -> None:
+async def test_only_operators_read_the_routes(path: str) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
         for name, status in (("a", 403), ("watcher", 200), ("admin", 200), ("acme-admin", 200)):
             answer = await ask(closed, name, path)
@@ -407,9 +377,7 @@ async def test_only_operators_read_the_routes(
         assert (await closed.http.get(path)).status_code == 401
 
 
-async def test_only_admins_cancel_jobs_of_other_tenants(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_only_admins_cancel_jobs_of_other_tenants(caplog: pytest.LogCaptureFixture) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
         job_id = await job_of(closed, "b")
         path = f"/v1/jobs/{job_id}"
@@ -430,9 +398,7 @@ async def test_only_admins_cancel_jobs_of_other_tenants(
         assert (again.status_code, again.json()["result"]) == (200, None)
 
 
-async def test_callers_own_cancellation_is_not_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_callers_own_cancellation_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
         job_id = await job_of(closed, "b")
         with caplog.at_level("INFO"):
@@ -454,9 +420,7 @@ async def test_overview_shows_the_caller() -> None:
     }
 
 
-async def test_caller_without_api_keys_has_all_scopes(
-    gateway: RunningGateway,
-) -> None:
+async def test_caller_without_api_keys_has_all_scopes(gateway: RunningGateway) -> None:
     caller = (await overview(gateway))["caller"]
     assert (caller["name"], caller["tenant"]) == ("", "")
     assert set(caller["scopes"]) == {"admin", "jobs:read", "jobs:write", "ops:read"}

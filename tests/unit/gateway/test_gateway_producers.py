@@ -36,9 +36,7 @@ def error_of(body: bytes) -> JobError:
     return reply.outcome
 
 
-async def test_dead_letter_is_reported_to_the_reply_queue(
-    gateway: RunningGateway,
-) -> None:
+async def test_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGateway) -> None:
     await give_up(gateway, ReplyQueue("answers"))
     ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
@@ -49,17 +47,13 @@ async def test_dead_letter_is_reported_to_the_reply_queue(
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_report_contains_the_reason(
-    gateway: RunningGateway,
-) -> None:
+async def test_report_contains_the_reason(gateway: RunningGateway) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
     body: Any = gateway.queues.sent[0][1].body
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_expired_message_is_reported_and_not_stored(
-    gateway: RunningGateway,
-) -> None:
+async def test_expired_message_is_reported_and_not_stored(gateway: RunningGateway) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
     body: Any = gateway.queues.sent[0][1].body
     error = error_of(b"".join(body))
@@ -75,17 +69,13 @@ async def test_unusable_reply_queue_gets_no_report(gateway: RunningGateway, queu
     assert "dead-letters/noop/m-1" in gateway.payloads.blobs
 
 
-async def test_trigger_fails_while_service_bus_is_down(
-    gateway: RunningGateway,
-) -> None:
+async def test_trigger_fails_while_service_bus_is_down(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     with pytest.raises(Unavailable):
         await give_up(gateway, ReplyQueue("answers"))
 
 
-async def test_no_reply_address_means_no_report(
-    gateway: RunningGateway,
-) -> None:
+async def test_no_reply_address_means_no_report(gateway: RunningGateway) -> None:
     await give_up(gateway, None)
     assert not gateway.queues.sent
     assert not gateway.durable.runs

@@ -98,9 +98,7 @@ def test_merged_counts_equal_those_of_one_process(found: list[Any], shares: list
 
 
 @given(st.lists(st.floats(0.0011, 2000), min_size=1, max_size=200))
-def test_quantile_is_exact_up_to_a_factor_of_1_42(
-    durations: list[float],
-) -> None:
+def test_quantile_is_exact_up_to_a_factor_of_1_42(durations: list[float]) -> None:
     histogram = Histogram()
     for duration in durations:
         histogram.observe(duration)
@@ -301,9 +299,7 @@ def test_empty_queue_changes_no_count() -> None:
     assert counters.minutes[MINUTE]["noop"].waiting == 3
 
 
-def test_heartbeats_and_sums_are_small(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_heartbeats_and_sums_are_small(capsys: pytest.CaptureFixture[str]) -> None:
     """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
 
     Print both sizes, and how many times a minute a worker writes its heartbeat and a gateway

@@ -54,9 +54,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_seconds_per_job_are_finite(
-    found: list[ReplySample],
-) -> None:
+def test_seconds_per_job_are_finite(found: list[ReplySample]) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -64,9 +62,7 @@ def test_seconds_per_job_are_finite(
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_long_queue_runs_at_the_time_between_replies(
-    batch_size: int,
-) -> None:
+def test_long_queue_runs_at_the_time_between_replies(batch_size: int) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.35)
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)

@@ -103,9 +103,7 @@ def test_reason_follows_from_the_workers_states(
 
 
 @pytest.mark.parametrize("normal", [0, None])
-def test_empty_or_unknown_queue_has_no_reason(
-    normal: int | None,
-) -> None:
+def test_empty_or_unknown_queue_has_no_reason(normal: int | None) -> None:
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
@@ -167,9 +165,7 @@ def test_each_problem_of_a_queue_is_a_warning(queue: QueueFigures, code: Verdict
         replace(IDLE, ended_count=100, failed_count=40),
     ],
 )
-def test_figures_below_the_limits_are_no_warning(
-    queue: QueueFigures,
-) -> None:
+def test_figures_below_the_limits_are_no_warning(queue: QueueFigures) -> None:
     assert [each.code for each in judge([queue], [LOADED], NOW)] == [VerdictCode.ALL_WELL]
 
 

@@ -28,9 +28,7 @@ async def test_queued_job_shows_its_position(gateway: RunningGateway) -> None:
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_simultaneous_requests_share_a_count(
-    gateway: RunningGateway,
-) -> None:
+async def test_simultaneous_requests_share_a_count(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(seconds=6)
     gateway.queues.look_count = 0
@@ -44,9 +42,7 @@ async def test_simultaneous_requests_share_a_count(
     assert gateway.queues.look_count == 2
 
 
-async def test_job_without_worker_is_cold_starting(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_without_worker_is_cold_starting(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     heard(gateway, 0.1)
     gateway.clock.now += timedelta(milliseconds=6000)
@@ -69,9 +65,7 @@ BROKEN = ModelHeartbeat(
 LOADED = ModelHeartbeat("noop", ModelState.LOADED, load_seconds=1)
 
 
-async def test_job_of_a_model_that_cannot_load_says_so(
-    gateway: RunningGateway,
-) -> None:
+async def test_job_of_a_model_that_cannot_load_says_so(gateway: RunningGateway) -> None:
     beat(gateway, models=(BROKEN,))
     heard(gateway, 0.1)
     job_id = await gateway.accept()
@@ -94,9 +88,7 @@ async def test_job_that_another_worker_may_run_is_queued(
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_repaired_model_is_broken_for_ten_seconds(
-    gateway: RunningGateway,
-) -> None:
+async def test_repaired_model_is_broken_for_ten_seconds(gateway: RunningGateway) -> None:
     beat(gateway, models=(BROKEN,))
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=1000)
@@ -119,9 +111,7 @@ async def test_unreadable_heartbeats_do_not_matter(
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_position_is_unknown_without_a_count(
-    gateway: RunningGateway,
-) -> None:
+async def test_position_is_unknown_without_a_count(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(seconds=6)
     gateway.queues.is_down = True
@@ -144,9 +134,7 @@ async def test_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_model_shows_queue_length_and_wait(
-    gateway: RunningGateway,
-) -> None:
+async def test_model_shows_queue_length_and_wait(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 9
     heard(gateway, 2.0)
     models = (await gateway.http.get("/v1/models")).json()["models"]
@@ -201,9 +189,7 @@ async def test_saturated_queue_is_accepted_by_setting() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_old_count_refuses_no_job(
-    gateway: RunningGateway,
-) -> None:
+async def test_old_count_refuses_no_job(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
@@ -211,9 +197,7 @@ async def test_old_count_refuses_no_job(
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_change_the_wait(
-    gateway: RunningGateway,
-) -> None:
+async def test_only_accepted_replies_change_the_wait(gateway: RunningGateway) -> None:
     async def estimated() -> float | None:
         model = (await gateway.http.get("/v1/models/noop")).json()
         wait: float | None = model["estimated_wait_seconds"]
@@ -235,9 +219,7 @@ async def test_only_accepted_replies_change_the_wait(
     assert await estimated() is not None
 
 
-async def test_cancelled_request_does_not_cancel_the_count(
-    gateway: RunningGateway,
-) -> None:
+async def test_cancelled_request_does_not_cancel_the_count(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(seconds=6)
     gate = asyncio.Event()

@@ -114,9 +114,7 @@ async def test_dead_letter_is_found(
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_http_queries_match_submissions_or_replies(
-    query: str,
-) -> None:
+def test_http_queries_match_submissions_or_replies(query: str) -> None:
     if "matches regex" in query:
         [pattern] = re.findall(r'matches regex @"(.*?)"', query)
         is_of_replies = "replies = " in query
@@ -129,9 +127,7 @@ def test_http_queries_match_submissions_or_replies(
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_no_query_counts_sampled_rows(
-    query: str,
-) -> None:
+def test_no_query_counts_sampled_rows(query: str) -> None:
     if re.search(r"\b(requests|traces)\b", query):  # other tables are not sampled
         assert "count()" not in query
     assert query.count("(") == query.count(")")
