@@ -106,7 +106,7 @@ class DeliveryHistory:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "DeliveryHistory":
-        """Return the history that `to_bytes` has encoded; NO_HISTORY if `data` is empty."""
+        """Return the history that `to_bytes` has encoded."""
         return cls(*data)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from worker.processes.lock_journal import read_slots
+from worker.processes.lock_journal import SUFFIX, read_slots
 
 _log = logging.getLogger(__name__)
 
@@ -204,9 +204,9 @@ class LoadJournal:
         Then a job may be the cause. Call this before this process takes over the lock journals.
         """
         assert self._lock_folder is not None
-        for path in self._lock_folder.glob(f"*-{process}-*.locks*"):
+        for path in self._lock_folder.glob(f"*-{process}-*{SUFFIX}"):
             with contextlib.suppress(OSError):
-                if read_slots(path.read_bytes(), path.suffix):
+                if read_slots(path.read_bytes()):
                     return True
         return False
 

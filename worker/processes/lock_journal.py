@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import struct
 import threading
 import uuid
 from collections.abc import Iterator
@@ -35,14 +36,11 @@ from worker.processes.history import (
 # The format of the files with one suffix must not change, because workers of different versions
 # share a folder. A file is a row of slots. A slot has one byte with the message's state, which is 0
 # if the slot is free, a lock token, the delivery history, and the message's sequence number, which
-# is 0 before the message was read. Workers of earlier versions write files with the suffix
-# OLD_SUFFIX, whose slots end after the lock token and have only the states 0 and 1.
+# is 0 before the message was read.
 SUFFIX: Final = ".locks2"
-OLD_SUFFIX: Final = ".locks"
 _TOKEN_BYTES: Final = 16
-_NUMBER_BYTES: Final = 8
-_DETAIL_BYTES: Final = HISTORY_BYTES + _NUMBER_BYTES
-_SLOT_BYTES: Final = {SUFFIX: 1 + _TOKEN_BYTES + _DETAIL_BYTES, OLD_SUFFIX: 1 + _TOKEN_BYTES}
+_SLOT: Final = struct.Struct(f"<B{_TOKEN_BYTES}s{HISTORY_BYTES}sq")
+_DETAIL_BYTES: Final = _SLOT.size - 1 - _TOKEN_BYTES
 _FIRST_SLOT_COUNT: Final = 200
 _FREE: Final = 0
 _NO_DETAILS: Final = bytes(_DETAIL_BYTES)
@@ -170,12 +168,12 @@ class LockJournal:
         token.
         """
         found: dict[bytes, LeftMessage] = {}
-        for path in sorted(self._folder.glob(f"{self._prefix}-*{OLD_SUFFIX}*")):
+        for path in sorted(self._folder.glob(f"{self._prefix}-*{SUFFIX}")):
             with _locked(path) as content:
                 if content is None:
                     continue
                 known = death if death is not None and death.pid == _writer_of(path) else None
-                for token, state, history, number in read_slots(content, path.suffix):
+                for token, state, history, number in read_slots(content):
                     after = history_after_death(
                         state, history, is_crash=known is not None and known.is_crash
                     )
@@ -198,7 +196,7 @@ class LockJournal:
 
     def _map(self, slot_count: int) -> mmap.mmap:
         """Extend the file to `slot_count` slots for one token each, and map it into memory."""
-        size_bytes = slot_count * _SLOT_BYTES[SUFFIX]
+        size_bytes = slot_count * _SLOT.size
         old_bytes = os.fstat(self._file).st_size
         # The new slots are filled with zeros. If the file were only extended, a later write to a
         # mapped page could kill the process when the disk is full.
@@ -226,39 +224,28 @@ class LockJournal:
 def _encode_details(history: DeliveryHistory, sequence_number: int) -> bytes:
     # Most messages have no history.
     counts = bytes(HISTORY_BYTES) if history is NO_HISTORY else history.to_bytes()
-    return counts + sequence_number.to_bytes(_NUMBER_BYTES, "little", signed=True)
+    return counts + sequence_number.to_bytes(8, "little", signed=True)
 
 
 def write_slot(slots: mmap.mmap, slot: int, state: LockState, token: bytes, details: bytes) -> None:
     """Write a token into a slot. If the slot is free, a reader never sees a part of the content."""
-    size_bytes = _SLOT_BYTES[SUFFIX]
-    begin = slot * size_bytes
-    slots[begin + 1 : begin + size_bytes] = token + details
+    begin = slot * _SLOT.size
+    slots[begin + 1 : begin + _SLOT.size] = token + details
     slots[begin] = state
 
 
 def set_slot_state(slots: mmap.mmap, slot: int, state: int) -> None:
     """Change the state in a slot; 0 marks the slot as free."""
-    slots[slot * _SLOT_BYTES[SUFFIX]] = state
+    slots[slot * _SLOT.size] = state
 
 
-def read_slots(content: bytes, suffix: str = SUFFIX) -> list[Slot]:
-    """Return the used slots in the content of a journal, whose path ends in `suffix`."""
-    size_bytes = _SLOT_BYTES[suffix]
-    slots = [
-        content[begin : begin + size_bytes]
-        for begin in range(0, len(content) - size_bytes + 1, size_bytes)
-    ]
-    middle, last = 1 + _TOKEN_BYTES, 1 + _TOKEN_BYTES + HISTORY_BYTES
+def read_slots(content: bytes) -> list[Slot]:
+    """Return the used slots in the content of a journal."""
+    whole = content[: len(content) // _SLOT.size * _SLOT.size]
     return [
-        Slot(
-            slot[1:middle],
-            LockState(slot[0]),
-            DeliveryHistory.from_bytes(slot[middle:last]),
-            int.from_bytes(slot[last:], "little", signed=True),
-        )
-        for slot in slots
-        if slot[0] != _FREE
+        Slot(token, LockState(state), DeliveryHistory.from_bytes(history), number)
+        for state, token, history, number in _SLOT.iter_unpack(whole)
+        if state != _FREE
     ]
 
 

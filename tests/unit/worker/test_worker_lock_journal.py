@@ -19,7 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from contract.names import PROPERTY_DELIVERY_HISTORY, PROPERTY_WORKER_DEATH
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
 from worker.processes.lock_journal import (
-    OLD_SUFFIX,
     LockJournal,
     WorkerDeath,
     read_slots,
@@ -261,14 +260,3 @@ def test_only_a_running_job_learns_how_its_worker_died(
     assert (left.properties.get(PROPERTY_WORKER_DEATH) == str(CRASH)) is is_told
     assert PROPERTY_DELIVERY_HISTORY in left.properties
     successor.close()
-
-
-def test_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
-    dead = LockJournal(tmp_path, HOST, "noop")
-    old = dead.path.with_suffix(OLD_SUFFIX)
-    old.write_bytes((b"\1" + token(1) + b"\0" + token(2) + b"\1" + token(3)).ljust(400, b"\0"))
-    left = dead.take_over_journals(CRASH)
-    assert list(left) == [token(1), token(3)]
-    assert {each.history for each in left.values()} == {None}
-    assert not old.exists()
-    dead.close()
