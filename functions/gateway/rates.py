@@ -40,14 +40,6 @@ def parse_rate(text: str) -> Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenBucket:
-    """A token bucket, with the number of tokens that it contained at the time `at_seconds`."""
-
-    tokens: float
-    at_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class RateDecision:
     """Whether a request is allowed, and how many more requests the caller may send now."""
 
@@ -64,44 +56,6 @@ class RateDecision:
         return f'"default";r={self.remaining};t={self.full_in_seconds}'
 
 
-def take_token(
-    limit: Rate, bucket: TokenBucket | None, now_seconds: float
-) -> tuple[TokenBucket, RateDecision]:
-    """Take a token if the bucket has one; return the new bucket and the decision.
-
-    `bucket` is None for the first request of a caller. If the clock was set back, the bucket keeps
-    its tokens.
-    """
-    a_second = limit.count / limit.seconds
-    tokens = float(limit.count)
-    if bucket is not None:
-        elapsed = max(0.0, now_seconds - bucket.at_seconds)
-        tokens = min(tokens, bucket.tokens + elapsed * a_second)
-    is_allowed = tokens >= 1.0 - _ROUNDING
-    if is_allowed:
-        tokens = max(0.0, tokens - 1.0)
-    new_bucket = TokenBucket(tokens, now_seconds)
-    return new_bucket, _describe(limit, new_bucket, is_allowed=is_allowed)
-
-
-def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
-    """Take `count` more tokens for an allowed request, even if the bucket has fewer."""
-    charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
-    return charged, _describe(limit, charged, is_allowed=True)
-
-
-def _describe(limit: Rate, bucket: TokenBucket, *, is_allowed: bool) -> RateDecision:
-    a_second = limit.count / limit.seconds
-    whole = max(0, math.floor(bucket.tokens + _ROUNDING))
-    missing = 0.0 if whole >= 1 else 1.0 - bucket.tokens
-    return RateDecision(
-        is_allowed,
-        whole,
-        math.ceil((limit.count - bucket.tokens) / a_second - _ROUNDING),
-        math.ceil(missing / a_second - _ROUNDING),
-    )
-
-
 # Fractions of a token are summed. Rounding must not refuse a caller that has waited long enough.
 _ROUNDING: Final = 1e-6
 
@@ -111,15 +65,38 @@ class RateLimiter:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """By caller, the number of tokens, and the time in seconds at which it was right."""
 
     def take(self, name: str, limit: Rate) -> RateDecision:
-        """Decide whether a request is allowed; if so, take one token from the caller's bucket."""
+        """Decide whether a request is allowed; if so, take one token from the caller's bucket.
+
+        If the clock was set back, the bucket keeps its tokens.
+        """
         now_seconds = self._clock().timestamp()
-        self._buckets[name], decision = take_token(limit, self._buckets.get(name), now_seconds)
-        return decision
+        tokens, at_seconds = self._buckets.get(name, (float(limit.count), now_seconds))
+        added = max(0.0, now_seconds - at_seconds) * limit.count / limit.seconds
+        tokens = min(float(limit.count), tokens + added)
+        is_allowed = tokens >= 1.0 - _ROUNDING
+        if is_allowed:
+            tokens = max(0.0, tokens - 1.0)
+        self._buckets[name] = tokens, now_seconds
+        return _describe(limit, tokens, is_allowed=is_allowed)
 
     def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
-        """Take `count` more tokens for an allowed request, and return a new decision."""
-        self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
-        return decision
+        """Take `count` more tokens for an allowed request, even if the bucket has fewer."""
+        tokens, at_seconds = self._buckets[name]
+        self._buckets[name] = tokens - count, at_seconds
+        return _describe(limit, tokens - count, is_allowed=True)
+
+
+def _describe(limit: Rate, tokens: float, *, is_allowed: bool) -> RateDecision:
+    a_second = limit.count / limit.seconds
+    whole = max(0, math.floor(tokens + _ROUNDING))
+    missing = 0.0 if whole >= 1 else 1.0 - tokens
+    return RateDecision(
+        is_allowed,
+        whole,
+        math.ceil((limit.count - tokens) / a_second - _ROUNDING),
+        math.ceil(missing / a_second - _ROUNDING),
+    )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.rates import Rate, RateLimiter, TokenBucket, charge_tokens, parse_rate, take_token
+from gateway.rates import Rate, RateDecision, RateLimiter, parse_rate
 
 RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
@@ -25,41 +25,60 @@ def test_malformed_rate_is_refused(text: str) -> None:
         parse_rate(text)
 
 
+class Limited:
+    """A rate limiter with one caller, whose clock starts at the Unix epoch."""
+
+    def __init__(self, limit: Rate) -> None:
+        self.limit = limit
+        self.now = datetime(1970, 1, 1, tzinfo=UTC)
+        self._limiter = RateLimiter(lambda: self.now)
+
+    def take(self) -> RateDecision:
+        return self._limiter.take("a", self.limit)
+
+    def charge(self, count: int) -> RateDecision:
+        return self._limiter.charge("a", self.limit, count)
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
 def test_headers_show_limit_and_remaining_requests() -> None:
-    limit = Rate(10, 60)
-    _, decision = take_token(limit, None, 0)
-    assert limit.policy == '"default";q=10;w=60'
-    assert decision.header == '"default";r=9;t=6'
+    limited = Limited(Rate(10, 60))
+    assert limited.limit.policy == '"default";q=10;w=60'
+    assert limited.take().header == '"default";r=9;t=6'
 
 
 @settings(max_examples=200)
-@given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_simultaneous_requests_are_allowed_up_to_the_quota(limit: Rate, at_seconds: float) -> None:
-    bucket: TokenBucket | None = None
+@given(limit=RATES)
+def test_simultaneous_requests_are_allowed_up_to_the_quota(limit: Rate) -> None:
+    limited = Limited(limit)
     for left in range(limit.count - 1, -1, -1):
-        bucket, decision = take_token(limit, bucket, at_seconds)
+        decision = limited.take()
         assert (decision.is_allowed, decision.remaining) == (True, left)
-    bucket, decision = take_token(limit, bucket, at_seconds)
+    decision = limited.take()
     assert not decision.is_allowed
     assert decision.full_in_seconds == limit.seconds
     # A caller that has waited for Retry-After is allowed.
     assert decision.retry_after_seconds >= 1
-    _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
-    assert again.is_allowed
+    limited.wait(decision.retry_after_seconds)
+    assert limited.take().is_allowed
 
 
 @settings(max_examples=200)
 @given(limit=RATES, count=st.integers(1, 5_000))
 def test_request_over_the_quota_must_wait_as_told(limit: Rate, count: int) -> None:
-    bucket, _ = take_token(limit, None, 0)
-    bucket, charged = charge_tokens(limit, bucket, count)
+    limited = Limited(limit)
+    limited.take()
+    charged = limited.charge(count)
     assert charged.remaining == max(0, limit.count - 1 - count)
-    wait_seconds = charged.retry_after_seconds
-    if wait_seconds > 1:
-        _, early = take_token(limit, bucket, wait_seconds - 1)
-        assert not early.is_allowed
-    _, later = take_token(limit, bucket, wait_seconds)
-    assert later.is_allowed
+    if charged.retry_after_seconds > 1:
+        limited.wait(charged.retry_after_seconds - 1)
+        assert not limited.take().is_allowed
+        limited.wait(1)
+    else:
+        limited.wait(charged.retry_after_seconds)
+    assert limited.take().is_allowed
 
 
 @settings(max_examples=200)
@@ -68,22 +87,24 @@ def test_request_over_the_quota_must_wait_as_told(limit: Rate, count: int) -> No
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
 def test_quota_and_elapsed_time_bound_the_requests(limit: Rate, pauses: list[float]) -> None:
-    bucket: TokenBucket | None = None
-    now, allowed = 0.0, 0
+    limited, allowed = Limited(limit), 0
+    begin = limited.now + timedelta(seconds=pauses[0])
     for pause in pauses:
-        now += pause
-        bucket, decision = take_token(limit, bucket, now)
+        limited.wait(pause)
+        decision = limited.take()
         allowed += decision.is_allowed
         assert 0 <= decision.remaining < limit.count or limit.count == 1
         assert (decision.retry_after_seconds == 0) == (decision.remaining >= 1)
-    assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
+    elapsed_seconds = (limited.now - begin).total_seconds()
+    assert allowed <= limit.count + elapsed_seconds * limit.count / limit.seconds + 0.01
 
 
 def test_clock_set_back_removes_no_tokens() -> None:
-    limit = Rate(2, 10)
-    bucket, _ = take_token(limit, None, 1_000.0)
-    _, decision = take_token(limit, bucket, 0.0)
-    assert decision.is_allowed
+    limited = Limited(Rate(2, 10))
+    limited.wait(1_000)
+    limited.take()
+    limited.wait(-1_000)
+    assert limited.take().is_allowed
 
 
 class Callers(RuleBasedStateMachine):
