@@ -89,29 +89,20 @@ _Item = TypeVar("_Item")
 
 
 def create_admin_app(
-    broker: Broker,
-    namespace: Namespace | None = None,
-    policies: AccessPolicies | None = None,
-    *,
-    needs_token: bool = True,
+    broker: Broker, namespace: Namespace, policies: AccessPolicies, *, needs_token: bool = True
 ) -> Starlette:
     """Return the ASGI app of the management API, for the broker's event loop.
 
-    Without `namespace`, there are no routes for faults, and a new status detaches no links. Without
-    `policies`, no signature is verified. Unless `needs_token`, requests without a signature are
-    accepted, and policies may have Microsoft's public key.
+    Unless `needs_token`, requests without a signature are accepted, and policies may have
+    Microsoft's public key.
     """
-    api = _Api(broker, namespace, needs_token=needs_token and policies is not None)
-    further = [] if namespace is None else fault_routes(namespace)
-    middleware = []
-    if policies is not None:
-        further += policy_routes(broker, policies, needs_token=needs_token)
-        middleware.append(Middleware(_TokenCheck, policies=policies, needs_token=needs_token))
+    api = _Api(broker, namespace, needs_token=needs_token)
     return Starlette(
-        middleware=middleware,
+        middleware=[Middleware(_TokenCheck, policies=policies, needs_token=needs_token)],
         routes=[
             Route(f"/{RESERVED_NAME}", api.health),
-            *further,
+            *fault_routes(namespace),
+            *policy_routes(broker, policies, needs_token=needs_token),
             Route("/$emulator/topics", api.topics),
             Route("/$Resources/{kind}", api.wrap(api.list)),
             Route("/$namespaceinfo", api.namespace_info),
@@ -195,7 +186,7 @@ class _TokenCheck:
 class _Api:
     """The request handlers of the management API."""
 
-    def __init__(self, broker: Broker, namespace: Namespace | None, *, needs_token: bool) -> None:
+    def __init__(self, broker: Broker, namespace: Namespace, *, needs_token: bool) -> None:
         self._broker = broker
         self._needs_token = needs_token
         self._namespace = namespace
@@ -281,8 +272,7 @@ class _Api:
     ) -> Response:
         settings = changed_settings(queue.settings, properties, rules)
         queue = await self._broker.update_queue(settings)
-        if self._namespace is not None:
-            self._namespace.detach_disabled_links(queue)
+        self._namespace.detach_disabled_links(queue)
         return _atom(to_bytes(_entry(request, queue)))
 
     async def delete(self, request: Request) -> Response:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.administration import create_admin_app, read_rules, settings_from
@@ -42,10 +43,14 @@ def entry(properties: str = "", prologue: str = "") -> str:
     )
 
 
+def admin_app(servicebus: RunningBroker) -> Starlette:
+    namespace = Namespace(servicebus.broker, POLICIES, servicebus.clock)
+    return create_admin_app(servicebus.broker, namespace, POLICIES, needs_token=False)
+
+
 @pytest.fixture
 async def client(servicebus: RunningBroker) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_admin_app(servicebus.broker)
-    transport = httpx.ASGITransport(app=app)
+    transport = httpx.ASGITransport(app=admin_app(servicebus))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
@@ -211,8 +216,6 @@ async def test_disconnect_during_the_body_is_no_error(
     async def send(_: MutableMapping[str, Any]) -> None:
         """Discard the response, which the client does not read."""
 
-    namespace = Namespace(servicebus.broker, POLICIES, servicebus.clock)
-    app = create_admin_app(servicebus.broker, namespace)
     scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
-    await app(scope, receive, send)
+    await admin_app(servicebus)(scope, receive, send)
     assert len(servicebus.broker.queues()) == 1
