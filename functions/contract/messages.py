@@ -21,7 +21,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -416,7 +416,7 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
         "parameters": dict(request.parameters),
         "created_at": format_time(request.created_at),
         "deadline": format_time(request.deadline),
-        "reply_to": _reply_to_json(request.reply_to),
+        "reply_to": None if request.reply_to is None else asdict(request.reply_to),
         "attempt": request.attempt,
     }
 
@@ -424,7 +424,10 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
 def request_from_json(value: Json) -> JobRequest:
     """Read a request from a JSON object."""
     fields, has_names = _read_version(value)
-    reply_to = fields.optional(fields.child, "reply_to")
+    reply_to: ReplyTo | None = None
+    if address := fields.optional(fields.child, "reply_to"):
+        has_queue = address.has("queue")
+        reply_to = ReplyQueue(address.text("queue")) if has_queue else ReplyUrl(address.text("url"))
     return JobRequest(
         job_id=_read_job_id(fields),
         model=fields.text("model"),
@@ -432,7 +435,7 @@ def request_from_json(value: Json) -> JobRequest:
         created_at=fields.time("created_at"),
         deadline=fields.time("deadline"),
         parameters=fields.mapping("parameters"),
-        reply_to=_reply_to_from_json(reply_to) if reply_to else None,
+        reply_to=reply_to,
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
         # In a message of schema version 1, `inputs` is an unknown field like any other.
         extra=fields.others(_REQUEST_FIELDS | {"inputs"} if has_names else _REQUEST_FIELDS),
@@ -456,7 +459,7 @@ def reply_to_json(reply: JobReply) -> dict[str, Json]:
         **({"results": named} if named else {}),
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
-        "timing": _timing_to_json(reply.timing),
+        "timing": without_none(asdict(reply.timing)),
         "attempt": reply.attempt,
     }
 
@@ -556,12 +559,7 @@ def _read_named(fields: Fields, kind: str, read: Callable[[Fields], _T]) -> dict
 
 def error_to_json(error: JobError) -> dict[str, Json]:
     """Return a job's error as a JSON object."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "stage": error.stage.value,
-        "retryable": error.retryable,
-    }
+    return {**asdict(error), "stage": error.stage.value}
 
 
 def error_from_json(fields: Fields | None) -> JobError:
@@ -630,32 +628,6 @@ def _read_job_id(fields: Fields) -> str:
             "first is a letter or digit"
         )
     return job_id
-
-
-def _reply_to_json(reply_to: ReplyTo | None) -> dict[str, Json] | None:
-    match reply_to:
-        case None:
-            return None
-        case ReplyUrl(url):
-            return {"url": url}
-        case ReplyQueue(queue):
-            return {"queue": queue}
-
-
-def _reply_to_from_json(fields: Fields) -> ReplyTo:
-    has_queue = fields.has("queue")
-    return ReplyQueue(fields.text("queue")) if has_queue else ReplyUrl(fields.text("url"))
-
-
-def _timing_to_json(timing: Timing) -> dict[str, Json]:
-    return without_none(
-        {
-            "queued_ms": timing.queued_ms,
-            "inference_ms": timing.inference_ms,
-            "batch_size": timing.batch_size,
-            "delivery": None if timing.delivery is None else dict(timing.delivery),
-        }
-    )
 
 
 def _timing_from_json(fields: Fields) -> Timing:

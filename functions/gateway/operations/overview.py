@@ -43,7 +43,7 @@ from gateway.operations.verdicts import (
 from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.workers import SeenWorker, WorkerHeartbeats, WorkerState
-from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.storage.blobs import Blobs
 from gateway.storage.decoded_blobs import DecodedBlobs
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
 
@@ -290,7 +290,12 @@ class Operations:
         self._has_minute_sums = has_minute_sums
         self._blobs = blobs
         self._begun_at = clock()
-        self._letters = DecodedBlobs(blobs, DEAD_LETTERS, _is_redriven, MAX_LETTERS)
+        # The content of each blob is whether the dead letter was redriven.
+        self._letters = DecodedBlobs(
+            *(blobs, DEAD_LETTERS),
+            lambda blob, data: read_letter(blob.name, data).is_redriven,
+            MAX_LETTERS,
+        )
         self._dead: tuple[datetime, dict[str, int]] | None = None
         self._oldest: dict[str, tuple[datetime, datetime | None]] = {}
         self._last: Figures | None = None
@@ -565,10 +570,6 @@ def _minute_of(now: datetime) -> int:
 
 def _is_fresh(at: datetime, now: datetime, seconds: float) -> bool:
     return timedelta(0) <= now - at <= timedelta(seconds=seconds)
-
-
-def _is_redriven(blob: ListedBlob, data: bytes) -> bool:
-    return read_letter(blob.name, data).is_redriven
 
 
 def _quantiles(histogram: Histogram) -> OpsQuantiles | None:

@@ -161,7 +161,10 @@ def _reason_of_workers(
         return WaitReason(WaitCode.WORKER_STARTING, text + duration_text(max(0.0, seconds)))
     if unloaded := by_state.get(ModelState.UNLOADED):
         return _memory_reason(model, [worker for worker, _ in unloaded])
-    return _broken_reason([beat for _, beat in alive])
+    if all(beat.code == OUT_OF_MEMORY for _, beat in alive):
+        return WaitReason(WaitCode.NO_MEMORY, "the model does not fit into the device's memory")
+    problem = _problem_of(alive[0][1])
+    return WaitReason(WaitCode.MODEL_BROKEN, f"the model cannot be loaded: {problem}")
 
 
 def judge(  # noqa: PLR0913 - everything that is judged
@@ -394,17 +397,9 @@ def _memory_reason(model: str, workers: Sequence[SeenWorker]) -> WaitReason:
         }
     )
     if others:
-        return WaitReason(
-            WaitCode.OTHER_MODEL_RUNS, f"it is the turn of {', '.join(others)} on the device"
-        )
+        text = f"it is the turn of {', '.join(others)} on the device"
+        return WaitReason(WaitCode.OTHER_MODEL_RUNS, text)
     return WaitReason(WaitCode.NO_MEMORY, "no device has enough free memory for the model")
-
-
-def _broken_reason(beats: Sequence[ModelHeartbeat]) -> WaitReason:
-    first = beats[0]
-    if all(beat.code == OUT_OF_MEMORY for beat in beats):
-        return WaitReason(WaitCode.NO_MEMORY, "the model does not fit into the device's memory")
-    return WaitReason(WaitCode.MODEL_BROKEN, f"the model cannot be loaded: {_problem_of(first)}")
 
 
 def _problem_of(beat: ModelHeartbeat) -> str:
