@@ -1,5 +1,10 @@
-"""Test the metrics that Prometheus scrapes from a worker."""
+"""Test the metrics that Prometheus scrapes from a worker, and the document that lists them."""
 
+import re
+from pathlib import Path
+
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
@@ -120,3 +125,29 @@ def test_accept_header_chooses_the_format() -> None:
     names = {family.name for family in plain(body.decode())}
     assert {"loosely_worker_queue_wait_seconds", "loosely_worker_received"} <= names
     assert "process_resident_memory_bytes" in names
+
+
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/observability.md"
+ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)
+
+
+def test_documented_metrics_are_those_of_the_worker() -> None:
+    told = {
+        (name, kind, labels.strip(), text)
+        for name, kind, labels, text in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))
+    }
+    assert told == set(metrics())
+
+
+def metrics() -> list[tuple[str, str, str, str]]:
+    collectors = Metrics().registry._collector_to_names
+    ours = [one for one in collectors if isinstance(one, MetricWrapperBase)]
+    return [
+        (
+            one._name + ("_total" if isinstance(one, Counter) else ""),
+            str(one._type),
+            ", ".join(one._labelnames),
+            one._documentation,
+        )
+        for one in ours
+    ]

@@ -1,7 +1,6 @@
 """Test progress reports of running jobs, and the cancellation of running jobs."""
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,8 +9,9 @@ from typing import Any
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.messages import PayloadRef, ReplyUrl
+from contract.messages import ReplyUrl
 from tests.unit.worker.received import locked_message, received_job
+from tests.unit.worker.recorded_jobs import RecordedBlobs
 from worker.errors import Cancelled, Expired, LockLost
 from worker.inference.loaded_model import NullContext
 from worker.inputs.payloads import BlobPayloads
@@ -22,16 +22,6 @@ from worker.replies import GatewayClient
 from worker.servicebus.receiver import LockRenewer
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
-
-
-class NoBlobs:
-    """A blob store that these tests do not use."""
-
-    def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        raise AssertionError("nothing is read here")
-
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        raise AssertionError("nothing is written here")
 
 
 @dataclass
@@ -52,7 +42,9 @@ class ProgressGateway:
 
     def __post_init__(self) -> None:
         self.locks = LockRenewer(lambda: self.now)
-        services = ChildServices(GatewayClient(frozenset()), Catalogue({}), BlobPayloads(NoBlobs()))
+        services = ChildServices(
+            GatewayClient(frozenset()), Catalogue({}), BlobPayloads(RecordedBlobs())
+        )
         self.reporter = ProgressReporter(
             self.post,
             lambda url: JobChildren(services, url, nullcontext, lambda: False),

@@ -1,10 +1,49 @@
-"""Test the reply cache: the keys of replies, and the limits on their total size and age."""
+"""Test which reply addresses are allowed, and how long replies are cached."""
 
 from dataclasses import replace
 
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.messages import ReplyQueue, ReplyUrl
+from contract.settings import AzureEndpoint
 from tests.unit.worker.received import locked_message
-from worker.replies import ReplyCache
+from worker.errors import ReplyForbidden
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
+from worker.servicebus.sender import QueueReplies
+
+
+@pytest.fixture
+def senders() -> ReplySenders:
+    return ReplySenders(
+        GatewayClient(frozenset({"127.0.0.1:1"})),
+        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
+    )
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        ReplyUrl("http://127.0.0.1:2/v1/jobs/a/reply"),
+        ReplyUrl("http://127.0.0.1:1/v1/models/noop/jobs"),
+        ReplyQueue("noop"),
+        ReplyQueue("NOOP"),
+        ReplyQueue("noop/$DeadLetterQueue"),
+    ],
+)
+def test_forbidden_address_is_refused(
+    senders: ReplySenders, reply_to: ReplyUrl | ReplyQueue
+) -> None:
+    with pytest.raises(ReplyForbidden):
+        senders.check_reply_address(reply_to)
+
+
+def test_allowed_address_is_accepted(senders: ReplySenders) -> None:
+    for reply_to in (None, ReplyQueue("replies")):
+        senders.check_reply_address(reply_to)
+    senders.send_reply(None, b"{}", "job", lambda seconds: False)
+
 
 DELIVERY = locked_message(queue="queue", sequence_number=7)
 
