@@ -1,17 +1,12 @@
 """Lock the packages of the worker's image and of the Function App to versions and hashes.
 
-`python -m infra.lock` (`./dev lock`) writes
+`./dev lock` writes
 
     worker/requirements.lock          what the worker needs, without PyTorch
-    worker/requirements-torch.lock    PyTorch with CUDA
+    worker/requirements-torch.lock    PyTorch with CUDA, whose CPU builds have other hashes
     functions/requirements.txt        what the Function App needs
 
-from worker/requirements.txt and functions/requirements.in. Each package gets the version with which
-the tests run, if the deployment's Python can use this version. With `--upgrade`, each package gets
-its newest version instead. pip installs a downloaded package only if it has one of the hashes.
-
-PyTorch has its own package lock, because the CPU builds of PyTorch are in another index and have
-other hashes.
+Each package gets the version with which the tests run, or the newest one with `--upgrade`.
 """
 
 import argparse
@@ -72,10 +67,7 @@ class LockedPackage:
 
 
 def read_lock(text: str) -> list[LockedPackage]:
-    """Return the packages of a package lock.
-
-    Raises ValueError for a line that is not a valid requirement.
-    """
+    """Return the packages of a package lock. Raises ValueError for an invalid requirement."""
     packages = []
     for line in text.replace("\\\n", " ").splitlines():
         if not line.strip() or line.startswith("#"):

@@ -1,7 +1,7 @@
 """Make the Kubernetes objects of a model: Deployment, ScaledObject and PodDisruptionBudget.
 
-A value in capitals, for example SERVICE_BUS_NAMESPACE, is a placeholder. kustomize replaces it with
-a value from infra/k8s/base/workers/deployment.env.
+kustomize replaces a value in capitals, such as SERVICE_BUS_NAMESPACE, with a value from
+infra/k8s/base/workers/deployment.env.
 """
 
 from collections.abc import Iterable
@@ -26,12 +26,7 @@ ModelDescription = tuple[ModelEntry, list[dict[str, Any]], int]
 
 
 def render_manifests(models: Iterable[ModelDescription]) -> str:
-    """Return the manifests of all models as one YAML stream.
-
-    Args:
-        models: One description for each model: the catalogue entry, the settings of the KEDA
-            triggers, and the grace period of the pods in seconds.
-    """
+    """Return the manifests of all models as one YAML stream."""
     every = [
         document
         for model, queues, grace in models
@@ -165,12 +160,7 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 
 
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ScaledObject of a model's workers.
-
-    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the number of
-    workers that the model's catalogue entry demands: `min_workers`, or `warm_workers` in a warm
-    period.
-    """
+    """Return the ScaledObject of a model's workers, by which KEDA starts and stops them."""
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -199,12 +189,7 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
             "triggers": [
                 {
                     "type": "azure-servicebus",
-                    "metadata": {
-                        "queueName": queue["name"],
-                        "namespace": "SERVICE_BUS_NAMESPACE",
-                        "messageCount": str(queue["messageCount"]),
-                        "activationMessageCount": str(queue["activationMessageCount"]),
-                    },
+                    "metadata": make_queue_trigger(queue, namespace="SERVICE_BUS_NAMESPACE"),
                     "authenticationRef": {"name": "servicebus"},
                 }
                 for queue in queues
@@ -217,6 +202,12 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
 def count_max_workers(model: ModelEntry) -> int:
     """Return the maximum number of a model's workers in a deployment."""
     return MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS
+
+
+def make_queue_trigger(queue: dict[str, Any], **more: str) -> dict[str, str]:
+    """Return the metadata of KEDA's trigger for a queue."""
+    counts = {key: str(queue[key]) for key in ("messageCount", "activationMessageCount")}
+    return {"queueName": queue["name"], **more, **counts}
 
 
 def make_cron_triggers(model: ModelEntry) -> list[dict[str, str]]:

@@ -1,7 +1,4 @@
-"""Define the results of the smoke test's checks, and print them.
-
-A claim is a sentence about the deployment, which the smoke test checks.
-"""
+"""Define the results of the smoke test's checks, and print them."""
 
 import sys
 from collections.abc import Iterable
@@ -12,11 +9,7 @@ from enum import StrEnum
 class FindingResult(StrEnum):
     """Whether a claim about the deployment is true.
 
-    Attributes:
-        HELD: The claim is true.
-        FAILED: The claim is false, and the deployment needs a repair.
-        DOES_NOT_HOLD: The claim is false, but nothing needs a repair.
-        NOT_APPLICABLE: The claim could not be checked in this deployment.
+    `DOES_NOT_HOLD` is a false claim that needs no repair, `NOT_APPLICABLE` an unchecked one.
     """
 
     HELD = "held"
@@ -25,15 +18,13 @@ class FindingResult(StrEnum):
     NOT_APPLICABLE = "not applicable"
 
 
+Observation = tuple[FindingResult, str]
+"""The result of a check, and what the check observed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of checking one claim, which is a sentence about the deployment.
-
-    Attributes:
-        claim: The sentence.
-        result: Whether the sentence is true.
-        text: What was observed.
-    """
+    """The result of checking one claim, a sentence about the deployment, and what was observed."""
 
     claim: str
     result: FindingResult

@@ -1,11 +1,7 @@
 """Send requests to a gateway, to check one claim of the smoke test.
 
-A claim is a sentence about the deployment, such as "an unreadable message becomes a dead letter".
-
-    LOOSELY_API_KEY=… python -m infra.smoke.gateway upload --url URL --model NAME --file PICTURE
-    LOOSELY_API_KEY=… python -m infra.smoke.gateway letter … --id MESSAGE-ID
-
-The program prints one line: the result, the claim and what was observed.
+LOOSELY_API_KEY=… python -m infra.smoke.gateway upload --url URL --model NAME --file PICTURE
+LOOSELY_API_KEY=… python -m infra.smoke.gateway letter … --id MESSAGE-ID
 """
 
 import argparse
@@ -19,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.smoke.findings import Finding, FindingResult, print_findings
+from infra.smoke.findings import Finding, FindingResult, Observation, print_findings
 from infra.smoke.jobs import REQUEST_SECONDS, Api, JobReport, TimeLimit, make_api, watch
 
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -29,13 +25,9 @@ _PAUSE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """The arguments of a check.
+    """The arguments of a check, with its time limit in seconds.
 
-    Attributes:
-        api: The client of the gateway.
-        host_url: The URL of the Function App itself, without API Management.
-        message_id: The id of the message that `check_letter` looks for.
-        seconds: The time limit of the check.
+    `host_url` is the URL of the Function App itself, without API Management.
     """
 
     api: Api
@@ -44,11 +36,8 @@ class CheckRequest:
     seconds: float
 
 
-def check_upload(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Upload a picture by a signed link, and run a job that reads the picture.
-
-    Return the result and what was observed.
-    """
+def check_upload(request: CheckRequest) -> Observation:
+    """Check that a job can read a picture that was uploaded by a signed link."""
     api = request.api
     wanted = f'{{"model": "{api.model}", "media_type": "image/jpeg"}}'.encode()
     status, slot = api.call("POST", "/v1/uploads", wanted, content_type="application/json")
@@ -67,11 +56,8 @@ def check_upload(request: CheckRequest) -> tuple[FindingResult, str]:
     return FindingResult.HELD if report.status == "succeeded" else FindingResult.FAILED, text
 
 
-def check_management(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Check that the Functions host does not list its orchestrations without a key.
-
-    Return the result and what was observed.
-    """
+def check_management(request: CheckRequest) -> Observation:
+    """Check that the Functions host does not list its orchestrations without a key."""
     if urllib.parse.urlsplit(request.host_url).hostname in _LOCAL_HOSTS:
         return FindingResult.NOT_APPLICABLE, "the local Functions host has no keys"
     status = _fetch(urllib.request.Request(f"{request.host_url}{_MANAGEMENT_PATH}"))  # noqa: S310
@@ -79,11 +65,8 @@ def check_management(request: CheckRequest) -> tuple[FindingResult, str]:
     return FindingResult.HELD if status in {401, 403, 404} else FindingResult.FAILED, text
 
 
-def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Check that the model's workers use a GPU, according to their heartbeats.
-
-    Return the result and what was observed.
-    """
+def check_device(request: CheckRequest) -> Observation:
+    """Check that the model's workers use a GPU, according to their heartbeats."""
     status, overview = request.api.call("GET", "/v1/ops/overview")
     if status != 200:
         return FindingResult.FAILED, f"/v1/ops/overview responded with {status}"
@@ -100,11 +83,8 @@ def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
     return FindingResult.HELD if uses_gpu else FindingResult.FAILED, text
 
 
-def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Wait until the message `request.message_id` is a dead letter, and check that it has a reason.
-
-    The dead letter is then deleted. Return the result and what was observed.
-    """
+def check_letter(request: CheckRequest) -> Observation:
+    """Check that the message becomes a dead letter with a reason, and delete the dead letter."""
     end = time.monotonic() + request.seconds
     path = f"/v1/admin/dead-letters?model={request.api.model}"
     while True:
@@ -122,7 +102,7 @@ def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
         time.sleep(_PAUSE_SECONDS)
 
 
-CHECKS: Final[dict[str, tuple[str, Callable[[CheckRequest], tuple[FindingResult, str]]]]] = {
+CHECKS: Final[dict[str, tuple[str, Callable[[CheckRequest], Observation]]]] = {
     "upload": ("an input travels by a signed link", check_upload),
     "management": ("the Durable management API needs a key", check_management),
     "device": ("a worker for the GPU uses the GPU", check_device),

@@ -1,12 +1,9 @@
 """Run one group of jobs of the smoke test.
 
-The jobs of the group `cancelled` are cancelled as soon as they are accepted. While the jobs of the
-group `restarted` run, the gateway is restarted.
-
     LOOSELY_API_KEY=… python -m infra.smoke.jobs cancelled --url URL --model NAME --file PICTURE
     LOOSELY_API_KEY=… python -m infra.smoke.jobs restarted … --restart COMMAND
 
-Prints how the jobs ended. Exits with 0 if every job ended as expected, and with 1 otherwise.
+The exit code is 0 if every job ended as expected.
 """
 
 import argparse
@@ -67,10 +64,7 @@ class TimeLimit:
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until `seconds` seconds after the start of this group of jobs.
-
-        If the time limit is earlier, sleep only until the time limit.
-        """
+        """Sleep until `seconds` after the start of the group, or until the time limit."""
         self.pause(max(0.0, self._begun + seconds - time.monotonic()))
 
 
@@ -86,13 +80,10 @@ class Api:
     def call(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
-        """Send a request to the gateway.
+        """Send a request, and return the HTTP status and the JSON object of the response.
 
-        `headers` are further headers of the request, with `_` instead of `-` in their names.
-
-        Returns:
-            The HTTP status and the JSON object of the response. The object is {} if the response is
-            an error or not a JSON object. Without a response, the status is 0 and the object {}.
+        The object is {} after an error. Without a response, the status is 0. In the names of
+        `headers`, `_` stands for `-`.
         """
         request = urllib.request.Request(f"{self.url}{path}", body, method=method)  # noqa: S310  the operator's own URL
         request.add_header("authorization", f"Bearer {self.key}")
@@ -108,10 +99,7 @@ class Api:
             return 0, {}
 
     def submit(self, key: str) -> tuple[int, str]:
-        """Submit a job without waiting for its end; return the HTTP status and the job's id.
-
-        `key` is the job's idempotency key. The id is empty if the job was not accepted.
-        """
+        """Submit a job; return the HTTP status and the id, which is empty if it was refused."""
         status, job = self.call(
             "POST",
             f"/v1/models/{self.model}/jobs?deadline_seconds={DEADLINE_SECONDS}",
@@ -138,10 +126,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether to repeat a request after a response with this HTTP status.
-
-    The status 0 means that there was no response.
-    """
+    """Return whether to repeat a request after this HTTP status. 0 means no response."""
     return status in {0, 429} or status >= 500
 
 
@@ -168,11 +153,7 @@ class JobReport:
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job, and return the report on this job.
-
-    Repeat the request until the gateway accepts or refuses the job, or until the time limit. All
-    requests have the same Idempotency-Key, so only one job is created.
-    """
+    """Submit one job, repeatedly with one Idempotency-Key, until it is accepted or refused."""
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:
         status, job_id = api.submit(key)
@@ -188,11 +169,7 @@ def accept(api: Api, limit: TimeLimit) -> JobReport:
 
 
 def read_status(api: Api, job: JobReport) -> None:
-    """Read the status of a job once, and store it in `job`.
-
-    If the job was cancelled but is still queued or running, the status is also stored in
-    `status_after_cancel`.
-    """
+    """Read the status of a job once, and store it in `job`."""
     status, body = api.call("GET", f"/v1/jobs/{job.job_id}")
     if status != 200 or not body.get("status"):
         return
@@ -205,10 +182,7 @@ def read_status(api: Api, job: JobReport) -> None:
 
 
 def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Read the job's status repeatedly, and store it in `job`.
-
-    Return when the job has ended or the time limit has passed.
-    """
+    """Read the job's status repeatedly until the job has ended or the time limit has passed."""
     pause = 0.1
     while job.status not in FINAL and not limit.is_over:
         limit.pause(pause)
@@ -217,12 +191,7 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel a job, and store in `job` whether the gateway accepted the cancellation.
-
-    The request is repeated until the gateway accepts or refuses the cancellation, or until the time
-    limit. If the gateway accepts the cancellation, the job's status is read once and stored in
-    `job`.
-    """
+    """Cancel a job, repeatedly until the gateway accepts or refuses, and read its status once."""
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
         if status in {200, 202}:
@@ -237,12 +206,7 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
-    """Submit jobs, and cancel each job as soon as the gateway has accepted the job.
-
-    Returns two values. The first is true if the gateway accepted and cancelled every job, no job
-    was still queued or running after its cancellation, and every job ended as cancelled or
-    succeeded. The second is the lines of the report.
-    """
+    """Cancel each job right after its acceptance; return whether all is well, and the report."""
     limit = TimeLimit(seconds)
     slots = threading.Semaphore(CANCELLATIONS_IN_PARALLEL)
 
@@ -279,11 +243,7 @@ def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]
 def run_restarted(
     api: Api, count: int, seconds: float, restart_command: str
 ) -> tuple[bool, list[str]]:
-    """Submit jobs, and restart the gateway while the jobs run.
-
-    Returns two values. The first is true if the gateway was restarted and every accepted job
-    succeeded. The second is the lines of the report.
-    """
+    """Restart the gateway while jobs run; return whether all succeeded, and the report."""
     limit = TimeLimit(seconds)
     restart = Restart(restart_command)
     first_accepted = threading.Event()
@@ -324,12 +284,10 @@ def run_restarted(
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit job `number` of the group `restarted`.
+    """Return when to submit job `number` of `count`, in seconds after the start of the group.
 
-    The result is in seconds after the start of the group. The group has `count` jobs, with numbers
-    from 0. The first quarter of the jobs is submitted one by one. The next half is submitted
-    together, just before the restart. The last quarter is submitted one by one, at longer
-    intervals, so that some jobs are probably submitted while the gateway restarts.
+    A quarter of the jobs come one by one, half of them together just before the restart, and a
+    quarter one by one at longer intervals, so that some meet the restart.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1
@@ -355,10 +313,7 @@ class Restart:
         self.begun_at = time.monotonic()
 
     def end(self, seconds: float) -> str:
-        """Wait up to `seconds` until the restart command ends.
-
-        Returns an error message, or an empty string if the command succeeded.
-        """
+        """Wait for the restart command; return an error message, empty if it succeeded."""
         if self._process is None:
             return "the gateway was not restarted, because it had not accepted a job"
         try:
@@ -372,7 +327,7 @@ class Restart:
 
 
 def _run_in_threads(run: Callable[[int], JobReport], count: int) -> list[JobReport]:
-    """Call `run` with each number from 0 to `count` - 1 in parallel threads; return the reports."""
+    """Call `run` with each number below `count` in parallel threads; return the reports."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(run, range(count)))
 

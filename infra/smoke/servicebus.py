@@ -5,11 +5,8 @@ Each check creates a queue, uses it with the worker's own code, and deletes it.
     python -m infra.smoke.servicebus check --host HOST --namespace NAME --group GROUP
     python -m infra.smoke.servicebus send --host HOST --queue QUEUE --id ID
 
-`check` prints one line for each claim, which is a sentence about Service Bus. `send` sends a
-message that is not a job request, and exits with 3 if the message cannot be sent. Both sign in to
-Service Bus with the connection string in SERVICE_BUS_CONNECTION. If this variable is not set, both
-sign in as DefaultAzureCredential does: as the service principal in the environment, as a managed
-identity, or as the user of az.
+Both sign in with SERVICE_BUS_CONNECTION if it is set, otherwise as DefaultAzureCredential does.
+`send` sends a message that is not a job request, and exits with 3 if it fails.
 """
 
 import argparse
@@ -30,7 +27,7 @@ from typing import Final, Protocol
 from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
 
 from contract.settings import AzureEndpoint
-from infra.smoke.findings import Finding, FindingResult, print_findings
+from infra.smoke.findings import Finding, FindingResult, Observation, print_findings
 from worker.errors import BrokerUnavailable, LockLost, Settlement
 from worker.processes.lock_journal import LockJournals
 from worker.servicebus.link import SDK_ERRORS, LockedMessage, QueueLink, error_text, make_client
@@ -55,10 +52,7 @@ class CheckError(Exception):
 
 
 class QueueAdministration(Protocol):
-    """Creates and deletes queues, and counts their messages.
-
-    Each method raises CheckError if it fails.
-    """
+    """Creates and deletes queues, and counts messages. Each method may raise CheckError."""
 
     def create(self, name: str) -> None:
         """Create a queue that detects duplicates and whose locks last for LOCK_SECONDS."""
@@ -122,11 +116,7 @@ class CheckedNamespace:
 
     @contextmanager
     def link(self, queue: str, journals: Path | None = None) -> Iterator[QueueLink]:
-        """Open the worker's link to a queue for the `with` block.
-
-        `journals` is the folder of the link's lock journal, which is the file in which a worker
-        notes its message locks. `journals` is None if the link has no lock journal.
-        """
+        """Open the worker's link to a queue, perhaps with a lock journal in `journals`."""
         opener = LockJournals(journals) if journals is not None else None
         link = QueueLink(self.endpoint, queue, journals=opener)
         try:
@@ -136,21 +126,14 @@ class CheckedNamespace:
             link.disconnect()
 
     def count(self, queue: str, expected: int) -> int:
-        """Return the number of active messages of a queue.
-
-        Read the number again and again until it is `expected`, but for at most the time limit
-        `count_seconds` of this object. Return the number that was read last.
-        """
+        """Read the number of active messages until it is `expected`, or for `count_seconds`."""
         end = time.monotonic() + self.count_seconds
         while (found := self.queues.count_active(queue)) != expected and time.monotonic() < end:
             time.sleep(1.0)
         return found
 
     def count_changes(self, queue: str, expected: int, seconds: float) -> int:
-        """Count the active messages of a queue repeatedly for `seconds` seconds.
-
-        Return the first count that differs from `expected`. If no count differs, return `expected`.
-        """
+        """Return the first number of active messages that is not `expected` within `seconds`."""
         end = time.monotonic() + seconds
         while (found := self.queues.count_active(queue)) == expected and time.monotonic() < end:
             time.sleep(1.0)
@@ -162,14 +145,11 @@ class Check:
     """A claim about Service Bus, and the function that checks the claim with an empty queue."""
 
     claim: str
-    run: Callable[[CheckedNamespace, str], tuple[FindingResult, str]]
+    run: Callable[[CheckedNamespace, str], Observation]
 
 
 def send(endpoint: AzureEndpoint, queue: str, *message_ids: str) -> None:
-    """Send one message with each of these ids. The messages are not job requests.
-
-    Raises CheckError if a message cannot be sent.
-    """
+    """Send one message with each of these ids. Raises CheckError if one cannot be sent."""
     try:
         with make_client(endpoint) as client, client.get_queue_sender(queue) as sender:
             for message_id in message_ids:
@@ -178,11 +158,8 @@ def send(endpoint: AzureEndpoint, queue: str, *message_ids: str) -> None:
         raise CheckError(f"a message could not be sent: {error_text(error)}") from None
 
 
-def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that Service Bus drops a second message with the same id.
-
-    Return the result and what was observed.
-    """
+def check_duplicates(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that Service Bus drops a second message with the same id."""
     broker.send(queue, "first", "first", "second")
     found: list[str] = []
     with broker.link(queue) as link:
@@ -193,13 +170,8 @@ def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
     return FindingResult.HELD if is_held else FindingResult.FAILED, text
 
 
-def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that locked messages are counted as active messages, and continue to be counted.
-
-    Azure updates the count late. So this check first waits for the expected count. Then it locks
-    the messages, and checks that the count does not change for a while. Return the result and what
-    was observed.
-    """
+def check_locked_count(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that locked messages count as active, although Azure updates the count late."""
     broker.send(queue, "first", "second")
     before = broker.count(queue, 2)
     if before != 2:
@@ -211,11 +183,8 @@ def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingRes
     return FindingResult.HELD if found == 2 else FindingResult.FAILED, text
 
 
-def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that one AMQP frame can complete several messages. Busy workers send such frames.
-
-    Return the result and what was observed.
-    """
+def check_range(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that one AMQP frame can complete several messages, as busy workers do."""
     broker.send(queue, *map(str, range(_RANGE_LENGTH)))
     with broker.link(queue) as link:
         deliveries = _receive(link, _RANGE_LENGTH)
@@ -227,11 +196,8 @@ def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, st
     return FindingResult.HELD if completed == _RANGE_LENGTH else FindingResult.FAILED, text
 
 
-def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that a released message is received again with an unchanged delivery count.
-
-    A worker that shuts down releases its messages. Return the result and what was observed.
-    """
+def check_release(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that a released message comes again with an unchanged delivery count."""
     broker.send(queue, "released")
     with broker.link(queue) as link:
         (delivery,) = _receive(link, 1)
@@ -242,12 +208,8 @@ def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, 
     return FindingResult.HELD if again.delivery_count == 0 else FindingResult.DOES_NOT_HOLD, text
 
 
-def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that a new connection can abandon a message that a killed process had locked.
-
-    The new connection has only the lock token of the message. Return the result and what was
-    observed.
-    """
+def check_lock_token(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that a new connection can abandon a killed process's message by its lock token."""
     delivery = _receive_after_kill(broker, queue)
     if delivery is None:
         return FindingResult.DOES_NOT_HOLD, _LOCKED
@@ -255,11 +217,8 @@ def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
     return FindingResult.HELD if delivery.delivery_count == 1 else FindingResult.FAILED, text
 
 
-def check_delivery_history(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that abandoning a message by its lock token sets the properties of the message.
-
-    Return the result and what was observed.
-    """
+def check_delivery_history(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that abandoning a message by its lock token sets the properties of the message."""
     delivery = _receive_after_kill(broker, queue)
     if delivery is None:
         return FindingResult.DOES_NOT_HOLD, _LOCKED
@@ -275,11 +234,7 @@ _LOCKED: Final = "a killed worker's messages wait until their locks expire"
 
 
 def _receive_after_kill(broker: CheckedNamespace, queue: str) -> LockedMessage | None:
-    """Send a message, kill the process that has received it, and receive it again.
-
-    Return None if the message does not arrive again in time, or cannot be abandoned. Raise
-    CheckError if the process did not receive it.
-    """
+    """Receive a message of a killed process; None if it cannot be abandoned or does not come."""
     broker.send(queue, "held")
     with tempfile.TemporaryDirectory() as folder:
         # The process has no copy of this one's connections.
@@ -304,11 +259,8 @@ def _receive_after_kill(broker: CheckedNamespace, queue: str) -> LockedMessage |
     return deliveries[0] if deliveries else None
 
 
-def check_dead_letter(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that a dead-lettered message has its reason in its application properties.
-
-    Return the result and what was observed.
-    """
+def check_dead_letter(broker: CheckedNamespace, queue: str) -> Observation:
+    """Check that a dead-lettered message has its reason in its application properties."""
     broker.send(queue, "refused")
     with broker.link(queue) as link:
         (delivery,) = _receive(link, 1)
@@ -369,10 +321,7 @@ def run_check(check: Check, broker: CheckedNamespace) -> Finding:
 
 
 def _hold_until_killed(endpoint: AzureEndpoint, queue: str, folder: Path) -> None:
-    """Receive one message, note its lock token in a lock journal, and kill this process.
-
-    The lock journal is in `folder`.
-    """
+    """Receive one message, note its lock token in a lock journal, and kill this process."""
     link = QueueLink(endpoint, queue, journals=LockJournals(folder))
     link.connect()
     _receive(link, 1)
