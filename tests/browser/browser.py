@@ -51,16 +51,7 @@ class SentRequest:
 
 
 class Browser:
-    """One tab of a headless Chromium.
-
-    Attributes:
-        driver: selenium's driver, for actions for which this class has no method.
-        requests: all requests that the tab has sent.
-        messages: all messages of the tab's console with the level SEVERE, for example violations of
-            the page's Content-Security-Policy.
-        violations_are_expected: whether the test violates the page's Content-Security-Policy on
-            purpose.
-    """
+    """One tab of a headless Chromium, with its requests and its console's messages (SEVERE)."""
 
     def __init__(self, driver: Chrome, url: str) -> None:
         self.driver = driver
@@ -70,10 +61,7 @@ class Browser:
         self.violations_are_expected = False
 
     def emulate(self, *, width: int = 1280, height: int = 900, **features: str) -> None:
-        """Set the size of the viewport in CSS pixels, and CSS media features.
-
-        Underscores in the name of a feature become dashes: `prefers_color_scheme="dark"`.
-        """
+        """Set the size of the viewport in CSS pixels, and CSS media features."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         # An element whose colour is just changing would have any contrast.
@@ -90,10 +78,7 @@ class Browser:
         self.driver.get(f"{self._url}{path}")
 
     def find(self, selector: str) -> WebElement:
-        """Wait for the first visible element that matches a CSS selector, and return it.
-
-        Raises TimeoutException if there is no such element after `WAIT_SECONDS`.
-        """
+        """Wait for the first visible element that matches a CSS selector, and return it."""
 
         def find_visible() -> bool:
             found[:] = [one for one in self.find_all(selector) if one.is_displayed()]
@@ -104,10 +89,7 @@ class Browser:
         return found[0]
 
     def text_of(self, selector: str) -> str:
-        """Return the visible text of the first element that matches a CSS selector.
-
-        The method does not wait for such an element. The result is empty if no element matches.
-        """
+        """Return the visible text of the first element that matches a CSS selector."""
         return str(
             self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
         )
@@ -117,18 +99,11 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the first visible element that matches a CSS selector contains `text`.
-
-        Raises TimeoutException if it does not contain `text` after `WAIT_SECONDS`.
-        """
+        """Wait until the first visible element that matches a CSS selector contains `text`."""
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until `condition` returns true.
-
-        Raises TimeoutException with the message `failure` if it is still false after
-        `WAIT_SECONDS`.
-        """
+        """Wait until `condition` returns true."""
         # A page may replace an element between two requests of the condition.
         replaced = (StaleElementReferenceException,)
         wait = WebDriverWait(self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=replaced)
@@ -139,11 +114,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def omit_members(self, *names: str) -> None:
-        """Hide members of all later JSON responses from the page, as if an older gateway responded.
-
-        `names` are the names of the members. They are removed from the JSON object of a response,
-        and from the objects in the lists of this object.
-        """
+        """Hide members of all later JSON responses, as an older gateway would."""
         script = (
             "{ const read = Response.prototype.json;"
             "  const omit = (value) => {"

@@ -37,10 +37,7 @@ def focused(browser: Browser, attribute: str) -> str:
 
 
 def tab_to(browser: Browser, selector: str) -> None:
-    """Press Tab until an element that matches `selector` has the focus.
-
-    Fail if no outline shows which element has the focus.
-    """
+    """Press Tab until an element that matches `selector` has the focus."""
     for _ in range(100):
         press(browser, Keys.TAB)
         shown = browser.run(

@@ -16,10 +16,7 @@ from worker.models import Accepts, InvalidInput, Results
 
 
 class Infer:
-    """A model that returns boxes, a mask, a sound or a large result, depending on `shape`.
-
-    If `shape` is `parts`, the result is boxes, and a mask and a large list are named results.
-    """
+    """A model that returns boxes, a mask, a sound or a large result, depending on `shape`."""
 
     accepts: ClassVar[Accepts] = "image"
 

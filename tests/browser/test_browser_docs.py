@@ -1,8 +1,4 @@
-"""Test the front page and /docs in a real browser.
-
-The tests check the accessibility of the pages, the forms of /docs, the use of the API key, and the
-protection against requests to other hosts.
-"""
+"""Test the front page and /docs in a real browser."""
 
 import json
 
@@ -27,19 +23,13 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Click the buttons "Try it out" and "Execute" of a route whose details are already open.
-
-    `route` is the CSS selector of the route.
-    """
+    """Click the buttons "Try it out" and "Execute" of a route whose details are already open."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the request that the page has sent to a URL that ends with `path`.
-
-    The page must have sent exactly one request to such a URL.
-    """
+    """Return the request that the page has sent to a URL that ends with `path`."""
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

@@ -145,11 +145,7 @@ def accept(system: System, name: str, label: str, model: str = "noop", data: str
 
 
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:
-    """Wait until a job has ended, and return the job.
-
-    The job is read with the API key `KEYS[name]`. Raises AssertionError if the job has not ended
-    after 60 s.
-    """
+    """Wait until a job has ended, and return the job."""
 
     def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = ask(system, name, f"/v1/jobs/{job_id}")
@@ -165,20 +161,14 @@ def enter_key(tab: Browser, key: str) -> None:
 
 
 def open_ops(tab: Browser, name: str, fragment: str = "") -> None:
-    """Open /ops, enter the key `KEYS[name]`, and wait for the table of queues.
-
-    `fragment` is appended to the page's URL, for example `#job=ID`.
-    """
+    """Open /ops, enter the key `KEYS[name]`, and wait for the table of queues."""
     tab.open(f"/ops{fragment}")
     enter_key(tab, KEYS[name][0])
     tab.find("#queue-rows table")
 
 
 def unexpected_messages(tab: Browser) -> list[str]:
-    """Return the console's messages, except those about responses with status 401.
-
-    The page gets status 401 for the request that it sends before a key is entered.
-    """
+    """Return the console's messages, except those about responses with status 401."""
     return [message for message in tab.messages if "status of 401" not in message]
 
 
@@ -187,10 +177,7 @@ def count_polls(tab: Browser) -> int:
 
 
 def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
-    """Make `count` dead letters of two tenants.
-
-    Return the tenant of each job by the job's id. The input of each job begins with `label`.
-    """
+    """Make `count` dead letters of two tenants."""
     before = ask(system, "watcher", f"{LETTERS}/count")["count"]
     tenants = {}
     for number in range(count):

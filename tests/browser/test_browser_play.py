@@ -131,19 +131,13 @@ def choose(browser: Browser, group: str, value: str) -> None:
 
 
 def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Choose a file as an input, and wait for the preview of the file.
-
-    The HTML elements of a named input have ids that begin with `prefix`.
-    """
+    """Choose a file as an input, and wait for the preview of the file."""
     browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
     browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
 
 
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Drag a file over the page, as from a file manager, and drop the file on an input.
-
-    The HTML elements of a named input have ids that begin with `prefix`.
-    """
+    """Drag a file over the page, as from a file manager, and drop the file on an input."""
     place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
     middle = browser.run(
@@ -178,10 +172,7 @@ def start(browser: Browser) -> None:
 
 
 def run(browser: Browser, status: str = "succeeded") -> None:
-    """Press the button that runs a job, and wait until the job has ended.
-
-    `status` is the final status that the page must show.
-    """
+    """Press the button that runs a job, and wait until the job has ended."""
     start(browser)
     browser.wait_for_text("#badge", status)
     is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"
@@ -194,10 +185,7 @@ def job_of(browser: Browser, system: System) -> dict[str, Any]:
 
 
 def pixel(browser: Browser, x: float, y: float, width: int) -> list[int]:
-    """Return the red, green and blue values of the canvas at one point of the picture.
-
-    `x`, `y` and the picture's `width` are in pixels of the picture, not of the canvas.
-    """
+    """Return the red, green and blue values of the canvas at one point of the picture."""
     found: list[int] = browser.run(
         "const canvas = document.querySelector('canvas.picture');"
         "const scale = canvas.width / arguments[2];"
@@ -215,10 +203,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of a colour sample that the page shows in the result.
-
-    `row` is the index of the result's row with this sample, from 0.
-    """
+    """Return the red, green and blue values of a colour sample in the result."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 
@@ -871,11 +856,7 @@ def copy_snippet(browser: Browser, language: str) -> str:
 
 
 def run_snippet(language: str, text: str, folder: Path) -> str:
-    """Run code that was copied from the page, and return what it prints.
-
-    `language` is `curl`, `Python` or `JavaScript`. The code runs in `folder`. The test fails if the
-    code ends with an error, and is skipped if the program that runs the code is not installed.
-    """
+    """Run code that was copied from the page, and return what it prints."""
     name = {"curl": "snippet.sh", "Python": "snippet.py", "JavaScript": "snippet.mjs"}[language]
     program = {"curl": "sh", "Python": sys.executable, "JavaScript": "node"}[language]
     if shutil.which(program) is None:

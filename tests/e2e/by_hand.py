@@ -24,10 +24,7 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
-    """Wait until a request with the input `text` is in the queue, and return the request.
-
-    The request stays in the queue. Raises AssertionError if it is not there after 10 s.
-    """
+    """Wait until a request with the input `text` is in the queue, and return the request."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -43,10 +40,7 @@ def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
 
 
 def dead_letter_first(system: System, queue: str) -> None:
-    """Dead-letter the first message of a queue.
-
-    Service Bus itself does this if the message has been delivered too often.
-    """
+    """Dead-letter the first message of a queue."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(queue, max_wait_time=10) as receiver,
@@ -56,10 +50,7 @@ def dead_letter_first(system: System, queue: str) -> None:
 
 
 def put_request(system: System, queue: str, **changes: Any) -> str:
-    """Put a request on a queue directly, without the gateway. Return the job's id.
-
-    `changes` are fields of the request that replace the default values.
-    """
+    """Put a request on a queue directly, without the gateway. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -80,10 +71,7 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Replaces https with http in the requests of the SDK's administration client.
-
-    The administration client always uses https, which the emulator does not support.
-    """
+    """Replaces https with http in the requests of the SDK's administration client."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -107,10 +95,7 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, replies: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Put a request on `queue`, wait for its reply in the queue `replies`, and return the reply.
-
-    `changes` are fields of the request that replace the default values.
-    """
+    """Put a request on `queue`, wait for its reply in the queue `replies`, and return the reply."""
     job_id = put_request(system, queue, model=model, reply_to={"queue": replies}, **changes)
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
@@ -134,10 +119,7 @@ def make_producer_dead_letter(system: System, queue: str) -> str:
 def send_reply(
     request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01
 ) -> None:
-    """Send a worker's reply to a request. The reply says that the job ran for `held_seconds`.
-
-    `outcome` is the part of the reply that contains the result or the error.
-    """
+    """Send a worker's reply to a request. The reply says that the job ran for `held_seconds`."""
     answer = httpx.post(
         request["reply_to"]["url"], json=make_reply(request["job_id"], outcome, held_seconds)
     )
@@ -145,11 +127,7 @@ def send_reply(
 
 
 def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """Return a worker's reply as a JSON object.
-
-    The reply says that the job ran for `held_seconds`. `outcome` is the part of the reply that
-    contains the result or the error.
-    """
+    """Return a worker's reply as a JSON object."""
     now = datetime.now(UTC)
     return {
         "schema": 1,

@@ -9,12 +9,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS [DEATH]]`.
-
-    For each input, the model appends NUMBER to the file PATH, waits MILLISECONDS, and returns
-    NUMBER. If there is a DEATH, the process exits with this code instead, or is killed by signal N
-    if DEATH is -N.
-    """
+    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS [DEATH]]`."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -6,11 +6,7 @@ import threading
 
 
 class Infer:
-    """A model that returns its input, except for inputs that end or block the worker.
-
-    On the input `die`, the model kills the worker's process. On the input `exit N`, the process
-    exits with the status N. On the input `hang`, the model never returns.
-    """
+    """Returns its input, but `die`, `exit N` and `hang` end or block the worker."""
 
     accepts = "bytes"
 

@@ -8,11 +8,7 @@ from worker.models import Context
 
 
 class Infer:
-    """A model that passes each task of its input to the model `part`.
-
-    The input is a JSON object with the path of a log, and a list of calls. Each call is a list of
-    tasks. The model makes one call after the other, and returns the results of all tasks.
-    """
+    """Passes the calls of its input, each a list of tasks, one by one to the model `part`."""
 
     def __call__(self, item: Any, context: Context) -> Any:
         with Path(item["log"]).open("a") as log:

@@ -1,7 +1,4 @@
-"""A module of a model. Its import ends the process with exit code 2.
-
-The worker itself exits with this code if its settings are wrong.
-"""
+"""A module of a model. Its import ends the process with exit code 2."""
 
 import os
 

@@ -5,11 +5,7 @@ import os
 
 
 class Infer:
-    """A model that cannot be loaded.
-
-    The catalogue entry has the option `how`. If its value is `segfault` or `exit`, the constructor
-    ends the process. For any other value, the constructor raises an error.
-    """
+    """A model that cannot be loaded."""
 
     accepts = "bytes"
 

@@ -10,10 +10,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Multiplies an array by the parameter `times`, which is 2 by default.
-
-    The result is the product as the bytes of an .npy file.
-    """
+    """Multiplies an array by the parameter `times`, which is 2 by default."""
 
     accepts: ClassVar[Accepts] = "tensor"
 

@@ -6,11 +6,7 @@ from typing import Any
 
 
 class Infer:
-    """A model that returns the member `name` of its input.
-
-    If the input has the member `wait_for`, the model first waits until a file with this path
-    exists. It appends its name to the log of the input before it waits.
-    """
+    """Logs and returns the member `name` of its input, first waiting for the file `wait_for`."""
 
     def __call__(self, item: Any) -> Any:
         with Path(item["log"]).open("a") as log:

@@ -21,10 +21,7 @@ reports_progress = true
 
 
 class SlowJob:
-    """A job of the model `slow`. A step of the job is finished only when the test calls `step`.
-
-    `statuses` contains all statuses of the job that the test has seen so far.
-    """
+    """A job of the model `slow`. A step of the job is finished only when the test calls `step`."""
 
     def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
         folder.mkdir()
@@ -51,11 +48,7 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and this progress, and return the job.
-
-        `fraction` is the progress, from 0 to 1. With None, wait until the job has the status and no
-        progress. The test fails if this takes longer than 15 s.
-        """
+        """Wait until the job has this status and this progress, and return the job."""
 
         def found() -> dict[str, Any] | None:
             job = self.look()

@@ -9,12 +9,7 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """A model that runs until the test lets it end.
-
-    The input names a folder and a number of steps. The model creates the file `running` in the
-    folder. Then it waits until the test creates the file `step-1` there, and reports its progress.
-    The model repeats this with `step-2` and so on. The result is the number of steps.
-    """
+    """A model that runs until the test lets it end."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

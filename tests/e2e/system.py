@@ -22,12 +22,7 @@ READY_SECONDS = 90.0
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Call `condition` every 50 ms until it returns a true value, and return that value.
-
-    Raises:
-        AssertionError: if this takes longer than `seconds`. The message contains `what`, the
-            expected condition.
-    """
+    """Call `condition` every 50 ms until it returns a true value, and return that value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -68,11 +63,7 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The path by which the test can read the files in the system's data directory.
-
-        It differs from `data` if the constructor was given a `prefix`, a command that runs
-        `loosely up` in a separate mount namespace.
-        """
+        """The path by which the test can read the files in the system's data directory."""
         if not self._prefix:
             return self.data
         assert self._process is not None
@@ -93,10 +84,7 @@ class System:
         )
 
     def start(self) -> Self:
-        """Start the system, and wait until every component is ready.
-
-        Raises AssertionError if `loosely up` ends or a component is not ready in time.
-        """
+        """Start the system, and wait until every component is ready."""
         command = [*self._prefix, sys.executable, "-m", "loosely", "up"]
         command += ["--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
@@ -114,10 +102,7 @@ class System:
         return self
 
     def is_up(self) -> bool:
-        """Return whether `loosely up` reports that all components are ready.
-
-        Raises AssertionError if `loosely up` has ended.
-        """
+        """Return whether `loosely up` reports that all components are ready."""
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")
@@ -169,10 +154,7 @@ class System:
                 os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill the component `name`, and wait until it is ready again.
-
-        If `name` is `app`, the child process of the Functions host, this method does not wait.
-        """
+        """Kill the component `name`, and wait until it is ready again (except `app`)."""
         before = self.pid(name)
         self.kill(name)
         if name != "app":
@@ -212,11 +194,7 @@ class System:
         query: str = "",
         **headers: str,
     ) -> httpx.Response:
-        """Submit a job to a model, and return the response of the gateway.
-
-        `query` is empty or begins with a question mark. `headers` are further headers of the
-        request, with `_` instead of `-` in their names.
-        """
+        """Submit a job. `query` begins with `?`; `_` stands for `-` in the names of `headers`."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(
             f"/v1/models/{model}/jobs{query}",
@@ -225,10 +203,7 @@ class System:
         )
 
     def accept(self, model: str, data: bytes, **headers: str) -> str:
-        """Submit a job without waiting for its end, and return the job's id.
-
-        `headers` are further headers of the request, with `_` instead of `-` in their names.
-        """
+        """Submit a job without waiting for its end, and return the job's id."""
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -241,13 +216,9 @@ class System:
         query: str = "",
         **headers: str,
     ) -> str:
-        """Submit a job without waiting for its end, and return the job's id.
+        """Submit a job until the gateway accepts it, for up to 60 s, and return the job's id.
 
-        Repeat the request for up to 60 s if the gateway does not accept it. A response can be lost
-        after the gateway has created the job. In this case, the repeated request creates a second
-        job, unless the header `idempotency_key` is given.
-
-        `headers` are further headers of the request, with `_` instead of `-` in their names.
+        Without an `idempotency_key`, a lost response makes a second job.
         """
         headers["prefer"] = "respond-async"
 
@@ -261,17 +232,11 @@ class System:
         return str(until(accepted, 60, "the job is accepted"))
 
     def wait_until_empty(self) -> None:
-        """Wait until all queues and dead-letter queues are empty.
-
-        Raises AssertionError if this is not the case within 20 s.
-        """
+        """Wait until all queues and dead-letter queues are empty."""
         self.wait_for_messages(0)
 
     def wait_for_messages(self, count: int) -> None:
-        """Wait until all queues and dead-letter queues together hold `count` messages.
-
-        Raises AssertionError if this is not the case within 20 s.
-        """
+        """Wait until all queues and dead-letter queues together hold `count` messages."""
         until(lambda: self._message_count() == count, 20, f"{count} messages are in the queues")
 
     def _message_count(self) -> int:
@@ -288,10 +253,7 @@ class System:
         return job
 
     def final(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until a job has ended, and return the job. Retry while the gateway is unavailable.
-
-        Raises AssertionError if the job has not ended after `seconds`.
-        """
+        """Wait until a job has ended, also through a gateway's outage, and return the job."""
         return dict(until(lambda: self._final(job_id), seconds, f"job {job_id} is final"))
 
     def _final(self, job_id: str) -> dict[str, Any] | None:
@@ -315,17 +277,7 @@ def running(  # noqa: PLR0917 - callers name all arguments except `data`
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
 ) -> Iterator[System]:
-    """Start a system, and stop it at the end of the `with` block.
-
-    Args:
-        data: The data directory, which can contain the data of an earlier system.
-        catalogue: The file of the model catalogue. By default, `loosely up` chooses it.
-        without: The components that are not started.
-        port: The port of the gateway. The default is a free port. A system with the data of an
-            earlier system needs the same port, because the reply URLs of queued jobs contain it.
-        environment: Further environment variables of `loosely up`.
-        folder: The working directory of `loosely up`.
-    """
+    """Start a system, and stop it at the end of the `with` block."""
     system = System(data, catalogue, without, port, environment, folder=folder)
     try:
         yield system.start()

@@ -27,10 +27,7 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return the error code of each model that is broken and so not served, by the model's name.
-
-    Return an empty dict if the worker does not respond.
-    """
+    """Return the error code of each model that is broken and so not served, by the model's name."""
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:

@@ -95,10 +95,7 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system whose gateway allows CORS requests from the origin of the server `pages`.
-
-    No model of the system needs torch.
-    """
+    """Run a system whose gateway allows CORS requests from the origin of the server `pages`."""
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = write_large_models(folder / "models.toml")
     environment = {"CORS_ORIGINS": f"http://127.0.0.1:{pages.port}"}

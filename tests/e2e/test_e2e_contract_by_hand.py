@@ -1,8 +1,4 @@
-"""Check the REST contract on a system without a worker. The tests act as the worker.
-
-The test cases, called rows, are in the package `contract_rows`. The rows in
-`contract_rows.outages` are checked while blob storage or Service Bus is paused.
-"""
+"""Check the REST contract on a system without a worker. The tests act as the worker."""
 
 import base64
 import json
@@ -79,11 +75,7 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs that the test cases need. Return the value of each placeholder by its name.
-
-    A placeholder such as {queued} in the path of a test case stands for the id of a job. The module
-    `contract_rows.row` describes all placeholders.
-    """
+    """Create the jobs that the test cases need, and return each placeholder's value."""
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:
@@ -165,11 +157,7 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job of a test case while the request that submitted the job still waits.
-
-    `row.meanwhile` states how the job ends: `cancel`, `dead-letter`, or the code of an error in the
-    reply.
-    """
+    """End the job of a test case while the request that submitted the job still waits."""
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":

@@ -1,8 +1,4 @@
-"""Check the REST contract over HTTP against a whole system.
-
-The test cases, called rows, are in the package `contract_rows`. test_e2e_contract_by_hand.py checks
-the rows that need API keys or a system without a worker.
-"""
+"""Check the REST contract over HTTP against a whole system."""
 
 import pytest
 
@@ -18,10 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs that the test cases need. Return each job's id by placeholder.
-
-    A placeholder such as {failed} in the path of a test case stands for the id of a job.
-    """
+    """Create the jobs that the test cases need. Return each job's id by placeholder."""
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],

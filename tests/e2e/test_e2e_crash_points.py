@@ -52,10 +52,7 @@ def run_crashing_system(
     without: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> Iterator[System]:
-    """Run a system whose Functions host dies once at each crash point in `points`.
-
-    `timeout_seconds` is the visibility timeout of the messages that a host has received.
-    """
+    """Run a system whose Functions host dies once at each crash point in `points`."""
     faults = [f"--visibility-timeout {timeout_seconds}", *(f"--crash-at {each}" for each in points)]
     models = {} if catalogue else {"WORKER_MODELS": "noop"}
     system = System(

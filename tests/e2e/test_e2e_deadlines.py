@@ -27,10 +27,7 @@ def workerless(data: Path) -> Iterator[System]:
 
 
 def queued_request(system: System, job_id: str) -> Any:
-    """Return the JSON of the job's request in the queue, or None if the request is not there.
-
-    The request stays in the queue.
-    """
+    """Return the JSON of the job's request in the queue, or None if the request is not there."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver("noop") as receiver,

@@ -54,10 +54,7 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system whose gateway permits 64 MiB for all large request bodies together.
-
-    The model accepts larger bodies than the shipped catalogue, so that the attacks are hard.
-    """
+    """Run a system whose gateway permits 64 MiB for all large request bodies together."""
     environment = {"BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
     folder = tmp_path_factory.mktemp("bodies")
     catalogue = folder / "models.toml"
@@ -72,10 +69,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class SmallJobWaits:
-    """The waits of a caller that submits small jobs, and the HTTP statuses of its responses.
-
-    `seconds` contains the length of each wait for a job, in seconds.
-    """
+    """The waits of a caller that submits small jobs, and the HTTP statuses of its responses."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
@@ -83,11 +77,7 @@ class SmallJobWaits:
 
 @contextmanager
 def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
-    """Submit small jobs one after another, from a thread, during the `with` block.
-
-    Yield the waits, to which each job adds an item. If fewer than `jobs` jobs were submitted when
-    the block ends, submit the missing jobs then.
-    """
+    """Submit small jobs one after another, from a thread, during the `with` block."""
     waits, has_ended = SmallJobWaits(), threading.Event()
 
     def call() -> None:

@@ -201,11 +201,7 @@ def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
 
 @contextmanager
 def serving(programs: Path, folder: Path) -> Iterator[Path]:
-    """Run `loosely up --watch` in `folder` during the `with` block.
-
-    Yield the path of the file with the output of the command. The data directory is outside
-    `folder`. So other commands in `folder` work only if they can find out where this directory is.
-    """
+    """Run `loosely up --watch` in `folder` during the `with` block."""
     output = folder.parent / "up.out"
     command = [str(programs / "loosely"), "up", "--watch", "--port", str(free_ports(5))]
     command += ["--data", str(folder.parent / "data")]
@@ -263,11 +259,7 @@ def test_packaged_components_serve_jobs(folder: Path, programs: Path, tmp_path: 
 def running_alone(
     settings: SystemSettings, app: Path, context: Path, catalogue: Path, folder: Path
 ) -> Iterator[None]:
-    """Run the packaged Function App, the packaged worker and the emulators in a `with` block.
-
-    `app` is the folder of the packaged Function App, and `context` is the folder of the packaged
-    worker. The emulators come from this repository. `folder` is the working directory.
-    """
+    """Run the packaged Function App, the packaged worker and the emulators in a `with` block."""
     source = {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}"}
     # The image has the contract in the same folder as the worker.
     image = {"PYTHONPATH": f"{context / 'functions'}{os.pathsep}{context}"}
@@ -302,10 +294,7 @@ def running_alone(
 
 
 def submit(url: str, picture: bytes) -> Any:
-    """Submit a picture. Return the job, or None if the response does not have the status 200.
-
-    Return None also if the gateway has not started yet.
-    """
+    """Submit a picture. Return the job, or None if the response does not have the status 200."""
     try:
         response = httpx.post(
             url, content=picture, headers={"content-type": "image/jpeg"}, timeout=60

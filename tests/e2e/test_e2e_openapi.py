@@ -1,8 +1,4 @@
-"""Test that the gateway's responses conform to its OpenAPI document, /openapi.json.
-
-The test generates several hundred valid and invalid requests from the document. `./dev conformance
-rest` generates thousands.
-"""
+"""Test that the gateway's responses conform to its OpenAPI document, /openapi.json."""
 
 import pytest
 

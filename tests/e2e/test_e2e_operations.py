@@ -1,7 +1,4 @@
-"""Test the routes for operators (`/v1/ops` and `/metrics`) of a whole system.
-
-The tests check warnings, a killed worker, the job counts of two gateways, and the required scope.
-"""
+"""Test the routes for operators (`/v1/ops` and `/metrics`) of a whole system."""
 
 import json
 import subprocess
@@ -126,11 +123,7 @@ def test_answers_come_while_service_bus_hangs(tmp_path: Path, environment: dict[
 
 @contextmanager
 def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
-    """Run a second gateway during the `with` block, and yield an HTTP client for it.
-
-    Both gateways use the same queues and blobs. The second gateway stores its orchestrations in
-    `data`.
-    """
+    """Run a second gateway during the `with` block, and yield an HTTP client for it."""
     port = free_ports(1)
     environment = psutil.Process(system.pid("functions")).environ()
     environment["GATEWAY_BASE_URL"] = url = f"http://127.0.0.1:{port}"

@@ -51,11 +51,7 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that a dead letter that is redriven twice makes only one new job.
-
-    To redrive a dead letter means to submit its request again as a new job. The dead letter is that
-    of the job `job_id`. At the end, this function deletes the dead letter.
-    """
+    """Check that a dead letter that is redriven twice makes only one new job."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

@@ -1,7 +1,4 @@
-"""Test queued jobs: their positions, low priority, cancellation, and a queue that is too long.
-
-The gateway refuses a job that would exceed its deadline in a long queue.
-"""
+"""Test queued jobs: their positions, low priority, cancellation, and a queue that is too long."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,10 +90,7 @@ def test_low_priority_runs_last_cancelled_not_at_all(
 
 
 def _check_positions(system: System, ids: list[str]) -> None:
-    """Check that queued jobs show their positions, but no estimated wait, while no worker runs.
-
-    `ids` are the ids of 200 jobs, in the order in which the jobs were submitted.
-    """
+    """Check that queued jobs show their positions, but no estimated wait, while no worker runs."""
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
     # Eight requests were sent at a time, so the positions are approximate.
@@ -112,10 +106,7 @@ def _check_positions(system: System, ids: list[str]) -> None:
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Submit a job, and close the connection before the job has ended. Return the job's id.
-
-    `text` is the input of the job. The request asks the gateway to wait for the end of the job.
-    """
+    """Submit a job, and close the connection before the job has ended. Return the job's id."""
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -130,10 +121,7 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """Check that a queued job shows how long it is expected to wait.
-
-    Also check that the gateway refuses a job whose deadline is shorter than this wait.
-    """
+    """Check that a queued job shows how long it is expected to wait."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")

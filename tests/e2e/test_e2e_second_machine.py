@@ -1,7 +1,4 @@
-"""Test that the worker of a second `loosely up` runs jobs of the first `loosely up`.
-
-The second `loosely up` stands for a second machine, which reaches the first machine by SSH.
-"""
+"""Test that the worker of a second `loosely up` runs jobs of the first `loosely up`."""
 
 from pathlib import Path
 

@@ -107,10 +107,7 @@ class SmallJobCaller:
         self.peak_bytes = 0
 
     def longest_seconds(self, until: Callable[[], bool], least: int) -> float:
-        """Submit jobs one by one. Return how many seconds the slowest job took.
-
-        Stop as soon as `until` returns True and at least `least` jobs have been submitted.
-        """
+        """Submit jobs one by one. Return how many seconds the slowest job took."""
         longest, count = 0.0, 0
         while count < least or not until():
             started = time.monotonic()
@@ -123,10 +120,7 @@ class SmallJobCaller:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the memory of the worker and all its child processes, such as its decoders.
-
-    Memory that processes share is counted only once.
-    """
+    """Return the memory of the worker and all its child processes, such as its decoders."""
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):
@@ -156,11 +150,7 @@ def upload(system: System, data: bytes, media_type: str) -> str:
 def statuses_of_attack(
     system: System, small_jobs: SmallJobCaller, attack: Sequence[Callable[[], httpx.Response]]
 ) -> list[int]:
-    """Send all requests of `attack` at once, and return the statuses of their responses.
-
-    Check that small jobs do not take much longer during the attack than without it. Also check that
-    the worker uses no more memory than its pod in the deployment may use.
-    """
+    """Send all requests of `attack` at once, and return the statuses of their responses."""
     alone = small_jobs.longest_seconds(lambda: True, 10)
     with ThreadPoolExecutor(len(attack)) as threads:
         sent = [threads.submit(request) for request in attack]

@@ -31,14 +31,7 @@ NO_SERVICE_BUS = (
 
 
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return a runner for the deployment's scripts, which act on the local system `system`.
-
-    When a script deletes the worker's pod, a fake kubectl kills the system's worker. When a script
-    restarts the Function App, a fake az kills the Functions host.
-
-    The scripts get the values of the deployment, such as the gateway's URL, from a fake azd. The
-    items in `values` are added to these values, or replace some of them.
-    """
+    """Return a runner for the deployment's scripts, which act on the local system `system`."""
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
     values = {
         "API_URL": system.url,
@@ -61,21 +54,14 @@ def read_report(path: Path) -> dict[str, str]:
 
 
 def find_private_texts(report: Path, *more: str) -> list[str]:
-    """Return the private texts in a report of the smoke test, which should have none.
-
-    Private texts are names, addresses and keys of the deployment, and the texts in `more`.
-    """
+    """Return the private texts in a report of the smoke test, which should have none."""
     names = [KEY, "sb-trial", "rg-trial", "func-trial", "someone@", "5555-5555", "6666-6666"]
     names += [str(ROOT), *more]
     return [name for name in names if name in report.read_text("utf-8")]
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until the killed component `name` has been restarted and is ready.
-
-    `before` is the process id of the killed component. The test fails if the component is not
-    restarted within 60 s, or is not ready within 60 s after its restart.
-    """
+    """Wait until the killed component `name` has been restarted and is ready."""
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 
@@ -239,10 +225,7 @@ def documented_claims() -> set[str]:
 def run_during_restart(
     system: System, command: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run `infra.smoke.jobs restarted`, which submits jobs before and during a gateway restart.
-
-    `command` is the shell command that restarts the gateway. Return the exit code and the output.
-    """
+    """Run `infra.smoke.jobs restarted`, which submits jobs before and during a gateway restart."""
     options = ["--url", system.url, "--model", "classifier", "--file"]
     options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
     return jobs.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
@@ -346,13 +329,7 @@ def test_each_check_fails_for_a_faulty_gateway(
 
 @contextmanager
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Run a simulated gateway with faults during the `with` block, and yield its URL.
-
-    `answers` contains the status and the JSON body of the response to each faulty path. Requests to
-    other paths get the responses of a working gateway that has no dead letters and whose management
-    API needs no key. The host in the URL is 127.0.0.2. The smoke test does not regard this host as
-    local, so it skips no check.
-    """
+    """Run a simulated gateway with faults during the `with` block, and yield its URL."""
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every = {
         "/v1/models/classifier/jobs": (202, {"id": "job-1", "status": "queued"}),
@@ -410,11 +387,7 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a simulated gateway that accepts jobs but never runs them, and yield its URL.
-
-    `statuses` are the statuses of each job, in the order in which GET requests return them. After
-    the last status, all further requests return the last status again.
-    """
+    """Run a simulated gateway that accepts jobs but never runs them, and yield its URL."""
     read_counts: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,4 @@
-"""Serve ten models, written as models.md describes, and check the results of each model.
-
-The folder `ten_models` contains the code, the catalogue and the other files of these models.
-"""
+"""Serve ten models, written as models.md describes, and check the results of each model."""
 
 import io
 import json
@@ -33,10 +30,7 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
 def loosely(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a `loosely` command in `folder`, and return the ended process with its output.
-
-    Check that the command exits with `status`.
-    """
+    """Run a `loosely` command in `folder`, and return the ended process with its output."""
     done = subprocess.run(
         [sys.executable, "-m", "loosely", *arguments],
         cwd=folder,
@@ -75,11 +69,7 @@ def client(system: System) -> Iterator[Client]:
 
 
 def run(system: System, model: str, value: object, **parameters: Any) -> Any:
-    """Run a job and return its result.
-
-    The input of the job is the content of the file if `value` is a path, and otherwise the text or
-    the JSON value `value`. `parameters` are the model's parameters.
-    """
+    """Run a job and return its result."""
     source: bytes | Path
     match value:
         case Path():
@@ -219,11 +209,7 @@ def infer(
     content_type: str | None = None,
     **parameters: Any,
 ) -> list[Any]:
-    """Send a request of the Open Inference Protocol (/v2), and return the result of each job.
-
-    Each element of `data` becomes an element of the request's tensor, and the input of one job.
-    `content_type` is the media type of the elements, and `parameters` are the model's parameters.
-    """
+    """Send a request of the Open Inference Protocol (/v2), and return the result of each job."""
     tensor: dict[str, Any] = {"name": "input", "shape": [len(data)], "datatype": "BYTES"}
     if content_type:
         tensor["parameters"] = {"content_type": content_type}

@@ -58,11 +58,7 @@ def job_routes(system: System) -> list[tuple[str, str]]:
 def visible_response(
     system: System, name: str, method: str, path: str, job_id: str
 ) -> tuple[Any, ...]:
-    """Send a request about a job as the caller `name`, and return the response.
-
-    The response is a tuple of the status, the headers and the body. The job's id and values that
-    change with each request, such as the date, are removed, so that responses can be compared.
-    """
+    """Send a request about a job as the caller `name`, and return the response."""
     answer = system.http.request(
         method, path.replace("{job_id}", job_id), headers=bearer(name), json={}
     )
@@ -90,10 +86,7 @@ def test_another_tenants_job_is_unknown(closed: System, name: str) -> None:
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the HTTP status to expect if the caller `name` requests another tenant's job.
-
-    `path` is the path of the request.
-    """
+    """Return the HTTP status to expect if the caller `name` requests another tenant's job."""
     if path.endswith(("/reply", "/progress", "/children")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

@@ -1,7 +1,4 @@
-"""Test webhooks, and inputs that the worker downloads from a URL.
-
-Some receivers of webhooks and some servers of inputs fail.
-"""
+"""Test webhooks, and inputs that the worker downloads from a URL."""
 
 import hashlib
 import json

@@ -1,7 +1,4 @@
-"""Test the supervisor of `loosely up` with real processes instead of its usual components.
-
-The processes serve HTTP, and append a line to a file when they start or receive SIGTERM.
-"""
+"""Test the supervisor of `loosely up` with real processes instead of its usual components."""
 
 import contextlib
 import json
@@ -91,11 +88,7 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in a separate process, with test components in place of the usual ones.
-
-    `behaviours` contains the behaviour of each test component by the component's name, for example
-    `crash` or `busy`. STAND_IN, the program of the test components, defines these behaviours.
-    """
+    """A supervisor in a separate process, with test components in place of the usual ones."""
 
     def __init__(
         self,

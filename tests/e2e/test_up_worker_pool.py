@@ -1,8 +1,4 @@
-"""Test the worker pool, which starts and stops workers, with real processes.
-
-The workers and the gateway are minimal: the workers run no models, and the gateway only reports
-queue lengths.
-"""
+"""Test the worker pool, which starts and stops workers, with real processes."""
 
 import asyncio
 import json
@@ -98,10 +94,7 @@ class CountingGateway:
 
 
 class PoolHarness:
-    """Starts worker pools with test workers, and records the events of the pools.
-
-    Files in the folder `home` control the test workers.
-    """
+    """Starts worker pools with test workers, and records the events of the pools."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -47,10 +47,7 @@ class PageResponse:
 
 @dataclass(frozen=True, slots=True)
 class WebPage:
-    """Sends requests as a browser does for a web page.
-
-    `origin` is the origin of the page, for example `http://localhost:3000`.
-    """
+    """Sends requests as a browser does for a web page."""
 
     origin: str
 
@@ -61,11 +58,7 @@ class WebPage:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> PageResponse:
-        """Send a request, follow its redirects, and return the response.
-
-        Raises Blocked if a preflight request is refused, or if CORS does not permit the page to
-        read a response.
-        """
+        """Send a request, follow its redirects, and return the response."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
         urls = [url]
         with httpx.Client(timeout=60) as http:
@@ -120,12 +113,7 @@ def origin_of(url: str) -> str:
 
 
 def answer_of(answer: httpx.Response, *, is_foreign: bool) -> PageResponse:
-    """Return the part of a response that the script of a web page can read.
-
-    If `is_foreign` is true, the request or one of its redirects went to another origin than the
-    page's. Then CORS hides all headers except for a few common ones and those that the server
-    exposes.
-    """
+    """Return the part of a response that the script of a web page can read."""
     exposed = answer.headers.get("access-control-expose-headers", "")
     readable = _ALWAYS_READABLE | {name.strip().lower() for name in exposed.split(",")}
     headers = {

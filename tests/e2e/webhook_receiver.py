@@ -14,11 +14,7 @@ SETTINGS = {
 
 
 class WebhookReceiver(http.server.ThreadingHTTPServer):
-    """A server that receives webhooks by POST, and serves the files in `files` by GET.
-
-    `statuses` are the statuses of the responses to the first webhooks, in this order. All later
-    webhooks get the status 200.
-    """
+    """A server that receives webhooks by POST, and serves the files in `files` by GET."""
 
     daemon_threads = True
 

@@ -1,9 +1,4 @@
-"""Outputs of az, in the form that Microsoft documents for each command.
-
-The fake az evaluates the options `--query` and `--output` on these outputs, as the real one does.
-Each output has the members that the documentation lists and the scripts could use. A comment names
-the source.
-"""
+"""Outputs of az, in the form that Microsoft documents for each command."""
 
 from typing import Any
 

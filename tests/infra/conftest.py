@@ -1,7 +1,4 @@
-"""Fixtures for tests of the deployment's files and of its scripts.
-
-The scripts run with fake versions of programs such as az and kubectl.
-"""
+"""Fixtures for tests of the deployment's files and of its scripts."""
 
 import os
 import shutil

@@ -1,8 +1,4 @@
-"""Check that the deployment's files are consistent with each other and with the code.
-
-Each check raises an AssertionError if the files are inconsistent. The tests run all checks on this
-repository, and also on copies that contain one error each, which a check must find.
-"""
+"""Check that the deployment's files are consistent with each other and with the code."""
 
 import json
 import re
@@ -41,11 +37,7 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that the queues in Azure have the same properties as in the local Service Bus.
-
-    Only the lock duration may differ. The workers' setting WORKER_LOCK_SECONDS must equal the lock
-    duration in Azure.
-    """
+    """Check that the queues in Azure have the same properties as in the local Service Bus."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
@@ -79,10 +71,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that KEDA starts workers of a model for jobs of normal and of low priority.
-
-    In every overlay, KEDA must poll both queues of each model.
-    """
+    """Check that KEDA starts workers of a model for jobs of normal and of low priority."""
     expected = {
         rule["name"]: rule["metadata"]
         for model in files.catalogue["models"]
@@ -113,11 +102,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker.
-
-    The stabilization window of a ScaledObject must be at least as long as the longest grace period
-    of a pod. Each PodDisruptionBudget must belong to a Deployment.
-    """
+    """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -136,10 +121,7 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
 
 
 def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
-    """Check that AKS and Container Apps run as many workers without jobs as the catalogue requires.
-
-    The catalogue entry of a model states the number of these workers in `min_workers` and `warm`.
-    """
+    """Check that AKS and Container Apps keep as many idle workers as the catalogue says."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for model in files.catalogue["models"]:
         entry = catalogue.model(model["name"])
@@ -176,11 +158,7 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:
-    """Check that the port of the worker's health server is the same in all files.
-
-    The image exposes this port, the probes and Prometheus connect to it, and the network policy
-    permits it.
-    """
+    """Check that the port of the worker's health server is the same in all files."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
     assert environment["HEALTH_HOST"] == "0.0.0.0", "probes from outside cannot connect"
@@ -240,10 +218,7 @@ METADATA_SERVICE = "169.254.169.254/32"
 
 
 def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
-    """Check that workers may connect to the metadata service only if they poll scheduled events.
-
-    They poll scheduled events if WORKER_SCHEDULED_EVENTS is set.
-    """
+    """Check that workers may connect to the metadata service only if they poll scheduled events."""
     for name, manifests in files.overlays.items():
         [policy] = of_kind(manifests, "NetworkPolicy")
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -263,10 +238,7 @@ def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles)
 
 
 def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
-    """Check that the managed identities of workers and of KEDA trust their service accounts.
-
-    The workers' pods must use the service account that the workers' identity trusts.
-    """
+    """Check that the managed identities of workers and of KEDA trust their service accounts."""
     cluster = files.module("cluster")
     [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
     namespace, account = subject.split(":")
@@ -303,22 +275,14 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the data collection rule of the cluster names a data collection endpoint.
-
-    The agents in the cluster send their metrics to this endpoint.
-    """
+    """Check that the data collection rule of the cluster names a data collection endpoint."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that a worker's pod has enough time to finish its jobs before Kubernetes kills it.
-
-    The grace period must be longer than WORKER_DRAIN_SECONDS, and not shorter than the longest job
-    plus one message lock. The longest job lasts until the default deadline of its model, or until
-    the maximum deadline if the model reports progress.
-    """
+    """Check that a worker's pod has enough time to finish its jobs before Kubernetes kills it."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -381,11 +345,7 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles) -> None:
-    """Check that a web page that may use the gateway may also use signed links to blobs.
-
-    The CORS rule of the storage must allow the origins in CORS_ORIGINS and the gateway's origin. It
-    must have the same methods and headers as the CORS rule of the local system.
-    """
+    """Check that a web page that may use the gateway may also use signed links to blobs."""
     main, storage = files.text("infra/main.bicep"), files.module("storage")
     parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
     assert parameters["corsOrigins"] == {"value": "${CORS_ORIGINS=}"}
@@ -421,11 +381,7 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy of API Management is valid XML, is sent as XML, and has a rate limit.
-
-    The rate limit must have one counter for each subscription and IP address. The counter must not
-    depend on a header, because callers choose the values of their headers.
-    """
+    """Check that the policy is XML, is sent as XML, and limits each subscription and address."""
     policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
     assert policies.tag == "policies"
     [limit] = policies.iter("rate-limit-by-key")
@@ -454,10 +410,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
 def lifecycle_days(
     files: DeploymentFiles, retention_hours: int, deadline_seconds: int
 ) -> dict[str, int]:
-    """Return the days of the storage's lifecycle rules by prefix, as Bicep computes them.
-
-    `deadline_seconds` is the longest deadline in the catalogue.
-    """
+    """Return the days of the storage's lifecycle rules by prefix, as Bicep computes them."""
     storage = files.module("storage")
     catalogue = "loadJsonContent('../catalogue.json').longestDeadlineSeconds"
     names = {"retentionHours": retention_hours, "longestDeadlineSeconds": deadline_seconds}
@@ -471,10 +424,7 @@ def lifecycle_days(
 
 
 def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> None:
-    """Check that the lifecycle rules never delete a blob before the gateway's housekeeping does.
-
-    The longest permitted deadline and RETENTION_HOURS are used, and the shortest.
-    """
+    """Check that the lifecycle rules never delete a blob before the gateway's housekeeping does."""
     for hours, deadline in ((1, 1), (72, 3600), (10_000, 6 * 24 * 3600)):
         days = lifecycle_days(files, hours, deadline)
         kept = timedelta(hours=hours)
@@ -503,11 +453,7 @@ LINE_OF_THE_WORKER = "Azure has scheduled the event Preempt"
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that each log text and route in the queries of alerts and workbook is in the code.
-
-    The queries must not use Azure's platform metrics, because Service Bus does not export queue
-    lengths.
-    """
+    """Check that each log text and route in the queries of alerts and workbook is in the code."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -531,10 +477,7 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the worker's image contains the worker's code and its required packages.
-
-    The packages are those of the worker's extras in pyproject.toml.
-    """
+    """Check that the worker's image contains the worker's code and its required packages."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}

@@ -49,10 +49,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the fake programs az, azd, kubectl, kubelogin and docker into a folder.
-
-    `state` is the common state of these programs before their first call.
-    """
+    """Write the fake programs az, azd, kubectl, kubelogin and docker into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -107,11 +104,7 @@ class Call:
 
 
 def format_output(result: outputs.Output, options: dict[str, str]) -> str:
-    """Return the text that az prints for a result.
-
-    `--query` is a JMESPath expression. `--output tsv` prints a line for each item of a list, and
-    a tab between its values: https://github.com/microsoft/knack/blob/dev/knack/output.py
-    """
+    """Return what az prints: https://github.com/microsoft/knack/blob/dev/knack/output.py"""
     if options.get("--output") == "none":
         return ""
     if "--query" in options:
@@ -304,10 +297,7 @@ def kubectl_apply(call: Call) -> str:
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill a process. `state[name]` is the path of a file that contains the process id.
-
-    Do nothing if `state` has no entry `name`.
-    """
+    """Kill a process. `state[name]` is the path of a file that contains the process id."""
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
@@ -320,10 +310,7 @@ def kubectl_logs(call: Call) -> str:
 
 
 def kubectl_get_pods(call: Call) -> str:
-    """Return a list with one pod: https://kubernetes.io/docs/reference/kubectl/quick-reference/
-
-    If `state["pods"]` is 0, the list of the first call is empty.
-    """
+    """Return a list with one pod: https://kubernetes.io/docs/reference/kubectl/quick-reference/"""
     if call.state.pop("pods", 1) == 0:
         return ""
     return "worker-classifier-0   1/1   Running   0   5m"
@@ -335,11 +322,7 @@ def kubectl_delete(call: Call) -> str:
 
 
 def kubectl_exec(call: Call) -> str:
-    """Imitate `kubectl exec` in a worker's pod, and return the output of the command.
-
-    A command that opens a network connection fails, unless the state of the fake cloud contains
-    `open_network`.
-    """
+    """Imitate `kubectl exec` in a worker's pod, and return the output of the command."""
     if call.options.get("-c") != "import socket" and not call.state.get("open_network"):
         raise ProgramError(1, "command terminated with exit code 1")
     return ""
@@ -441,10 +424,7 @@ def answer(call: Call) -> outputs.Output:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Act as the fake program `program`: record the call, print its output, return its exit code.
-
-    A call of `kubectl kustomize` is not recorded, and runs the real kubectl.
-    """
+    """Act as the program `program`: record the call, print its output, return its exit code."""
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)

@@ -46,10 +46,7 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that Kubernetes does not give up a rollout while the deployment script waits for it.
-
-    The script waits for several minutes, because a new GPU node takes minutes to start.
-    """
+    """Check that Kubernetes does not give up a rollout while the deployment script waits for it."""
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -76,11 +73,7 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 
 
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
-    """Check that the maximum number of workers fits the number of GPUs.
-
-    The maximum number of workers must be the product of two numbers: the maximum number of GPU
-    nodes, and the number of workers that share one GPU.
-    """
+    """Check that the maximum number of workers fits the number of GPUs."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -107,10 +100,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that a GPU worker on Container Apps requests the cores and memory in infra/prices.yaml.
-
-    `./dev cost` computes its prices from this file.
-    """
+    """Check that GPU workers on Container Apps request what infra/prices.yaml assumes."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]
@@ -119,10 +109,7 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that the workers that share a GPU do not request more cores than their machine has.
-
-    Also check that NVIDIA's device plugin has the capability SYS_ADMIN only in the overlay `mig`.
-    """
+    """Check that the workers that share a GPU do not request more cores than their machine has."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

@@ -47,11 +47,7 @@ class ScriptRunner:
     def run(
         self, script: str, *arguments: str, typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script, and return the ended process with its exit code, output and error output.
-
-        `typed` is the standard input of the script. `environment` contains further environment
-        variables.
-        """
+        """Run a script with `typed` as its standard input, and return the ended process."""
         return subprocess.run(
             [self.root / "infra" / "scripts" / script, *arguments],
             input=typed,
@@ -72,10 +68,7 @@ class ScriptRunner:
         return {"PATH": path, "HOME": str(self.bin), "PYTHON": sys.executable, **retries}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
-        """Run a script and return its output. Raises AssertionError if the script fails.
-
-        `environment` contains further environment variables.
-        """
+        """Run a script and return its output. Raises AssertionError if the script fails."""
         ended = self.run(script, *arguments, **environment)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -91,10 +84,7 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return all recorded calls that begin with `words`.
-
-        A call is a list: the name of the fake program, and its arguments.
-        """
+        """Return all recorded calls that begin with `words`."""
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 
@@ -112,11 +102,6 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Write fake programs such as az into `folder`, and return a runner for the scripts.
-
-    `checkout` is the repository that contains the scripts. They get the values of the deployment
-    from a fake azd, which returns the items of VALUES. The items in `values` are added to these
-    items, or replace some of them.
-    """
+    """Write fake programs such as az into `folder`, and return a runner for the scripts."""
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -136,11 +136,7 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check that messages of a dead Functions host are visible again after a minute.
-
-    The visibility timeouts must be set if Azure Storage stores the orchestrations. The Durable Task
-    Scheduler has no such settings, so host.json must not contain them.
-    """
+    """Check that messages of a dead Functions host are visible again after a minute."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():
@@ -150,11 +146,7 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the deployments of the worker set exactly the settings that the worker reads.
-
-    The settings come from the pods, from Container Apps and from the image. The settings in
-    LEFT_TO_DEFAULTS may be missing.
-    """
+    """Check that the deployments of the worker set exactly the settings that the worker reads."""
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}

@@ -1,7 +1,4 @@
-"""Test the documents about the deployment: run their commands, compare their tables with the code.
-
-`NOT_RUN` lists the commands that are not run here, with the reason. All other commands are run.
-"""
+"""Test the documents about the deployment: run their commands, compare their tables."""
 
 import json
 import os
@@ -90,10 +87,7 @@ PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yield the commands in the code blocks of a document.
-
-    In a block `sh`, each line is a command. In a block `console`, a command follows after `$`.
-    """
+    """Yield the commands in the code blocks of a document."""
     for language, block in re.findall(
         r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
@@ -107,11 +101,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands in the text of a document, outside of its code blocks.
-
-    A command is complete if it has at least three words, calls azd, or begins with an environment
-    variable. But a command that contains `…` is never complete.
-    """
+    """Yield the complete commands in the text of a document, outside of its code blocks."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
         words = command.split()
@@ -260,9 +250,7 @@ def test_every_setting_is_documented(program: str) -> None:
     assert documented - _OF_THE_HOST == read
 
 
-def test_stand_ins_come_first_on_the_search_path(
-    scripts: ScriptRunner,
-) -> None:
+def test_stand_ins_come_first_on_the_search_path(scripts: ScriptRunner) -> None:
     found = shutil.which("az", path=scripts.environment()["PATH"])
     assert found == os.fspath(scripts.bin / "az")
     assert not fake_cloud.calls(scripts.bin)

@@ -1,7 +1,4 @@
-"""Check that one instance of the gateway in Azure has enough memory, even in the worst case.
-
-The memory of an instance is a parameter of the Function App on Flex Consumption.
-"""
+"""Check that one instance of the gateway in Azure has enough memory, even in the worst case."""
 
 import asyncio
 import base64

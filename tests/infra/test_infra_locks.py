@@ -1,8 +1,4 @@
-"""Check the package locks of the gateway and the worker, and the documented lowest versions.
-
-A package lock is a file with the exact versions and the hashes of the packages to install. The
-lowest versions are those that our requirements permit.
-"""
+"""Check the package locks of the gateway and the worker, and the documented lowest versions."""
 
 import importlib.metadata
 import re
@@ -80,11 +76,7 @@ def gateway_requirements() -> list[str]:
 def unsatisfied(
     requirements: Iterable[str], packages: Mapping[str, LockedPackage]
 ) -> Iterator[str]:
-    """Yield each requirement that the packages of a package lock do not satisfy.
-
-    A requirement is not satisfied if its package is missing in `packages`, or if the requirement
-    does not permit the package's version.
-    """
+    """Yield each requirement that the packages of a package lock do not satisfy."""
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate(ENVIRONMENT):
@@ -174,11 +166,7 @@ def test_workers_lock_targets_the_images_python() -> None:
 
 
 def floors() -> dict[str, set[str]]:
-    """Return the lowest versions of each package that our requirements permit.
-
-    The requirements are in pyproject.toml and requirements.in. The result contains a set of
-    versions by the name of the package.
-    """
+    """Return the lowest versions of each package that our requirements permit."""
     found: dict[str, set[str]] = {}
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base: list[str] = document["project"]["dependencies"]

@@ -319,11 +319,7 @@ WARM_FAULTS = [
 
 @pytest.fixture
 def warm_copy(copy: Path) -> Path:
-    """Return a copy of the deployment's files in which some workers run even without jobs.
-
-    These workers are one worker of the model `classifier` at all times, and three workers of this
-    model in the weekly periods of the setting `warm`.
-    """
+    """Return a copy of the deployment's files in which some workers run even without jobs."""
     path = copy / "functions" / "contract" / "models.toml"
     lines = (
         'min_workers = 1\nwarm = ["Mon-Fri 08:00-18:00 Europe/Berlin", "Sat 22:00-02:00 UTC"]\n'

@@ -20,11 +20,7 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """Run a server that receives webhooks, and yield its URL.
-
-    For each connection, the server calls the function `speak`, which reads the request and writes
-    the response.
-    """
+    """Run a server that receives webhooks, and yield its URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -79,11 +79,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """Return the content of the weights blob of each model, by the name of the model.
-
-    If the content is empty, the blob is not uploaded. If a worker executes the code in the
-    malicious weights, this code creates the folder `trace`.
-    """
+    """Return the content of the weights blob of each model, by the name of the model."""
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,
@@ -129,10 +125,7 @@ def upload(services: LocalServices, name: str, data: bytes) -> None:
 
 
 def readiness(worker: Program) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status of the readiness probe, and the state of each model.
-
-    Return the status 0 and no models if the worker does not respond.
-    """
+    """Return the HTTP status of the readiness probe, and the state of each model."""
     try:
         answer = httpx.get(worker.probe, timeout=5)
     except httpx.TransportError:

@@ -29,11 +29,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 
 class Gate:
-    """Keeps jobs running until the test calls `open`.
-
-    The method `task` returns an input. A job with this input waits in the model until `open` is
-    called.
-    """
+    """Keeps jobs running until the test calls `open`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

@@ -66,10 +66,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The files of the worker's container image, in the folder `root`.
-
-    `start` runs a program of the image as a container would run it.
-    """
+    """The files of the worker's container image, in the folder `root`."""
 
     root: Path
     stage: Stage
@@ -106,10 +103,7 @@ class Image:
 
 
 def confinement() -> list[str]:
-    """Return the beginning of a command line that runs a program as the image's user.
-
-    Return [] if this process cannot switch to that user.
-    """
+    """Return the beginning of a command line that runs a program as the image's user."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]

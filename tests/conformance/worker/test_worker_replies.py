@@ -19,11 +19,7 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a function that the client calls between two tries, and that does not wait.
-
-    The function's argument is the length of a wait in seconds, which is appended to `waits`. The
-    first `tries` calls return True. Each later call returns False, so the client stops trying.
-    """
+    """Return a function that the client calls between two tries, and that does not wait."""
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:

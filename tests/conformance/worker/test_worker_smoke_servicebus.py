@@ -1,7 +1,4 @@
-"""Test the smoke test's checks of Service Bus.
-
-Against the emulator, each check must pass. Against a faulty emulator, checks must fail.
-"""
+"""Test the smoke test's checks of Service Bus."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -40,11 +40,7 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return the input of a job that waits while it runs, and two functions to control the job.
-
-    The first function lets the job end. The second function returns whether the job has begun.
-    The functions and the model communicate by files in `folder`.
-    """
+    """Return the input of a job that waits while it runs, and two functions to control the job."""
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 

@@ -1,7 +1,4 @@
-"""A model that consists of one linear layer with three inputs and two outputs.
-
-The model's catalogue entry names the file from which the layer loads its weights.
-"""
+"""A model that consists of one linear layer with three inputs and two outputs."""
 
 import torch
 

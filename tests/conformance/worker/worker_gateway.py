@@ -54,10 +54,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until `condition` returns True. This function is called after each request.
-
-        Raises AssertionError if it does not return True within `seconds`.
-        """
+        """Wait until `condition` returns True. This function is called after each request."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
                 raise AssertionError(
@@ -65,10 +62,7 @@ class Gateway(http.server.ThreadingHTTPServer):
                 )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait until a worker's reply for this job has been accepted, and return the reply.
-
-        Raises AssertionError if no reply is accepted within 60 s, or if several were accepted.
-        """
+        """Wait until a worker's reply for this job has been accepted, and return the reply."""
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]

@@ -1,8 +1,4 @@
-"""A model for tests of device memory.
-
-The options in the catalogue entry set the memory that the model uses, the seconds to load the model
-and to run a batch, and how many inputs of one batch fit into memory.
-"""
+"""A model for tests of device memory."""
 
 from __future__ import annotations
 
@@ -47,10 +43,7 @@ _PAUSE = threading.Event()
 
 
 class Infer:
-    """A batch model that returns the square of `n` for an input such as `{"n": 3}`.
-
-    If one input of a batch contains `"bad": true`, the whole batch raises an error.
-    """
+    """A batch model that returns the square of `n` for an input such as `{"n": 3}`."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -62,10 +55,7 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """Store the options, and wait `load_seconds`.
-
-        A batch of more than `fits` items raises MemoryError.
-        """
+        """Store the options, and wait `load_seconds`."""
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes
         self._run_seconds = run_seconds

@@ -1,7 +1,4 @@
-"""A model whose jobs run until the test ends them.
-
-The model appends a line to a file when a job begins, and to another file when a job stops early.
-"""
+"""A model whose jobs run until the test ends them."""
 
 from __future__ import annotations
 
@@ -15,10 +12,7 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Runs a job with the input `{"folder": …}` until the folder contains the file `gate`.
-
-    The result contains the id of the process that has run the job.
-    """
+    """Runs a job with the input `{"folder": …}` until the folder contains the file `gate`."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

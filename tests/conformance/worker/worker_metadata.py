@@ -14,10 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """An emulator of Azure's metadata service, which returns the scheduled events in `events`.
-
-    `statuses` are the HTTP statuses of the next responses. If the list is empty, the status is 200.
-    """
+    """An emulator of Azure's metadata service, which returns the scheduled events in `events`."""
 
     daemon_threads = True
 
@@ -86,11 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, b"")
 
     def _is_refused(self) -> bool:
-        """Send an error response if the request must be refused, and return whether it was refused.
-
-        A request without the header `Metadata` or with an unknown API version is refused with the
-        status 400. Any other request is refused if the next status in `statuses` is not 200.
-        """
+        """Refuse an invalid request or one with a scripted status; return whether it was."""
         address = urlsplit(self.path)
         known = {
             "/metadata/scheduledevents": "2020-07-01",

@@ -13,11 +13,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Performs the action that the input names, for example `{"do": "sleep", "ms": 5}`.
-
-    The result contains the name of the action, and the number of the batch that contained the job.
-    The batches of a process are counted from 1.
-    """
+    """Performs the action that the input names, for example `{"do": "sleep", "ms": 5}`."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

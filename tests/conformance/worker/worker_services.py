@@ -1,7 +1,4 @@
-"""Run workers as processes, which use a local Service Bus, blob storage and a scripted gateway.
-
-A scripted gateway is an HTTP server that sends the responses that a test has chosen.
-"""
+"""Run workers as processes, which use a local Service Bus, blob storage and a scripted gateway."""
 
 from __future__ import annotations
 
@@ -287,11 +284,7 @@ class LocalServices:
         return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Return the dead letter with this message id.
-
-        Complete this message, and all dead letters that are received before it. Raises
-        AssertionError if the message is not dead-lettered within `START_SECONDS`.
-        """
+        """Return the dead letter with this message id."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -305,18 +298,12 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, in several calls of the SDK if necessary, and return them.
-
-    Raises AssertionError if fewer messages arrive.
-    """
+    """Receive `count` messages, in several calls of the SDK if necessary, and return them."""
     return list(_arriving(receiver, count))
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, complete each message as soon as it arrives, and return them.
-
-    Raises AssertionError if fewer messages arrive.
-    """
+    """Receive `count` messages, complete each message as soon as it arrives, and return them."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)
@@ -337,11 +324,7 @@ def _arriving(receiver: ServiceBusReceiver, count: int) -> Iterator[ServiceBusRe
 def run_services(
     folder: Path, catalogue: str | None = None, *, service_bus_module: str = "emulator.servicebus"
 ) -> Iterator[LocalServices]:
-    """Run the local Service Bus and blob storage until the `with` block ends.
-
-    `catalogue` is the text of the model catalogue. By default, it contains the test models in
-    CATALOGUE and the models that are part of Loosely.
-    """
+    """Run the local Service Bus and blob storage until the `with` block ends."""
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
     catalogue_path.write_text(catalogue or CATALOGUE + shipped)
@@ -395,11 +378,7 @@ def message(
     deadline_seconds: float = 600.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """Return a message that submits a job, in the format in which the gateway sends it.
-
-    `identity` is the id of the job, and `task` is its input. `reply_url` is the URL for the job's
-    reply; by default, a URL of `gateway`.
-    """
+    """Return a message that submits a job, in the format in which the gateway sends it."""
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())

@@ -13,10 +13,7 @@ TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """Return settings for workers that share one simulated GPU of 8 GiB.
-
-    Through files in `folder`, the workers agree on which worker uses how much GPU memory.
-    """
+    """Return settings for workers that share one simulated GPU of 8 GiB."""
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),
@@ -25,10 +22,7 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send `count` jobs, alternately to the models `six` and `three`.
-
-    Return a dict from each job id to the number `n` in the input of the job.
-    """
+    """Send `count` jobs, alternately to the models `six` and `three`."""
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -44,11 +38,7 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average time in seconds from one load of a model to the next load.
-
-    The times of the loads are read from the workers' logs. The first load is left out. The result
-    is 0 if the logs contain fewer than three loads.
-    """
+    """Return the average time in seconds from one load of a model to the next load."""
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE
     )

@@ -1,8 +1,4 @@
-"""Test cases of the REST contract: requests while blob storage or Service Bus does not respond.
-
-A test pauses blob storage, and then sends all requests in the list `BLOBS` at the same time. It
-does the same with Service Bus and the list `SERVICE_BUS`.
-"""
+"""Test cases of the REST contract: requests while blob storage or Service Bus does not respond."""
 
 from typing import Final
 

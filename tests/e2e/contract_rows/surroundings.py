@@ -1,8 +1,4 @@
-"""Test cases of the REST contract: requests that do not concern a single job.
-
-`OTHERS` contains requests for models, health, pages and dead letters. `TENSORS` contains requests
-of the Open Inference Protocol, whose paths begin with /v2.
-"""
+"""Test cases of the REST contract: requests that do not concern a single job."""
 
 from typing import Final
 

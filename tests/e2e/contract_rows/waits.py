@@ -1,7 +1,4 @@
-"""Test cases of the REST contract: requests that submit a job and wait until it ends.
-
-The expected response depends on how the job ends.
-"""
+"""Test cases of the REST contract: requests that submit a job and wait until it ends."""
 
 from typing import Final
 

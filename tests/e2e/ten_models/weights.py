@@ -12,11 +12,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 
 def write_weights(folder: Path) -> None:
-    """Write the files with the weights of three models into `folder/models/weights`.
-
-    The models are a detector with random weights, a network that averages each colour of a picture,
-    and a linear layer.
-    """
+    """Write the files with the weights of three models into `folder/models/weights`."""
     weights = folder / "models" / "weights"
     weights.mkdir()
     torch.manual_seed(1)

@@ -5,10 +5,7 @@ from PIL.Image import Image
 
 
 class Infer:
-    """Reduces a picture to a few colours, and returns these colours.
-
-    The option `palette` in the catalogue entry is the maximum number of colours.
-    """
+    """Reduces a picture to a few colours, and returns these colours."""
 
     def __init__(self, palette: int) -> None:
         self._palette = palette
