@@ -19,7 +19,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from contract.catalogue import ModelEntry
-from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
+from worker.errors import Cancelled, DeviceLost, HandedBack, OutOfMemory
 from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
@@ -258,20 +258,17 @@ class InferStep:
         return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
 
     def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
-        if job.lock.is_lost:
-            return LockLost("the message lock was lost before the job ran")
-        if job.is_expired(utc_now()):
-            return job.expiry_error("the deadline passed before the job ran")
-        if self._progress is not None:
-            if job.context is None:
-                job.context = self._progress.open_context(
-                    job.request.reply_url, job.attempt, job.check_usable
-                )
-            if job.context.is_cancelled:
-                return Cancelled("the job was cancelled before it ran")
-        elif self._cancellation.is_wanted(job) is False:
-            # The job was cancelled while an earlier batch kept the device busy.
-            return NotWaitedFor("the caller no longer waits for this job")
+        if self._progress is None:
+            # It may have been cancelled while an earlier batch kept the device busy.
+            return self._cancellation.reason_to_skip(job)
+        if (reason := job.reason_to_skip()) is not None:
+            return reason
+        if job.context is None:
+            job.context = self._progress.open_context(
+                job.request.reply_url, job.attempt, job.check_usable
+            )
+        if job.context.is_cancelled:
+            return Cancelled("the job was cancelled before it ran")
         return None
 
 

@@ -3,12 +3,12 @@
 import io
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, InputPayload, PayloadUrl
-from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
+from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor, WorkerError
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import Data, DecoderProcesses
@@ -32,11 +32,8 @@ _MAX_READ_SECONDS = 20.0
 class RetryPolicy:
     """Limits how long a job's failed network call is repeated."""
 
-    def __init__(
-        self, stopping: threading.Event, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
-        self._clock = clock
 
     def check_stopping(self) -> None:
         """Raise HandedBack if this worker is shutting down."""
@@ -49,11 +46,11 @@ class RetryPolicy:
         The function takes the seconds to sleep. It returns False if the job's lock is lost or
         `seconds` have passed since now. It raises HandedBack if this worker is shutting down.
         """
-        ends_at = self._clock() + seconds
+        ends_at = time.monotonic() + seconds
 
         def wait(pause_seconds: float) -> bool:
             self.check_stopping()
-            return self._clock() < ends_at and job.lock.wait(pause_seconds)
+            return time.monotonic() < ends_at and job.lock.wait(pause_seconds)
 
         return wait
 
@@ -74,6 +71,13 @@ class CancellationCheck:
         if is_wanted is not None:
             job.checked_at, job.is_wanted = now, is_wanted
         return is_wanted
+
+    def reason_to_skip(self, job: ReceivedJob) -> WorkerError | None:
+        """Return why a job that has not run must not run; None if it may."""
+        reason = job.reason_to_skip()
+        if reason is None and self.is_wanted(job) is False:
+            return NotWaitedFor("the caller no longer waits for this job")
+        return reason
 
     def require_wanted(self, job: ReceivedJob) -> None:
         """Raise NotWaitedFor, LockLost or HandedBack if the job must not run.
@@ -137,9 +141,7 @@ class PrepareStep:
         This may wait for memory or a child process, and stops if the job is cancelled or expires.
         """
 
-        def check() -> None:
-            self.check_held(job)
-
+        check = partial(self.check_held, job)
         with job.span.record_step("prepare"):
             try:
                 with self.running.noting_run(job.delivery):
@@ -169,12 +171,8 @@ class PrepareStep:
     def check_held(self, job: ReceivedJob) -> None:
         """Raise an error if the job must not wait any longer for memory, a child or the device."""
         self.retries.check_stopping()
-        if job.lock.is_lost:
-            raise LockLost("the message lock was lost before the job ran")
-        if job.is_expired(utc_now()):
-            raise job.expiry_error("the deadline passed before the job ran")
-        if self.cancellation.is_wanted(job) is False:
-            raise NotWaitedFor("the caller no longer waits for this job")
+        if (reason := self.cancellation.reason_to_skip(job)) is not None:
+            raise reason
 
     def _prepare_file(self, job: ReceivedJob, loaded: LoadedModel) -> object:
         """Open the job's input as a file, let the model preprocess it, and return the item."""

@@ -156,6 +156,14 @@ class ReceivedJob:
         """Return the error that ends this job after its deadline; a producer gets a reply."""
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 
+    def reason_to_skip(self) -> WorkerError | None:
+        """Return why a job that has not run must not run; None if it may."""
+        if self.lock.is_lost:
+            return LockLost("the message lock was lost before the job ran")
+        if self.is_expired(utc_now()):
+            return self.expiry_error("the deadline passed before the job ran")
+        return None
+
     def is_stale(self, now: datetime) -> bool:
         """Return whether the worker must ask the gateway whether the job is still wanted.
 

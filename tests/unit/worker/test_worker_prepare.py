@@ -14,7 +14,9 @@ from worker.errors import NotWaitedFor, Settlement
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.opened import InputKind, OpenedInput, keep_waiting, open_input, open_together
+from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import ReceivedJob
+from worker.replies import GatewayClient
 
 LARGE_BYTES = 200 * MIB
 IMAGE = InputKind("image")
@@ -35,7 +37,7 @@ class Setup:
         self.step = replace(
             self.jobs.consumer.prepare,
             manager=cast(Any, SimpleNamespace(loaded=loaded)),
-            cancellation=cast(Any, self),  # asked by `is_wanted`
+            cancellation=ScriptedCheck(self),
             memory=InputMemory(self.budget),
             processes=self.processes,
         )
@@ -44,6 +46,17 @@ class Setup:
     def picture(self, side: int) -> OpenedInput:
         opened = open_input(IMAGE, blank_png(side, side), "image/png", self.processes)
         return open_together(opened, {})
+
+
+class ScriptedCheck(CancellationCheck):
+    """Answers as the function `is_wanted` of a setup, without a gateway."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(GatewayClient(frozenset()), RetryPolicy(threading.Event()))
+        self.setup = setup
+
+    def is_wanted(self, job: ReceivedJob) -> bool:
+        return self.setup.is_wanted(job)
 
 
 @pytest.fixture
