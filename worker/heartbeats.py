@@ -61,7 +61,7 @@ class Heartbeats:
     def run(self) -> None:
         """Write heartbeats until `close` is called, then delete the heartbeat's blob."""
         while self._interval_seconds and not self._is_closed:
-            self._call(lambda: self._write(encode_heartbeat(self._describe())))
+            self._call(self._write)
             self._changed.wait(self._interval_seconds)
             self._changed.clear()
         if self._interval_seconds:
@@ -76,7 +76,8 @@ class Heartbeats:
         self._is_closed = True
         self._changed.set()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self) -> None:
+        data = encode_heartbeat(self._describe())
         self._store.write(self._blob, data, JSON, TIMEOUT_SECONDS)
 
     def _call(self, request: Callable[[], None]) -> None:

@@ -172,7 +172,8 @@ class LockJournal:
             with _locked(path) as content:
                 if content is None:
                     continue
-                known = death if death is not None and death.pid == _writer_of(path) else None
+                writer = int(path.name.split("-")[1])
+                known = death if death is not None and death.pid == writer else None
                 for token, state, history, number in read_slots(content):
                     after = history_after_death(
                         state, history, is_crash=known is not None and known.is_crash
@@ -247,10 +248,6 @@ def read_slots(content: bytes) -> list[Slot]:
         for state, token, history, number in _SLOT.iter_unpack(whole)
         if state != _FREE
     ]
-
-
-def _writer_of(path: Path) -> int:
-    return int(path.name.split("-")[1])
 
 
 @contextlib.contextmanager

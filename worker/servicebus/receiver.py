@@ -342,7 +342,8 @@ class Receiver:
         while self._requests:
             request = self._requests[0]
             if request.delay_seconds and not self._stopping.is_set():
-                self._postpone(request)
+                due_at = self._clock() + request.delay_seconds
+                heapq.heappush(self._postponed, (due_at, next(self._numbers), request))
                 self._requests.popleft()
                 continue
             together = self._completions()
@@ -367,10 +368,6 @@ class Receiver:
 
     def _release_lock(self, request: SettleRequest) -> bool:
         return request.lock is None or self._locks.end_renewal(request.lock)
-
-    def _postpone(self, request: SettleRequest) -> None:
-        due_at = self._clock() + request.delay_seconds
-        heapq.heappush(self._postponed, (due_at, next(self._numbers), request))
 
     def _resume_postponed(self) -> None:
         now = float("inf") if self._stopping.is_set() else self._clock()
