@@ -201,7 +201,7 @@ class ModelManager:
         if self._device is not None:
             self._device.unload(self._resident_bytes)
         self._reservation.record_unload()
-        self.telemetry.record_unload()
+        self.telemetry.unloads.inc()
         _log.info("%s: the model was unloaded", self._model.name)
 
     def _close(self, loaded: LoadedModel) -> None:
@@ -228,7 +228,7 @@ class ModelManager:
         self.problem = None
         self._set_aside(is_broken=False)
         self._backoff.reset()
-        self.telemetry.record_load()
+        self.telemetry.loads.inc()
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
@@ -287,7 +287,7 @@ class ModelManager:
             device_lock,
             device_model,
             save_measurement,
-            self.telemetry.record_split,
+            self.telemetry.splits.inc,
         )
         try:
             warm_up(self._model, loaded, limit)
@@ -314,7 +314,7 @@ class ModelManager:
             self._device.release_cached()
 
     def _new_limit(self) -> BatchLimit:
-        return BatchLimit(self._model.name, self._sharing.device_lock, self.telemetry.record_split)
+        return BatchLimit(self._model.name, self._sharing.device_lock, self.telemetry.splits.inc)
 
     def _note_failure(self, error: BaseException, stopping: threading.Event) -> None:
         size_bytes: int | None = None

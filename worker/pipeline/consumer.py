@@ -162,7 +162,7 @@ class Consumer:
         if delivery.delivery_count:
             self.notes.note_so_far(job)
         if cached is not None:
-            self.manager.telemetry.record_reused_reply()
+            self.manager.telemetry.reused_replies.inc()
             self.in_flight.start_job(job)
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)

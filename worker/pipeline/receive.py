@@ -425,7 +425,7 @@ class InFlight:
         counts.postponed.discard(delivery)
         counts.held.discard(delivery)
         if not in_time:
-            self._telemetry.record_lock_lost()
+            self._telemetry.lock_losses.inc()
 
 
 class Capacity:

@@ -321,11 +321,11 @@ class ModelTelemetry:
         self._queue_wait = self._metrics.queue_wait.labels(model)
         self._batch_size = self._metrics.batch_size.labels(model)
         self._inference = self._metrics.inference.labels(model)
-        self._lock_losses = self._metrics.lock_losses.labels(model)
-        self._splits = self._metrics.splits.labels(model)
-        self._reused_replies = self._metrics.reused_replies.labels(model)
-        self._loads = self._metrics.loads.labels(model)
-        self._unloads = self._metrics.unloads.labels(model)
+        self.lock_losses = self._metrics.lock_losses.labels(model)
+        self.splits = self._metrics.splits.labels(model)
+        self.reused_replies = self._metrics.reused_replies.labels(model)
+        self.loads = self._metrics.loads.labels(model)
+        self.unloads = self._metrics.unloads.labels(model)
         self.last_batch_size: int | None = None
         """How many jobs ran in the last batch; None before the first batch."""
 
@@ -374,29 +374,9 @@ class ModelTelemetry:
         self.last_batch_size = len(jobs)
         self._inference.observe(time.perf_counter() - started)
 
-    def record_lock_lost(self) -> None:
-        """Record that a message's lock was lost before the message was settled."""
-        self._lock_losses.inc()
-
-    def record_split(self) -> None:
-        """Record that a batch was split because it did not fit into the device's memory."""
-        self._splits.inc()
-
-    def record_reused_reply(self) -> None:
-        """Record that the worker answered a redelivered job with a cached reply."""
-        self._reused_replies.inc()
-
-    def record_load(self) -> None:
-        """Record that the model was loaded."""
-        self._loads.inc()
-
     def record_load_failure(self, code: str) -> None:
         """Record that the model could not be loaded, with the code of the error."""
         self._metrics.load_failures.labels(self.model, code).inc()
-
-    def record_unload(self) -> None:
-        """Record that the model was unloaded."""
-        self._unloads.inc()
 
 
 def _codes(error: type[WorkerError]) -> Iterator[str]:

@@ -31,11 +31,11 @@ def test_each_event_increases_its_metrics() -> None:
     noop.record_outcome("invalid-input")
     with noop.record_batch([JobSpan("-")] * 3):
         pass
-    noop.record_lock_lost()
-    noop.record_split()
-    noop.record_reused_reply()
-    noop.record_load()
-    noop.record_unload()
+    noop.lock_losses.inc()
+    noop.splits.inc()
+    noop.reused_replies.inc()
+    noop.loads.inc()
+    noop.unloads.inc()
     for name in ("lock_losses", "out_of_memory_splits", "results_at_hand"):
         assert value(metrics, f"{name}_total", model="noop") == 1, name
     assert value(metrics, "received_total", model="noop") == 2
