@@ -44,7 +44,7 @@ from worker.inference.declarations import (
     read_declared_results,
     read_input_arguments,
 )
-from worker.inference.loaded_model import EncodedResults, LoadedModel, encode_results
+from worker.inference.loaded_model import EncodedResults, LoadedModel, Result, encode_results
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import InputKind, keep_waiting, open_input, open_together
@@ -451,26 +451,23 @@ class TestReply:
         return found.outcome, dict(found.results)
 
     def test_inline_results_together_stay_within_the_limit(self) -> None:
+        large = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES + 1))
         half = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES // 2))
-        rest = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES // 2 - 1))
-        first, named = self.pack(
-            EncodedResults(InlineJson(1), {"a": half, "b": half, "c": rest, "d": InlineJson([])})
-        )
-        assert (first, named["a"], named["c"]) == (InlineJson(1), half, rest)
-        for name, media_type in (("b", "image/png"), ("d", "application/json")):
-            stored = named[name]
+        given: dict[str, Result] = {"a": half, "b": half, "c": half, "d": InlineJson([])}
+        first, named = self.pack(EncodedResults(large, given))
+        assert (named["a"], named["b"]) == (half, half)
+        blobs = {}
+        for stored, media_type in (
+            (first, "image/png"),
+            (named["c"], "image/png"),
+            (named["d"], "application/json"),
+        ):
             assert isinstance(stored, PayloadRef)
             assert is_result_blob("job", stored.blob)
             assert stored.media_type == media_type
-            assert len(self.jobs.blobs.blobs[stored.blob]) == stored.size_bytes
-        assert len(self.jobs.blobs.blobs) == 2
-
-    def test_each_large_result_has_a_blob_of_its_own(self) -> None:
-        large = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES + 1))
-        first, named = self.pack(EncodedResults(large, {"a": large, "b": large}))
-        blobs = {each.blob for each in (first, *named.values()) if isinstance(each, PayloadRef)}
-        assert blobs == set(self.jobs.blobs.blobs)
-        assert len(blobs) == 3
+            blobs[stored.blob] = stored.size_bytes
+        assert blobs == {name: len(data) for name, data in self.jobs.blobs.blobs.items()}
+        assert len(blobs) == 3, "each has a blob of its own"
 
     def test_error_names_the_result(self, monkeypatch: pytest.MonkeyPatch) -> None:
         unwritable = EncodedResults(InlineJson(1), {"box": InlineJson([float("nan")])})
