@@ -98,38 +98,23 @@ def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -
     return Image.new("RGB", size, (red, green, blue))
 
 
-def test_one_array_for_each_input_is_accepted(tmp_path: Path) -> None:
-    loaded = load(save_sum(tmp_path / "a.onnx"))
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_one_array_for_each_input_is_accepted(tmp_path: Path, batch: object) -> None:
+    """A graph with the batch size 1 runs each item alone."""
+    loaded = load(save_sum(tmp_path / "a.onnx", batch))
     assert loaded.accepts == "tensor"
     items = [{"left": [1, 2], "right": np.array([[number, 0]])} for number in range(3)]
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
-    loaded = load(save_sum(tmp_path / "a.onnx", batch=1))
-    items = [{"left": [1, 2], "right": [number, 0]} for number in range(3)]
-    assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
-
-
 def test_items_of_different_shapes_get_their_results(tmp_path: Path) -> None:
-    node = onnx.helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, noop_with_empty_axes=0)
-    axes = np.array([1])
     node = onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)
-    path = save_graph(
-        tmp_path / "a.onnx",
-        [node],
-        {"x": (FLOAT, ["N", "length"])},
-        {"total": (FLOAT, ["N"])},
-        {"axes": axes},
-    )
+    inputs, outputs = {"x": (FLOAT, ["N", "length"])}, {"total": (FLOAT, ["N"])}
+    path = save_graph(tmp_path / "a.onnx", [node], inputs, outputs, {"axes": np.array([1])})
     loaded = load(path)
     assert loaded.sample() is None
-    assert answer(loaded, [1, 2], [1], [3, 4], np.ones(5)) == [
-        {"total": 3},
-        {"total": 1},
-        {"total": 7},
-        {"total": 5},
-    ]
+    found = answer(loaded, [1, 2], [1], [3, 4], np.ones(5))
+    assert [each["total"] for each in found] == [3, 1, 7, 5]
 
 
 @pytest.mark.parametrize(
@@ -146,25 +131,20 @@ def test_items_of_different_shapes_get_their_results(tmp_path: Path) -> None:
             "left: expected an array with the shape 2, found an array with the shape 2 by 2",
         ),
         (
-            {"left": [1, "2"], "right": [1, 2]},
-            "left: expected an array of numbers with rows of equal length",
-        ),
-        (
-            {"left": [[1], 2], "right": [1, 2]},
-            "left: expected an array of numbers with rows of equal length",
-        ),
-        (
             {"left": 1, "right": [1, 2]},
             "left: expected an array with the shape 2, found one number",
         ),
-        (
-            {"left": [1.5, 2], "right": [1, 2]},
-            "left: expected numbers that fit into the type int64",
-        ),
-        (
-            {"left": [1e300, 2], "right": [1, 2]},
-            "left: expected numbers that fit into the type int64",
-        ),
+        *[
+            (
+                {"left": left, "right": [1, 2]},
+                "left: expected an array of numbers with rows of equal length",
+            )
+            for left in ([1, "2"], [[1], 2])
+        ],
+        *[
+            ({"left": left, "right": [1, 2]}, "left: expected numbers that fit into the type int64")
+            for left in ([1.5, 2], [1e300, 2])
+        ],
     ],
 )
 def test_input_that_does_not_match_the_graph_is_refused(
@@ -219,13 +199,8 @@ def test_memory_of_graph_and_batches_is_measured(tmp_path: Path) -> None:
         onnx.helper.make_node("ReduceMean", ["positive"], ["mean"], axes=[1], keepdims=0),
     ]
     table = np.ones((4, 2_000_000), np.float32)
-    path = save_graph(
-        tmp_path / "a.onnx",
-        nodes,
-        {"x": (FLOAT, ["N", 4])},
-        {"mean": (FLOAT, ["N"])},
-        {"table": table},
-    )
+    inputs, outputs = {"x": (FLOAT, ["N", 4])}, {"mean": (FLOAT, ["N"])}
+    path = save_graph(tmp_path / "a.onnx", nodes, inputs, outputs, {"table": table})
     loaded = load(path)
     assert 32e6 < loaded.memory_bytes(0) < 250e6
     sample = loaded.sample()
@@ -239,11 +214,7 @@ def test_memory_of_graph_and_batches_is_measured(tmp_path: Path) -> None:
     [
         (onnx.TensorProto.STRING, ["N", 1], "has the type tensor(string); expected one of"),
         (FLOAT, [], "expected the batch as the first dimension, with a dynamic size or the size 1"),
-        (
-            FLOAT,
-            [3, 2],
-            "expected the batch as the first dimension, with a dynamic size or the size 1",
-        ),
+        (FLOAT, [3, 2], "expected the batch as the first dimension"),
     ],
 )
 def test_inputs_that_cannot_be_batched_are_unfit(
