@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,9 +48,12 @@ def network() -> torch.nn.Linear:
     return torch.nn.Linear(3, 2)
 
 
-def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
-    path = folder / "weights.pth"
-    torch.save(state, path, _use_new_zipfile_serialization=not is_legacy)
+def saved(folder: Path, state: Any, kind: str = "zip") -> Path:
+    path = folder / "weights"
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     return path
 
 
@@ -65,21 +69,17 @@ class Malicious:
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_every_format_loads_the_same_tensors(tmp_path: Path, kind: str) -> None:
-    source, path = network(), tmp_path / "weights"
-    if kind == "safetensors":
-        save_file(source.state_dict(), path)
-    else:
-        path = saved(tmp_path, source.state_dict(), is_legacy=kind == "legacy")
-    loaded = Weights(path).load_into(network())
+    source = network()
+    loaded = Weights(saved(tmp_path, source.state_dict(), kind)).load_into(network())
     assert torch.equal(loaded.weight, source.weight)
 
 
-@pytest.mark.parametrize("is_legacy", [True, False])
-def test_code_in_a_pickle_is_not_executed(tmp_path: Path, *, is_legacy: bool) -> None:
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path, kind: str) -> None:
     trace = tmp_path / "executed"
     state = {**network().state_dict(), "more": Malicious(trace)}
     with pytest.raises(WeightsUnsafe, match=r"not executed\. The pickle names (posix|nt)\.mkdir"):
-        Weights(saved(tmp_path, state, is_legacy=is_legacy)).state_dict()
+        Weights(saved(tmp_path, state, kind)).state_dict()
     plain = tmp_path / "plain.pkl"
     plain.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
     with pytest.raises(WeightsUnsafe):
@@ -90,11 +90,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path: Path, *, is_legacy: bool) ->
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_truncated_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
-    path = tmp_path / "weights"
-    if kind == "safetensors":
-        save_file(network().state_dict(), path)
-    else:
-        path = saved(tmp_path, network().state_dict(), is_legacy=kind == "legacy")
+    path = saved(tmp_path, network().state_dict(), kind)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises((WeightsDamaged, WeightsUnsafe)):
@@ -133,11 +129,7 @@ def test_names_or_shapes_of_another_network_are_unfit(
 def test_damaged_file_loads_or_is_unusable(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
-    path = tmp_path / "weights"
-    if kind == "safetensors":
-        save_file(network().state_dict(), path)
-    else:
-        path = saved(tmp_path, network().state_dict(), is_legacy=kind == "legacy")
+    path = saved(tmp_path, network().state_dict(), kind)
     data = bytearray(path.read_bytes())
     for place, byte in places:
         data[place % len(data)] = byte
