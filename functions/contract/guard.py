@@ -289,10 +289,7 @@ class Resolver:
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
-        """Return the addresses of a host name, after at most `seconds`.
-
-        Raises the errors of `start` and of its future. After TimeoutError, the look-up still runs.
-        """
+        """Return the addresses of a host name. After TimeoutError, the look-up still runs."""
         return self.start(host, port, share).result(max(0.0, seconds))
 
     def _run(self, future: Future[tuple[str, ...]], host: str, port: int, share: str) -> None:

@@ -82,11 +82,7 @@ _RESULT: Final = _Kind(
 
 
 def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[str, NamedInput]:
-    """Return the named inputs of a model's entry by name, or raise CatalogueError.
-
-    `path` is the position of the inputs in the catalogue. `defaults` has the default values of
-    `max_input_bytes` and `max_upload_bytes`, and of `max_pixels` for pictures.
-    """
+    """Return the named inputs at the position `path` of the catalogue, or raise CatalogueError."""
     _check_tables(path, value, _INPUT)
     found = {name: _read_input(f"{path}.{name}", each, defaults) for name, each in value.items()}
     return MappingProxyType(found)
@@ -114,10 +110,7 @@ def _read_input(path: str, table: dict[str, Any], defaults: Mapping[str, int]) -
 
 
 def read_results(path: str, value: Any) -> Mapping[str, NamedResult]:
-    """Return the named results of a model's entry by name, or raise CatalogueError.
-
-    `path` is the position of the results in the catalogue.
-    """
+    """Return the named results at the position `path` of the catalogue, or raise CatalogueError."""
     _check_tables(path, value, _RESULT)
     found = {name: NamedResult(**table) for name, table in value.items()}
     for name, each in found.items():

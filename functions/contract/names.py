@@ -64,10 +64,7 @@ _RESULT_PART = re.compile("(?:/[0-9a-f]{32})?")
 
 
 def result_blob(job_id: str) -> str:
-    """Return a new name for the blob of a job's result.
-
-    A producer's message with the id of another job cannot replace the result of that job.
-    """
+    """Return a new name, so that a producer's message cannot replace another job's result."""
     return f"results/{job_id}/{secrets.token_hex(16)}"
 
 
@@ -78,10 +75,7 @@ def is_result_blob(job_id: str, blob: str) -> bool:
 
 
 def delivery_notes(job_id: str, reply_token: str) -> str:
-    """Return the name prefix of the blobs that contain the notes about a job's deliveries.
-
-    The digest of the reply token is in it so that a producer cannot add notes to any job.
-    """
+    """Return the name prefix of the notes about a job, to which no producer can add a note."""
     digest = hashlib.sha256(reply_token.encode("utf-8", "replace")).hexdigest()
     return f"{DELIVERIES}{job_id}/{digest[:32]}/"
 

@@ -17,6 +17,8 @@ A throttled namespace may refuse the renewal of a lock for minutes. A longer loc
 that. But if a node dies, its jobs wait until their locks expire.
 """
 
+# The queues allow many more deliveries than `max_delivery_count`, because Service Bus also counts
+# those to workers that something else has killed. Workers count those that the job let fail.
 _LEAST_DELIVERY_COUNT = 100
 _LARGEST_DELIVERY_COUNT = 2000
 
@@ -33,10 +35,7 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 
 
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
-    """Return whether the name is valid for replies, and is none of our `own` models' queues.
-
-    A worker would read a reply in a model's queue as a request.
-    """
+    """Return whether a queue may get replies. Workers read requests from our `own` queues."""
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 
 
@@ -61,12 +60,7 @@ def cloud_lock_seconds(model: ModelEntry) -> int:
 
 
 def queue_delivery_count(model: ModelEntry) -> int:
-    """Return the maximum delivery count of a model's queues.
-
-    It is much larger than the model's `max_delivery_count`, because Service Bus also counts the
-    deliveries to workers that something else has killed. Workers count the deliveries that failed
-    because of the job. This count is the last limit, for deliveries that no worker can judge.
-    """
+    """Return the maximum delivery count of a model's queues."""
     return min(max(10 * model.max_delivery_count, _LEAST_DELIVERY_COUNT), _LARGEST_DELIVERY_COUNT)
 
 

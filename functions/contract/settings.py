@@ -135,10 +135,7 @@ class SettingsReader:
         return self.parse("GUARD_ALLOW", AddressGuard)
 
     def trace_exporters(self) -> tuple[str, ...]:
-        """Return the names of the trace exporters; empty if OTEL_SDK_DISABLED is `true`.
-
-        OpenTelemetry reads the other OTEL_* variables itself.
-        """
+        """Return the trace exporters. OpenTelemetry reads the other OTEL_* variables itself."""
         if self.text("OTEL_SDK_DISABLED").lower() == "true":
             return ()
         return tuple(name for name in self.names("OTEL_TRACES_EXPORTER") if name != "none")

@@ -245,11 +245,7 @@ def _as_utc(time: datetime | None) -> datetime | None:
 
 
 def _describe(message: func.ServiceBusMessage, last: DeliveryNote | None) -> str | None:
-    """Return the broker's description of a dead letter, and how its last delivery ended.
-
-    For example: `Message could not be consumed after 3 delivery attempts.; the worker process
-    worker-41 was killed by SIGSEGV; the last step of delivery 3: the model ran`.
-    """
+    """Return the broker's description, how the last worker died, and the last step."""
     step = None if last is None else _describe_last_step(last)
     parts = (_read_property(message, _DESCRIPTION), _read_death(message), step)
     return "; ".join(filter(None, parts)) or None
