@@ -21,6 +21,12 @@ async def closed() -> AsyncIterator[RunningGateway]:
         yield gateway
 
 
+def principal_of(tenant: str, *roles: str) -> dict[str, str]:
+    claims = [("tid", tenant), ("oid", "somebody"), *(("roles", role) for role in roles)]
+    value = {"claims": [{"typ": name, "val": text} for name, text in claims]}
+    return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
+
+
 @pytest.mark.parametrize(
     ("headers", "challenge"),
     [
@@ -32,7 +38,7 @@ async def closed() -> AsyncIterator[RunningGateway]:
             {"authorization": "Bearer " + "x" * 9000},
             'Bearer realm="loosely", error="invalid_token"',
         ),
-        ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
+        (principal_of("acme", "jobs:read"), 'Bearer realm="loosely"'),
     ],
 )
 async def test_request_without_a_valid_key_is_refused(
@@ -59,7 +65,9 @@ async def test_key_is_accepted_in_both_headers(closed: RunningGateway) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/play", "/docs", "/docs/problems", "/pages/site.css", "/openapi.json"),
+        *("/", "/play", "/ops", "/docs", "/docs/problems", "/openapi.json"),
+        *("/pages/site.css", "/pages/key.js"),
+        "/pages/vendor/swagger-ui-5.35.0/swagger-ui-bundle.js",
         *("/v1/health/live", "/v1/health/ready"),
     ],
 )
@@ -193,16 +201,6 @@ async def test_job_of_another_tenant_is_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_list_has_only_jobs_of_the_tenant(closed: RunningGateway) -> None:
-    ours = [await job_of(closed, name) for name in ("a", "writer")]
-    theirs = await job_of(closed, "b")
-    for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):
-        page = (await closed.http.get("/v1/jobs", headers=bearer(name))).json()
-        assert [job["id"] for job in page["jobs"]] == ids
-        assert page["next_cursor"] is None
-        assert "tenant" not in json.dumps(page)
-
-
 async def test_job_without_a_tenant_is_unknown_to_a_key(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     run = closed.durable.runs[job_id]
@@ -220,12 +218,6 @@ async def test_open_gateway_shows_no_tenant(gateway: RunningGateway) -> None:
     assert answer.status_code == 200
 
 
-def principal_of(tenant: str, *roles: str) -> dict[str, str]:
-    claims = [("tid", tenant), ("oid", "somebody"), *(("roles", role) for role in roles)]
-    value = {"claims": [{"typ": name, "val": text} for name, text in claims]}
-    return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
-
-
 async def test_trusted_principal_header_is_accepted() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
@@ -240,11 +232,6 @@ async def test_trusted_principal_header_is_accepted() -> None:
         assert (await gateway.http.get(path, headers=other)).status_code == 404
         without = principal_of("t1")
         assert (await gateway.http.get(path, headers=without)).status_code == 403
-
-
-async def test_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
-    answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
-    assert answer.status_code == 401
 
 
 async def test_key_is_neither_returned_nor_logged(

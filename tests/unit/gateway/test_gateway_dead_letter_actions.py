@@ -124,15 +124,6 @@ async def test_unreadable_letter_is_refused_alone(gateway: RunningGateway) -> No
     ]
 
 
-async def test_redriven_letters_are_skipped(gateway: RunningGateway) -> None:
-    first, second = [await dead_job(gateway) for _ in range(2)]
-    await redrive(gateway, first)
-    counted = await count(gateway)
-    assert (counted["count"], counted["not_redriven"]) == (2, 1)
-    result = (await act(gateway, "redrive", 1)).json()
-    assert [letter["id"] for letter in result["done"]] == [second]
-
-
 async def test_one_request_examines_a_limited_number(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

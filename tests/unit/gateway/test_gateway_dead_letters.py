@@ -134,17 +134,6 @@ async def test_producers_deliveries_are_not_described(gateway: RunningGateway) -
     assert letter["description"] is None
 
 
-async def test_list_is_returned_in_pages(gateway: RunningGateway) -> None:
-    ids = sorted([await dead_job(gateway) for _ in range(5)])
-    first = await page(gateway, limit=2)
-    second = await page(gateway, limit=2, cursor=first["next_cursor"], model="noop")
-    third = await page(gateway, limit=2, cursor=second["next_cursor"])
-    found = [letter["id"] for part in (first, second, third) for letter in part["dead_letters"]]
-    assert found == ids
-    assert third["next_cursor"] is None
-    assert (await page(gateway, model="classifier"))["dead_letters"] == []
-
-
 async def test_resource_shows_no_payload_or_token(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     token = (gateway.queues.request().reply_url or "").partition("token=")[2]

@@ -42,7 +42,7 @@ async def submit(
 @pytest.mark.parametrize("data", [b"x", LARGE])
 async def test_repeat_gets_the_same_job(gateway: RunningGateway, data: bytes) -> None:
     first = await submit(gateway, data)
-    again = await submit(gateway, data, '"k"')
+    again = await submit(gateway, data, '"k"', priority="normal")
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json() == again.json()
     assert "idempotency-replayed" not in first.headers
@@ -70,7 +70,14 @@ async def test_repeat_waits_for_the_result_if_preferred(gateway: RunningGateway)
 
 
 @pytest.mark.parametrize(
-    "other", [{"data": b"y"}, {"deadline_seconds": "30"}, {"parameters": '{"a":1}'}]
+    "other",
+    [
+        {"data": b"y"},
+        {"deadline_seconds": "30"},
+        {"parameters": '{"a":1}'},
+        {"label": "b"},
+        {"priority": "low"},
+    ],
 )
 async def test_different_request_is_refused(gateway: RunningGateway, other: dict[str, Any]) -> None:
     await submit(gateway)

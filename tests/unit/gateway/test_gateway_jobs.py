@@ -21,12 +21,7 @@ async def test_unknown_job_gets_404(gateway: RunningGateway, job_id: str, suffix
     answer = await gateway.http.get(f"/v1/jobs/{job_id}{suffix}")
     assert answer.status_code == 404
     assert answer.json()["code"] in {"unknown-job", "not-found"}
-    assert gateway.durable.status_count <= 1
-
-
-async def test_malformed_ids_are_not_looked_up(gateway: RunningGateway) -> None:
-    await gateway.http.get("/v1/jobs/%3FshowInput=true")
-    assert gateway.durable.status_count == 0
+    assert gateway.durable.status_count == (job_id == NOBODY)
 
 
 async def test_orchestration_of_no_job_gets_404(gateway: RunningGateway) -> None:
@@ -196,13 +191,6 @@ async def test_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) -> N
     late = await gateway.reply()
     assert (late.status_code, late.json()["code"]) == (410, "already-final")
     assert await gateway.job(job_id) == job
-
-
-async def test_cancelling_an_ended_job_changes_nothing(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    await gateway.reply()
-    answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
-    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
 async def test_cancelling_an_unknown_job_gets_404(gateway: RunningGateway) -> None:

@@ -2,20 +2,17 @@
 
 import base64
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from contract.guard import AddressGuard
-from contract.messages import InlineBytes, JobRequest, encode_request
+from contract.messages import encode_request
 from contract.webhook import parse_secrets
-from gateway.jobs.model import initial_record, read_ticket, write_ticket
 from gateway.submission.idempotency import IdempotencyClaim, claim_blob, fingerprint
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import give_up, redrive
 from tests.unit.gateway.receiver import MemoryReceiver
-from tests.unit.gateway.uploaded import sent
 
 LABEL = "order 4711, Zürich"
 RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
@@ -51,20 +48,6 @@ async def test_job_and_list_show_the_label(
     (listed,) = (await gateway.http.get("/v1/jobs")).json()["jobs"]
     assert listed == ended
     assert "label" not in gateway.queues.request().parameters
-
-
-async def test_job_with_an_upload_has_the_label(gateway: RunningGateway) -> None:
-    name = await sent(gateway, b"hello", "text/plain")
-    by_query = await gateway.submit(params={"upload": name, "label": LABEL})
-    in_json = await gateway.submit(json={"input": {"upload": name}, "label": LABEL})
-    assert [answer.json()["label"] for answer in (by_query, in_json)] == [LABEL, LABEL]
-
-
-async def test_cancelled_job_shows_its_label(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept(label=LABEL)
-    answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
-    assert answer.json()["label"] == LABEL
-    assert (await gateway.job(job_id))["label"] == LABEL
 
 
 async def test_jobs_of_an_inference_have_the_label_of_the_header(gateway: RunningGateway) -> None:
@@ -135,27 +118,6 @@ async def test_redriven_job_has_the_label(gateway: RunningGateway) -> None:
     await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     answer = await redrive(gateway, job_id)
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
-
-
-def test_ticket_without_a_label_has_no_label_field() -> None:
-    now = datetime(2026, 3, 1, tzinfo=UTC)
-    request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
-    plain = write_ticket(request, None)
-    assert "label" not in plain.text
-    assert "label" not in initial_record(plain)
-    assert read_ticket(plain.text).label is None
-    labelled = write_ticket(request, None, label=LABEL, sent_at=now)
-    assert read_ticket(labelled.text) == labelled
-    assert initial_record(labelled)["label"] == LABEL
-
-
-async def test_repeat_with_another_label_is_refused(gateway: RunningGateway) -> None:
-    headers = {**RAW["headers"], "idempotency-key": "one"}
-    answers = [
-        await gateway.submit(content=b"x", params=query, headers=headers)
-        for query in ({"label": "a"}, {"label": "a"}, {"label": "b"}, {})
-    ]
-    assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
 
 
 async def test_claim_of_version_0_1_matches_without_a_label(gateway: RunningGateway) -> None:

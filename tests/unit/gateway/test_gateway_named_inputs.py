@@ -3,13 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from azure.functions.servicebus import ServiceBusMessage
 from jsonschema import Draft202012Validator
 
 from contract.messages import (
@@ -20,11 +18,11 @@ from contract.messages import (
     PayloadUrl,
     encode_request,
 )
-from gateway import housekeeping
 from gateway.keys import OPEN_TENANT
 from gateway.rates import Rate
 from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.dead_letters import give_up
 from tests.unit.gateway.named import COMPARED, LARGE_PNG, PNG, as_base64, write_catalogue
 from tests.unit.gateway.open_inference_caller import infer, tensor
 from tests.unit.gateway.uploaded import sent
@@ -199,32 +197,13 @@ async def test_message_after_an_outage_has_all_inputs(compared: RunningGateway) 
     stored = request.inputs["other"]
     assert isinstance(stored, PayloadRef)
     assert stored.blob == f"inputs/{answer.json()['id']}/other"
-
-
-async def test_housekeeping_deletes_all_inputs(compared: RunningGateway) -> None:
-    job_id = (await submit(compared, {"other": LARGE}, input=LARGE)).json()["id"]
-    names = {f"inputs/{job_id}", f"inputs/{job_id}/other"}
-    assert names <= set(compared.payloads.blobs)
-    for name in names:
-        compared.blobs.put(name, b"x")
-    compared.clock.now += timedelta(hours=100)
-    await housekeeping.run(compared.durable, compared.services)
-    assert not names & set(compared.payloads.blobs)
+    assert compared.payloads.blobs[stored.blob] == ("text/plain", part.encode())
 
 
 async def dead_job(gateway: RunningGateway) -> str:
     """Submit a job with a large named input, dead-letter its message, and return the job's id."""
     job_id = str((await submit(gateway, {"other": LARGE, "note": {"json": 1}})).json()["id"])
-    message = ServiceBusMessage(
-        body=encode_request(gateway.queues.request()),
-        message_id=job_id,
-        correlation_id=job_id,
-        application_properties={"DeadLetterReason": "MaxDeliveryCountExceeded"},
-        user_properties={},
-        delivery_count=3,
-        enqueued_time_utc=datetime(2026, 3, 1, 12, tzinfo=UTC),
-    )
-    await gateway.services.dead_letters.run(message, "compared", gateway.durable)
+    await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="compared")
     return job_id
 
 

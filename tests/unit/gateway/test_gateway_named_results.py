@@ -133,17 +133,6 @@ async def test_missing_result_gets_404(cutter: RunningGateway) -> None:
     assert answer.json()["job"]["results"].keys() == {"mask"}
 
 
-async def test_queued_job_gets_202_and_failed_job_409(cutter: RunningGateway) -> None:
-    job_id = await cutter.accept(model="cutter")
-    queued = await get(cutter, f"/v1/jobs/{job_id}/result/mask")
-    assert (queued.status_code, queued.headers["retry-after"]) == (202, "1")
-    await cutter.reply(error=error_body("inference-failed"))
-    failed = await get(cutter, f"/v1/jobs/{job_id}/result/mask")
-    assert (failed.status_code, failed.json()["code"]) == (409, "no-result")
-    refused = await get(cutter, f"/v1/jobs/{job_id}/result/mask?width=1")
-    assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
-
-
 async def test_only_the_tenant_can_read_results(tmp_path: Path) -> None:
     path = write_catalogue(tmp_path, CUTTER)
     async with open_gateway(api_keys=SETTING, catalogue_path=path) as gateway:

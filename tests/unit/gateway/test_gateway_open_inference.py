@@ -188,13 +188,6 @@ async def test_every_error_under_v2_has_the_format(gateway: RunningGateway) -> N
     assert (answer.status_code, list(answer.json())) == (503, ["error"])
 
 
-async def test_compressed_request_is_refused(gateway: RunningGateway) -> None:
-    answer = await gateway.http.post(
-        "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
-    )
-    assert answer.status_code == 415
-
-
 async def test_metadata_describes_server_and_models(gateway: RunningGateway) -> None:
     get = gateway.http.get
     assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]

@@ -99,9 +99,3 @@ async def test_repeat_starts_the_jobs_that_were_not_started(gateway: RunningGate
     answer = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
     assert outputs(answer)["result"]["data"] == ["0", "1"]
     assert len(gateway.durable.runs) == 2
-
-
-async def test_malformed_key_is_refused(gateway: RunningGateway) -> None:
-    refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})
-    assert (refused.status_code, list(refused.json())) == (400, ["error"])
-    assert gateway.durable.runs == {}

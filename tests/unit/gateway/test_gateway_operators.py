@@ -41,7 +41,8 @@ async def test_filtered_list_has_only_jobs_of_the_tenant(closed: RunningGateway)
         {"tenant": "acme"},
     ]
     for query in queries:
-        assert await listed(closed, "a", **query) == [(ours, None)], query
+        for name in ("a", "reader"):
+            assert await listed(closed, name, **query) == [(ours, None)], query
     assert await listed(closed, "a", id=theirs) == []
     assert await listed(closed, "b", id=theirs) == [(theirs, None)]
 

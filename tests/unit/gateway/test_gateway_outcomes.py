@@ -121,14 +121,6 @@ async def test_outcome_survives_a_death_before_the_event(gateway: RunningGateway
     assert gateway.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_repeated_reply_is_refused(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept()
-    assert (await gateway.reply()).status_code == 202
-    before = await gateway.job(job_id)
-    assert (await gateway.reply()).status_code == 410
-    assert await gateway.job(job_id) == before
-
-
 async def test_reply_is_accepted_without_durable_functions(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     gateway.durable.is_down = True
@@ -245,13 +237,6 @@ async def test_expiry_is_recorded_when_the_storage_is_back(gateway: RunningGatew
     gateway.payloads.is_down = False
     await gateway.durable.advance(10)
     assert gateway.durable.runs[job_id].output["status"] == "expired"
-
-
-async def test_reply_to_an_unknown_job_gets_404(gateway: RunningGateway) -> None:
-    await gateway.accept()
-    request = gateway.queues.request()
-    gateway.durable.runs.clear()
-    assert (await gateway.reply(request)).status_code == 404
 
 
 ERRORS = st.builds(

@@ -13,9 +13,8 @@ from jsonschema import Draft202012Validator
 from gateway import problems
 from gateway.http.openapi.examples import EXAMPLES
 from gateway.http.routes.pages import FOLDER, PAGES
-from gateway.keys import make_key, parse_keys
 from loosely.local.pages import PAGES as LOCAL_PAGES
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.conftest import RunningGateway
 
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 PATHS = ["/", "/docs/problems", *(page.path for page in PAGES)]
@@ -118,13 +117,6 @@ async def test_playground_has_the_advice_for_each_problem(gateway: RunningGatewa
         assert f'<p data-code="{code}">' in page.text
 
 
-async def test_pages_and_files_need_no_key() -> None:
-    keys = parse_keys(json.dumps([make_key("a", "acme")[1]]))
-    async with open_gateway(api_keys=keys) as gateway:
-        for path in (*PATHS, SCRIPT, "/pages/key.js"):
-            assert (await gateway.http.get(path, headers=HTML)).status_code == 200, path
-
-
 async def test_current_etag_gets_304(gateway: RunningGateway) -> None:
     for path, caching in (
         ("/docs", "no-cache"),
@@ -138,14 +130,6 @@ async def test_current_etag_gets_304(gateway: RunningGateway) -> None:
         again = await gateway.http.get(path, headers=tag)
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["cache-control"] == caching
-
-
-async def test_head_has_the_headers_of_get(gateway: RunningGateway) -> None:
-    for path in ("/docs", "/pages/site.css", SCRIPT):
-        get, head = await gateway.http.get(path), await gateway.http.head(path)
-        for answer in (get, head):
-            del answer.headers["traceresponse"]
-        assert (head.status_code, head.headers) == (200, get.headers)
 
 
 @pytest.mark.parametrize(

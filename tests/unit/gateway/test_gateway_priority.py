@@ -69,6 +69,29 @@ async def test_unknown_priority_is_refused(
     assert gateway.durable.runs == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "default", "value"),
+    [("priority", Priority.NORMAL, Priority.LOW), ("label", None, "order 4711")],
+)
+def test_ticket_has_the_option_only_if_it_is_set(name: str, default: Any, value: Any) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
+    plain = write_ticket(request, None)
+    assert name not in plain.text
+    assert name not in initial_record(plain)
+    assert getattr(read_ticket(plain.text), name) == default
+    changed = write_ticket(request, None, sent_at=now, **{name: value})
+    assert read_ticket(changed.text) == changed
+    assert initial_record(changed).get(name) == value
+
+
+def test_ticket_with_an_unknown_priority_is_refused() -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    ticket = write_ticket(JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now), None)
+    with pytest.raises(ValueError, match="urgent"):
+        read_ticket(json.dumps({**json.loads(ticket.text), "priority": "urgent"}))
+
+
 async def test_normal_jobs_come_before_low_jobs(gateway: RunningGateway) -> None:
     heard(gateway, 2.0)
     low = [await gateway.accept(priority="low") for _ in range(2)]
@@ -116,30 +139,3 @@ async def test_reply_reduces_the_queue_length(gateway: RunningGateway) -> None:
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert model["queue_length"] == 1
     assert (await gateway.job(normal))["queue"]["position"] == 1
-
-
-async def test_repeat_with_another_priority_is_refused(gateway: RunningGateway) -> None:
-    answers = [
-        await gateway.submit(
-            content=b"x",
-            params=query,
-            headers={"content-type": "text/plain", "idempotency-key": "one"},
-        )
-        for query in ({}, {"priority": "normal"}, {"priority": "low"})
-    ]
-    assert [answer.status_code for answer in answers] == [202, 202, 422]
-    assert answers[2].json()["code"] == "idempotency-mismatch"
-
-
-def test_ticket_without_a_priority_means_normal() -> None:
-    now = datetime(2026, 3, 1, tzinfo=UTC)
-    request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
-    plain = write_ticket(request, None)
-    assert "priority" not in plain.text
-    assert "priority" not in initial_record(plain)
-    assert read_ticket(plain.text).priority is Priority.NORMAL
-    low = write_ticket(request, None, priority=Priority.LOW)
-    assert read_ticket(low.text) == low
-    assert initial_record(low)["priority"] == "low"
-    with pytest.raises(ValueError, match="urgent"):
-        read_ticket(json.dumps({**json.loads(plain.text), "priority": "urgent"}))

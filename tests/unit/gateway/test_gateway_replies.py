@@ -50,15 +50,6 @@ async def test_token_expires_after_the_grace_period(gateway: RunningGateway) -> 
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
 
 
-async def test_reply_after_the_deadline_is_refused(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept(deadline_seconds=10)
-    await gateway.durable.advance(10)
-    expired = await gateway.job(job_id)
-    assert expired["status"] == "expired"
-    assert (await gateway.reply()).status_code == 410
-    assert await gateway.job(job_id) == expired
-
-
 async def test_only_the_first_reply_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"json": 1})).status_code == 202

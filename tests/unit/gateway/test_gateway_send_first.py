@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.messages import INLINE_LIMIT_BYTES, InlineBytes, PayloadRef
+from contract.messages import INLINE_LIMIT_BYTES, InlineBytes
 from contract.names import EVENT_REPLY
 from gateway.errors import UnknownInstance
 from gateway.submission import create
@@ -43,17 +43,6 @@ async def test_input_too_large_for_the_history_is_sent(gateway: RunningGateway) 
     assert not gateway.payloads.blobs
 
 
-async def test_job_is_accepted_although_service_bus_is_silent(gateway: RunningGateway) -> None:
-    gateway.queues.is_down = True
-    job_id = await gateway.accept()
-    assert "sent" not in ticket_of(gateway, job_id)
-    gateway.queues.is_down = False
-    await gateway.durable.advance(2)
-    assert gateway.queues.request().job_id == job_id
-    assert (await gateway.reply()).status_code == 202
-    assert (await gateway.job(job_id))["status"] == "succeeded"
-
-
 async def test_caller_waits_briefly_for_an_unsent_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,17 +52,6 @@ async def test_caller_waits_briefly_for_an_unsent_job(
         answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x")
     assert answer.status_code == 202
     assert answer.json()["status"] == "queued"
-
-
-async def test_large_input_is_stored_if_service_bus_is_silent(gateway: RunningGateway) -> None:
-    gateway.queues.is_down = True
-    job_id = await gateway.accept(LARGE)
-    gateway.queues.is_down = False
-    await gateway.durable.advance(2)
-    found = gateway.queues.request().input
-    assert isinstance(found, PayloadRef)
-    assert gateway.payloads.blobs[found.blob] == ("application/octet-stream", LARGE)
-    assert gateway.queues.request().job_id == job_id
 
 
 async def test_large_input_is_refused_without_blobs_and_bus(gateway: RunningGateway) -> None:

@@ -94,21 +94,6 @@ async def test_failed_job_is_answered_by_its_problem(
     assert await gateway.job(problem["job"]["id"]) == problem["job"]
 
 
-async def test_expired_job_gets_504(gateway: RunningGateway) -> None:
-    waiting = asyncio.create_task(
-        gateway.http.post(
-            "/v1/models/noop/jobs", content=b"x", headers=OCTETS, params={"deadline_seconds": 5}
-        )
-    )
-    await gateway.queues.has_sent.wait()
-    await gateway.durable.advance(5)
-    answer = await waiting
-    assert answer.status_code == 504
-    assert answer.json()["code"] == "expired"
-    assert answer.json()["ran"] is None
-    assert answer.json()["job"]["status"] == "expired"
-
-
 async def test_cancelled_job_gets_409(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)

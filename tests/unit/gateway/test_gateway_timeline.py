@@ -535,22 +535,6 @@ async def test_ended_job_needs_neither_history_nor_blob(gateway: RunningGateway)
     check_sum(bare)
 
 
-async def test_unknown_or_foreign_job_gets_404() -> None:
-    made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
-    setting = parse_keys(json.dumps([entry for _, entry in made]))
-    mine, theirs = ({"x-api-key": key} for key, _ in made)
-    async with open_gateway(api_keys=setting) as gateway:
-        gateway.http.headers.update(mine)
-        job_id = await gateway.accept()
-        await get(gateway, job_id)
-        gateway.http.headers.update(theirs)
-        for each in (job_id, "018f0000-0000-7000-8000-000000000000"):
-            refused = await gateway.http.get(f"/v1/jobs/{each}/timeline")
-            assert (refused.status_code, refused.json()["code"]) == (404, "unknown-job")
-        del gateway.http.headers["x-api-key"]
-        assert (await gateway.http.get(f"/v1/jobs/{job_id}/timeline")).status_code == 401
-
-
 async def test_housekeeping_deletes_old_notes(gateway: RunningGateway) -> None:
     await gateway.accept()
     blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
