@@ -13,9 +13,9 @@ from rich.text import Text
 
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import parse_time
+from loosely.cli.jobs import LimitOption, parse_time
 from loosely.cli.output import JsonOption, echo_json, print_to, printable
-from loosely.client.operators import DeadLetterFilter, OperatorClient
+from loosely.client.operators import DeadLetterFilter
 
 app = typer.Typer(
     help="List, count, show, redrive or delete dead letters.",
@@ -29,8 +29,6 @@ _SHOWN_MEMBERS = (
     *("model", "queue", "job_id", "reason", "description", "delivery_count"),
     *("created_at", "deadline", "dead_lettered_at", "redriven_at", "redriven_as"),
 )
-
-
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")
 ]
@@ -52,15 +50,6 @@ BeforeOption = Annotated[
         "--before", metavar="TIME", parser=parse_time, help="Only dead-lettered before TIME."
     ),
 ]
-CountOption = Annotated[
-    int | None,
-    typer.Option(
-        "--count",
-        min=0,
-        metavar="N",
-        help="Do not ask for a confirmation. Change nothing unless exactly N letters match.",
-    ),
-]
 
 
 @app.command("list")
@@ -69,9 +58,7 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a pa
     reason: ReasonOption = None,
     after: AfterOption = None,
     before: BeforeOption = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
-    ] = 20,
+    limit: LimitOption = 20,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
@@ -109,68 +96,52 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         typer.echo(f"dead letters: {seen.count}, not redriven: {seen.not_redriven}")
 
 
-@app.command("redrive-all")
-def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+@app.command("purge-all", help="Delete all dead letters that match the options.")
+@app.command(
+    "redrive-all",
+    help="Redrive the dead letters that match the options and were not redriven before.",
+)
+def change_all(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    context: typer.Context,
     model: ModelOption = None,
     reason: ReasonOption = None,
     after: AfterOption = None,
     before: BeforeOption = None,
-    expected: CountOption = None,
+    expected: Annotated[
+        int | None,
+        typer.Option(
+            "--count",
+            min=0,
+            metavar="N",
+            help="Do not ask for a confirmation. Change nothing unless exactly N letters match.",
+        ),
+    ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Redrive the dead letters that match the options and were not redriven before."""
+    """Redrive or purge all matching dead letters, after the user has confirmed their number."""
     wanted = DeadLetterFilter(model, reason, after, before)
+    action: Literal["redrive", "purge"] = (
+        "redrive" if context.info_name == "redrive-all" else "purge"
+    )
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        _change_all(client, "redrive", wanted, expected, as_json=as_json)
-
-
-@app.command("purge-all")
-def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
-    model: ModelOption = None,
-    reason: ReasonOption = None,
-    after: AfterOption = None,
-    before: BeforeOption = None,
-    expected: CountOption = None,
-    url: UrlOption = None,
-    api_key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Delete all dead letters that match the options."""
-    wanted = DeadLetterFilter(model, reason, after, before)
-    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        _change_all(client, "purge", wanted, expected, as_json=as_json)
-
-
-def _change_all(
-    client: OperatorClient,
-    action: Literal["redrive", "purge"],
-    wanted: DeadLetterFilter,
-    expected: int | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Redrive or purge all matching dead letters, after the user has confirmed their number.
-
-    With ``expected``, the user is not asked, and another number is an error.
-    """
-    seen = client.count_dead_letters(wanted)
-    number = seen.not_redriven if action == "redrive" else seen.count
-    if expected is None:
-        if number:
-            typer.confirm(f"{action} {number} dead letters?", abort=True, err=True)
-    elif expected != number:
-        typer.echo(f"count-changed: {number} dead letters match now, not {expected}", err=True)
-        raise typer.Exit(ExitCode.FAILED)
-    done, refused = 0, 0
-    for response in client.change_dead_letters(action, wanted, seen) if number else ():
-        done += len(response.get("done") or ())
-        refused += len(response.get("refused") or ())
-        if as_json:
-            _print_json(response)
-        else:
-            _show_changes(response)
+        seen = client.count_dead_letters(wanted)
+        number = seen.not_redriven if action == "redrive" else seen.count
+        if expected is None:
+            if number:
+                typer.confirm(f"{action} {number} dead letters?", abort=True, err=True)
+        elif expected != number:
+            typer.echo(f"count-changed: {number} dead letters match now, not {expected}", err=True)
+            raise typer.Exit(ExitCode.FAILED)
+        done, refused = 0, 0
+        for response in client.change_dead_letters(action, wanted, seen) if number else ():
+            done += len(response.get("done") or ())
+            refused += len(response.get("refused") or ())
+            if as_json:
+                _print_json(response)
+            else:
+                _show_changes(response)
     if not as_json:
         typer.echo(f"{'redriven' if action == 'redrive' else 'deleted'}: {done}")
     if refused:
@@ -220,9 +191,8 @@ def redrive(
         _print_json(sent)
         return
     how = "was already sent again" if sent.get("is_repeat") else "sent again"
-    job = printable(sent.get("job_id"))
     kind = "new job" if sent.get("is_new_job") else "job"
-    typer.echo(f"{how} as the {kind} {job}")
+    typer.echo(f"{how} as the {kind} {printable(sent.get('job_id'))}")
 
 
 @app.command("purge")
@@ -261,13 +231,12 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 def _summary(letter: Mapping[str, Any]) -> Text:
     """Return one line that describes the dead letter, including the id that other commands need."""
-    redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),
         f"  {printable(letter.get('id'))}  {printable(letter.get('dead_lettered_at') or '')}  ",
         (printable(letter.get("reason") or ""), "red"),
     )
-    if redriven:
+    if redriven := letter.get("redriven_as"):
         line.append(f"  redriven as {printable(redriven)}", "green")
     return line
 

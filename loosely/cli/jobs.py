@@ -44,15 +44,16 @@ from loosely.local.data_directory import RunningSystem
 
 _DEFAULT_PAGES = 10
 _RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", re.ASCII)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
+]
 
 
 def _check_media_type(value: str | None) -> str | None:
-    if (
-        value is not None
-        and re.fullmatch(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", value, re.ASCII) is None
-    ):
+    if value is not None and not _MEDIA_TYPE.fullmatch(value):
         raise typer.BadParameter(
             f"{value!r} is not a media type; expected, for example, image/jpeg"
         )
@@ -70,38 +71,6 @@ def parse_time(text: str) -> datetime:
         ) from None
 
 
-DeadlineOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="SECONDS", help="The job expires if it has not ended after this time."
-    ),
-]
-PriorityOption = Annotated[
-    Priority | None, typer.Option(help="low: start after all other jobs of the model.")
-]
-LabelOption = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="A short text by which `loosely list` finds the job."),
-]
-KeyOfSubmitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--idempotency-key",
-        metavar="TEXT",
-        help="Commands with the same text and input make only one job. Default: a new text.",
-    ),
-]
-MediaTypeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--type",
-        metavar="TYPE",
-        callback=_check_media_type,
-        help="Media type. Default: detected from the file's content.",
-    ),
-]
-
-
 ParameterOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -111,8 +80,6 @@ ParameterOption = Annotated[
         "repeated.",
     ),
 ]
-
-
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -121,8 +88,6 @@ InputOption = Annotated[
         help="A named input of the model, such as mask=mask.png. May be repeated.",
     ),
 ]
-
-
 SaveOption = Annotated[
     Path | None,
     typer.Option(
@@ -171,13 +136,38 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         typer.Argument(metavar="FILE", help="The input file, or - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
-    deadline: DeadlineOption = None,
-    priority: PriorityOption = None,
-    label: LabelOption = None,
-    media_type: MediaTypeOption = None,
+    deadline: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="SECONDS", help="The job expires if it has not ended after this time."
+        ),
+    ] = None,
+    priority: Annotated[
+        Priority | None, typer.Option(help="low: start after all other jobs of the model.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A short text by which `loosely list` finds the job."),
+    ] = None,
+    media_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            callback=_check_media_type,
+            help="Media type. Default: detected from the file's content.",
+        ),
+    ] = None,
     named_input: InputOption = None,
     param: ParameterOption = None,
-    idempotency_key: KeyOfSubmitOption = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            metavar="TEXT",
+            help="Commands with the same text and input make only one job. Default: a new text.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
@@ -341,9 +331,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         str | None,
         typer.Option("--tenant", help="For operators: only this tenant, or * for all tenants."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
-    ] = 20,
+    limit: LimitOption = 20,
     pages: Annotated[
         int,
         typer.Option("--pages", min=1, metavar="N", help="Stop the search after N requests."),
@@ -407,11 +395,10 @@ def _check_readable(file: Path, param_hint: str) -> None:
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     """Show the job's status until the job has ended, and return the ended job."""
-    job = submitted
-    is_warned = False
+    job, is_warned = submitted, False
     try:
-        progress.status = f"{submitted.id}  {submitted.status}"
-        for event in client.iter_events(submitted.id):
+        progress.status = f"{job.id}  {job.status}"
+        for event in client.iter_events(job.id):
             job = event.job
             progress.status = f"{job.id}  {job.status}"
             if job.place.phase == "model_broken" and not is_warned:
