@@ -5,31 +5,29 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from loosely.cli.processes import exit_on_up_error, run_module
 from loosely.local.environment import (
     check_requirements,
     find_root,
     read_environment,
     shared_environment,
 )
-from loosely.local.errors import USAGE_EXIT_CODE, ExtraMissing, UpError
+from loosely.local.errors import USAGE_EXIT_CODE, ExtraMissing
 from loosely.local.model_folder import ModelFolder, current_model_folder, make_model_folder
 from loosely.local.package import write_azd_project, write_package
-from loosely.local.parts import python_command
 
 
 def new(
     folder: Annotated[Path, typer.Argument(help="The folder to make. It may exist if empty.")],
 ) -> None:
     """Make a model folder: a catalogue, a model with its test, and an example input."""
-    with _exit_on_error():
+    with exit_on_up_error():
         make_model_folder(folder, find_root())
     typer.echo(f"made {folder} with the model `brightness`; serve it:\n")
     typer.echo(f"  cd {shlex.quote(str(folder))}\n  loosely up --watch")
@@ -45,16 +43,15 @@ def test(
     The first test that uses the fixture `loosely_client` starts a local system on free ports. The
     system serves the models of this folder, and the fixture is a client of the system.
     """
-    with _exit_on_error():
+    with exit_on_up_error():
         check_requirements()
         if find_spec("pytest") is None:
             raise ExtraMissing("pytest is not installed: install it with `pip install pytest`")
-    user, root = read_environment(), find_root()
     folder = current_model_folder()
     done = subprocess.run(  # noqa: S603  pytest, without a shell
         [sys.executable, "-m", "pytest", "-p", "loosely.testing", *(arguments or [])],
         cwd=folder.path,
-        env=shared_environment(root, user, folder.path),
+        env=shared_environment(find_root(), read_environment(), folder.path),
         check=False,
     )
     raise typer.Exit(done.returncode)
@@ -72,9 +69,9 @@ def package(
     """Write the folders to deploy: the Function App, and the build context of the worker image."""
     root = find_root()
     folder = current_model_folder()
-    hub_files = _check_catalogue(root, folder)
+    hub_files = _check_catalogue(folder)
     target = target or folder.path / "build"
-    with _exit_on_error():
+    with exit_on_up_error():
         paths = write_package(target, root, folder)
         (target / "weights.txt").write_text(hub_files, encoding="utf-8")
         for path in paths:
@@ -99,22 +96,19 @@ def deploy(
     """
     root = find_root()
     folder = current_model_folder()
-    _check_catalogue(root, folder)
+    _check_catalogue(folder)
     project = root if folder.path == root else folder.path / "azure"
     if project != root:
-        with _exit_on_error():
+        with exit_on_up_error():
             write_azd_project(project, root, folder)
         paths = [str(project / "functions"), str(project)]
-        made = subprocess.run(  # noqa: S603  our own module, without a shell
-            python_command("infra.generate"),
+        environment = shared_environment(root, read_environment())
+        run_module(
+            "infra.generate",
             cwd=project,
-            env=shared_environment(root, read_environment())
-            | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=environment | {"PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.DEVNULL,
-            check=False,
         )
-        if made.returncode:
-            raise typer.Exit(made.returncode)
     command = ["azd", "up", "--cwd", str(project), *(arguments or [])]
     if prepare:
         typer.echo(f"deploy the project with\n\n  {shlex.join(command)}")
@@ -129,29 +123,6 @@ def deploy(
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603  without a shell
 
 
-def _check_catalogue(root: Path, folder: ModelFolder) -> str:
-    """Check the folder's catalogue in another process, which prints the reason if it is invalid.
-
-    Returns the list of the weights that it takes from the Hugging Face Hub, as `fetch-weights.sh`
-    reads it.
-    """
-    checked = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract", "hub-files", str(folder.catalogue)),
-        env=shared_environment(root, read_environment()),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if checked.returncode:
-        raise typer.Exit(checked.returncode)
-    return checked.stdout
-
-
-@contextmanager
-def _exit_on_error() -> Iterator[None]:
-    """If the ``with`` block raises UpError, print the message and exit with the error's code."""
-    try:
-        yield
-    except UpError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
+def _check_catalogue(folder: ModelFolder) -> str:
+    """Check the folder's catalogue, and return its weights on the Hub for `fetch-weights.sh`."""
+    return run_module("contract", "hub-files", str(folder.catalogue), stdout=subprocess.PIPE)

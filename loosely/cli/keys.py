@@ -2,14 +2,12 @@
 
 import json
 import subprocess
-import sys
 from typing import Annotated
 
 import typer
 
 from loosely.cli.output import JsonOption
-from loosely.local.environment import find_root, read_environment, shared_environment
-from loosely.local.parts import python_command
+from loosely.cli.processes import run_module
 
 app = typer.Typer(
     help="Make API keys for the callers of a gateway.", add_completion=False, no_args_is_help=True
@@ -49,19 +47,13 @@ def new(
     options = ["--tenant", tenant]
     options += ["--scopes", *scopes] if scopes else []
     options += ["--rate", rate] if rate is not None else []
-    made = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("gateway.keys", *options, "--", name),
-        env=shared_environment(find_root(), read_environment()),
-        stdout=subprocess.PIPE,
-        # The module says what to do with the two lines.
-        stderr=subprocess.DEVNULL if as_json else None,
-        text=True,
-        check=False,
+    # On standard error, the module says what to do with the two lines.
+    errors = subprocess.DEVNULL if as_json else None
+    made = run_module(
+        *("gateway.keys", *options, "--", name), stdout=subprocess.PIPE, stderr=errors
     )
-    if made.returncode:
-        sys.exit(made.returncode)
     if not as_json:
-        typer.echo(made.stdout, nl=False)
+        typer.echo(made, nl=False)
         return
-    key, entry = made.stdout.splitlines()
+    key, entry = made.splitlines()
     typer.echo(json.dumps({"key": key, "entry": json.loads(entry)}))

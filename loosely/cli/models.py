@@ -17,6 +17,7 @@ from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
 from loosely.cli.jobs import InputOption, ParameterOption, parse_inputs, parse_parameters
 from loosely.cli.output import JsonOption, model_table, print_to, printable, result_view
+from loosely.cli.processes import exit_on_up_error, run_module
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
     check_requirements,
@@ -24,7 +25,6 @@ from loosely.local.environment import (
     read_environment,
     shared_environment,
 )
-from loosely.local.errors import UpError
 from loosely.local.model_folder import current_model_folder
 from loosely.local.parts import python_command, storage_connection_string
 
@@ -114,20 +114,9 @@ def lock(
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run a module of Loosely in a new process, and exit with its code if that is not 0.
-
-    ``make_command`` returns the module and its arguments, given the catalogue's path.
-    """
+    """Run the module and arguments that ``make_command`` returns for the catalogue's path."""
     directory, environment = _find_place()
-    module, *arguments = make_command(environment["MODEL_CATALOGUE"])
-    done = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command(module, *arguments),
-        cwd=directory,
-        env=environment,
-        check=False,
-    )
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    run_module(*make_command(environment["MODEL_CATALOGUE"]), cwd=directory, env=environment)
 
 
 @app.command()
@@ -294,11 +283,8 @@ class _CheckProcess:
 
 def _find_place() -> tuple[Path, dict[str, str]]:
     """Return the directory and the environment variables for the models of the current folder."""
-    try:
+    with exit_on_up_error():
         check_requirements()
-    except UpError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
     root, user = find_root(), read_environment()
     folder = current_model_folder()
     environment = shared_environment(root, user, folder.path)

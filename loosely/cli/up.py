@@ -22,109 +22,101 @@ if TYPE_CHECKING:
     from loosely.local.worker_pool import WorkerPoolPlan
 
 
-#: The lowest severity of the messages that the components write to their logs.
 LogLevel = Literal["debug", "info", "warning", "error"]
-#: The durable engine, which runs the orchestrations and stores their histories.
 EngineChoice = Literal["local", "azure-storage"]
-PortOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1024,
-        max=65535 - PORT_COUNT,
-        metavar="PORT",
-        help="The first of five consecutive ports. Default: 7071 for the gateway, 5672 and 5300 "
-        "for Service Bus, 10000 for blobs, 8081 for the worker's health.",
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        file_okay=False,
-        metavar="DIR",
-        help="Directory for jobs, blobs and logs. Default: .loosely in the model folder.",
-    ),
-]
-LogLevelOption = Annotated[
-    LogLevel | None,
-    typer.Option(
-        metavar="LEVEL",
-        help="Lowest level to log: debug, info, warning or error. Default: LOG_LEVEL or info.",
-    ),
-]
-AllowHostOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Also answer requests for this host name. May be repeated. Default: only localhost.",
-    ),
-]
-WatchOption = Annotated[
-    bool,
-    typer.Option(
-        "--watch",
-        help="Use each change of the models and of the catalogue: restart the worker, and let "
-        "Service Bus and the gateway read the catalogue again. A file with an error is not used.",
-    ),
-]
-OnlyOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="COMPONENTS", help="Start only these components, separated by commas."),
-]
-WithoutOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="COMPONENTS", help="Do not start these components, separated by commas."),
-]
-ScaleOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MIN:MAX",
-        help="Adjust the number of workers to the queues by KEDA's formula. MIN may be 0.",
-    ),
-]
-TargetOption = Annotated[
-    int,
-    typer.Option("--scale-target", min=1, metavar="N", help="Messages per worker."),
-]
-PollOption = Annotated[
-    float,
-    typer.Option(
-        "--scale-poll",
-        min=0.1,
-        metavar="SECONDS",
-        help="Time between two readings of the queues' lengths.",
-    ),
-]
-CooldownOption = Annotated[
-    float,
-    typer.Option(
-        "--scale-cooldown",
-        min=0.0,
-        metavar="SECONDS",
-        help="Time until workers that are not needed are stopped.",
-    ),
-]
-EngineOption = Annotated[
-    EngineChoice,
-    typer.Option(
-        help="Durable engine: local, or azure-storage for the Azure Storage provider's order of "
-        "writes. Each engine has its own data.",
-    ),
-]
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
-    port: PortOption = None,
-    data: DataOption = None,
-    watch: WatchOption = False,
-    log_level: LogLevelOption = None,
-    only: OnlyOption = None,
-    without: WithoutOption = None,
-    scale: ScaleOption = None,
-    scale_target: TargetOption = 5,
-    scale_poll: PollOption = 1.0,
-    scale_cooldown: CooldownOption = 20.0,
-    engine: EngineOption = "local",
-    allow_host: AllowHostOption = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1024,
+            max=65535 - PORT_COUNT,
+            metavar="PORT",
+            help="The first of five consecutive ports. Default: 7071 for the gateway, 5672 and "
+            "5300 for Service Bus, 10000 for blobs, 8081 for the worker's health.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            metavar="DIR",
+            help="Directory for jobs, blobs and logs. Default: .loosely in the model folder.",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Use each change of the models and of the catalogue: restart the worker, and "
+            "let Service Bus and the gateway read the catalogue again. A file with an error is "
+            "not used.",
+        ),
+    ] = False,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Lowest level to log: debug, info, warning or error. Default: LOG_LEVEL or info.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMPONENTS", help="Start only these components, separated by commas."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMPONENTS", help="Do not start these components, separated by commas."
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX",
+            help="Adjust the number of workers to the queues by KEDA's formula. MIN may be 0.",
+        ),
+    ] = None,
+    scale_target: Annotated[
+        int,
+        typer.Option("--scale-target", min=1, metavar="N", help="Messages per worker."),
+    ] = 5,
+    scale_poll: Annotated[
+        float,
+        typer.Option(
+            "--scale-poll",
+            min=0.1,
+            metavar="SECONDS",
+            help="Time between two readings of the queues' lengths.",
+        ),
+    ] = 1.0,
+    scale_cooldown: Annotated[
+        float,
+        typer.Option(
+            "--scale-cooldown",
+            min=0.0,
+            metavar="SECONDS",
+            help="Time until workers that are not needed are stopped.",
+        ),
+    ] = 20.0,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(
+            help="Durable engine: local, or azure-storage for the Azure Storage provider's order "
+            "of writes. Each engine has its own data.",
+        ),
+    ] = "local",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also answer requests for this host name. May be repeated. Default: only "
+            "localhost.",
+        ),
+    ] = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -195,12 +187,7 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
 def parse_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return the scaling settings for ``--scale MIN:MAX``.
-
-    In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
-    intervals are ``poll_seconds``, and a worker that is not needed is stopped after
-    ``cooldown_seconds``.
-    """
+    """Return the scaling settings for ``--scale MIN:MAX``: one interval for both autoscalers."""
     minimum, colon, maximum = text.partition(":")
     if not (colon and minimum.isdecimal() and maximum.isdecimal()):
         raise typer.BadParameter(
@@ -229,10 +216,7 @@ def plan_worker_pool(
     worker: Part,
     user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
-    """Return the plan of a pool of workers, which is started instead of the single ``worker``.
-
-    If ``WORKER_MODELS`` is set, the pool considers only the models that this variable names.
-    """
+    """Return the plan of a pool for the models in ``WORKER_MODELS``, by default for all."""
     from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 
@@ -307,6 +291,7 @@ def _make_plan(  # noqa: PLR0913 - the checked options of the command
     if scaling is not None:
         models = read_model_scaling(folder.catalogue, user)
         worker_pool = plan_worker_pool(settings, scaling, models, parts.pop("worker"), user)
+    here = Path.cwd()
     examples = next(path for path in (folder.path / "examples", root / "examples") if path.is_dir())
     return RunPlan(
         parts=tuple(parts.values()),
@@ -318,15 +303,8 @@ def _make_plan(  # noqa: PLR0913 - the checked options of the command
         watched_code=folder.code if is_watching else None,
         example=choose_example(
             folder.catalogue,
-            _relative_to_current(examples),
+            examples.relative_to(here) if examples.is_relative_to(here) else examples,
             needs_key=bool(read_setting("API_KEYS", root, user)),
         ),
         environment=shared_environment(root, user, folder.path),
     )
-
-
-def _relative_to_current(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
