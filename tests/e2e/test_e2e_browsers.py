@@ -4,11 +4,9 @@ import json
 import queue
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 from tests.e2e.catalogues import write_large_models
 from tests.e2e.system import System, running
 from tests.e2e.web_page import Blocked, PageResponse, WebPage, origin_of
+from tests.http_server import Request, Response, serve_http
 
 pytestmark = pytest.mark.e2e
 
@@ -69,28 +68,14 @@ class PageServer:
 def pages() -> Iterator[PageServer]:
     reports: queue.Queue[dict[str, Any]] = queue.Queue()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer(SCRIPT.encode())
+    def answer(request: Request) -> Response:
+        if request.method == "POST":
+            reports.put(json.loads(request.body))
+            return Response()
+        return Response(200, SCRIPT.encode(), {"content-type": "text/html"})
 
-        def do_POST(self) -> None:
-            reports.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self._answer(b"")
-
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield PageServer(server.server_address[1], reports)
-        server.shutdown()
+    with serve_http(answer) as url:
+        yield PageServer(int(url.rpartition(":")[2]), reports)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 import json
 import re
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from infra.smoke import gateway, jobs
 from infra.smoke.servicebus import CHECKS as SERVICE_BUS_CHECKS
 from tests.conformance.worker.worker_services import run_services
 from tests.e2e.system import ROOT, System, until
+from tests.http_server import Request, Response, serve_http
 from tests.infra import fake_cloud
 from tests.infra.script_runner import ScriptRunner, install_scripts
 
@@ -331,50 +330,28 @@ def test_each_check_fails_for_a_faulty_gateway(
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
     """Run a simulated gateway with faults during the `with` block, and yield its URL."""
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
-    every = {
+    every: dict[str, tuple[int, dict[str, Any]]] = {
         "/v1/models/classifier/jobs": (202, {"id": "job-1", "status": "queued"}),
         "/v1/jobs/job-1": (200, {"status": "succeeded"}),
         "/blob": (201, {}),
         "/runtime/webhooks/durabletask/instances": (200, {}),
         "/v1/admin/dead-letters": (200, {"dead_letters": []}),
         "/v1/ops/overview": (200, {"workers": [worker]}),
-    } | answers
+        **answers,
+    }
 
-    class Handler(BaseHTTPRequestHandler):
-        def _respond(self) -> None:
-            self.rfile.read(int(self.headers["content-length"] or 0))
-            path = self.path.partition("?")[0]
-            link = {"url": f"http://{self.headers['host']}/blob", "upload": "u", "headers": {}}
-            status, body = ({"/v1/uploads": (201, link)} | every).get(path, (404, {}))
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(request: Request) -> Response:
+        link = {"url": f"http://{request.headers['host']}/blob", "upload": "u", "headers": {}}
+        path = request.path.partition("?")[0]
+        status, document = ({"/v1/uploads": (201, link)} | every).get(path, (404, {}))
+        return respond(status, document)
 
-        def do_GET(self) -> None:
-            self._respond()
+    with serve_http(answer, host="127.0.0.2") as url:
+        yield url
 
-        def do_POST(self) -> None:
-            self._respond()
 
-        def do_PUT(self) -> None:
-            self._respond()
-
-        def do_DELETE(self) -> None:
-            self._respond()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name in the base class
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.2", 0), Handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield f"http://127.0.0.2:{server.server_port}"
-        finally:
-            server.shutdown()
-            serving.join()
+def respond(status: int, document: dict[str, Any]) -> Response:
+    return Response(status, json.dumps(document).encode())
 
 
 def run_smoke_group(
@@ -390,38 +367,18 @@ def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
     """Run a simulated gateway that accepts jobs but never runs them, and yield its URL."""
     read_counts: Counter[str] = Counter()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self._answer(202, {"id": str(uuid.uuid4()), "status": "queued"})
+    def answer(request: Request) -> Response:
+        if request.method == "POST":
+            return respond(202, {"id": str(uuid.uuid4()), "status": "queued"})
+        if request.method == "DELETE":
+            return respond(202, {"status": "cancelling"})
+        status = statuses[min(read_counts[request.path], len(statuses) - 1)]
+        read_counts[request.path] += 1
+        error = {"code": status} if status == "expired" else None
+        return respond(200, {"status": status, "error": error})
 
-        def do_DELETE(self) -> None:
-            self._answer(202, {"status": "cancelling"})
-
-        def do_GET(self) -> None:
-            status = statuses[min(read_counts[self.path], len(statuses) - 1)]
-            read_counts[self.path] += 1
-            error = {"code": status} if status == "expired" else None
-            self._answer(200, {"status": status, "error": error})
-
-        def _answer(self, status: int, job: dict[str, Any]) -> None:
-            data = json.dumps(job).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name in the base class
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            serving.join()
+    with serve_http(answer) as url:
+        yield url
 
 
 def test_script_requires_an_api_key(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from standardwebhooks import Webhook
 
 from tests.e2e.system import System, running, until
 from tests.e2e.webhook_receiver import NEW, OLD, SETTINGS, WebhookReceiver, run_webhook_receiver
+from tests.http_server import Response
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -92,8 +93,8 @@ def test_worker_fetches_an_input_by_url(
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
     receiver.files |= {
-        "/cat": (200, {"content-type": "application/octet-stream"}, picture),
-        "/moved": (302, {"location": "/cat"}, b""),
+        "/cat": Response(200, picture, {"content-type": "application/octet-stream"}),
+        "/moved": Response(302, headers={"location": "/cat"}),
     }
     for path in ("/cat", "/moved"):
         job = submit(webhook_system, {"input": {"url": receiver.url(path)}}).json()
@@ -115,10 +116,10 @@ def test_unfetchable_input_url_gets_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {
-        "/inside": (302, {"location": "https://10.0.0.1/"}, b""),
-        "/loop": (302, {"location": "/loop"}, b""),
-        "/large": (200, {}, bytes(10_485_761)),
-        "/empty": (200, {}, b""),
+        "/inside": Response(302, headers={"location": "https://10.0.0.1/"}),
+        "/loop": Response(302, headers={"location": "/loop"}),
+        "/large": Response(200, bytes(10_485_761)),
+        "/empty": Response(200),
     }
     answer = submit(webhook_system, {"input": {"url": receiver.url(path)}})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text

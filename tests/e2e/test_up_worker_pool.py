@@ -9,9 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -32,6 +30,7 @@ from loosely.local.scaling import (
     ScalingRules,
 )
 from loosely.local.worker_pool import QueueMonitor, WorkerPool, WorkerPoolPlan
+from tests.http_server import Request, Response, serve_http
 
 pytestmark = pytest.mark.e2e
 
@@ -69,36 +68,18 @@ class CountingGateway:
         self.lengths: dict[str, int | None] = {"m": 0}
         self.status = 200
         self.keys: set[str | None] = set()
-        gateway = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                gateway.keys.add(self.headers["authorization"])
-                models = [{"name": n, "queue_length": c} for n, c in gateway.lengths.items()]
-                body = json.dumps({"models": models}).encode()
-                self.send_response(gateway.status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def answer(self, request: Request) -> Response:
+        self.keys.add(request.headers.get("authorization"))
+        models = [{"name": name, "queue_length": n} for name, n in self.lengths.items()]
+        return Response(self.status, json.dumps({"models": models}).encode())
 
 
 class PoolHarness:
     """Starts worker pools with test workers, and records the events of the pools."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.gateway = CountingGateway()
+    def __init__(self, home: Path, gateway: CountingGateway, url: str) -> None:
+        self.home, self.gateway, self.url = home, gateway, url
         self.events: list[events.PartEvent] = []
         self.clock_offset_seconds = 0.0
         self.now = datetime.now(UTC)
@@ -120,7 +101,7 @@ class PoolHarness:
             behavior=AT_ONCE,
             cron=cron,
         )
-        monitor = QueueMonitor(self.gateway.url, ["m"], "secret")
+        monitor = QueueMonitor(self.url, ["m"], "secret")
         plan = WorkerPoolPlan(
             self._part("worker", 1), scaling, monitor, self._replica, self.first_port
         )
@@ -165,15 +146,16 @@ class PoolHarness:
         return started[-1].pid
 
     def close(self) -> None:
-        self.gateway.close()
         self._reaper.close()
 
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[PoolHarness]:
-    running = PoolHarness(tmp_path)
-    yield running
-    running.close()
+    gateway = CountingGateway()
+    with serve_http(gateway.answer) as url:
+        running = PoolHarness(tmp_path, gateway, url)
+        yield running
+        running.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -356,9 +338,7 @@ async def test_halted_pool_restarts_when_it_resumes(harness: PoolHarness) -> Non
 async def test_monitor_counts_each_served_version() -> None:
     gateway = CountingGateway()
     gateway.lengths = {"m": 1, "m:2": 2, "m:3": 4, "other": 8}
-    try:
+    with serve_http(gateway.answer) as url:
         for served, expected in ((["m:1", "m:2"], [1, 2]), ([], [1, 2, 4, 8])):
-            async with QueueMonitor(gateway.url, served) as monitor:
+            async with QueueMonitor(url, served) as monitor:
                 assert await monitor.count_messages() == expected
-    finally:
-        gateway.close()

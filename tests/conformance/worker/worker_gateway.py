@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,9 +9,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from contract.messages import JobReply, decode_reply
+from tests.http_server import Request, Response, serve_http
 
 
-class Gateway(http.server.ThreadingHTTPServer):
+class Gateway:
     """An HTTP server that records the requests of workers and sends scripted responses.
 
     Workers send a job's reply by POST. They ask by GET whether a job must still run, and report
@@ -30,11 +30,8 @@ class Gateway(http.server.ThreadingHTTPServer):
             many of them wait as the barrier requires.
     """
 
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self) -> None:
+        self.host = ""
         self.answers: dict[str, list[int]] = defaultdict(list)
         self.asked_status: dict[str, int] = defaultdict(lambda: 200)
         self.posts: list[tuple[str, int]] = []
@@ -45,10 +42,6 @@ class Gateway(http.server.ThreadingHTTPServer):
         self.connections = 0
         self.after_posts: tuple[int, Callable[[], None]] | None = None
         self.changed = threading.Condition()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
 
     def url(self, job_id: str) -> str:
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
@@ -66,6 +59,20 @@ class Gateway(http.server.ThreadingHTTPServer):
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]
+
+    def answer(self, request: Request) -> Response | None:
+        address = urlsplit(request.path)
+        assert "token=secret-token" in address.query
+        job_id = address.path.split("/")[3]
+        self.connections = max(self.connections, request.connection)
+        if request.method == "POST":
+            self.traceparents[job_id] = request.headers.get("traceparent", "")
+            status = self.post(job_id, request.body)
+        else:
+            status = self.get(job_id)
+        is_redirect = status in (301, 302, 307, 308)
+        headers = {"location": self.url("elsewhere")} if is_redirect else {}
+        return Response(status, headers=headers) if status else None
 
     def post(self, job_id: str, body: bytes) -> int:
         with self.changed:
@@ -91,54 +98,7 @@ class Gateway(http.server.ThreadingHTTPServer):
 @contextmanager
 def run_gateway(port: int = 0) -> Iterator[Gateway]:
     """Run a `Gateway` on `port` during the `with` block. Port 0 selects a free port."""
-    gateway = Gateway(port)
-    thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    gateway = Gateway()
+    with serve_http(gateway.answer, port, is_keeping_alive=True) as url:
+        gateway.host = urlsplit(url).netloc
         yield gateway
-    finally:
-        gateway.shutdown()
-        thread.join(10)
-        gateway.server_close()
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Otherwise the last bytes of a response wait 40 ms for the peer's delayed acknowledgement.
-    disable_nagle_algorithm = True
-    timeout = 30.0
-    server: Gateway
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections += 1
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.traceparents[self._job_id()] = self.headers.get("traceparent", "")
-        self._answer(self.server.post(self._job_id(), body))
-
-    def do_GET(self) -> None:
-        self._answer(self.server.get(self._job_id()))
-
-    def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self._answer(self.server.get(self._job_id()))
-
-    def _job_id(self) -> str:
-        assert "token=secret-token" in urlsplit(self.path).query
-        return urlsplit(self.path).path.split("/")[3]
-
-    def _answer(self, status: int) -> None:
-        if status == 0:
-            self.close_connection = True
-            self.connection.close()
-            return
-        self.send_response(status)
-        if status in (301, 302, 307, 308):
-            self.send_header("location", self.server.url("elsewhere"))
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        pass
