@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import ROOT, System, until
+from tests.e2e.system import ROOT, System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
@@ -35,34 +35,6 @@ def test_picture_is_classified_in_one_request(
     assert job["error"] is None
     assert job["timing"]["inference_ms"] > 0
     assert system.job(job["id"]) == job
-
-
-def test_respond_async_gets_a_job_that_succeeds(system: System, pictures: Path) -> None:
-    data = (pictures / "chelsea.jpg").read_bytes()
-    answer = system.submit("classifier", data, "image/jpeg", prefer="respond-async")
-    assert answer.status_code == 202
-    assert answer.headers["preference-applied"] == "respond-async"
-    assert int(answer.headers["retry-after"]) >= 1
-    accepted = answer.json()
-    assert answer.headers["location"].endswith(f"/v1/jobs/{accepted['id']}")
-    assert accepted["status"] == "queued"
-    polled = until(
-        lambda: (job := system.http.get(answer.headers["location"]).json())["finished_at"] and job,
-        30,
-        "the job is final",
-    )
-    waited = system.submit("classifier", data, "image/jpeg").json()
-    assert polled["status"] == "succeeded"
-    assert [entry["label"] for entry in polled["result"]["labels"]] == [
-        entry["label"] for entry in waited["result"]["labels"]
-    ]
-
-
-def test_result_route_returns_only_the_result(system: System) -> None:
-    job = system.submit("noop", b"hello").json()
-    answer = system.http.get(f"/v1/jobs/{job['id']}/result")
-    assert answer.status_code == 200
-    assert answer.json() == {"size_bytes": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}
 
 
 @pytest.mark.parametrize("size_bytes", [1, 64 * 1024, 64 * 1024 + 1, 1_000_000, 4_000_000])

@@ -41,40 +41,6 @@ def test_each_request_gets_the_documented_response(
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
 
-def test_same_idempotency_key_creates_one_job(system: System) -> None:
-    headers = {"idempotency_key": '"one-job"'}
-    first = system.submit("noop", b"x", **headers)
-    again = system.submit("noop", b"x", **headers)
-    assert again.json()["id"] == first.json()["id"]
-
-
-def test_used_idempotency_key_with_new_payload_fails(system: System) -> None:
-    headers = {"idempotency_key": '"another-payload"'}
-    assert system.submit("noop", b"x", **headers).status_code == 200
-    other = system.submit("noop", b"y", **headers)
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
-
-
-def test_cancelled_job_has_no_result(system: System) -> None:
-    with system.paused("worker"):
-        job_id = system.accept("noop", b"x")
-        first = system.http.delete(f"/v1/jobs/{job_id}")
-        assert (first.status_code, first.json()["status"]) == (202, "cancelling")
-    assert system.final(job_id)["status"] == "cancelled"
-    again = system.http.delete(f"/v1/jobs/{job_id}")
-    assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    result = system.http.get(f"/v1/jobs/{job_id}/result")
-    assert (result.status_code, result.json()["code"]) == (409, "no-result")
-
-
-def test_cancellation_leaves_a_succeeded_job(system: System) -> None:
-    job = system.submit("noop", b"x").json()
-    assert job["status"] == "succeeded"
-    cancelled = system.http.delete(f"/v1/jobs/{job['id']}")
-    assert (cancelled.status_code, cancelled.json()) == (200, job)
-    assert system.http.get(f"/v1/jobs/{job['id']}/result").status_code == 200
-
-
 def test_each_path_of_the_root_document_exists(system: System) -> None:
     for path in system.http.get("/").json().values():
         if str(path).startswith("/"):

@@ -118,17 +118,3 @@ def test_upload_cannot_change_after_the_submit(large: System) -> None:
         ).json()["id"]
         assert send(b"second") == 403
     assert large.final(job_id)["status"] == "succeeded"
-
-
-def test_upload_over_the_limit_is_refused(large: System) -> None:
-    slot = upload(large, b"1" * 1_000_001, 1_000_001)
-    assert large.http.post(f"/v1/models/big/jobs?upload={slot}").status_code == 413
-
-
-def test_empty_upload_is_refused(large: System) -> None:
-    assert large.http.post(f"/v1/models/big/jobs?upload={upload(large, b'', 0)}").status_code == 422
-
-
-def test_unknown_upload_is_refused(large: System) -> None:
-    answer = large.http.post("/v1/models/big/jobs?upload=019cb2d2-0000-7000-8000-000000000000")
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

@@ -36,16 +36,6 @@ def size_of(data: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def test_small_ones_are_in_the_job_or_linked(pictured: System) -> None:
-    job = pictured.http.post("/v1/models/pictured/jobs", json={"input": {"json": 2}}).json()
-    assert (job["status"], job["result"], list(job["results"])) == ("succeeded", 4, ["picture"])
-    found = pictured.http.get(job["results"]["picture"]["link"])
-    assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
-    assert size_of(found.content) == (2, 2)
-    omitted = pictured.http.get(f"/v1/jobs/{job['id']}/result/zeros")
-    assert (omitted.status_code, omitted.json()["code"]) == (404, "unknown-result")
-
-
 def test_large_ones_have_signed_links_to_blobs(pictured: System) -> None:
     with Client(pictured.url) as client:
         job = client.run(b"200", "pictured", media_type="application/json")

@@ -221,38 +221,12 @@ def documented_claims() -> set[str]:
     return set(rows[1:])
 
 
-def run_during_restart(
-    system: System, command: str, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str]:
-    """Run `infra.smoke.jobs restarted`, which submits jobs before and during a gateway restart."""
-    options = ["--url", system.url, "--model", "classifier", "--file"]
-    options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
-    return jobs.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
-
-
-def test_jobs_survive_a_restart_of_the_host(
-    system: System, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = system.part("functions").pid
-    code, report = run_during_restart(system, f"kill -9 {before}", capsys)
-    assert code == 0, report
-    assert report.startswith("4 of 4 jobs accepted: 4 succeeded; ")
-    wait_until_replaced(system, "functions", before)
-
-
 def test_half_of_the_jobs_come_before_the_restart() -> None:
     intervals = [
         jobs.submit_after_seconds(number, 8) / jobs.SUBMIT_INTERVAL_SECONDS for number in range(8)
     ]
     assert intervals == pytest.approx([0, 1, 2, 2, 2, 2, 4, 6])
     assert jobs.submit_after_seconds(0, 1) >= 0
-
-
-def test_failing_restart_command_fails(system: System, capsys: pytest.CaptureFixture[str]) -> None:
-    code, report = run_during_restart(system, "echo not authorized >&2; exit 3", capsys)
-    assert code == 1
-    assert "4 of 4 jobs accepted: 4 succeeded" in report
-    assert "the restart command failed with 3: not authorized" in report
 
 
 class TestFaultyGateway:
@@ -270,6 +244,14 @@ class TestFaultyGateway:
             code, report = run_smoke_group(url, ["cancelled"], capsys)
         assert code == 1
         assert "2 still cancelling; 0 seen queued" in report
+
+    def test_restart_command_that_fails_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
+        command = "echo not authorized >&2; exit 3"
+        with run_faulty_gateway(statuses=["queued", "succeeded"]) as url:
+            code, report = run_smoke_group(url, ["restarted", "--restart", command], capsys)
+        assert code == 1
+        assert "2 of 2 jobs accepted: 2 succeeded" in report
+        assert "the restart command failed with 3: not authorized" in report
 
     def test_job_that_expires_in_a_restart_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         with run_faulty_gateway(statuses=["queued", "expired"]) as url:

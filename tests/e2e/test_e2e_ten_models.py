@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageOps
 
-from loosely import Client, InputRejected, InvalidRequest, Job, JobCancelled
+from loosely import Client, InputRejected, Job, JobCancelled
 from tests.e2e import by_hand
 from tests.e2e.system import ROOT, System, running
 
@@ -111,14 +111,6 @@ def test_picture_model_returns_a_picture(system: System) -> None:
 
 
 GOOD = {"name": "x", "flag": True, "count": 7, "share": 1, "order": "down", "numbers": [1, 2]}
-BAD = [
-    ({"name": 3}, "/parameters/name"),
-    ({"flag": 1}, "/parameters/flag"),
-    ({"count": 11}, "/parameters/count"),
-    ({"share": "x"}, "/parameters/share"),
-    ({"order": "left"}, "/parameters/order"),
-    ({"numbers": ["a"]}, "/parameters/numbers/0"),
-]
 
 
 def test_parameters_arrive_by_each_interface(system: System, folder: Path) -> None:
@@ -134,28 +126,6 @@ def test_parameters_arrive_by_each_interface(system: System, folder: Path) -> No
             system, queue, "typed", "typed", input={"json": {}}, parameters=GOOD
         )
     assert reply["result"]["json"] == expected
-
-
-@pytest.mark.parametrize(("wrong", "pointer"), BAD)
-def test_parameter_outside_its_limits_is_refused(
-    system: System, wrong: dict[str, Any], pointer: str
-) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        run(system, "typed", {}, **{"name": "x", **wrong})
-    assert refused.value.document["pointer"] == pointer
-
-
-def test_missing_required_parameter_is_refused(system: System) -> None:
-    with pytest.raises(InputRejected, match="parameters/name: the parameter is missing"):
-        run(system, "typed", {})
-
-
-def test_error_shows_how_to_write_the_parameter(system: System, folder: Path) -> None:
-    (folder / "input.json").write_text("{}", encoding="utf-8")
-    submit = ["submit", "input.json", "--model", "typed", "--url", system.url]
-    refused = loosely(folder, *submit, "--param", "name=12", status=1)
-    assert "found 12" in refused.stderr
-    assert """--param 'NAME="12"'""" in refused.stderr
 
 
 def test_long_job_reports_progress_and_is_cancelled(system: System) -> None:

@@ -105,8 +105,6 @@ def test_worker_fetches_an_input_by_url(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/inside", "public internet"),
-        ("/missing", "status 404"),
         ("/loop", "redirects more than"),
         ("/large", "at most 10485760 bytes are accepted"),
         ("/empty", "is empty"),
@@ -116,7 +114,6 @@ def test_unfetchable_input_url_gets_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {
-        "/inside": Response(302, headers={"location": "https://10.0.0.1/"}),
         "/loop": Response(302, headers={"location": "/loop"}),
         "/large": Response(200, bytes(10_485_761)),
         "/empty": Response(200),

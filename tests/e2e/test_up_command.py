@@ -110,21 +110,6 @@ def test_busy_port_names_process_and_free_port(tmp_path: Path, port: int) -> Non
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_second_up_names_the_first_process(
-    up: "subprocess.Popen[str]", data: Path, port: int
-) -> None:
-    done = subprocess.run(
-        command(data, port + 100),
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert done.returncode == 98
-    assert f"another `loosely up` (process {up.pid}) uses {data}" in done.stderr
-
-
 def test_ctrl_c_in_a_terminal_stops_components(data: Path, port: int) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
