@@ -63,12 +63,9 @@ NO_WORKER = '#verdicts [data-code="no-worker"]'
 @pytest.fixture(scope="module")
 def idle(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a system with API keys and without a worker."""
-    folder = tmp_path_factory.mktemp("ops")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE, "utf-8")
     environment = {"API_KEYS": json.dumps([entry for _, entry in KEYS.values()])}
-    data = folder / "data"
-    with running(data, catalogue, without=("worker",), environment=environment) as system:
+    data = tmp_path_factory.mktemp("ops") / "data"
+    with running(data, CATALOGUE, without=("worker",), environment=environment) as system:
         yield system
 
 

@@ -103,12 +103,11 @@ CATALOGUE = "".join(
 @pytest.fixture(scope="module")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a system with the shipped models, and with test models for further kinds of results."""
-    folder = tmp_path_factory.mktemp("play")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE, "utf-8")
     # Slow jobs raise the estimated wait above the deadlines of later jobs. Accept them anyway.
     environment = {"ACCEPT_WHEN_SATURATED": "true"}
-    with running(folder / "data", catalogue, environment=environment) as started:
+    with running(
+        tmp_path_factory.mktemp("play") / "data", CATALOGUE, environment=environment
+    ) as started:
         yield started
 
 
@@ -177,6 +176,20 @@ def run(browser: Browser, status: str = "succeeded") -> None:
     browser.wait_for_text("#badge", status)
     is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"
     browser.wait(lambda: browser.run(is_free), "the run does not end")
+
+
+def run_file(browser: Browser, model: str, name: str = "chelsea.jpg") -> None:
+    """Open the playground for a model, and run it on a picture of the examples."""
+    open_model(browser, model)
+    choose_file(browser, EXAMPLES / name)
+    run(browser)
+
+
+def open_text(browser: Browser, model: str, text: str) -> None:
+    """Open the playground for a model, and enter a text as its input."""
+    open_model(browser, model)
+    choose(browser, "modes", "text")
+    enter(browser, "#text", text)
 
 
 def job_of(browser: Browser, system: System) -> dict[str, Any]:
@@ -306,9 +319,7 @@ def test_pasted_webp_becomes_png_if_needed(browser: Browser, system: System) -> 
 
 
 def test_boxes_are_drawn_around_objects(browser: Browser, system: System) -> None:
-    open_model(browser, "boxes")
-    choose_file(browser, EXAMPLES / "chelsea.jpg")
-    run(browser)
+    run_file(browser, "boxes")
     result = job_of(browser, system)["result"]
     assert [one["label"] for one in result["objects"]] == ["cat", "dog"]
 
@@ -338,9 +349,7 @@ def test_boxes_are_drawn_around_objects(browser: Browser, system: System) -> Non
 
 
 def test_mask_is_drawn_with_the_class_at_the_pointer(browser: Browser) -> None:
-    open_model(browser, "mask")
-    choose_file(browser, EXAMPLES / "chelsea.jpg")
-    run(browser)
+    run_file(browser, "mask")
     width, height = 384, 255
     with Image.open(EXAMPLES / "chelsea.jpg") as picture:
         assert picture.size == (width, height)
@@ -459,18 +468,14 @@ def test_older_gateway_hides_named_inputs(browser: Browser) -> None:
 
 @pytest.mark.thorough
 def test_sound_result_has_player_and_waveform(browser: Browser) -> None:
-    open_model(browser, "tone")
-    choose_file(browser, EXAMPLES / "coffee.jpg")
-    run(browser)
+    run_file(browser, "tone", "coffee.jpg")
     length = "return document.querySelector('#result audio').duration"
     browser.wait(lambda: browser.run(length) == 0.5, "the player does not know the sound")
     assert "0.50 s" in str(browser.find("#result .waveform").get_dom_attribute("aria-label"))
 
 
 def test_grey_picture_is_shown_as_picture_or_mask(browser: Browser) -> None:
-    open_model(browser, "grey")
-    choose_file(browser, EXAMPLES / "chelsea.jpg")
-    run(browser)
+    run_file(browser, "grey")
     assert browser.find("#result img.picture").size["width"] > 0
     assert browser.find_all("#result canvas") == []
     click(browser, "#result label:has(input[value='classes'])")
@@ -479,9 +484,7 @@ def test_grey_picture_is_shown_as_picture_or_mask(browser: Browser) -> None:
 
 
 def test_many_numbers_flow_below_a_plot(browser: Browser) -> None:
-    open_model(browser, "numbers")
-    choose_file(browser, EXAMPLES / "chelsea.jpg")
-    run(browser)
+    run_file(browser, "numbers")
     click(browser, "#result .tree details details summary")
     browser.wait_for_text("#result .tree .numbers", "127.5")
     shown = browser.find("#result .tree details details")
@@ -553,9 +556,7 @@ def test_selected_version_runs(browser: Browser, system: System) -> None:
 
 @pytest.mark.thorough
 def test_entered_options_are_submitted(browser: Browser, system: System) -> None:
-    open_model(browser, "noop")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", "hello")
+    open_text(browser, "noop", "hello")
     set_options(browser, deadline="200", label="order 4711")
     browser.run(
         "const select = document.querySelector('#priority'); select.value = 'low';"
@@ -665,9 +666,7 @@ def test_only_the_models_named_inputs_are_offered(browser: Browser) -> None:
 
 @pytest.mark.thorough
 def test_large_json_result_from_a_blob_is_shown(browser: Browser) -> None:
-    open_model(browser, "large")
-    choose_file(browser, EXAMPLES / "coffee.jpg")
-    run(browser)
+    run_file(browser, "large", "coffee.jpg")
     assert "xxx" in browser.find("#result .tree").text
     assert browser.messages == []
 
@@ -678,9 +677,7 @@ def test_large_json_result_from_a_blob_is_shown(browser: Browser) -> None:
 def test_queued_job_shows_its_position_and_cancels(browser: Browser, system: System) -> None:
     with system.paused("worker"):
         system.accept("noop", b"the job before")
-        open_model(browser, "noop")
-        choose(browser, "modes", "text")
-        enter(browser, "#text", "hello")
+        open_text(browser, "noop", "hello")
         set_options(browser, wait="0")
         start(browser)
         browser.wait_for_text("#badge", "queued")
@@ -695,9 +692,7 @@ def test_queued_job_shows_its_position_and_cancels(browser: Browser, system: Sys
 @pytest.mark.thorough
 def test_cancel_button_works_during_the_submit(browser: Browser, system: System) -> None:
     with system.paused("worker"):
-        open_model(browser, "noop")
-        choose(browser, "modes", "text")
-        enter(browser, "#text", "wait long")
+        open_text(browser, "noop", "wait long")
         set_options(browser, wait="100")
         start(browser)
         browser.wait_for_text("#badge", "sending")
@@ -714,9 +709,7 @@ def test_progress_is_shown_until_the_cancellation(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     (tmp_path / "step-1").touch()
-    open_model(browser, "slow")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", json.dumps({"folder": str(tmp_path), "steps": 2}))
+    open_text(browser, "slow", json.dumps({"folder": str(tmp_path), "steps": 2}))
     set_options(browser, wait="0")
     start(browser)
     browser.wait_for_text("#badge", "running")
@@ -762,9 +755,7 @@ def test_failed_job_shows_problem_and_advice(
     browser.wait_for_text("#problem", "invalid-input")
     assert "not accepted" in browser.find("#state").text
 
-    open_model(browser, "noop")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", "late")
+    open_text(browser, "noop", "late")
     set_options(browser, deadline="1", wait="10")
     with system.paused("worker"):
         run(browser, "expired")
@@ -781,9 +772,7 @@ def test_unaccepted_input_is_not_sent(browser: Browser) -> None:
     click(browser, "#input-problem button")
     browser.wait_for_text("#preview .file", "speech.wav")
     assert browser.find(".model:has(:checked)").text.startswith("voice-activity")
-    open_model(browser, "slow")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", "x" * 1200)
+    open_text(browser, "slow", "x" * 1200)
     start(browser)
     browser.wait_for_text("#problem", "payload-too-large")
     enter(browser, "#text", "x")
@@ -795,9 +784,7 @@ def test_unaccepted_input_is_not_sent(browser: Browser) -> None:
 
 @pytest.mark.thorough
 def test_try_again_repeats_an_unsent_request(browser: Browser) -> None:
-    open_model(browser, "noop")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", "hello")
+    open_text(browser, "noop", "hello")
     network: dict[str, object] = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     emulate = "Network.emulateNetworkConditions"
     browser.driver.execute_cdp_cmd(emulate, {**network, "offline": True})
@@ -846,6 +833,8 @@ def test_each_problem_shows_details_and_advice(browser: Browser) -> None:
 
 
 def copy_snippet(browser: Browser, language: str) -> str:
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
     choose(browser, "languages", language)
     click(browser, "#copy")
     browser.wait_for_text("#copied", "Copied")
@@ -879,8 +868,6 @@ def run_snippet(language: str, text: str, folder: Path) -> str:
 def test_copied_code_prints_the_same_result(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
-    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
     for name in ("chelsea.jpg", "coffee.jpg"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
@@ -904,17 +891,13 @@ def test_copied_code_prints_the_same_result(
     expected = job_of(browser, system)["result"]
     assert answer(copy_snippet(browser, language)) == expected
 
-    open_model(browser, "mask")
-    choose_file(browser, EXAMPLES / "coffee.jpg")
-    run(browser)
+    run_file(browser, "mask", "coffee.jpg")
     run_snippet(language, copy_snippet(browser, language), tmp_path)
     job_id = browser.find("#job-facts code").text
     expected = system.http.get(f"/v1/jobs/{job_id}/result").content
     assert (tmp_path / "result.png").read_bytes() == expected
 
-    open_model(browser, "parts")
-    choose_file(browser, EXAMPLES / "chelsea.jpg")
-    run(browser)
+    run_file(browser, "parts")
     job = job_of(browser, system)
     assert answer(copy_snippet(browser, language)) == job["result"]
     mask = system.http.get(job["results"]["mask"]["link"]).content
@@ -925,8 +908,6 @@ def test_copied_code_prints_the_same_result(
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
 def test_copied_code_sends_named_inputs(browser: Browser, tmp_path: Path, language: str) -> None:
-    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
     # Some of these characters have a meaning for curl and for shells.
     names = ("a picture; it's $1.jpg", "coffee.jpg")
     shutil.copy(EXAMPLES / "chelsea.jpg", tmp_path / names[0])
@@ -951,8 +932,6 @@ def test_copied_code_sends_named_inputs(browser: Browser, tmp_path: Path, langua
 def test_copied_code_uploads_a_large_input(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
-    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(11_000_000))
     open_model(browser, "noop")
@@ -966,9 +945,7 @@ def test_copied_code_uploads_a_large_input(
 
 def test_example_code_does_not_contain_the_key(browser: Browser) -> None:
     key = "lsy_an-api-key-that-only-this-test-uses"
-    open_model(browser, "noop")
-    choose(browser, "modes", "text")
-    enter(browser, "#text", "hello")
+    open_text(browser, "noop", "hello")
     click(browser, "header summary")
     browser.find("#api-key").send_keys(key, Keys.ENTER)
     browser.wait_for_text("header summary", "set")

@@ -1,6 +1,4 @@
-"""Write catalogues of models for the tests of whole systems."""
-
-from pathlib import Path
+"""Catalogues of models for the tests of whole systems."""
 
 ENTRY = """
 [{name}]
@@ -13,38 +11,24 @@ max_wait_ms = 0
 """
 LARGE_ENTRY = """
 [{name}]
-task = "test"
 description = "For tests."
 implementation = "{implementation}"
-queue = "{name}"
 media_types = ["application/octet-stream", "text/plain"]
 max_input_bytes = 1_000_000
 max_upload_bytes = {max_upload_bytes}
-deadline_seconds = 60
-max_deadline_seconds = 60
 max_batch_size = 2
 max_wait_ms = 0
-lock_seconds = 10
-max_delivery_count = 3
 """
+LARGE_MODELS = LARGE_ENTRY.format(
+    name="noop", implementation="worker.models.noop", max_upload_bytes=500_000_000
+) + LARGE_ENTRY.format(
+    name="big", implementation="tests.e2e.big_result", max_upload_bytes=1_000_000
+)
 
 
-def write_catalogue(path: Path, models: dict[str, tuple[str, str]]) -> Path:
-    """Write the implementation and further lines of each model."""
-    path.write_text(
-        "".join(
-            ENTRY.format(name=name, implementation=implementation, more=more)
-            for name, (implementation, more) in models.items()
-        )
+def format_catalogue(models: dict[str, tuple[str, str]]) -> str:
+    """Return a catalogue with the implementation and further lines of each model."""
+    return "".join(
+        ENTRY.format(name=name, implementation=implementation, more=more)
+        for name, (implementation, more) in models.items()
     )
-    return path
-
-
-def write_large_models(path: Path) -> Path:
-    """Write a model with large uploads, `noop`, and one with a large result, `big`."""
-    noop, big = "worker.models.noop", "tests.e2e.big_result"
-    path.write_text(
-        LARGE_ENTRY.format(name="noop", implementation=noop, max_upload_bytes=500_000_000)
-        + LARGE_ENTRY.format(name="big", implementation=big, max_upload_bytes=1_000_000)
-    )
-    return path

@@ -9,7 +9,11 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS [DEATH]]`."""
+    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS [DEATH]]`.
+
+    It appends NUMBER to the file PATH, waits, and returns NUMBER. With DEATH, the process exits
+    with this code, or is killed by signal N if DEATH is -N.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

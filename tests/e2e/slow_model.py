@@ -9,7 +9,11 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """A model that runs until the test lets it end."""
+    """A model that runs until the test lets it end.
+
+    It creates the file `running` in the input's folder. It ends each step when the test creates
+    `step-1`, `step-2` and so on there. The result is the number of steps.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -32,13 +32,28 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     raise AssertionError(f"this condition was not met within {seconds} s: {what}")
 
 
+def run_loosely(
+    *arguments: str, folder: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a `loosely` command in `folder`, which can contain models."""
+    return subprocess.run(
+        [sys.executable, "-m", "loosely", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
 class System:
     """A `loosely up` process with its own data directory and ports."""
 
     def __init__(  # noqa: PLR0917 - callers name all arguments except `data`
         self,
         data: Path,
-        catalogue: Path | None = None,
+        catalogue: Path | str | None = None,
         without: tuple[str, ...] = (),
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
@@ -51,6 +66,9 @@ class System:
         self._folder = folder
         self._options = options
         self._environment = environment or {}
+        if isinstance(catalogue, str):
+            text, catalogue = catalogue, data.parent / "models.toml"
+            catalogue.write_text(text, encoding="utf-8")
         self._catalogue = catalogue
         self._without = without
         self.port = port or free_ports(8)
@@ -271,13 +289,17 @@ class System:
 @contextmanager
 def running(  # noqa: PLR0917 - callers name all arguments except `data`
     data: Path,
-    catalogue: Path | None = None,
+    catalogue: Path | str | None = None,
     without: tuple[str, ...] = (),
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
 ) -> Iterator[System]:
-    """Start a system, and stop it at the end of the `with` block."""
+    """Start a system, and stop it at the end of the `with` block.
+
+    `catalogue` is a file, or the text of a file that is written beside `data`. With the data of
+    an earlier system, pass its `port`: reply URLs of queued jobs contain it.
+    """
     system = System(data, catalogue, without, port, environment, folder=folder)
     try:
         yield system.start()

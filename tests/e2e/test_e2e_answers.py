@@ -3,12 +3,11 @@
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import ROOT, System
+from tests.e2e.system import System, run_loosely
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
@@ -54,14 +53,7 @@ def test_each_of_40_jobs_gets_its_own_result(system: System) -> None:
 
 def test_command_prints_results_and_error_codes(system: System, pictures: Path) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "loosely", *arguments, "--url", system.url],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_loosely(*arguments, "--url", system.url)
 
     shown = loosely("submit", str(pictures / "coffee.jpg"), "--model", "classifier")
     assert shown.returncode == 0, shown.stderr

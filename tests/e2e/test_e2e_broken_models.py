@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.catalogues import write_catalogue
+from tests.e2e.catalogues import format_catalogue
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -53,7 +53,7 @@ def serve_healthy_model(system: System) -> float:
 
 def test_other_models_are_served_and_faults_reported(tmp_path: Path) -> None:
     models = {"healthy": ("tests.e2e.crasher", ""), **BROKEN}
-    catalogue = write_catalogue(tmp_path / "models.toml", models)
+    catalogue = format_catalogue(models)
     expected = dict.fromkeys(KILLERS, "model-kills-worker") | {"raises": "model-failed"}
     with running(tmp_path / "data", catalogue) as system:
         before = pids(system)
@@ -84,7 +84,7 @@ def test_other_models_are_served_and_faults_reported(tmp_path: Path) -> None:
 )
 def test_job_that_exits_is_dead_lettered_alone(tmp_path: Path, code: int) -> None:
     models = dict.fromkeys(("crasher", "healthy"), ("tests.e2e.crasher", ""))
-    catalogue = write_catalogue(tmp_path / "models.toml", models)
+    catalogue = format_catalogue(models)
     with running(tmp_path / "data", catalogue) as system:
         before = [*pids(system), system.part("worker").pid]
         calm = max(serve_healthy_model(system) for _ in range(5))

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.catalogues import write_large_models
+from tests.e2e.catalogues import LARGE_MODELS
 from tests.e2e.system import System, running
 from tests.e2e.web_page import Blocked, PageResponse, WebPage, origin_of
 from tests.http_server import Request, Response, serve_http
@@ -81,10 +81,9 @@ def pages() -> Iterator[PageServer]:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
     """Run a system whose gateway allows CORS requests from the origin of the server `pages`."""
-    folder = tmp_path_factory.mktemp("browsers")
-    catalogue = write_large_models(folder / "models.toml")
+    data = tmp_path_factory.mktemp("browsers") / "data"
     environment = {"CORS_ORIGINS": f"http://127.0.0.1:{pages.port}"}
-    with running(folder / "data", catalogue, environment=environment) as started:
+    with running(data, LARGE_MODELS, environment=environment) as started:
         yield started
 
 

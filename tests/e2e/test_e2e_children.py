@@ -36,7 +36,6 @@ def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("children")
-    (folder / "models.toml").write_text(CATALOGUE)
     memory = "10MiB" if request.param == "both models fit" else "4MiB"
     environment = {
         "ACCEPT_WHEN_SATURATED": "true",
@@ -44,7 +43,7 @@ def system(
         "WORKER_MEMORY_FOLDER": str(folder / "memory"),
         "WORKER_TURN_SECONDS": "0.5",
     }
-    with running(folder / "data", folder / "models.toml", environment=environment) as started:
+    with running(folder / "data", CATALOGUE, environment=environment) as started:
         yield started
 
 

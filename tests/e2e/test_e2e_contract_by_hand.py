@@ -55,17 +55,14 @@ GONE = "018f0000-0000-7000-8000-000000000000"
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a system with API keys and without a worker."""
-    folder = tmp_path_factory.mktemp("contract")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(
-        "".join(MODEL.format(name=name) for name in MODELS) + "reports_progress = true\n"
-    )
+    data = tmp_path_factory.mktemp("contract") / "data"
+    catalogue = "".join(MODEL.format(name=name) for name in MODELS) + "reports_progress = true\n"
     environment = {
         "API_KEYS": json.dumps([entry for _, entry in API_KEYS.values()]),
         "WEBHOOK_SECRETS": "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
         "GUARD_ALLOW": "127.0.0.1",
     }
-    with running(folder / "data", catalogue, ("worker",), environment=environment) as system:
+    with running(data, catalogue, ("worker",), environment=environment) as system:
         yield system
 
 

@@ -48,7 +48,7 @@ def run_crashing_system(
     folder: Path,
     *points: str,
     timeout_seconds: float = SHORT_SECONDS,
-    catalogue: Path | None = None,
+    catalogue: str | None = None,
     without: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> Iterator[System]:
@@ -216,9 +216,7 @@ def cancel(system: System, job_id: str) -> bool:
 
 
 def test_death_during_the_cancellation_of_a_run(tmp_path: Path) -> None:
-    catalogue = tmp_path / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with run_crashing_system(tmp_path, "before-event:cancel", catalogue=catalogue) as system:
+    with run_crashing_system(tmp_path, "before-event:cancel", catalogue=CATALOGUE) as system:
         with expect_host_death(system):
             job = SlowJob(system, tmp_path / "job")
             until((job.folder / "running").exists, 30, "the job runs")

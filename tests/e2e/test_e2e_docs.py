@@ -17,7 +17,7 @@ from PIL import Image
 
 from contract.webhook import format_secrets, signed_headers
 from loosely import Client, Result, Upload
-from tests.e2e.system import ROOT, System, running
+from tests.e2e.system import ROOT, System, run_loosely, running
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -70,22 +70,10 @@ def test_example_models_serve_jobs(
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
     picture = pictures / "camera.jpg"
 
-    checked = subprocess.run(
-        [sys.executable, "-m", "loosely", "models", "check", "brightness", str(picture)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "brightness loaded in" in checked.stdout
-    described = subprocess.run(
-        [sys.executable, "-m", "loosely", "models", "describe", "measured"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert described.stdout == results
+    checked = run_loosely("models", "check", "brightness", str(picture), folder=tmp_path)
+    assert "brightness loaded in" in checked.stdout, checked.stderr
+    described = run_loosely("models", "describe", "measured", folder=tmp_path)
+    assert described.stdout == results, described.stderr
 
     with running(tmp_path / "data", catalogue) as system:
         job = system.submit("brightness", picture.read_bytes(), "image/jpeg").json()
@@ -128,13 +116,8 @@ def check_measured(system: System, picture: Path, white: Path, folder: Path) -> 
             with Image.open(io.BytesIO(found.body)) as drawn:
                 assert (found.media_type, max(drawn.size)) == ("image/png", expected)
         assert list(client.run(white, "measured").results) == ["thumbnail", "histogram"]
-    command = [sys.executable, "-m", "loosely", "submit", str(picture), "--model", "measured"]
-    subprocess.run(
-        [*command, "--save", str(folder), "--url", system.url],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    submit = ("submit", str(picture), "--model", "measured", "--save", str(folder))
+    assert run_loosely(*submit, "--url", system.url).returncode == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {"result.json", "thumbnail.png", "bright.png", "histogram.json"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.catalogues import write_catalogue
+from tests.e2e.catalogues import format_catalogue
 from tests.e2e.system import System, until
 from tests.small_disk import fill, make_space, small_disk
 
@@ -41,7 +41,7 @@ def is_served(system: System) -> bool:
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
 def test_gateway_is_unready_until_space_is_free(tmp_path: Path, engine: str) -> None:
     data = tmp_path / "data"
-    catalogue = write_catalogue(tmp_path / "models.toml", {"echo": ("tests.e2e.crasher", "")})
+    catalogue = format_catalogue({"echo": ("tests.e2e.crasher", "")})
     prefix, options = small_disk(data, "64m"), ("--engine", engine)
     system = System(data, catalogue, options=options, prefix=prefix)
     try:

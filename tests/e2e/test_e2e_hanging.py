@@ -22,9 +22,7 @@ max_run_seconds = 2
 
 
 def test_hanging_job_fails_and_overview_says_why(tmp_path: Path) -> None:
-    catalogue = tmp_path / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with running(tmp_path / "data", catalogue) as system:
+    with running(tmp_path / "data", CATALOGUE) as system:
         problem = system.submit("hanging", b"hang", "text/plain").json()
         assert problem["job"]["error"]["code"] == "run-too-long", problem
         assert system.submit("hanging", b"hello", "text/plain").json()["status"] == "succeeded"

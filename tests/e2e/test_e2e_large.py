@@ -10,7 +10,7 @@ import pytest
 
 from lab.benchmarks.peaks import peaks_mb
 from loosely.local.data_directory import RunningSystem
-from tests.e2e.catalogues import write_large_models
+from tests.e2e.catalogues import LARGE_MODELS
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -27,9 +27,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     The tests check that the peak memory of the system's processes is small. Other tests or torch
     would increase this peak.
     """
-    folder = tmp_path_factory.mktemp("large")
-    catalogue = write_large_models(folder / "models.toml")
-    with running(folder / "data", catalogue) as started:
+    data = tmp_path_factory.mktemp("large") / "data"
+    with running(data, LARGE_MODELS) as started:
         yield started
 
 

@@ -56,14 +56,13 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a system whose gateway permits 64 MiB for all large request bodies together."""
     environment = {"BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
-    folder = tmp_path_factory.mktemp("bodies")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(
+    catalogue = (
         '[noop]\nimplementation = "worker.models.noop"\ndescription = "For tests."\n'
         'media_types = ["application/octet-stream", "application/json", "text/plain", '
         '"image/jpeg"]\nmax_input_bytes = 10_485_760\nmax_batch_size = 16\nmax_wait_ms = 0\n'
     )
-    with running(folder / "data", catalogue, environment=environment) as started:
+    data = tmp_path_factory.mktemp("bodies") / "data"
+    with running(data, catalogue, environment=environment) as started:
         yield started
 
 

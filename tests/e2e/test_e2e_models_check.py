@@ -1,16 +1,14 @@
 """Test `loosely models check`, which runs one model in a separate process."""
 
 import json
-import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.system import ROOT
+from tests.e2e.system import ROOT, run_loosely
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(120)]
 
@@ -60,20 +58,12 @@ def run_check(
     """Write a model with the name `tried` into `folder`, and run `loosely models check` there."""
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-m", "loosely", "models", "check", *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "MODEL_CATALOGUE": "models.toml",
-            "COLUMNS": "100",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return loosely(folder, "check", *arguments, **environment)
+
+
+def loosely(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {"MODEL_CATALOGUE": "models.toml", "COLUMNS": "100", **environment}
+    return run_loosely("models", *arguments, folder=folder, **settings)
 
 
 def write_input(folder: Path, content: str) -> str:
@@ -364,18 +354,7 @@ class Infer:
 """,
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "loosely", "models", "describe", "tried"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
-            "MODEL_CATALOGUE": "models.toml",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = loosely(tmp_path, "describe", "tried")
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout) == {
         "parameters": {
@@ -386,14 +365,7 @@ class Infer:
 
 def test_show_fills_in_defaults(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "loosely", "models", "show", "tried"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MODEL_CATALOGUE": "models.toml"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = loosely(tmp_path, "show", "tried")
     assert done.returncode == 0, done.stderr
     assert "[tried]\n" in done.stdout
     assert "max_upload_bytes = 1000\n" in done.stdout

@@ -24,10 +24,7 @@ results.zeros = {media_type = "application/json", optional = true}
 
 @pytest.fixture(scope="module")
 def pictured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("pictured")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with running(folder / "data", catalogue) as started:
+    with running(tmp_path_factory.mktemp("pictured") / "data", CATALOGUE) as started:
         yield started
 
 

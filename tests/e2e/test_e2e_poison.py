@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.system import ROOT, System, running
+from tests.e2e.system import System, run_loosely, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -26,9 +24,7 @@ lock_seconds = 5
 
 
 def test_job_that_kills_workers_is_dead_lettered(tmp_path: Path) -> None:
-    catalogue = tmp_path / "models.toml"
-    catalogue.write_text(CATALOGUE)
-    with running(tmp_path / "data", catalogue) as system:
+    with running(tmp_path / "data", CATALOGUE) as system:
         answer = system.submit("crasher", b"exit 9", "text/plain", prefer="wait=100")
         assert answer.status_code == 500, answer.text
         problem = answer.json()
@@ -43,10 +39,7 @@ def test_job_that_kills_workers_is_dead_lettered(tmp_path: Path) -> None:
 
 def loosely(system: System, *arguments: str) -> Any:
     """Run `loosely dead-letters ARGUMENTS --json`, and return the decoded JSON output."""
-    command = [sys.executable, "-m", "loosely", "dead-letters", *arguments, "--json"]
-    done = subprocess.run(
-        [*command, "--url", system.url], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = run_loosely("dead-letters", *arguments, "--json", "--url", system.url)
     return json.loads(done.stdout)
 
 

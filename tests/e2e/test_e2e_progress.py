@@ -13,12 +13,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("progress")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE)
     # Slow jobs raise the estimated wait above the deadlines of later jobs. Accept them anyway.
     environment = {"ACCEPT_WHEN_SATURATED": "true"}
-    with running(folder / "data", catalogue, environment=environment) as started:
+    with running(
+        tmp_path_factory.mktemp("progress") / "data", CATALOGUE, environment=environment
+    ) as started:
         yield started
 
 

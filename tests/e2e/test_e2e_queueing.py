@@ -21,18 +21,6 @@ max_wait_ms = 0
 """
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("queueing")
-    (made / "models.toml").write_text(CATALOGUE)
-    return made
-
-
-@pytest.fixture(scope="module")
-def environment(directory: Path) -> dict[str, str]:
-    return {"COUNTING_FILE": str(directory / "ran.txt")}
-
-
 def ran(directory: Path) -> list[str]:
     file = directory / "ran.txt"
     return file.read_text().split("\n")[:-1] if file.exists() else []
@@ -49,11 +37,9 @@ def accept(system: System, text: str, priority: str = "normal") -> str:
     return str(answer.json()["id"])
 
 
-def test_low_priority_runs_last_cancelled_not_at_all(
-    directory: Path, environment: dict[str, str]
-) -> None:
-    catalogue, data = directory / "models.toml", directory / "data"
-    with running(data, catalogue, ("worker",), environment=environment) as system:
+def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
+    data, environment = tmp_path / "data", {"COUNTING_FILE": str(tmp_path / "ran.txt")}
+    with running(data, CATALOGUE, ("worker",), environment=environment) as system:
         low = [accept(system, f"low {number}", "low") for number in range(5)]
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda number: accept(system, f"job {number}"), range(200)))
@@ -71,7 +57,7 @@ def test_low_priority_runs_last_cancelled_not_at_all(
             list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), cancelled))
         hung_up = _hang_up(system, "job hung up")
         port = system.port
-    with running(data, catalogue, port=port, environment=environment) as system:
+    with running(data, CATALOGUE, port=port, environment=environment) as system:
         assert {system.final(job_id)["status"] for job_id in [*kept, hung_up, *low]} == {
             "succeeded"
         }
@@ -82,10 +68,10 @@ def test_low_priority_runs_last_cancelled_not_at_all(
             "the queue is empty",
         )
         wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
-        assert sorted(ran(directory)[:-5]) == sorted(wanted)
+        assert sorted(ran(tmp_path)[:-5]) == sorted(wanted)
         # The low-priority jobs were submitted first but run last. Their order may change, because
         # the worker checks all of them for cancellation at the same time.
-        assert sorted(ran(directory)[-5:]) == [f"low {number}" for number in range(5)]
+        assert sorted(ran(tmp_path)[-5:]) == [f"low {number}" for number in range(5)]
         _check_saturation(system)
 
 

@@ -29,10 +29,7 @@ JOB_MS = 500
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("restart")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with running(folder / "data", catalogue) as started:
+    with running(tmp_path_factory.mktemp("restart") / "data", CATALOGUE) as started:
         yield started
 
 

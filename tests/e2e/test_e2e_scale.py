@@ -56,10 +56,9 @@ class WorkerMonitor:
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     directory = tmp_path_factory.mktemp("scale")
-    (directory / "models.toml").write_text(CATALOGUE)
     system = System(
         directory / "data",
-        directory / "models.toml",
+        CATALOGUE,
         environment={"COUNTING_FILE": str(directory / "ran.txt")},
         options=SCALE,
     )

@@ -83,18 +83,16 @@ SMALL_SOUND = wav(16_000, 16, 16_000)
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("inputs")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(
-        MODEL.format(name="picture", media_types='["image/png", "image/jpeg"]')
-        + MODEL.format(name="sound", media_types='["audio/wav"]')
-    )
+    data = tmp_path_factory.mktemp("inputs") / "data"
+    catalogue = MODEL.format(
+        name="picture", media_types='["image/png", "image/jpeg"]'
+    ) + MODEL.format(name="sound", media_types='["audio/wav"]')
     environment = {
         "GUARD_ALLOW": "127.0.0.0/8",
         "ACCEPT_WHEN_SATURATED": "true",
         "URL_INPUT_RATE": "32/3600",
     }
-    with running(folder / "data", catalogue, environment=environment) as started:
+    with running(data, catalogue, environment=environment) as started:
         yield started
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from loosely import Client, InputRejected, Job, JobCancelled
 from tests.e2e import by_hand
-from tests.e2e.system import ROOT, System, running
+from tests.e2e.system import ROOT, System, run_loosely, running
 
 pytest.importorskip("onnx", reason="needs the packages onnx and onnxruntime")
 pytest.importorskip("onnxruntime", reason="needs the packages onnx and onnxruntime")
@@ -29,18 +28,10 @@ PICTURE = ROOT / "examples" / "chelsea.jpg"
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
-def loosely(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+def loosely(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a `loosely` command in `folder`, and return the ended process with its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "loosely", *arguments],
-        cwd=folder,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
+    done = run_loosely(*arguments, folder=folder, **ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 

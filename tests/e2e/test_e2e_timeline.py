@@ -31,11 +31,12 @@ PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 40, 60, 95
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a system with the included models, and with a model whose jobs can be slow."""
-    folder = tmp_path_factory.mktemp("timeline")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + COUNTING, "utf-8")
     environment = {"WORKER_MODELS": "noop,classifier,counting"}
-    with running(folder / "data", catalogue, environment=environment) as started:
+    with running(
+        tmp_path_factory.mktemp("timeline") / "data",
+        DEFAULT_PATH.read_text("utf-8") + COUNTING,
+        environment=environment,
+    ) as started:
         yield started
 
 

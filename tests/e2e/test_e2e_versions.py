@@ -1,14 +1,11 @@
 """Test that a running system distributes the jobs of a model over the model's versions."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import ROOT, System, running, until
+from tests.e2e.system import System, run_loosely, running, until
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -41,10 +38,7 @@ ANSWERS = {"1": "one", "2": "two"}
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("versions")
-    catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with running(folder / "data", catalogue) as started:
+    with running(tmp_path_factory.mktemp("versions") / "data", CATALOGUE) as started:
         yield started
 
 
@@ -88,17 +82,10 @@ def test_redriven_job_runs_on_the_same_version(system: System) -> None:
 def test_up_names_the_version_without_a_worker(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "loosely", "up"),
-            *("--port", str(free_ports(8)), "--data", str(tmp_path / "data")),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "MODEL_CATALOGUE": str(catalogue), "WORKER_MODELS": "split"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = run_loosely(
+        *("up", "--port", str(free_ports(8)), "--data", str(tmp_path / "data")),
+        MODEL_CATALOGUE=str(catalogue),
+        WORKER_MODELS="split",
     )
     assert done.returncode != 0
     message = "version 2 of split gets 50 % of the jobs, but no worker serves it"
