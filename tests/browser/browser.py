@@ -37,7 +37,6 @@ _OPTIONS = (
 
 
 def missing_programs() -> list[str]:
-    """Return the programs that browser tests need and that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
@@ -74,12 +73,9 @@ class Browser:
         )
 
     def open(self, path: str) -> None:
-        """Open a path of the gateway, and wait until the page is loaded."""
         self.driver.get(f"{self._url}{path}")
 
     def find(self, selector: str) -> WebElement:
-        """Wait for the first visible element that matches a CSS selector, and return it."""
-
         def find_visible() -> bool:
             found[:] = [one for one in self.find_all(selector) if one.is_displayed()]
             return bool(found)
@@ -89,21 +85,17 @@ class Browser:
         return found[0]
 
     def text_of(self, selector: str) -> str:
-        """Return the visible text of the first element that matches a CSS selector."""
         return str(
             self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
         )
 
     def find_all(self, selector: str) -> list[WebElement]:
-        """Return all elements that match a CSS selector, without waiting for any."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the first visible element that matches a CSS selector contains `text`."""
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until `condition` returns true."""
         # A page may replace an element between two requests of the condition.
         replaced = (StaleElementReferenceException,)
         wait = WebDriverWait(self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=replaced)
@@ -182,7 +174,6 @@ class Browser:
 
     @property
     def foreign_requests(self) -> list[str]:
-        """The URLs of all requests to hosts other than this machine."""
         found = [urlsplit(request.url) for request in self.requests]
         return [
             url.geturl()
@@ -193,7 +184,6 @@ class Browser:
 
 @contextmanager
 def start_chromium(profile: Path) -> Iterator[Chrome]:
-    """Start Chromium with a new profile in this folder, and stop it after the `with` block."""
     options = ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     # Chromium refuses to run its sandbox as root.

@@ -16,7 +16,6 @@ def check_with_axe(browser: Browser) -> None:
 
 
 def check_width(browser: Browser) -> None:
-    """Check that the open page does not scroll sideways at a width of 320 pixels."""
     browser.emulate(width=320)
     wide = browser.run(
         "return [...document.querySelectorAll('main *')].filter((one) => "
@@ -26,18 +25,15 @@ def check_width(browser: Browser) -> None:
 
 
 def press(browser: Browser, key: str) -> None:
-    """Press a key in the element that has the focus."""
     # send_keys of a file's field would take the key as the name of a file.
     ActionChains(browser.driver).send_keys(key).perform()
 
 
 def focused(browser: Browser, attribute: str) -> str:
-    """Return an attribute of the element that has the focus."""
     return str(browser.run("return document.activeElement[arguments[0]]", attribute))
 
 
 def tab_to(browser: Browser, selector: str) -> None:
-    """Press Tab until an element that matches `selector` has the focus."""
     for _ in range(100):
         press(browser, Keys.TAB)
         shown = browser.run(

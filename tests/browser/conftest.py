@@ -29,7 +29,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="session")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run one local system for all browser tests. Do not start it if Chromium is missing."""
     with running(tmp_path_factory.mktemp("loosely") / "data") as started:
         yield started
 
@@ -60,6 +59,5 @@ def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab for one test. The tab uses the gateway of the shared local system."""
     with open_tab(chromium, system.url) as browser:
         yield browser

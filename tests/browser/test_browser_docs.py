@@ -16,20 +16,17 @@ KEY = "lsy_an-api-key-that-only-this-test-uses"
 
 
 def open_route(browser: Browser, route: str) -> None:
-    """Open /docs, and show the details of the route that matches the CSS selector `route`."""
     browser.open("/docs")
     browser.find(f"{route} .opblock-summary-control").click()
     browser.find(f"{route} .opblock-body")
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Click the buttons "Try it out" and "Execute" of a route whose details are already open."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the request that the page has sent to a URL that ends with `path`."""
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

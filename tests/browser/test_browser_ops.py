@@ -62,7 +62,6 @@ NO_WORKER = '#verdicts [data-code="no-worker"]'
 
 @pytest.fixture(scope="module")
 def idle(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with API keys and without a worker."""
     environment = {"API_KEYS": json.dumps([entry for _, entry in KEYS.values()])}
     data = tmp_path_factory.mktemp("ops") / "data"
     with running(data, CATALOGUE, without=("worker",), environment=environment) as system:
@@ -81,7 +80,6 @@ def tab(chromium: Chrome, idle: System) -> Iterator[Browser]:
 
 @contextmanager
 def worker(system: System) -> Iterator[psutil.Process]:
-    """Run a worker during the `with` block. Yield the parent process, which forks the worker."""
     ports = Ports(
         functions=system.port,
         blobs=system.part("blobs").ports["blobs"],
@@ -142,8 +140,6 @@ def accept(system: System, name: str, label: str, model: str = "noop", data: str
 
 
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:
-    """Wait until a job has ended, and return the job."""
-
     def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = ask(system, name, f"/v1/jobs/{job_id}")
         return job if job["finished_at"] else None
@@ -174,7 +170,6 @@ def count_polls(tab: Browser) -> int:
 
 
 def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
-    """Make `count` dead letters of two tenants."""
     before = ask(system, "watcher", f"{LETTERS}/count")["count"]
     tenants = {}
     for number in range(count):

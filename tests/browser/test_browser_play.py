@@ -112,25 +112,21 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def open_model(browser: Browser, name: str) -> None:
-    """Open the playground for the model `name`, and wait until it shows the model's properties."""
     browser.open(f"/play#{name}")
     browser.find(f".model[data-name='{name}'] .model-facts")
 
 
 def click(browser: Browser, selector: str) -> None:
-    """Scroll to an element, and click on it."""
     found = browser.find(selector)
     browser.run("arguments[0].scrollIntoView({block: 'center'})", found)
     found.click()
 
 
 def choose(browser: Browser, group: str, value: str) -> None:
-    """Choose the radio button with this value in a group."""
     click(browser, f"#{group} label:has(input[value='{value}'])")
 
 
 def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Choose a file as an input, and wait for the preview of the file."""
     browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
     browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
 
@@ -152,7 +148,6 @@ def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
 
 
 def enter(browser: Browser, selector: str, text: str) -> None:
-    """Replace the text of a form field."""
     field = browser.find(selector)
     browser.run("arguments[0].scrollIntoView({block: 'center'})", field)
     field.send_keys(Keys.CONTROL, "a")
@@ -160,7 +155,6 @@ def enter(browser: Browser, selector: str, text: str) -> None:
 
 
 def set_options(browser: Browser, **options: str) -> None:
-    """Show the playground's options, and enter a text into the field of each given option."""
     browser.run("document.querySelector('#options').open = true")
     for name, text in options.items():
         enter(browser, f"#{name}", text)
@@ -171,7 +165,6 @@ def start(browser: Browser) -> None:
 
 
 def run(browser: Browser, status: str = "succeeded") -> None:
-    """Press the button that runs a job, and wait until the job has ended."""
     start(browser)
     browser.wait_for_text("#badge", status)
     is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"
@@ -179,26 +172,22 @@ def run(browser: Browser, status: str = "succeeded") -> None:
 
 
 def run_file(browser: Browser, model: str, name: str = "chelsea.jpg") -> None:
-    """Open the playground for a model, and run it on a picture of the examples."""
     open_model(browser, model)
     choose_file(browser, EXAMPLES / name)
     run(browser)
 
 
 def open_text(browser: Browser, model: str, text: str) -> None:
-    """Open the playground for a model, and enter a text as its input."""
     open_model(browser, model)
     choose(browser, "modes", "text")
     enter(browser, "#text", text)
 
 
 def job_of(browser: Browser, system: System) -> dict[str, Any]:
-    """Return the job that the page shows."""
     return system.job(browser.find("#job-facts code").text)
 
 
 def pixel(browser: Browser, x: float, y: float, width: int) -> list[int]:
-    """Return the red, green and blue values of the canvas at one point of the picture."""
     found: list[int] = browser.run(
         "const canvas = document.querySelector('canvas.picture');"
         "const scale = canvas.width / arguments[2];"
@@ -216,7 +205,6 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of a colour sample in the result."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 
@@ -600,7 +588,6 @@ SIZES = {"chelsea.jpg": [384, 255], "coffee.jpg": [384, 256]}
 
 
 def sent_job(browser: Browser, model: str) -> SentRequest:
-    """Return the last request with which the page submitted a job to a model."""
     return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
 
 
@@ -845,7 +832,6 @@ def copy_snippet(browser: Browser, language: str) -> str:
 
 
 def run_snippet(language: str, text: str, folder: Path) -> str:
-    """Run code that was copied from the page, and return what it prints."""
     name = {"curl": "snippet.sh", "Python": "snippet.py", "JavaScript": "snippet.mjs"}[language]
     program = {"curl": "sh", "Python": sys.executable, "JavaScript": "node"}[language]
     if shutil.which(program) is None:

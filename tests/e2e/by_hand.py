@@ -24,7 +24,6 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
-    """Wait until a request with the input `text` is in the queue, and return the request."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -40,7 +39,6 @@ def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
 
 
 def dead_letter_first(system: System, queue: str) -> None:
-    """Dead-letter the first message of a queue."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(queue, max_wait_time=10) as receiver,
@@ -50,7 +48,6 @@ def dead_letter_first(system: System, queue: str) -> None:
 
 
 def put_request(system: System, queue: str, **changes: Any) -> str:
-    """Put a request on a queue directly, without the gateway. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -80,7 +77,6 @@ class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, 
 
 @contextmanager
 def reply_queue(system: System) -> Iterator[str]:
-    """Create a queue for replies, yield its name, and delete it at the end."""
     port = system.part("servicebus").ports["servicebus admin"]
     connection = re.sub(r"localhost:\d+", f"localhost:{port}", system.service_bus)
     name = f"replies-{uuid.uuid4().hex[:8]}"
@@ -95,7 +91,6 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, replies: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Put a request on `queue`, wait for its reply in the queue `replies`, and return the reply."""
     job_id = put_request(system, queue, model=model, reply_to={"queue": replies}, **changes)
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
@@ -119,7 +114,6 @@ def make_producer_dead_letter(system: System, queue: str) -> str:
 def send_reply(
     request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01
 ) -> None:
-    """Send a worker's reply to a request. The reply says that the job ran for `held_seconds`."""
     answer = httpx.post(
         request["reply_to"]["url"], json=make_reply(request["job_id"], outcome, held_seconds)
     )
@@ -127,7 +121,6 @@ def send_reply(
 
 
 def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """Return a worker's reply as a JSON object."""
     now = datetime.now(UTC)
     return {
         "schema": 1,
@@ -140,7 +133,6 @@ def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
 
 
 def make_failure(code: str) -> dict[str, Any]:
-    """Return the part of a worker's reply that reports an error with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 

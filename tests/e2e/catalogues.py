@@ -27,7 +27,6 @@ LARGE_MODELS = LARGE_ENTRY.format(
 
 
 def format_catalogue(models: dict[str, tuple[str, str]]) -> str:
-    """Return a catalogue with the implementation and further lines of each model."""
     return "".join(
         ENTRY.format(name=name, implementation=implementation, more=more)
         for name, (implementation, more) in models.items()

@@ -20,5 +20,4 @@ class Infer:
 
 
 def dump(log: Path, *calls: list[dict[str, Any]]) -> bytes:
-    """Return the JSON body of a request for the model."""
     return json.dumps({"input": {"json": {"log": str(log), "calls": calls}}}).encode()

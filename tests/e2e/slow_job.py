@@ -48,8 +48,6 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and this progress, and return the job."""
-
         def found() -> dict[str, Any] | None:
             job = self.look()
             known = (job["progress"] or {}).get("fraction")

@@ -89,12 +89,10 @@ class System:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process `loosely up` has ended or has not been started."""
         return self._process is None or self._process.poll() is not None
 
     @property
     def service_bus(self) -> str:
-        """The connection string of the local Service Bus."""
         return (
             f"Endpoint=sb://localhost:{self.part('servicebus').ports['servicebus']};"
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
@@ -102,7 +100,6 @@ class System:
         )
 
     def start(self) -> Self:
-        """Start the system, and wait until every component is ready."""
         command = [*self._prefix, sys.executable, "-m", "loosely", "up"]
         command += ["--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
@@ -120,7 +117,6 @@ class System:
         return self
 
     def is_up(self) -> bool:
-        """Return whether `loosely up` reports that all components are ready."""
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")
@@ -128,7 +124,6 @@ class System:
         return system is not None and all(part.ready for part in system.parts.values())
 
     def output(self) -> str:
-        """Return the output of `loosely up`."""
         return self._output.read_text("utf-8", "replace")
 
     def part(self, name: str) -> RunningPart:
@@ -221,7 +216,6 @@ class System:
         )
 
     def accept(self, model: str, data: bytes, **headers: str) -> str:
-        """Submit a job without waiting for its end, and return the job's id."""
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -250,11 +244,9 @@ class System:
         return str(until(accepted, 60, "the job is accepted"))
 
     def wait_until_empty(self) -> None:
-        """Wait until all queues and dead-letter queues are empty."""
         self.wait_for_messages(0)
 
     def wait_for_messages(self, count: int) -> None:
-        """Wait until all queues and dead-letter queues together hold `count` messages."""
         until(lambda: self._message_count() == count, 20, f"{count} messages are in the queues")
 
     def _message_count(self) -> int:

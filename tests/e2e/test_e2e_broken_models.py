@@ -27,7 +27,6 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return the error code of each model that is broken and so not served, by the model's name."""
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:
@@ -44,7 +43,6 @@ def is_printed(system: System, text: str) -> bool:
 
 
 def serve_healthy_model(system: System) -> float:
-    """Run a job of the model `healthy`, and return how long the caller waited, in seconds."""
     started_at = time.monotonic()
     job = system.submit("healthy", b"hello", "text/plain").json()
     assert job["status"] == "succeeded", job

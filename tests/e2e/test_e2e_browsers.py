@@ -80,7 +80,6 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system whose gateway allows CORS requests from the origin of the server `pages`."""
     data = tmp_path_factory.mktemp("browsers") / "data"
     environment = {"CORS_ORIGINS": f"http://127.0.0.1:{pages.port}"}
     with running(data, LARGE_MODELS, environment=environment) as started:
@@ -89,7 +88,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Itera
 
 @pytest.fixture
 def allowed(pages: PageServer) -> WebPage:
-    """Return a web page whose origin is in CORS_ORIGINS, so that it may use the gateway."""
     return WebPage(f"http://127.0.0.1:{pages.port}")
 
 
@@ -109,7 +107,6 @@ def put(page: WebPage, slot: dict[str, Any], content: bytes) -> PageResponse:
 
 
 def run_big(page: WebPage, gateway: str) -> str:
-    """Run a job with a large result, and return the gateway's URL for this result."""
     content = str(RESULT_BYTES).encode()
     answer = page.fetch(
         "POST", f"{gateway}/v1/models/big/jobs", {"content-type": "text/plain"}, content

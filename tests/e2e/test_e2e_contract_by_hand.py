@@ -54,7 +54,6 @@ GONE = "018f0000-0000-7000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with API keys and without a worker."""
     data = tmp_path_factory.mktemp("contract") / "data"
     catalogue = "".join(MODEL.format(name=name) for name in MODELS) + "reports_progress = true\n"
     environment = {
@@ -154,7 +153,6 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job of a test case while the request that submitted the job still waits."""
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":

@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs that the test cases need. Return each job's id by placeholder."""
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],

@@ -74,7 +74,6 @@ def run_crashing_system(
 
 @contextmanager
 def expect_host_death(system: System) -> Iterator[None]:
-    """Check that the Functions host dies during the `with` block, and is restarted within 20 s."""
     before = system.part("functions").pid
     yield
     until(lambda: system.part("functions").pid != before, 20, "the host died and was replaced")
@@ -203,7 +202,6 @@ def test_cancelled_job_stays_cancelled(tmp_path: Path, point: str) -> None:
 
 
 def cancel(system: System, job_id: str) -> bool:
-    """Cancel a job. Return True if the gateway accepts this, and False if it is unavailable."""
     try:
         answer = system.http.delete(f"/v1/jobs/{job_id}")
     except httpx.TransportError:

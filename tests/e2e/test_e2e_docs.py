@@ -102,7 +102,6 @@ def test_example_models_serve_jobs(
 
 
 def check_measured(system: System, picture: Path, white: Path, folder: Path) -> None:
-    """Run the model `measured` of docs/how-to/models.md, and check its named results."""
     with Client(system.url) as client:
         job = client.run(picture, "measured")
         assert 0.2 < job.result["brightness"] < 0.8

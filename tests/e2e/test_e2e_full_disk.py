@@ -25,7 +25,6 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 
 
 def restarts(system: System) -> int:
-    """Return how many deaths and restarts of components `loosely up` reports in its output."""
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)
 

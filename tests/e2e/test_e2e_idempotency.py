@@ -25,7 +25,6 @@ def http(fragile: System) -> Iterator[httpx.Client]:
 
 
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
-    """Submit a job with the idempotency key `key`, and return the response."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -74,7 +73,6 @@ def test_simultaneous_requests_get_the_same_job(http: httpx.Client, size_bytes: 
 
 
 def test_killed_host_creates_one_job_for_each_key(fragile: System, http: httpx.Client) -> None:
-    """Kill the Functions host while requests with two idempotency keys wait for their jobs."""
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:
         asked = {old: [callers.submit(ask, http, old, b"old", 60) for _ in range(CALLERS)]}

@@ -25,7 +25,6 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Submit jobs, and kill the component `name` after the first 25 jobs are accepted."""
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:
         accepted = [callers.submit(system.accept_at_last, "noop", payload(n)) for n in range(25)]

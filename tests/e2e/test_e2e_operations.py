@@ -121,7 +121,6 @@ def test_answers_come_while_service_bus_hangs(tmp_path: Path, environment: dict[
 
 @contextmanager
 def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
-    """Run a second gateway during the `with` block, and yield an HTTP client for it."""
     port = free_ports(1)
     environment = psutil.Process(system.pid("functions")).environ()
     environment["GATEWAY_BASE_URL"] = url = f"http://127.0.0.1:{port}"

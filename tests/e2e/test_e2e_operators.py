@@ -25,7 +25,6 @@ REASON = "MaxDeliveryCountExceeded"
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with API keys and without a worker."""
     environment = {"API_KEYS": json.dumps([entry for _, entry in KEYS.values()])}
     data = tmp_path_factory.mktemp("operators") / "data"
     with running(data, without=("worker",), environment=environment) as system:

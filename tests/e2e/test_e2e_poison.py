@@ -38,13 +38,11 @@ def test_job_that_kills_workers_is_dead_lettered(tmp_path: Path) -> None:
 
 
 def loosely(system: System, *arguments: str) -> Any:
-    """Run `loosely dead-letters ARGUMENTS --json`, and return the decoded JSON output."""
     done = run_loosely("dead-letters", *arguments, "--json", "--url", system.url)
     return json.loads(done.stdout)
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that a dead letter that is redriven twice makes only one new job."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

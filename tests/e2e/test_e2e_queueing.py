@@ -76,7 +76,6 @@ def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
 
 
 def _check_positions(system: System, ids: list[str]) -> None:
-    """Check that queued jobs show their positions, but no estimated wait, while no worker runs."""
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
     # Eight requests were sent at a time, so the positions are approximate.
@@ -92,7 +91,6 @@ def _check_positions(system: System, ids: list[str]) -> None:
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Submit a job, and close the connection before the job has ended. Return the job's id."""
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -107,7 +105,6 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """Check that a queued job shows how long it is expected to wait."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")

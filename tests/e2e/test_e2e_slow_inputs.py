@@ -105,7 +105,6 @@ class SmallJobCaller:
         self.peak_bytes = 0
 
     def longest_seconds(self, until: Callable[[], bool], least: int) -> float:
-        """Submit jobs one by one. Return how many seconds the slowest job took."""
         longest, count = 0.0, 0
         while count < least or not until():
             started = time.monotonic()
@@ -118,7 +117,6 @@ class SmallJobCaller:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the memory of the worker and all its child processes, such as its decoders."""
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):
@@ -130,7 +128,6 @@ def worker_memory_bytes(system: System) -> int:
 
 
 def memory_limit_bytes() -> int:
-    """Return the memory limit of a worker's pod for a model that runs on the CPU, in bytes."""
     model = Catalogue.load().model("noop")
     limit: str = make_container(model, 60)["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")

@@ -46,21 +46,18 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def read_report(path: Path) -> dict[str, str]:
-    """Read a report of the smoke test. Return each check's result by the name of the check."""
     lines = path.read_text("utf-8").splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")][1:]
     return {claim.strip(): result.strip() for claim, result, _ in rows}
 
 
 def find_private_texts(report: Path, *more: str) -> list[str]:
-    """Return the private texts in a report of the smoke test, which should have none."""
     names = [KEY, "sb-trial", "rg-trial", "func-trial", "someone@", "5555-5555", "6666-6666"]
     names += [str(ROOT), *more]
     return [name for name in names if name in report.read_text("utf-8")]
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until the killed component `name` has been restarted and is ready."""
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 
@@ -214,7 +211,6 @@ def test_each_unmet_expectation_is_reported(tmp_path: Path) -> None:
 
 
 def documented_claims() -> set[str]:
-    """Return the claims in fidelity.md: what a deployment must do to pass the smoke test."""
     page = (ROOT / "docs/explanation/fidelity.md").read_text("utf-8")
     section = page.partition("## What the smoke test checks\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
@@ -310,7 +306,6 @@ def test_each_check_fails_for_a_faulty_gateway(
 
 @contextmanager
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Run a simulated gateway with faults during the `with` block, and yield its URL."""
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every: dict[str, tuple[int, dict[str, Any]]] = {
         "/v1/models/classifier/jobs": (202, {"id": "job-1", "status": "queued"}),

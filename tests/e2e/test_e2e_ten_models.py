@@ -29,7 +29,6 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
 def loosely(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a `loosely` command in `folder`, and return the ended process with its output."""
     done = run_loosely(*arguments, folder=folder, **ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -60,7 +59,6 @@ def client(system: System) -> Iterator[Client]:
 
 
 def run(system: System, model: str, value: object, **parameters: Any) -> Any:
-    """Run a job and return its result."""
     source: bytes | Path
     match value:
         case Path():
@@ -170,7 +168,6 @@ def infer(
     content_type: str | None = None,
     **parameters: Any,
 ) -> list[Any]:
-    """Send a request of the Open Inference Protocol (/v2), and return the result of each job."""
     tensor: dict[str, Any] = {"name": "input", "shape": [len(data)], "datatype": "BYTES"}
     if content_type:
         tensor["parameters"] = {"content_type": content_type}

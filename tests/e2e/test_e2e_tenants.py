@@ -44,7 +44,6 @@ def submit(system: System, name: str, **headers: str) -> httpx.Response:
 
 
 def job_routes(system: System) -> list[tuple[str, str]]:
-    """Return the method and the path of each route for a job, according to the OpenAPI document."""
     paths: dict[str, dict[str, Any]] = system.http.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path)
@@ -85,7 +84,6 @@ def test_another_tenants_job_is_unknown(closed: System, name: str) -> None:
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the HTTP status to expect if the caller `name` requests another tenant's job."""
     if path.endswith(("/reply", "/progress", "/children")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

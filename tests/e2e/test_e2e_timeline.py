@@ -30,7 +30,6 @@ PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 40, 60, 95
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the included models, and with a model whose jobs can be slow."""
     environment = {"WORKER_MODELS": "noop,classifier,counting"}
     with running(
         tmp_path_factory.mktemp("timeline") / "data",
@@ -48,7 +47,6 @@ def timeline(system: System, job_id: str) -> dict[str, Any]:
 
 
 def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
-    """Check that no step of a timeline is negative, and that the steps add up to the total time."""
     parts_ms = [step["duration_ms"] for step in shown["steps"]]
     whole_ms = job["timing"]["total_ms"]
     gap = abs(sum(parts_ms) - whole_ms)
@@ -60,7 +58,6 @@ def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
 
 
 def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """Return the only delivery with the state `answered` in a timeline."""
     (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
     return dict(found)
 
@@ -75,7 +72,6 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Submit a job, kill the worker while it runs the job, and wait for the second delivery."""
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
     until(ran.exists, 30, "the worker runs the job")

@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 def spans_by_service(collector: Collector, trace_id: str) -> dict[str, list[Span]]:
-    """Return the spans of a trace that the collector has received, by the service's name."""
     found: dict[str, list[Span]] = {}
     for _, body in list(collector.received):
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:

@@ -43,7 +43,6 @@ def port() -> int:
 
 @pytest.fixture
 def up(data: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
-    """Run `loosely up`. Yield its process when the components are ready, and kill it at the end."""
     with subprocess.Popen(
         command(data, port), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -58,7 +58,6 @@ class WebPage:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> PageResponse:
-        """Send a request, follow its redirects, and return the response."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
         urls = [url]
         with httpx.Client(timeout=60) as http:
@@ -107,7 +106,6 @@ class WebPage:
 
 
 def origin_of(url: str) -> str:
-    """Return the origin of a URL: the scheme, the host and the port."""
     parts = httpx.URL(url)
     return f"{parts.scheme}://{parts.netloc.decode()}"
 

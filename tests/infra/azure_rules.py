@@ -40,7 +40,6 @@ LONGEST_LINE = 120
 
 
 def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) -> None:
-    """Check that the Function App sets no property or app setting that Flex Consumption refuses."""
     gateway = files.module("gateway")
     for name in (*REFUSED_BY_FLEX, *SETTINGS_REFUSED_BY_FLEX):
         assert not re.search(rf"\b{name}\b\s*:", gateway), name
@@ -225,7 +224,6 @@ def updates_of_the_gateway_end_its_requests(files: DeploymentFiles) -> None:
 
 
 def settings_of_the_environment_are_deployed(files: DeploymentFiles) -> None:
-    """Check that GATEWAY_SETTINGS and WORKER_SETTINGS replace the settings of the templates."""
     assert "scheduler, others)" in files.module("gateway")
     assert "items(union(common, own[index], others))" in files.module("worker-aca")
     main = files.text("infra/main.bicep")
@@ -238,7 +236,6 @@ def settings_of_the_environment_are_deployed(files: DeploymentFiles) -> None:
 
 
 def zone_redundancy_is_one_choice(files: DeploymentFiles) -> None:
-    """Check that storage, plan and the pools without GPUs spread over zones by one parameter."""
     main = files.text("infra/main.bicep")
     assert main.count("    zoneRedundant: zoneRedundant\n") == 3
     storage = files.module("storage")
@@ -260,7 +257,6 @@ def subnets_state_their_outbound_access(files: DeploymentFiles) -> None:
 
 
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
-    """Check that gateway and workers export traces, and that their identities permit this."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
     for text in (gateway, apps):
@@ -287,7 +283,6 @@ def _worker_settings(manifests: list[dict[str, object]]) -> Iterator[dict[str, s
 
 
 def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
-    """Check that Container Insights collects logs only from the namespace of the workers."""
     cluster = files.module("cluster")
     assert "config: { logAnalyticsWorkspaceResourceID: workspaceId, useAADAuth: 'true' }" in cluster
     assert "namespaceFilteringMode: 'Include'" in cluster
@@ -344,14 +339,12 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
 
 
 def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
-    """Check that the person who deploys may use the dashboard of the Durable Task Scheduler."""
     [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
     assert "roles.durableTaskDataContributor" in role
     assert "principalId: deployerPrincipalId" in role
 
 
 def the_dashboard_of_the_workers_is_deployed(files: DeploymentFiles) -> None:
-    """Check that the dashboard of the workers is deployed with its panels."""
     monitoring = files.module("monitoring")
     assert "definition: loadTextContent('../dashboards/worker.json')" in monitoring
     dashboard, definition = json.loads(files.text("infra/modules/dashboard.json"))["resources"]
@@ -361,7 +354,6 @@ def the_dashboard_of_the_workers_is_deployed(files: DeploymentFiles) -> None:
 
 
 def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
-    """Check that Prometheus scrapes the namespace in which the exporter of GPU metrics runs."""
     for name, manifests in files.overlays.items():
         [exporter] = [
             each

@@ -23,7 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def repository() -> DeploymentFiles:
-    """Return the deployment files of this repository."""
     return DeploymentFiles(ROOT)
 
 

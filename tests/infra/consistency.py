@@ -37,7 +37,6 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that the queues in Azure have the same properties as in the local Service Bus."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
@@ -71,7 +70,6 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that KEDA starts workers of a model for jobs of normal and of low priority."""
     expected = {
         rule["name"]: rule["metadata"]
         for model in files.catalogue["models"]
@@ -102,7 +100,6 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -121,7 +118,6 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
 
 
 def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
-    """Check that AKS and Container Apps keep as many idle workers as the catalogue says."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for model in files.catalogue["models"]:
         entry = catalogue.model(model["name"])
@@ -158,7 +154,6 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:
-    """Check that the port of the worker's health server is the same in all files."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
     assert environment["HEALTH_HOST"] == "0.0.0.0", "probes from outside cannot connect"
@@ -218,7 +213,6 @@ METADATA_SERVICE = "169.254.169.254/32"
 
 
 def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
-    """Check that workers may connect to the metadata service only if they poll scheduled events."""
     for name, manifests in files.overlays.items():
         [policy] = of_kind(manifests, "NetworkPolicy")
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -238,7 +232,6 @@ def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles)
 
 
 def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
-    """Check that the managed identities of workers and of KEDA trust their service accounts."""
     cluster = files.module("cluster")
     [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
     namespace, account = subject.split(":")
@@ -275,14 +268,12 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the data collection rule of the cluster names a data collection endpoint."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that a worker's pod has enough time to finish its jobs before Kubernetes kills it."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -304,7 +295,6 @@ def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
 
 
 def pods_are_restricted(files: DeploymentFiles) -> None:
-    """Check that pods run without root, write only to volumes and cannot gain privileges."""
     dockerfile = files.text("worker/Dockerfile")
     [user] = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
     for manifests in files.overlays.values():
@@ -332,7 +322,6 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
 
 
 def access_keys_are_turned_off(files: DeploymentFiles) -> None:
-    """Check that the Azure services refuse access keys and local accounts."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage
@@ -345,7 +334,6 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles) -> None:
-    """Check that a web page that may use the gateway may also use signed links to blobs."""
     main, storage = files.text("infra/main.bicep"), files.module("storage")
     parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
     assert parameters["corsOrigins"] == {"value": "${CORS_ORIGINS=}"}
@@ -381,7 +369,6 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy is XML, is sent as XML, and limits each subscription and address."""
     policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
     assert policies.tag == "policies"
     [limit] = policies.iter("rate-limit-by-key")
@@ -394,7 +381,6 @@ def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
-    """Check that the storage has a lifecycle rule for each prefix of the blobs that we write."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -424,7 +410,6 @@ def lifecycle_days(
 
 
 def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> None:
-    """Check that the lifecycle rules never delete a blob before the gateway's housekeeping does."""
     for hours, deadline in ((1, 1), (72, 3600), (10_000, 6 * 24 * 3600)):
         days = lifecycle_days(files, hours, deadline)
         kept = timedelta(hours=hours)
@@ -453,7 +438,6 @@ LINE_OF_THE_WORKER = "Azure has scheduled the event Preempt"
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that each log text and route in the queries of alerts and workbook is in the code."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -477,7 +461,6 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the worker's image contains the worker's code and its required packages."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}

@@ -32,12 +32,10 @@ class DeploymentFiles:
 
     @cached_property
     def catalogue(self) -> Any:
-        """The models and queues in infra/catalogue.json, which the Bicep templates read."""
         return json.loads(self.text("infra/catalogue.json"))
 
     @cached_property
     def models(self) -> dict[str, Any]:
-        """The model catalogue in models.toml."""
         return tomllib.loads(self.text("functions/contract/models.toml"))
 
     @cached_property
@@ -54,7 +52,6 @@ class DeploymentFiles:
         )
 
     def rendered(self, overlay: str) -> list[Manifest]:
-        """Return the Kubernetes manifests that kustomize renders for an overlay."""
         folder = self.root / "infra" / "k8s"
         sources = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
@@ -64,13 +61,11 @@ class DeploymentFiles:
 
     @cached_property
     def overlays(self) -> dict[str, list[Manifest]]:
-        """The rendered Kubernetes manifests by the name of the overlay."""
         folder = self.root / "infra" / "k8s" / "overlays"
         return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
 
 
 def render(folder: Path) -> list[Manifest]:
-    """Return the manifests that kustomize renders from a folder."""
     command = ["kubectl", "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -79,17 +74,14 @@ def render(folder: Path) -> list[Manifest]:
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """Return the manifests of one kind, for example `Deployment`."""
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
 def pod(workload: Manifest) -> Manifest:
-    """Return the pod specification of a Deployment or DaemonSet."""
     spec: Manifest = workload["spec"]["template"]["spec"]
     return spec
 
 
 def is_gpu(manifest: Manifest) -> bool:
-    """Return whether a manifest belongs to a model that runs on GPUs, according to its label."""
     labels = manifest["metadata"].get("labels", {})
     return bool(labels.get("loosely.dev/device") == "gpu")

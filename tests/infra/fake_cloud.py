@@ -62,13 +62,11 @@ def install(folder: Path, state: State) -> None:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Return all recorded calls. Each call is a list of the program's name and its arguments."""
     lines = (folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def state_of(folder: Path) -> State:
-    """Return the current state of the programs that `install` wrote into the folder."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
@@ -97,7 +95,6 @@ class Call:
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a table of the state. Raises ProgramError if the entry is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
@@ -322,7 +319,6 @@ def kubectl_delete(call: Call) -> str:
 
 
 def kubectl_exec(call: Call) -> str:
-    """Imitate `kubectl exec` in a worker's pod, and return the output of the command."""
     if call.options.get("-c") != "import socket" and not call.state.get("open_network"):
         raise ProgramError(1, "command terminated with exit code 1")
     return ""

@@ -8,7 +8,6 @@ from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
 def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
-    """Check that each pod tolerates exactly the taints of the node pool on which it must run."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
@@ -46,7 +45,6 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that Kubernetes does not give up a rollout while the deployment script waits for it."""
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -73,7 +71,6 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 
 
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
-    """Check that the maximum number of workers fits the number of GPUs."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -100,7 +97,6 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that GPU workers on Container Apps request what infra/prices.yaml assumes."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]
@@ -109,7 +105,6 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that the workers that share a GPU do not request more cores than their machine has."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

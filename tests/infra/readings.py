@@ -14,8 +14,6 @@ _GIVEN = {
 
 
 class SettingsClass(Protocol):
-    """The interface of a class that holds a program's settings."""
-
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> object:
         """Create the settings from environment variables."""
@@ -39,7 +37,6 @@ class _Environment(Mapping[str, str]):
 
 
 def names_read(settings: type[SettingsClass]) -> set[str]:
-    """Return the names of all environment variables that `settings.from_env` reads."""
     environment = _Environment()
     settings.from_env(environment)
     return environment.names

@@ -68,7 +68,6 @@ class ScriptRunner:
         return {"PATH": path, "HOME": str(self.bin), "PYTHON": sys.executable, **retries}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
-        """Run a script and return its output. Raises AssertionError if the script fails."""
         ended = self.run(script, *arguments, **environment)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -84,12 +83,10 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return all recorded calls that begin with `words`."""
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 
 def make_checkout(root: Path) -> None:
-    """Create a Git repository at `root` with one commit, which contains the deployment's files."""
     ignore = shutil.ignore_patterns("__pycache__", "build", "local.settings.json", ".venv*")
     for folder in ("infra", "worker", "functions"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)

@@ -87,7 +87,6 @@ PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yield the commands in the code blocks of a document."""
     for language, block in re.findall(
         r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
@@ -101,7 +100,6 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands in the text of a document, outside of its code blocks."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
         words = command.split()
@@ -110,7 +108,6 @@ def mentioned(text: str) -> Iterator[str]:
 
 
 def commands() -> list[str]:
-    """Return the commands of all documents, each command once."""
     found: dict[str, None] = {}
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
@@ -119,7 +116,6 @@ def commands() -> list[str]:
 
 
 def reason_not_run(command: str) -> str | None:
-    """Return the reason why the tests do not run a command, or None if they run the command."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason
@@ -172,7 +168,6 @@ def check_options_of_up(arguments: list[str]) -> None:
 
 
 def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
-    """Run a command in a copy of the repository, with fake programs such as az and azd."""
     (scripts.root / "net.safetensors").write_bytes(b"weights")
     scripts.update_state(images={"worker:868de4712ab3": "sha256:0"})
     ended = subprocess.run(

@@ -76,7 +76,6 @@ def gateway_requirements() -> list[str]:
 def unsatisfied(
     requirements: Iterable[str], packages: Mapping[str, LockedPackage]
 ) -> Iterator[str]:
-    """Yield each requirement that the packages of a package lock do not satisfy."""
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate(ENVIRONMENT):
@@ -105,7 +104,6 @@ def test_check_reports_old_and_missing_packages() -> None:
 
 @pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
 def test_locks_contain_all_dependencies(packages: dict[str, LockedPackage]) -> None:
-    """Check that no dependency is missing, because pip installs only the packages in the lock."""
     compared = 0
     for package in packages.values():
         try:
@@ -166,7 +164,6 @@ def test_workers_lock_targets_the_images_python() -> None:
 
 
 def floors() -> dict[str, set[str]]:
-    """Return the lowest versions of each package that our requirements permit."""
     found: dict[str, set[str]] = {}
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base: list[str] = document["project"]["dependencies"]

@@ -25,7 +25,6 @@ ACCOUNT_KEY = (
 
 @contextmanager
 def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an emulator as a process. Yield the process when it listens, and kill it at the end."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     process = subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
@@ -62,7 +61,6 @@ def service_bus(port: int) -> AzureEndpoint:
 def running_service_bus(
     port: int, folder: Path, admin_port: int = 0, queues: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run our Service Bus emulator with the queues of the catalogue, or with `queues`."""
     content: Any = config(Catalogue.load())
     if queues:
         (namespace,) = content["UserConfig"]["Namespaces"]
@@ -77,7 +75,6 @@ def running_service_bus(
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive `count` messages from a queue, complete them, and return them."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (

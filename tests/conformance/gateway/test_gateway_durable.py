@@ -41,8 +41,6 @@ async def client_of(port: int) -> AsyncIterator[DurableClient]:
 
 @asynccontextmanager
 async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
-    """Run a host that answers each request with `answer()`, and yield a client of this host."""
-
     async def handler(request: web.Request) -> web.Response:
         return answer()
 

@@ -125,7 +125,6 @@ def upload(services: LocalServices, name: str, data: bytes) -> None:
 
 
 def readiness(worker: Program) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status of the readiness probe, and the state of each model."""
     try:
         answer = httpx.get(worker.probe, timeout=5)
     except httpx.TransportError:
@@ -143,7 +142,6 @@ def problems(worker: Program) -> dict[str, str]:
 
 
 def deliveries(services: LocalServices, queue: str) -> list[int]:
-    """Return the delivery count of each message in a queue."""
     with services.receiver(queue) as receiver:
         return [seen.delivery_count or 0 for seen in receiver.peek_messages(10)]
 

@@ -72,11 +72,9 @@ class Image:
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Return the path on this machine of the file or folder that is at `path` in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """Return the container's environment: the image's ENV and a deployment's settings."""
         image = self.stage.environment()
         assert image["PATH"].startswith("/opt/venv/bin:")
         image["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -103,7 +101,6 @@ class Image:
 
 
 def confinement() -> list[str]:
-    """Return the beginning of a command line that runs a program as the image's user."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
@@ -116,7 +113,6 @@ def confinement() -> list[str]:
 
 
 def lay_out(stage: Stage, root: Path) -> None:
-    """Create the files and folders in `root` that the image's COPY and RUN instructions create."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as in .dockerignore
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):

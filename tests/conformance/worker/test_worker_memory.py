@@ -128,6 +128,5 @@ def test_draining_worker_unloads_an_idle_model(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """Return the state of each model, by name, as the worker's readiness probe reports it."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=START_SECONDS).json()["models"]
     return found

@@ -29,7 +29,6 @@ from tests.conformance.worker.worker_services import LocalServices, job_id, mess
 def named(
     gateway: Gateway, identity: str, first: PayloadRef | InlineJson, other: InputPayload
 ) -> ServiceBusMessage:
-    """Return the message of a job for the model `compared`, with the named input `other`."""
     plain = message(gateway, identity, "compared", first)
     request = replace(decode_request(b"".join(plain.body)), inputs={"other": other})
     return ServiceBusMessage(encode_request(request), message_id=identity, correlation_id=identity)

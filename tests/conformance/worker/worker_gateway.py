@@ -55,7 +55,6 @@ class Gateway:
                 )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait until a worker's reply for this job has been accepted, and return the reply."""
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]
@@ -97,7 +96,6 @@ class Gateway:
 
 @contextmanager
 def run_gateway(port: int = 0) -> Iterator[Gateway]:
-    """Run a `Gateway` on `port` during the `with` block. Port 0 selects a free port."""
     gateway = Gateway()
     with serve_http(gateway.answer, port, is_keeping_alive=True) as url:
         gateway.host = urlsplit(url).netloc

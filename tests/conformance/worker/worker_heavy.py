@@ -25,7 +25,6 @@ _SHORT = "load_seconds = 0.05, run_seconds = 0.08"
 
 
 def entry(name: str, batch: int, options: str) -> str:
-    """Return a catalogue entry with this name, maximum batch size and options."""
     return _ENTRY.format(name=name, batch=batch, options=options)
 
 
@@ -55,7 +54,6 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """Store the options, and wait `load_seconds`."""
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes
         self._run_seconds = run_seconds

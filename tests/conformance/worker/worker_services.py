@@ -174,7 +174,6 @@ class Program:
 
     @property
     def output(self) -> Path:
-        """Return the path of the file that receives the standard output of the process."""
         return self.log.with_suffix(".out")
 
     def start(self, *, wait: bool = True) -> None:
@@ -258,7 +257,6 @@ class LocalServices:
         return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
 
     def waiting(self, queue: str) -> list[str]:
-        """Return the message ids of the first 200 messages in the queue, including locked ones."""
         with self.receiver(queue) as receiver:
             return [str(message.message_id) for message in receiver.peek_messages(200)]
 
@@ -269,7 +267,6 @@ class LocalServices:
             )
 
     def clear_queues(self) -> None:
-        """Remove all messages from the models' queues, including locked messages."""
         catalogue = Catalogue.load(self.catalogue_path)
         for queue in {catalogue[name].queue for name in catalogue}:
             while self.count_active(queue):
@@ -278,13 +275,11 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def count_active(self, queue: str) -> int:
-        """Return the number of messages in the queue, including locked messages."""
         address = self.service_bus.probe.removesuffix("/health")
         description = httpx.get(f"{address}/{queue}").raise_for_status().text
         return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Return the dead letter with this message id."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -298,12 +293,10 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, in several calls of the SDK if necessary, and return them."""
     return list(_arriving(receiver, count))
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, complete each message as soon as it arrives, and return them."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)
@@ -324,7 +317,6 @@ def _arriving(receiver: ServiceBusReceiver, count: int) -> Iterator[ServiceBusRe
 def run_services(
     folder: Path, catalogue: str | None = None, *, service_bus_module: str = "emulator.servicebus"
 ) -> Iterator[LocalServices]:
-    """Run the local Service Bus and blob storage until the `with` block ends."""
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
     catalogue_path.write_text(catalogue or CATALOGUE + shipped)
@@ -378,7 +370,6 @@ def message(
     deadline_seconds: float = 600.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """Return a message that submits a job, in the format in which the gateway sends it."""
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())
@@ -402,7 +393,6 @@ def message(
 
 
 def received(link: QueueLink, count: int) -> list[LockedMessage]:
-    """Receive `count` messages. Fail if they do not arrive."""
     found: list[LockedMessage] = []
     for _ in range(count):
         found += link.receive_messages(count - len(found), 5.0)

@@ -13,7 +13,6 @@ TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """Return settings for workers that share one simulated GPU of 8 GiB."""
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),
@@ -22,7 +21,6 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send `count` jobs, alternately to the models `six` and `three`."""
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -33,7 +31,6 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return how many seconds each wait for GPU memory took, according to the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 

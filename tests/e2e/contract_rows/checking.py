@@ -21,7 +21,6 @@ _PROBLEM = {
 
 
 def check(row: Row, answer: httpx.Response) -> None:
-    """Raise an AssertionError if `answer` is not the response that `row` describes."""
     assert answer.status_code == row.status, f"{row.title}: {answer.text}"
     for name, value in row.headers.items():
         assert name in answer.headers, dict(answer.headers)

@@ -51,13 +51,11 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return the header Content-Type with the value `media_type`, and the headers in `others`."""
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}
 
 
 def encoded(value: Any) -> bytes:
-    """Return a value as the JSON body of a request."""
     return json.dumps(value).encode()
 
 

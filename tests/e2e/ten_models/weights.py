@@ -12,7 +12,6 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 
 def write_weights(folder: Path) -> None:
-    """Write the files with the weights of three models into `folder/models/weights`."""
     weights = folder / "models" / "weights"
     weights.mkdir()
     torch.manual_seed(1)

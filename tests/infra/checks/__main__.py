@@ -37,25 +37,21 @@ def run(root: Path, *command: str | Path, is_checked: bool = True) -> str:
 
 
 def fail_on(errors: Iterable[str]) -> None:
-    """Raise CheckFailedError if there is an error."""
     if found := list(errors):
         raise CheckFailedError("\n".join(found))
 
 
 def list_templates(root: Path) -> list[Path]:
-    """Return the Bicep templates."""
     return [*root.glob("infra/*.bicep"), *root.glob("infra/modules/*.bicep")]
 
 
 def render(root: Path, overlay: Path) -> str:
-    """Return the manifests that kustomize renders from an overlay, as YAML text."""
     if not (kubectl := shutil.which("kubectl")):
         raise CheckFailedError("kubectl is not installed; install it, it renders the manifests")
     return run(root, kubectl, "kustomize", overlay)
 
 
 def bicep(root: Path) -> None:
-    """Check the types, names and references in the Bicep templates."""
     fail_on(
         f"{path.relative_to(root)}: {error}"
         for path in list_templates(root)
@@ -64,7 +60,6 @@ def bicep(root: Path) -> None:
 
 
 def azure_yaml(root: Path) -> None:
-    """Check azure.yaml against its published schema."""
     fail_on(check_azure_yaml(root / "azure.yaml"))
 
 
@@ -76,12 +71,10 @@ def manifests(root: Path) -> None:
 
 
 def dockerfile(root: Path) -> None:
-    """Check the Dockerfile with hadolint."""
     run(root, BIN / "hadolint", "worker/Dockerfile")
 
 
 def shell(root: Path) -> None:
-    """Check every shell script with shellcheck."""
     scripts = sorted(root.glob("infra/scripts/*.sh"))
     run(root, BIN / "shellcheck", "-x", "dev", ".ci/run", *scripts)
 

@@ -57,7 +57,6 @@ def load_types() -> tuple[dict[str, int], list[Node]]:
 
 
 def resolve(reference: Node) -> Node:
-    """Return the type entry that a reference names: `{"$ref": "#/12"}`."""
     entry: Node = load_types()[1][int(reference["$ref"].removeprefix("#/"))]
     return entry
 
@@ -97,8 +96,6 @@ def from_json(parameter: Node) -> Node:
 
 @dataclass
 class Template:
-    """A parsed template."""
-
     path: Path
     parameters: Mapping[str, Node] = field(default_factory=dict)
     variables: Mapping[str, Node] = field(default_factory=dict)
@@ -128,16 +125,13 @@ class Template:
 
     @property
     def kinds(self) -> set[str]:
-        """The types of the resources with their API versions."""
         return {f"{each['type']}@{each['api_version']}" for each in self.resources.values()}
 
     def module(self, name: str) -> "Template":
-        """Return the template of a module."""
         return self.load((self.path.parent / self.modules[name]["detail"]["path"]).resolve())
 
 
 def check_template(path: Path) -> Iterator[str]:
-    """Yield a description of each error in a template."""
     template = Template.load(path.resolve())
     for name, parameter in template.parameters.items():
         if parameter["default"] is not None:
