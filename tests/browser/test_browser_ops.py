@@ -125,18 +125,9 @@ def ask(system: System, name: str, path: str, **query: str) -> Any:
 
 
 def accept(system: System, name: str, label: str, model: str = "noop", data: str = "") -> str:
-    answer = system.http.post(
-        f"/v1/models/{model}/jobs",
-        params={"label": label},
-        content=data or label,
-        headers={
-            **bearer(name),
-            "content-type": "application/octet-stream" if data else "text/plain",
-            "prefer": "respond-async",
-        },
-    )
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+    media_type = "application/octet-stream" if data else "text/plain"
+    content = (data or label).encode()
+    return system.accept(model, content, media_type, f"?label={label}", **bearer(name))
 
 
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:

@@ -215,8 +215,15 @@ class System:
             headers={"content-type": media_type, **fields},
         )
 
-    def accept(self, model: str, data: bytes, **headers: str) -> str:
-        answer = self.submit(model, data, prefer="respond-async", **headers)
+    def accept(
+        self,
+        model: str,
+        data: bytes,
+        media_type: str = "application/octet-stream",
+        query: str = "",
+        **headers: str,
+    ) -> str:
+        answer = self.submit(model, data, media_type, query, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 

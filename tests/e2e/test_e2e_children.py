@@ -48,10 +48,7 @@ def system(
 
 
 def accept(system: System, log: Path, *calls: list[dict[str, Any]]) -> str:
-    body = dump(log, *calls)
-    answer = system.submit("crops", body, "application/json", prefer="respond-async")
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+    return system.accept("crops", dump(log, *calls), "application/json")
 
 
 def runs_of(log: Path) -> list[str]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.keys import make_key
@@ -39,18 +38,8 @@ def ask(system: System, name: str, path: str, method: str = "GET", **options: An
 
 
 def accept(system: System, name: str, label: str) -> str:
-    answer: httpx.Response = system.http.post(
-        "/v1/models/noop/jobs",
-        params={"label": label},
-        content=label,
-        headers={
-            "authorization": f"Bearer {KEYS[name][0]}",
-            "content-type": "text/plain",
-            "prefer": "respond-async",
-        },
-    )
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+    key = f"Bearer {KEYS[name][0]}"
+    return system.accept("noop", label.encode(), "text/plain", f"?label={label}", authorization=key)
 
 
 def test_twelve_dead_letters_are_redriven(idle: System) -> None:

@@ -27,14 +27,7 @@ def ran(directory: Path) -> list[str]:
 
 
 def accept(system: System, text: str, priority: str = "normal") -> str:
-    answer = system.http.post(
-        "/v1/models/counting/jobs",
-        params={"priority": priority},
-        content=text,
-        headers={"content-type": "text/plain", "prefer": "respond-async"},
-    )
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+    return system.accept("counting", text.encode(), "text/plain", f"?priority={priority}")
 
 
 def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:

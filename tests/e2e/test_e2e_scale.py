@@ -69,9 +69,7 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def accept(system: System, text: str) -> str:
-    answer = system.submit("counting", text.encode(), "text/plain", prefer="respond-async")
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+    return system.accept("counting", text.encode(), "text/plain")
 
 
 def queue_length(system: System) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -147,6 +148,12 @@ class Up:
             return self.journal_path.read_text().splitlines()
         return []
 
+    def stop(self) -> str:
+        self.process.terminate()
+        code, output, errors = self.finish()
+        assert code == 0, errors
+        return output
+
     def finish(self) -> tuple[int, str, str]:
         output, errors = self.process.communicate(timeout=30)
         return self.process.returncode, output, errors
@@ -172,9 +179,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         up.process.communicate()
 
 
+def start_ready(start: Callable[..., Up], **options: Any) -> Up:
+    """Start a supervisor, and wait until the components with a behaviour are ready."""
+    up = start(**options)
+    wait_for(lambda: up.is_ready(*up.ports))
+    return up
+
+
 def test_components_stop_in_reverse_order(start: Callable[..., Up]) -> None:
-    up = start(storage="plain", queue="plain", worker="plain")
-    wait_for(lambda: up.is_ready("storage", "queue", "worker"))
+    up = start_ready(start, storage="plain", queue="plain", worker="plain")
     assert sorted(up.journal()) == ["queue start red", "storage start red", "worker start red"]
 
     up.process.send_signal(signal.SIGINT)
@@ -190,17 +203,14 @@ def test_components_stop_in_reverse_order(start: Callable[..., Up]) -> None:
 
 
 def test_killed_component_is_restarted_and_reported(start: Callable[..., Up]) -> None:
-    up = start(queue="plain", worker="plain")
-    wait_for(lambda: up.is_ready("queue", "worker"))
+    up = start_ready(start, queue="plain", worker="plain")
     first, queue = up.pid("worker"), up.pid("queue")
 
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: up.is_ready("worker") and up.pid("worker") != first)
 
     assert up.pid("queue") == queue
-    up.process.terminate()
-    code, output, _ = up.finish()
-    assert code == 0
+    output = up.stop()
     assert "worker  died (killed by SIGKILL: worker speaks); restarts in 0.1 s" in output
     assert "worker  ready again in" in output
 
@@ -221,9 +231,7 @@ def test_changed_file_restarts_its_readers(start: Callable[..., Up]) -> None:
     assert up.journal()[5] == "servicebus stop"
     assert sorted(up.journal()[6:]) == ["servicebus start red", "worker start red", "worker stop"]
     assert up.pid("blobs") == first["blobs"]
-    up.process.terminate()
-    code, output, _ = up.finish()
-    assert code == 0
+    output = up.stop()
     assert "worker      restarts: a.py has changed" in output
     assert "servicebus  restarts: models.toml has changed" in output
     assert "died" not in output
@@ -239,9 +247,7 @@ def test_crash_at_startup_is_retried_until_ready(start: Callable[..., Up]) -> No
     wait_for(lambda: up.is_ready("worker"))
 
     assert up.pid("queue") == queue
-    up.process.terminate()
-    code, output, _ = up.finish()
-    assert code == 0
+    output = up.stop()
     assert "worker  died (exit code 3: the reason it died); restarts in 0.2 s" in output
     assert "worker  died 3 times before it was ready; the other components keep running" in output
     assert "worker    the reason it died" in output
@@ -282,20 +288,15 @@ def test_unready_component_leaves_the_others(start: Callable[..., Up]) -> None:
 
 
 def test_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
-    up = start(queue="plain", worker="stubborn")
-    wait_for(lambda: up.is_ready("queue", "worker"))
+    up = start_ready(start, queue="plain", worker="stubborn")
 
-    up.process.terminate()
-    code, output, _ = up.finish()
-
-    assert code == 0
+    output = up.stop()
     assert up.journal()[2:] == ["worker stop", "queue stop"]
     assert "worker  killed after 1." in output
 
 
 def test_second_ctrl_c_kills_all(start: Callable[..., Up]) -> None:
-    up = start(stubborn_seconds=1000.0, queue="stubborn", worker="stubborn")
-    wait_for(lambda: up.is_ready("queue", "worker"))
+    up = start_ready(start, stubborn_seconds=1000.0, queue="stubborn", worker="stubborn")
 
     up.process.send_signal(signal.SIGINT)
     wait_for(lambda: "worker stop" in up.journal())
@@ -317,8 +318,7 @@ def test_ctrl_c_stops_unready_components(start: Callable[..., Up]) -> None:
 
 
 def test_all_processes_end_with_the_supervisor(start: Callable[..., Up]) -> None:
-    up = start(queue="plain", worker="parent")
-    wait_for(lambda: up.is_ready("queue", "worker"))
+    up = start_ready(start, queue="plain", worker="parent")
     family = psutil.Process(up.process.pid).children(recursive=True)
     assert len(family) == 4, "expected two components, a child of the worker, and the reaper"
 
@@ -330,8 +330,7 @@ def test_all_processes_end_with_the_supervisor(start: Callable[..., Up]) -> None
 
 
 def test_children_of_a_dead_component_are_killed(start: Callable[..., Up]) -> None:
-    up = start(worker="parent")
-    wait_for(lambda: up.is_ready("worker"))
+    up = start_ready(start, worker="parent")
     first = up.pid("worker")
     [left_behind] = psutil.Process(first).children()
 
@@ -342,8 +341,7 @@ def test_children_of_a_dead_component_are_killed(start: Callable[..., Up]) -> No
 
 
 def test_data_directory_is_locked(start: Callable[..., Up]) -> None:
-    up = start(worker="plain")
-    wait_for(lambda: up.is_ready("worker"))
+    up = start_ready(start, worker="plain")
 
     code, _, errors = start(worker="plain").finish()
 
@@ -353,8 +351,7 @@ def test_data_directory_is_locked(start: Callable[..., Up]) -> None:
 
 
 def test_killed_supervisor_unlocks_the_directory(start: Callable[..., Up]) -> None:
-    first = start(worker="plain")
-    wait_for(lambda: first.is_ready("worker"))
+    first = start_ready(start, worker="plain")
     first.process.kill()
     first.process.wait()
 
@@ -367,8 +364,7 @@ def test_killed_supervisor_unlocks_the_directory(start: Callable[..., Up]) -> No
 
 
 def test_state_file_is_readable_only_by_its_owner(start: Callable[..., Up]) -> None:
-    up = start(worker="plain")
-    wait_for(lambda: up.is_ready("worker"))
+    up = start_ready(start, worker="plain")
 
     record = up.data / "up.json"
     assert record.stat().st_mode & 0o777 == 0o600

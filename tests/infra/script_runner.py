@@ -72,6 +72,11 @@ class ScriptRunner:
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
+    def check_error(self, script: str, *arguments: str, **environment: str) -> str:
+        ended = self.run(script, *arguments, **environment)
+        assert ended.returncode == 1, ended.stderr
+        return ended.stderr
+
     @property
     def state(self) -> dict[str, Any]:
         return fake_cloud.state_of(self.bin)

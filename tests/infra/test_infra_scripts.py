@@ -207,9 +207,7 @@ class TestDeployWorker:
         assert not scripts.calls("az", "acr", "build")
         assert f"crtrial.azurecr.io/worker@sha256:{'e' * 64}" in scripts.state["applied"][-1]
 
-        ended = scripts.run("deploy-worker.sh", "unknown")
-        assert ended.returncode == 1
-        assert "no worker:unknown" in ended.stderr
+        assert "no worker:unknown" in scripts.check_error("deploy-worker.sh", "unknown")
         assert len(scripts.state["applied"]) == 1
 
     @pytest.mark.thorough
@@ -277,9 +275,7 @@ class TestDeployWorker:
         state = scripts.state
         del state["values"]["KEDA_CLIENT_ID"]
         (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        ended = scripts.run("deploy-worker.sh")
-        assert ended.returncode == 1
-        assert "KEDA_CLIENT_ID" in ended.stderr
+        assert "KEDA_CLIENT_ID" in scripts.check_error("deploy-worker.sh")
         assert not scripts.calls("kubectl", "apply")
 
     def test_failed_build_is_not_repeated(self, scripts: ScriptRunner) -> None:
@@ -360,9 +356,7 @@ class TestUploadWeights:
         weights.write_bytes(b"one")
         scripts.check_output("upload-weights.sh", str(weights))
         weights.write_bytes(b"two")
-        ended = scripts.run("upload-weights.sh", str(weights))
-        assert ended.returncode == 1
-        assert "other bytes" in ended.stderr
+        assert "other bytes" in scripts.check_error("upload-weights.sh", str(weights))
         assert 'blob:weights/net-2"' in scripts.check_output(
             "upload-weights.sh", str(weights), "net-2"
         )
@@ -414,9 +408,9 @@ class TestFetchWeights:
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub, b"other")
-        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
-        assert ended.returncode == 1
-        assert "as in the catalogue: nothing was uploaded" in ended.stderr
+        assert "as in the catalogue: nothing was uploaded" in scripts.check_error(
+            "fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint
+        )
         assert not scripts.state.get("blobs")
 
     def test_error_names_the_unreachable_weights(
@@ -424,9 +418,9 @@ class TestFetchWeights:
     ) -> None:
         path = self.write_list(tmp_path, hub)
         hub.files.clear()
-        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
-        assert ended.returncode == 1
-        assert f"acme/net/resolve/{COMMIT}/a%20b.bin cannot be downloaded" in ended.stderr
+        assert f"acme/net/resolve/{COMMIT}/a%20b.bin cannot be downloaded" in scripts.check_error(
+            "fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint
+        )
         for environment in (
             {"HF_ENDPOINT": "http://hub.example"},
             {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": 'hf_"\n'},
@@ -494,9 +488,7 @@ class TestCheckTools:
 
     def test_error_names_a_missing_program(self, scripts: ScriptRunner) -> None:
         (scripts.bin / "kubelogin").unlink()
-        ended = scripts.run("check-tools.sh")
-        assert ended.returncode == 1
-        assert "kubelogin is not installed" in ended.stderr
+        assert "kubelogin is not installed" in scripts.check_error("check-tools.sh")
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
@@ -522,9 +514,7 @@ class TestCheckTools:
 
     def test_different_subscriptions_fail(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"AZURE_SUBSCRIPTION_ID": "another"})
-        ended = scripts.run("check-tools.sh")
-        assert ended.returncode == 1
-        assert "az account set --subscription another" in ended.stderr
+        assert "az account set --subscription another" in scripts.check_error("check-tools.sh")
         scripts.update_state(subscription="another")
         scripts.check_output("check-tools.sh")
 
@@ -604,9 +594,7 @@ class TestCheckTools:
         self, scripts: ScriptRunner, choices: dict[str, str], missing: dict[str, Any], reason: str
     ) -> None:
         scripts.update_state(values={**choices, "NODE_POOLS": "unchanged"}, **missing)
-        ended = scripts.run("check-tools.sh")
-        assert ended.returncode == 1
-        assert reason in ended.stderr
+        assert reason in scripts.check_error("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "unchanged"
 
         scripts.update_state(values={"CHECK_REGION": "false"})
@@ -641,17 +629,13 @@ class TestCheckTools:
         self, scripts: ScriptRunner, name: str, settings: str, reason: str
     ) -> None:
         scripts.update_state(values={name: settings})
-        ended = scripts.run("check-tools.sh")
-        assert ended.returncode == 1
-        assert reason in ended.stderr
+        assert reason in scripts.check_error("check-tools.sh")
         scripts.update_state(values={name: "A=1;B=x=y"})
         scripts.check_output("check-tools.sh")
 
     def test_email_address_for_alerts_is_asked(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"ALERT_EMAIL": ""})
-        ended = scripts.run("check-tools.sh", typed="")
-        assert ended.returncode == 1
-        assert "ALERT_EMAIL is not set" in ended.stderr
+        assert "ALERT_EMAIL is not set" in scripts.check_error("check-tools.sh", typed="")
         assert scripts.run("check-tools.sh", typed="me@example.org\n").returncode == 0
         assert scripts.state["values"]["ALERT_EMAIL"] == "me@example.org"
         assert scripts.run("check-tools.sh", typed="").returncode == 0
@@ -727,6 +711,4 @@ def test_keys_script_names_a_missing_value(scripts: ScriptRunner) -> None:
     state = scripts.state
     del state["values"]["KEY_VAULT_NAME"]
     (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    ended = scripts.run("keys.sh")
-    assert ended.returncode == 1
-    assert "KEY_VAULT_NAME" in ended.stderr
+    assert "KEY_VAULT_NAME" in scripts.check_error("keys.sh")

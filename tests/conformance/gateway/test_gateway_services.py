@@ -5,8 +5,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -96,30 +96,39 @@ async def test_silent_storage_is_unavailable() -> None:
         await payloads.close()
 
 
+@asynccontextmanager
+async def connected(
+    folder: Path, queues: Sequence[str] = ()
+) -> AsyncIterator[tuple[ServiceBusQueues, int]]:
+    """Run a Service Bus, and yield the gateway's queues on it and its port."""
+    port = free_port()
+    with running_service_bus(port, folder, queues=queues):
+        opened = ServiceBusQueues(service_bus(port))
+        try:
+            yield opened, port
+        finally:
+            await opened.close()
+
+
 # The queues of 50 models.
 HUNDRED = [f"m{number}" for number in range(100)]
 
 
 async def test_100_queues_are_peeked_within_a_second(tmp_path: Path) -> None:
-    port = free_port()
-    with running_service_bus(port, tmp_path, queues=HUNDRED):
-        queues = ServiceBusQueues(service_bus(port))
-        try:
-            assert set((await log_oldest(queues, HUNDRED, utc_now)).values()) == {None}
-            for name in ("m3", "m97"):
-                await queues.send(name, message(1))
-                await queues.send(name, message(2))
-            seconds = []
-            for _ in range(3):
-                begun_at = time.monotonic()
-                found = await log_oldest(queues, HUNDRED, utc_now)
-                seconds.append(time.monotonic() - begun_at)
-                assert [name for name, at in found.items() if at] == ["m3", "m97"]
-            assert min(seconds) < 1.0
-            await received(port, "m3", 2)
-            assert (await queues.oldest("m3")) is None
-        finally:
-            await queues.close()
+    async with connected(tmp_path, queues=HUNDRED) as (queues, port):
+        assert set((await log_oldest(queues, HUNDRED, utc_now)).values()) == {None}
+        for name in ("m3", "m97"):
+            await queues.send(name, message(1))
+            await queues.send(name, message(2))
+        seconds = []
+        for _ in range(3):
+            begun_at = time.monotonic()
+            found = await log_oldest(queues, HUNDRED, utc_now)
+            seconds.append(time.monotonic() - begun_at)
+            assert [name for name, at in found.items() if at] == ["m3", "m97"]
+        assert min(seconds) < 1.0
+        await received(port, "m3", 2)
+        assert (await queues.oldest("m3")) is None
 
 
 # If the opening of a link is cancelled, the SDK leaves the socket to the garbage collector.
@@ -146,51 +155,34 @@ async def test_silent_service_bus_fails_within_seconds(tmp_path: Path) -> None:
 
 
 async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
-    port = free_port()
-    with running_service_bus(port, tmp_path):
-        queues = ServiceBusQueues(service_bus(port))
-        try:
-            await queues.check("noop")
-            await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            # A repeated activity sends the same message id, so the queue drops the message.
-            await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            await queues.send("classifier", message(0))
-            found = await received(port, "noop", 40)
-            assert sorted(str(one.message_id) for one in found) == sorted(
-                f"job-{n}" for n in range(40)
-            )
-            assert len(await received(port, "classifier", 1)) == 1
-        finally:
-            await queues.close()
+    async with connected(tmp_path) as (queues, port):
+        await queues.check("noop")
+        await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
+        # A repeated activity sends the same message id, so the queue drops the message.
+        await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
+        await queues.send("classifier", message(0))
+        found = await received(port, "noop", 40)
+        assert sorted(str(one.message_id) for one in found) == sorted(f"job-{n}" for n in range(40))
+        assert len(await received(port, "classifier", 1)) == 1
 
 
 async def test_messages_too_large_for_one_batch_arrive(tmp_path: Path) -> None:
-    port = free_port()
-    with running_service_bus(port, tmp_path):
-        queues = ServiceBusQueues(service_bus(port))
-        try:
-            large = [ServiceBusMessage(bytes(90_000), message_id=f"job-{n}") for n in range(12)]
-            await asyncio.gather(*(queues.send("noop", one) for one in large))
-            assert len(await received(port, "noop", 12)) == 12
-        finally:
-            await queues.close()
+    async with connected(tmp_path) as (queues, port):
+        large = [ServiceBusMessage(bytes(90_000), message_id=f"job-{n}") for n in range(12)]
+        await asyncio.gather(*(queues.send("noop", one) for one in large))
+        assert len(await received(port, "noop", 12)) == 12
 
 
 async def test_cancelled_sends_leave_the_rest_of_a_batch(tmp_path: Path) -> None:
-    port = free_port()
-    with running_service_bus(port, tmp_path):
-        queues = ServiceBusQueues(service_bus(port))
-        try:
-            sends = [asyncio.create_task(queues.send("noop", message(n))) for n in range(10)]
-            await asyncio.sleep(0)  # one iteration of the loop: the first batch is on its way
-            for cancelled in (sends[0], sends[5]):
-                cancelled.cancel()
-            results = await asyncio.gather(*sends, return_exceptions=True)
-            assert [result for result in results if result is None] == [None] * 8
-            ids = {str(one.message_id) for one in await received(port, "noop", 8)}
-            assert ids >= {f"job-{n}" for n in range(10)} - {"job-0", "job-5"}
-        finally:
-            await queues.close()
+    async with connected(tmp_path) as (queues, port):
+        sends = [asyncio.create_task(queues.send("noop", message(n))) for n in range(10)]
+        await asyncio.sleep(0)  # one iteration of the loop: the first batch is on its way
+        for cancelled in (sends[0], sends[5]):
+            cancelled.cancel()
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        assert [result for result in results if result is None] == [None] * 8
+        ids = {str(one.message_id) for one in await received(port, "noop", 8)}
+        assert ids >= {f"job-{n}" for n in range(10)} - {"job-0", "job-5"}
 
 
 async def test_first_check_opens_the_senders(tmp_path: Path) -> None:
@@ -224,15 +216,10 @@ async def test_first_check_opens_the_senders(tmp_path: Path) -> None:
 
 
 async def test_missing_queue_is_unknown(tmp_path: Path) -> None:
-    port = free_port()
-    with running_service_bus(port, tmp_path):
-        queues = ServiceBusQueues(service_bus(port))
-        try:
-            with pytest.raises(UnknownQueue):
-                await queues.send("answers-of-nobody", message(0))
-            await queues.send("noop", message(1))
-        finally:
-            await queues.close()
+    async with connected(tmp_path) as (queues, _):
+        with pytest.raises(UnknownQueue):
+            await queues.send("answers-of-nobody", message(0))
+        await queues.send("noop", message(1))
 
 
 async def refusal(call: Awaitable[object]) -> tuple[str, str]:

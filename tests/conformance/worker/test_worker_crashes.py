@@ -20,6 +20,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    submit,
     take,
     wait_until,
 )
@@ -55,8 +56,7 @@ def test_killed_workers_jobs_run_elsewhere(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     first = start_worker("scripted")
-    jobs = [job_id() for _ in range(6)]
-    services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
+    jobs = submit(services, gateway, "scripted", *[gate.task()] * 6)
     gate.wait_until_running()
     wait_until(lambda: first.held("scripted") == len(jobs), "the worker holds all jobs")
     first.kill()
@@ -71,8 +71,7 @@ def test_killed_workers_jobs_run_elsewhere(
 def test_job_that_kills_workers_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    identity = job_id()
-    services.send("single", message(gateway, identity, "single", {"do": "die"}))
+    (identity,) = submit(services, gateway, "single", {"do": "die"})
     start_worker("single", WORKER_LOCK_FOLDER=str(tmp_path), WORKER_RESTART="on")
     letter = services.dead_letter("single", identity)
     assert letter.dead_letter_reason == "MaxDeliveryCountExceeded"
@@ -109,8 +108,7 @@ def test_job_longer_than_its_lock_gets_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
-    identity = job_id()
-    services.send("single", message(gateway, identity, "single", gate.task()))
+    (identity,) = submit(services, gateway, "single", gate.task())
     gate.wait_until_running()
     opener = threading.Timer(LOCK_SECONDS * 1.6, gate.open)
     opener.start()
@@ -125,8 +123,7 @@ def test_full_worker_locks_no_more_messages(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("patient")
-    jobs = [job_id() for _ in range(6)]
-    services.send("patient", *(message(gateway, i, "patient", gate.task()) for i in jobs))
+    jobs = submit(services, gateway, "patient", *[gate.task()] * 6)
     gate.wait_until_running()
     wait_until(lambda: worker.held("patient") == 2, "one runs, one waits")
 

@@ -20,6 +20,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    submit,
     take,
     wait_until,
 )
@@ -46,8 +47,7 @@ def test_stalled_workers_job_goes_to_another(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
-    identity = job_id()
-    services.send("long", message(gateway, identity, "long", {"folder": str(tmp_path)}))
+    (identity,) = submit(services, gateway, "long", {"folder": str(tmp_path)})
     wait_until(lambda: len(lines(tmp_path / "started")) == 1, "the job runs")
     stalled.signal(signal.SIGSTOP)
     other = start_worker("long")
@@ -91,8 +91,7 @@ def test_cached_reply_spares_a_second_run(
     assert metrics.value("batch_size_count", model="single") == 1
     for name in ("lock_losses_total", "redeliveries_total", "results_at_hand_total"):
         assert metrics.value(name, model="single") == 1, name
-    another = job_id()
-    services.send("single", message(gateway, another, "single", {"do": "x"}))
+    (another,) = submit(services, gateway, "single", {"do": "x"})
     assert result(gateway.taken(another))["batch"] == 2
 
 
@@ -107,8 +106,7 @@ def test_low_priority_jobs_run_last(
     wait_until(running.exists, "a low-priority job runs")
     services.send("patient-low", *(message(gateway, i, "patient", {"do": "x"}) for i in low[1:]))
     wait_until(lambda: worker.held("patient") == 2, "one runs, one waits")
-    normal = [job_id() for _ in range(2)]
-    services.send("patient", *(message(gateway, i, "patient", {"do": "x"}) for i in normal))
+    normal = submit(services, gateway, "patient", *[{"do": "x"}] * 2)
     wait_until(lambda: worker.held("patient") == 4, "the worker holds the normal jobs too")
     with services.receiver("patient-low") as receiver:
         others = receive(receiver, 3)

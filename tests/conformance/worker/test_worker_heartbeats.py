@@ -19,8 +19,7 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import (
     LocalServices,
     Program,
-    job_id,
-    message,
+    submit,
     wait_until,
 )
 
@@ -84,8 +83,7 @@ def test_jobs_and_last_batch_are_shown(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("long", WORKER_HEARTBEAT_SECONDS="1", WORKER_DEVICE_MEMORY="8GiB")
-    identity = job_id()
-    services.send("long", message(gateway, identity, "long", {"folder": str(tmp_path)}))
+    (identity,) = submit(services, gateway, "long", {"folder": str(tmp_path)})
     wait_until(
         lambda: has_beat(services, worker, lambda beat: beat.models[0].in_flight == 1),
         "the job is in flight",
@@ -138,8 +136,7 @@ def test_failing_storage_is_one_warning(
     )
     wait_until(lambda: STORAGE_AWAY in worker.log.read_text(), "the failure is logged")
     for _ in range(3):
-        identity = job_id()
-        services.send("scripted", message(gateway, identity, "scripted", {"do": "nothing"}))
+        (identity,) = submit(services, gateway, "scripted", {"do": "nothing"})
         gateway.taken(identity)
     assert worker.log.read_text().count(STORAGE_AWAY) == 1
     worker.signal(signal.SIGTERM)

@@ -30,6 +30,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    submit,
     wait_until,
 )
 
@@ -88,8 +89,7 @@ def test_failing_job_leaves_its_batch(
 def test_queued_jobs_run_in_batches(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
-    jobs = [job_id() for _ in range(8)]
-    services.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs))
+    jobs = submit(services, gateway, "scripted", *[{"do": "x"}] * 8)
     start_worker("scripted")
     sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
     assert 1 <= min(sizes) <= max(sizes) <= 4
@@ -131,8 +131,7 @@ def test_bad_inputs_fail(
         if not container.exists():
             container.create_container()
     start_worker("scripted")
-    identity = job_id()
-    services.send("scripted", message(gateway, identity, "scripted", payload))
+    (identity,) = submit(services, gateway, "scripted", payload)
     reply = gateway.taken(identity)
     assert failure(reply).code == code
     assert not failure(reply).retryable
@@ -143,8 +142,7 @@ def test_broken_models_jobs_fail_with_the_reason(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("broken", wait=False, WORKER_BROKEN_MODEL_SECONDS="1")
-    identity = job_id()
-    services.send("broken", message(gateway, identity, "broken", {"do": "x"}))
+    (identity,) = submit(services, gateway, "broken", {"do": "x"})
     error = failure(gateway.taken(identity))
     assert (error.code, error.stage, error.retryable) == ("model-broken", "load", True)
     assert "model-failed" in error.message

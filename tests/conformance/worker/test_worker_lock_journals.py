@@ -20,8 +20,8 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import (
     LocalServices,
     job_id,
-    message,
     received,
+    submit,
     wait_until,
 )
 from worker.errors import BrokerUnavailable, Settlement
@@ -241,8 +241,7 @@ def test_killed_workers_jobs_come_before_locks_expire(
     gate, running = tmp_path / "gate", tmp_path / "running"
     task = {"do": "wait", "running": str(running), "gate": str(gate)}
     first = start_worker("patient", WORKER_LOCK_FOLDER=folder)
-    identity = job_id()
-    services.send("patient", message(gateway, identity, "patient", task))
+    (identity,) = submit(services, gateway, "patient", task)
     wait_until(running.exists, "the job runs")
     first.kill()
     gate.touch()

@@ -5,22 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract.messages import InlineJson, JobError, JobReply
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_services import LocalServices, job_id, message
-
-
-def send(
-    services: LocalServices, gateway: Gateway, model: str, *tasks: dict[str, object]
-) -> list[str]:
-    jobs = [job_id() for _ in tasks]
-    pairs = zip(jobs, tasks, strict=True)
-    services.send(model, *(message(gateway, job, model, task) for job, task in pairs))
-    return jobs
+from tests.conformance.worker.worker_services import LocalServices, submit
 
 
 def outcome(reply: JobReply) -> str:
@@ -40,7 +32,7 @@ def test_job_fails_and_the_process_restarts(
 ) -> None:
     started = tmp_path / "started"
     start_worker("limited", WORKER_RESTART="on", WORKER_LOCK_FOLDER=str(tmp_path / "locks"))
-    hanging, waiting = send(
+    hanging, waiting = submit(
         services, gateway, "limited", {"do": "hang", "running": str(started)}, {"do": "x"}
     )
     failed, other = gateway.taken(hanging), gateway.taken(waiting)
@@ -57,8 +49,8 @@ def test_other_jobs_of_the_batch_run_again(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
-    tasks: list[dict[str, object]] = [{"do": "x"}, {"do": "hang"}, {"do": "y"}]
-    jobs = send(
+    tasks: list[dict[str, Any]] = [{"do": "x"}, {"do": "hang"}, {"do": "y"}]
+    jobs = submit(
         services, gateway, "limited-batch", *({**each, "running": str(started)} for each in tasks)
     )
     start_worker("limited-batch", WORKER_RESTART="on", WORKER_LOCK_FOLDER=str(tmp_path / "locks"))
@@ -73,7 +65,7 @@ def test_undelivered_reply_spares_a_second_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
-    (job,) = send(services, gateway, "limited", {"do": "hang", "running": str(started)})
+    (job,) = submit(services, gateway, "limited", {"do": "hang", "running": str(started)})
     with gateway.changed:
         gateway.answers[job] = [503] * 1000
     worker = start_worker(
@@ -100,7 +92,7 @@ def test_undelivered_reply_spares_a_second_run(
 def test_job_that_holds_the_gil_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    frozen, waiting = send(services, gateway, "limited", {"do": "hold-interpreter"}, {"do": "x"})
+    frozen, waiting = submit(services, gateway, "limited", {"do": "hold-interpreter"}, {"do": "x"})
     worker = start_worker(
         *("limited",), WORKER_RESTART="on", WORKER_LOCK_FOLDER=str(tmp_path / "locks")
     )

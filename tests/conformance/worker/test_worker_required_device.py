@@ -9,7 +9,11 @@ import pytest
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_metrics import ScrapedMetrics
-from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
+from tests.conformance.worker.worker_services import (
+    LocalServices,
+    submit,
+    wait_until,
+)
 from worker.memory.device import CudaDevice
 
 pytestmark = [
@@ -28,8 +32,7 @@ def has_failed(probe: str) -> Callable[[], bool]:
 def test_missing_gpu_leaves_jobs_queued(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
-    identity = job_id()
-    services.send("single", message(gateway, identity, "single", {"do": "answer"}))
+    (identity,) = submit(services, gateway, "single", {"do": "answer"})
     strict = start_worker("single", wait=False, WORKER_REQUIRE_DEVICE="cuda")
     wait_until(lambda: strict_answers(strict.probe), "the health server answers")
     wait_until(has_failed(strict.probe), "the worker has looked for a GPU")

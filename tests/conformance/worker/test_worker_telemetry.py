@@ -24,6 +24,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    submit,
     take,
     wait_until,
 )
@@ -81,8 +82,7 @@ def test_metrics_count_jobs(
     for identity in (again, *good, bad, refused):
         gateway.taken(identity)
     services.wait_until_empty("patient")
-    held = job_id()
-    services.send("patient", message(gateway, held, "patient", task))
+    (held,) = submit(services, gateway, "patient", task)
     wait_until(runs, "a job runs")
 
     metrics = ScrapedMetrics(worker)
@@ -213,8 +213,7 @@ def test_spans_go_to_the_selected_exporter(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")
-    identity = job_id()
-    services.send("single", message(gateway, identity, "single", {"do": "answer"}))
+    (identity,) = submit(services, gateway, "single", {"do": "answer"})
     gateway.taken(identity)
     worker.signal(signal.SIGTERM)
     assert worker.exit_code() == 0

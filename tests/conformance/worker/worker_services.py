@@ -392,6 +392,16 @@ def message(
     )
 
 
+def submit(
+    services: LocalServices, gateway: Gateway, model: str, *tasks: dict[str, Any] | Payload
+) -> list[str]:
+    """Send a job for each input to the model's queue, and return the jobs' ids."""
+    jobs = [job_id() for _ in tasks]
+    pairs = zip(jobs, tasks, strict=True)
+    services.send(model, *(message(gateway, job, model, task) for job, task in pairs))
+    return jobs
+
+
 def received(link: QueueLink, count: int) -> list[LockedMessage]:
     found: list[LockedMessage] = []
     for _ in range(count):

@@ -4,7 +4,28 @@ from typing import Final
 
 from tests.e2e.contract_rows.row import AGAIN, CHALLENGE, JSON, SUBMIT, TEXT, Row
 
+_FORBIDDEN: Final = (
+    ("cancel without the scope", "reader", "DELETE", "/v1/jobs/{queued}"),
+    ("dead letters without the scope", "reader", "GET", "/v1/admin/dead-letters"),
+    ("the jobs of all tenants without the scope", "reader", "GET", "/v1/jobs?tenant=*"),
+    ("a result of another tenant for an operator", "watcher", "GET", "/v1/jobs/{raised}/result"),
+    ("cancel as an operator who only reads", "watcher", "DELETE", "/v1/jobs/{queued}"),
+    ("count dead letters without the scope", "reader", "GET", "/v1/admin/dead-letters/count"),
+    ("the state of the system without the scope", "reader", "GET", "/v1/ops/overview"),
+    ("the last hour without the scope", "reader", "GET", "/v1/ops/series"),
+    ("metrics without the scope", "reader", "GET", "/metrics"),
+    (
+        "cancel a job of another tenant without the scope",
+        "watcher",
+        "DELETE",
+        "/v1/jobs/{queued}?tenant=acme",
+    ),
+)
 KEYS: Final = (
+    *(
+        Row(title, method, path, 403, "forbidden", caller=caller)
+        for title, caller, method, path in _FORBIDDEN
+    ),
     Row(
         *("list without a key", "GET", "/v1/jobs", 401, "unauthenticated"),
         caller=None,
@@ -32,19 +53,6 @@ KEYS: Final = (
         body=b"x",
     ),
     Row(
-        *("cancel without the scope", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"),
-        caller="reader",
-    ),
-    Row(
-        *("dead letters without the scope", "GET", "/v1/admin/dead-letters", 403, "forbidden"),
-        caller="reader",
-    ),
-    Row(
-        *("the jobs of all tenants without the scope", "GET", "/v1/jobs?tenant=*", 403),
-        *("forbidden",),
-        caller="reader",
-    ),
-    Row(
         *("the jobs of all tenants", "GET", "/v1/jobs?id={queued}", 200),
         caller="watcher",
         members={"jobs": None, "next_cursor": None},
@@ -55,23 +63,9 @@ KEYS: Final = (
         members={"tenant": "acme", "status": "failed", "result": None},
     ),
     Row(
-        *("a result of another tenant for an operator", "GET", "/v1/jobs/{raised}/result", 403),
-        *("forbidden",),
-        caller="watcher",
-    ),
-    Row(
-        *("cancel as an operator who only reads", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"),
-        caller="watcher",
-    ),
-    Row(
         *("dead letters for an operator who only reads", "GET", "/v1/admin/dead-letters", 200),
         caller="watcher",
         members={"dead_letters": None},
-    ),
-    Row(
-        *("count dead letters without the scope", "GET", "/v1/admin/dead-letters/count", 403),
-        *("forbidden",),
-        caller="reader",
     ),
     Row(
         *("purge as an operator who only reads", "POST", "/v1/admin/dead-letters/actions", 403),
@@ -79,11 +73,6 @@ KEYS: Final = (
         caller="watcher",
         sent=JSON,
         body=b'{"action": "purge", "count": 0}',
-    ),
-    Row(
-        *("the state of the system without the scope", "GET", "/v1/ops/overview", 403),
-        *("forbidden",),
-        caller="reader",
     ),
     Row(
         *("the state of the system without a key", "GET", "/v1/ops/overview", 401),
@@ -97,22 +86,11 @@ KEYS: Final = (
         members={"verdicts": None, "queues": None, "workers": None, "failures": None},
     ),
     Row(
-        *("the last hour without the scope", "GET", "/v1/ops/series", 403, "forbidden"),
-        caller="reader",
-    ),
-    Row(
         *("the last hour for an operator", "GET", "/v1/ops/series?minutes=5", 200),
         caller="watcher",
         members={"step_seconds": 60, "models": None},
     ),
-    Row(*("metrics without the scope", "GET", "/metrics", 403, "forbidden"), caller="reader"),
     Row(*("metrics for an operator", "GET", "/metrics", 200), caller="watcher"),
-    Row(
-        *("cancel a job of another tenant without the scope", "DELETE"),
-        *("/v1/jobs/{queued}?tenant=acme", 403),
-        *("forbidden",),
-        caller="watcher",
-    ),
     Row(*("a job of the same tenant", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
     Row(
         *("a job of another tenant", "GET", "/v1/jobs/{queued}", 404, "unknown-job"),

@@ -110,6 +110,15 @@ SUBMITS: Final = (
     ),
 )
 REFUSALS: Final = (
+    *(
+        Row(title, "POST", f"{SUBMIT}?{query}", 400, "malformed-request", sent=BYTES, body=b"x")
+        for title, query in (
+            ("an unknown option", "dedline_seconds=1"),
+            ("an invalid deadline", "deadline_seconds=0"),
+            ("a label with a line break", "label=a%0Ab"),
+            ("an unknown priority", "priority=high"),
+        )
+    ),
     Row(
         *("invalid JSON", "POST", SUBMIT, 400, "malformed-request"),
         sent=JSON,
@@ -121,29 +130,9 @@ REFUSALS: Final = (
         sent=typed("multipart/form-data"),
     ),
     Row(
-        *("an unknown option", "POST", f"{SUBMIT}?dedline_seconds=1", 400, "malformed-request"),
-        sent=BYTES,
-        body=b"x",
-    ),
-    Row(
         *("an unknown member", "POST", SUBMIT, 400, "malformed-request"),
         sent=JSON,
         body=encoded({"input": {"text": "x"}, "dedline": 1}),
-    ),
-    Row(
-        *("an invalid deadline", "POST", f"{SUBMIT}?deadline_seconds=0", 400, "malformed-request"),
-        sent=BYTES,
-        body=b"x",
-    ),
-    Row(
-        *("a label with a line break", "POST", f"{SUBMIT}?label=a%0Ab", 400, "malformed-request"),
-        sent=BYTES,
-        body=b"x",
-    ),
-    Row(
-        *("an unknown priority", "POST", f"{SUBMIT}?priority=high", 400, "malformed-request"),
-        sent=BYTES,
-        body=b"x",
     ),
     Row(
         *("an unknown model", "POST", "/v1/models/nop/jobs", 404, "unknown-model"),
