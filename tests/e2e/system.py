@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from loosely.local.data_directory import RunningPart, RunningSystem
+from tests import connections
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -93,11 +94,7 @@ class System:
 
     @property
     def service_bus(self) -> str:
-        return (
-            f"Endpoint=sb://localhost:{self.part('servicebus').ports['servicebus']};"
-            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
-            "UseDevelopmentEmulator=true;"
-        )
+        return connections.service_bus(self.part("servicebus").ports["servicebus"])
 
     def start(self) -> Self:
         command = [*self._prefix, sys.executable, "-m", "loosely", "up"]

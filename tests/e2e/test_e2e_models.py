@@ -17,6 +17,7 @@ from azure.storage.blob import BlobServiceClient
 from PIL import Image
 from torchvision import models
 
+from tests import connections
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
@@ -119,11 +120,7 @@ def torchvision(
 
 def upload(system: System, weights: dict[str, bytes]) -> None:
     port = system.part("blobs").ports["blobs"]
-    connection = (
-        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJ"
-        "PLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
-        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
-    )
+    connection = connections.blob_storage(port)
     with BlobServiceClient.from_connection_string(connection) as account:
         container = account.create_container("weights")
         for name, data in weights.items():

@@ -8,6 +8,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from tests import connections
 from tests.e2e.by_hand import HttpTransport
 from tests.e2e.system import System
 
@@ -28,8 +29,7 @@ def administration_client(
 ) -> ServiceBusAdministrationClient:
     port = system.part("servicebus").ports["servicebus admin"]
     return ServiceBusAdministrationClient.from_connection_string(
-        f"Endpoint=sb://localhost:{port};SharedAccessKeyName={name};"
-        f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
+        connections.service_bus(port, name, key),
         transport=HttpTransport(),
         retry_total=0,
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,10 @@ class PoolHarness:
         )
         return WorkerPool(plan, self._manage, self.events.append, self._clock, lambda: self.now)
 
+    def start(self, **options: Any) -> tuple[WorkerPool, "asyncio.Task[None]"]:
+        pool = self.pool(**options)
+        return pool, asyncio.create_task(pool.run())
+
     def _clock(self) -> float:
         return time.monotonic() + self.clock_offset_seconds
 
@@ -169,8 +174,7 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
 
 
 async def test_pool_follows_the_number_of_messages(harness: PoolHarness) -> None:
-    pool = harness.pool()
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start()
     await pool.has_been_ready.wait()
     assert harness.running() == set()
 
@@ -191,8 +195,7 @@ async def test_pool_follows_the_number_of_messages(harness: PoolHarness) -> None
 
 async def test_pool_keeps_workers_in_a_warm_period(harness: PoolHarness) -> None:
     harness.now = datetime(2024, 1, 6, 12, tzinfo=UTC)  # a Saturday
-    pool = harness.pool(cron=(CronTrigger((0,), 8 * 60, 18 * 60, "Europe/Berlin", 2),))
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start(cron=(CronTrigger((0,), 8 * 60, 18 * 60, "Europe/Berlin", 2),))
     await pool.has_been_ready.wait()
     assert harness.running() == set()
 
@@ -226,8 +229,7 @@ async def test_busy_worker_stops_only_when_idle(harness: PoolHarness) -> None:
 
 
 async def test_killed_worker_is_restarted(harness: PoolHarness) -> None:
-    pool = harness.pool(minimum=1, maximum=1)
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start(minimum=1, maximum=1)
     await pool.has_been_ready.wait()
     first = harness.pid("worker-1")
 
@@ -240,8 +242,7 @@ async def test_killed_worker_is_restarted(harness: PoolHarness) -> None:
 
 async def test_worker_that_cannot_start_leaves_the_others(harness: PoolHarness) -> None:
     (harness.home / "worker-2.crash").touch()
-    pool = harness.pool(minimum=1)
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start(minimum=1)
     await until(lambda: harness.running() == {"worker-1"})
     first = harness.pid("worker-1")
 
@@ -265,8 +266,7 @@ async def test_refused_settings_fail_the_pool(harness: PoolHarness) -> None:
 async def test_crash_at_startup_is_retried(harness: PoolHarness) -> None:
     (harness.home / "worker-1.crash").touch()
     harness.gateway.lengths = {"m": 1}
-    pool = harness.pool()
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start()
     await until(lambda: any(isinstance(event, events.PartFailing) for event in harness.events))
     (harness.home / "worker-1.crash").unlink()
     await until(lambda: harness.running() == {"worker-1"})
@@ -289,8 +289,7 @@ async def test_next_free_health_port_is_used(harness: PoolHarness) -> None:
 
 async def test_unknown_queue_lengths_keep_the_size(harness: PoolHarness) -> None:
     harness.gateway.lengths = {"m": 2}
-    pool = harness.pool()
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start()
     await until(lambda: len(harness.running()) == 2)
 
     harness.gateway.status = 503
@@ -312,8 +311,7 @@ async def test_unknown_queue_lengths_keep_the_size(harness: PoolHarness) -> None
 
 
 async def test_stop_stops_all_workers(harness: PoolHarness) -> None:
-    pool = harness.pool(minimum=3)
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start(minimum=3)
     await pool.has_been_ready.wait()
     await end(pool, run)
     assert run.done()
@@ -321,8 +319,7 @@ async def test_stop_stops_all_workers(harness: PoolHarness) -> None:
 
 
 async def test_halted_pool_restarts_when_it_resumes(harness: PoolHarness) -> None:
-    pool = harness.pool(minimum=2, maximum=2)
-    run = asyncio.create_task(pool.run())
+    pool, run = harness.start(minimum=2, maximum=2)
     await pool.has_been_ready.wait()
     before = {harness.pid(name) for name in ("worker-1", "worker-2")}
 

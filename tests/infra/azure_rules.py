@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, find_named, is_gpu, of_kind, pod
 
 # ARM refuses these properties of siteConfig with the error 51021: azure-pipelines-tasks #21032,
 # terraform-azurerm-avm-res-web-site #283 and #345.
@@ -355,17 +355,9 @@ def the_dashboard_of_the_workers_is_deployed(files: DeploymentFiles) -> None:
 
 def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
     for name, manifests in files.overlays.items():
-        [exporter] = [
-            each
-            for each in of_kind(manifests, "DaemonSet")
-            if each["metadata"]["name"] == "dcgm-exporter"
-        ]
+        exporter = find_named(manifests, "DaemonSet", "dcgm-exporter")
         namespace = exporter["metadata"]["namespace"]
-        [settings] = [
-            each["data"]
-            for each in of_kind(manifests, "ConfigMap")
-            if each["metadata"]["name"] == "ama-metrics-settings-configmap"
-        ]
+        settings = find_named(manifests, "ConfigMap", "ama-metrics-settings-configmap")["data"]
         [pattern] = re.findall(r'regex = "(.*)"', settings["pod-annotation-based-scraping"])
         assert {namespace, "loosely"} == set(pattern.split("|")), name
         [port] = pod(exporter)["containers"][0]["ports"]

@@ -17,7 +17,7 @@ from gateway.submission.idempotency import LIFETIME_HOURS
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from infra.manifests import count_max_workers
 from tests.infra.azure_rules import AZURE_RULES
-from tests.infra.deployment import DeploymentFiles, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, find_named, of_kind, pod
 from tests.infra.nodes import (
     new_node_pools_have_a_count,
     pods_tolerate_exactly_the_taints_of_their_nodes,
@@ -313,11 +313,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
                 mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
                 assert mounts.keys() <= volumes
                 assert set(mounts.values()) == {"/tmp", "/var/cache/loosely", "/run/loosely"}
-        [namespace] = [
-            each
-            for each in of_kind(manifests, "Namespace")
-            if each["metadata"]["name"] == "loosely"
-        ]
+        namespace = find_named(manifests, "Namespace", "loosely")
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 

@@ -77,6 +77,11 @@ def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
+def find_named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    [found] = [each for each in of_kind(manifests, kind) if each["metadata"]["name"] == name]
+    return found
+
+
 def pod(workload: Manifest) -> Manifest:
     spec: Manifest = workload["spec"]["template"]["spec"]
     return spec

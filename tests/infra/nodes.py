@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, find_named, is_gpu, of_kind, pod
 
 
 def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
@@ -76,11 +76,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
     for name, manifests in files.overlays.items():
         share = shares.get(name)
         if name == "timeslice":
-            [text] = [
-                each["data"]["config.yaml"]
-                for each in of_kind(manifests, "ConfigMap")
-                if each["metadata"]["name"] == "nvidia-time-slicing"
-            ]
+            text = find_named(manifests, "ConfigMap", "nvidia-time-slicing")["data"]["config.yaml"]
             share = int(re.findall(r"replicas: (\d+)", text)[0])
             [worker] = [
                 each["data"]
@@ -116,11 +112,7 @@ def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
         for deployment in filter(is_gpu, of_kind(manifests, "Deployment")):
             requests = [each["resources"]["requests"] for each in pod(deployment)["containers"]]
             assert share * sum(float(each["cpu"]) for each in requests) <= have - 1, name
-        [plugin] = [
-            each
-            for each in of_kind(manifests, "DaemonSet")
-            if each["metadata"]["name"] == "nvidia-device-plugin"
-        ]
+        plugin = find_named(manifests, "DaemonSet", "nvidia-device-plugin")
         [container] = pod(plugin)["containers"]
         capabilities = container["securityContext"]["capabilities"]
         assert capabilities.get("add", []) == (["SYS_ADMIN"] if name == "mig" else []), name

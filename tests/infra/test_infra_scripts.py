@@ -18,7 +18,7 @@ from gateway.keys import KeyRing, parse_keys
 from tests.hub_server import COMMIT, FakeHub, run_hub
 from tests.infra import fake_cloud
 from tests.infra.azure_outputs import USAGES, sku, usage
-from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, find_named, is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
 
 # A script starts many programs, which takes long on a busy machine.
@@ -309,11 +309,7 @@ class TestDeployWorker:
         # Pods start only after the DaemonSet has made the folder with their user as its owner.
         folder = volume["spec"]["hostPath"]
         assert folder["type"] == "Directory"
-        [daemons] = [
-            each
-            for each in of_kind(manifests, "DaemonSet")
-            if each["metadata"]["name"] == "weights-cache"
-        ]
+        daemons = find_named(manifests, "DaemonSet", "weights-cache")
         [parent] = pod(daemons)["volumes"]
         [container] = pod(daemons)["containers"]
         [mount] = container["volumeMounts"]

@@ -15,12 +15,10 @@ from azure.servicebus.aio import ServiceBusClient
 from contract.catalogue import Catalogue
 from contract.queues import config
 from contract.settings import AzureEndpoint
+from tests import connections
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
-ACCOUNT_KEY = (
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-)
 
 
 @contextmanager
@@ -44,17 +42,11 @@ def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[
 
 
 def storage(port: int) -> AzureEndpoint:
-    return AzureEndpoint(
-        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
-        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
-    )
+    return AzureEndpoint(connections.blob_storage(port))
 
 
 def service_bus(port: int) -> AzureEndpoint:
-    return AzureEndpoint(
-        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
-        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-    )
+    return AzureEndpoint(connections.service_bus(port))
 
 
 @contextmanager

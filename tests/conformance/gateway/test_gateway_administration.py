@@ -1,6 +1,5 @@
 """Read queue lengths from our Service Bus emulator with Microsoft's administration client."""
 
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,28 +7,18 @@ from pathlib import Path
 import pytest
 from azure.servicebus import ServiceBusMessage
 
-from contract.catalogue import Catalogue
-from contract.queues import config
 from contract.settings import AzureEndpoint
 from gateway.errors import NoAnswer, Unavailable
 from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
-from tests.conformance.gateway.emulated_services import running
+from tests.conformance.gateway.emulated_services import running_service_bus, service_bus
 from tests.ports import free_port
 
 
 @pytest.fixture
 async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
-    (tmp_path / "config.json").write_text(json.dumps(config(Catalogue.load())))
     port, admin_port = free_port(), free_port()
-    options = ("--admin-port", str(admin_port), "--config", str(tmp_path / "config.json"))
-    with running("emulator.servicebus", port, *options, "--data", str(tmp_path / "data")):
-        opened = ServiceBusQueues(
-            AzureEndpoint(
-                f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
-                "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-            ),
-            f"http://localhost:{admin_port}",
-        )
+    with running_service_bus(port, tmp_path, admin_port):
+        opened = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
         yield opened
         await opened.close()
 

@@ -21,7 +21,6 @@ from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
 from tests.conformance.gateway.emulated_services import (
-    ACCOUNT_KEY,
     message,
     received,
     running,
@@ -29,6 +28,7 @@ from tests.conformance.gateway.emulated_services import (
     service_bus,
     storage,
 )
+from tests.connections import ACCOUNT_KEY
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]

@@ -29,6 +29,7 @@ from azure.servicebus import (
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl, encode_request
 from contract.queues import config
+from tests import connections
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.ports import free_port
 from worker.servicebus.link import LockedMessage, QueueLink
@@ -336,15 +337,7 @@ def run_services(
         f"http://127.0.0.1:{http}/",
         folder / "blobs.log",
     )
-    service_bus_url = (
-        f"Endpoint=sb://localhost:{amqp};SharedAccessKeyName=RootManageSharedAccessKey;"
-        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-    )
-    blobs_url = (
-        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJ"
-        "PLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
-        f"BlobEndpoint=http://127.0.0.1:{http}/devstoreaccount1;"
-    )
+    service_bus_url, blobs_url = connections.service_bus(amqp), connections.blob_storage(http)
     try:
         service_bus.start()
         blobs.start()

@@ -30,6 +30,11 @@ JOBS: Final = (
         headers={"content-type": "application/json", "x-content-type-options": "nosniff"},
     ),
     Row(
+        *("a result that has not changed", "GET", "/v1/jobs/{job}/result", 304),
+        sent={"if-none-match": "*"},
+        headers={"etag": None},
+    ),
+    Row(
         *("a result with a wrong option", "GET", "/v1/jobs/{job}/result?redirect=no", 400),
         code="malformed-request",
     ),
