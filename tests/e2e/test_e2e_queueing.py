@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 CATALOGUE = """
 [counting]
 description = "Logs its jobs."
-implementation = "tests.e2e.counting"
+implementation = "tests.e2e.counting_model"
 media_types = ["text/plain"]
 deadline_seconds = 120
 max_batch_size = 1
@@ -21,21 +21,16 @@ max_wait_ms = 0
 """
 
 
-def ran(directory: Path) -> list[str]:
-    file = directory / "ran.txt"
-    return file.read_text().split("\n")[:-1] if file.exists() else []
-
-
 def accept(system: System, text: str, priority: str = "normal") -> str:
     return system.accept("counting", text.encode(), "text/plain", f"?priority={priority}")
 
 
 def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
-    data, environment = tmp_path / "data", {"COUNTING_FILE": str(tmp_path / "ran.txt")}
-    with running(data, CATALOGUE, ("worker",), environment=environment) as system:
-        low = [accept(system, f"low {number}", "low") for number in range(5)]
+    data, file = tmp_path / "data", tmp_path / "ran"
+    with running(data, CATALOGUE, ("worker",)) as system:
+        low = [accept(system, f"{file} low-{number}", "low") for number in range(5)]
         with ThreadPoolExecutor(8) as pool:
-            ids = list(pool.map(lambda number: accept(system, f"job {number}"), range(200)))
+            ids = list(pool.map(lambda number: accept(system, f"{file} job-{number}"), range(200)))
         # A job is counted only after its message is in the queue.
         system.wait_for_messages(205)
         until(
@@ -48,9 +43,9 @@ def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
         cancelled, kept = ids[:150], ids[150:]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), cancelled))
-        hung_up = _hang_up(system, "job hung up")
+        hung_up = _hang_up(system, f"{file} hung-up")
         port = system.port
-    with running(data, CATALOGUE, port=port, environment=environment) as system:
+    with running(data, CATALOGUE, port=port) as system:
         assert {system.final(job_id)["status"] for job_id in [*kept, hung_up, *low]} == {
             "succeeded"
         }
@@ -60,12 +55,13 @@ def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
             30,
             "the queue is empty",
         )
-        wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
-        assert sorted(ran(tmp_path)[:-5]) == sorted(wanted)
+        wanted = ["hung-up", *(f"job-{number}" for number in range(150, 200))]
+        ran = file.read_text("utf-8").split()
+        assert sorted(ran[:-5]) == sorted(wanted)
         # The low-priority jobs were submitted first but run last. Their order may change, because
         # the worker checks all of them for cancellation at the same time.
-        assert sorted(ran(tmp_path)[-5:]) == [f"low {number}" for number in range(5)]
-        _check_saturation(system)
+        assert sorted(ran[-5:]) == [f"low-{number}" for number in range(5)]
+        _check_saturation(system, file)
 
 
 def _check_positions(system: System, ids: list[str]) -> None:
@@ -97,12 +93,11 @@ def _hang_up(system: System, text: str) -> str:
     return str(job_id)
 
 
-def _check_saturation(system: System) -> None:
+def _check_saturation(system: System, file: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
+        ids = list(pool.map(lambda _: accept(system, f"{file} late 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")
-    options = {"deadline_seconds": 1}
-    answer = until(lambda: _refused(system, options), 5, "a job with a short deadline is refused")
+    answer = until(lambda: _refused(system, file), 5, "a job with a short deadline is refused")
     problem = answer.json()
     assert problem["code"] == "saturated"
     assert int(answer.headers["retry-after"]) >= 1
@@ -114,11 +109,7 @@ def _eta_seconds(system: System, job_id: str) -> float:
     return system.job(job_id)["queue"]["eta_seconds"] or 0.0
 
 
-def _refused(system: System, options: dict[str, int]) -> httpx.Response | None:
-    answer = system.http.post(
-        "/v1/models/counting/jobs",
-        params=options,
-        content=b"no time",
-        headers={"content-type": "text/plain", "prefer": "respond-async"},
-    )
+def _refused(system: System, file: Path) -> httpx.Response | None:
+    data, query = f"{file} late".encode(), "?deadline_seconds=1"
+    answer = system.submit("counting", data, "text/plain", query, prefer="respond-async")
     return answer if answer.status_code == 503 else None

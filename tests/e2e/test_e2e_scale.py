@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 CATALOGUE = """
 [counting]
 description = "Logs its jobs."
-implementation = "tests.e2e.counting"
+implementation = "tests.e2e.counting_model"
 media_types = ["text/plain"]
 deadline_seconds = 120
 max_batch_size = 1
@@ -55,39 +56,34 @@ class WorkerMonitor:
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    directory = tmp_path_factory.mktemp("scale")
-    system = System(
-        directory / "data",
-        CATALOGUE,
-        environment={"COUNTING_FILE": str(directory / "ran.txt")},
-        options=SCALE,
-    )
+    system = System(tmp_path_factory.mktemp("scale") / "data", CATALOGUE, options=SCALE)
     try:
         yield system.start()
     finally:
         system.stop()
 
 
-def accept(system: System, text: str) -> str:
-    return system.accept("counting", text.encode(), "text/plain")
+def accept(system: System, file: Path, milliseconds: int, query: str = "") -> str:
+    data = f"{file} {milliseconds} {milliseconds}".encode()
+    return system.accept("counting", data, "text/plain", query)
 
 
 def queue_length(system: System) -> int:
     return int(system.http.get("/v1/models/counting").json()["queue_length"])
 
 
-def test_zero_to_four_workers_and_back(scaled: System) -> None:
+def test_zero_to_four_workers_and_back(scaled: System, tmp_path: Path) -> None:
     workers = WorkerMonitor(scaled)
     assert workers.now() == []
     with workers.watched():
         with ThreadPoolExecutor(8) as pool:
-            ids = list(pool.map(lambda n: accept(scaled, f"sleep {50 + n}"), range(100)))
+            ids = list(pool.map(lambda n: accept(scaled, tmp_path / "ran", 50 + n), range(100)))
         assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
         until(lambda: workers.now() == [], 30, "all workers have stopped")
     assert workers.most == 4
     # Each job ran once, so every worker finished the running job before the worker stopped.
-    ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
-    assert sorted(ran) == sorted(f"sleep {50 + n}" for n in range(100))
+    ran = (tmp_path / "ran").read_text("utf-8").split()
+    assert sorted(ran) == sorted(str(50 + n) for n in range(100))
     output = scaled.output()
     assert "killed after" not in output
     sizes = [int(size) for size in re.findall(r"  worker +\d+ → (\d+)", output)]
@@ -96,18 +92,11 @@ def test_zero_to_four_workers_and_back(scaled: System) -> None:
     assert sizes[-1] == 0
 
 
-def test_low_priority_job_keeps_its_worker(scaled: System) -> None:
-    workers = WorkerMonitor(scaled)
-    answer = scaled.http.post(
-        "/v1/models/counting/jobs",
-        params={"priority": "low"},
-        content=b"sleep 5000",
-        headers={"content-type": "text/plain", "prefer": "respond-async"},
-    )
-    job_id = str(answer.json()["id"])
+def test_low_priority_job_keeps_its_worker(scaled: System, tmp_path: Path) -> None:
+    workers, ran = WorkerMonitor(scaled), tmp_path / "ran"
+    job_id = accept(scaled, ran, 5000, "?priority=low")
     until(lambda: len(workers.now()) == 1, 20, "a worker starts")
-    ran = scaled.data.parent / "ran.txt"
-    until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
+    until(ran.exists, 20, "the job runs")
     # As in Azure, the queue length includes locked messages. Otherwise the queue would
     # seem empty while a worker is busy.
     until(lambda: queue_length(scaled) == 1, 20, "the running job is counted")
