@@ -24,6 +24,9 @@ MAX_WAIT_SECONDS: Final = 200
 BODY_MEMORY_BYTES: Final = 128 * 1024**2
 """The default limit for the total size, in bytes, of all large request bodies in one process."""
 
+DEFAULT_RETENTION_HOURS = 72
+DEFAULT_WAIT_SECONDS = 30
+
 _MIN_KEY_BYTES = 32
 
 # A worker fetches up to 64 inputs at the same time, for up to 20 s each. At this rate, one tenant
@@ -45,8 +48,8 @@ class GatewaySettings:
     catalogue_path: Path = DEFAULT_PATH
     inline_limit_bytes: int = INPUT_INLINE_LIMIT_BYTES
     body_memory_bytes: int = BODY_MEMORY_BYTES
-    retention_hours: int = 72
-    default_wait_seconds: int = 30
+    retention_hours: int = DEFAULT_RETENTION_HOURS
+    default_wait_seconds: int = DEFAULT_WAIT_SECONDS
     payload_public_url: str | None = None
     api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     trust_principal_header: bool = False
@@ -81,8 +84,10 @@ class GatewaySettings:
             body_memory_bytes=reader.whole(
                 "BODY_MEMORY_BYTES", BODY_MEMORY_BYTES, 16 * 1024**2, 999_999_999
             ),
-            retention_hours=reader.whole("RETENTION_HOURS", 72, 1, 10_000),
-            default_wait_seconds=reader.whole("DEFAULT_WAIT_SECONDS", 30, 0, MAX_WAIT_SECONDS),
+            retention_hours=reader.whole("RETENTION_HOURS", DEFAULT_RETENTION_HOURS, 1, 10_000),
+            default_wait_seconds=reader.whole(
+                "DEFAULT_WAIT_SECONDS", DEFAULT_WAIT_SECONDS, 0, MAX_WAIT_SECONDS
+            ),
             api_keys=_api_keys(reader),
             trust_principal_header=reader.flag("TRUST_PRINCIPAL_HEADER"),
             cors_origins=_origins(reader),

@@ -1,5 +1,6 @@
 """The scaling settings of our Kubernetes manifests."""
 
+from infra.generate import MESSAGES_PER_WORKER
 from loosely.local.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 
 #: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with
@@ -10,7 +11,7 @@ _DEPLOYED_BEHAVIOR = Behavior(
 )
 #: The scaling settings of our Kubernetes manifests.
 DEPLOYED = ScaledObject(
-    message_count=5,
+    message_count=MESSAGES_PER_WORKER,
     polling_interval_seconds=15.0,
     cooldown_period_seconds=300.0,
     max_replica_count=8,
