@@ -1,8 +1,4 @@
-"""`Client` and `AsyncClient`: the blocking client and the asynchronous client of one gateway.
-
-`ClientOperations` implements and documents each operation once. `AsyncClient` is that class with a
-transport; `Client` runs its coroutines with a transport that blocks.
-"""
+"""`Client` and `AsyncClient`: the blocking client and the asynchronous client of one gateway."""
 
 import asyncio
 import time

@@ -30,9 +30,7 @@ from loosely.client.resources import Job, decode_json
 class LooselyError(Exception):
     """The base class of the client's exceptions.
 
-    ``job_id`` is the id of the job that the failed request was about, if the client knows it. A
-    submit with the same ``idempotency_key`` returns the job of a failed submit, if the gateway
-    accepted it.
+    If a submit failed, another with the same ``idempotency_key`` returns its job if there is one.
     """
 
     job_id: str | None = None
@@ -46,10 +44,7 @@ class LooselyError(Exception):
 
 
 class GatewayUnreachable(LooselyError):
-    """The gateway at ``url`` sent no complete response because of ``reason``.
-
-    If ``is_sent`` is false, there was no connection, so the gateway did not get the request.
-    """
+    """The gateway sent no complete response. It got no request if ``is_sent`` is false."""
 
     def __init__(self, url: str, reason: str, *, is_sent: bool = True) -> None:
         super().__init__(f"{url} cannot be reached: {reason}")
@@ -80,10 +75,9 @@ class WaitTimedOut(LooselyError, TimeoutError):
 class Problem(LooselyError):
     """The gateway responded with a problem document (RFC 9457).
 
-    docs/reference/problems.md lists all values of ``code``. ``title`` and ``detail`` are for
-    people. ``retryable`` says whether the same request may succeed later. ``attempt`` is the
-    number, from 1, of the delivery that failed. ``job`` is the job if the problem describes how a
-    job ended. ``document`` is the whole problem document, and ``body`` its text.
+    docs/reference/problems.md lists all values of ``code``. ``retryable`` says whether the same
+    request may succeed later. ``attempt`` is the number, from 1, of the delivery that failed.
+    ``job`` is the job if the problem describes how a job ended.
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""The operations of both clients. Each operation is one coroutine, which uses a transport.
-
-`AsyncClient` awaits these coroutines in an event loop. `Client` runs them with a transport that
-blocks the thread, so they never suspend.
-"""
+"""The operations of both clients: coroutines, which never suspend if the transport blocks."""
 
 import math
 import time
@@ -51,15 +47,13 @@ from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.transport import Transport
 
-#: The longest wait of one request, in seconds. Load balancers in clouds close connections that are
-#: idle for longer.
+#: The longest wait of one request. Load balancers in clouds close connections idle for longer.
 POLL_SECONDS: Final = 60
 #: The longest time, in seconds, until `iter_events` sees a change that does not end the job.
 _EVENT_POLL_SECONDS: Final = 1
 #: The error code with which blob storage refuses to overwrite an upload that it has stored.
 _IS_STORED: Final = "UnauthorizedBlobOverwrite"
-#: An input up to this size, in bytes, is sent without a request for the model's limit. If the
-#: gateway refuses the input, the refused submit costs less than that request.
+#: For a smaller input, a refused submit costs less than a request for the model's limit.
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 #: The limit above which even an empty input is uploaded.
 _UPLOAD_ALL: Final = -1
@@ -73,10 +67,7 @@ _GRACE_SECONDS: Final = 2.0
 
 
 class ClientOperations:
-    """The operations on one gateway.
-
-    Every method raises :exc:`~loosely.LooselyError` if the network or the gateway fails.
-    """
+    """The operations on one gateway. Each raises LooselyError if network or gateway fails."""
 
     def __init__(
         self,
@@ -190,10 +181,9 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, give_up_at)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
-        """Wait until a job has ended, and return the succeeded job.
+        """Wait until a job has ended, by default without a limit, and return the succeeded job.
 
-        Raises JobEnded if it ended without a result, and WaitTimedOut after ``wait_seconds``, which
-        have no limit by default. The job then continues.
+        Raises JobEnded if it ended without a result. After WaitTimedOut, the job continues.
         """
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
@@ -299,10 +289,9 @@ class ClientOperations:
         job_id: str | None = None,
         tenant: str | None = None,
     ) -> AsyncGenerator[Job, None]:
-        """Yield the jobs that match all filters, newest first.
+        """Yield the jobs that match all filters, newest first, with as many requests as needed.
 
-        The filters are those of `find_jobs`, which sends only one request. If only a few of many
-        jobs match, this method sends many.
+        The filters are those of `find_jobs`, which sends only one request.
         """
         cursor: str | None = None
         while True:
@@ -380,9 +369,8 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
-        Every request may be repeated: all attempts to submit a job have the same idempotency key. A
-        status that is not ``expected`` is an error. ``give_up_at`` is a time of the clock, in
-        seconds, after which the request is not repeated. Raises the error of the last attempt.
+        Every request may be repeated: all attempts to submit a job have the same idempotency key.
+        Raises the error of the last attempt if the status is not ``expected``.
         """
         failures, failing_since, first_asked_at = 0, 0.0, self._clock()
         while True:
@@ -427,8 +415,7 @@ class ClientOperations:
         """Submit a job and return it.
 
         A single input is the body of the request if the model's limit permits that. Otherwise the
-        inputs are members of a JSON body, and those of more than ``_SURELY_SMALL_BYTES`` are
-        uploaded first. If the gateway refuses a body as too large, all inputs are uploaded.
+        inputs are in a JSON body, and large ones, or all if it is refused, are uploaded first.
         """
         first = source if isinstance(source, Upload) else read_payload(source, media_type)
         named: dict[str, Payload | Upload] = {
@@ -548,10 +535,7 @@ class ClientOperations:
     async def _find_json_result(
         self, job_id: str, give_up_at: float, name: str | None = None
     ) -> Any:
-        """Return the result of a succeeded job if it is JSON and still exists, otherwise ``None``.
-
-        A result that is not JSON is not fetched from blob storage.
-        """
+        """Return the result of a succeeded job if it is JSON and still exists, or ``None``."""
         try:
             response = await self._send(
                 self._get_result(job_id, name), (200, *_REDIRECTS), give_up_at

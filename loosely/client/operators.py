@@ -1,7 +1,4 @@
-"""The dead-letter operations of operators, for the command line.
-
-A dead letter is returned as the gateway's JSON object, without the payload.
-"""
+"""The dead-letter operations of operators. A dead letter is the gateway's JSON object."""
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -46,8 +43,7 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 dead letters for one request. ``parts`` has both numbers of each
-    request by its cursor, which is ``None`` for the first.
+    ``parts`` has both numbers of each request, which counts up to 500, by the request's cursor.
     """
 
     count: int
@@ -102,13 +98,8 @@ class OperatorOperations(ClientOperations):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Redrive or purge the dead letters that match a filter, and yield the gateway's responses.
 
-        Dead letters that were redriven before are not redriven again. ``seen`` is the number of
-        letters that the user has confirmed. ``done`` of a response lists the letters that were
-        changed, and ``refused`` those that could not be redriven.
-
-        Raises:
-            RequestRefused: The number now differs from ``seen``: the code is ``count-changed``. The
-                letters in ``done`` of earlier responses stay changed.
+        Raises RequestRefused with the code ``count-changed`` if the number now differs from
+        ``seen``, which the user has confirmed. Letters of earlier responses stay changed.
         """
         is_redrive = action == "redrive"
         left = seen.not_redriven if is_redrive else seen.count
@@ -157,8 +148,7 @@ class OperatorOperations(ClientOperations):
     async def redrive_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
         """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
 
-        ``is_new_job`` of the result is false if a producer's message was sent again with its own
-        job id, and ``is_repeat`` is true if nothing was sent now.
+        ``is_new_job`` of the result is false if a producer's message kept its own job id.
         """
         request = self._requests.build("POST", *_LETTERS, model, letter_id, "redrive")
         return await self._read(request, 200, 202)
@@ -191,10 +181,7 @@ class OperatorOperations(ClientOperations):
 
 
 class OperatorClient(Client):
-    """A client with the dead-letter operations.
-
-    The key needs the scope ``admin`` to redrive or delete, and ``ops:read`` to read.
-    """
+    """A client with the dead-letter operations, for a key with ``admin`` or ``ops:read``."""
 
     _kind = OperatorOperations
 

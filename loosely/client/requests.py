@@ -16,8 +16,7 @@ from loosely.client.resources import Upload, UploadTarget
 
 #: The timeout of a request in seconds, in addition to the wait that the request asks for.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
-#: The timeout of a request to blob storage. It is long, because blob storage responds only after it
-#: has stored all bytes.
+#: Blob storage responds only after it has stored all bytes.
 STORE_TIMEOUT_SECONDS: Final = 120.0
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAX_PORT: Final = 65535
@@ -43,8 +42,7 @@ Body: TypeAlias = bytes | FileBody
 class HttpRequest:
     """An HTTP request. ``shown_url`` is the part of the URL that error messages may show.
 
-    ``wait_seconds`` is how long the gateway is asked to wait before it responds. ``queue_seconds``
-    is how long the request may wait for a connection of the client; ``None`` for no limit.
+    The gateway may wait for ``wait_seconds``, the client for a connection for ``queue_seconds``.
     """
 
     method: str
@@ -77,11 +75,7 @@ class Payload:
 def read_payload(source: Source, media_type: str | None) -> Payload:
     """Return the payload of ``source``, with a detected media type if it is ``None``.
 
-    Only the first bytes of a file are read here.
-
-    Raises:
-        OSError: The file cannot be read.
-        TypeError: ``source`` is neither bytes nor a path object. A string may be a text or a path.
+    Only the first bytes of a file are read here. A string is refused: it may be a text or a path.
     """
     if isinstance(source, str):
         raise TypeError(
@@ -198,8 +192,8 @@ class RequestBuilder:
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
         """Return a request that submits a job, with the payload as its body.
 
-        A JSON input is sent unchanged as ``{"input": {"json": INPUT}}``, because the gateway
-        expects the member ``input`` in every JSON body. Raises ValueError if the input is not JSON.
+        The gateway expects the member ``input`` in every JSON body. Raises ValueError if the
+        payload should be JSON and is not.
         """
         is_json = payload.media_type.partition(";")[0].strip().lower() == _JSON
         return self.build(
@@ -237,10 +231,7 @@ class RequestBuilder:
         document: Mapping[str, Any] | None = None,
         wait_seconds: float = 0,
     ) -> HttpRequest:
-        """Return a request to the path below ``/v1`` that has these segments.
-
-        The body is ``body``, or ``document`` as JSON. A parameter that is ``None`` is not sent.
-        """
+        """Return a request to the path of these segments below ``/v1``, without ``None`` params."""
         key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         kind = {} if document is None else {"content-type": _JSON}
         return HttpRequest(

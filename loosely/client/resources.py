@@ -25,8 +25,7 @@ def decode_json(body: bytes) -> object:
 class Place:
     """The position of a job in its model's queue, and its estimated wait, as far as they are known.
 
-    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, ``model_broken`` if
-    no worker can load the model, otherwise ``queued``.
+    ``phase`` is ``cold_starting`` while a worker starts, ``model_broken``, or else ``queued``.
     """
 
     position: int | None = None
@@ -54,11 +53,7 @@ class JobDurations:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job, in the state that a response of the gateway reports.
-
-    ``document`` contains all members of the job's JSON object, even those that this version of the
-    client does not know. ``body`` is the JSON text of the job.
-    """
+    """A job, as a response of the gateway reports it: ``document`` has all members of ``body``."""
 
     id: str
     model: str
@@ -79,12 +74,10 @@ class Job:
         """Return the job that ``document`` describes, or ``None`` if it is invalid."""
         if not isinstance(document, dict):
             return None
-        names = [document.get(key) for key in ("id", "model", "status")]
-        match names:
+        match [document.get(key) for key in ("id", "model", "status")]:
             case [str(job_id), str(model), str(status)] if job_id:
                 return cls(job_id, model, status, document, body, retry_after_seconds)
-            case _:
-                return None
+        return None
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
@@ -103,20 +96,16 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """The model's result, if it is JSON or text and the client has it; otherwise ``None``.
+        """The model's result, or ``None`` if it is neither JSON nor text, or too large.
 
-        A job of ``run`` or ``wait`` contains a JSON result of any size, other jobs one of up to 24
-        KiB. A text result has at most 64 KiB. ``Client.result`` gets any result.
+        Only ``run`` and ``wait`` fetch JSON of over 24 KiB. ``Client.result`` gets any result.
         """
         found = self.document.get("result")
         return self.large_result if found is None else found
 
     @property
     def results(self) -> dict[str, Any]:
-        """The named results by name: the value of a JSON result, otherwise ``None``.
-
-        Only a job of ``run`` or ``wait`` contains large JSON values.
-        """
+        """The JSON values of the named results by name; ``None`` if not JSON or too large."""
         return {
             name: self.large_results.get(name, each.get("json"))
             for name, each in self._named_results()
@@ -220,10 +209,9 @@ class Event:
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 
-    ``duration_ms`` is the time since the previous step, and ``share`` its fraction of ``total_ms``.
-    ``delivery`` is the number of the delivery to a worker, if the step was in one. If
-    ``is_beside``, the job did not wait for the step. If ``is_adjusted``, its time was corrected,
-    because clocks differ.
+    ``duration_ms`` is the time since the previous step, ``share`` its fraction of ``total_ms``, and
+    ``delivery`` the number of the delivery to a worker. If ``is_beside``, the job did not wait for
+    the step. If ``is_adjusted``, its time was corrected, because clocks differ.
     """
 
     name: str
@@ -240,9 +228,8 @@ class TimelineDelivery:
     """One delivery of a job to a worker, as far as it is known.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
-    ``lost`` or ``running``. ``reached`` is the last step that the delivery is known to have
-    reached, and ``code`` the worker's error code. Only operators get the ``traceback`` of an
-    unexpected error.
+    ``lost`` or ``running``. ``reached`` is the last step that is known, and ``code`` the worker's
+    error code. Only operators get the ``traceback`` of an unexpected error.
     """
 
     number: int
@@ -282,8 +269,7 @@ class Timeline:
         match [document.get(key) for key in ("id", "model", "status")]:
             case [str(job_id), str(model), str(status)] if total_ms is not None:
                 return cls(job_id, model, status, total_ms, document, body)
-            case _:
-                return None
+        return None
 
     @property
     def steps(self) -> tuple[TimelineStep, ...]:
@@ -353,8 +339,7 @@ class Result:
 class JobPage:
     """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page.
 
-    This page and the earlier ones have all matching jobs since ``searched_back_to``, if it is
-    reported.
+    This page and the earlier ones have all matching jobs since ``searched_back_to``.
     """
 
     jobs: tuple[Job, ...]

@@ -54,8 +54,7 @@ def read_job(response: HttpResponse) -> Job:
 def read_error(response: HttpResponse, sent_bytes: int = 0) -> LooselyError:
     """Return the exception for a response that reports an error.
 
-    The Functions host refuses a body that is too large for it with status 500 and no content, so
-    the exception is PayloadTooLarge if the request had a large body of ``sent_bytes``.
+    The Functions host refuses a body that is too large for it with status 500 and no content.
     """
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:

@@ -16,13 +16,9 @@ _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 class Retry:
     """How long a client repeats a request that fails, and how long it waits between attempts.
 
-    The delay doubles after each failure, from ``first_seconds`` up to ``longest_seconds``, and is
-    shortened at random by up to half. The client waits for ``Retry-After`` instead if that is
-    longer.
-
-    The client gives up if the next delay would end more than ``total_seconds`` after the first
-    failure. Until it has connected for the first time, the URL may be wrong, so it gives up
-    ``connect_seconds`` after the start of the first attempt.
+    The delay doubles from ``first_seconds`` to ``longest_seconds``, is shortened at random by up to
+    half, and is at least ``Retry-After``. The client gives up ``total_seconds`` after the first
+    failure, or ``connect_seconds`` after its start if it has never connected: the URL may be wrong.
     """
 
     first_seconds: float = 0.25
@@ -39,9 +35,7 @@ class Retry:
     ) -> float | None:
         """Return how many seconds to wait before the next attempt, or ``None`` to give up.
 
-        ``failures`` counts the attempts in a row that failed, the last one with ``error``.
-        ``elapsed_seconds`` is the time from the first to the last failure. ``draw`` returns a
-        random number from 0 to 1.
+        ``elapsed_seconds`` is the time from the first to the last of ``failures`` in a row.
         """
         if not is_transient(error):
             return None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import httpx
 
@@ -15,16 +15,6 @@ CONNECT_TIMEOUT_SECONDS: Final = 5.0
 #: The maximum number of requests that one client sends at the same time. Further requests wait.
 MAX_CONNECTIONS: Final = 100
 _CHUNK_BYTES: Final = 1024 * 1024
-
-
-class Transport(Protocol):
-    """The interface through which operations send requests, and wait between requests."""
-
-    async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and return its whole response, or raise GatewayUnreachable."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for this number of seconds before the operation continues."""
 
 
 class BlockingTransport:
@@ -76,6 +66,9 @@ class AsyncTransport:
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for this number of seconds."""
         await self._sleep(seconds)
+
+
+Transport: TypeAlias = BlockingTransport | AsyncTransport
 
 
 def http_options(url: str) -> dict[str, Any]:
