@@ -1,15 +1,11 @@
 """The models, one file for each. A model's author writes only the class `Infer` in this file.
 
-`Infer` is an `ItemModel` or a `BatchModel`. It need not derive from these protocols, and never uses
-queues, replies or blobs.
+`Infer` is an `ItemModel` or a `BatchModel`, but need not derive from these protocols.
 
-A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
-The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
-the argument `parameters`.
-
-The method may also declare named inputs, which a job has in addition to its first input. A named
-input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or
-contains an `Input`. A model with named results returns a `Results` object.
+A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model,
+as keyword-only arguments or as a mapping in the argument `parameters`. Named inputs are
+keyword-only arguments whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or contains an
+`Input`. A model with named results returns a `Results` object.
 
 docs/how-to/models.md describes the constructor's arguments, the kinds of inputs and results, and
 long-running models.
@@ -44,9 +40,8 @@ __all__ = [
 class Input:
     """Declares that a keyword-only argument of a model's method receives a named input.
 
-    Use this class in the type hint of the argument: `Annotated[str, Input("text")]`. Without
-    `Input`, an argument of the type `str` receives a parameter of the job. Arguments of the types
-    `Image`, `Audio`, `bytes` and `ndarray` always receive named inputs, so they need no `Input`.
+    Use it in the type hint of the argument: `Annotated[str, Input("text")]`. Without `Input`, an
+    argument of the type `str` receives a parameter of the job.
     """
 
     accepts: Accepts

@@ -11,7 +11,7 @@
             return list(self._network(batch))                # device thread: stack, run, fetch
 
 On a GPU, `stage` copies an item through pinned memory on a separate CUDA stream, while the previous
-batch runs. The device thread sleeps until the batch has finished. On the CPU, items are not copied.
+batch runs.
 """
 
 import contextlib
@@ -56,12 +56,11 @@ class Network:
         """Move the module to the device, by default CUDA if it is available.
 
         Args:
-            module: The network to run.
-            precision: `float32`, `float16` or `bfloat16`. The CPU always uses float32, because half
-                precision is not faster there. Any other precision raises ModelUnfit.
+            precision: One of `PRECISIONS`, or ModelUnfit is raised. The CPU always uses float32,
+                because half precision is not faster there.
             part: The only submodule that uses the precision; empty for the whole module.
-            compiler: A backend of torch.compile, for example "inductor"; empty to run the module
-                without it. With a compiler, the first call for each shape of a batch is slow.
+            compiler: A backend of torch.compile, or empty. With a compiler, the first call for each
+                shape of a batch is slow.
         """
         if precision not in PRECISIONS:
             raise ModelUnfit(
@@ -91,7 +90,7 @@ class Network:
 
     def each(self, batch: Sequence[Tensor]) -> Any:
         """Run a network whose input is a list of items of any shape, for example a detector."""
-        return self._run(batch, self._listed)
+        return self._run(batch, lambda items: [item.to(self._dtype_of(item)) for item in items])
 
     def _run(self, batch: Sequence[Tensor], given: Callable[[list[Tensor]], Any]) -> Any:
         with torch.inference_mode():
@@ -106,9 +105,6 @@ class Network:
         stacked = torch.stack(items)
         layout = torch.channels_last if stacked.dim() == 4 else torch.contiguous_format
         return stacked.to(self._dtype_of(stacked), memory_format=layout)
-
-    def _listed(self, items: list[Tensor]) -> list[Tensor]:
-        return [item.to(self._dtype_of(item)) for item in items]
 
     def _dtype_of(self, given: Tensor) -> torch.dtype:
         # Integers are indices, for example of words. Half precision would round them.
@@ -157,7 +153,6 @@ def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
     """Return the CUDA streams that all networks of this thread share.
 
     For each thread and stream, torch creates a cuBLAS workspace of up to 32 MiB and never frees it.
-    If each network had its own streams, each unloaded model would leave a workspace in memory.
     """
     streams: _GpuStreams | None = getattr(_thread_streams, str(device), None)
     if streams is None:

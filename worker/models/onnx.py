@@ -1,13 +1,9 @@
-"""Run an ONNX model on the CPU. The weights are the ONNX file. The user writes no code.
+"""Run an ONNX model on the CPU. The weights are the ONNX file (docs/how-to/models.md).
 
-The names, types and shapes of inputs and outputs come from the graph. If the graph has one input,
-callers send an array as `.npy` or JSON. If the graph has several inputs, callers send one array for
-each name. A graph whose input has three dimensions and one or three channels also accepts pictures.
-The result contains each output of the graph, or the most likely classes if the entry has labels.
-docs/how-to/models.md has an example of an entry.
-
-No code in the file is executed: a graph with operators that onnxruntime does not contain is
-refused.
+The names, types and shapes of inputs and outputs come from the graph. Callers send an array as
+`.npy` or JSON, or one for each input's name. A graph whose input has three dimensions and one or
+three channels also accepts pictures. No code in the file is executed: onnxruntime refuses operators
+that it does not contain.
 """
 
 import ctypes
@@ -166,8 +162,7 @@ class Infer:
         Args:
             labels: The names of the classes, in the order of the scores in the first output.
                 Separated by commas, or in a file `file:PATH` with one name in each line.
-            mean: The number that is subtracted from a picture's channels, whose values are from 0
-                to 1; or one number for each channel, separated by commas.
+            mean: The number, or one for each channel, that is subtracted from values from 0 to 1.
             std: The number by which the channels are then divided, in the same form.
             crop: The share of a picture's width and height that is left without its border.
         """

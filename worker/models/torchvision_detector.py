@@ -25,10 +25,7 @@ _MAX_OBJECTS = 100
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image for the network. `pixels` has the shape (3, height, width) and values from 0 to 1.
-
-    `size` is the original width and height, and `scale` the factor by which it was scaled.
-    """
+    """An image of shape (3, height, width) with values from 0 to 1, scaled from `size`."""
 
     pixels: torch.Tensor
     scale: float
@@ -89,10 +86,7 @@ class Infer:
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """Find the objects in each image. Wide images run together, and tall images run together.
-
-        Otherwise, the network would pad all of them to squares, which would need more memory.
-        """
+        """Find the objects in each image. Wide and tall ones, padded to squares, would be large."""
         found: dict[int, _Found] = {}
         for is_tall in (False, True):
             numbers = [at for at, picture in enumerate(batch) if picture.is_tall is is_tall]

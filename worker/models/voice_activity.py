@@ -143,11 +143,7 @@ class _Network(nn.Module):
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start and end in seconds, and the mean score, of each part that contains speech.
-
-    Speech begins with the first step of 32 ms that reaches the threshold. It ends when the
-    probability stays clearly below the threshold for several steps.
-    """
+    """Yield start and end in seconds, and the mean score, of each part that contains speech."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:

@@ -1,12 +1,8 @@
 """`python -m worker.tools.check NAME FILE`: run one model on one input, without queues and gateway.
 
 The command prints one JSON object per line: the loaded model, the result, and then the time and the
-memory of each batch size 1, 2, 4 … `max_batch_size`. With `--load N`, it measures the model as in a
-worker instead, while N callers each have one job in flight (`worker.tools.check_load`), and
-suggests lines of the catalogue entry.
-
-The exit code is 1 if the model or the input causes an error, and 2 if an argument or a setting is
-wrong.
+memory of each batch size, or the suggestions of `worker.tools.check_load`. The exit code is 1 if
+the model or the input causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -21,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -96,9 +93,8 @@ def check(
 ) -> Iterator[Line]:
     """Load a model, run it on one input, and yield the JSON objects that the command prints.
 
-    With `caller_count`, the model is measured under load instead of in single batches, with the
-    settings `memory`. Raises WorkerError, LoadFailed if a job of the load fails, or any error that
-    the model's own code raises.
+    With `caller_count`, the model is measured under load instead of in single batches. Raises
+    WorkerError, LoadFailed if a job of the load fails, or any error of the model's own code.
     """
     yield _step(f"loading {model.name}")
     loaded, line = _load(model, loader)
@@ -337,14 +333,6 @@ def _print(line: Line, output: TextIO) -> None:
     output.flush()
 
 
-def _print_lines(lines: Iterator[Line], output: TextIO, *, with_steps: bool) -> None:
-    for line in lines:
-        if with_steps or line["event"] != "step":
-            _print(line, output)
-    if with_steps:
-        _print(_step(END), output)
-
-
 def _failed(code: str, detail: str, output: TextIO, **more: str) -> int:
     _print({"event": "failed", "code": code, "detail": detail, **more}, output)
     return _EXIT_FAULT
@@ -382,8 +370,10 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         if parsed.load:
             prefer_device_thread(os.environ)
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
-        found = check(model, sample, loader, settings.memory, parsed.load)
-        _print_lines(found, output, with_steps=parsed.steps)
+        lines = check(model, sample, loader, settings.memory, parsed.load)
+        for line in chain(lines, [_step(END)]):
+            if parsed.steps or line["event"] != "step":
+                _print(line, output)
     except ContractError as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_USAGE

@@ -1,8 +1,6 @@
-"""Measure a model under load, with the same steps and threads as in a worker.
+"""Measure a model under load, with a worker's `Consumer`, and queues and blobs in memory.
 
-`LoadMeasurement` runs a `Consumer`, as a worker does. Only the services are replaced: messages,
-replies and blobs stay in the memory of this process. Each simulated caller submits one job, and
-submits the next job when it has the reply.
+Each simulated caller submits one job, and submits the next job when it has the reply.
 """
 
 import math
@@ -99,11 +97,7 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """The throughput of a worker during several batches.
-
-    `seconds` is the time from the start of the first batch to the end of the last one, and
-    `busy_seconds` the time of it during which the model ran.
-    """
+    """The throughput of a worker in several batches. The model ran during `busy_seconds`."""
 
     items: int
     batches: int
@@ -159,8 +153,7 @@ def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
     """Suggest a batch size and a wait, from results in ascending order of batch size.
 
     The batch size is the smallest one with almost the highest throughput. The wait is as long as
-    the worker takes to prepare the other inputs of such a batch, but at most a tenth of the time
-    for which the batch runs, and at most 100 ms.
+    the worker takes to prepare the other inputs of such a batch, up to two limits.
     """
     best = max(results, key=lambda result: result.throughput.per_second)
     least = best.throughput.per_second * (1 - _WORTHWHILE_SHARE)
@@ -304,10 +297,9 @@ class _Callers:
         self._queue.put(self._requests[job_id])
 
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
-        """Wait until `number` replies have arrived, and return how many replies have arrived.
+        """Wait for `number` replies, or from `ends_at` on for one. Return how many have arrived.
 
-        From `ends_at` on, one reply is enough. Raises LoadFailed if a message was not completed, or
-        if no reply arrived for `patience_seconds`.
+        Raises LoadFailed if a message was not completed, or no reply came for `patience_seconds`.
         """
         with self._changed:
             seen, seen_at = len(self._replies), time.monotonic()
@@ -388,13 +380,11 @@ class LoadMeasurement:
     ) -> list[tuple[JobReply, float]]:
         """Return the replies of the measured batches, each with its latency in milliseconds.
 
-        The first replies, one for each caller, are left out, because the first batches may be slow.
-        The replies of the last batch are left out too, because some of them may be missing. If no
-        replies would remain, those of the last batch are kept, or else all.
+        The first batches may be slow, and the last one incomplete, so they are left out, if others
+        remain.
         """
         patience_seconds = max(_MIN_PATIENCE_SECONDS, float(self._model.deadline_seconds))
         ends_at = time.monotonic() + _MAX_SECONDS
-        # The first batches may be incomplete, and may be slow.
         skipped = callers.wait(caller_count, ends_at, patience_seconds)
         ends_at = time.monotonic() + _MAX_SECONDS
         measured_until = time.monotonic() + _MIN_SECONDS
@@ -404,7 +394,6 @@ class LoadMeasurement:
             number = callers.wait(number + 1, measured_until, patience_seconds)
         callers.stop()
         replies = callers.replies()
-        # A batch whose replies are not all measured would count as a whole batch.
         first = max((reply.started_at for reply, _ in replies[:skipped]), default=None)
         last = max(reply.started_at for reply, _ in replies)
         found = replies[skipped:]

@@ -1,11 +1,8 @@
 """`python -m worker.tools.describe NAME`: print what a model's class declares as TOML.
 
-For a model with an entry in the catalogue, the command prints the lines with the parameters, named
-inputs and named results. For a module without an entry, it prints a whole entry, and `--write`
-appends it. NAME stands for the module `models.NAME`, or is a module if it has a dot.
-
-The command creates no instance of the class and reads no weights. The exit code is 1 if the
-declarations cannot be described, and 2 if NAME or a setting is invalid.
+For a module without an entry in the catalogue, the command prints a whole entry, and `--write`
+appends it. NAME stands for the module `models.NAME`, or is a module if it has a dot. The exit code
+is 1 if the declarations cannot be described, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -153,26 +150,20 @@ def write_entry(catalogue: Path, entry: str) -> None:
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
-    """Return the catalogue entry of a named input. Keys with a default value are omitted."""
+    """Return the catalogue entry of a named input."""
     types = entry.media_types if entry else MEDIA_TYPES[argument.accepts]
-    found: dict[str, Any] = {"media_types": list(types)}
-    if argument.optional:
-        found["optional"] = True
-    if argument.description:
-        found["description"] = argument.description
-    return found
+    return {"media_types": list(types), **_given_keys(argument)}
 
 
 def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> dict[str, Any]:
-    """Return the catalogue entry of a named result. Keys with a default value are omitted."""
-    found: dict[str, Any] = {
-        "media_type": entry.media_type if entry else declared.default_media_type
-    }
-    if declared.optional:
-        found["optional"] = True
-    if declared.description:
-        found["description"] = declared.description
-    return found
+    """Return the catalogue entry of a named result."""
+    media_type = entry.media_type if entry else declared.default_media_type
+    return {"media_type": media_type, **_given_keys(declared)}
+
+
+def _given_keys(declared: InputArgument | ResultDeclaration) -> dict[str, Any]:
+    keys = {"optional": declared.optional, "description": declared.description}
+    return {key: value for key, value in keys.items() if value}
 
 
 def _find_entry(catalogue: Path, name: str) -> ModelEntry | None:

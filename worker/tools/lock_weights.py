@@ -1,9 +1,8 @@
 """`python -m worker.tools.lock_weights [NAME…]`: write digests into the model catalogue.
 
-The command downloads weights that are not local, and writes `weights_sha256` below `weights` of
-each entry without a digest, or of the named entries. Nothing else in the file is changed, so its
-comments are kept. The exit code is 1 if a digest cannot be computed or written, and 2 if NAME or a
-setting is invalid.
+The command writes `weights_sha256` below `weights` of each entry without a digest, or of the named
+entries, and changes nothing else. The exit code is 1 if a digest cannot be computed or written, and
+2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -65,11 +64,7 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield candidates for the new text, each with a single line replaced or added.
-
-    A line that looks like a line of the table may be a part of a multi-line string, so the caller
-    must check the candidates.
-    """
+    """Yield candidates for the new text: a line may also be a part of a multi-line string."""
     section: TablePath = ()
     for number, line in enumerate(lines):
         section = _read_header(line) or section
@@ -105,8 +100,7 @@ def lock(
 ) -> bool:
     """Write the digests of weights into a catalogue file. Return whether all were written.
 
-    Without names, only entries without a digest are changed. Raises SettingsError if the catalogue
-    cannot be read, or has no weights for a name.
+    Raises InvalidSetting if the catalogue cannot be read, or has no weights for a name.
     """
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
@@ -126,11 +120,9 @@ def lock(
         try:
             sha256 = store.compute_digest(weights)
             _write(catalogue, path, sha256)
-        except WorkerError as error:
-            errors.write(f"{'.'.join(path)}: {error.code}: {error}\n")
-            is_complete = False
-        except (ValueError, NotEditable) as error:
-            errors.write(f"{'.'.join(path)}: {error}\n")
+        except (WorkerError, ValueError, NotEditable) as error:
+            code = f"{error.code}: " if isinstance(error, WorkerError) else ""
+            errors.write(f"{'.'.join(path)}: {code}{error}\n")
             is_complete = False
         else:
             output.write(f"{'.'.join(path)}: {sha256} {weights}\n")
