@@ -16,10 +16,8 @@ _STORAGE_KEY = (
 )
 _HOST = "127.0.0.1"
 _PUBLIC_POLICY, _PUBLIC_KEY = "RootManageSharedAccessKey", "SAS_KEY_VALUE"
-#: The rights of each component's shared access policy in the local Service Bus, by the policy's
-#: name. The gateway sends jobs, receives dead letters, and counts messages with the management API.
-#: This API needs Manage, and Service Bus allows Manage only together with the other rights. The
-#: worker receives jobs, and sends replies to the queues of producers.
+#: The rights of each shared access policy in the local Service Bus. The gateway counts messages
+#: with the management API, which needs Manage, which needs the other rights.
 SERVICE_BUS_RIGHTS: Mapping[str, tuple[str, ...]] = {
     "gateway": ("Listen", "Send", "Manage"),
     "worker": ("Listen", "Send"),
@@ -34,8 +32,7 @@ PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 class Preparation:
     """A command that runs before a component starts, and the file for the command's output.
 
-    The command checks ``temporary``, a copy of the user's ``catalogue``. Then the copy replaces
-    ``checked``, which the components read, so that a bad catalogue never replaces a good one.
+    It checks ``temporary``, a copy of the user's ``catalogue``, which then replaces ``checked``.
     """
 
     command: tuple[str, ...]
@@ -47,10 +44,7 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A component of the local system, which runs as one process.
-
-    ``environment`` has the variables that only this component receives, such as keys.
-    """
+    """A component of the local system, which runs as one process."""
 
     name: str
     summary: str
@@ -58,6 +52,7 @@ class Part:
     command: tuple[str, ...]
     probe: Probe
     ports: Mapping[str, int]
+    #: The variables that only this component receives, such as keys.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     preparation: Preparation | None = None
     #: A page that returns the state of the component's models as JSON, if it runs models.
@@ -80,7 +75,6 @@ class SystemSettings:
     log_level: str
     #: The path of the user's own model catalogue. Default: the repository's catalogue.
     catalogue: Path | None = None
-    #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
     #: Host names, besides the loopback names, for which the local services answer requests.
     allowed_hosts: tuple[str, ...] = ()
@@ -88,10 +82,8 @@ class SystemSettings:
     cors_origins: tuple[str, ...] = ()
     #: The models that the workers serve, separated by commas. Empty if they serve all models.
     served_models: str = ""
-    #: Whether a change of the models' files starts the worker again.
     is_watching: bool = False
-    #: The key of each policy in `SERVICE_BUS_RIGHTS`. Empty if the components use the public key of
-    #: Microsoft's emulator, for example because another system's Service Bus runs.
+    #: By policy. Empty for the public key of Microsoft's emulator, if its Service Bus runs.
     service_bus_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -178,8 +170,6 @@ def _servicebus(settings: SystemSettings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
     config = settings.data / "servicebus.json"
     served = ("--served", settings.served_models) if settings.served_models else ()
-    temporary = settings.data / "models.new.toml"
-    catalogue = () if settings.catalogue is None else (str(temporary),)
     # The keys are in a file, because all users of the machine can read the command.
     policies = (
         ("--policies", str(settings.data / SERVICE_BUS_POLICIES_FILE))
@@ -201,13 +191,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=Preparation(
-            python_command("contract", "queues", *served, *catalogue),
-            config,
-            settings.catalogue,
-            temporary,
-            settings.checked_catalogue,
-        ),
+        preparation=_prepare(settings, config, "models.new.toml", "queues", *served),
         can_reload=True,
     )
 
@@ -215,8 +199,6 @@ def _servicebus(settings: SystemSettings) -> Part:
 def _functions(settings: SystemSettings) -> Part:
     port = settings.ports.functions
     host_settings = settings.data / "functions-settings.json"
-    temporary = settings.data / "models.new-limits.toml"
-    catalogue = () if settings.catalogue is None else (str(temporary),)
     return Part(
         name="functions",
         summary="REST API on Durable Functions",
@@ -244,14 +226,20 @@ def _functions(settings: SystemSettings) -> Part:
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             **settings.catalogue_environment,
         },
-        preparation=Preparation(
-            python_command("contract", "host-settings", *catalogue),
-            host_settings,
-            settings.catalogue,
-            temporary,
-            settings.checked_catalogue,
-        ),
+        preparation=_prepare(settings, host_settings, "models.new-limits.toml", "host-settings"),
         can_reload=True,
+    )
+
+
+def _prepare(settings: SystemSettings, output: Path, copied_to: str, *command: str) -> Preparation:
+    temporary = settings.data / copied_to
+    catalogue = () if settings.catalogue is None else (str(temporary),)
+    return Preparation(
+        python_command("contract", *command, *catalogue),
+        output,
+        settings.catalogue,
+        temporary,
+        settings.checked_catalogue,
     )
 
 
