@@ -27,10 +27,7 @@ _POLL_SECONDS = 0.1
 def loosely_client(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator["Client"]:
-    """Start the system of the model folder on free ports, and return a client of its gateway.
-
-    Its data directory is empty at first. The system is stopped after the last test.
-    """
+    """Start the system of the model folder on free ports, and return a client of its gateway."""
     from loosely import Client  # noqa: PLC0415
     from loosely.local import child  # noqa: PLC0415
     from loosely.local.ports import free_base  # noqa: PLC0415

@@ -276,9 +276,10 @@ class _CheckProcess:
 
     def exit_on_failure(self) -> None:
         """Raise typer.Exit if the process has failed."""
+        if self._process.returncode == _EXIT_USAGE:
+            raise typer.Exit(_EXIT_USAGE)
         if self._process.returncode or self._has_died:
-            is_usage = self._process.returncode == _EXIT_USAGE
-            raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+            raise typer.Exit(ExitCode.FAILED)
 
 
 def _find_place() -> tuple[Path, dict[str, str]]:

@@ -26,11 +26,7 @@ from loosely.local.scaling import PolicyType, ScaledObject, ScalingPolicy, Scali
 
 
 class Scaler:
-    """Applies the rules of KEDA and of the Kubernetes autoscaler to one set of replicas.
-
-    KEDA decides once in each polling interval, and the autoscaler once in each sync period. All
-    times are in seconds of the caller's clock, for example `time.monotonic`.
-    """
+    """Applies the rules of KEDA and of the Kubernetes autoscaler to one set of replicas."""
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
         """Create a scaler of existing replicas, whose first decisions are due at once."""
@@ -53,8 +49,7 @@ class Scaler:
     def step(self, now_seconds: float, counts: Sequence[int | None], warm_replicas: int = 0) -> int:
         """Make the decisions that are due, and return the number of replicas.
 
-        A queue's count of active messages is ``None`` if it is unknown. ``warm_replicas`` is the
-        number that the cron triggers demand now.
+        An unknown length of a queue is ``None``. The cron triggers demand ``warm_replicas``.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
@@ -68,12 +63,7 @@ class Scaler:
 
 
 class Activation:
-    """KEDA's rule for starting the first replica and for removing all replicas.
-
-    When a queue has messages and there are no replicas, the rule starts the minimum number, but at
-    least one. When the queues have been empty for the cool-down period, it removes all replicas if
-    the minimum is 0.
-    """
+    """KEDA's rule for the first replicas, and for none after the cool-down if the minimum is 0."""
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
         """Create the rule. There is no cool-down before a queue has had messages."""
@@ -155,8 +145,7 @@ class Autoscaler:
     ) -> int | None:
         """Return the largest number of replicas that a queue or a cron trigger needs.
 
-        The result is ``None`` if the number must not change: while the length of a queue is
-        unknown, replicas may be added but not removed.
+        The result is ``None`` if it would be lower while the length of a queue is unknown.
         """
         proposals = [
             propose_replicas(replicas, count, self._scaling.message_count, self._scaling.tolerance)
@@ -172,9 +161,7 @@ class Autoscaler:
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
         """Return the number of replicas that the recent recommendations permit.
 
-        The number does not rise above the lowest recommendation in the stabilization window for
-        scaling up, nor fall below the highest in the window for scaling down. ``wanted`` is the
-        newest recommendation.
+        The lowest in the window for scaling up limits a rise, the highest in the other a fall.
         """
         if not self._recommendations:
             # For a new autoscaler, the controller uses the current number as the recommendation.

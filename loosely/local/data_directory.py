@@ -27,10 +27,7 @@ _MIN_FREE_BYTES = 256 * 1024
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Keep ``directory`` locked during the ``with`` block, so that no other `loosely up` uses it.
-
-    The kernel releases the lock when this process ends, even if the process is killed.
-    """
+    """Keep ``directory`` locked for this `loosely up`. The lock ends with a killed process."""
     with _reporting(directory):
         _make_private(directory)
         descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
@@ -52,10 +49,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _make_private(directory: Path) -> None:
-    """Create a directory that only its owner can enter, or restrict an existing directory.
-
-    A directory of another user, or with the sticky bit as /tmp, is not changed.
-    """
+    """Create a directory for its owner only, or restrict one that is not shared as /tmp is."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = directory.stat()
     if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
@@ -63,11 +57,7 @@ def _make_private(directory: Path) -> None:
 
 
 def reply_token_key(directory: Path) -> str:
-    """Return the key that signs reply tokens, in base64.
-
-    It is stored in ``directory``, so that the gateway accepts replies to earlier jobs after a
-    restart.
-    """
+    """Return the key that signs reply tokens, stored for replies to jobs before a restart."""
     path = directory / "reply-token.key"
     with _reporting(directory):
         if not path.exists():
@@ -76,10 +66,9 @@ def reply_token_key(directory: Path) -> str:
 
 
 def service_bus_keys(directory: Path) -> dict[str, str]:
-    """Return the keys of the shared access policies in the local Service Bus, by policy name.
+    """Return the keys of the policies in `SERVICE_BUS_RIGHTS`, stored in a file for Service Bus.
 
-    They are stored in a file in ``directory`` that only the owner can read, for Service Bus. A key
-    that the file lacks, for example because it is damaged, is created again.
+    A key that the file lacks, for example because it is damaged, is created again.
     """
     path = directory / SERVICE_BUS_POLICIES_FILE
     with _reporting(directory):
@@ -170,10 +159,7 @@ class RunningPart:
 
 @dataclass(frozen=True, slots=True)
 class RunningSystem:
-    """A running system, as the file `up.json` in the data directory describes it.
-
-    ``pid`` is the process id of `loosely up`, and ``url`` the gateway's URL.
-    """
+    """A running system, as the file `up.json` in its data directory describes it."""
 
     pid: int
     url: str
@@ -212,10 +198,7 @@ class RunningSystem:
 
 
 def note_data_directory(directory: Path, used: Path) -> None:
-    """Note in the model folder's data directory which one `loosely up --data` uses.
-
-    Other commands find the system by this note. If it cannot be written, they need ``--url``.
-    """
+    """Note the directory that `loosely up --data` uses. Other commands find the system by it."""
     if used != directory:
         with suppress(OSError):
             _make_private(directory)
@@ -223,11 +206,7 @@ def note_data_directory(directory: Path, used: Path) -> None:
 
 
 def find_used_directory(directory: Path) -> Path:
-    """Return the data directory that a model folder's system uses, or used last.
-
-    It is ``directory``, or the one that `note_data_directory` has noted unless a system uses
-    ``directory``.
-    """
+    """Return ``directory``, or the noted one unless a system runs in ``directory``."""
     if RunningSystem.read(directory) is None:
         with suppress(OSError, ValueError):
             other = Path((directory / _OTHER_DIRECTORY).read_text("utf-8").strip())
@@ -237,11 +216,9 @@ def find_used_directory(directory: Path) -> Path:
 
 
 class StateWriter:
-    """Updates `up.json` when a component's state changes.
+    """Updates `up.json` when a component's state changes, after all have been started.
 
-    The file is first written after every component has been started. A component that has died
-    stays in it, with ``ready`` false; one that was stopped is removed. If the file cannot be
-    written, `problem` says why, and the next call tries again.
+    If the file cannot be written, `problem` says why, and the next call tries again.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:

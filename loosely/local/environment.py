@@ -24,8 +24,7 @@ def shared_environment(
 ) -> dict[str, str]:
     """Return the environment variables that all components receive: the user's, and some of ours.
 
-    Modules of models are found in ``models``, besides ``root``. A component's own variable takes
-    precedence over one with the same name.
+    Modules of models are found in ``models``, besides ``root``.
     """
     paths = [str(root / "functions"), str(root)]
     if models is not None and models != root:
@@ -44,11 +43,7 @@ def shared_environment(
 
 
 def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
-    """Return the value that the gateway will read for a setting, or an empty string if unset.
-
-    The environment takes precedence over ``functions/local.settings.json``. If that file is
-    invalid, the Functions host reports it.
-    """
+    """Return the value that the gateway will read for a setting, or an empty string if unset."""
     value: Any = user.get(name)
     if value is None:
         try:

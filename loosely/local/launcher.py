@@ -27,10 +27,9 @@ class Launcher:
         self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start the process of ``part``, and write its output to ``log``.
+        """Start the process of ``part``, whose output goes to ``log``.
 
-        This must run in the main thread: the kernel kills the process when the thread that started
-        it ends.
+        Only for the main thread: the kernel kills the process with the thread that started it.
         """
         output = log.open()
         try:

@@ -39,11 +39,10 @@ class PartLog:
     def open(self) -> int:
         """Open the log for a new process, and return the file descriptor, which the caller closes.
 
-        `tail` returns only lines that are written after this call. The log is in append mode,
-        because `limit_size` may truncate it meanwhile. If it cannot be opened, for example because
-        the disk is full, the descriptor discards the output.
+        If the log cannot be opened, because the disk is full, the output is discarded.
         """
         try:
+            # `limit_size` may truncate the log meanwhile, so it is in append mode.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError:
             self._run_starts_at = 0
@@ -52,10 +51,9 @@ class PartLog:
         return descriptor
 
     def limit_size(self) -> None:
-        """Copy a log that is larger than the limit to ``NAME.log.1``, and truncate it.
+        """Copy a log that is larger than the limit to ``NAME.log.1`` if possible, and truncate it.
 
-        Lines that the component writes between the copy and the truncation are lost. Without space
-        for the copy, the log is only truncated.
+        Lines that the component writes between the copy and the truncation are lost.
         """
         try:
             if self.path.stat().st_size <= self.limit_bytes:

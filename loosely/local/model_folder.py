@@ -1,8 +1,4 @@
-"""Find the model folder in which a command is run, or make a new model folder.
-
-A model folder contains a catalogue `models.toml`, the models' modules in `models/`, and the data of
-the local system in `.loosely/`.
-"""
+"""Find the model folder in which a command is run, or make a new model folder."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,11 +14,7 @@ _EXAMPLE = "chelsea.jpg"
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A directory with the models to serve.
-
-    The components run in ``path``, from which models are imported. ``code`` has the models'
-    modules.
-    """
+    """A directory with the models to serve, from which the modules in ``code`` are imported."""
 
     path: Path
     catalogue: Path

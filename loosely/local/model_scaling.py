@@ -21,10 +21,7 @@ class ModelScaling:
 
 
 def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, ModelScaling]:
-    """Return, for each model of a catalogue, how many workers must run even without jobs.
-
-    Raises CatalogueInvalid if the catalogue cannot be read.
-    """
+    """Return the scaling of each model of a catalogue. Raises CatalogueInvalid."""
     done = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract", "scaling", str(catalogue)),
         env=shared_environment(find_root(), user),
@@ -55,8 +52,7 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
 def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
     """Return `scaling`, changed to keep the workers that `models` need even without jobs.
 
-    Each worker runs all of `models`, so the largest minimum applies, and the periods of all models.
-    No number exceeds the maximum in `scaling`.
+    Each worker runs all of `models`, so the largest minimum applies, up to the maximum.
     """
     found, maximum = list(models), scaling.max_replica_count
     minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])

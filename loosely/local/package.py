@@ -1,9 +1,7 @@
 """Write the folders to deploy, or a project for the Azure Developer CLI (`azd`) that deploys them.
 
-`functions/` contains the files that Core Tools and azd publish. Azure's build installs the packages
-of its requirements.txt, which is the lock that `./dev lock` wrote. `worker/` is the build context
-of the worker's image: a Dockerfile and the files that it copies. The project for azd has the layout
-of the repository.
+`functions/` contains the files that Core Tools and azd publish, and `worker/` is the build context
+of the worker's image. The project for azd has the layout of the repository.
 """
 
 import hashlib
@@ -54,11 +52,8 @@ USER 10001:10001
 def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, Path]:
     """Write the folders `functions` and `worker` into ``target``, and return their paths.
 
-    Folders that an earlier call has written are replaced. The catalogue must be valid.
-
-    Raises:
-        FolderUnusable: No earlier call has written one of the folders, or the folder cannot be
-            packaged.
+    The catalogue must be valid. Raises FolderUnusable if another has written one of the folders, or
+    the model folder cannot be packaged.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -84,12 +79,8 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
 def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     """Write a project for `azd` that deploys the models of a folder with a valid catalogue.
 
-    Files that an earlier call has written are replaced. Others stay, such as `.azure`, in which azd
-    keeps the names of the deployed resources. The caller must then run `infra.generate` in the
-    project.
-
-    Raises:
-        FolderUnusable: No earlier call has written what is there, or the folder cannot be packaged.
+    Other files stay, such as `.azure`, in which azd keeps the names of the deployed resources. The
+    caller must then run `infra.generate` in the project. Raises FolderUnusable as `write_package`.
     """
     description = target / "azure.yaml"
     is_ours = description.is_file() and _PROJECT_MARK in description.read_text("utf-8", "replace")

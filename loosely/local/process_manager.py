@@ -25,26 +25,19 @@ _SHOWN_TRACEBACK_LINES = 24
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """When the start of a component is reported, or given up.
+    """When the start of a component is reported, or given up."""
 
-    After ``failing_deaths`` deaths in a row before it is ready, the user is informed, and the
-    restarts become slower. After ``permanent_deaths`` ends in a row because of its settings or its
-    port, a component that has never been ready is not restarted. A start that takes longer than
-    ``slow_after_seconds`` is reported, and again whenever the time has doubled.
-    """
-
+    #: After so many deaths in a row before it is ready, the user is informed.
     failing_deaths: int = 3
+    #: After so many ends in a row because of its settings or its port, it is not restarted.
     permanent_deaths: int = 2
+    #: A longer start is reported, and again whenever the time has doubled.
     slow_after_seconds: float = 20.0
 
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """The delays before a component is restarted.
-
-    The delay doubles after each short run, up to a limit, and is reset after a long run. The limit
-    is higher for a component that repeatedly fails at its start.
-    """
+    """The delays before a restart, which double after each short run, up to a limit."""
 
     first_seconds: float = 0.1
     limit_seconds: float = 5.0
@@ -98,8 +91,7 @@ class ProcessManager:
     async def run(self) -> None:
         """Start the component, and restart it when it dies, until `stop` is called.
 
-        Raises PreparationFailed if a file that it reads cannot be made, and PartFailed if its
-        settings are invalid or its port is taken, and it has never been ready.
+        Raises PreparationFailed, or PartFailed as `_count_death` does.
         """
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
@@ -144,8 +136,7 @@ class ProcessManager:
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
         """Stop the component, and wait until ``run``, the task of the method `run`, has ended.
 
-        It receives SIGTERM, and is killed after its ``drain_seconds``, or as soon as ``kill`` is
-        set.
+        It is killed after its ``drain_seconds``, or as soon as ``kill`` is set.
         """
         asked_at = self.clock()
         self._is_stopping = True
@@ -171,10 +162,7 @@ class ProcessManager:
             await self._end(process, ended, asyncio.Event())
 
     def reload(self, reason: str) -> bool:
-        """Let the component read its changed files without an interruption, and return True.
-
-        Return False if it cannot do this, or is not ready. Then it must be restarted.
-        """
+        """Let the component read its changed files. Return False if it must be restarted."""
         if self._process is None or not (self.part.can_reload and self._is_ready):
             return False
         with suppress(ProcessLookupError):
@@ -204,7 +192,7 @@ class ProcessManager:
         return is_killed
 
     def limit_logs(self) -> None:
-        """Truncate the component's log if the log is larger than its limit."""
+        """Truncate a log that is too large."""
         self.log.limit_size()
 
     async def _wait_for_end(self, process: Process, started_at: float) -> None:
@@ -275,11 +263,9 @@ class ProcessManager:
                     self.notify(events.ErrorLogged(self.part, shown))
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the ends in a row because of invalid settings or a taken port.
+        """Raise PartFailed if a component that was never ready ended for its settings or its port.
 
-        One such exit code alone is no error, because a model's code may end a worker with any exit
-        code. Raises PartFailed at the limit ``permanent_deaths``, unless the component has ever
-        been ready.
+        One such exit code alone is no error: a model's code may end a worker with any exit code.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0

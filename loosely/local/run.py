@@ -40,10 +40,7 @@ _WATCH_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The components to run, with their directories, environment and limits.
-
-    A component in ``parts`` depends only on the components before it.
-    """
+    """The components to run, each of which may depend on those before it."""
 
     parts: Sequence[Part]
     #: The working directory of the components.
@@ -51,15 +48,12 @@ class RunPlan:
     data: Path
     #: The gateway's URL.
     url: str
-    #: The request of the printed command, or ``None`` to print no command.
     example: ExampleRequest | None
     #: The model catalogue.
     models: Path
     environment: Mapping[str, str] = field(repr=False)
-    #: The pool of workers, started after the components, if there is a pool.
     worker_pool: "WorkerPoolPlan | None" = None
-    #: The directory with the models' modules, to restart the components when a file changes; or
-    #: ``None`` to ignore changes.
+    #: The directory with the models' modules, or ``None`` to ignore changes.
     watched_code: Path | None = None
     limits: StartLimits = field(default_factory=StartLimits)
 
@@ -156,8 +150,7 @@ class DiskWatch:
 class ModelWatch:
     """Restarts the worker when the models' code or their catalogue changes.
 
-    If the catalogue has changed, Service Bus and the gateway read it without an interruption. If a
-    file has an error, all components keep running with the files as they were.
+    If a file has an error, all components keep running with the files as they were.
     """
 
     def __init__(

@@ -25,8 +25,7 @@ class SystemSupervisor:
     ) -> None:
         """Create the supervisor of processes, each of which may depend on those before it.
 
-        ``check_disk`` is called every few seconds. ``watch`` runs until a stop is requested, and
-        may halt and resume processes.
+        ``watch`` runs until a stop is requested, and may halt and resume processes.
         """
         self._watch = watch
         self._processes = processes

@@ -88,9 +88,8 @@ class WorkerPoolPlan:
     part: Part
     scaling: ScaledObject
     monitor: QueueMonitor
-    #: Returns the component for a worker, given the worker's number and its health endpoint's port.
+    #: Returns the component of a worker with this number and this port of its health endpoint.
     make_worker: Callable[[int, int], Part]
-    #: The lowest port for the workers' health endpoints.
     first_port: int
 
 
@@ -109,8 +108,7 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
-    Kubernetes may stop any pod, but this pool stops only idle workers. A job that arrives just
-    before the stop is still finished, because a worker drains before it exits.
+    Unlike Kubernetes, it stops only idle workers. They drain a job that arrives just before.
     """
 
     def __init__(
@@ -250,10 +248,7 @@ class WorkerPool:
         return worker.stop
 
     def _remove_ended(self) -> None:
-        """Remove the workers whose processes have ended.
-
-        Raises UpError if a worker could not be started, and none has ever been ready.
-        """
+        """Remove ended workers. Raises UpError for one if none has ever been ready."""
         for number, worker in list(self._workers.items()):
             self._has_had_ready_worker = self._has_had_ready_worker or not worker.is_loading
             if not worker.run.done() or (worker.stop and not worker.stop.done()):
