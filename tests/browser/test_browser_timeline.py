@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.browser.browser import Browser
+from tests.browser.checks import check_width, check_with_axe
 from tests.e2e.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -82,9 +83,5 @@ def test_lost_deliveries_skew_and_webhooks_are_shown(browser: Browser, system: S
 
 def test_page_passes_axe(browser: Browser, system: System) -> None:
     draw(browser, timeline_of(system))
-    for width in (1280, 360):
-        for scheme in ("light", "dark"):
-            browser.emulate(width=width, prefers_color_scheme=scheme)
-            assert browser.find_barriers() == [], (width, scheme)
-    browser.emulate(width=320)
-    assert browser.run("return document.documentElement.scrollWidth") == 320
+    check_with_axe(browser)
+    check_width(browser)
