@@ -45,12 +45,6 @@ def test_payload_of_any_size_arrives_unchanged(system: System, size_bytes: int) 
     assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_each_of_40_jobs_gets_its_own_result(system: System) -> None:
-    ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}
-    for job_id, text in ids.items():
-        assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
-
-
 def test_command_prints_results_and_error_codes(system: System, pictures: Path) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run_loosely(*arguments, "--url", system.url)

@@ -101,15 +101,3 @@ def listed(system: System, count: int) -> list[str] | None:
     with Client(system.url) as client:
         found = [job.id for job in client.jobs(model="noop")]
     return found if len(found) >= count else None
-
-
-@pytest.mark.timeout(120)
-def test_large_input_is_uploaded_to_blob_storage(system: System, tmp_path: Path) -> None:
-    large = tmp_path / "large.bin"
-    with Client(system.url) as client:
-        limit_bytes = client.model("noop").input_limit_bytes
-        assert limit_bytes is not None
-        with large.open("wb") as file:
-            file.truncate(limit_bytes + 1)
-        job = client.run(large, "noop", media_type="application/octet-stream")
-    assert job.status == "succeeded"

@@ -168,15 +168,6 @@ def test_result_comes_before_the_recovery(tmp_path: Path, point: str) -> None:
         system.wait_until_empty()
 
 
-def test_recovery_after_the_deadline(tmp_path: Path) -> None:
-    point = "before-save-after-event:reply"
-    with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
-        with expect_host_death(system):
-            job_id = system.accept_at_last("noop", b"x", query="?deadline_seconds=60")
-        job = system.final(job_id, seconds=ANSWERED_WITHIN_SECONDS)
-        assert job["status"] == "succeeded", job
-
-
 @pytest.mark.parametrize(
     "point",
     [

@@ -70,12 +70,4 @@ def test_settings_have_the_values_for_func_start() -> None:
     assert host["extensions"]["http"]["routePrefix"] == ""
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     assert example["IsEncrypted"] is False
-    assert {
-        "AzureWebJobsStorage",
-        "FUNCTIONS_WORKER_RUNTIME",
-        "SERVICE_BUS",
-        "PAYLOAD_STORAGE",
-        "GATEWAY_BASE_URL",
-        "REPLY_TOKEN_KEYS",
-    } <= set(example["Values"])
     assert example["Values"]["FUNCTIONS_WORKER_RUNTIME"] == "python"

@@ -159,15 +159,6 @@ async def test_signed_link_only_reads_its_blob(
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_unreachable_storage_is_unavailable(tmp_path: Path) -> None:
-    container = PayloadContainer(storage(free_port()))
-    try:
-        with pytest.raises(Unavailable):
-            await ContainerBlobs(container).read("a")
-    finally:
-        await container.close()
-
-
 async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     begun_at = time.monotonic()
     with pytest.raises(Unavailable):

@@ -68,21 +68,8 @@ def test_copy_of_the_code_starts(copied: Path) -> None:
         process.wait(10)
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"REPLY_HOSTS": ""}, "REPLY_HOSTS"),
-        ({"WORKER_MODELS": "nop"}, "did you mean noop"),
-        ({"MODEL_CATALOGUE": "/nowhere.toml"}, "/nowhere.toml"),
-        ({"PAYLOAD_STORAGE": "nonsense"}, "PAYLOAD_STORAGE"),
-        ({"SERVICE_BUS": "nonsense"}, "SERVICE_BUS"),
-        ({"HEALTH_PORT": "eighty"}, "HEALTH_PORT"),
-    ],
-)
-def test_wrong_setting_is_a_one_line_error(
-    copied: Path, settings: dict[str, str], says: str
-) -> None:
-    ended = subprocess.run(
+def run(copied: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "worker"],
         cwd=copied,
         env=environment(**settings),
@@ -91,6 +78,21 @@ def test_wrong_setting_is_a_one_line_error(
         timeout=30,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"WORKER_MODELS": "nop"}, "did you mean noop"),
+        ({"MODEL_CATALOGUE": "/nowhere.toml"}, "/nowhere.toml"),
+        ({"PAYLOAD_STORAGE": "nonsense"}, "PAYLOAD_STORAGE"),
+        ({"SERVICE_BUS": "nonsense"}, "SERVICE_BUS"),
+    ],
+)
+def test_wrong_setting_is_a_one_line_error(
+    copied: Path, settings: dict[str, str], says: str
+) -> None:
+    ended = run(copied, **settings)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert says in ended.stderr
@@ -99,14 +101,6 @@ def test_wrong_setting_is_a_one_line_error(
 def test_health_port_in_use_exits_with_98(copied: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = subprocess.run(
-            [sys.executable, "-m", "worker"],
-            cwd=copied,
-            env=environment(HEALTH_PORT=str(port)),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        ended = run(copied, HEALTH_PORT=str(port))
     assert ended.returncode == 98
     assert str(port) in ended.stderr

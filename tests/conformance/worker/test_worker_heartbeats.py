@@ -118,13 +118,6 @@ def test_killed_workers_heartbeat_remains(
     assert heartbeats(services)[name_of(worker)] == before[name_of(worker)]
 
 
-def test_interval_zero_writes_no_blob(services: LocalServices, start_worker: StartWorker) -> None:
-    silent = start_worker("single", WORKER_HEARTBEAT_SECONDS="0")
-    beating = start_worker("single", WORKER_HEARTBEAT_SECONDS="1")
-    wait_until(lambda: name_of(beating) in heartbeats(services), "the other worker is seen")
-    assert name_of(silent) not in heartbeats(services)
-
-
 def test_failing_storage_is_one_warning(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
