@@ -124,9 +124,9 @@ class QueueLink:
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
         self._journals = journals
-        self._journal: LockJournal | None = None
+        self.journal: LockJournal | None = None
         # The tokens of messages that have arrived and that no receive call has returned.
-        self._arrived: set[bytes] = set()
+        self.arrived: set[bytes] = set()
         # The tokens of messages to abandon, because no process works on them, and for each token
         # the application properties to set, and how often this was tried.
         self._orphans: dict[bytes, dict[str, str]] = {}
@@ -173,8 +173,8 @@ class QueueLink:
         """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
         # The messages that no receive call has returned are abandoned over the next connection.
-        self._orphans |= {token: {} for token in self._arrived}
-        self._arrived.clear()
+        self._orphans |= {token: {} for token in self.arrived}
+        self.arrived.clear()
         if client is None:
             return
         try:
@@ -219,9 +219,9 @@ class QueueLink:
             transport.drain_and_release_messages(receiver._handler)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
-        for token in tuple(self._arrived):
+        for token in tuple(self.arrived):
             self._remove_note(token)
-        self._arrived.clear()
+        self.arrived.clear()
 
     def settle_message(
         self,
@@ -327,23 +327,23 @@ class QueueLink:
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
         """Return a message for the caller of a receive call, and note that it was read."""
-        delivery = _delivery(message, self._queue, self._journal)
+        delivery = _delivery(message, self._queue, self.journal)
         left = self._left.pop(delivery.sequence_number, None)
         if left is not None and sum(astuple(left)) > sum(astuple(delivery.history)):
             delivery = replace(delivery, history=left)
-        if self._journal is not None:
+        if self.journal is not None:
             number = delivery.sequence_number
-            self._journal.note_read(delivery.token, delivery.history, number)
-        self._arrived.discard(delivery.token)
+            self.journal.note_read(delivery.token, delivery.history, number)
+        self.arrived.discard(delivery.token)
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
         """Find the messages that are locked for dead workers. Return False if it fails."""
         try:
-            if self._journal is None:
+            if self.journal is None:
                 host = _host(self._endpoint)
-                self._journal = LockJournal(journals.folder, host, self._queue)
-            left = self._journal.take_over_journals(journals.death)
+                self.journal = LockJournal(journals.folder, host, self._queue)
+            left = self.journal.take_over_journals(journals.death)
         except OSError as error:
             self._stop_noting(error)
             return False
@@ -410,24 +410,24 @@ class QueueLink:
             if not has_more_frames and not receiver._receive_context.is_set():
                 # Outside of a receive call, the SDK has released the message.
                 released = bytes(link._first_frame[2])
-                self._arrived.discard(released)
+                self.arrived.discard(released)
                 self._remove_note(released)
 
         link._incoming_transfer = note
 
     def _note(self, token: bytes) -> None:
-        if self._journal is None:
+        if self.journal is None:
             return
         try:
-            self._journal.note_arrival(token)
+            self.journal.note_arrival(token)
         except OSError as error:
             self._stop_noting(error)
         else:
-            self._arrived.add(token)
+            self.arrived.add(token)
 
     def _remove_note(self, token: bytes) -> None:
-        if self._journal is not None:
-            self._journal.remove_token(token)
+        if self.journal is not None:
+            self.journal.remove_token(token)
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
@@ -435,7 +435,7 @@ class QueueLink:
             "until their message locks expire: %s",
             *(self._queue, error),
         )
-        self._journal = self._journals = None
+        self.journal = self._journals = None
 
     def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
         # Private, because the public `abandon` counts as a failed delivery: after a few shutdowns,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
 
 from contract.catalogue import Catalogue
-from contract.messages import InlineBytes, JobRequest, ReplyUrl
+from contract.messages import ReplyUrl
 from tests.conformance.worker.worker_gateway import Gateway
+from tests.unit.worker.received import locked_message, received_job
 from worker.errors import NotWaitedFor
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -19,10 +19,9 @@ from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import GatewayClient
-from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer
 from worker.settings import MemorySettings
-from worker.telemetry.recording import JobSpan, ModelTelemetry
+from worker.telemetry.recording import ModelTelemetry
 
 MODEL = Catalogue.load()["noop"]
 
@@ -33,13 +32,9 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     Before the worker runs a job that was queued for so long, the worker asks the gateway whether
     the job was cancelled.
     """
-    now = datetime.now(UTC)
-    since = now - timedelta(seconds=10)
-    delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")
-    reply_to, deadline = ReplyUrl(gateway.url(name)), now + timedelta(seconds=60)
-    request = JobRequest(name, "noop", InlineBytes("", b""), since, deadline, reply_to=reply_to)
-    lock = locks.start_renewal(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
-    job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=b"")
+    since = datetime.now(UTC) - timedelta(seconds=10)
+    delivery = locked_message(name, enqueued_at=since)
+    job = received_job(delivery, locks, reply_to=ReplyUrl(gateway.url(name)), item=b"")
     in_flight.add_delivery(delivery)
     in_flight.add_job(job)
     return job

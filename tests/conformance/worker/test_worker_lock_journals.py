@@ -50,7 +50,7 @@ class Links:
 
     def die(self, link: QueueLink) -> None:
         """Close a link without settling its messages, as if the worker's process had died."""
-        journal = link._journal
+        journal = link.journal
         assert journal is not None
         link.disconnect()
         journal.close()
@@ -68,8 +68,8 @@ def socket_of(link: QueueLink) -> socket.socket:
 
 
 def noted(link: QueueLink) -> set[bytes]:
-    assert link._journal is not None
-    return set(link._journal.tokens)
+    assert link.journal is not None
+    return set(link.journal.tokens)
 
 
 def tokens(deliveries: list[LockedMessage]) -> set[bytes]:
@@ -175,9 +175,9 @@ def test_settled_message_is_not_redelivered(links: Links) -> None:
     first = links.start()
     done, left = received(first, 2)
     first.settle_message(done, Settlement.COMPLETE, "", "")
-    assert first._journal is not None
+    assert first.journal is not None
     # The process was killed between the settlement and the removal of the note.
-    first._journal.note_arrival(done.token)
+    first.journal.note_arrival(done.token)
     links.die(first)
     second = links.start()
     (again,) = received(second, 1)
@@ -191,7 +191,7 @@ def test_broken_connection_redelivers(links: Links) -> None:
     link = links.start()
 
     def break_connection() -> None:
-        wait_until(lambda: bool(link._arrived), "a message has arrived")
+        wait_until(lambda: bool(link.arrived), "a message has arrived")
         socket_of(link).shutdown(socket.SHUT_RDWR)
 
     with ThreadPoolExecutor(1) as threads:
