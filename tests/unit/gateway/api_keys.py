@@ -1,12 +1,14 @@
 """API keys of several callers, and their requests."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from gateway.keys import make_key, parse_keys
-from tests.unit.gateway.conftest import RunningGateway
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import RunningGateway
 
 KEYS = {
     "a": make_key("a", "acme"),
@@ -27,13 +29,13 @@ def bearer(name: str) -> dict[str, str]:
 
 
 async def ask(
-    gateway: RunningGateway, name: str, path: str, method: str = "GET", **options: Any
+    gateway: "RunningGateway", name: str, path: str, method: str = "GET", **options: Any
 ) -> httpx.Response:
     return await gateway.http.request(method, path, headers=bearer(name), **options)
 
 
 async def submit_as(
-    gateway: RunningGateway, name: str, label: str | None = None, **headers: str
+    gateway: "RunningGateway", name: str, label: str | None = None, **headers: str
 ) -> httpx.Response:
     return await gateway.submit(
         content=b"x",
@@ -42,7 +44,7 @@ async def submit_as(
     )
 
 
-async def job_of(gateway: RunningGateway, name: str, label: str = "same") -> str:
+async def job_of(gateway: "RunningGateway", name: str, label: str = "same") -> str:
     answer = await submit_as(gateway, name, label)
     assert answer.status_code == 202, answer.text
     assert "tenant" not in answer.json()

@@ -29,6 +29,7 @@ class MemoryBlobs:
     modified_at: dict[str, datetime] = field(default_factory=dict)
     write_count: int = 0
     content_encoding: str = ""
+    is_unlistable: bool = False
     undeletable: set[str] = field(default_factory=set)
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
@@ -73,6 +74,8 @@ class MemoryBlobs:
 
     async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         await self.payloads.check()
+        if self.is_unlistable:
+            raise Unavailable("blobs", "switched off")
         for name in sorted(self.payloads.blobs):
             if name.startswith(prefix):
                 modified_at = self.modified_at.get(name, self.clock())

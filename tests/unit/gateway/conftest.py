@@ -1,5 +1,6 @@
 """Fixtures with the real API, whose queues, blobs and orchestrations are in memory."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import GatewayTracing
+from tests.unit.gateway.api_keys import SETTING
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
 from tests.unit.gateway.receiver import MemoryReceiver
@@ -66,6 +68,18 @@ class RunningGateway:
         headers = {"prefer": "respond-async", **request.pop("headers", {})}
         return await self.http.post(f"/v1/models/{model}/jobs", headers=headers, **request)
 
+    async def begin(self, **request: Any) -> tuple["asyncio.Task[httpx.Response]", JobRequest]:
+        """Submit a job whose caller waits for its end, and wait until its message was sent.
+
+        Return the task that waits for the response, and the request in the message.
+        """
+        number = len(self.queues.sent)
+        headers = {"content-type": "application/octet-stream", **request.pop("headers", {})}
+        posting = self.http.post("/v1/models/noop/jobs", content=b"x", headers=headers, **request)
+        response = asyncio.create_task(posting)
+        await self.queues.wait_for(number + 1)
+        return response, self.queues.request(number)
+
     async def job(self, job_id: str) -> dict[str, Any]:
         answer = await self.http.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
@@ -100,17 +114,27 @@ def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
     return {"code": code, "message": "it did not work", "stage": "run", "retryable": retryable}
 
 
-def write_progress_catalogue(folder: Path) -> Path:
-    """Write the shipped catalogue to a file, with progress for `noop`, its last model."""
+def write_catalogue(folder: Path, *entries: str) -> Path:
+    """Write the shipped catalogue, whose last model is noop, with further entries."""
     path = folder / "models.toml"
-    shipped = DEFAULT_PATH.read_text("utf-8")
-    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
+    path.write_text("\n".join([DEFAULT_PATH.read_text("utf-8"), *entries]), "utf-8")
     return path
+
+
+def write_progress_catalogue(folder: Path) -> Path:
+    return write_catalogue(folder, "reports_progress = true\n")
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
     async with open_gateway() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def closed() -> AsyncIterator[RunningGateway]:
+    """Yield a gateway that needs one of the API keys in `api_keys.KEYS`."""
+    async with open_gateway(api_keys=SETTING) as opened:
         yield opened
 
 

@@ -21,11 +21,7 @@ async def give_up(
     reason: str = "MaxDeliveryCountExceeded",
     **properties: str,
 ) -> None:
-    """Let the gateway receive a message with this body and id from the dead-letter queue.
-
-    `properties` are further application properties of the message. The message was enqueued
-    `minute` minutes after 12:00.
-    """
+    """Let the gateway receive a dead-lettered message, enqueued `minute` minutes after 12:00."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,

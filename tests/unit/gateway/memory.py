@@ -7,6 +7,7 @@ events and timers.
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -89,6 +90,12 @@ class MemoryQueues:
         self.sent.append((queue, message))
         self.has_sent.set()
         await self.may_confirm.wait()
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until `count` messages were sent."""
+        while len(self.sent) < count:
+            self.has_sent.clear()
+            await self.has_sent.wait()
 
     async def check(self, queue: str) -> None:
         if self.is_hanging:
@@ -184,12 +191,19 @@ class MemoryDurable:
         self.may_start = asyncio.Event()
         """While this event is not set, `start` waits."""
         self.may_start.set()
+        self.started: list[str] = []
+        self.starts_left = math.inf
+        """How many calls of `start` succeed before all others fail."""
 
     async def start(
         self, job_id: str, ticket_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
         self._check()
         await self.may_start.wait()
+        if self.starts_left <= 0:
+            raise Unavailable("durable", "killed")
+        self.starts_left -= 1
+        self.started.append(job_id)
         run = self.runs[job_id] = Run(job_id, ticket_text, self._clock())
         if orchestrator != ORCHESTRATOR_JOB:
             return  # tests of webhooks run this orchestration
@@ -285,7 +299,7 @@ class MemoryDurable:
             if timer_id == run.retry_timer and not run.status.is_final:
                 run.retry_timer = None
                 if run.attempts < orchestrator.SEND_RETRIES.max_number_of_attempts:
-                    await self._send(run)
+                    await self._perform(run, self._schedule(run, "enqueue"))
         self._clock.now = end
 
     def _due(self, end: datetime) -> Iterator[tuple[Run, int, datetime]]:
@@ -304,19 +318,7 @@ class MemoryDurable:
         for event in run.history:
             event["IsPlayed"] = True
         self._append(run, {"EventType": 12}, *news)
-        context = json.dumps(
-            {
-                "history": run.history,
-                "input": json.dumps(run.input),
-                "instanceId": run.job_id,
-                "isReplaying": False,
-                "parentInstanceId": None,
-                "upperSchemaVersion": 1,
-                "upperSchemaVersionNew": 2,
-                "longRunningTimerIntervalDuration": "3.00:00:00",
-                "maximumShortTimerDuration": "6.00:00:00",
-            }
-        )
+        context = json.dumps(episode_context(run.job_id, run.input, run.history))
         run.contexts.append(context)
         result = json.loads(run_orchestrator(context))
         if result["isDone"]:
@@ -350,9 +352,7 @@ class MemoryDurable:
         self._append(run, {"EventType": 13})
 
     async def _run_conclude(self, run: Run, asked: str) -> None:
-        task_id = run.take_id()
-        scheduled = {"EventId": task_id, "Name": ACTIVITY_CONCLUDE, "Version": ""}
-        self._append(run, {"EventType": 4, **scheduled}, {"EventType": 13})
+        task_id = self._schedule(run, ACTIVITY_CONCLUDE, {"EventType": 13})
         assert self._conclude is not None
         try:
             result = await self._conclude(asked)
@@ -363,40 +363,27 @@ class MemoryDurable:
         await self._turn(run, {**ended, "TaskScheduledId": task_id})
 
     async def _announce(self, run: Run) -> None:
-        task_id = run.take_id()
-        scheduled = {"EventId": task_id, "Name": ACTIVITY_ANNOUNCE_WEBHOOK, "Version": ""}
-        self._append(run, {"EventType": 4, **scheduled}, {"EventType": 13})
+        task_id = self._schedule(run, ACTIVITY_ANNOUNCE_WEBHOOK, {"EventType": 13})
         await start_delivery(run.job_id, self)
         await self._turn(run, {"EventType": 5, "Result": "null", "TaskScheduledId": task_id})
 
     async def _begin(self, run: Run, actions: list[Any]) -> None:
         ((group,),) = actions
         *sends, _, _, timer = group["compoundActions"]
-        if not sends:
-            timer_id = run.take_id()
-            run.timers[timer_id] = datetime.fromisoformat(timer["fireAt"])
-            created = {"EventType": 10, "EventId": timer_id, "FireAt": timer["fireAt"]}
-            self._append(run, created, {"EventType": 13})
-            return
-        (sending,) = sends
-        (activity,) = sending["compoundActions"]
-        assert activity["functionName"] == "enqueue"
-        activity_id, timer_id = run.take_id(), run.take_id()
+        activity_ids = [self._schedule(run, "enqueue") for _ in sends]
+        timer_id = run.take_id()
         run.timers[timer_id] = datetime.fromisoformat(timer["fireAt"])
-        self._append(
-            run,
-            {"EventType": 4, "EventId": activity_id, "Name": "enqueue", "Version": ""},
-            {"EventType": 10, "EventId": timer_id, "FireAt": timer["fireAt"]},
-            {"EventType": 13},
-        )
-        await self._perform(run, activity_id)
+        created = {"EventType": 10, "EventId": timer_id, "FireAt": timer["fireAt"]}
+        self._append(run, created, {"EventType": 13})
+        for activity_id in activity_ids:
+            await self._perform(run, activity_id)
 
-    async def _send(self, run: Run) -> None:
-        activity_id = run.take_id()
-        self._append(
-            run, {"EventType": 4, "EventId": activity_id, "Name": "enqueue", "Version": ""}
-        )
-        await self._perform(run, activity_id)
+    def _schedule(self, run: Run, name: str, *more: dict[str, Any]) -> int:
+        """Append the schedule of an activity to the history, and return the activity's id."""
+        task_id = run.take_id()
+        scheduled = {"EventType": 4, "EventId": task_id, "Name": name, "Version": ""}
+        self._append(run, scheduled, *more)
+        return task_id
 
     async def _perform(self, run: Run, activity_id: int) -> None:
         run.attempts += 1
@@ -424,6 +411,21 @@ class MemoryDurable:
     def _check(self) -> None:
         if self.is_down:
             raise Unavailable("durable", "switched off")
+
+
+def episode_context(instance_id: str, text: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a host passes to an orchestrator with the input `text`."""
+    return {
+        "history": history,
+        "input": json.dumps(text),
+        "instanceId": instance_id,
+        "isReplaying": False,
+        "parentInstanceId": None,
+        "upperSchemaVersion": 1,
+        "upperSchemaVersionNew": 2,
+        "longRunningTimerIntervalDuration": "3.00:00:00",
+        "maximumShortTimerDuration": "6.00:00:00",
+    }
 
 
 def _text(time: datetime) -> str:

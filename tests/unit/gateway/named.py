@@ -2,10 +2,8 @@
 
 import base64
 import hashlib
-from pathlib import Path
 from typing import Any
 
-from contract.catalogue import DEFAULT_PATH
 from contract.names import result_blob
 from tests.unit.gateway.conftest import RunningGateway
 
@@ -33,13 +31,6 @@ results.boxes = {media_type = "application/json", optional = true}
 _HEAD = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR"
 PNG = _HEAD + (64).to_bytes(4) * 2 + b"\0" * 100
 LARGE_PNG = _HEAD + (65).to_bytes(4) * 2 + b"\0" * 100
-
-
-def write_catalogue(folder: Path, *entries: str) -> Path:
-    """Write the shipped catalogue with further entries."""
-    path = folder / "models.toml"
-    path.write_text("".join([DEFAULT_PATH.read_text("utf-8"), *entries]), "utf-8")
-    return path
 
 
 def as_base64(data: bytes) -> str:

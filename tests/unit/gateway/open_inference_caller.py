@@ -26,9 +26,7 @@ async def infer(
     waiting = asyncio.create_task(
         gateway.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)
     )
-    while len(gateway.queues.sent) < len(outcomes):
-        gateway.queues.has_sent.clear()
-        await gateway.queues.has_sent.wait()
+    await gateway.queues.wait_for(len(outcomes))
     for number, outcome in enumerate(outcomes):
         await gateway.reply(gateway.queues.request(number), **outcome)
     return await waiting

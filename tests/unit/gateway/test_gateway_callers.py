@@ -2,23 +2,17 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.unit.gateway.api_keys import KEYS, SETTING, bearer, job_of, submit_as
+from tests.unit.gateway.api_keys import KEYS, bearer, job_of, submit_as
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-async def closed() -> AsyncIterator[RunningGateway]:
-    async with open_gateway(api_keys=SETTING) as gateway:
-        yield gateway
 
 
 def principal_of(tenant: str, *roles: str) -> dict[str, str]:

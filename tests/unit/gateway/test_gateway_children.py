@@ -9,11 +9,16 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from contract.catalogue import DEFAULT_PATH
 from contract.messages import JobRequest
 from contract.names import children_url
 from gateway.jobs.children import child_id
-from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
+from tests.unit.gateway.conftest import (
+    STARTED_AT,
+    RunningGateway,
+    error_body,
+    open_gateway,
+    write_catalogue,
+)
 
 _NOOP = """
 [{name}]
@@ -28,9 +33,8 @@ reports_progress = {progress}
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway with the models `parent` and `middle`, which report progress, and `child`."""
     models = [("parent", "true"), ("middle", "true"), ("child", "false")]
-    added = "".join(_NOOP.format(name=name, progress=progress) for name, progress in models)
-    path = tmp_path / "models.toml"
-    path.write_text(DEFAULT_PATH.read_text("utf-8") + added, "utf-8")
+    added = [_NOOP.format(name=name, progress=progress) for name, progress in models]
+    path = write_catalogue(tmp_path, *added)
     async with open_gateway(catalogue_path=path) as opened:
         yield opened
 
@@ -82,8 +86,7 @@ class TestChild:
     async def test_error_is_returned_to_the_parent(self, gateway: RunningGateway) -> None:
         parent = await start(gateway)
         await run_child(gateway, parent)
-        error = {"code": "invalid-input", "message": "no", "stage": "run", "retryable": False}
-        await gateway.reply(error=error)
+        await gateway.reply(error=error_body("invalid-input"))
         answer = (await run_child(gateway, parent)).json()
         assert (answer["status"], answer["error"]["code"]) == ("failed", "invalid-input")
 

@@ -1,7 +1,7 @@
 """Test requests that count, redrive or purge all dead letters that match a filter."""
 
-import json
 import logging
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +13,8 @@ from contract.messages import encode_request
 from gateway.dead_letters import bulk
 from gateway.dead_letters.bulk import LetterFilter, find_letters
 from gateway.dead_letters.store import letter_blob
-from gateway.keys import make_key, parse_keys
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.api_keys import KEYS, bearer
+from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.dead_letters import (
     LETTERS,
     dead_job,
@@ -172,25 +172,12 @@ async def test_purge_stops_in_time_and_continues(
     assert second["next_cursor"] is None
 
 
-async def test_redrive_continues_after_a_failure(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_redrive_continues_after_a_failure(gateway: RunningGateway) -> None:
     for _ in range(10):
         await dead_job(gateway)
-    start = gateway.durable.start
-    starts = 0
-
-    async def failing(*arguments: Any, **options: Any) -> None:
-        nonlocal starts
-        starts += 1
-        if starts > 8:
-            gateway.durable.is_down = True
-        await start(*arguments, **options)
-
-    monkeypatch.setattr(gateway.durable, "start", failing)
+    gateway.durable.starts_left = 8
     assert (await act(gateway, "redrive", 10)).status_code == 503
-    gateway.durable.is_down = False
-    monkeypatch.setattr(gateway.durable, "start", start)
+    gateway.durable.starts_left = math.inf
     assert (await act(gateway, "redrive", 10)).json()["count"] == 2
     gateway.clock.now += timedelta(seconds=21)
     result = (await act(gateway, "redrive", 2)).json()
@@ -239,19 +226,19 @@ async def test_unknown_model_and_large_body_are_refused(gateway: RunningGateway)
     assert answer.status_code == 413
 
 
-async def test_each_change_is_logged_with_its_caller(caplog: pytest.LogCaptureFixture) -> None:
-    key, entry = make_key("night shift", "ops", ["jobs:read", "jobs:write", "admin"])
+async def test_each_change_is_logged_with_its_caller(
+    closed: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
-        gateway.http.headers["authorization"] = f"Bearer {key}"
-        alone, redriven, purged = [await dead_job(gateway) for _ in range(3)]
-        await redrive(gateway, alone)
-        await redrive(gateway, alone)
-        assert (await act(gateway, "redrive", 2)).status_code == 200
-        await gateway.http.delete(f"{LETTERS}/noop/{purged}")
-        assert (await act(gateway, "purge", 2)).status_code == 200
-        await dead_job(gateway)
-        await gateway.http.delete(f"{LETTERS}?model=noop")
+    closed.http.headers.update(bearer("acme-admin"))
+    alone, redriven, purged = [await dead_job(closed) for _ in range(3)]
+    await redrive(closed, alone)
+    await redrive(closed, alone)
+    assert (await act(closed, "redrive", 2)).status_code == 200
+    await closed.http.delete(f"{LETTERS}/noop/{purged}")
+    assert (await act(closed, "purge", 2)).status_code == 200
+    await dead_job(closed)
+    await closed.http.delete(f"{LETTERS}?model=noop")
     lines = [
         record.getMessage()
         for record in caplog.records
@@ -259,20 +246,21 @@ async def test_each_change_is_logged_with_its_caller(caplog: pytest.LogCaptureFi
     ]
     assert sum("redrove the dead letter" in line for line in lines) == 3
     assert sum("purged the dead letter" in line for line in lines) == 4
-    assert all(line.startswith("caller 'night shift' ") for line in lines)
+    assert all(line.startswith("caller 'acme-admin' ") for line in lines)
     for job_id in (alone, redriven, purged):
         assert any(
             f"redrove the dead letter {job_id} of the model noop as job" in line for line in lines
         )
         assert any(f"purged the dead letter {job_id} of the model noop" in line for line in lines)
-    assert key not in caplog.text
+    assert KEYS["acme-admin"][0] not in caplog.text
 
 
 async def test_malformed_letters_match_no_filter(gateway: RunningGateway) -> None:
+    timeless = b'{"reason": "MaxDeliveryCountExceeded", "dead_lettered_at": 7}'
     for number, content in enumerate(
-        ({"reason": ["x"]}, {"reason": REASON, "dead_lettered_at": 7}, {"dead_lettered_at": "x"})
+        (b'{"reason": ["x"]}', timeless, b'{"dead_lettered_at": "x"}')
     ):
-        gateway.blobs.put(letter_blob("noop", f"odd-{number}"), json.dumps(content).encode())
+        gateway.blobs.put(letter_blob("noop", f"odd-{number}"), content)
     assert (await count(gateway, reason=REASON))["count"] == 1
     assert (await count(gateway, dead_lettered_after="2020-01-01T00:00:00Z"))["count"] == 0
     assert (await count(gateway))["count"] == 3

@@ -89,9 +89,7 @@ async def test_failure_of_an_unstarted_job_is_recorded(gateway: RunningGateway) 
 
 
 async def test_waiting_caller_is_woken(gateway: RunningGateway) -> None:
-    waiting = asyncio.create_task(gateway.http.post("/v1/models/noop/jobs", content=b"x"))
-    await gateway.queues.has_sent.wait()
-    request = gateway.queues.request()
+    waiting, request = await gateway.begin()
     await give_up(gateway, encode_request(request), request.job_id)
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")

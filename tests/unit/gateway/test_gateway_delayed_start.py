@@ -9,10 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from contract.messages import JobRequest, reply_from_json
+from contract.messages import reply_from_json
 from gateway.durable import RuntimeStatus
 from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
 from gateway.jobs.lifecycle import OWN_ENDS, outcome_blob
@@ -24,22 +23,6 @@ from tests.unit.gateway.conftest import (
     write_progress_catalogue,
 )
 from tests.unit.gateway.skipping import run
-
-
-async def submit(
-    gateway: RunningGateway, **headers: str
-) -> tuple["asyncio.Task[httpx.Response]", JobRequest]:
-    """Submit a job, and wait until the gateway has sent the job's message.
-
-    Return a task that waits for the response, and the request in the message. `headers` are further
-    headers of the HTTP request.
-    """
-    octets = {"content-type": "application/octet-stream"}
-    path = "/v1/models/noop/jobs"
-    posting = gateway.http.post(path, content=b"x", headers=octets | headers)
-    response = asyncio.create_task(posting)
-    await gateway.queues.has_sent.wait()
-    return response, gateway.queues.request()
 
 
 def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
@@ -76,7 +59,7 @@ def alone(test: Callable[[RunningGateway], Awaitable[None]]) -> Callable[[], Non
 
 @alone
 async def test_ended_job_needs_one_episode(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     assert not gateway.durable.runs
     assert (await gateway.reply(request)).status_code == 202
     assert (await response).json()["status"] == "succeeded"
@@ -90,7 +73,7 @@ async def test_ended_job_needs_one_episode(gateway: RunningGateway) -> None:
 
 @alone
 async def test_ended_job_needs_no_outcome_blob(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     assert (await gateway.reply(request)).status_code == 202
     await response
     assert outcome_blob(request.job_id) not in gateway.payloads.blobs
@@ -103,7 +86,7 @@ async def test_ended_job_needs_no_outcome_blob(gateway: RunningGateway) -> None:
 @alone
 async def test_reply_is_accepted_after_the_start(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     reply = asyncio.create_task(gateway.reply(request))
     await asyncio.sleep(LONGEST_START_SECONDS - 0.001)
     assert not reply.done()
@@ -116,7 +99,7 @@ async def test_reply_is_accepted_after_the_start(gateway: RunningGateway) -> Non
 @alone
 async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     assert (await gateway.reply(request)).status_code == 202
     assert outcome_blob(request.job_id) in gateway.payloads.blobs
     gateway.durable.may_start.set()
@@ -126,7 +109,7 @@ async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway)
 @alone
 async def test_disconnect_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     reply = asyncio.create_task(gateway.reply(request))
     await asyncio.sleep(0.001)
     begun_at = asyncio.get_running_loop().time()
@@ -139,7 +122,7 @@ async def test_disconnect_records_the_outcome_in_a_blob(gateway: RunningGateway)
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
 def test_second_reply_changes_nothing(status: RuntimeStatus) -> None:
     async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
+        response, request = await gateway.begin()
         assert (await gateway.reply(request)).status_code == 202
         await response
         gateway.durable.runs[request.job_id].status = status
@@ -154,7 +137,7 @@ def test_second_reply_changes_nothing(status: RuntimeStatus) -> None:
 @alone
 async def test_reply_repeated_after_503_is_counted_once(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     gateway.payloads.is_down = True
     assert (await gateway.reply(request)).status_code == 503
     gateway.durable.may_start.set()
@@ -168,7 +151,7 @@ async def test_reply_repeated_after_503_is_counted_once(gateway: RunningGateway)
 @alone
 async def test_reply_stored_by_its_repetition_is_accepted(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     reply = asyncio.create_task(gateway.reply(request))
     await asyncio.sleep(0.001)
     # A second reply records the outcome of the first one, and may do so earlier.
@@ -183,7 +166,7 @@ async def test_reply_stored_by_its_repetition_is_accepted(gateway: RunningGatewa
 
 @alone
 async def test_one_of_two_identical_replies_is_accepted(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     gateway.durable.is_down = True
     replies = await asyncio.gather(gateway.reply(request), gateway.reply(request))
     assert sorted(each.status_code for each in replies) == [202, 410]
@@ -194,7 +177,7 @@ async def test_one_of_two_identical_replies_is_accepted(gateway: RunningGateway)
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
 def test_outcome_in_the_ticket_beats_a_blob(status: RuntimeStatus) -> None:
     async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
+        response, request = await gateway.begin()
         await gateway.reply(request)
         await response
         # Another instance of the app has recorded a second reply. The orchestration has no output,
@@ -212,7 +195,7 @@ def test_outcome_in_the_ticket_beats_a_blob(status: RuntimeStatus) -> None:
 
 @alone
 async def test_unended_job_starts_after_the_delay(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
     assert request.job_id not in gateway.durable.runs
     await asyncio.sleep(0.002)
@@ -226,7 +209,7 @@ async def test_unended_job_starts_after_the_delay(gateway: RunningGateway) -> No
 @alone
 async def test_job_starts_at_once_beside_another_instance(gateway: RunningGateway) -> None:
     gateway.services.waiters.record_end(is_own=False)
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     await asyncio.sleep(0.001)
     assert request.job_id in gateway.durable.runs
     await gateway.reply(request)
@@ -236,7 +219,7 @@ async def test_job_starts_at_once_beside_another_instance(gateway: RunningGatewa
 @alone
 async def test_delay_is_a_part_of_the_wait(gateway: RunningGateway) -> None:
     begun_at = asyncio.get_running_loop().time()
-    response, _ = await submit(gateway, prefer="wait=1")
+    response, _ = await gateway.begin(headers={"prefer": "wait=1"})
     assert (await response).status_code == 202
     assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
 
@@ -251,7 +234,7 @@ async def test_job_without_a_wait_starts_at_once(gateway: RunningGateway) -> Non
 
 def test_job_with_progress_starts_at_once(tmp_path: Path) -> None:
     async def test(gateway: RunningGateway) -> None:
-        response, request = await submit(gateway)
+        response, request = await gateway.begin()
         await asyncio.sleep(0.001)
         assert request.job_id in gateway.durable.runs
         await gateway.reply(request)
@@ -262,7 +245,7 @@ def test_job_with_progress_starts_at_once(tmp_path: Path) -> None:
 
 @alone
 async def test_failed_start_gets_503(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     gateway.durable.is_down = True
     assert (await gateway.reply(request)).status_code == 202
     assert (await response).status_code == 503
@@ -272,7 +255,7 @@ async def test_failed_start_gets_503(gateway: RunningGateway) -> None:
 @alone
 async def test_job_with_an_idempotency_key_starts_at_once(gateway: RunningGateway) -> None:
     # Another request with the key may start the orchestration again, which replaces the ticket.
-    response, request = await submit(gateway, **{"idempotency-key": "one"})
+    response, request = await gateway.begin(headers={"idempotency-key": "one"})
     await asyncio.sleep(0.001)
     assert request.job_id in gateway.durable.runs
     assert (await gateway.reply(request)).status_code == 202
@@ -283,7 +266,7 @@ async def test_job_with_an_idempotency_key_starts_at_once(gateway: RunningGatewa
 @alone
 async def test_reply_before_the_confirmation_needs_no_blob(gateway: RunningGateway) -> None:
     gateway.queues.may_confirm.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     reply = asyncio.create_task(gateway.reply(request))
     await asyncio.sleep(0.1)
     gateway.queues.may_confirm.set()
@@ -296,7 +279,7 @@ async def test_reply_before_the_confirmation_needs_no_blob(gateway: RunningGatew
 @alone
 async def test_reply_is_wanted_until_the_job_ends(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     assert request.reply_url is not None
     assert (await gateway.http.get(request.reply_url)).status_code == 200
     reply = asyncio.create_task(gateway.reply(request))
@@ -309,7 +292,7 @@ async def test_reply_is_wanted_until_the_job_ends(gateway: RunningGateway) -> No
 
 @alone
 async def test_repeated_reply_keeps_the_first_outcome(gateway: RunningGateway) -> None:
-    response, request = await submit(gateway)
+    response, request = await gateway.begin()
     first, second = await asyncio.gather(
         gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
     )

@@ -1,6 +1,7 @@
 """Test that all requests with the same Idempotency-Key get the same job."""
 
 import asyncio
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,6 @@ import httpx
 import pytest
 
 from gateway import housekeeping
-from gateway.errors import Unavailable
 from gateway.submission import idempotency as claims
 from tests.unit.gateway.conftest import RunningGateway
 
@@ -110,48 +110,29 @@ async def test_simultaneous_requests_create_one_job(gateway: RunningGateway, dat
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_one_repeat_creates_the_job_of_a_failed_request(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def die(*_: object) -> None:
-        raise Unavailable("durable", "died")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway.durable, "start", die)
-        assert (await submit(gateway)).status_code == 503
+async def test_one_repeat_creates_the_job_of_a_failed_request(gateway: RunningGateway) -> None:
+    gateway.durable.starts_left = 0
+    assert (await submit(gateway)).status_code == 503
+    gateway.durable.starts_left = math.inf
     (claim,) = (blob for name, blob in gateway.payloads.blobs.items() if name.startswith("claims/"))
-    starts = count_starts(gateway, monkeypatch)
     answers = await asyncio.gather(*(submit(gateway) for _ in range(8)))
     assert {answer.status_code for answer in answers} == {202}
     (job_id,) = {answer.json()["id"] for answer in answers}
     assert job_id.encode() in claim[1]
-    assert starts == [job_id]
-
-
-def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    starts: list[str] = []
-    start: Any = gateway.durable.start
-
-    async def counted(instance_id: str, *given: Any) -> None:
-        starts.append(instance_id)
-        await start(instance_id, *given)
-
-    monkeypatch.setattr(gateway.durable, "start", counted)
-    return starts
+    assert gateway.durable.started == [job_id]
 
 
 @pytest.mark.usefixtures("short_watch")
 async def test_slow_claim_starts_no_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts = count_starts(gateway, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(claims, "FRESH_SECONDS", -1.0)
         answer = await submit(gateway)
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-    assert starts == []
+    assert gateway.durable.started == []
     assert (await submit(gateway)).status_code == 202
-    assert len(starts) == 1
+    assert len(gateway.durable.started) == 1
 
 
 async def test_key_is_free_again_after_one_day(gateway: RunningGateway) -> None:

@@ -1,7 +1,6 @@
 """Test the routes that get a job, wait for its end, get its result and cancel it."""
 
 import asyncio
-import hashlib
 from typing import Any
 
 import httpx
@@ -9,6 +8,7 @@ import pytest
 
 from gateway.durable import RuntimeStatus
 from tests.unit.gateway.conftest import RunningGateway, error_body
+from tests.unit.gateway.named import stored
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 
@@ -117,18 +117,12 @@ async def test_browser_shows_passive_results(gateway: RunningGateway, media_type
 async def test_large_result_is_a_signed_link(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     data = b"\0" * 500_000
-    gateway.payloads.blobs[f"results/{job_id}"] = ("image/png", data)
-    reference = {
-        "media_type": "image/png",
-        "blob": f"results/{job_id}",
-        "size_bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    reference = stored(gateway, job_id, data, "image/png")
     assert (await gateway.reply(result=reference)).status_code == 202
     answer = await gateway.http.get(f"/v1/jobs/{job_id}/result")
     assert (answer.status_code, answer.content) == (303, b"")
     link = httpx.URL(answer.headers["location"])
-    assert (link.host, link.path) == ("blobs.test", f"/results/{job_id}")
+    assert (link.host, link.path) == ("blobs.test", f"/{reference['blob']}")
     assert link.params["sp"] == "r"
     assert link.params["se"] == "2026-03-01T12:15:00 00:00"
     assert (link.params["rsct"], link.params["rscd"]) == ("image/png", f"{job_id}.png")

@@ -1,18 +1,15 @@
 """Test labels: short texts that callers give to jobs, to find the jobs again."""
 
-import base64
 import json
 from typing import Any
 
 import pytest
 
-from contract.guard import AddressGuard
 from contract.messages import encode_request
-from contract.webhook import parse_secrets
 from gateway.submission.idempotency import IdempotencyClaim, claim_blob, fingerprint
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.dead_letters import give_up, redrive
-from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.webhook_delivery import HOOKS, URL, deliver, receiver
 
 LABEL = "order 4711, Zürich"
 RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
@@ -101,15 +98,11 @@ async def test_label_that_is_no_text_or_comes_twice_is_refused(
 
 
 async def test_webhook_contains_the_label() -> None:
-    secrets = parse_secrets(f"whsec_{base64.b64encode(bytes(32)).decode()}")
-    guard = AddressGuard("127.0.0.1")
-    async with open_gateway(webhook_secrets=secrets, guard=guard) as gateway:
-        job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook", label=LABEL)
+    async with open_gateway(**HOOKS) as gateway:
+        job_id = await gateway.accept(webhook_url=URL, label=LABEL)
         await gateway.reply()
-        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
-        receiver = gateway.services.webhooks
-        assert isinstance(receiver, MemoryReceiver)
-        ((_, _, body),) = receiver.posts
+        await deliver(gateway, job_id)
+        ((_, _, body),) = receiver(gateway).posts
         assert json.loads(body)["label"] == LABEL
 
 

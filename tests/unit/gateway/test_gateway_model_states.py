@@ -9,7 +9,6 @@ import pytest
 
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.names import heartbeat_blob
-from gateway.errors import Unavailable
 from gateway.queues.model_states import READY_FOR, ModelStates
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.storage.blobs import ListedBlob
@@ -22,7 +21,6 @@ class SlowBlobs(MemoryBlobs):
     """Blobs in memory. A call of `list` waits until `can_answer` is set, and then takes 5 s."""
 
     list_count: int = 0
-    is_failing: bool = False
     has_asked: asyncio.Event = field(default_factory=asyncio.Event)
     can_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -31,8 +29,6 @@ class SlowBlobs(MemoryBlobs):
         self.has_asked.set()
         await self.can_answer.wait()
         self.clock.now += timedelta(seconds=5)
-        if self.is_failing:
-            raise Unavailable("blobs", "the test has switched them off")
         async for blob in super().list(prefix):
             yield blob
 
@@ -60,7 +56,7 @@ def open_states() -> tuple[SlowBlobs, ModelStates]:
 @pytest.mark.parametrize("is_failing", [False, True])
 async def test_simultaneous_callers_share_a_read(is_failing: bool) -> None:
     blobs, states = open_states()
-    blobs.is_failing = is_failing
+    blobs.is_unlistable = is_failing
     callers = [asyncio.create_task(states.ready()) for _ in range(20)]
     await blobs.has_asked.wait()
     blobs.can_answer.set()

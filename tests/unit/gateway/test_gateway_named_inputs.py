@@ -21,9 +21,9 @@ from contract.messages import (
 from gateway.keys import OPEN_TENANT
 from gateway.rates import Rate
 from gateway.storage import uploads
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.conftest import RunningGateway, open_gateway, write_catalogue
 from tests.unit.gateway.dead_letters import give_up
-from tests.unit.gateway.named import COMPARED, LARGE_PNG, PNG, as_base64, write_catalogue
+from tests.unit.gateway.named import COMPARED, LARGE_PNG, PNG, as_base64
 from tests.unit.gateway.open_inference_caller import infer, tensor
 from tests.unit.gateway.uploaded import sent
 

@@ -9,6 +9,7 @@ import pytest
 
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from tests.unit.gateway.conftest import RunningGateway, error_body
+from tests.unit.gateway.named import stored
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.uploaded import NEVER_MADE, sent
 
@@ -213,17 +214,9 @@ async def test_large_result_is_read_from_blobs(gateway: RunningGateway) -> None:
         gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )
     await gateway.queues.has_sent.wait()
-    job_id = gateway.queues.request().job_id
     data = json.dumps(["x" * 50_000]).encode()
-    ref = await gateway.payloads.put(f"results/{job_id}", data, "application/json")
-    await gateway.reply(
-        result={
-            "blob": ref.blob,
-            "media_type": ref.media_type,
-            "size_bytes": ref.size_bytes,
-            "sha256": ref.sha256,
-        }
-    )
+    job_id = gateway.queues.request().job_id
+    await gateway.reply(result=stored(gateway, job_id, data, "application/json"))
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 

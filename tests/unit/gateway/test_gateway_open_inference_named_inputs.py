@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, PayloadRef, encode_request
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.named import COMPARED, PNG, as_base64, write_catalogue
+from tests.unit.gateway.conftest import RunningGateway, open_gateway, write_catalogue
+from tests.unit.gateway.named import COMPARED, PNG, as_base64
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.uploaded import sent
 

@@ -1,22 +1,15 @@
 """Test what callers with the scopes ops:read and admin can read and change."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from contract.messages import encode_request
-from tests.unit.gateway.api_keys import SETTING, ask, job_of
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.api_keys import ask, job_of
+from tests.unit.gateway.conftest import RunningGateway, error_body
 from tests.unit.gateway.dead_letters import LETTERS, give_up
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-async def closed() -> AsyncIterator[RunningGateway]:
-    async with open_gateway(api_keys=SETTING) as gateway:
-        yield gateway
 
 
 async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple[str, Any]]:
@@ -28,7 +21,7 @@ async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple
 async def test_filtered_list_has_only_jobs_of_the_tenant(closed: RunningGateway) -> None:
     ours, theirs = [await job_of(closed, name) for name in ("a", "b")]
     for index in range(2):
-        await closed.reply(closed.queues.request(index), error=_FAILURE)
+        await closed.reply(closed.queues.request(index), error=error_body("inference-failed"))
     queries: list[dict[str, str]] = [
         {},
         {"label": "same"},
@@ -142,6 +135,3 @@ async def test_ops_read_sees_all_dead_letters(closed: RunningGateway) -> None:
         assert (await ask(closed, name, "/v1/models")).status_code == 200
     letters = (await ask(closed, "watcher", LETTERS)).json()["dead_letters"]
     assert [letter["job_id"] for letter in letters] == [job_id]
-
-
-_FAILURE = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}

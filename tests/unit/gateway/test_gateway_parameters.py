@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.catalogue import Catalogue
 from contract.parameters import InvalidParameter, check_parameters
 from gateway.http.openapi.document import parameters_schema
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.conftest import RunningGateway, open_gateway, write_catalogue
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
 DECLARED = """
@@ -57,13 +57,6 @@ async def declared(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway whose model `noop` declares two parameters."""
     async with open_gateway(catalogue_path=write_catalogue(tmp_path, DECLARED)) as gateway:
         yield gateway
-
-
-def write_catalogue(folder: Path, parameters: str) -> Path:
-    """Write a catalogue whose model `noop` has these parameters. Return the file's path."""
-    path = folder / "models.toml"
-    path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + parameters, encoding="utf-8")
-    return path
 
 
 async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Response:

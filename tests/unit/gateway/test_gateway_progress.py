@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
 from contract.names import progress_url
 from gateway.errors import Unavailable
 from gateway.jobs.progress import NO_PROGRESS, ProgressReport, ProgressState, ProgressStore
@@ -26,14 +25,13 @@ from tests.unit.gateway.conftest import (
     write_progress_catalogue,
 )
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
-from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.webhook_delivery import HOOKS, URL, deliver, receiver
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway that sends webhooks, and whose model noop reports progress."""
-    hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
-    async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path), **hooks) as opened:
+    async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path), **HOOKS) as opened:
         yield opened
 
 
@@ -199,12 +197,11 @@ async def test_expired_job_shows_when_it_started(gateway: RunningGateway) -> Non
 
 
 async def test_webhook_of_an_expired_job_has_its_start(gateway: RunningGateway) -> None:
-    job_id = await gateway.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
+    job_id = await gateway.accept(deadline_seconds=10, webhook_url=URL)
     await tell(gateway, 0)
     await gateway.durable.advance(10)
-    await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
-    assert isinstance(gateway.services.webhooks, MemoryReceiver)
-    ((_, _, body),) = gateway.services.webhooks.posts
+    await deliver(gateway, job_id)
+    ((_, _, body),) = receiver(gateway).posts
     told = json.loads(body)
     assert (told["status"], told["started_at"]) == ("expired", STARTED_AT)
     assert told == await gateway.job(job_id)
@@ -220,15 +217,7 @@ async def test_report_ends_the_cold_start(gateway: RunningGateway) -> None:
 
 
 async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any:
-    submitting = asyncio.create_task(
-        gateway.http.post(
-            "/v1/models/noop/jobs",
-            content=b"x",
-            params={"deadline_seconds": 10},
-            headers={"content-type": "text/plain", "prefer": "wait=100"},
-        )
-    )
-    await gateway.queues.has_sent.wait()
+    submitting, _ = await gateway.begin(params={"deadline_seconds": 10})
     if starts:
         await tell(gateway, 0)
     await gateway.durable.advance(10)
@@ -239,7 +228,6 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
 
 async def test_expiry_problem_says_whether_the_job_ran(gateway: RunningGateway) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True
-    gateway.queues.has_sent.clear()
     assert await expired_while_waiting(gateway, starts=False) is False
     async with open_gateway() as silent:
         assert await expired_while_waiting(silent, starts=False) is None

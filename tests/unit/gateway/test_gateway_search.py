@@ -1,7 +1,6 @@
 """Test that jobs are found by model, status, error code, label, time and id with few queries."""
 
 import asyncio
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,14 +17,15 @@ from gateway.jobs.listing import (
     MAX_QUERIES,
     WINDOW_INSTANCES,
     IdRange,
+    Listing,
     id_at,
     list_newest,
     searched_since,
 )
 from gateway.jobs.model import JobOutcome, final_record, initial_record, write_ticket
 from gateway.jobs.search import JobFilter
-from gateway.keys import make_key, parse_keys
-from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.api_keys import ask
+from tests.unit.gateway.conftest import RunningGateway, error_body
 from tests.unit.gateway.dead_letters import dead_job
 from tests.unit.gateway.listed_jobs import START_MS, Store, id_of, list_jobs
 
@@ -128,6 +128,12 @@ async def test_all_filters_must_match(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "000000001999"),
+        ("limit", "000000001" + "9" * 5000),
+        ("limit", "x"),
+        ("status", "done"),
         ("code", "Not A Code"),
         ("code", ""),
         ("label", ""),
@@ -176,6 +182,12 @@ class BusyStore:
         self.instances += len(found)
         return InstancePage(found, len(numbers) <= limit)
 
+    async def search(self, wanted: JobFilter, span: IdRange) -> Listing[str]:
+        def choose(job_id: str, one: InstanceSnapshot) -> str | None:
+            return job_id if wanted.may_match(one, cast(Any, one.output)) else None
+
+        return await list_newest(cast(Durable, self), span, (), 20, choose)
+
     def _job(self, number: int) -> tuple[str, InstanceSnapshot]:
         job_id, at = id_of(number * 1000), START + timedelta(seconds=number)
         request = JobRequest(job_id, "noop", InlineBytes("text/plain", b""), at, at)
@@ -195,13 +207,7 @@ async def test_search_for_a_rare_label_is_bounded() -> None:
     pages = 0
     while True:
         queries, instances = store.queries, store.instances
-        page = await list_newest(
-            cast(Durable, store),
-            span,
-            (),
-            20,
-            lambda i, one: i if wanted.may_match(one, cast(Any, one.output)) else None,
-        )
+        page = await store.search(wanted, span)
         pages += 1
         assert store.queries - queries <= MAX_QUERIES
         assert store.instances - instances <= MAX_QUERIES * WINDOW_INSTANCES
@@ -232,13 +238,7 @@ async def test_search_for_a_rare_label_is_bounded() -> None:
 async def test_narrow_search_needs_few_queries(wanted: JobFilter, most_queries: int) -> None:
     store = BusyStore(frozenset({100, 21_500}))
     span = wanted.narrow(IdRange(id_at(START + timedelta(hours=6)), id_at(START)))
-    page = await list_newest(
-        cast(Durable, store),
-        span,
-        (),
-        20,
-        lambda i, one: i if wanted.may_match(one, cast(Any, one.output)) else None,
-    )
+    page = await store.search(wanted, span)
     assert page.below is None
     assert len(page.jobs) >= 1
     assert store.queries <= most_queries
@@ -284,26 +284,20 @@ async def test_unchanged_result_gets_304(gateway: RunningGateway) -> None:
     assert (await gateway.http.get("/v1/jobs?label=a", headers=headers)).status_code == 304
 
 
-async def test_each_tenant_reads_one_page_at_a_time() -> None:
-    keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
-    setting = parse_keys(json.dumps([entry for _, entry in keys.values()]))
-    async with open_gateway(api_keys=setting) as gateway:
-        running = most = 0
+async def test_each_tenant_reads_one_page_at_a_time(closed: RunningGateway) -> None:
+    running = most = 0
 
-        async def list_slowly(*given: Any) -> InstancePage:
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            for _ in range(20):
-                await asyncio.sleep(0)
-            running -= 1
-            return InstancePage((), is_whole=True)
+    async def list_slowly(*given: Any) -> InstancePage:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        running -= 1
+        return InstancePage((), is_whole=True)
 
-        gateway.durable.list_jobs = list_slowly  # type: ignore[method-assign, assignment]
-        searches = [
-            gateway.http.get("/v1/jobs?label=a", headers={"x-api-key": keys[tenant][0]})
-            for tenant in ("acme", "acme", "acme", "bolt")
-        ]
-        assert [answer.status_code for answer in await asyncio.gather(*searches)] == [200] * 4
-        assert most == 2
-        assert not gateway.services.search.locks
+    closed.durable.list_jobs = list_slowly  # type: ignore[method-assign, assignment]
+    searches = [ask(closed, name, "/v1/jobs?label=a") for name in ("a", "a", "reader", "b")]
+    assert [answer.status_code for answer in await asyncio.gather(*searches)] == [200] * 4
+    assert most == 2
+    assert not closed.services.search.locks

@@ -1,6 +1,5 @@
 """Test the submission of jobs: accepted requests, messages to workers, and responses."""
 
-import asyncio
 import base64
 import hashlib
 from typing import Any
@@ -13,19 +12,14 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK warns once in each process that a codec has no type.
-
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
     """Submit a job, reply to the job while the request waits, and return the response.
 
     `outcome` is the member `result` or `error` of the reply.
     """
-    waiting = asyncio.create_task(
-        gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
-    )
-    await gateway.queues.has_sent.wait()
-    assert (await gateway.reply(**outcome)).status_code == 202
+    waiting, request = await gateway.begin()
+    assert (await gateway.reply(request, **outcome)).status_code == 202
     return await waiting
 
 
@@ -95,11 +89,8 @@ async def test_failed_job_is_answered_by_its_problem(
 
 
 async def test_cancelled_job_gets_409(gateway: RunningGateway) -> None:
-    waiting = asyncio.create_task(
-        gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
-    )
-    await gateway.queues.has_sent.wait()
-    cancelled = await gateway.http.delete(f"/v1/jobs/{gateway.queues.request().job_id}")
+    waiting, request = await gateway.begin()
+    cancelled = await gateway.http.delete(f"/v1/jobs/{request.job_id}")
     assert cancelled.status_code == 202
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")

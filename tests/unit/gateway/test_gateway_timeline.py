@@ -1,6 +1,5 @@
 """Test the timeline of a job: the sum of its steps, its deliveries, and differing clocks."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.deliveries import DeliveryNote, encode_note, note_blob
-from contract.guard import AddressGuard
 from contract.messages import (
     DeliveryMarks,
     InlineBytes,
@@ -34,13 +32,15 @@ from gateway.jobs.model import (
     write_ticket,
 )
 from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
-from gateway.keys import make_key, parse_keys
+from tests.unit.gateway.api_keys import bearer, job_of
 from tests.unit.gateway.conftest import (
     STARTED_AT,
     RunningGateway,
+    error_body,
     open_gateway,
     write_progress_catalogue,
 )
+from tests.unit.gateway.webhook_delivery import HOOKS, URL
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TOTAL_MS = 100.0
@@ -425,22 +425,15 @@ async def test_delivery_is_running_until_the_reply(gateway: RunningGateway) -> N
     check_sum(timeline)
 
 
-async def test_only_an_operator_sees_the_traceback() -> None:
-    scopes = {"author": ("jobs:read", "jobs:write"), "operator": ("ops:read",)}
-    made = {name: make_key(name, "mine", scopes=each) for name, each in scopes.items()}
-    setting = parse_keys(json.dumps([entry for _, entry in made.values()]))
-    async with open_gateway(api_keys=setting) as gateway:
-        gateway.http.headers["x-api-key"] = made["author"][0]
-        job_id = await gateway.accept()
-        marks = DeliveryMarks(gateway.clock(), worker="w", ran_ms=1.0, replied_ms=2.0)
-        noted(gateway, DeliveryNote(1, marks, traceback="ValueError: why"))
-        error = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
-        await gateway.reply(error=error, timing={"delivery": marks_to_json(marks)})
-        seen = {}
-        for name, (secret, _) in made.items():
-            (row,) = (await get(gateway, job_id, **{"x-api-key": secret}))["deliveries"]
-            seen[name] = (row["state"], row["traceback"])
-        assert seen == {"author": ("answered", None), "operator": ("answered", "ValueError: why")}
+async def test_only_an_operator_sees_the_traceback(closed: RunningGateway) -> None:
+    job_id = await job_of(closed, "a")
+    marks = DeliveryMarks(closed.clock(), worker="w", ran_ms=1.0, replied_ms=2.0)
+    noted(closed, DeliveryNote(1, marks, traceback="ValueError: why"))
+    timing = {"delivery": marks_to_json(marks)}
+    await closed.reply(error=error_body("inference-failed"), timing=timing)
+    for name, traceback in (("a", None), ("watcher", "ValueError: why")):
+        (row,) = (await get(closed, job_id, **bearer(name)))["deliveries"]
+        assert (row["state"], row["traceback"]) == ("answered", traceback)
 
 
 async def test_forged_note_is_ignored(gateway: RunningGateway) -> None:
@@ -511,9 +504,8 @@ async def test_first_progress_report_adds_a_step(tmp_path: Path) -> None:
 
 
 async def test_webhook_attempts_are_listed() -> None:
-    hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
-    async with open_gateway(**hooks) as gateway:
-        job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook")
+    async with open_gateway(**HOOKS) as gateway:
+        job_id = await gateway.accept(webhook_url=URL)
         assert (await get(gateway, job_id))["webhook"]["attempts"] == []
         await gateway.reply()
         run = gateway.durable.runs[f"webhook-{job_id}"]

@@ -1,6 +1,7 @@
 """Test how a new job gets a version of its model, and what callers see of versions."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,6 @@ from contract.catalogue import Catalogue, choose_version
 from contract.errors import InvalidSetting
 from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import encode_request
-from gateway.errors import Unavailable
 from gateway.jobs.model import read_ticket
 from gateway.services import Services
 from gateway.submission import idempotency
@@ -191,14 +191,10 @@ async def test_repeat_after_a_deployment_keeps_the_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, int]
 ) -> None:
     monkeypatch.setattr(idempotency, "WATCH_SECONDS", 0.05)
-
-    async def die(*_: object) -> None:
-        raise Unavailable("durable", "died")
-
     async with open_gateway(catalogue_path=write_catalogue(tmp_path, first)) as gateway:
-        with monkeypatch.context() as patch:
-            patch.setattr(gateway.durable, "start", die)
-            assert (await submit(gateway)).status_code == 503
+        gateway.durable.starts_left = 0
+        assert (await submit(gateway)).status_code == 503
+        gateway.durable.starts_left = math.inf
         # A worker may already run the first message, so its reply must be that of this version.
         first_request = gateway.queues.request()
         deploy(gateway, write_catalogue(tmp_path, {"3": 100}))
@@ -356,12 +352,9 @@ async def test_without_fallback_jobs_stay_queued(tmp_path: Path) -> None:
 
 
 async def test_unreadable_heartbeats_use_no_fallback(
-    falling_back: RunningGateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    falling_back: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: str) -> None:
-        raise Unavailable("blobs", "switched off")
-
-    monkeypatch.setattr(falling_back.blobs, "list", fail)
+    falling_back.blobs.is_unlistable = True
     assert (await submit(falling_back)).json()["version"] == "2"
     assert "no job gets a fallback" in caplog.text
 

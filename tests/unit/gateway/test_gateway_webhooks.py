@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from contract.guard import AddressGuard
 from contract.names import webhook_instance
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.durable import RuntimeStatus
-from gateway.keys import make_key, parse_keys
 from gateway.webhooks.activities import ATTEMPT_SECONDS, FIRST_ATTEMPT_SECONDS, start_delivery
 from gateway.webhooks.orchestrator import (
     LONGEST_SECONDS,
@@ -25,14 +23,22 @@ from gateway.webhooks.orchestrator import (
 )
 from gateway.webhooks.sender import WebhookResponse
 from gateway.webhooks.shares import AttemptShares
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.webhook_delivery import SECRET, URL, Delivery, deliver, receiver, tried
+from tests.unit.gateway.api_keys import SETTING, bearer
+from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.webhook_delivery import (
+    HOOKS,
+    SECRET,
+    URL,
+    Delivery,
+    deliver,
+    receiver,
+    tried,
+)
 
 
 @pytest.fixture
 async def hooked() -> AsyncIterator[RunningGateway]:
-    guard = AddressGuard("127.0.0.1")
-    async with open_gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as gateway:
+    async with open_gateway(**HOOKS) as gateway:
         yield gateway
 
 
@@ -56,25 +62,17 @@ async def test_ended_job_is_delivered_once(hooked: RunningGateway) -> None:
 
 
 async def test_each_tenant_signs_with_its_own_secrets() -> None:
-    """Verifying the signature of a webhook with the secret of a different tenant must fail."""
-    keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
-    async with open_gateway(
-        webhook_secrets=parse_secrets(SECRET),
-        guard=AddressGuard("127.0.0.1"),
-        api_keys=parse_keys(json.dumps([entry for _, entry in keys.values()])),
-    ) as gateway:
-        for tenant, (key, _) in keys.items():
-            answer = await gateway.http.post(
-                "/v1/models/noop/jobs",
-                json={"input": {"text": "x"}, "webhook": {"url": URL}},
-                headers={"x-api-key": key, "prefer": "respond-async"},
-            )
+    tenants = {"acme": "a", "bolt": "b"}
+    async with open_gateway(**HOOKS, api_keys=SETTING) as gateway:
+        for tenant, key in tenants.items():
+            hook = {"input": {"text": "x"}, "webhook": {"url": URL}}
+            answer = await gateway.submit(json=hook, headers=bearer(key))
             assert answer.status_code == 202, answer.text
             await gateway.reply()
             gateway.clock.now = datetime.now(UTC)
             await deliver(gateway, answer.json()["id"])
             _, headers, body = receiver(gateway).posts[-1]
-            for other in keys:
+            for other in tenants:
                 (secret,) = format_secrets(tenant_secrets(parse_secrets(SECRET), other)).split(",")
                 if other == tenant:
                     Webhook(secret).verify(body, dict(headers))
@@ -93,8 +91,7 @@ async def test_job_without_a_result_is_delivered(hooked: RunningGateway, end: st
     elif end == "expire":
         await hooked.durable.advance(60)
     else:
-        error = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
-        await hooked.reply(error=error)
+        await hooked.reply(error=error_body("inference-failed"))
     assert hooked.durable.runs[job_id].status is RuntimeStatus.COMPLETED
     assert webhook_instance(job_id) in hooked.durable.runs
 

@@ -7,12 +7,20 @@ from typing import Any
 
 from azure.durable_functions import Orchestrator
 
+from contract.guard import AddressGuard
+from contract.webhook import parse_secrets
 from gateway.webhooks.orchestrator import delivery_input, webhook
 from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.memory import episode_context
 from tests.unit.gateway.receiver import MemoryReceiver
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 URL = "http://127.0.0.1:9/hook?token=hidden"
+HOOKS: dict[str, Any] = {
+    "webhook_secrets": parse_secrets(SECRET),
+    "guard": AddressGuard("127.0.0.1"),
+}
+"""The settings of a gateway that may deliver webhooks to URL."""
 
 run_webhook = Orchestrator.create(webhook)
 
@@ -78,17 +86,7 @@ class Delivery:
         for event in self.history:
             event["IsPlayed"] = True
         self._append({"EventType": 12}, *news)
-        context = {
-            "history": self.history,
-            "input": json.dumps(self.input_text),
-            "instanceId": "webhook-job",
-            "isReplaying": False,
-            "parentInstanceId": None,
-            "upperSchemaVersion": 1,
-            "upperSchemaVersionNew": 2,
-            "longRunningTimerIntervalDuration": "3.00:00:00",
-            "maximumShortTimerDuration": "6.00:00:00",
-        }
+        context = episode_context("webhook-job", self.input_text, self.history)
         answer: dict[str, Any] = json.loads(run_webhook(json.dumps(context)))
         self.episodes.append({"context": json.loads(json.dumps(context)), "answer": answer})
         self._append({"EventType": 13})
