@@ -41,18 +41,12 @@ from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
+# How many senders, each with its own connection, are opened before the first job.
 _MAX_EARLY_QUEUES: Final = 10
-"""The largest number of queues whose senders are opened before the first job.
-
-Each sender has its own connection.
-"""
 
 
 class Services:
-    """The components of the gateway, built once from the settings and the connections.
-
-    Routes and triggers pass to each function only the components that the function needs.
-    """
+    """The components of the gateway. Pass to each function only those that it needs."""
 
     def __init__(  # noqa: PLR0913 - each connection is an argument
         self,
@@ -113,10 +107,8 @@ class Services:
             clock=clock,
             url_inputs=RateLimiter(clock),
         )
-        self.children = ChildJobs(self.creator, self.jobs, self.waiters, blobs)
-        self.idempotency = IdempotencyKeys(
-            blobs, self.jobs, self.creator, self.waiters, clock, self.claim_lifetime
-        )
+        self.children = ChildJobs(self.creator)
+        self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)
 
         self.dead_letters = DeadLetterTrigger(
             blobs, queues, self.jobs, tokens, names(catalogue), clock
@@ -124,11 +116,7 @@ class Services:
         redriver = Redriver(
             blobs, queues, self.jobs, tokens, self.waiters, self.estimates, self.counters, clock
         )
-        self.letter_actions = LetterActions(
-            blobs,
-            redriver,
-            clock,
-        )
+        self.letter_actions = LetterActions(blobs, redriver, clock)
         self.webhook_activities = WebhookActivities(
             self.jobs, self.progress, payloads, webhooks, settings.webhook_secrets, clock
         )

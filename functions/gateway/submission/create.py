@@ -62,6 +62,7 @@ from gateway.jobs.model import (
     Ticket,
     final_record,
     initial_record,
+    is_final,
     read_ticket,
     write_ticket,
 )
@@ -82,11 +83,12 @@ from gateway.submission.parse import (
     check_coding,
     check_media_type,
     check_upload_size,
+    naming_input,
 )
 from gateway.telemetry import GatewayTracing, JobCounters
 
 LONGEST_REFUSAL_SECONDS: Final = 300
-"""The longest Retry-After, in seconds, if a job is refused because its queue is saturated."""
+"""The longest Retry-After of a saturated queue."""
 
 _LOOK_UP_RETRY_SECONDS: Final = 5
 
@@ -97,10 +99,7 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long requests send no messages of a model after one of them could not be sent.
-
-During this time, the orchestrations of the model's new jobs send the messages.
-"""
+"""How long after a failed send only the orchestrations send messages of the model."""
 
 UNSENT_WAIT_SECONDS: Final = 5.0
 """The longest time in seconds that a caller waits for a job whose message is not sent yet."""
@@ -123,10 +122,7 @@ class PreparedJob:
         return self.request.job_id
 
     def ticket(self, *, sent_at: datetime | None, outcome: JobOutcome | None) -> Ticket:
-        """Return the input of the job's orchestration.
-
-        If the message was sent, at `sent_at`, it does not contain the input for the model.
-        """
+        """Return the orchestration's input, without the model's input if the message was sent."""
         return write_ticket(
             self.request,
             self.new_job.traceparent,
@@ -171,18 +167,12 @@ class JobCreator:
     url_inputs: RateLimiter
     """Limits how often each tenant may submit a job whose input is fetched from a URL."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
-    """By model name, the time until which only orchestrations send the model's messages.
-
-    A request that fails to send a message sets this time. Until then, no other request tries.
-    """
+    """By model, until when only orchestrations send messages, because a request failed to."""
 
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request, and wait up to `wait_seconds` for their end.
-
-        If one job must be refused, no job is started. Raises HttpProblem or Unavailable.
-        """
+        """Create all jobs of a request or, if one is refused, none; then wait for their end."""
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
         for new_job in new_jobs:
             new_job.drop_data()
@@ -224,11 +214,7 @@ class JobCreator:
         return PreparedJob(request, replace(new_job, model=model))
 
     async def _choose_version(self, model: ModelEntry, job_id: str) -> ModelEntry:
-        """Return the version that the percentages and the job's id select.
-
-        If no worker is ready for it, return the fallback version, unless no heartbeats can be read.
-        Each job's version is chosen once, because the percentages and the workers may change.
-        """
+        """Return the version for this job id, or the fallback if no worker is ready for it."""
         versions = self.catalogue.versions(model)
         chosen = versions[choose_version(model.versions, job_id)]
         if model.fallback in {"", chosen.version}:
@@ -287,6 +273,17 @@ class JobCreator:
             final = await self.jobs.wait(durable, job.job_id, initial, ended, left_seconds)
             return final or initial
 
+    async def wait(
+        self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
+    ) -> SubmittedJob:
+        """Wait up to `wait_seconds` for the end of a submitted job, and return the job."""
+        job_id, record = submitted.job_id, submitted.record
+        if is_final(record):
+            return submitted
+        with self.waiters.waiting(job_id) as ended:
+            final = await self.jobs.wait(durable, job_id, record, ended, wait_seconds)
+        return replace(submitted, record=final or record)
+
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:
         """Send the job's message, and return the job and the time at which it was sent.
 
@@ -315,11 +312,7 @@ class JobCreator:
         return await self._make_small(job), None
 
     async def enqueue(self, ticket_text: str) -> str | None:
-        """Send the request of a started job whose message could not be sent (activity `enqueue`).
-
-        Returns the JSON text of a JobError if the request can never be sent. Raises Unavailable if
-        a repeated call may succeed.
-        """
+        """Send the message of a started job; return a JobError as JSON if that is impossible."""
         ticket = read_ticket(ticket_text)
         try:
             await self._send_request(ticket.request(), ticket.priority, ticket.traceparent)
@@ -331,10 +324,7 @@ class JobCreator:
     async def _send_request(
         self, request: JobRequest, priority: Priority, traceparent: str | None
     ) -> None:
-        """Send a request, with its reply URL, to the model's queue, unless its deadline has passed.
-
-        A repeated call sends a message with the same id, which the queue drops as a duplicate.
-        """
+        """Send a request before its deadline. The queue drops a repeat with the same message id."""
         left = request.deadline - self.clock()
         if left.total_seconds() <= 0:
             return
@@ -410,11 +400,8 @@ class JobCreator:
         """Refuse forbidden URLs, and too many DNS look-ups."""
         for name, each in job.inputs.items():
             if each.url is not None:
-                try:
+                with naming_input(name):
                     await self._check_address(f"{_path_of(name)}.url", each.url.url, job.tenant)
-                except HttpProblem as problem:
-                    problem.add_input(name)
-                    raise
         if job.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise invalid_input(
@@ -438,18 +425,12 @@ class JobCreator:
     async def _store_inputs(
         self, job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs in blobs; return the first input and the named inputs of the request.
-
-        Small inputs stay inline, up to `inline_limit_bytes` together.
-        """
+        """Return the payloads; those beyond `inline_limit_bytes` in total are stored in blobs."""
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes
         for name, each in job.inputs.items():
-            try:
+            with naming_input(name):
                 payloads[name] = await self._store_input(job, job_id, name, each, left_bytes)
-            except HttpProblem as problem:
-                problem.add_input(name)
-                raise
             if isinstance(payloads[name], InlineBytes | InlineJson):
                 left_bytes -= len(each.data)
         return _split_inputs(payloads)

@@ -40,13 +40,11 @@ from contract.errors import MalformedMessage
 from contract.messages import Fields, Json, PayloadRef, fits_inline
 from contract.names import input_blob
 from gateway import problems
-from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import Unavailable
-from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Jobs, Waiters
-from gateway.jobs.model import is_final
+from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from gateway.problems import HttpProblem
-from gateway.storage.blobs import Blobs, SmallBlob
+from gateway.storage.blobs import SmallBlob
 from gateway.submission.create import JobCreator, PreparedJob, SubmittedJob, gather_all
 from gateway.submission.parse import NewJob, SubmittedInput
 
@@ -162,17 +160,9 @@ class _KeyedJob:
 class IdempotencyKeys:
     """Creates the jobs of requests with an Idempotency-Key, once for each key."""
 
-    blobs: Blobs
-    jobs: Jobs
     creator: JobCreator
-    waiters: Waiters
-    clock: Clock
     lifetime: timedelta
-    """How long an idempotency claim is valid.
-
-    This time must not be longer than the retention of jobs. Otherwise a repeated request would run
-    a deleted job again.
-    """
+    """How long a claim is valid. If it outlived its job, a repeat would run the deleted job."""
 
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
@@ -207,7 +197,7 @@ class IdempotencyKeys:
         ]
         return await gather_all(
             [
-                self._wait(durable, created, wait_seconds),
+                self.creator.wait(durable, created, wait_seconds),
                 *(self._create_one(durable, other, wait_seconds) for other in others),
             ]
         )
@@ -220,7 +210,7 @@ class IdempotencyKeys:
         limit_bytes = self.creator.settings.inline_limit_bytes
         skips_look = fits_inline(keyed.new_job.size_bytes, limit_bytes)
         for _ in range(_MAX_ROUNDS):
-            blob = None if skips_look else await self.blobs.read(keyed.claim_blob)
+            blob = None if skips_look else await self.creator.blobs.read(keyed.claim_blob)
             claim = decode_claim(blob.data) if blob else None
             if claim is not None and not self._has_expired(claim):
                 if claim.fingerprint != keyed.fingerprint:
@@ -252,7 +242,7 @@ class IdempotencyKeys:
         )
 
     def _has_expired(self, claim: IdempotencyClaim) -> bool:
-        return self.clock() - claim.created_at >= self.lifetime
+        return self.creator.clock() - claim.created_at >= self.lifetime
 
     async def _claim_and_start(
         self,
@@ -268,7 +258,7 @@ class IdempotencyKeys:
         FRESH_SECONDS. `claim` is an existing claim whose job was not started, in the blob `blob`.
         """
         job_id = claim.job_id if claim else str(uuid7())
-        created_at = claim.created_at if claim else self.clock()
+        created_at = claim.created_at if claim else self.creator.clock()
         new_job = keyed.new_job if claim is None else self._pin(keyed.new_job, claim.version)
         job = await self.creator.prepare(new_job, job_id)
         _, version = split_name(job.request.model)
@@ -276,9 +266,9 @@ class IdempotencyKeys:
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
         if blob is None:
-            etag = await self.blobs.create(keyed.claim_blob, data)
+            etag = await self.creator.blobs.create(keyed.claim_blob, data)
         else:
-            etag = await self.blobs.replace(keyed.claim_blob, data, blob.etag)
+            etag = await self.creator.blobs.replace(keyed.claim_blob, data, blob.etag)
         if etag is None:
             if claim is None:
                 await self._discard(job)
@@ -290,10 +280,7 @@ class IdempotencyKeys:
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 
     def _pin(self, new_job: NewJob, version: str) -> NewJob:
-        """Return the job with the version in the claim, if the catalogue still contains it.
-
-        The job's message may have been sent to the queue of this version.
-        """
+        """Return the job with the claim's version, to whose queue its message may have gone."""
         entry = self.creator.catalogue.versions(new_job.model).get(version)
         return (
             new_job if entry is None else dataclasses.replace(new_job, model=entry, is_pinned=True)
@@ -306,26 +293,26 @@ class IdempotencyKeys:
             if isinstance(payload, PayloadRef):
                 # If the deletion fails, the blob remains although no job refers to it.
                 with contextlib.suppress(Unavailable):
-                    await self.blobs.delete(input_blob(job.job_id, name))
+                    await self.creator.blobs.delete(input_blob(job.job_id, name))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Wait up to WATCH_SECONDS for the job's orchestration instance; None without one."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
-        with self.waiters.waiting(job_id):
+        with self.creator.waiters.waiting(job_id):
             while True:
                 instance = await durable.status(job_id)
                 left = end - loop.time()
                 if instance is not None or left <= 0:
                     return instance
-                shortest_seconds = self.waiters.shortest_pause_seconds
+                shortest_seconds = self.creator.waiters.shortest_pause_seconds
                 await asyncio.sleep(min(max(pause_seconds, shortest_seconds), left))
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
 
     async def _follow(
         self, durable: Durable, job_id: str, instance: InstanceSnapshot, wait_seconds: float
     ) -> SubmittedJob:
-        found = await self.jobs.record_of(job_id, instance)
+        found = await self.creator.jobs.record_of(job_id, instance)
         if found is None:
             raise Unavailable(
                 "durable",
@@ -333,15 +320,4 @@ class IdempotencyKeys:
                 "a job",
             )
         replayed = SubmittedJob(job_id, found, is_replay=True)
-        return await self._wait(durable, replayed, wait_seconds)
-
-    async def _wait(
-        self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
-    ) -> SubmittedJob:
-        """Wait up to `wait_seconds` for the end of a submitted job, and return the job."""
-        job_id, record = submitted.job_id, submitted.record
-        if is_final(record):
-            return submitted
-        with self.waiters.waiting(job_id) as ended:
-            final = await self.jobs.wait(durable, job_id, record, ended, wait_seconds)
-        return dataclasses.replace(submitted, record=final or record)
+        return await self.creator.wait(durable, replayed, wait_seconds)

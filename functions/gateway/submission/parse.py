@@ -69,10 +69,7 @@ class SubmittedInput:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The validated data from which a job is created. The first input has the name None.
-
-    If `is_pinned` is true, the job runs on the version `model`. Otherwise the gateway chooses one.
-    """
+    """A validated job; its first input is named None. `is_pinned` forbids another version."""
 
     model: ModelEntry
     tenant: str
@@ -355,10 +352,7 @@ def check_coding(content_encoding: str) -> None:
 
 
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
-    """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
-
-    A JSON body or form that contains the payload may exceed it by up to `allowance_bytes`.
-    """
+    """Raise `payload-too-large`; a body around the payload may have `allowance_bytes` more."""
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
@@ -409,11 +403,7 @@ def check_media_type(
 
 
 def only_media_type(model: ModelEntry, announced: str | None) -> str | None:
-    """Return the only media type that the model accepts; None if there are several.
-
-    JSON does not count if the request announces a type, because a JSON body contains the input as
-    its member `input`.
-    """
+    """Return the only accepted type, but not JSON if a type is announced: its body has members."""
     accepted = model.media_types
     is_clear = len(accepted) == 1 and (announced is None or accepted[0] != media.JSON)
     return accepted[0] if is_clear else None
