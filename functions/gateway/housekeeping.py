@@ -12,6 +12,7 @@ succeeded, see `gateway.operations.housekeeping_runs`.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from gateway.errors import Unavailable, UnknownInstance
 from gateway.jobs.children import CHILDREN
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.listing import IdRange, id_at, list_newest
-from gateway.jobs.model import Record, is_final, read_ticket
+from gateway.jobs.model import is_final, read_ticket
 from gateway.operations.housekeeping_runs import record_run
 from gateway.operations.sums import SUMS_KEPT
 from gateway.queues.workers import FORGOTTEN_AFTER
@@ -36,16 +37,13 @@ from gateway.submission.idempotency import CLAIMS
 from gateway.webhooks.activities import start_delivery
 
 MAX_LISTED: Final = 5_000
-"""How many blobs of each prefix one run of the housekeeping may list. It runs every ten minutes."""
+"""How many blobs of each prefix one run may list."""
 
 MAX_DELETED: Final = 500
-"""How many blobs of each prefix one run of the housekeeping may delete."""
+"""How many blobs of each prefix one run may delete."""
 
 MAX_FREQUENT_DELETED: Final = 5_000
-"""How many blobs of a prefix one run may delete if most jobs write such a blob.
-
-This is enough for eight new jobs a second.
-"""
+"""The same for blobs that most jobs write. It is enough for eight new jobs a second."""
 
 STEP_SECONDS: Final = 60.0
 """How long one step may take. The next run continues it."""
@@ -54,7 +52,7 @@ FOLLOWS_WITHIN: Final = timedelta(minutes=10)
 """An orchestration counts as stuck if it still runs this long after its job has ended."""
 
 MAX_JOBS: Final = 500
-"""The largest number of jobs that one call of `recover` checks. The newest jobs are checked."""
+"""How many of the newest jobs one run checks."""
 
 _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
 
@@ -92,16 +90,12 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         "orchestrations": lambda: recover(durable, services.jobs, now, services.retention),
         "histories": lambda: durable.purge(now - services.retention),
         UPLOADS: lambda: _delete(
-            blobs,
-            UPLOADS,
-            lambda blob: has_expired(blob.name, uploads_before),
-            MAX_FREQUENT_DELETED,
+            blobs, UPLOADS, lambda b: has_expired(b.name, uploads_before), MAX_FREQUENT_DELETED
         ),
-        **{
-            prefix: partial(_delete_before, blobs, prefix, *limits)
-            for prefix, limits in old_blobs.items()
-        },
     }
+    for prefix, (before, most) in old_blobs.items():
+        is_old = partial(_is_older, before)
+        steps[prefix] = partial(_delete, blobs, prefix, is_old, most)
     counts: dict[str, int] = {}
     failed: dict[str, str] = {}
     for name, step in steps.items():
@@ -120,8 +114,8 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
     return counts
 
 
-async def _delete_before(blobs: Blobs, prefix: str, before: datetime, most: int) -> int:
-    return await _delete(blobs, prefix, lambda blob: blob.modified_at < before, most)
+def _is_older(before: datetime, blob: ListedBlob) -> bool:
+    return blob.modified_at < before
 
 
 async def _delete(
@@ -149,20 +143,17 @@ async def _delete(
 
 
 async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
-    """Terminate stuck orchestrations, deliver their webhooks, and return their number.
-
-    An orchestration is stuck if it still runs ten minutes after its job has ended. Jobs that are
-    older than `retention` are not checked.
-    """
+    """Terminate orchestrations that outlive their jobs, deliver their webhooks, count them."""
     ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
     page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)
     ended = 0
     for job_id, instance in page.jobs:
         found = await jobs.record_of(job_id, instance)
-        if found is None or not is_final(found) or not _is_late(found, now):
+        if found is None or not is_final(found):
             continue
-        await _end(durable, job_id, instance)
-        ended += 1
+        if datetime.fromisoformat(found["finished_at"]) < now - FOLLOWS_WITHIN:
+            await _end(durable, job_id, instance)
+            ended += 1
     return ended
 
 
@@ -172,11 +163,5 @@ async def _end(durable: Durable, job_id: str, instance: InstanceSnapshot) -> Non
     _log.warning(
         "job %s has ended, but its orchestration is stuck; terminating the orchestration", job_id
     )
-    try:
+    with contextlib.suppress(UnknownInstance):
         await durable.terminate(job_id, "the job has ended, but this orchestration is stuck")
-    except UnknownInstance:
-        return
-
-
-def _is_late(record: Record, now: datetime) -> bool:
-    return datetime.fromisoformat(record["finished_at"]) < now - FOLLOWS_WITHIN

@@ -36,10 +36,7 @@ DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """The gateway's settings.
-
-    The first of `reply_token_keys` signs new reply tokens, and all of them verify tokens.
-    """
+    """The gateway's settings. The first of `reply_token_keys` signs; all of them verify."""
 
     service_bus: AzureEndpoint
     payload_storage: AzureEndpoint
@@ -111,38 +108,33 @@ def _url_input_rate(text: str) -> Rate:
 _MAX_INLINE_LIMIT_BYTES = MAX_MESSAGE_BYTES // 2
 
 
+def _url(reader: SettingsReader, name: str, expected: str, *, may_have_path: bool = True) -> str:
+    """Read an http(s) URL without query and fragment; an empty string if it is not set."""
+    value = reader.text(name).rstrip("/")
+    parts = urlsplit(value)
+    is_http = parts.scheme in {"http", "https"} and bool(parts.netloc)
+    is_short = not parts.query and not parts.fragment and (may_have_path or not parts.path)
+    if value and not (is_http and is_short):
+        raise InvalidSetting(f"{name}: expected {expected}")
+    return value
+
+
 def _base_url(reader: SettingsReader) -> str:
-    value = reader.text("GATEWAY_BASE_URL").rstrip("/")
-    if not _is_http_url(value):
-        raise InvalidSetting(
-            "GATEWAY_BASE_URL: expected the gateway's own URL, for example https://host"
-        )
+    expected = "the gateway's own URL, for example https://host"
+    value = _url(reader, "GATEWAY_BASE_URL", expected)
+    if not value:
+        raise InvalidSetting(f"GATEWAY_BASE_URL: expected {expected}")
     return value
 
 
 def _public_url(reader: SettingsReader) -> str | None:
-    value = reader.text("PAYLOAD_PUBLIC_URL").rstrip("/")
-    if value and not _is_http_url(value):
-        raise InvalidSetting(
-            "PAYLOAD_PUBLIC_URL: expected the blob endpoint's public URL, for example https://host"
-        )
-    return value or None
+    expected = "the blob endpoint's public URL, for example https://host"
+    return _url(reader, "PAYLOAD_PUBLIC_URL", expected) or None
 
 
 def _admin_url(reader: SettingsReader) -> str | None:
-    value = reader.text("SERVICE_BUS_ADMIN_URL").rstrip("/")
-    if value and not (_is_http_url(value) and not urlsplit(value).path):
-        raise InvalidSetting(
-            "SERVICE_BUS_ADMIN_URL: expected the management API's URL, for example http://host:port"
-        )
-    return value or None
-
-
-def _is_http_url(text: str) -> bool:
-    """Return whether the text is a URL with http or https, and without query and fragment."""
-    parts = urlsplit(text)
-    is_http = parts.scheme in {"http", "https"} and bool(parts.netloc)
-    return is_http and not parts.query and not parts.fragment
+    expected = "the management API's URL, for example http://host:port"
+    return _url(reader, "SERVICE_BUS_ADMIN_URL", expected, may_have_path=False) or None
 
 
 def _reply_token_keys(reader: SettingsReader) -> tuple[bytes, ...]:

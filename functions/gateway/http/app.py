@@ -60,10 +60,7 @@ _BY_STATUS: Final[dict[int, ProblemKind]] = {
 
 
 def create_app(services: Services) -> FastAPI:
-    """Create the FastAPI app.
-
-    The ASGI scope of each request must contain a Durable Functions client under the key `durable`.
-    """
+    """Create the FastAPI app. Each request's ASGI scope must have a client under `durable`."""
     app = FastAPI(
         title="Loosely",
         summary="Synchronous REST over asynchronous queues for deep-learning inference.",

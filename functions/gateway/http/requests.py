@@ -68,22 +68,21 @@ def require_scope(request: Request, *sufficient: Scope) -> None:
         raise missing_scope(*sufficient)
 
 
-def check_operator(request: Request, options: Collection[str] = ()) -> Services:
+def check_operator(
+    request: Request,
+    options: Collection[str] = (),
+    scopes: Collection[Scope] = (Scope.ADMIN, Scope.OPS_READ),
+) -> Services:
     """Return the components, after checking an operator's request with these query parameters."""
-    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
+    require_scope(request, *scopes)
     refuse_unknown_query(request, options)
     return services_of(request)
-
-
-ALL_TENANTS: Final = "*"
-"""The value of the query parameter `tenant` with which an operator sees all tenants."""
 
 
 def visible_tenant(request: Request, given: str | None = None) -> str | None:
     """Return the tenant whose jobs the caller may see; None for all tenants.
 
-    `given` is the query parameter `tenant`. Without it, a caller with the scope `ops:read` sees all
-    tenants. Raises the problem `forbidden` if the caller may not see the tenant.
+    `given` is the query parameter `tenant`. Raises the problem `forbidden`.
     """
     caller = caller_of(request)
     if given is None and Scope.OPS_READ in caller.scopes:
@@ -92,7 +91,7 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
         require_scope(request, Scope.JOBS_READ)
         return caller.tenant
     require_scope(request, Scope.OPS_READ, Scope.ADMIN)
-    return None if given == ALL_TENANTS else given
+    return None if given == "*" else given
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
@@ -115,10 +114,7 @@ def names_version(name: str) -> bool:
 
 
 async def find_own_job(request: Request, job_id: str) -> Record:
-    """Return the record of a job of the caller's tenant. Raises the problem `unknown-job`.
-
-    The problem does not tell whether another tenant has such a job.
-    """
+    """Return a job of the caller's tenant. Raises `unknown-job` for jobs of other tenants too."""
     jobs = services_of(request).jobs
     found = await jobs.find(durable_of(request), check_job_id(job_id))
     if found is None or tenant_of(found) != caller_of(request).tenant:
@@ -127,10 +123,7 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see, for a response without its result.
-
-    Operators see other tenants' jobs, but not their results. `tenant` is the query parameter.
-    """
+    """Return the record of a job that the caller may see, for a response without its result."""
     _, found = await find_visible_instance(request, job_id, tenant)
     return found
 
@@ -138,10 +131,7 @@ async def find_visible_job(request: Request, job_id: str, tenant: str | None = N
 async def find_visible_instance(
     request: Request, job_id: str, tenant: str | None = None
 ) -> tuple[InstanceSnapshot, Record]:
-    """Return the orchestration and the record of a job that the caller may see.
-
-    Raises the problem `forbidden` if the caller may not see this tenant, or `unknown-job`.
-    """
+    """Return the orchestration and the record of a job that the caller may see."""
     visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))
     found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
@@ -151,11 +141,7 @@ async def find_visible_instance(
 
 
 def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
-    """Return a job for the response to this request.
-
-    An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
-    sees the result.
-    """
+    """Return what the caller may see: operators the tenant, and the tenant's readers the result."""
     job, caller, tenant = job_resource(job_id, record), caller_of(request), tenant_of(record)
     if caller.is_operator and tenant:
         job["tenant"] = tenant
@@ -195,10 +181,7 @@ async def read_body(request: Request) -> bytes:
 
 
 async def read_small_json(request: Request, hint: str = "") -> Json:
-    """Return the JSON in the body of a request of up to MAX_SMALL_BYTES.
-
-    `hint` says in the problem for a larger body what to do.
-    """
+    """Return the JSON in a body of up to MAX_SMALL_BYTES. `hint` is advice for a larger one."""
     body = await read_body(request)
     if len(body) > MAX_SMALL_BYTES:
         raise HttpProblem(
@@ -308,10 +291,7 @@ LABEL_HEADER: Final = "Loosely-Label"
 
 
 def label_option_of(request: Request) -> str | None:
-    """Return the label in the header Loosely-Label or in the query; None if there is none.
-
-    The length of the label is checked later.
-    """
+    """Return the label in the header or in the query, whose length is checked later."""
     given = request.headers.getlist(LABEL_HEADER)
     if not given:
         return request.query_params.get("label")

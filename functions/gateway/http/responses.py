@@ -258,10 +258,7 @@ class CompressionMiddleware:
 
 
 def _add_suffix(headers: MutableHeaders, conditions: bytes | None = None) -> None:
-    """Add the suffix to the ETag of a response.
-
-    With `conditions`, add it only if the request's conditions contain the ETag with the suffix.
-    """
+    """Add the suffix to an ETag; with `conditions`, only if these contain it with the suffix."""
     if (tag := headers.get("etag")) is not None:
         marked = tag.encode("latin-1").removesuffix(b'"') + _SUFFIX
         if conditions is None or marked in conditions:

@@ -230,10 +230,7 @@ class OipInference(TypedDict):
 def write_response(
     response: OipInference, outputs: Sequence[tuple[Tensor, bool]]
 ) -> tuple[bytes, int]:
-    """Return the body of a response, and the size of its JSON part in bytes.
-
-    `outputs` contains the tensors, and whether each must be binary.
-    """
+    """Return a body and the size of its JSON part; `outputs` says which tensors are binary."""
     shown: list[OipOutput] = []
     rest: list[bytes] = []
     for tensor, is_binary in outputs:

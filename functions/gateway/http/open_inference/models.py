@@ -216,10 +216,7 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
 
 
 def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedInput]:
-    """Return the inputs in a tensor of datatype BYTES, one for each job.
-
-    `prefix` names the tensor in the text of a problem, for example `image: `.
-    """
+    """Return the inputs in a BYTES tensor. `prefix` names the tensor in a problem."""
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
         raise malformed(
             f"{prefix}a request can have 1 to {MAX_ELEMENTS} elements, because each is a job for "

@@ -364,10 +364,7 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
 def _choose_outputs(
     model: ModelEntry, inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
 ) -> list[tuple[Tensor, bool]]:
-    """Return the requested output tensors, each with whether it must be binary.
-
-    The tensor of an optional named result may be missing in `found`.
-    """
+    """Return the requested tensors, except missing optional ones, and whether each is binary."""
     if inference.outputs is None:
         return [(tensor, inference.is_binary) for tensor in found]
     by_name = {tensor.name: tensor for tensor in found}

@@ -41,10 +41,7 @@ _LENGTH: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor, with its elements in row-major order.
-
-    The elements of a BYTES tensor are bytes if they were sent in binary, or strings if in JSON.
-    """
+    """A tensor in row-major order. BYTES elements are bytes if sent in binary, or strings."""
 
     name: str
     datatype: str

@@ -1,6 +1,6 @@
 """Add security schemes, headers, examples and parameters to FastAPI's OpenAPI document."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -134,7 +134,12 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
         schemas.setdefault(name, schema)
     components["securitySchemes"] = _SECURITY_SCHEMES
     components["headers"] = HEADERS
-    for path, method, operation in list(_operations(document)):
+    operations = [
+        (path, method.upper(), operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    for path, method, operation in operations:
         _complete(path, method, operation)
         if operation["operationId"] == "submit_job":
             _complete_submit(operation, catalogue)
@@ -143,12 +148,6 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
             # FastAPI considers `model` optional. The route itself refuses a request without it.
             operation["parameters"][0]["required"] = True
     return document
-
-
-def _operations(document: Document) -> Iterator[tuple[str, str, Document]]:
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            yield path, method.upper(), operation
 
 
 def _complete(path: str, method: str, operation: Document) -> None:
@@ -167,19 +166,13 @@ def _complete(path: str, method: str, operation: Document) -> None:
         problem = response.get("content", {}).get(PROBLEM_MEDIA_TYPE)
         if problem is not None and status.isdigit():
             problem.setdefault("examples", _examples(path, int(status)))
-        _add_example(operation["operationId"], status, response)
+        if example := EXAMPLES.get((operation["operationId"], status)):
+            response["content"][media.JSON]["example"] = example
         references = {
             name: {"$ref": f"#/components/headers/{name}"}
             for name in headers_of(operation["operationId"], status)
         }
-        if references:
-            response["headers"] = {**references, **response.get("headers", {})}
-
-
-def _add_example(operation_id: str, status: str, response: Document) -> None:
-    example = EXAMPLES.get((operation_id, status))
-    if example is not None:
-        response["content"][media.JSON]["example"] = example
+        response["headers"] = {**references, **response.get("headers", {})}
 
 
 def _complete_parameter(parameter: Document) -> None:
@@ -264,13 +257,17 @@ def _add_model_operations(
         components["schemas"][name] = parameters_schema(model)
         schema = {"$ref": f"#/components/schemas/{name}"}
         deadline = {"type": "integer", "minimum": 1, "maximum": model.max_deadline_seconds}
+        own: dict[str, Document] = {
+            "deadline_seconds": {"schema": deadline},
+            "parameters": {"content": {media.JSON: {"schema": schema}}},
+        }
         operation = {
             **submit,
             "operationId": f"submit_to_{identifier}",
             "summary": f"Submit a job to {model.name}",
             "description": model.description,
             "parameters": [
-                _replace_schema(parameter, deadline, schema)
+                {**parameter, **own.get(parameter["name"], {})}
                 for parameter in submit["parameters"]
                 if parameter["name"] != "model"
             ],
@@ -318,15 +315,6 @@ def parameters_schema(model: ModelEntry) -> Document:
         "properties": {name: dict(schema) for name, schema in model.parameters.items()},
         "additionalProperties": False,
     }
-
-
-def _replace_schema(parameter: Document, deadline: Document, schema: Document) -> Document:
-    match parameter["name"]:
-        case "deadline_seconds":
-            return {**parameter, "schema": deadline}
-        case "parameters":
-            return {**parameter, "content": {media.JSON: {"schema": schema}}}
-    return parameter
 
 
 def _model_content(content: Document, model: ModelEntry, schema: Document) -> Document:

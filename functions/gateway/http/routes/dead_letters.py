@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Final
 
@@ -42,9 +42,6 @@ from gateway.http.requests import (
     parse_limit,
     parse_time,
     read_small_json,
-    refuse_unknown_query,
-    require_scope,
-    services_of,
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import job_path
@@ -261,28 +258,24 @@ async def change_dead_letters(request: Request) -> Response:
     number has changed, nothing is done, and the status is 409. One request changes up to 500
     letters, and stops after about 15 seconds.
     """
-    require_scope(request, Scope.ADMIN)
-    refuse_unknown_query(request)
-    services = services_of(request)
-    order = _parse_action(await read_small_json(request))
-    wanted = _make_filter(
-        services.catalogue, *(_text_member(order.filter, name) for name in _FILTERS)
-    )
-    if order.action is LetterAction.REDRIVE:
+    services = check_operator(request, scopes=(Scope.ADMIN,))
+    action, count, given, cursor = _parse_action(await read_small_json(request))
+    wanted = _make_filter(services.catalogue, *(_text_member(given, name) for name in _FILTERS))
+    if action is LetterAction.REDRIVE:
         wanted = replace(wanted, is_redriven=False)
-    page = await find_letters(services.blobs, wanted, _check_cursor(order.cursor))
-    if len(page.letters) != order.count:
+    page = await find_letters(services.blobs, wanted, _check_cursor(cursor))
+    if len(page.letters) != count:
         raise HttpProblem(
             problems.COUNT_CHANGED,
             f"count: {len(page.letters)} dead letters match now, but the request expects "
-            f"{order.count}; count them again",
+            f"{count}; count them again",
             count=len(page.letters),
         )
     result = await services.letter_actions.apply(
-        durable_of(request), caller_of(request), order.action, page
+        durable_of(request), caller_of(request), action, page
     )
     body: LetterActionResult = {
-        "action": order.action,
+        "action": action,
         "done": [
             {"model": each.model, "id": each.id, "job_id": each.job_id}
             for each in result.changes
@@ -298,17 +291,8 @@ async def change_dead_letters(request: Request) -> Response:
     return json_response(body, headers=_PRIVATE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The body of a request that changes all dead letters that match a filter."""
-
-    action: LetterAction
-    count: int
-    filter: dict[str, Json]
-    cursor: str | None
-
-
-def _parse_action(value: Json) -> _Order:
+def _parse_action(value: Json) -> tuple[LetterAction, int, dict[str, Json], str | None]:
+    """Return the action, the expected count, the filter and the cursor in a body."""
     if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
         raise malformed(
             "the body must be a JSON object with the members action and count, and optionally "
@@ -327,7 +311,7 @@ def _parse_action(value: Json) -> _Order:
         raise malformed(
             f"filter: expected an object with only these members: {', '.join(_FILTERS)}"
         )
-    return _Order(LetterAction(action), count, wanted, _text_member(value, "cursor"))
+    return LetterAction(action), count, wanted, _text_member(value, "cursor")
 
 
 def _text_member(value: Mapping[str, Json], name: str) -> str | None:
@@ -370,8 +354,7 @@ def _check_cursor(cursor: str | None) -> str:
 )
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
     """Delete up to 500 dead letters of one model. Repeat the call until `is_complete` is true."""
-    require_scope(request, Scope.ADMIN)
-    services = check_operator(request, ("model",))
+    services = check_operator(request, ("model",), (Scope.ADMIN,))
     if model is None:
         raise malformed(
             "model: this parameter is missing; give the name of the model whose dead letters you "
@@ -418,8 +401,7 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
 )
 async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Send the work of a dead letter again, at most once. The old job stays failed."""
-    require_scope(request, Scope.ADMIN)
-    services = check_operator(request)
+    services = check_operator(request, scopes=(Scope.ADMIN,))
     found = find_model(services.catalogue, model)
     try:
         redriver, letter = services.letter_actions.redriver, _check_id(letter_id)
@@ -449,8 +431,7 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
 )
 async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Delete a dead letter. A repeated request has no effect."""
-    require_scope(request, Scope.ADMIN)
-    services = check_operator(request)
+    services = check_operator(request, scopes=(Scope.ADMIN,))
     found = find_model(services.catalogue, model)
     await services.letter_actions.purge(caller_of(request), found, _check_id(letter_id))
     return Response(status_code=204)

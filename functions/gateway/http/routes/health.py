@@ -38,10 +38,7 @@ class ReadyStatus(TypedDict):
 
 
 class GatewayReadiness:
-    """Checks whether the services that the gateway needs respond, at most once a second.
-
-    The checks store nothing. But if the disk of a local service is full, the service refuses them.
-    """
+    """Checks whether the gateway's services respond and accept changes, at most once a second."""
 
     def __init__(self) -> None:
         self._checked_at = float("-inf")
@@ -54,16 +51,13 @@ class GatewayReadiness:
         async with self._lock:
             if loop.time() - self._checked_at > FRESH_SECONDS:
                 queue = next(iter(services.catalogue.values())).queue
-                durable_answers, queue_answers, blobs_answer = await asyncio.gather(
-                    _answers("durable", durable.check()),
-                    _answers("queue", services.queues.check(queue)),
-                    _answers("blobs", services.payloads.check()),
-                )
-                self._answers = {
-                    "durable": durable_answers,
-                    "queue": queue_answers,
-                    "blobs": blobs_answer,
+                checks: dict[_Service, Awaitable[object]] = {
+                    "durable": durable.check(),
+                    "queue": services.queues.check(queue),
+                    "blobs": services.payloads.check(),
                 }
+                answers = await asyncio.gather(*(_answers(*check) for check in checks.items()))
+                self._answers = dict(zip(checks, answers, strict=True))
                 self._checked_at = loop.time()
         return self._answers
 
@@ -114,8 +108,4 @@ async def ready(request: Request) -> Response:
         "status": "ready" if is_ready else "not ready",
         "checks": {name: "ok" if answer else "no answer" for name, answer in answers.items()},
     }
-    return json_response(
-        status,
-        200 if is_ready else 503,
-        {"Cache-Control": "no-store"},
-    )
+    return json_response(status, 200 if is_ready else 503, {"Cache-Control": "no-store"})

@@ -264,11 +264,7 @@ async def get_named_result(
 async def _read_result(
     request: Request, job_id: str, name: str | None, redirect: str | None
 ) -> Response:
-    """Return the response with a result of a job, or 202 with the job if it has not ended.
-
-    A large result is answered by a redirect to its URL, or by the URL if `redirect` is `false`.
-    `name` is None for the result without a name.
-    """
+    """Return a result, or a link to a large one; 202 with the job if it has not ended."""
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
         raise malformed("redirect: expected true or false")
@@ -476,10 +472,7 @@ def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
 
 
 async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None) -> Record:
-    """Return the record of a job that the caller may cancel.
-
-    The job of another tenant needs `tenant` and the scope `admin`.
-    """
+    """Return the job to cancel; one of another tenant needs `tenant` and the scope `admin`."""
     if tenant is None:
         require_scope(request, Scope.JOBS_WRITE)
         return await find_own_job(request, job_id)
@@ -649,10 +642,7 @@ def _parse_id(text: str | None) -> str | None:
 
 
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
-    """Return the earliest creation time of a job that may still exist, rounded down to an hour.
-
-    So a repeated request gets the same response, unless the jobs have changed.
-    """
+    """Return since when jobs may exist, rounded so that a repeated request gets the same ETag."""
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 
 

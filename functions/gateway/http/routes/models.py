@@ -16,21 +16,18 @@ from gateway.queues.estimates import WaitEstimates
 router = APIRouter(tags=["models"], route_class=TextRoute)
 
 
-class ModelLimits(TypedDict):
-    """The limits of a model's jobs. `pixels` is null if the input is not a picture."""
-
-    input_bytes: int
-    upload_bytes: int
-    pixels: int | None
-    deadline_seconds: int
-
-
 class InputLimits(TypedDict):
     """The limits of a named input. `pixels` is null if the input is not a picture."""
 
     input_bytes: int
     upload_bytes: int
     pixels: int | None
+
+
+class ModelLimits(InputLimits):
+    """The limits of a model's jobs. `pixels` is null if the input is not a picture."""
+
+    deadline_seconds: int
 
 
 class InputDescription(TypedDict):

@@ -8,11 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.requests import (
-    TextRoute,
-    caller_of,
-    check_operator,
-)
+from gateway.http.requests import TextRoute, caller_of, check_operator
 from gateway.http.responses import json_response
 from gateway.keys import Scope
 from gateway.operations.metrics import render_metrics

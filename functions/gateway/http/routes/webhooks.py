@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from gateway import problems
-from gateway.durable import Durable
+from gateway.durable import InstanceSnapshot
 from gateway.errors import FinalInstance, UnknownInstance
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import (
@@ -15,7 +15,7 @@ from gateway.http.requests import (
     caller_of,
     check_job_id,
     durable_of,
-    find_visible_job,
+    find_visible_instance,
     refuse_unknown_query,
     services_of,
     unknown_job,
@@ -47,10 +47,10 @@ router = APIRouter(route_class=TextRoute)
 async def get_webhook(request: Request, job_id: str) -> Response:
     """Return the attempts to deliver a job's webhook. There are none before the job has ended."""
     refuse_unknown_query(request)
-    await find_visible_job(request, job_id)
-    durable = durable_of(request)
-    await _check_has_webhook(request, job_id)
-    return json_response(read_delivery_log(await durable.status(webhook_instance(job_id))))
+    instance, _ = await find_visible_instance(request, job_id)
+    _check_has_webhook(job_id, instance)
+    log = await durable_of(request).status(webhook_instance(job_id))
+    return json_response(read_delivery_log(log))
 
 
 @router.post(
@@ -66,7 +66,12 @@ async def redeliver(request: Request, job_id: str) -> Response:
     """Deliver a job's webhook again now, with retries. The event id stays the same."""
     refuse_unknown_query(request)
     durable = durable_of(request)
-    if not await _check_has_webhook(request, check_job_id(job_id)):
+    instance = await durable.status(check_job_id(job_id))
+    job = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    if instance is None or job is None:
+        raise unknown_job(job_id)
+    _check_has_webhook(job_id, instance)
+    if not is_final(job):
         raise HttpProblem(
             problems.NOT_FINAL, "the job has not ended, so its webhook cannot be delivered yet"
         )
@@ -74,7 +79,9 @@ async def redeliver(request: Request, job_id: str) -> Response:
     found = await durable.status(instance_id)
     attempts = read_delivery_log(found)["attempts"]
     if found is not None and not found.runtime_status.is_final:
-        await _wake(durable, instance_id, len(attempts))
+        # The delivery may have ended in the meantime.
+        with contextlib.suppress(UnknownInstance, FinalInstance):
+            await durable.raise_event(instance_id, wake_event(len(attempts)), None)
     else:
         await durable.start(instance_id, delivery_input(job_id, attempts), ORCHESTRATOR_WEBHOOK)
     _log.info(
@@ -84,16 +91,6 @@ async def redeliver(request: Request, job_id: str) -> Response:
     return json_response(delivery_log(DeliveryState.PENDING, attempts), 202)
 
 
-async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
-    # The delivery may have ended in the meantime.
-    with contextlib.suppress(UnknownInstance, FinalInstance):
-        await durable.raise_event(instance_id, wake_event(attempts), None)
-
-
-async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Return whether the job has ended. Raises the problem `unknown-job` without a webhook."""
-    instance = await durable_of(request).status(job_id)
-    found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
-    if instance is None or found is None or read_ticket(instance.input).webhook_url is None:
+def _check_has_webhook(job_id: str, instance: InstanceSnapshot) -> None:
+    if read_ticket(instance.input).webhook_url is None:
         raise unknown_job(job_id)
-    return is_final(found)
