@@ -25,11 +25,7 @@ async def resolve_url(
     share: str,
     seconds: float = DNS_TIMEOUT_SECONDS,
 ) -> tuple[Target, tuple[str, ...]]:
-    """Return the parsed URL, and the IP addresses of its host.
-
-    `share` is the group in which this look-up is counted. Raises ForbiddenAddress if the guard
-    forbids the URL or its host has no address, or TooManyLookUps.
-    """
+    """Return the parsed URL and its IP addresses. Raises ForbiddenAddress or TooManyLookUps."""
     target = guard.check_form(url)
     found: tuple[str, ...] = ()
     if target.address is None:

@@ -51,10 +51,7 @@ class _Exchange:
         self._status = 0
 
     async def receive(self) -> Message:
-        """Return the request body at the first call.
-
-        Later calls wait until the response is complete, and return a disconnect message.
-        """
+        """Return the request body once; then wait until the response is complete to disconnect."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -115,11 +112,7 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
 
 
 def _take_body(request: func.HttpRequest) -> bytes:
-    """Return the body of a request, and remove it from the request.
-
-    Azure's Functions worker keeps the request until it has sent the response. If the body stayed in
-    the request, it would need memory while the caller waits for a job.
-    """
+    """Take the body out of a request, which Azure's worker keeps until the response is sent."""
     body = request.get_body() or b""
     if hasattr(request, _SDK_BODY):
         setattr(request, _SDK_BODY, b"")

@@ -86,10 +86,7 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """The ids and states of jobs' orchestrations, not sorted.
-
-    `is_whole` is false if there are more orchestrations that match the query.
-    """
+    """Jobs' orchestrations, not sorted. `is_whole` is false if more of them match the query."""
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]
     is_whole: bool
@@ -301,10 +298,7 @@ def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
 
 
 def _input_text(value: object) -> str:
-    """Return the text that was passed to `start`; an empty string if `value` is no string.
-
-    The SDK encodes the text as JSON twice, and only one of the encodings has been undone.
-    """
+    """Return the text that was passed to `start`, which the SDK encodes as JSON twice."""
     if not isinstance(value, str):
         return ""
     try:

@@ -11,9 +11,8 @@ GatewayError
 ├── MissingPayload      the blob of a payload does not exist
 ├── UnreadableImage     the header of a picture cannot be read
 ├── WebhookUndelivered  a webhook could not be sent, or its URL is forbidden
-└── TokenError
-    ├── InvalidToken    the token was not issued for this job and expiry time
-    └── ExpiredToken    the token was issued for this job, but has expired
+├── InvalidToken        the token was not issued for this job and expiry time
+└── ExpiredToken        the token was issued for this job, but has expired
 """
 
 
@@ -69,13 +68,9 @@ class WebhookUndelivered(GatewayError):
         self.reason = reason
 
 
-class TokenError(GatewayError):
-    """A reply token does not permit a reply: it is wrong, or it has expired."""
-
-
-class InvalidToken(TokenError):
+class InvalidToken(GatewayError):
     """The reply token was not issued for this job and this expiry time."""
 
 
-class ExpiredToken(TokenError):
+class ExpiredToken(GatewayError):
     """The reply token was issued for this job, but has expired."""

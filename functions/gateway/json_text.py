@@ -7,30 +7,15 @@ from typing import Any, Final, NoReturn
 from contract.messages import Json
 
 MAX_DEPTH: Final = 256
-"""The largest nesting depth of accepted JSON.
-
-Python can read JSON with a greater depth than it can write. This limit is below both limits.
-"""
+"""The largest nesting depth of JSON, below what Python can read and what it can write."""
 
 MAX_JSON_VALUES: Final = 300_000
-"""How many values and member names a JSON text may have.
+"""How many values and names a JSON text may have: the parser blocks all requests for 50 ms then."""
 
-The parser creates an object for each value and each name. With this limit, parsing takes at most
-about 50 ms. During the parsing, no other request is served.
-"""
-
+# A value with more values is encoded in small steps, between which other threads can run.
 _LARGE_JSON_VALUES: Final = 10_000
-"""If a value contains more JSON values than this, it is encoded in small steps.
-
-Other threads can run between the steps.
-"""
-
+# Longer integers exceed the range of floats.
 _MAX_INTEGER_CHARACTERS: Final = 309
-"""The largest number of characters of an integer in JSON.
-
-Longer integers exceed the range of floats.
-"""
-
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
 _TOO_MANY: Final = (
@@ -71,10 +56,7 @@ def parse_json(data: bytes | str) -> Json:
 
 
 def encode_json(value: Json) -> bytes:
-    """Return a value as compact JSON in UTF-8.
-
-    Raises ValueError for infinity or half of a surrogate pair.
-    """
+    """Return compact JSON in UTF-8. Raises ValueError for infinity or half a surrogate pair."""
     if has_more_values(value, _LARGE_JSON_VALUES):
         return "".join(_ENCODER.iterencode(value)).encode()
     return _ENCODER.encode(value).encode()

@@ -101,10 +101,7 @@ class KeyRing:
         self.known: dict[bytes, Caller] = {}
 
     def caller(self, key: bytes) -> Caller | None:
-        """Return the caller of this key; None if the key is not valid.
-
-        Only valid keys are cached, because many invalid keys would fill the memory.
-        """
+        """Return the caller of a valid key. Only valid keys are cached, to limit the memory."""
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None
         short = _digest(self._secret, key)

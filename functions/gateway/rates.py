@@ -69,10 +69,7 @@ class RateLimiter:
         """By caller, the number of tokens, and the time in seconds at which it was right."""
 
     def take(self, name: str, limit: Rate) -> RateDecision:
-        """Decide whether a request is allowed; if so, take one token from the caller's bucket.
-
-        If the clock was set back, the bucket keeps its tokens.
-        """
+        """Take one token if the bucket has one. It keeps its tokens if the clock is set back."""
         now_seconds = self._clock().timestamp()
         tokens, at_seconds = self._buckets.get(name, (float(limit.count), now_seconds))
         added = max(0.0, now_seconds - at_seconds) * limit.count / limit.seconds

@@ -28,10 +28,7 @@ class ReplyTokens:
         self._base_url = base_url
 
     def url(self, job_id: str, deadline: datetime, queue: str) -> str:
-        """Return the reply URL of a job, which is valid until REPLY_GRACE after the job's deadline.
-
-        The name of the queue is used only for statistics, so it is not signed.
-        """
+        """Return the reply URL of a job. The queue is only for statistics, and is not signed."""
         expires = _expires(deadline)
         query = urlencode(
             {
@@ -55,10 +52,7 @@ class ReplyTokens:
             raise ExpiredToken("the reply token has expired")
 
     def is_issued(self, job_id: str, url: str) -> bool:
-        """Return whether a gateway signed this reply URL for this job, even if it has expired.
-
-        Otherwise a producer has sent the message with this URL.
-        """
+        """Return whether a gateway, and not a producer, made this URL, even if it has expired."""
         try:
             query = parse_qs(urlsplit(url).query)
             (expires,), (token,) = query[REPLY_EXPIRES_PARAMETER], query[REPLY_TOKEN_PARAMETER]

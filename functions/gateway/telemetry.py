@@ -94,10 +94,7 @@ class GatewayTracing:
 
 
 def traceparent(header: str | None) -> str:
-    """Return the traceparent of the current span, or else the valid `header`, or else a new one.
-
-    Therefore every job has a trace id.
-    """
+    """Return the traceparent of the current span, else the valid `header`, else a new one."""
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
@@ -218,11 +215,7 @@ Sums = dict[str, ModelSum]
 
 
 class JobCounters:
-    """Counts what happens to jobs in this process: by minute, and in total.
-
-    Exactly one process accepts a job, and exactly one records its outcome, so the counts can be
-    added.
-    """
+    """Counts events of jobs by minute and in total. Each is in one process, so counts add up."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -267,11 +260,7 @@ class JobCounters:
         self._note_change()
 
     def record_waiting(self, model: str, count: int) -> None:
-        """Record that `count` messages are in the model's queues.
-
-        If the queues stay empty, nothing changes, so that an idle process does not store its
-        counts.
-        """
+        """Record the length of the model's queues. An empty queue stays without a change."""
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count
         if count or before:
@@ -299,11 +288,7 @@ class JobCounters:
 
 
 def _limited_code(code: str | None, known: Counter[str]) -> str:
-    """Return the name under which a failure with this code is counted.
-
-    A reply may contain any text as its code, so codes that are long, odd or too many count as
-    `other`.
-    """
+    """Return under which name a code counts: `other` if it is long, odd or one too many."""
     name = code or "unknown"
     if name in known or name in set(FailureCode):
         return name
