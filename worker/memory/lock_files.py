@@ -31,7 +31,6 @@ class LockFile:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -41,16 +40,11 @@ class LockFile:
         os.pwrite(self._file, data, 0)
         os.ftruncate(self._file, len(data))
 
-    def remove(self) -> None:
-        """Delete the file, and release its lock."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._file)
-
 
 class LockFileFolder:
     """A folder of lock files, for any thread and any process on this machine.
 
-    Call `add` and `read` only in a `with locked()` block.
+    Call `add` and `read` only in a `with locked()` block. The folder stays open forever.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,8 +53,7 @@ class LockFileFolder:
         self._thread_lock = threading.Lock()
         # The folder is locked, because programs that delete old temporary files skip locked
         # folders.
-        self._folder_lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._folder_lock, fcntl.LOCK_SH)
+        fcntl.flock(os.open(folder, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
         self._mutex = os.open(folder / _MUTEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
@@ -87,11 +80,6 @@ class LockFileFolder:
             if document is not None:
                 found[path.stem] = document
         return found
-
-    def close(self) -> None:
-        """Close the folder. Its lock files exist until they are removed or this process ends."""
-        os.close(self._mutex)
-        os.close(self._folder_lock)
 
 
 def _read(path: Path) -> Document | None:

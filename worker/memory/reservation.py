@@ -47,19 +47,14 @@ class ReservationFile:
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
-                with contextlib.suppress(ValueError):
-                    records[name] = ReservationRecord.read(document)
+                # Workers of other versions may write other fields.
+                with contextlib.suppress(TypeError):
+                    records[name] = ReservationRecord(**document)
             records[self.name] = self._record
             yield records
             if records[self.name] != self._record:
                 self._record = records[self.name]
                 self._file.write(asdict(self._record))
-
-    def close(self) -> None:
-        """Delete the lock file, which ends the reservation."""
-        with self._files.locked():
-            self._file.remove()
-        self._files.close()
 
 
 class UnlimitedReservation:

@@ -88,12 +88,6 @@ class MemoryAccount:
         with self._files.locked():
             self._write(self._used_bytes - size_bytes)
 
-    def close(self) -> None:
-        """Release all bytes of the budget that this process uses."""
-        with self._files.locked():
-            self._file.remove()
-        self._files.close()
-
     def _write(self, used_bytes: int) -> None:
         self._file.write({_USED: used_bytes})
         self._used_bytes = used_bytes

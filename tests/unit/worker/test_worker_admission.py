@@ -284,4 +284,3 @@ def test_thread_sees_its_memory_after_the_record(tmp_path: Path) -> None:
     assert reservation.wait_for_memory(threading.Event()) == 8
     state.read.set()
     updating.join(10)
-    file.close()

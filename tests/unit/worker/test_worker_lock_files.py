@@ -37,7 +37,7 @@ def read(lock_files: LockFileFolder) -> list[object]:
 def test_file_is_readable_until_its_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
-        file = lock_files.add({"who": "me"})
+        lock_files.add({"who": "me"})
     with running_child(CHILD, tmp_path, "wait") as other:
         assert sorted(map(str, read(lock_files))) == ["child", "me"]
         other.send_signal(signal.SIGKILL)
@@ -46,10 +46,6 @@ def test_file_is_readable_until_its_process_ends(tmp_path: Path) -> None:
         assert len(list(tmp_path.glob("*.page"))) == 1, (
             "the lock file of the ended process is deleted"
         )
-    with lock_files.locked():
-        file.remove()
-    assert read(lock_files) == []
-    lock_files.close()
 
 
 def test_files_are_readable_after_a_kill_while_writing(tmp_path: Path) -> None:
@@ -61,7 +57,6 @@ def test_files_are_readable_after_a_kill_while_writing(tmp_path: Path) -> None:
             other.send_signal(signal.SIGKILL)
             other.wait(10)
         assert read(lock_files) == []
-    lock_files.close()
 
 
 def test_unreadable_file_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -74,27 +69,22 @@ def test_unreadable_file_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFix
     with lock_files.locked():
         file.write({"who": "me again"})
     assert read(other) == ["me again"]
-    lock_files.close()
-    other.close()
 
 
 def test_only_one_thread_holds_the_folder_lock(tmp_path: Path) -> None:
-    boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
-    with boards[0].locked():
-        file = boards[0].add({"count": 0})
-    name = file.name
+    folders = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
+    with folders[0].locked():
+        file = folders[0].add({"count": 0})
 
     def count(lock_files: LockFileFolder) -> None:
         for _ in range(100):
             with lock_files.locked():
-                file.write({"count": int(lock_files.read()[name]["count"]) + 1})
+                file.write({"count": int(lock_files.read()[file.name]["count"]) + 1})
 
-    threads = [threading.Thread(target=count, args=(boards[n % 2],)) for n in range(4)]
+    threads = [threading.Thread(target=count, args=(folders[n % 2],)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    with boards[0].locked():
-        assert boards[0].read()[name] == {"count": 400}
-    for lock_files in boards:
-        lock_files.close()
+    with folders[0].locked():
+        assert folders[0].read()[file.name] == {"count": 400}

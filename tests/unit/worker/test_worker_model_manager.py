@@ -117,7 +117,6 @@ class TestMemory:
         account = MemoryAccount(tmp_path, BUDGET)
         model = replace(NOOP, max_batch_size=4, memory_bytes=hint_bytes)
         assert needed_bytes(profile, model, SimulatedDevice(account, BUDGET)) == expected_bytes
-        account.close()
 
     def test_model_larger_than_the_device_is_out_of_memory(self, models: Models) -> None:
         managed = models.start("a", BUDGET - 5)

@@ -30,8 +30,19 @@ class Declares:
         return 2 + int(cost)
 
 
-def test_memory_of_an_ended_process_no_longer_counts(tmp_path: Path) -> None:
-    account = MemoryAccount(tmp_path, 8)
+@pytest.fixture
+def account(tmp_path: Path) -> MemoryAccount:
+    return MemoryAccount(tmp_path, 8)
+
+
+@pytest.fixture
+def device(account: MemoryAccount) -> SimulatedDevice:
+    return SimulatedDevice(account, 8)
+
+
+def test_memory_of_an_ended_process_no_longer_counts(
+    account: MemoryAccount, tmp_path: Path
+) -> None:
     with running_child(CHILD, tmp_path, 5):
         account.charge(3)
         with pytest.raises(BudgetExceeded, match="of the budget of 8"):
@@ -40,15 +51,21 @@ def test_memory_of_an_ended_process_no_longer_counts(tmp_path: Path) -> None:
     account.charge(5)
     account.release(8)
     assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
-    account.close()
+
+
+@pytest.fixture(scope="module")
+def shared_account(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryAccount, Path]:
+    folder = tmp_path_factory.mktemp("account")
+    return MemoryAccount(folder, 8), folder
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
 def test_memory_in_use_never_exceeds_the_budget(
-    tmp_path_factory: pytest.TempPathFactory, charges: list[int]
+    shared_account: tuple[MemoryAccount, Path], charges: list[int]
 ) -> None:
-    folder = tmp_path_factory.mktemp("account")
-    account = MemoryAccount(folder, 8)
+    account, folder = shared_account
+    account.release(account.used_bytes)
+    AccountRecord().write(folder)
     used = peak = refused = 0
     for size in charges:
         if size < 0:
@@ -64,12 +81,11 @@ def test_memory_in_use_never_exceeds_the_budget(
             used += size
             peak = max(peak, used)
     assert AccountRecord.read(folder) == AccountRecord(peak, refused)
-    account.close()
 
 
-def test_declared_memory_counts_while_loaded(tmp_path: Path) -> None:
-    account = MemoryAccount(tmp_path, 8)
-    device = SimulatedDevice(account, 8)
+def test_declared_memory_counts_while_loaded(
+    account: MemoryAccount, device: SimulatedDevice
+) -> None:
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
     assert resident_bytes == 2
     batch = Batch(cost=4)
@@ -82,12 +98,11 @@ def test_declared_memory_counts_while_loaded(tmp_path: Path) -> None:
         assert account.used_bytes == 5
     device.unload(resident_bytes)
     assert account.used_bytes == 0
-    account.close()
 
 
-def test_trial_beyond_the_reservation_fails(tmp_path: Path) -> None:
-    account = MemoryAccount(tmp_path, 8)
-    device = SimulatedDevice(account, 8)
+def test_trial_beyond_the_reservation_fails(
+    account: MemoryAccount, device: SimulatedDevice, tmp_path: Path
+) -> None:
     with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
         device.load(Declares, limit_bytes=1)
     holder, _ = device.load(Declares, limit_bytes=2)
@@ -97,18 +112,14 @@ def test_trial_beyond_the_reservation_fails(tmp_path: Path) -> None:
     assert AccountRecord.read(tmp_path).refused_count == 0, (
         "the limit of the trial was exceeded, not the budget"
     )
-    account.close()
 
 
-def test_failed_batch_releases_its_memory(tmp_path: Path) -> None:
-    account = MemoryAccount(tmp_path, 8)
-    device = SimulatedDevice(account, 8)
+def test_failed_batch_releases_its_memory(account: MemoryAccount, device: SimulatedDevice) -> None:
     holder, _ = device.load(Declares, limit_bytes=8)
     batch = Batch(cost=3)
     with pytest.raises(KeyError), device.running(holder, batch):
         raise KeyError
     assert (account.used_bytes, batch.measured_bytes) == (2, None)
-    account.close()
 
 
 @pytest.mark.torch
@@ -147,4 +158,3 @@ def test_tensors_are_counted(tmp_path: Path) -> None:
     with pytest.raises(BudgetExceeded), torch.inference_mode(), device.running(holder, large):
         holder.run(10_000)
     assert account.used_bytes == resident_bytes
-    account.close()
