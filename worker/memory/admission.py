@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from worker.memory.lock_files import Document
-
 # A model stays in memory for at least this many times its load time, so that loading uses at most a
 # fifth of the time.
 _MIN_LOAD_TIMES = 4.0
@@ -30,18 +28,8 @@ class ReservationRecord:
     """The memory that is reserved for one model in one process, or that the model waits for.
 
     Times are seconds of the machine's monotonic clock, which all processes of the machine share.
-
-    Attributes:
-        model: The model's name.
-        reserved_bytes: How many bytes are reserved for the model.
-        waiting_bytes: How many bytes the model waits for; 0 if the model does not wait.
-        waiting_since: When the model began to wait; None if the model does not wait.
-        turn_ends_at: Until when the model may stay loaded although other models wait; None if the
-            model is not loaded.
-        served_until: The time at which the model was last chosen to be unloaded for other models;
-            None if it was never chosen.
-        is_idle: Whether the model has had no jobs for a short time.
-        is_leaving: Whether the model is being unloaded.
+    Until `turn_ends_at`, a loaded model may stay although other models wait. `served_until` is when
+    it was last chosen to be unloaded for others. It is idle if it had no jobs for a short time.
     """
 
     model: str
@@ -52,14 +40,6 @@ class ReservationRecord:
     served_until: float | None = None
     is_idle: bool = False
     is_leaving: bool = False
-
-    @classmethod
-    def read(cls, document: Document) -> "ReservationRecord":
-        """Convert the JSON object in a lock file to a record, or raise ValueError."""
-        try:
-            return cls(**document)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
 
 
 Records = Mapping[str, ReservationRecord]

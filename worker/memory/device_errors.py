@@ -77,7 +77,12 @@ def device_state(error: BaseException) -> DeviceState:
     code = getattr(error, "error_code", None)
     if isinstance(code, int):
         return DeviceState.LOST if code in _STICKY else DeviceState.UNKNOWN
-    return _state_by_text(str(error))
+    text = str(error)
+    found = _DEVICE_MESSAGE.search(text)
+    if found is None and not _LIBRARY_FAILED.search(text):
+        return DeviceState.FINE
+    message = found[1].strip() if found else text
+    return DeviceState.LOST if message.lower() in _STICKY_TEXTS else DeviceState.UNKNOWN
 
 
 def device_computes() -> bool:
@@ -108,14 +113,6 @@ def run_tiny_kernel() -> None:
         except RuntimeError as error:
             if device_state(error) is not DeviceState.FINE:
                 raise
-
-
-def _state_by_text(text: str) -> DeviceState:
-    found = _DEVICE_MESSAGE.search(text)
-    if found is None and not _LIBRARY_FAILED.search(text):
-        return DeviceState.FINE
-    message = found[1].strip() if found else text
-    return DeviceState.LOST if message.lower() in _STICKY_TEXTS else DeviceState.UNKNOWN
 
 
 class BudgetExceeded(MemoryError):

@@ -19,10 +19,9 @@ _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 
 
 class _Use(threading.local):
-    """How the current thread uses the device: whether it asked to be alone, and whether it is."""
+    """How the current thread uses the device. `enter` is None if it does not use the device."""
 
-    is_inside = False
-    is_exclusive = False
+    enter: Callable[[], None] | None = None
     is_alone = False
     has_released = False
 
@@ -53,40 +52,33 @@ class DeviceLock:
 
         Does nothing if this thread does not use the device.
         """
-        local = self._local
-        if not local.is_inside:
+        enter = self._local.enter
+        if enter is None:
             yield
             return
-        local.has_released = True
-        is_exclusive = local.is_exclusive
+        self._local.has_released = True
         self._leave()
         try:
             yield
         finally:
-            if is_exclusive:
-                self._enter_exclusive()
-            else:
-                self._enter_shared()
+            enter()
 
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> contextlib.AbstractContextManager[None]:
         """Use the device in the `with` block. Other threads may use it at the same time."""
-        self._local.has_released = False
-        self._enter_shared()
-        try:
-            yield
-        finally:
-            self._leave()
+        return self._using(self._enter_shared)
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Use the device in the `with` block while no other thread of this process uses it.
 
         The wait for other threads has a time limit, because their jobs may last minutes. After it,
         the block runs all the same.
         """
+        return self._using(self._enter_exclusive)
+
+    @contextlib.contextmanager
+    def _using(self, enter: Callable[[], None]) -> Iterator[None]:
         self._local.has_released = False
-        self._enter_exclusive()
+        enter()
         try:
             yield
         finally:
@@ -96,7 +88,7 @@ class DeviceLock:
         with self._changed:
             self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_count))
             self._inside_count += 1
-        self._local.is_inside, self._local.is_exclusive, self._local.is_alone = True, False, False
+        self._local.enter, self._local.is_alone = self._enter_shared, False
 
     def _enter_exclusive(self) -> None:
         with self._changed:
@@ -106,14 +98,14 @@ class DeviceLock:
             self._is_exclusive = self._is_exclusive or is_free
             self._inside_count += 1
             self._changed.notify_all()
-        self._local.is_inside, self._local.is_exclusive, self._local.is_alone = True, True, is_free
+        self._local.enter, self._local.is_alone = self._enter_exclusive, is_free
 
     def _leave(self) -> None:
         with self._changed:
             self._inside_count -= 1
             self._is_exclusive = self._is_exclusive and not self._local.is_alone
             self._changed.notify_all()
-        self._local.is_inside = False
+        self._local.enter = None
 
 
 class BatchLimit:
