@@ -30,19 +30,8 @@ class Declares:
         return 2 + int(cost)
 
 
-@pytest.fixture
-def account(tmp_path: Path) -> MemoryAccount:
-    return MemoryAccount(tmp_path, 8)
-
-
-@pytest.fixture
-def device(account: MemoryAccount) -> SimulatedDevice:
-    return SimulatedDevice(account, 8)
-
-
-def test_memory_of_an_ended_process_no_longer_counts(
-    account: MemoryAccount, tmp_path: Path
-) -> None:
+def test_memory_of_an_ended_process_no_longer_counts(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
     with running_child(CHILD, tmp_path, 5):
         account.charge(3)
         with pytest.raises(BudgetExceeded, match="of the budget of 8"):
@@ -83,9 +72,9 @@ def test_memory_in_use_never_exceeds_the_budget(
     assert AccountRecord.read(folder) == AccountRecord(peak, refused)
 
 
-def test_declared_memory_counts_while_loaded(
-    account: MemoryAccount, device: SimulatedDevice
-) -> None:
+def test_declared_memory_counts_while_loaded(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
     assert resident_bytes == 2
     batch = Batch(cost=4)
@@ -100,9 +89,9 @@ def test_declared_memory_counts_while_loaded(
     assert account.used_bytes == 0
 
 
-def test_trial_beyond_the_reservation_fails(
-    account: MemoryAccount, device: SimulatedDevice, tmp_path: Path
-) -> None:
+def test_trial_beyond_the_reservation_fails(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
     with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
         device.load(Declares, limit_bytes=1)
     holder, _ = device.load(Declares, limit_bytes=2)
@@ -114,7 +103,9 @@ def test_trial_beyond_the_reservation_fails(
     )
 
 
-def test_failed_batch_releases_its_memory(account: MemoryAccount, device: SimulatedDevice) -> None:
+def test_failed_batch_releases_its_memory(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
     batch = Batch(cost=3)
     with pytest.raises(KeyError), device.running(holder, batch):
