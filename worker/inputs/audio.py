@@ -106,13 +106,11 @@ class Recording:
             yield self._body[start:end], end >= len(self._body)
 
 
-def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
-    """Decode a WAV file, and resample to `sample_rate` if it is not None, or raise InvalidInput."""
-    return open_recording(data, sample_rate).decode()
-
-
 def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
-    """Read the header of a WAV file to decode later, or raise InvalidInput."""
+    """Read the header of a WAV file to decode later, or raise InvalidInput.
+
+    `decode` resamples the recording to `sample_rate` if it is not None.
+    """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
     shape: _Format | None = None

@@ -47,8 +47,9 @@ _BYTES_PER_STRIP_PIXEL: Final = 16
 # The decoder processes all pixels for each scan of a progressive JPEG. Usual files have ten scans.
 _SCAN: Final = b"\xff\xda"
 _MAX_SCANS: Final = 100
+SMALL_FILE_BYTES: Final = 1024 * 1024
+"""The header of a file with at most this size can always be read quickly."""
 # An image within these limits is decoded in less than about 0.2 s.
-_SMALL_FILE_BYTES: Final = 1024 * 1024
 _SMALL_PIXELS: Final = 2_000_000
 _SMALL_PIXELS_OF_ALL_SCANS: Final = 20_000_000
 
@@ -62,16 +63,6 @@ _ROTATIONS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
-    """Decode an image to RGB, and rotate it upright, or raise InvalidInput."""
-    return open_image(data, media_type, max_pixels).decode()
-
-
-def is_small_file(data: bytes | mmap) -> bool:
-    """Return whether the file is so small that its header can always be read quickly."""
-    return len(data) <= _SMALL_FILE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,18 +165,11 @@ def _open_json(
 def _open_image(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None
 ) -> OpenedInput:
-    if processes is not None and not images.is_small_file(data):
-        return _opened_for_process(kind, data, media_type, processes)
-    opened = images.open_image(data, media_type, kind.max_pixels)
-    if processes is not None and not opened.is_small:
+    if processes is None or len(data) <= images.SMALL_FILE_BYTES:
+        opened = images.open_image(data, media_type, kind.max_pixels)
+        if processes is None or opened.is_small:
+            return _opened(opened.memory_bytes, opened.decode)
         opened.picture.close()
-        return _opened_for_process(kind, data, media_type, processes)
-    return _opened(opened.memory_bytes, opened.decode)
-
-
-def _opened_for_process(
-    kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses
-) -> OpenedInput:
     return OpenedInput(
         is_small=False,
         measure=partial(processes.measure_image, data, media_type, kind.max_pixels),

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 
 from tests.unit.worker.pictures import encode_wav, wav_chunk
 from worker.errors import InvalidInput
-from worker.inputs.audio import decode, open_recording
+from worker.inputs.audio import Audio, open_recording
 
 pytestmark = pytest.mark.torch  # NumPy is installed with torch
 
 RATE = 16_000
 TONE = np.sin(np.arange(RATE // 10) * 2 * np.pi * 440 / RATE).astype(np.float32) * 0.5
+
+
+def decode(data: bytes, sample_rate: int | None = None) -> Audio:
+    return open_recording(data, sample_rate).decode()
 
 
 def pcm(bits: int) -> bytes:

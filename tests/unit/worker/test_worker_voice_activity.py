@@ -15,7 +15,7 @@ from tests.unit.worker.pictures import encode_wav
 from worker.blobs import AzureBlobReader
 from worker.errors import InvalidInput
 from worker.inference.loaded_model import LoadedModel, ModelLoader
-from worker.inputs.audio import Audio, decode
+from worker.inputs.audio import Audio, open_recording
 from worker.models.voice_activity import Infer, spoken
 from worker.weights.store import WeightsStore
 from worker.weights.weights import Weights
@@ -61,7 +61,7 @@ def test_silence_noise_and_tones_have_no_speech(loaded: LoadedModel) -> None:
 
 
 def test_batch_has_the_scores_of_single_recordings(loaded: LoadedModel) -> None:
-    speech = decode(SPEECH, RATE).samples
+    speech = open_recording(SPEECH, RATE).decode().samples
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
     together = heard(loaded, *recordings)
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_published_program(tmp_path: Path) -> None:
     save_file(state, tmp_path / "weights")
     infer = Infer(Weights(tmp_path / "weights"))
 
-    samples = decode(SPEECH, RATE).samples[: 28 * 512]
+    samples = open_recording(SPEECH, RATE).decode().samples[: 28 * 512]
     with torch.inference_mode():
         steps = torch.from_numpy(samples).reshape(-1, 1, 512)
         expected = [float(published(step, RATE)) for step in steps]
