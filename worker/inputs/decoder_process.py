@@ -158,7 +158,7 @@ class DecoderProcesses:
         except TimeoutError:
             self._end(child)
             raise _ChildFailed("a process that decodes inputs hung") from None
-        except (_Gone, OSError):
+        except OSError:
             if self._end(child) == -signal.SIGXCPU:
                 raise InvalidInput(
                     f"the input could not be decoded within {message['limit_seconds']:g} s of "
@@ -179,7 +179,7 @@ class DecoderProcesses:
                 return self._idle.pop()
         try:
             child = _Child()
-        except (TimeoutError, _Gone, OSError):
+        except OSError:
             raise _ChildFailed("a process that decodes inputs cannot be started") from None
         with self._lock:
             self._children.append(child)
@@ -209,10 +209,6 @@ class _ChildFailed(Exception):
     """A child process has failed, for which the input may not be the reason."""
 
 
-class _Gone(Exception):
-    """The child has ended, for example because the decoder crashed."""
-
-
 class _Refused(Exception):
     """The child has answered that the image cannot be decoded."""
 
@@ -227,23 +223,25 @@ class _Child:
                 [sys.executable, "-m", "worker.inputs.decoder_process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                # It finds the packages where this process has found them, and gets no secrets.
+                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        self.pid = self._process.pid
         self._socket = ours
         self._receive(_START_SECONDS, lambda: None)  # the child has imported its modules
 
     def ask(self, message: _Message, file: int, check: Check) -> tuple[_Message, int]:
         """Send one message with a descriptor. Return the answer, and the descriptor of its content.
 
-        Raises _Refused, _Gone, or TimeoutError. The kernel ends a child that uses its limit of
-        processor time, so a child that does not answer was stopped, or got no processor.
+        Raises _Refused, or an OSError, for example TimeoutError. The kernel ends a child that uses
+        its limit of processor time, so a child that does not answer was stopped or got no time.
         """
         socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
         answer, descriptor = self._receive(_WAIT_FACTOR * message["limit_seconds"], check)
         if "error" in answer:
             raise _Refused(answer["error"])
         if descriptor is None:
-            raise _Gone
+            raise OSError("the child sent no content")
         return answer, descriptor
 
     def _receive(self, seconds: float, check: Check) -> tuple[_Message, int | None]:
@@ -252,20 +250,11 @@ class _Child:
             left_seconds = ends_at - time.monotonic()
             self._socket.settimeout(min(_CHECK_SECONDS, max(0.001, left_seconds)))
             try:
-                answer, descriptor = _receive(self._socket)
+                return _receive(self._socket)
             except TimeoutError:
                 if left_seconds <= _CHECK_SECONDS:
                     raise
                 check()
-            else:
-                if answer is None:
-                    raise _Gone
-                return answer, descriptor
-
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
 
     def kill(self) -> int:
         """Kill the child unless it has ended, and return its exit code as `Popen` does."""
@@ -274,18 +263,13 @@ class _Child:
         return self._process.wait()
 
 
-def _environment() -> dict[str, str]:
-    # The child finds the packages where this process has found them, and gets no secrets.
-    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
+def _receive(connection: socket.socket) -> tuple[_Message, int | None]:
+    """Receive a message and a descriptor. Raises ConnectionResetError if the other side ended."""
     # Each side sends one message and waits, so one read returns one whole message.
-    try:
-        line, files, _, _ = socket.recv_fds(connection, _LINE_BYTES, 1)
-    except ConnectionResetError:
-        return None, None
-    return (json.loads(line) if line else None), (files[0] if files else None)
+    line, files, _, _ = socket.recv_fds(connection, _LINE_BYTES, 1)
+    if not line:
+        raise ConnectionResetError
+    return json.loads(line), files[0] if files else None
 
 
 @contextlib.contextmanager
@@ -323,8 +307,11 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.sendall(b"{}")
     while True:
-        message, file = _receive(connection)
-        if message is None or file is None:
+        try:
+            message, file = _receive(connection)
+        except ConnectionResetError:
+            return
+        if file is None:
             return
         _limit_processor_time(math.ceil(message["limit_seconds"]))
         try:

@@ -81,7 +81,7 @@ def memory_bytes(data: bytes | mmap) -> int:
     containers = values = members = 0
     for start in range(0, len(data), _PIECE_BYTES):
         piece = data[start : start + _PIECE_BYTES]
-        containers += _bracket_count(piece)
+        containers += piece.count(b"[") + piece.count(b"{")
         values += piece.count(b",")
         members += piece.count(b":")
     return (
@@ -209,10 +209,6 @@ def _is_too_deep(value: Json) -> bool:
 
 def _too_deep() -> InvalidInput:
     return InvalidInput(f"the JSON is nested deeper than {_MAX_DEPTH} levels")
-
-
-def _bracket_count(data: bytes) -> int:
-    return data.count(b"[") + data.count(b"{")
 
 
 def _refuse(constant: str) -> NoReturn:
