@@ -11,6 +11,8 @@ Run = Callable[..., Result]
 VARIABLES = ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS")
 
 
-def run_command(*arguments: str, **options: object) -> Result:
-    """Run `loosely` with these arguments. `options` are those of `CliRunner.invoke`."""
-    return CliRunner().invoke(app, arguments, **options)  # type: ignore[arg-type]
+def run_command(*arguments: str, exit_code: int = 0, **options: object) -> Result:
+    """Run `loosely`, which must end with `exit_code`. `options` are those of `CliRunner.invoke`."""
+    done = CliRunner().invoke(app, arguments, **options)  # type: ignore[arg-type]
+    assert done.exit_code == exit_code, done.output
+    return done

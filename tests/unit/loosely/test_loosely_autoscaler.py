@@ -44,21 +44,23 @@ class TestProposal:
         assert abs(metric - found * target) <= max(target, 0.1 * target * replicas)
 
 
+def decisions(scaling: ScaledObject, start: int, count: int, times: range) -> list[int]:
+    """Return the number of replicas after each time, with `count` messages in the queue."""
+    autoscaler, seen = Autoscaler(scaling), [start]
+    for now in times:
+        seen.append(autoscaler.decide(float(now), seen[-1], [count]))
+    return seen[1:]
+
+
 class TestAutoscaler:
     def test_scale_down_matches_documented_example(self) -> None:
-        """Each minute, the autoscaler may stop 10 % of the pods, or 4 pods if that is more.
-
-        For example, it stops 8 of 80 pods, and 4 of 30 pods.
-        """
+        """Each minute, the autoscaler may stop 10 % of the pods, or 4 pods if that is more."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
         )
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
-        autoscaler, replicas, seen = Autoscaler(scaling), 80, []
-        for minute in range(20):
-            replicas = autoscaler.decide(60.0 * minute, replicas, [50])
-            seen.append(replicas)
+        seen = decisions(scaling, 80, 50, range(0, 1200, 60))
         assert seen[:3] == [72, 64, 57]
         below = [n for n in seen if n < 40]
         steps = [before - after for before, after in itertools.pairwise(below)]
@@ -68,31 +70,22 @@ class TestAutoscaler:
     def test_policy_limits_removals_in_each_period(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
-        autoscaler, replicas, seen = Autoscaler(scaling), 20, []
-        for sync in range(9):
-            replicas = autoscaler.decide(15.0 * sync, replicas, [5])
-            seen.append(replicas)
+        seen = decisions(scaling, 20, 5, range(0, 135, 15))
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
     def test_default_scale_up_adds_four_or_doubles(self) -> None:
-        autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
-        for sync in range(5):
-            replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
-            seen.append(replicas)
+        seen = decisions(ScaledObject(), 1, 5 * 90, range(0, 75, 15))
         assert seen == [5, 10, 20, 40, 80]
 
     def test_scale_down_keeps_highest_of_five_minutes(self) -> None:
-        autoscaler, replicas = Autoscaler(ScaledObject()), 4
-        seen = {}
-        for sync in range(30):
-            now = 15.0 * sync
-            metric = [20] if sync == 0 else [11] if sync == 4 else [1]
-            replicas = autoscaler.decide(now, replicas, metric)
+        autoscaler, replicas, seen = Autoscaler(ScaledObject()), 4, {}
+        for now in range(0, 450, 15):
+            replicas = autoscaler.decide(now, replicas, [{0: 20, 60: 11}.get(now, 1)])
             seen[now] = replicas
-        assert seen[285.0] == 4
-        assert seen[300.0] == 3, "the recommendation of 4 is five minutes old"
-        assert seen[345.0] == 3
-        assert seen[360.0] == 1, "the recommendation of 3 is five minutes old, too"
+        assert seen[285] == 4
+        assert seen[300] == 3, "the recommendation of 4 is five minutes old"
+        assert seen[345] == 3
+        assert seen[360] == 1, "the recommendation of 3 is five minutes old, too"
 
     def test_scale_up_stops_at_lowest_in_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
@@ -153,13 +146,8 @@ class TestActivation:
 
 class TestScaler:
     def test_burst_scales_from_zero_and_back(self) -> None:
-        """The queue has 100 messages from 30 s to 200 s.
-
-        KEDA decides every 30 s, and the autoscaler decides every 15 s.
-        """
-        scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
-        seen = {}
-        now = 0.0
+        """KEDA decides every 30 s, and the autoscaler decides every 15 s."""
+        scaler, seen, now = Scaler(ScaledObject(max_replica_count=8), 0.0), {}, 0.0
         while now <= 1000.0:
             seen[now] = scaler.step(now, [100 if 30.0 <= now < 200.0 else 0])
             now = scaler.next_at_seconds

@@ -44,8 +44,6 @@ tabby          1.0%  ▎
 def test_submit_shows_labels_as_table(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = loosely("submit", picture, "--model", "classifier")
-
-    assert done.exit_code == 0, done.output
     assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
     assert gateway.requests[0].headers["prefer"] == "respond-async"
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
@@ -59,12 +57,11 @@ def test_submit_polls_until_job_has_ended(
         json_response(200, job_document("running")),
         json_response(200, SUCCEEDED),
     ]
-    done = loosely("submit", picture, "-m", "classifier", "--deadline", "9", "--priority", "low")
-
-    assert done.exit_code == 0, done.output
+    options = ["--deadline", "9", "--priority", "low", "--label", "a b"]
+    done = loosely("submit", picture, "-m", "classifier", *options)
     assert "Egyptian cat" in done.stdout
     assert [request.target for request in gateway.requests] == [
-        "/v1/models/classifier/jobs?deadline_seconds=9&priority=low",
+        "/v1/models/classifier/jobs?deadline_seconds=9&priority=low&label=a+b",
         f"/v1/jobs/{JOB_ID}",
         f"/v1/jobs/{JOB_ID}",
     ]
@@ -75,8 +72,6 @@ def test_submit_json_prints_job_unchanged(
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
     done = loosely("submit", picture, "-m", "classifier", "--json")
-
-    assert done.exit_code == 0
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
@@ -85,8 +80,7 @@ def test_submit_detach_prints_only_job_id(
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
     done = loosely("submit", picture, "-m", "classifier", "--detach")
-
-    assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n")
+    assert done.stdout == f"{JOB_ID}\n"
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
@@ -96,8 +90,7 @@ def test_lost_submit_is_repeated_with_its_key(
     monkeypatch.setattr("loosely.cli.connection.RETRY", Retry(total_seconds=0))
     gateway.responses = [HANG_UP, json_response(202, job_document("queued")), HANG_UP]
     gateway.responses += [json_response(200, SUCCEEDED)]
-    done = loosely("submit", picture, "-m", "x")
-    assert done.exit_code == 0, done.output
+    loosely("submit", picture, "-m", "x")
     first, second = gateway.requests[:2]
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
@@ -115,8 +108,7 @@ def test_submit_says_how_to_find_job_again(
         monkeypatch.setattr(f"loosely.cli.{name}", Retry(total_seconds=0))
     accepted = json_response(202, job_document("queued"))
     gateway.responses = [accepted, HANG_UP] if accepts else [HANG_UP]
-    done = loosely("submit", picture, "-m", "x")
-    assert done.exit_code == 69
+    done = loosely("submit", picture, "-m", "x", exit_code=69)
     key = gateway.requests[0].headers["idempotency-key"]
     found = f"loosely status {JOB_ID}" if accepts else f"--idempotency-key {key}"
     assert found in done.stderr
@@ -124,9 +116,7 @@ def test_submit_says_how_to_find_job_again(
 
 def test_submit_reads_standard_input(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
-    done = loosely("submit", "-", "-m", "x", "--type", "a/b", input=b"bytes")
-
-    assert done.exit_code == 0, done.output
+    loosely("submit", "-", "-m", "x", "--type", "a/b", input=b"bytes")
     assert gateway.requests[0].body == b"bytes"
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
@@ -137,9 +127,7 @@ def test_submit_explains_refusal_and_advises(
     gateway.responses = [
         problem_response(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")
     ]
-    done = loosely("submit", picture, "-m", "clasifier")
-
-    assert done.exit_code == 1
+    done = loosely("submit", picture, "-m", "clasifier", exit_code=1)
     assert done.stdout == ""
     assert done.stderr == (
         "unknown-model: no model 'clasifier'; nearest: classifier; "
@@ -152,9 +140,7 @@ def test_submit_json_prints_problem_unchanged(
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
     gateway.responses = [ScriptedResponse(503, reply.body, {**reply.headers, "retry-after": "20"})]
-    done = loosely("submit", picture, "-m", "x", "--json")
-
-    assert done.exit_code == 1
+    done = loosely("submit", picture, "-m", "x", "--json", exit_code=1)
     assert done.stdout == reply.body.decode() + "\n"
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
@@ -162,10 +148,9 @@ def test_submit_json_prints_problem_unchanged(
 def test_control_characters_are_replaced(
     loosely: Run, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.responses = [
-        problem_response(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")
-    ]
-    done = loosely("submit", picture, "-m", "x")
+    hostile_text = "\x1b]0;title\x07 [red]not markup[/red]"
+    gateway.responses = [problem_response(500, "inference-failed", hostile_text)]
+    done = loosely("submit", picture, "-m", "x", exit_code=1)
     assert "\x1b" not in done.stderr
     assert "[red]not markup[/red]" in done.stderr
 
@@ -180,8 +165,6 @@ def test_status_prints_details(loosely: Run, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = loosely("status", JOB_ID)
-
-    assert done.exit_code == 0
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["job", JOB_ID],
         ["model", "classifier"],
@@ -217,7 +200,6 @@ trace {"ab" * 16}
 def test_status_draws_timeline(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     done = loosely("status", JOB_ID, "--timeline")
-    assert done.exit_code == 0, done.output
     drawn = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
     assert drawn == TIMELINE
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
@@ -243,16 +225,23 @@ def test_malformed_timeline_cannot_control_terminal(loosely: Run, gateway: Scrip
     }
     gateway.responses = [json_response(200, timeline_document(**hostile))]
     done = loosely("status", JOB_ID, "--timeline")
-    assert done.exit_code == 0, done.output
     assert "\x1b" not in done.stdout
     assert "\x07" not in done.stdout
     assert "[red]gpu" in done.stdout
 
 
-def test_malformed_timeline_exits_with_76(loosely: Run, gateway: ScriptedGateway) -> None:
-    gateway.responses = [json_response(200, timeline_document(total_ms=None))]
-    done = loosely("status", JOB_ID, "--timeline")
-    assert done.exit_code == 76, done.output
+@pytest.mark.parametrize(
+    ("response", "options"),
+    [
+        (json_response(200, timeline_document(total_ms=None)), ["--timeline"]),
+        (ScriptedResponse(200, b"<html>"), []),
+    ],
+)
+def test_foreign_response_exits_with_76(
+    loosely: Run, gateway: ScriptedGateway, response: ScriptedResponse, options: list[str]
+) -> None:
+    gateway.responses = [response]
+    loosely("status", JOB_ID, *options, exit_code=76)
 
 
 def test_submit_of_expired_job_exits_with_1(
@@ -263,17 +252,13 @@ def test_submit_of_expired_job_exits_with_1(
         json_response(202, job_document("queued"), retry_after="0"),
         json_response(200, expired),
     ]
-    done = loosely("submit", picture, "-m", "x")
-
-    assert done.exit_code == 1
+    done = loosely("submit", picture, "-m", "x", exit_code=1)
     assert "expired: 9 s are over" in done.stdout
 
 
 def test_result_shows_labels_as_table(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = loosely("result", JOB_ID)
-
-    assert done.exit_code == 0
     assert done.stdout.splitlines()[0].rstrip() == "Egyptian cat  75.0%  ██████████████████"
 
 
@@ -283,8 +268,6 @@ def test_labels_with_invalid_score_are_json(
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
     done = loosely("result", JOB_ID)
-
-    assert done.exit_code == 0
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
@@ -294,24 +277,19 @@ def test_result_writes_binary_to_file(
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
     target = tmp_path / "mask.png"
     done = loosely("result", JOB_ID, "-o", str(target))
-
-    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stdout == ""
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
 def test_result_of_running_job_exits_with_75(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
-    done = loosely("result", JOB_ID)
-
-    assert done.exit_code == 75
+    done = loosely("result", JOB_ID, exit_code=75)
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
 def test_cancel_prints_job(loosely: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = loosely("cancel", JOB_ID)
-
-    assert done.exit_code == 0, done.output
     assert "cancelling" in done.stdout
     assert (gateway.requests[0].method, gateway.requests[0].target) == (
         "DELETE",
@@ -324,7 +302,6 @@ def test_list_prints_jobs_up_to_limit(loosely: Run, gateway: ScriptedGateway) ->
     gateway.responses = [json_response(200, page)]
     done = loosely("list", "--limit", "3", "--status", "queued", "--json")
 
-    assert done.exit_code == 0, done.output
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
     assert statuses == ["succeeded", "queued", "succeeded"]
     assert [request.target for request in gateway.requests] == [
@@ -347,8 +324,6 @@ def test_list_sends_filters(loosely: Run, gateway: ScriptedGateway) -> None:
     }
     options = [part for pair in filters.items() for part in pair]
     done = loosely("list", *options)
-
-    assert done.exit_code == 0, done.output
     assert done.stdout.split()[-3:] == ["acme", "order\ufffd", "1"]
     [request] = gateway.requests
     assert parse_qs(urlsplit(request.target).query) == {
@@ -371,26 +346,15 @@ def test_list_says_how_far_it_has_searched(loosely: Run, gateway: ScriptedGatewa
         for number in (3, 2, 1)
     ]
     done = loosely("list", "--label", "x", "--pages", "2")
-
-    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stdout == ""
     assert done.stderr == "searched back to 2026-03-02T00:00:00+00:00; continue with: --cursor c2\n"
     assert len(gateway.requests) == 2
 
 
 def test_list_refuses_invalid_time(loosely: Run, gateway: ScriptedGateway) -> None:
-    done = loosely("list", "--after", "yesterday")
-    assert done.exit_code == 2
+    done = loosely("list", "--after", "yesterday", exit_code=2)
     assert "is not a time" in done.stderr
     assert gateway.requests == []
-
-
-def test_submit_sends_label(loosely: Run, gateway: ScriptedGateway, tmp_path: Path) -> None:
-    file = tmp_path / "input.txt"
-    file.write_text("x")
-    gateway.responses = [json_response(200, {**SUCCEEDED, "label": "a b"})]
-    done = loosely("submit", str(file), "-m", "noop", "--label", "a b")
-    assert done.exit_code == 0, done.output
-    assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
 def test_status_shows_progress_and_position(loosely: Run, gateway: ScriptedGateway) -> None:
@@ -417,7 +381,6 @@ def test_submit_warns_once_of_broken_model(
     gateway.responses = [json_response(202, waiting[0])]
     gateway.responses += [json_response(200, document) for document in (*waiting, SUCCEEDED)]
     done = loosely("submit", picture, "--model", "noop")
-    assert done.exit_code == 0, done.output
     assert done.stderr.count("no worker can load the model") == 1
 
 
@@ -426,61 +389,9 @@ def test_submit_sends_json_and_text_parameters(
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
-    done = loosely("submit", picture, "-m", "x", *given)
-    assert done.exit_code == 0, done.output
+    loosely("submit", picture, "-m", "x", *given)
     (sent,) = parse_qs(urlsplit(gateway.requests[0].target).query)["parameters"]
     assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
-
-
-def test_submit_says_how_to_correct_parameter(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
-    detail = "parameters/name: expected a string, found 12"
-    gateway.responses = [problem_response(422, "invalid-input", detail, pointer="/parameters/name")]
-    given = ["--param", "name=12", "--url", gateway.url]
-    done = loosely("submit", picture, "-m", "x", *given)
-    assert done.exit_code == 1
-    assert done.stderr == (
-        f"""invalid-input: {detail}; put a text in quotes: --param 'NAME="12"', or """
-        """'NAME=["12"]' in a list\n"""
-    )
-
-
-TYPE = "unsupported-media-type"
-
-
-@pytest.mark.parametrize(
-    ("refusal", "advice"),
-    [
-        (
-            problem_response(415, TYPE, "no JPEG", found="image/png", accepted=["image/png"]),
-            "; pass --type image/png",
-        ),
-        (
-            problem_response(415, TYPE, "no JPEG", found="image/gif", accepted=["image/png"]),
-            "; convert the file, or state its media type with --type",
-        ),
-        (
-            problem_response(422, "invalid-input", "large", limit_pixels=9),
-            "; scale the picture down",
-        ),
-        (
-            problem_response(422, "invalid-input", "x needs this input", pointer="/inputs/mask"),
-            "; add --input mask=FILE",
-        ),
-        (problem_response(422, "invalid-input", "webhook.url: not public"), ": not public"),
-    ],
-)
-def test_submit_advice_fits_problem(
-    loosely: Run,
-    gateway: ScriptedGateway,
-    picture: str,
-    refusal: ScriptedResponse,
-    advice: str,
-) -> None:
-    gateway.responses = [refusal]
-    done = loosely("submit", picture, "-m", "x")
-    assert done.stderr.endswith(f"{advice}\n")
 
 
 def test_submit_sends_named_inputs(
@@ -490,8 +401,7 @@ def test_submit_sends_named_inputs(
     mask.write_bytes(b"\x89PNG\r\n\x1a\n mask")
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--input", f"mask={mask}", "--param", "top=3"]
-    done = loosely("submit", picture, "-m", "x", *given)
-    assert done.exit_code == 0, done.output
+    loosely("submit", picture, "-m", "x", *given)
     sent = json.loads(gateway.requests[0].body)
     assert sent["inputs"]["mask"]["media_type"] == "image/png"
     assert sent["parameters"] == {"top": 3}
@@ -511,8 +421,7 @@ def test_submit_sends_named_inputs(
 def test_submit_refuses_malformed_options(
     loosely: Run, gateway: ScriptedGateway, picture: str, given: list[str], said: str
 ) -> None:
-    done = loosely("submit", picture, "-m", "x", *given)
-    assert done.exit_code == 2
+    done = loosely("submit", picture, "-m", "x", *given, exit_code=2)
     assert said in done.stderr
     assert gateway.requests == []
 
@@ -522,8 +431,7 @@ def test_submit_refuses_invalid_json(
 ) -> None:
     file = tmp_path / "input.json"
     file.write_text('{"a": ')
-    done = loosely("submit", str(file), "-m", "x")
-    assert done.exit_code == 2
+    done = loosely("submit", str(file), "-m", "x", exit_code=2)
     assert "the input is not JSON" in done.stderr
     assert gateway.requests == []
 
@@ -532,30 +440,21 @@ def test_models_prints_table(loosely: Run, gateway: ScriptedGateway) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
     gateway.responses = [json_response(200, {"models": [model]})]
     done = loosely("models")
-
-    assert done.exit_code == 0, done.output
     assert done.stdout.split() == ["classifier", "label", "image/jpeg,", "image/png"]
 
 
-@pytest.mark.parametrize("by", ["argument", "environment"])
-def test_api_key_is_sent_and_not_printed(loosely: Run, gateway: ScriptedGateway, by: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [(["--api-key", "lsy_secret"], {}), ([], {"LOOSELY_API_KEY": "lsy_secret"})],
+)
+def test_api_key_is_sent_and_not_printed(
+    loosely: Run, gateway: ScriptedGateway, options: list[str], env: dict[str, str]
+) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
-    arguments = ["status", JOB_ID, "--url", gateway.url]
-    if by == "argument":
-        done = loosely(*arguments, "--api-key", "lsy_secret")
-    else:
-        done = loosely(*arguments, env={"LOOSELY_API_KEY": "lsy_secret"})
-
+    done = loosely("status", JOB_ID, *options, env=env, exit_code=1)
     assert gateway.requests[0].headers["authorization"] == "Bearer lsy_secret"
-    assert done.exit_code == 1
     assert "secret" not in done.output
     assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
-
-
-def test_foreign_response_exits_with_76(loosely: Run, gateway: ScriptedGateway) -> None:
-    gateway.responses = [ScriptedResponse(200, b"<html>")]
-    done = loosely("status", JOB_ID)
-    assert done.exit_code == 76
 
 
 @pytest.mark.parametrize(
@@ -571,7 +470,7 @@ def test_foreign_response_exits_with_76(loosely: Run, gateway: ScriptedGateway) 
     ],
 )
 def test_invalid_arguments_exit_with_2(loosely: Run, arguments: list[str]) -> None:
-    assert loosely(*arguments).exit_code == 2
+    loosely(*arguments, exit_code=2)
 
 
 def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -614,9 +513,7 @@ def test_imports_are_lazy(tmp_path: Path, code: str) -> None:
 
 
 def test_misspelled_command_names_similar_one(loosely: Run) -> None:
-    refused = loosely("sumbit")
-    assert refused.exit_code == 2
-    assert "submit" in refused.output
+    assert "submit" in loosely("sumbit", exit_code=2).output
 
 
 def test_version_and_help_are_printed(loosely: Run) -> None:
@@ -713,7 +610,6 @@ def logs(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("logs")
 def test_logs_are_sorted_by_time(loosely: Run) -> None:
     done = loosely("logs")
-    assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         *("worker", "functions", "worker", "worker", "worker")
     ]
@@ -728,7 +624,7 @@ def test_logs_of_one_job(loosely: Run) -> None:
         *("2026-03-01", "2026-03-01", "    Traceb", "    ValueE")
     ]
     assert "ready" not in done.stdout
-    assert loosely("logs", "wrker").exit_code == 1
+    loosely("logs", "wrker", exit_code=1)
 
 
 def test_logs_are_followed(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -771,12 +667,10 @@ def test_each_command_with_url_has_json() -> None:
 
 def test_keys_new_prints_key_and_entry(loosely: Run) -> None:
     done = loosely("keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json")
-    assert done.exit_code == 0, done.output
     made = json.loads(done.stdout)
     assert made["key"].startswith("lsy_")
     assert (made["entry"]["name"], made["entry"]["scopes"]) == ("ci", ["jobs:read"])
-    refused = loosely("keys", "new", "ci", "--tenant", "acme", "--rate", "often")
-    assert refused.exit_code == 2
+    loosely("keys", "new", "ci", "--tenant", "acme", "--rate", "often", exit_code=2)
 
 
 def test_list_shows_error_codes(loosely: Run, gateway: ScriptedGateway) -> None:
@@ -793,19 +687,43 @@ def test_submit_prints_text_result(loosely: Run, gateway: ScriptedGateway, pictu
     assert done.stdout.splitlines()[1:] == ['She said "yes".', "The \ufffdend."]
 
 
+TYPE = "unsupported-media-type"
+
+
 @pytest.mark.parametrize(
     ("code", "members", "advice"),
     [
-        ("expired", {"ran": False}, "no worker took the job in time"),
+        ("expired", {"ran": False}, "no worker took the job in time: check that one runs, or use"),
         ("expired", {"ran": True}, "submit the job again with a longer --deadline"),
         ("invalid-input", {"pointer": "/parameters/top"}, "correct --param"),
+        (
+            "invalid-input",
+            {"pointer": "/parameters/top", "detail": "parameters/top: expected a string, found 12"},
+            """put a text in quotes: --param 'NAME="12"', or 'NAME=["12"]' in a list""",
+        ),
+        (TYPE, {"found": "image/png", "accepted": ["image/png"]}, "pass --type image/png"),
+        (
+            TYPE,
+            {"found": "image/gif", "accepted": ["image/png"]},
+            "convert the file, or state its media type with --type",
+        ),
+        ("invalid-input", {"limit_pixels": 9}, "scale the picture down"),
+        (
+            "invalid-input",
+            {"pointer": "/inputs/mask", "detail": "x needs this input"},
+            "add --input mask=FILE",
+        ),
+        ("invalid-input", {"detail": "webhook.url: not public"}, ""),
+        ("saturated", {"retry_after": 20}, "try again in 20 s"),
     ],
 )
 def test_advice_fits_problem(code: str, members: dict[str, Any], advice: str) -> None:
     document = {"code": code, "detail": "no", **members}
-    problem = read_problem(400, json.dumps(document).encode(), None)
+    problem = read_problem(400, json.dumps(document).encode(), members.get("retry_after"))
     assert problem is not None
-    assert advice in format_error(problem)
+    expected = f"{code}: {document['detail']}" + (f"; {advice}" if advice else "")
+    assert format_error(problem).startswith(expected)
+    assert advice or format_error(problem) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -54,7 +54,7 @@ RUNNING = job_document("running")
 
 
 def test_submit_sends_input_and_options(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [json_response(202, QUEUED)]
+    gateway.responses = [json_response(200, SUCCEEDED)]
     job = connect(gateway.url, api_key=KEY).submit(
         JPEG,
         "classifier",
@@ -62,20 +62,24 @@ def test_submit_sends_input_and_options(gateway: ScriptedGateway, connect: Conne
         deadline_seconds=60,
         webhook_url="https://example.org/",
         priority="low",
+        wait_seconds=7,
         idempotency_key="mine",
     )
-
-    assert job.status == "queued"
     [request] = gateway.requests
-    assert request.body == JPEG
+    assert (request.method, request.body) == ("POST", JPEG)
     assert request.target == (
         "/v1/models/classifier/jobs?parameters=%7B%22top%22%3A+3%7D&deadline_seconds=60"
         "&webhook_url=https%3A%2F%2Fexample.org%2F&priority=low"
     )
-    assert request.headers["prefer"] == "respond-async"
+    assert request.headers["prefer"] == "wait=7"
     assert request.headers["content-type"] == "image/jpeg"
     assert request.headers["idempotency-key"] == "mine"
     assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["user-agent"].startswith("loosely/")
+    assert job.is_final
+    assert job.id == JOB_ID
+    assert job.result["labels"][0]["label"] == "Egyptian cat"
+    assert json.loads(job.body) == SUCCEEDED
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -101,17 +105,18 @@ def test_invalid_json_input_is_refused(
     assert gateway.requests == []
 
 
-def test_str_as_input_is_refused(gateway: ScriptedGateway, connect: Connect) -> None:
-    with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
-        connect(gateway.url).submit("cat.jpg", "m")
-    assert gateway.requests == []
-
-
-@pytest.mark.parametrize("value", [{"numbers": [1]}, [1], 1, None])
-def test_value_as_input_is_refused_with_advice(
-    gateway: ScriptedGateway, connect: Connect, value: Any
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("cat.jpg", r"pass text.encode\(\) .* or pathlib.Path"),
+        ({"numbers": [1]}, r"pass json.dumps\(source\).encode\(\) and media_type"),
+        (None, r"source is a NoneType: expected bytes"),
+    ],
+)
+def test_other_value_as_input_is_refused(
+    gateway: ScriptedGateway, connect: Connect, value: Any, advice: str
 ) -> None:
-    with pytest.raises(TypeError, match=r"pass json.dumps\(source\).encode\(\) and media_type"):
+    with pytest.raises(TypeError, match=advice):
         connect(gateway.url).submit(value, "m")
     assert gateway.requests == []
 
@@ -214,10 +219,11 @@ def test_final_status_determines_exception(  # noqa: PLR0917 - the table's colum
     kind: type[JobEnded],
 ) -> None:
     job = job_document(status, error={"code": code, "message": "no", "retryable": True})
-    gateway.responses = [problem_response(http_status, code, "no", job=job)]
-    with pytest.raises(kind):
+    gateway.responses = [problem_response(http_status, code, "no", job=job, attempt=2)]
+    with pytest.raises(kind) as caught:
         connect(gateway.url).run(JPEG, "classifier")
     assert len(gateway.requests) == 1
+    assert caught.value.attempt == 2
 
     # The exception is the same if the client polls a job that has ended.
     gateway.responses = [json_response(200, job)]
@@ -347,12 +353,6 @@ def test_upload_with_invalid_headers_is_unexpected(
         connect(gateway.url).upload(JPEG, "classifier")
 
 
-def test_cancel_returns_job(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [json_response(202, job_document("cancelling"))]
-    assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
-    assert gateway.requests[0].method == "DELETE"
-
-
 def test_timeline_has_steps_and_deliveries(connect: Connect, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, timeline_document())]
     timeline = connect(gateway.url).timeline(JOB_ID)
@@ -385,41 +385,20 @@ def test_jobs_yields_all_pages(gateway: ScriptedGateway, connect: Connect) -> No
     ]
 
 
-def test_find_jobs_sends_all_filters(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_find_jobs_returns_one_page(gateway: ScriptedGateway, connect: Connect) -> None:
     page = {
         "jobs": [{**SUCCEEDED, "label": "order 1", "tenant": "acme"}],
         "next_cursor": "a",
         "searched_back_to": "2026-03-01T11:00:00.000Z",
     }
     gateway.responses = [json_response(200, page)]
-    found = connect(gateway.url).find_jobs(
-        model="classifier",
-        status="failed",
-        code="inference-failed",
-        label="order*",
-        created_after=datetime(2026, 3, 1, 12, tzinfo=UTC),
-        created_before=datetime(2026, 3, 2, tzinfo=timezone(timedelta(hours=2))),
-        job_id="0198*",
-        tenant="*",
-        limit=5,
-        cursor="c",
-    )
+    after = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    found = connect(gateway.url).find_jobs(model="m", created_after=after, limit=5)
     assert [(job.label, job.tenant) for job in found.jobs] == [("order 1", "acme")]
     assert found.next_cursor == "a"
     assert found.searched_back_to == datetime(2026, 3, 1, 11, tzinfo=UTC)
-    [request] = gateway.requests
-    assert parse_qs(urlsplit(request.target).query) == {
-        "model": ["classifier"],
-        "status": ["failed"],
-        "code": ["inference-failed"],
-        "label": ["order*"],
-        "created_after": ["2026-03-01T12:00:00+00:00"],
-        "created_before": ["2026-03-02T00:00:00+02:00"],
-        "id": ["0198*"],
-        "tenant": ["*"],
-        "limit": ["5"],
-        "cursor": ["c"],
-    }
+    query = "model=m&created_after=2026-03-01T12%3A00%3A00%2B00%3A00&limit=5"
+    assert gateway.requests[0].target == f"/v1/jobs?{query}"
 
 
 def test_time_without_zone_is_refused(gateway: ScriptedGateway, connect: Connect) -> None:
@@ -457,16 +436,11 @@ def test_api_key_of_environment_is_never_shown(
     assert KEY not in shown
 
 
-@pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
+@pytest.mark.parametrize("key", [" ", "a\nb", "schl\u00fcssel"])
 def test_unsendable_api_key_is_refused_unshown(connect: Connect, key: str) -> None:
-    with pytest.raises(ValueError, match="the API key contains") as caught:
+    with pytest.raises(ValueError, match=r"^the API key (contains|is blank)") as caught:
         connect("http://127.0.0.1:9", api_key=key)
-    assert key not in str(caught.value)
-
-
-def test_blank_api_key_is_refused(connect: Connect) -> None:
-    with pytest.raises(ValueError, match="the API key is blank"):
-        connect("http://127.0.0.1:9", api_key=" ")
+    assert key == " " or key not in str(caught.value)
 
 
 def test_too_long_wait_is_refused(connect: Connect) -> None:
@@ -488,3 +462,51 @@ def test_attributes_are_those_of_document(gateway: ScriptedGateway, connect: Con
     assert (job.place.position, job.place.eta_seconds, job.place.phase) == (3, 1.5, "x")
     assert job.document["new"] == 1
     assert job.finished_at is None
+
+
+class TestEvents:
+    def test_each_change_yields_one_event(self, gateway: ScriptedGateway, connect: Connect) -> None:
+        gateway.responses = [
+            json_response(200, QUEUED),
+            json_response(200, QUEUED),
+            HANG_UP,
+            json_response(200, RUNNING),
+            json_response(200, job_document("running", progress={"done": 1})),
+            json_response(200, SUCCEEDED),
+        ]
+        events = connect(gateway.url).iter_events(JOB_ID)
+
+        assert [(event.kind, event.job.status) for event in events] == [
+            ("status", "queued"),
+            ("status", "running"),
+            ("progress", "running"),
+            ("final", "succeeded"),
+        ]
+
+    def test_later_events_are_long_polled(
+        self, gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+    ) -> None:
+        gateway.responses = [
+            json_response(200, QUEUED),
+            json_response(200, RUNNING, retry_after="2"),
+            json_response(200, SUCCEEDED),
+        ]
+        connect(gateway.url).iter_events(JOB_ID)
+
+        assert [request.headers.get("prefer") for request in gateway.requests] == [
+            None,
+            "wait=1",
+            "wait=1",
+        ]
+        assert clock.slept == [2.0], "the client pauses if the gateway responds at once"
+
+    def test_ended_job_yields_only_final_event(
+        self, gateway: ScriptedGateway, connect: Connect
+    ) -> None:
+        gateway.responses = [json_response(200, SUCCEEDED)]
+        assert [event.kind for event in connect(gateway.url).iter_events(JOB_ID)] == ["final"]
+
+    def test_unknown_job_raises_not_found(self, gateway: ScriptedGateway, connect: Connect) -> None:
+        gateway.responses = [problem_response(404, "unknown-job", "no such job")]
+        with pytest.raises(NotFound):
+            connect(gateway.url).iter_events(JOB_ID)

@@ -71,9 +71,6 @@ class TestPorts:
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_base_port_gives_five_ports(self) -> None:
-        assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
-
     def test_busy_port_names_process_and_free_ports(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -84,10 +81,7 @@ class TestPorts:
         assert second.startswith("stop that process, or choose other ports: loosely up --port ")
 
     def test_port_taken_on_all_addresses_is_busy(self) -> None:
-        with (
-            socket.create_server(("0.0.0.0", 0)) as server,
-            pytest.raises(PortBusy),
-        ):
+        with socket.create_server(("0.0.0.0", 0)) as server, pytest.raises(PortBusy):
             check_ports({"functions": server.getsockname()[1]})
 
     def test_port_taken_on_ipv6_is_busy(self) -> None:
@@ -371,6 +365,12 @@ class TestSystem:
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-3:-1] == ("--served", "small,small:2")
 
+    def test_only_functions_gets_engine_option(self) -> None:
+        given = replace(settings(), engine_options=("--engine", "azure-storage"))
+        parts = {part.name: part.command for part in loosely_parts(given)}
+        assert parts["functions"][-2:] == given.engine_options
+        assert [name for name in parts if "--engine" in parts[name]] == ["functions"]
+
     def test_user_environment_is_inherited(self) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
@@ -465,8 +465,8 @@ class TestConsole:
             "  worker    one",
             "  worker    two",
             (
-                "  worker  the model resnet is set aside, the others are served: "
-                "the file is gone (missing)"
+                "  worker  the model resnet is set aside, the others are served: the file is gone "
+                "(missing)"
             ),
             "  worker  the model resnet is served again",
             "  the disk is full; all components keep running, but no job is accepted for now",
@@ -606,15 +606,3 @@ def test_child_and_reaper_import_nothing_of_ours() -> None:
             for alias in node.names
         }
         assert not {module for module in imported if module.startswith("loosely")}
-
-
-class TestEngine:
-    def test_only_functions_gets_engine_option(self) -> None:
-        options = ("--engine", "azure-storage")
-        settings_with_engine = SystemSettings(
-            *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
-            engine_options=options,
-        )
-        parts = {part.name: part.command for part in loosely_parts(settings_with_engine)}
-        assert parts["functions"][-len(options) :] == options
-        assert not any("--engine" in parts[name] for name in parts if name != "functions")

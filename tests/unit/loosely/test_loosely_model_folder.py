@@ -138,10 +138,18 @@ class TestWatch:
         assert find_code_error(code) == ""
 
 
+def package(folder: Path, target: Path) -> tuple[Path, Path]:
+    return write_package(target, ROOT, find_model_folder(folder, ROOT, {}))
+
+
+def deploy(folder: Path, project: Path) -> None:
+    write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+
+
 class TestPackage:
     def test_package_has_catalogue_and_models(self, folder: Path, tmp_path: Path) -> None:
         (folder / "models" / "__pycache__").mkdir()
-        app, worker = write_package(tmp_path / "out", ROOT, find_model_folder(folder, ROOT, {}))
+        app, worker = package(folder, tmp_path / "out")
         own = (folder / "models.toml").read_bytes()
         assert (app / "contract" / "models.toml").read_bytes() == own
         assert (worker / "functions" / "contract" / "models.toml").read_bytes() == own
@@ -153,41 +161,40 @@ class TestPackage:
 
     def test_requirements_are_installed_in_image(self, folder: Path, tmp_path: Path) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
-        _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        _, worker = package(folder, tmp_path)
         assert (worker / "requirements.txt").read_text("utf-8") == "einops\n"
         dockerfile = (worker / "Dockerfile").read_text("utf-8")
         assert "-r /tmp/requirements.txt" in dockerfile
         assert dockerfile.rstrip().endswith("USER 10001:10001")
 
     def test_repository_packages_shipped_models(self, tmp_path: Path) -> None:
-        app, worker = write_package(tmp_path, ROOT, find_model_folder(ROOT, ROOT, {}))
+        app, worker = package(ROOT, tmp_path)
         assert (app / "contract" / "models.toml").read_bytes() == SHIPPED.read_bytes()
         assert (worker / "Dockerfile").read_bytes() == (ROOT / "worker" / "Dockerfile").read_bytes()
         assert not (worker / "models").exists()
 
     def test_source_files_are_never_replaced(self) -> None:
         with pytest.raises(FolderUnusable, match="contains files that Loosely has not written"):
-            write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
+            package(ROOT, ROOT)
         assert SHIPPED.is_file()
 
-    def test_model_outside_code_is_refused(self, folder: Path, tmp_path: Path) -> None:
-        (folder / "brightness.py").touch()
+    @pytest.mark.parametrize("is_version", [False, True])
+    def test_model_outside_code_is_refused(
+        self, folder: Path, tmp_path: Path, *, is_version: bool
+    ) -> None:
+        (folder / "other.py").touch()
         catalogue = folder / "models.toml"
-        catalogue.write_text(catalogue.read_text("utf-8").replace('"models.', '"'), "utf-8")
-        with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
-            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
-
-    def test_version_outside_code_is_refused(self, folder: Path, tmp_path: Path) -> None:
-        (folder / "brighter.py").touch()
-        with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
-            catalogue.write('\n[brightness."2"]\nimplementation = "brighter"\n')
-        with pytest.raises(FolderUnusable, match=r"brightness: the module brighter is not in"):
-            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        text = catalogue.read_text("utf-8")
+        other = '\n[brightness."2"]\nimplementation = "other"\n'
+        changed = text + other if is_version else text.replace("models.brightness", "other")
+        catalogue.write_text(changed, "utf-8")
+        with pytest.raises(FolderUnusable, match=r"brightness: the module other is not in"):
+            package(folder, tmp_path)
 
     @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
     def test_weights_are_copied_to_same_path(self, folder: Path, tmp_path: Path, path: str) -> None:
         add_weights(folder, path)
-        _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        _, worker = package(folder, tmp_path)
         dockerfile = (worker / "Dockerfile").read_text("utf-8")
         # What the Dockerfile copies to /app.
         copied = worker / path if path.startswith("models/") else worker / "weights" / path
@@ -219,7 +226,7 @@ class TestPackage:
         else:
             catalogue.write_text(text.replace(line, ""), "utf-8")
         with pytest.raises(FolderUnusable, match=said):
-            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+            package(folder, tmp_path)
         assert not (tmp_path / "functions").exists()
 
 
@@ -236,7 +243,7 @@ class TestAzdProject:
     def test_project_has_all_named_files(self, folder: Path, tmp_path: Path) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
         project = tmp_path / "azure"
-        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        deploy(folder, project)
         dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
         copied = re.findall(r"^COPY ((?!--from).*) \S+$", dockerfile, re.MULTILINE)
         assert "models" in copied
@@ -254,24 +261,24 @@ class TestAzdProject:
     def test_weights_are_copied_into_image(self, folder: Path, tmp_path: Path) -> None:
         add_weights(folder, "nets/net.bin")
         project = tmp_path / "azure"
-        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        deploy(folder, project)
         assert (project / "weights" / "nets" / "net.bin").read_bytes() == b"weights"
         dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
         assert "COPY weights /app\n" in dockerfile
         assert "!weights\n" in (project / ".dockerignore").read_text("utf-8")
         (folder / "nets" / "net.bin").write_bytes(b"other")
         with pytest.raises(FolderUnusable, match="has the digest"):
-            write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+            deploy(folder, project)
         assert (project / "weights").is_dir()
 
     def test_second_write_keeps_azd_environment(self, folder: Path, tmp_path: Path) -> None:
         project = tmp_path / "azure"
-        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        deploy(folder, project)
         (project / ".azure").mkdir()
         (project / ".azure" / "config.json").touch()
         (project / "models" / "old.py").touch()
         (project / "requirements.txt").touch()
-        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        deploy(folder, project)
         assert (project / ".azure" / "config.json").is_file()
         assert not (project / "models" / "old.py").exists()
         assert not (project / "requirements.txt").exists()
@@ -287,7 +294,7 @@ class TestAzdProject:
         other.parent.mkdir(parents=True)
         other.write_text("name: other\n", encoding="utf-8")
         with pytest.raises(FolderUnusable, match="`loosely deploy` has not written"):
-            write_azd_project(tmp_path / "azure", ROOT, find_model_folder(folder, ROOT, {}))
+            deploy(folder, tmp_path / "azure")
         assert other.read_text("utf-8") == "name: other\n"
 
 

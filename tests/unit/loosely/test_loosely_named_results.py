@@ -92,7 +92,6 @@ def test_unknown_result_is_not_found(gateway: ScriptedGateway, connect: Connect)
 def test_submit_shows_each_result(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
     gateway.responses = [json_response(200, CUT)]
     done = loosely("submit", picture, "-m", "cutter")
-    assert done.exit_code == 0, done.output
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert '  "count": 2' in lines
     assert lines.index("mask: image/png") < lines.index("boxes:")
@@ -120,7 +119,6 @@ def test_save_writes_each_result(
     words = ["submit", picture, "-m", "cutter"] if command == "submit" else ["result", JOB_ID]
     folder = tmp_path / "new" / "folder"
     done = loosely(*words, "--save", str(folder))
-    assert done.exit_code == 0, done.output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         "result.json": b'{"count": 2}',
         "mask.png": b"\x89PNG",
@@ -139,9 +137,7 @@ def test_save_replaces_only_result_files(
     (tmp_path / "notes.txt").write_text("other", encoding="utf-8")
     job = json_response(200, {**CUT, "results": {}})
     gateway.responses = [json_response(200, {"count": 2}), job]
-    words = ["result", JOB_ID, "--save", str(tmp_path)]
-    done = loosely(*words)
-    assert done.exit_code == 0, done.output
+    loosely("result", JOB_ID, "--save", str(tmp_path))
     assert (tmp_path / "result.json").read_bytes() == b'{"count": 2}'
     assert (tmp_path / "notes.txt").read_text("utf-8") == "other"
 
@@ -152,8 +148,7 @@ def test_save_reports_unwritable_folder(
     gateway.responses = [json_response(200, {"count": 2}), json_response(200, CUT), PNG]
     (tmp_path / "file").write_text("", encoding="utf-8")
     target = str(tmp_path / "file" / "folder")
-    done = loosely("result", JOB_ID, "--save", target)
-    assert done.exit_code == 1
+    done = loosely("result", JOB_ID, "--save", target, exit_code=1)
     assert done.stderr == f"cannot write to {target}: Not a directory\n"
 
 
@@ -169,8 +164,7 @@ def test_save_excludes_other_options(
     loosely: Run, gateway: ScriptedGateway, picture: str, words: list[str]
 ) -> None:
     given = [word.format(file=picture) for word in words]
-    done = loosely(*given)
-    assert done.exit_code == 2
+    done = loosely(*given, exit_code=2)
     assert "cannot be used with" in done.stderr
     assert gateway.requests == []
 
@@ -180,8 +174,7 @@ def test_result_prints_or_writes_one(
 ) -> None:
     gateway.responses = [PNG]
     target = tmp_path / "mask.png"
-    words = ["result", JOB_ID, "--name", "mask", "-o", str(target)]
-    assert loosely(*words).exit_code == 0
+    loosely("result", JOB_ID, "--name", "mask", "-o", str(target))
     assert target.read_bytes() == b"\x89PNG"
     assert gateway.requests[0].target == f"{LINK}/mask"
 
