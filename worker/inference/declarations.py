@@ -72,14 +72,10 @@ class InputArgument:
 
 @dataclass(frozen=True, slots=True)
 class ResultDeclaration:
-    """A named result that a model's class declares.
+    """A named result that a model's class declares. The model may omit it if it is optional.
 
-    Attributes:
-        media_types: The media types that the result may have, the default first. `text/*` stands
-            for all types of text, and `*/*` for all types except JSON. Empty if the type hint is
-            `Any`, which allows all types.
-        optional: Whether the model may omit the result.
-        description: A sentence for callers; empty if the type hint contains no text.
+    The default of the media types is first. `text/*` stands for all types of text, and `*/*` for
+    all types except JSON. They are empty if the type hint is `Any`, which allows all types.
     """
 
     media_types: tuple[str, ...]
@@ -135,11 +131,13 @@ class ParameterArguments:
 
 def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
     """Return the schemas of the parameters that a method's keyword-only arguments declare."""
-    return {
-        name: _schema(name, hint, default)
-        for name, (hint, default) in _keyword_arguments(method).items()
-        if _accepts(hint) is None
-    }
+    schemas: dict[str, Schema] = {}
+    for name, (hint, default) in _keyword_arguments(method).items():
+        if _accepts(hint) is None:
+            schemas[name] = schema = _schema_of_hint(name, hint)
+            if default not in (inspect.Parameter.empty, None):
+                schema["default"] = list(default) if isinstance(default, tuple) else default
+    return schemas
 
 
 def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
@@ -215,13 +213,6 @@ def _arguments(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     except ValueError:
         # Some built-in callables have no signature.
         return {}
-
-
-def _schema(name: str, hint: Any, default: Any) -> Schema:
-    schema = _schema_of_hint(name, hint)
-    if default not in (inspect.Parameter.empty, None):
-        schema["default"] = list(default) if isinstance(default, tuple) else default
-    return schema
 
 
 def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:

@@ -312,14 +312,12 @@ class BatchAdapter:
     def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        arguments = ParameterArguments(infer.preprocess)
-        self._arguments = arguments if arguments.exist else None
+        self._arguments = ParameterArguments(infer.preprocess)
         self.postprocess: Callable[[Any], Any] = getattr(infer, "postprocess", _identity)
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess` with the arguments that it declares."""
-        arguments = self._arguments.of(parameters) if self._arguments else {}
-        return self._infer.preprocess(item, **inputs, **arguments)
+        return self._infer.preprocess(item, **inputs, **self._arguments.of(parameters))
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item unchanged, because it contains neither parameters nor named inputs."""
@@ -343,16 +341,14 @@ class ItemAdapter:
     def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        arguments = ParameterArguments(infer)
-        self._arguments = arguments if arguments.exist else None
+        self._arguments = ParameterArguments(infer)
         self.postprocess: Callable[[Any], Any] = _identity
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Return the item together with the arguments of the model's later call, if any."""
-        if not (self._arguments or inputs):
+        if not (self._arguments.exist or inputs):
             return item
-        arguments = self._arguments.of(parameters) if self._arguments else {}
-        return _ItemWithArguments(item, arguments, inputs)
+        return _ItemWithArguments(item, self._arguments.of(parameters), inputs)
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item without the job's parameters and named inputs."""
@@ -369,7 +365,7 @@ class ItemAdapter:
         if isinstance(item, _ItemWithArguments):
             return self._infer(item.item, *context, **item.inputs, **item.arguments)
         # An example item has no parameters, so its call has the arguments' defaults.
-        return self._infer(item, *context, **(self._arguments.of({}) if self._arguments else {}))
+        return self._infer(item, *context, **self._arguments.of({}))
 
 
 def _identity(value: Any) -> Any:
@@ -395,11 +391,8 @@ def encode_result(result: Any, media_type: str) -> Result:
 def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
     """Encode what a model has returned in the media types of its catalogue entry.
 
-    An optional named result that is missing or None is omitted.
-
-    Raises:
-        InferenceFailed: A required named result is missing, a named result is not in the catalogue
-            entry, or the Python type of a result cannot be encoded in the media type of the entry.
+    An optional named result that is missing or None is omitted. Raises InferenceFailed if a
+    required named result is missing, or if a result does not match the entry.
     """
     first, returned = (result.first, result.named) if isinstance(result, Results) else (result, {})
     for name in returned:

@@ -33,9 +33,6 @@ DECODABLE_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The only media types of a named input, by its kind. Text may have all types of text."""
 
-# The fields of a catalogue entry for which the model's class may define a maximum.
-_LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
-
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
     """Create an instance of `Infer` with the options of the catalogue entry and the weights."""
@@ -66,7 +63,7 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
     """Check that an instance of `Infer` can be called as an item model or a batch model."""
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
-    for name in _LIMITED_FIELDS:
+    for name in ("max_batch_size", "max_wait_ms"):
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:
             raise ModelUnfit(
