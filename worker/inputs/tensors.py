@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from contract import media
 from worker.errors import InvalidInput
 from worker.inputs import text
-from worker.inputs.text import parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +45,7 @@ Tensors = Any
 def decode(data: bytes | mmap, media_type: str) -> Tensors:
     """Decode JSON or `.npy` to an array, or to a dictionary of arrays, or raise InvalidInput."""
     if media_type == media.JSON:
-        return _from_json(parse_json(data))
+        return _from_json(text.parse_json(data))
     return _from_npy(memoryview(data))
 
 

@@ -182,12 +182,8 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     `grown` gets each new maximum, and may raise an error. Yields a function that returns the peak.
     """
     torch = sys.modules.get("torch")
-    if torch is None:
-        yield lambda: 0
-        return
-    mode = _live_bytes(torch, grown)
-    with mode:
-        yield lambda: int(mode.peak_bytes)
+    with _live_bytes(torch, grown) if torch else contextlib.nullcontext() as mode:
+        yield lambda: int(mode.peak_bytes) if mode else 0
 
 
 def _tensors(obj: object, torch: Any, seen: set[int], depth: int) -> Iterator[Any]:

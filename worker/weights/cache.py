@@ -33,10 +33,6 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _UNUSED_SECONDS: Final = 3600.0
 
 
-def _do_nothing() -> None:
-    """Do nothing. This is the default of `Download.close`, for downloads without a connection."""
-
-
 @dataclass(frozen=True, slots=True)
 class Download:
     """Weights that are being read from another machine, until `close`.
@@ -46,7 +42,7 @@ class Download:
 
     pieces: Iterator[bytes] = field(repr=False)
     size_bytes: int | None = None
-    close: Callable[[], None] = _do_nothing
+    close: Callable[[], None] = lambda: None
 
 
 class WeightsCache:
