@@ -60,6 +60,7 @@ from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
     RESERVED_NAME,
+    STANDARD_MESSAGE_BYTES,
     QueueCounts,
     QueueSettings,
     QueueStatus,
@@ -570,7 +571,10 @@ def settings_from(
             properties, "DeadLetteringOnMessageExpiration"
         ),
         duplicate_detection_window=window if detects_duplicates else None,
-        max_message_bytes=_read_number(properties, "MaxMessageSizeInKilobytes", 256) * 1024,
+        max_message_bytes=_read_number(
+            properties, "MaxMessageSizeInKilobytes", STANDARD_MESSAGE_BYTES // 1024
+        )
+        * 1024,
         max_size_bytes=_read_number(properties, "MaxSizeInMegabytes", 1024) * _MEGABYTE,
         requires_session=_read_flag(properties, "RequiresSession"),
         status=QueueStatus(status),

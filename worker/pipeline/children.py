@@ -179,7 +179,7 @@ class JobChildren:
             if status == 202:
                 body = b""  # the job exists
                 continue
-            if status == 410:
+            if status == 410 and _has_code(content, "already-final"):
                 raise NotWaitedFor("the parent job has ended")
             if status is not None and status < 500 and status not in {404, 408, 425, 429}:
                 raise ChildFailed(_describe_problem(model, status, content))

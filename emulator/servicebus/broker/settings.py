@@ -125,7 +125,8 @@ class QueueSettings:
             )
         if not 1 <= self.max_message_bytes <= STANDARD_MESSAGE_BYTES:
             raise self._refusal(
-                "MaxMessageSizeInKilobytes must be from 1 to 256, as in the Standard tier"
+                "MaxMessageSizeInKilobytes must be from 1 to "
+                f"{STANDARD_MESSAGE_BYTES // 1024}, as in the Standard tier"
             )
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes must be at least 1")

@@ -33,6 +33,7 @@ NO_PLACE: Final = "no-place"
 WINDOW: Final = timedelta(hours=24)
 """How long the gateway tries to deliver a webhook."""
 
+# Instances that run replay these pauses: changed ones need an orchestrator with a new name.
 FIRST_SECONDS: Final = 2.0
 LONGEST_SECONDS: Final = 3600.0
 
