@@ -241,7 +241,7 @@ class TestFaultyGateway:
         assert code == 1
         assert "2 still cancelling; 0 seen queued" in report
 
-    def test_restart_command_that_fails_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_failing_restart_command_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         command = "echo not authorized >&2; exit 3"
         with run_faulty_gateway(statuses=["queued", "succeeded"]) as url:
             code, report = run_smoke_group(url, ["restarted", "--restart", command], capsys)

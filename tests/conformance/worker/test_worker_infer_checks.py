@@ -27,13 +27,8 @@ MODEL = Catalogue.load()["noop"]
 
 
 def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
-    """Return a received job with the id `name` that was queued for 10 s.
-
-    Before the worker runs a job that was queued for so long, the worker asks the gateway whether
-    the job was cancelled.
-    """
-    since = datetime.now(UTC) - timedelta(seconds=10)
-    delivery = locked_message(name, enqueued_at=since)
+    """Return a job that was queued for 10 s, so that the worker asks whether it was cancelled."""
+    delivery = locked_message(name, enqueued_at=datetime.now(UTC) - timedelta(seconds=10))
     job = received_job(delivery, locks, reply_to=ReplyUrl(gateway.url(name)), item=b"")
     in_flight.add_delivery(delivery)
     in_flight.add_job(job)
