@@ -78,7 +78,8 @@ class Infer:
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
         """Encode all steps together, and then score the steps of each recording."""
         steps = torch.cat([steps for steps, _ in batch])
-        features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
+        slabs = (slab.to(self._device) for slab in torch.split(steps, _SLAB))
+        features = torch.cat([self._network.encode(slab) for slab in slabs])
         lengths = [len(steps) for steps, _ in batch]
         packed = pack_sequence(list(torch.split(features, lengths)), enforce_sorted=False)
         lstm_output, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
@@ -99,10 +100,6 @@ class Infer:
             for start, end, score in spoken(output.scores, output.seconds, self._threshold)
         ]
         return {"speech": segments, "duration_seconds": round(output.seconds, 3)}
-
-    def _slabs(self, steps: Tensor) -> Iterator[Tensor]:
-        for slab in torch.split(steps, _SLAB):
-            yield slab.to(self._device)
 
 
 class _Network(nn.Module):
