@@ -416,10 +416,7 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
 
 
 def _save_results(client: Client, job: Job, folder: Path, first: Result | None = None) -> None:
-    """Write all results of a succeeded job to files in a folder, and print the files' paths.
-
-    ``first`` is the job's unnamed result if the caller has already fetched it.
-    """
+    """Write all results of a succeeded job to files, of which ``first`` is fetched already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A name becomes a part of a path, and the gateway may be another program.

@@ -1,8 +1,4 @@
-"""Show jobs, timelines, models and results on a terminal.
-
-Text from the gateway passes through `printable` or `printable_lines`, which replace control
-characters, so that it cannot control the terminal.
-"""
+"""Show jobs, timelines, models and results on a terminal, which their text cannot control."""
 
 import json
 import sys
@@ -41,11 +37,9 @@ _TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 def job_summary(job: Job) -> Text:
     """Return one line that shows the job's model, status, durations, id, tenant and label."""
-    style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
         (printable(_model_of(job)), "bold"),
-        "  ",
-        (printable(job.status), style),
+        *("  ", (printable(job.status), _STATUS_STYLES.get(job.status, ""))),
         f"  {_times(job)}",
     )
     if job.error is not None:
@@ -141,10 +135,9 @@ _DELIVERY_STYLES = {
 
 def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline: a bar for each step, a row for each delivery, notes."""
-    style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(
         (printable(timeline.model), "bold"),
-        *("  ", (printable(timeline.status), style)),
+        *("  ", (printable(timeline.status), _STATUS_STYLES.get(timeline.status, ""))),
         f"  {duration_text(timeline.total_ms)}",
         (f"  {printable(timeline.job_id)}", "dim"),
     )
@@ -307,12 +300,9 @@ def _label_table(labels: list[dict[str, Any]]) -> Table:
 
 def _times(job: Job) -> str:
     timing = job.timing
-    times = {
-        "queued": timing.queued_ms,
-        "inference": timing.inference_ms,
-        "total": timing.total_ms,
-    }
-    return ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items() if ms is not None)
+    times = (timing.queued_ms, timing.inference_ms, timing.total_ms)
+    named = zip(("queued", "inference", "total"), times, strict=True)
+    return ", ".join(f"{name} {ms:.0f} ms" for name, ms in named if ms is not None)
 
 
 def _progress(job: Job) -> str:
@@ -359,7 +349,7 @@ def _replace_control_characters(line: str) -> str:
 
 @dataclass(slots=True)
 class SpinnerText:
-    """The text next to the spinner: a job's status, and the seconds since the spinner started."""
+    """A job's status, and the seconds since the spinner started."""
 
     status: str
     started_at: float

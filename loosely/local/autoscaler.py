@@ -99,7 +99,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """The time of a decision, and how many replicas it recommended, added or removed."""
+    """The time of a decision, and how many replicas it recommended or, if negative, removed."""
 
     at_seconds: float
     replicas: int
@@ -114,8 +114,7 @@ class Autoscaler:
         # scales from and to zero.
         self._minimum = max(1, scaling.min_replica_count)
         self._recommendations: list[_Change] = []
-        self._additions: list[_Change] = []
-        self._removals: list[_Change] = []
+        self._changes: list[_Change] = []
 
     def decide(
         self,
@@ -179,33 +178,26 @@ class Autoscaler:
     def _limit_rate(self, now: float, replicas: int, wanted: int) -> int:
         behavior = self._scaling.behavior
         if wanted > replicas:
-            limit = max(replicas, self._find_limit(now, replicas, behavior.scale_up, upwards=True))
-            return min(wanted, limit, self._scaling.max_replica_count)
+            limit = self._find_limit(now, replicas, behavior.scale_up, upwards=True)
+            return min(wanted, max(replicas, limit), self._scaling.max_replica_count)
         if wanted < replicas:
-            limit = min(
-                replicas, self._find_limit(now, replicas, behavior.scale_down, upwards=False)
-            )
-            return max(wanted, limit, self._minimum)
+            limit = self._find_limit(now, replicas, behavior.scale_down, upwards=False)
+            return max(wanted, min(replicas, limit), self._minimum)
         return wanted
 
     def _record_change(self, now: float, change: int) -> None:
         behavior = self._scaling.behavior
         policies = (*behavior.scale_up.policies, *behavior.scale_down.policies)
         since = now - max((policy.period_seconds for policy in policies), default=0.0)
-        self._additions = [m for m in self._additions if m.at_seconds > since]
-        self._removals = [m for m in self._removals if m.at_seconds > since]
-        if change > 0:
-            self._additions.append(_Change(now, change))
-        elif change < 0:
-            self._removals.append(_Change(now, -change))
+        self._changes = [m for m in self._changes if m.at_seconds > since]
+        self._changes.append(_Change(now, change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
         """Return the highest (or lowest) number of replicas that the policies permit now."""
         limits = []
         for policy in rules.policies:
-            added = sum(_within(self._additions, now, policy.period_seconds))
-            removed = sum(_within(self._removals, now, policy.period_seconds))
-            limits.append(_apply_policy(replicas - added + removed, policy, upwards=upwards))
+            start = replicas - sum(_within(self._changes, now, policy.period_seconds))
+            limits.append(_apply_policy(start, policy, upwards=upwards))
         return max(limits) if upwards else min(limits)
 
 

@@ -37,10 +37,7 @@ _LINES: Mapping[type[object], tuple[str, str]] = {
 
 
 class StatusDisplay:
-    """Shows the state of the components while the system starts and runs.
-
-    On a terminal, the display is a table that changes. On any other output, each event is a line.
-    """
+    """Shows the components on a terminal as a table, and on any other output as lines."""
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:
         self._console = console

@@ -33,21 +33,23 @@ class Launcher:
         """
         output = log.open()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *_wrap(part.command),
-                cwd=self._directory,
-                env={**self._environment, **part.environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                # Ctrl-C in the terminal must reach only the supervisor, which stops the components
-                # in order.
-                start_new_session=True,
-            )
+            process = await self._start(part, part.command, output)
         finally:
             os.close(output)
         self._reaper.watch(process.pid)
         return process
+
+    async def _start(self, part: Part, command: tuple[str, ...], output: int) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command),
+            cwd=self._directory,
+            env={**self._environment, **part.environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C must reach only the supervisor, which stops the components in order.
+            start_new_session=True,
+        )
 
     def clean_up(self, process: Process) -> None:
         """Kill the children of a component that has ended: one might hold a port or a lock."""
@@ -67,15 +69,7 @@ class Launcher:
                 content = catalogue.read_bytes()
             with _reporting(part, preparation.temporary, "written"):
                 store_file(preparation.temporary, content)
-        process = await asyncio.create_subprocess_exec(
-            *_wrap(preparation.command),
-            cwd=self._directory,
-            env={**self._environment, **part.environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await self._start(part, preparation.command, asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(_PREPARATION_TIMEOUT_SECONDS):
                 output, errors = await process.communicate()
@@ -119,7 +113,3 @@ def store_file(path: Path, content: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
     fresh.replace(path)
-
-
-def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:
-    return (sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command)

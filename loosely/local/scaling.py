@@ -52,8 +52,7 @@ class Behavior:
 class CronTrigger:
     """A trigger that demands replicas during a period of the week, even if the queue is empty.
 
-    The period starts on ``days``, of which 0 is Monday. Both times are minutes after midnight of
-    that day, so ``end_minutes`` is more than 1440 if the period ends on the next day.
+    It starts on ``days`` (0 is Monday). Times are minutes after midnight, and may exceed 1440.
     """
 
     days: tuple[int, ...]
