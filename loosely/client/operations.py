@@ -116,11 +116,8 @@ class ClientOperations:
 
         Args:
             source: The input: bytes, the path of a file, or an upload.
-            model: The model's name.
-            media_type: The input's media type. Default: detected from the first bytes or the file
-                name.
+            media_type: By default, detected from the first bytes or the file name.
             inputs: The named inputs of the model. Their media types are detected.
-            parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, all other jobs of the model are processed before this job.
@@ -128,9 +125,8 @@ class ClientOperations:
             wait_seconds: The maximum number of seconds to wait for the job's end.
             idempotency_key: All calls with the same key make only one job. Default: a new key.
 
-        Raises:
-            RequestRefused: The gateway made no job.
-            JobEnded: The job ended within ``wait_seconds``, but without a result.
+        Raises RequestRefused if the gateway made no job, and JobEnded if the job ended within
+        ``wait_seconds`` without a result.
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
             raise ValueError(
@@ -159,15 +155,9 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model``, wait until the job has ended, and return the job.
 
-        The arguments are those of `submit`, but ``wait_seconds`` has no maximum and no default
-        limit. The wait continues after a lost connection or a restart of the gateway.
-
-        Raises:
-            RequestRefused: The gateway made no job.
-            JobEnded: The job ended without a result.
-            WaitTimedOut: ``wait_seconds`` have passed; the job continues.
-            GatewayUnreachable: No response within the time that ``retry`` and ``wait_seconds``
-                allow.
+        The arguments are those of `submit`, but ``wait_seconds`` has no maximum and no default. The
+        wait continues after a restart of the gateway, and the job continues after WaitTimedOut.
+        Raises RequestRefused if the gateway made no job, and JobEnded if there is no result.
         """
         give_up_at = self._give_up_at(wait_seconds)
         poll = (
@@ -329,12 +319,9 @@ class ClientOperations:
         """Return one page of the jobs that match all filters, newest first.
 
         The gateway examines a limited number of jobs for a page. Even an empty page can have a
-        ``next_cursor``, which continues the search. All matching jobs that were created at
-        ``searched_back_to`` or later are on this page or on an earlier page.
+        ``next_cursor``, which continues the search.
 
         Args:
-            model: Only jobs of this model.
-            status: Only jobs with this status.
             code: Only jobs that ended with this code, for example ``"inference-failed"``.
             label: Only jobs with this label. A ``*`` at the end stands for any further text.
             created_after: Only jobs that were created at this time or later.
@@ -345,8 +332,7 @@ class ClientOperations:
             limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
             cursor: The ``next_cursor`` of the previous page.
 
-        Raises:
-            ValueError: A time has no time zone.
+        Raises ValueError if a time has no time zone.
         """
         filters = {
             "model": model,
