@@ -133,7 +133,12 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     # Imported in the functions that need them, so that other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
-    from loosely.local.environment import check_requirements, find_root  # noqa: PLC0415
+    from loosely.local.environment import (  # noqa: PLC0415
+        check_requirements,
+        find_root,
+        read_cors_origins,
+        read_environment,
+    )
     from loosely.local.model_folder import current_model_folder  # noqa: PLC0415
     from loosely.local.run import run  # noqa: PLC0415
 
@@ -144,21 +149,23 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         check_requirements()
         folder = current_model_folder()
         data = (data or folder.data).resolve()
-        make_plan = partial(
-            _make_plan,
-            root=find_root(),
-            folder=folder,
-            data=data,
-            ports=Ports() if port is None else Ports.from_base(port),
-            is_watching=watch,
-            log_level=log_level,
-            part_names=names,
-            scaling=scaling,
+        root, user = find_root(), read_environment()
+        settings = SystemSettings(
+            root,
+            data,
+            Ports() if port is None else Ports.from_base(port),
+            reply_token_key="",
+            log_level=log_level or user.get("LOG_LEVEL", "info").lower(),
+            catalogue=folder.catalogue,
             engine_options=("--engine", engine),
             allowed_hosts=tuple(allow_host or ()),
+            cors_origins=read_cors_origins(root, user),
+            served_models=user.get("WORKER_MODELS", "") if "worker" in names else "",
+            is_watching=watch,
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
+        make_plan = partial(_make_plan, settings, folder, user, names, scaling)
         exit_code = run(make_plan, data, Console())
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
@@ -238,18 +245,12 @@ def plan_worker_pool(
     )
 
 
-def _make_plan(  # noqa: PLR0913 - the checked options of the command
-    *,
-    root: Path,
+def _make_plan(
+    settings: SystemSettings,
     folder: "ModelFolder",
-    data: Path,
-    ports: Ports,
-    is_watching: bool,
-    log_level: LogLevel | None,
+    user: Mapping[str, str],
     part_names: frozenset[str],
     scaling: ScaledObject | None,
-    engine_options: tuple[str, ...],
-    allowed_hosts: tuple[str, ...],
 ) -> "RunPlan":
     from loosely.local.data_directory import (  # noqa: PLC0415
         copy_catalogue,
@@ -257,33 +258,19 @@ def _make_plan(  # noqa: PLR0913 - the checked options of the command
         reply_token_key,
         service_bus_keys,
     )
-    from loosely.local.environment import (  # noqa: PLC0415
-        read_cors_origins,
-        read_environment,
-        read_setting,
-        shared_environment,
-    )
+    from loosely.local.environment import read_setting, shared_environment  # noqa: PLC0415
     from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.model_scaling import read_model_scaling  # noqa: PLC0415
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
 
+    root, data = settings.root, settings.data
     forget_killed_loads(data)
     note_data_directory(folder.data, data)
-    user = read_environment()
-    settings = SystemSettings(
-        root=root,
-        data=data,
-        ports=ports,
+    settings = replace(
+        settings,
         reply_token_key=reply_token_key(data),
-        catalogue=folder.catalogue,
-        log_level=log_level or user.get("LOG_LEVEL", "info").lower(),
-        engine_options=engine_options,
-        allowed_hosts=allowed_hosts,
-        cors_origins=read_cors_origins(root, user),
-        served_models=user.get("WORKER_MODELS", "") if "worker" in part_names else "",
-        is_watching=is_watching,
         # A Service Bus that this command does not start does not have these keys.
-        service_bus_keys=(service_bus_keys(data) if "servicebus" in part_names else {}),
+        service_bus_keys=service_bus_keys(data) if "servicebus" in part_names else {},
     )
     copy_catalogue(folder.catalogue, settings.checked_catalogue)
     parts = {part.name: part for part in loosely_parts(settings) if part.name in part_names}
@@ -300,7 +287,7 @@ def _make_plan(  # noqa: PLR0913 - the checked options of the command
         data=data,
         url=settings.gateway_url,
         models=folder.catalogue,
-        watched_code=folder.code if is_watching else None,
+        watched_code=folder.code if settings.is_watching else None,
         example=choose_example(
             folder.catalogue,
             examples.relative_to(here) if examples.is_relative_to(here) else examples,
