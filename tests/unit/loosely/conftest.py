@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,9 @@ def picture(tmp_path: Path) -> str:
     path = tmp_path / "cat.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 picture")
     return str(path)
+
+
+@pytest.fixture
+def submit(loosely: Run, picture: str) -> Run:
+    """Return a function that runs `loosely submit` with a picture for the model `classifier`."""
+    return partial(loosely, "submit", picture, "-m", "classifier")

@@ -41,24 +41,22 @@ tabby          1.0%  ▎
 """
 
 
-def test_submit_shows_labels_as_table(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
+def test_submit_shows_labels_as_table(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
-    done = loosely("submit", picture, "--model", "classifier")
+    done = submit()
     assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
     assert gateway.requests[0].headers["prefer"] == "respond-async"
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_polls_until_job_has_ended(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_polls_until_job_has_ended(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         json_response(202, job_document("queued"), retry_after="1"),
         json_response(200, job_document("running")),
         json_response(200, SUCCEEDED),
     ]
     options = ["--deadline", "9", "--priority", "low", "--label", "a b"]
-    done = loosely("submit", picture, "-m", "classifier", *options)
+    done = submit(*options)
     assert "Egyptian cat" in done.stdout
     assert [request.target for request in gateway.requests] == [
         "/v1/models/classifier/jobs?deadline_seconds=9&priority=low&label=a+b",
@@ -67,39 +65,34 @@ def test_submit_polls_until_job_has_ended(
     ]
 
 
-def test_submit_json_prints_job_unchanged(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_json_prints_job_unchanged(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
-    done = loosely("submit", picture, "-m", "classifier", "--json")
+    done = submit("--json")
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_submit_detach_prints_only_job_id(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_detach_prints_only_job_id(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
-    done = loosely("submit", picture, "-m", "classifier", "--detach")
+    done = submit("--detach")
     assert done.stdout == f"{JOB_ID}\n"
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
 def test_lost_submit_is_repeated_with_its_key(
-    loosely: Run, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
+    submit: Run, gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loosely.cli.connection.RETRY", Retry(total_seconds=0))
     gateway.responses = [HANG_UP, json_response(202, job_document("queued")), HANG_UP]
     gateway.responses += [json_response(200, SUCCEEDED)]
-    loosely("submit", picture, "-m", "x")
+    submit()
     first, second = gateway.requests[:2]
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
 
 @pytest.mark.parametrize("accepts", [False, True])
 def test_submit_says_how_to_find_job_again(
-    loosely: Run,
+    submit: Run,
     gateway: ScriptedGateway,
-    picture: str,
     monkeypatch: pytest.MonkeyPatch,
     *,
     accepts: bool,
@@ -108,7 +101,7 @@ def test_submit_says_how_to_find_job_again(
         monkeypatch.setattr(f"loosely.cli.{name}", Retry(total_seconds=0))
     accepted = json_response(202, job_document("queued"))
     gateway.responses = [accepted, HANG_UP] if accepts else [HANG_UP]
-    done = loosely("submit", picture, "-m", "x", exit_code=69)
+    done = submit(exit_code=69)
     key = gateway.requests[0].headers["idempotency-key"]
     found = f"loosely status {JOB_ID}" if accepts else f"--idempotency-key {key}"
     assert found in done.stderr
@@ -121,13 +114,11 @@ def test_submit_reads_standard_input(loosely: Run, gateway: ScriptedGateway) -> 
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_submit_explains_refusal_and_advises(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_explains_refusal_and_advises(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [
         problem_response(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")
     ]
-    done = loosely("submit", picture, "-m", "clasifier", exit_code=1)
+    done = submit(exit_code=1)
     assert done.stdout == ""
     assert done.stderr == (
         "unknown-model: no model 'clasifier'; nearest: classifier; "
@@ -135,12 +126,10 @@ def test_submit_explains_refusal_and_advises(
     )
 
 
-def test_submit_json_prints_problem_unchanged(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_json_prints_problem_unchanged(submit: Run, gateway: ScriptedGateway) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
     gateway.responses = [ScriptedResponse(503, reply.body, {**reply.headers, "retry-after": "20"})]
-    done = loosely("submit", picture, "-m", "x", "--json", exit_code=1)
+    done = submit("--json", exit_code=1)
     assert done.stdout == reply.body.decode() + "\n"
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
@@ -244,15 +233,13 @@ def test_foreign_response_exits_with_76(
     loosely("status", JOB_ID, *options, exit_code=76)
 
 
-def test_submit_of_expired_job_exits_with_1(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_of_expired_job_exits_with_1(submit: Run, gateway: ScriptedGateway) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
     gateway.responses = [
         json_response(202, job_document("queued"), retry_after="0"),
         json_response(200, expired),
     ]
-    done = loosely("submit", picture, "-m", "x", exit_code=1)
+    done = submit(exit_code=1)
     assert "expired: 9 s are over" in done.stdout
 
 
@@ -373,35 +360,29 @@ def test_status_shows_progress_and_position(loosely: Run, gateway: ScriptedGatew
     assert "no worker can load the model: tell the operator" in shown[2]
 
 
-def test_submit_warns_once_of_broken_model(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_warns_once_of_broken_model(submit: Run, gateway: ScriptedGateway) -> None:
     phases = ("queued", "model_broken", "queued", "model_broken")
     waiting = [{**job_document("queued"), "queue": {"phase": phase}} for phase in phases]
     gateway.responses = [json_response(202, waiting[0])]
     gateway.responses += [json_response(200, document) for document in (*waiting, SUCCEEDED)]
-    done = loosely("submit", picture, "--model", "noop")
+    done = submit()
     assert done.stderr.count("no worker can load the model") == 1
 
 
-def test_submit_sends_json_and_text_parameters(
-    loosely: Run, gateway: ScriptedGateway, picture: str
-) -> None:
+def test_submit_sends_json_and_text_parameters(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
-    loosely("submit", picture, "-m", "x", *given)
+    submit(*given)
     (sent,) = parse_qs(urlsplit(gateway.requests[0].target).query)["parameters"]
     assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
 
 
-def test_submit_sends_named_inputs(
-    loosely: Run, gateway: ScriptedGateway, picture: str, tmp_path: Path
-) -> None:
+def test_submit_sends_named_inputs(submit: Run, gateway: ScriptedGateway, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     mask.write_bytes(b"\x89PNG\r\n\x1a\n mask")
     gateway.responses = [json_response(200, SUCCEEDED)]
     given = ["--input", f"mask={mask}", "--param", "top=3"]
-    loosely("submit", picture, "-m", "x", *given)
+    submit(*given)
     sent = json.loads(gateway.requests[0].body)
     assert sent["inputs"]["mask"]["media_type"] == "image/png"
     assert sent["parameters"] == {"top": 3}
@@ -419,9 +400,9 @@ def test_submit_sends_named_inputs(
     ],
 )
 def test_submit_refuses_malformed_options(
-    loosely: Run, gateway: ScriptedGateway, picture: str, given: list[str], said: str
+    submit: Run, gateway: ScriptedGateway, given: list[str], said: str
 ) -> None:
-    done = loosely("submit", picture, "-m", "x", *given, exit_code=2)
+    done = submit(*given, exit_code=2)
     assert said in done.stderr
     assert gateway.requests == []
 
@@ -680,10 +661,10 @@ def test_list_shows_error_codes(loosely: Run, gateway: ScriptedGateway) -> None:
     assert ["inference-failed" in line for line in done.stdout.splitlines()] == [True, False]
 
 
-def test_submit_prints_text_result(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
+def test_submit_prints_text_result(submit: Run, gateway: ScriptedGateway) -> None:
     job = {**SUCCEEDED, "result": 'She said "yes".\nThe \x1bend.'}
     gateway.responses = [json_response(200, job)]
-    done = loosely("submit", picture, "-m", "x")
+    done = submit()
     assert done.stdout.splitlines()[1:] == ['She said "yes".', "The \ufffdend."]
 
 

@@ -89,9 +89,9 @@ def test_unknown_result_is_not_found(gateway: ScriptedGateway, connect: Connect)
         connect(gateway.url, retry=ONCE).result(JOB_ID, "crop")
 
 
-def test_submit_shows_each_result(loosely: Run, gateway: ScriptedGateway, picture: str) -> None:
+def test_submit_shows_each_result(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, CUT)]
-    done = loosely("submit", picture, "-m", "cutter")
+    done = submit()
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert '  "count": 2' in lines
     assert lines.index("mask: image/png") < lines.index("boxes:")
