@@ -1,4 +1,4 @@
-"""Test the pages for browsers: security policy, static files, caching, third-party packages."""
+"""Test the pages for browsers, their files and policy, and the page of all problems."""
 
 import gzip
 import hashlib
@@ -230,3 +230,16 @@ async def test_each_example_is_valid_under_its_schema(gateway: RunningGateway) -
         content = operations[name]["responses"][status]["content"]["application/json"]
         schema = {**content["schema"], "components": document["components"]}
         Draft202012Validator(schema).validate(content["example"])
+
+
+PAGE = (Path(__file__).parents[3] / "docs/reference/problems.md").read_text(encoding="utf-8")
+
+
+def test_document_has_a_row_for_each_problem() -> None:
+    kinds = [kind for kind in vars(problems).values() if isinstance(kind, problems.ProblemKind)]
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{kind.code}` | {kind.status} | {'yes' if kind.retryable else 'no'} "
+        f"| {kind.title}. {kind.advice} |"
+        for kind in kinds
+    ]

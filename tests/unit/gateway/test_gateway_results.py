@@ -1,6 +1,7 @@
-"""Test jobs with named results: how workers send them, and how callers read each result."""
+"""Test results in the job: text, and named results, which workers send and callers read."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -319,3 +320,41 @@ async def test_results_of_a_classifier_replace_its_tensors(tmp_path: Path) -> No
     async with open_gateway(catalogue_path=path) as gateway:
         described = (await get(gateway, "/v2/models/cutter")).json()["outputs"]
         assert [each["name"] for each in described] == ["result", "labels", "boxes"]
+
+
+def in_base64(data: bytes, media_type: str = "text/plain") -> dict[str, Any]:
+    return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (in_base64("grüß".encode()), "grüß"),
+        (in_base64(b"a,b\n1,2\n", "text/csv; charset=utf-8"), "a,b\n1,2\n"),
+        (in_base64(b""), ""),
+        (in_base64(b"\xff"), None),
+        (in_base64(b"text", "application/octet-stream"), None),
+    ],
+)
+async def test_small_text_stands_in_the_job(
+    gateway: RunningGateway, result: dict[str, Any], shown: str | None
+) -> None:
+    job_id = await gateway.accept()
+    await gateway.reply(result=result)
+    assert (await gateway.job(job_id))["result"] == shown
+    (listed,) = (await gateway.http.get("/v1/jobs")).json()["jobs"]
+    assert listed["result"] == shown
+    raw = await gateway.http.get(f"/v1/jobs/{job_id}/result")
+    assert raw.content == base64.b64decode(result["base64"])
+
+
+@pytest.mark.parametrize(("size_bytes", "is_shown"), [(65_536, True), (65_537, False)])
+async def test_stored_text_up_to_64_kib_stands_in_the_job(
+    gateway: RunningGateway, size_bytes: int, *, is_shown: bool
+) -> None:
+    job_id = await gateway.accept()
+    data = b"x" * size_bytes
+    await gateway.reply(result=stored(gateway, job_id, data, "text/plain"))
+    assert (await gateway.job(job_id))["result"] == (data.decode() if is_shown else None)
+    gateway.payloads.blobs.clear()  # the retention has ended
+    assert (await gateway.job(job_id))["result"] is None
