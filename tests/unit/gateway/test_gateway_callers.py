@@ -70,9 +70,6 @@ async def test_key_is_accepted_in_both_headers(closed: RunningGateway) -> None:
 async def test_public_routes_need_no_key(closed: RunningGateway, path: str) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
-
-
-async def test_preflight_request_needs_no_key(closed: RunningGateway) -> None:
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 

@@ -90,15 +90,11 @@ class TestChild:
         answer = (await run_child(gateway, parent)).json()
         assert (answer["status"], answer["error"]["code"]) == ("failed", "invalid-input")
 
-    async def test_has_the_deadline_of_its_parent(self, gateway: RunningGateway) -> None:
+    async def test_names_its_parent_and_has_its_deadline(self, gateway: RunningGateway) -> None:
         parent = await start(gateway)
         gateway.clock.now += timedelta(seconds=20)
-        await run_child(gateway, parent)
-        assert gateway.queues.request().deadline == parent.deadline
-
-    async def test_names_its_parent(self, gateway: RunningGateway) -> None:
-        parent = await start(gateway)
         child = (await run_child(gateway, parent)).json()["id"]
+        assert gateway.queues.request().deadline == parent.deadline
         assert (await gateway.job(child))["parent"] == parent.job_id
         assert "parent" not in await gateway.job(parent.job_id)
 

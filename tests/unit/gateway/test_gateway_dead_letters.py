@@ -335,23 +335,6 @@ async def test_purged_letters_are_gone(gateway: RunningGateway) -> None:
     assert (await page(gateway))["dead_letters"] == []
 
 
-@pytest.mark.parametrize(
-    ("query", "code"),
-    [
-        ({"limit": "0"}, "malformed-request"),
-        ({"limit": "101"}, "malformed-request"),
-        ({"limit": "x"}, "malformed-request"),
-        ({"cursor": "../x"}, "malformed-request"),
-        ({"since": "x"}, "malformed-request"),
-        ({"model": "nope"}, "unknown-model"),
-    ],
-)
-async def test_invalid_query_is_refused(
-    gateway: RunningGateway, query: dict[str, str], code: str
-) -> None:
-    assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
-
-
 async def test_repeated_trigger_keeps_the_redrive_mark(gateway: RunningGateway) -> None:
     job_id = await dead_job(gateway)
     body = encode_request(gateway.queues.request())

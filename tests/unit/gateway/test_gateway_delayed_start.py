@@ -58,7 +58,7 @@ def alone(test: Callable[[RunningGateway], Awaitable[None]]) -> Callable[[], Non
 
 
 @alone
-async def test_ended_job_needs_one_episode(gateway: RunningGateway) -> None:
+async def test_ended_job_needs_one_episode_and_no_blob(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     assert not gateway.durable.runs
     assert (await gateway.reply(request)).status_code == 202
@@ -69,15 +69,8 @@ async def test_ended_job_needs_one_episode(gateway: RunningGateway) -> None:
     job = await gateway.job(request.job_id)
     assert job == (await response).json()
     assert job["result"] == {"n": 1}
-
-
-@alone
-async def test_ended_job_needs_no_outcome_blob(gateway: RunningGateway) -> None:
-    response, request = await gateway.begin()
-    assert (await gateway.reply(request)).status_code == 202
-    await response
     assert outcome_blob(request.job_id) not in gateway.payloads.blobs
-    ticket = json.loads(gateway.durable.runs[request.job_id].input)
+    ticket = json.loads(run.input)
     assert ticket["outcome"]["reply"]["result"]["json"] == {"n": 1}
     timeline = await gateway.http.get(f"/v1/jobs/{request.job_id}/timeline")
     assert timeline.json()["status"] == "succeeded"

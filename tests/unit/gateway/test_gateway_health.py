@@ -17,6 +17,8 @@ async def test_models_route_lists_all_models(gateway: RunningGateway) -> None:
     assert [model["name"] for model in models] == list(gateway.services.catalogue)
     one = await gateway.http.get("/v1/models/classifier")
     assert one.json() == models[0]
+    assert (models[0]["version"], models[0]["versions"]) == ("1", {"1": 100})
+    assert (await gateway.job(await gateway.accept(model="noop:1")))["version"] == "1"
     assert one.json()["limits"] == {
         "input_bytes": 4_194_304,
         "upload_bytes": 10_485_760,

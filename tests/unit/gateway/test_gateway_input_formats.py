@@ -43,9 +43,6 @@ def test_recognising_any_bytes_raises_no_error(data: bytes) -> None:
 def test_only_text_without_nul_bytes_is_text() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
-
-
-def test_text_is_no_png() -> None:
     assert not media.agrees("image/png", b"words")
 
 

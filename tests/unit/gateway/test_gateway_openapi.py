@@ -10,6 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.http.app import MODULES
+from gateway.http.openapi.examples import EXAMPLES
 from gateway.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.workers import beat
@@ -94,6 +95,22 @@ def test_each_possible_problem_has_an_example(document: dict[str, Any]) -> None:
     }
     # No route has the problems of unknown paths and unsupported methods.
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
+
+
+def test_tags_of_workers_and_operators_come_last(document: dict[str, Any]) -> None:
+    tags = [tag["name"] for tag in document["tags"]]
+    assert tags[0] == "jobs"
+    assert tags[-2:] == ["workers", "admin"]
+    assert {tag for _, _, each in operations(document) for tag in each["tags"]} == set(tags)
+    assert all(tag["description"] for tag in document["tags"])
+
+
+def test_each_example_is_valid_under_its_schema(document: dict[str, Any]) -> None:
+    found = {operation["operationId"]: operation for _, _, operation in operations(document)}
+    for name, status in EXAMPLES:
+        content = found[name]["responses"][status]["content"]["application/json"]
+        schema = {**content["schema"], "components": document["components"]}
+        Draft202012Validator(schema).validate(content["example"])
 
 
 def test_routes_with_keys_list_401_403_and_429(document: dict[str, Any]) -> None:

@@ -50,22 +50,9 @@ class Opened(PayloadContainer):
         pass
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def opened(clock: ManualClock) -> Opened:
-    return Opened(clock)
-
-
-def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
-    return SignedPayloadLinks(opened, public_url)
-
-
-async def test_link_is_signed_with_a_delegation_key(opened: Opened, clock: ManualClock) -> None:
-    url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
+async def test_link_is_signed_with_a_delegation_key() -> None:
+    links = SignedPayloadLinks(Opened(ManualClock()), None)
+    url = httpx.URL(await links.to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "c"
     assert url.params["spr"] == "https"
@@ -73,8 +60,10 @@ async def test_link_is_signed_with_a_delegation_key(opened: Opened, clock: Manua
     assert "skoid" in url.params
 
 
-async def test_delegation_key_is_used_until_it_expires(opened: Opened, clock: ManualClock) -> None:
-    made = links(opened)
+async def test_delegation_key_is_used_until_it_expires() -> None:
+    clock = ManualClock()
+    opened = Opened(clock)
+    made = SignedPayloadLinks(opened, None)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
     assert len(opened.account.keys) == 1
@@ -87,8 +76,8 @@ async def test_delegation_key_is_used_until_it_expires(opened: Opened, clock: Ma
     assert len(opened.account.keys) == 2
 
 
-async def test_link_has_the_public_url(opened: Opened, clock: ManualClock) -> None:
-    made = links(opened, "https://files.example.com")
+async def test_link_has_the_public_url() -> None:
+    made = SignedPayloadLinks(Opened(ManualClock()), "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")
     assert httpx.URL(url).params["rscd"] == 'attachment; filename="a.png"'

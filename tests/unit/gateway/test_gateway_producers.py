@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from azure.servicebus import ServiceBusMessage
 
 from contract.messages import (
     InlineJson,
@@ -29,8 +30,9 @@ async def give_up(
     await dead_letters.give_up(gateway, encode_request(request), "m-1", reason=reason)
 
 
-def error_of(body: bytes) -> JobError:
-    reply = decode_reply(body)
+def error_of(message: ServiceBusMessage) -> JobError:
+    body: Any = message.body
+    reply = decode_reply(b"".join(body))
     assert reply.job_id == "order-7"
     assert isinstance(reply.outcome, JobError)
     return reply.outcome
@@ -43,20 +45,17 @@ async def test_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGatewa
     assert message.message_id != "order-7", (
         "a queue with duplicate detection must accept a later result"
     )
-    body: Any = message.body
-    assert error_of(b"".join(body)).code == "dead-lettered"
+    assert error_of(message).code == "dead-lettered"
 
 
 async def test_report_contains_the_reason(gateway: RunningGateway) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
-    body: Any = gateway.queues.sent[0][1].body
-    assert "unknown-model" in error_of(b"".join(body)).message
+    assert "unknown-model" in error_of(gateway.queues.sent[0][1]).message
 
 
 async def test_expired_message_is_reported_and_not_stored(gateway: RunningGateway) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
-    body: Any = gateway.queues.sent[0][1].body
-    error = error_of(b"".join(body))
+    error = error_of(gateway.queues.sent[0][1])
     assert (error.code, error.retryable) == ("expired", True)
     assert not gateway.payloads.blobs
 

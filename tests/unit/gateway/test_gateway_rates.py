@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.rates import Rate, RateDecision, RateLimiter, parse_rate
 
@@ -107,30 +106,11 @@ def test_clock_set_back_removes_no_tokens() -> None:
     assert limited.take().is_allowed
 
 
-class Callers(RuleBasedStateMachine):
-    """Random requests of two callers. Check that each caller is limited as if it were alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = datetime(2026, 3, 1, tzinfo=UTC)
-        self.limiter = RateLimiter(lambda: self.now)
-        self.alone = {name: RateLimiter(lambda: self.now) for name in "ab"}
-        self.differ = False
-
-    @rule(name=st.sampled_from("ab"))
-    def ask(self, name: str) -> None:
-        limit = Rate(3, 7)
-        together, alone = self.limiter.take(name, limit), self.alone[name].take(name, limit)
-        self.differ = together != alone
-
-    @rule(seconds=st.floats(0, 20))
-    def wait(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    @invariant()
-    def each_has_its_own(self) -> None:
-        assert not self.differ
-
-
-TestCallers = Callers.TestCase
-TestCallers.settings = settings(max_examples=20, stateful_step_count=20)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.just(0.0) | st.floats(0, 20)), max_size=20))
+def test_each_caller_is_limited_as_if_alone(steps: list[tuple[str, float]]) -> None:
+    now, limit = datetime(2026, 3, 1, tzinfo=UTC), Rate(3, 7)
+    together = RateLimiter(lambda: now)
+    alone = {name: RateLimiter(lambda: now) for name in "ab"}
+    for name, pause_seconds in steps:
+        now += timedelta(seconds=pause_seconds)
+        assert together.take(name, limit) == alone[name].take(name, limit)

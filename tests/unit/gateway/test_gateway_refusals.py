@@ -70,6 +70,15 @@ CASES = [
     Case("unknown query parameter", 400, MALFORMED, query={"wait": "5"}, detail="deadline_seconds"),
     Case("an option twice", 400, MALFORMED, query={"priority": ["low", "normal"]}, detail="once"),
     Case("form without boundary", 400, MALFORMED, b"x", "multipart/form-data"),
+    Case("webhook without secrets", 422, INVALID, query={"webhook_url": "https://8.8.8.8/"}),
+    envelope("webhook that is a list", {"input": {"text": "x"}, "webhook": []}, "webhook"),
+    envelope("webhook that is a URL", {"input": {"text": "x"}, "webhook": "https://a"}, "webhook"),
+    envelope("webhook without URL", {"input": {"text": "x"}, "webhook": {}}, "webhook"),
+    envelope(
+        "webhook with an unknown member",
+        {"input": {"text": "x"}, "webhook": {"url": "https://a", "x": 1}},
+        "webhook",
+    ),
     envelope("malformed JSON", b"{", "not JSON"),
     envelope("JSON in another encoding", '{"input": {"text": "é"}}'.encode("latin-1"), "not JSON"),
     envelope("deeply nested JSON", b"[" * 100_000, "not JSON"),
@@ -192,10 +201,44 @@ async def test_unsupported_method_lists_the_supported(
     assert answer.headers["allow"] == allowed
 
 
-async def test_unknown_path_is_refused(gateway: RunningGateway) -> None:
-    for path in ("/v1", "/v1/jobs/", "/v1/models/", "/favicon.ico", "/v2/../v1/x"):
-        answer = await gateway.http.get(path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+NOBODY = "018f0000-0000-7000-8000-000000000000"
+LETTERS = "/v1/admin/dead-letters"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1", 404, "not-found"),
+        ("GET", "/v1/jobs/", 404, "not-found"),
+        ("GET", "/v1/models/", 404, "not-found"),
+        ("GET", "/favicon.ico", 404, "not-found"),
+        ("GET", "/v2/../v1/x", 404, "not-found"),
+        ("GET", f"/v1/jobs/{NOBODY}?wait=10", 400, MALFORMED),
+        ("DELETE", f"/v1/jobs/{NOBODY}", 404, "unknown-job"),
+        ("GET", f"/v1/jobs/{NOBODY}/webhook", 404, "unknown-job"),
+        ("GET", "/v1/jobs/webhook-x/webhook", 404, "unknown-job"),
+        ("POST", f"/v1/admin/jobs/{NOBODY}/webhook/redeliver", 404, "unknown-job"),
+        ("POST", "/v1/admin/jobs/webhook-x/webhook/redeliver", 404, "unknown-job"),
+        ("GET", f"{LETTERS}?limit=0", 400, MALFORMED),
+        ("GET", f"{LETTERS}?limit=101", 400, MALFORMED),
+        ("GET", f"{LETTERS}?limit=x", 400, MALFORMED),
+        ("GET", f"{LETTERS}?cursor=../x", 400, MALFORMED),
+        ("GET", f"{LETTERS}?since=x", 400, MALFORMED),
+        ("GET", f"{LETTERS}?model=nope", 404, "unknown-model"),
+        ("GET", "/v1/ops/series?minutes=0", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=61", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=-1", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=x", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=1.5", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=", 400, MALFORMED),
+        ("GET", "/v1/ops/series?minutes=999999999", 400, MALFORMED),
+    ],
+)
+async def test_invalid_path_or_query_is_refused(
+    gateway: RunningGateway, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await gateway.http.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
 json_values = st.recursive(

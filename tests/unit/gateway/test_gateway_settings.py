@@ -82,6 +82,7 @@ def test_open_gateway_elsewhere_is_refused(url: str) -> None:
         ("GATEWAY_BASE_URL", "https://host/?a=b"),
         ("PAYLOAD_PUBLIC_URL", "files.example.com"),
         ("PAYLOAD_PUBLIC_URL", "https://host/?sig=x"),
+        ("SERVICE_BUS_ADMIN_URL", "http://host/path"),
         ("REPLY_TOKEN_KEYS", ""),
         ("REPLY_TOKEN_KEYS", "no base64!"),
         ("REPLY_TOKEN_KEYS", base64.b64encode(bytes(31)).decode()),

@@ -35,19 +35,14 @@ MINUTE = int(NOW.timestamp() // 60)
 class Process:
     """The counters of one gateway process, and the blobs that all gateway processes share."""
 
-    def __init__(self, clock: ManualClock, blobs: MemoryBlobs, *, is_enabled: bool = True) -> None:
-        self.counters = JobCounters(clock)
-        self.sums = MinuteSums(blobs, self.counters, clock, is_enabled=is_enabled)
+    def __init__(self, blobs: MemoryBlobs, *, is_enabled: bool = True) -> None:
+        self.counters = JobCounters(blobs.clock)
+        self.sums = MinuteSums(blobs, self.counters, blobs.clock, is_enabled=is_enabled)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def blobs(clock: ManualClock) -> MemoryBlobs:
-    return MemoryBlobs(MemoryPayloads(), clock)
+def blobs() -> MemoryBlobs:
+    return MemoryBlobs(MemoryPayloads(), ManualClock())
 
 
 def names_of(blobs: MemoryBlobs) -> list[str]:
@@ -118,8 +113,8 @@ def test_implausible_durations_are_ignored() -> None:
     assert quantile(Histogram(), 0.5) is None
 
 
-async def test_counts_of_another_process_are_read(clock: ManualClock, blobs: MemoryBlobs) -> None:
-    first, second = Process(clock, blobs), Process(clock, blobs)
+async def test_counts_of_another_process_are_read(blobs: MemoryBlobs) -> None:
+    first, second = Process(blobs), Process(blobs)
     first.counters.record_accepted("noop")
     second.counters.record_end("noop", "failed", "boom", None)
     await second.sums.write()
@@ -131,10 +126,8 @@ async def test_counts_of_another_process_are_read(clock: ManualClock, blobs: Mem
     assert (seen.accepted, seen.failed) == (1, Counter(boom=1))
 
 
-async def test_one_blob_is_written_only_after_a_change(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
-    process = Process(clock, blobs)
+async def test_one_blob_is_written_only_after_a_change(blobs: MemoryBlobs) -> None:
+    process = Process(blobs)
     await process.sums.write()
     assert names_of(blobs) == []
     for _ in range(3):
@@ -146,10 +139,8 @@ async def test_one_blob_is_written_only_after_a_change(
     assert await process.sums.read() == [process.sums.own]
 
 
-async def test_changed_counts_are_written_at_the_end(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
-    process = Process(clock, blobs)
+async def test_changed_counts_are_written_at_the_end(blobs: MemoryBlobs) -> None:
+    process = Process(blobs)
     before = asyncio.all_tasks()
     process.counters.record_accepted("noop")
     (pending,) = asyncio.all_tasks() - before
@@ -162,9 +153,9 @@ async def test_changed_counts_are_written_at_the_end(
 
 
 async def test_failure_is_logged_once_and_counts_are_kept(
-    clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
+    blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    process = Process(clock, blobs)
+    process = Process(blobs)
     process.counters.record_accepted("noop")
     blobs.payloads.is_down = True
     for _ in range(3):
@@ -175,8 +166,8 @@ async def test_failure_is_logged_once_and_counts_are_kept(
     assert len(names_of(blobs)) == 1
 
 
-async def test_deleted_blob_is_written_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
-    process = Process(clock, blobs)
+async def test_deleted_blob_is_written_again(blobs: MemoryBlobs) -> None:
+    process = Process(blobs)
     for _ in range(2):
         process.counters.record_accepted("noop")
         await process.sums.write()
@@ -187,10 +178,8 @@ async def test_deleted_blob_is_written_again(clock: ManualClock, blobs: MemoryBl
     assert written.totals["noop"].accepted == 3
 
 
-async def test_blob_is_written_again_after_a_lost_response(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
-    process = Process(clock, blobs)
+async def test_blob_is_written_again_after_a_lost_response(blobs: MemoryBlobs) -> None:
+    process = Process(blobs)
     process.counters.record_accepted("noop")
     await process.sums.write()
     (name,) = names_of(blobs)
@@ -202,10 +191,8 @@ async def test_blob_is_written_again_after_a_lost_response(
     assert written.totals["noop"].accepted == 2
 
 
-async def test_disabled_process_has_only_its_own_counts(
-    clock: ManualClock, blobs: MemoryBlobs
-) -> None:
-    other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
+async def test_disabled_process_has_only_its_own_counts(blobs: MemoryBlobs) -> None:
+    other, silent = Process(blobs), Process(blobs, is_enabled=False)
     for process in (other, silent):
         process.counters.record_accepted("noop")
         await process.sums.write()
@@ -213,11 +200,11 @@ async def test_disabled_process_has_only_its_own_counts(
     assert await silent.sums.read() == [silent.sums.own]
 
 
-async def test_counts_of_a_past_hour_are_ignored(clock: ManualClock, blobs: MemoryBlobs) -> None:
-    first, second = Process(clock, blobs), Process(clock, blobs)
+async def test_counts_of_a_past_hour_are_ignored(blobs: MemoryBlobs) -> None:
+    first, second = Process(blobs), Process(blobs)
     second.counters.record_accepted("noop")
     await second.sums.write()
-    clock.now += SUMS_KEPT + timedelta(seconds=1)
+    blobs.clock.now += SUMS_KEPT + timedelta(seconds=1)
     assert await first.sums.read() == [first.sums.own]
 
 
@@ -225,18 +212,18 @@ async def test_counts_of_a_past_hour_are_ignored(clock: ManualClock, blobs: Memo
     "data", [b"", b"[]", b"{}", b'{"version": 2, "minutes": {}, "totals": {}}', b'{"version": 1}']
 )
 async def test_unreadable_counts_are_left_out(
-    clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
+    blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    process = Process(clock, blobs)
+    process = Process(blobs)
     blobs.put(f"{SUMS}other", data)
     for _ in range(2):
         assert await process.sums.read() == [process.sums.own]
     assert len([record for record in caplog.records if "sums/other" in record.message]) == 1
 
 
-async def test_only_changed_blobs_are_read_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
-    reader = Process(clock, blobs)
-    others = [Process(clock, blobs) for _ in range(3)]
+async def test_only_changed_blobs_are_read_again(blobs: MemoryBlobs) -> None:
+    reader = Process(blobs)
+    others = [Process(blobs) for _ in range(3)]
     for process in others:
         process.counters.record_accepted("noop")
         await process.sums.write()
@@ -318,20 +305,18 @@ def test_heartbeats_and_sums_of_a_busy_hour_are_small() -> None:
     assert len(encode_heartbeat(beat)) < 1024
 
 
-async def test_number_of_processes_is_limited() -> None:
-    clock = ManualClock()
-    memory = MemoryBlobs(MemoryPayloads(), clock)
+async def test_number_of_processes_is_limited(blobs: MemoryBlobs) -> None:
     for number in range(MAX_PROCESSES + 5):
-        counters = JobCounters(clock)
+        counters = JobCounters(blobs.clock)
         counters.record_accepted("noop")
-        memory.put(f"{SUMS}{number:04d}", encode_sums(counters, clock.now))
-    assert len(await Process(clock, memory).sums.read()) == 1 + MAX_PROCESSES
+        blobs.put(f"{SUMS}{number:04d}", encode_sums(counters, NOW))
+    assert len(await Process(blobs).sums.read()) == 1 + MAX_PROCESSES
 
 
-async def test_silent_storage_raises_unavailable(clock: ManualClock, blobs: MemoryBlobs) -> None:
+async def test_silent_storage_raises_unavailable(blobs: MemoryBlobs) -> None:
     blobs.payloads.is_down = True
     with pytest.raises(Unavailable):
-        await Process(clock, blobs).sums.read()
+        await Process(blobs).sums.read()
 
 
 def test_counts_are_named_in_json() -> None:

@@ -1,6 +1,7 @@
 """Test the functions that estimate throughput, positions in a queue, and waits for results."""
 
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -75,13 +76,9 @@ def test_second_worker_halves_the_busy_time() -> None:
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_pause_does_not_increase_seconds_per_job() -> None:
-    pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
-    assert pace.seconds_per_job == pytest.approx(0.2)
-
-
-def test_empty_queue_runs_at_the_time_of_one_job() -> None:
-    pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
+@pytest.mark.parametrize("at_seconds", [(1, 600), range(0, 600, 60)])
+def test_pauses_do_not_increase_seconds_per_job(at_seconds: Iterable[float]) -> None:
+    pace = pace_of([ReplySample(at, 0.2, 0.1, 1) for at in at_seconds])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
@@ -109,12 +106,8 @@ def test_later_jobs_do_not_increase_the_position() -> None:
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
     # Six jobs of other instances count as if they had arrived first.
-    assert [position(LengthSample(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [
-        7,
-        8,
-        9,
-        10,
-    ]
+    later = LengthSample(10, 10.0, 0)
+    assert [position(later, arrivals, 0, at) for at in arrivals] == [7, 8, 9, 10]
     # After the count, two replies were received and two jobs were accepted.
     assert position(LengthSample(4, 2.5, 0), [*arrivals, 5.0], 2, 5.0) == 5
     assert length_now(LengthSample(4, 2.5, 7), arrivals, 9) == 4

@@ -43,6 +43,7 @@ def worker(
 
 LOADED = worker(ModelHeartbeat("classifier", ModelState.LOADED, in_flight=8))
 LOADING = worker(("classifier", ModelState.LOADING))
+NOOP, NOOP_LOADED = QueueFigures("noop"), worker(("noop", ModelState.LOADED))
 BROKEN_MODEL = ModelHeartbeat("classifier", ModelState.BROKEN, "model-failed", "it raised KeyError")
 
 
@@ -54,7 +55,7 @@ def summary(verdicts: list[Verdict]) -> list[tuple[str, str | None, str]]:
     ("workers", "code", "text"),
     [
         ([], WaitCode.NO_WORKER, "no worker seen"),
-        ([worker(("noop", ModelState.LOADED))], WaitCode.NO_WORKER, "no worker seen"),
+        ([NOOP_LOADED], WaitCode.NO_WORKER, "no worker seen"),
         (
             [worker(("classifier", ModelState.LOADED), age_seconds=90)],
             WaitCode.NO_WORKER,
@@ -125,21 +126,22 @@ def test_missing_worker_is_critical_while_jobs_wait() -> None:
     assert first.advice
 
 
-def test_idle_system_without_workers_gets_one_verdict() -> None:
-    verdicts = judge([IDLE, QueueFigures("noop")], [], NOW)
-    assert summary(verdicts) == [("info", None, "no-worker")]
-    assert verdicts[0].text == "No worker runs. No job waits."
-
-
-def test_idle_model_without_worker_is_named() -> None:
-    verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)
-    assert summary(verdicts) == [("info", "classifier", "no-worker")]
-
-
-def test_healthy_system_is_well() -> None:
-    verdicts = judge([IDLE], [LOADED], NOW)
-    assert summary(verdicts) == [("ok", None, "all-well")]
-    assert verdicts[0].text == "All is well: 1 worker, no job waits."
+@pytest.mark.parametrize(
+    ("queues", "workers", "expected", "text"),
+    [
+        ([IDLE, NOOP], [], ("info", None, "no-worker"), "No worker runs. No job waits."),
+        ([IDLE, NOOP], [NOOP_LOADED], ("info", "classifier", "no-worker"), "classifier"),
+        ([IDLE], [LOADED], ("ok", None, "all-well"), "All is well: 1 worker, no job waits."),
+        ([IDLE], [worker(BROKEN_MODEL)], ("warning", "classifier", "model-broken"), ""),
+        ([WAITING], [worker(BROKEN_MODEL)], ("critical", "classifier", "model-broken"), ""),
+    ],
+)
+def test_system_with_one_state_gets_one_verdict(
+    queues: list[QueueFigures], workers: list[SeenWorker], expected: object, text: str
+) -> None:
+    (verdict,) = verdicts = judge(queues, workers, NOW)
+    assert summary(verdicts) == [expected]
+    assert verdict.text.startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +178,6 @@ def test_silent_worker_is_a_warning_until_replaced() -> None:
     replaced = [each for each in judge([IDLE], [dead, LOADED], NOW) if each.code != "all-well"]
     assert summary(replaced) == [("info", None, "worker-silent")]
     assert "pod-1: no sign of life for 60 s" in replaced[0].text
-
-
-def test_broken_model_is_a_warning_without_jobs() -> None:
-    verdicts = judge([IDLE], [worker(BROKEN_MODEL)], NOW)
-    assert summary(verdicts) == [("warning", "classifier", "model-broken")]
-    assert summary(judge([WAITING], [worker(BROKEN_MODEL)], NOW)) == [
-        ("critical", "classifier", "model-broken")
-    ]
 
 
 def test_without_heartbeats_no_verdict_is_about_workers() -> None:

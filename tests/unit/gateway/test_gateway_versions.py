@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import Counter
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -250,14 +250,6 @@ async def test_models_list_versions_with_percentages(split: RunningGateway) -> N
     assert (await split.http.get("/v1/models/noop:1")).json()["name"] == "noop"
 
 
-async def test_single_version_is_listed_as_version_1() -> None:
-    async with open_gateway() as gateway:
-        model = (await gateway.http.get("/v1/models/noop")).json()
-        assert (model["version"], model["versions"]) == ("1", {"1": 100})
-        job_id = await gateway.accept(model="noop:1")
-        assert (await gateway.job(job_id))["version"] == "1"
-
-
 async def test_open_inference_lists_and_runs_versions(split: RunningGateway) -> None:
     metadata = (await split.http.get("/v2/models/noop/versions/2")).json()
     assert (metadata["name"], metadata["versions"]) == ("noop", ["1", "2", "3"])
@@ -269,10 +261,6 @@ async def test_open_inference_lists_and_runs_versions(split: RunningGateway) -> 
     assert answer.status_code == 200, answer.text
     assert (answer.json()["model_name"], answer.json()["model_version"]) == ("noop", "2")
     assert split.queues.sent[-1][0] == "noop-v2"
-    for path in ("versions/4", "versions/4/ready"):
-        assert (await split.http.get(f"/v2/models/noop/{path}")).status_code == 404
-    unknown = await split.http.post("/v2/models/noop/versions/4/infer", content=b"{}")
-    assert unknown.status_code == 404
 
 
 async def test_inference_names_the_versions_that_ran(split: RunningGateway) -> None:
@@ -286,16 +274,8 @@ async def test_metric_counts_each_version(split: RunningGateway) -> None:
     for name in ("noop:1", "noop:2", "noop:2"):
         await split.accept(model=name)
     text = (await split.http.get("/metrics")).text
-    counted = Counter(
-        {
-            line.partition("}")[0].partition('model="')[2].partition('"')[0]: float(
-                line.rpartition(" ")[2]
-            )
-            for line in text.splitlines()
-            if line.startswith("loosely_gateway_jobs_accepted_total{")
-        }
-    )
-    assert (counted["noop"], counted["noop:2"]) == (1, 2)
+    counted = re.findall(r'jobs_accepted_total{model="(noop.*?)".*} (.*)', text)
+    assert {name: float(count) for name, count in counted} == {"noop": 1, "noop:2": 2, "noop:3": 0}
 
 
 @pytest.fixture

@@ -144,19 +144,10 @@ async def test_model_shows_queue_length_and_wait(gateway: RunningGateway) -> Non
     assert told == {**others, "noop": (9, 20.0)}
 
 
-async def wait_for_counts() -> None:
-    """Wait until the background tasks have counted the messages in the queues."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
-    return await gateway.http.post(
-        "/v1/models/noop/jobs",
-        params={"deadline_seconds": deadline_seconds},
-        content=b"x",
-        headers={"content-type": "text/plain", "prefer": "respond-async"},
-    )
+    text = {"content-type": "text/plain"}
+    options = {"deadline_seconds": deadline_seconds}
+    return await gateway.submit(content=b"x", params=options, headers=text)
 
 
 async def test_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
@@ -178,7 +169,8 @@ async def test_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGat
     gateway.clock.now += timedelta(milliseconds=5500)
     # A submission uses the last count, and starts another count.
     assert (await submit(gateway, 60)).status_code == 503
-    await wait_for_counts()
+    for _ in range(20):  # until the background tasks have counted the messages
+        await asyncio.sleep(0)
     assert (await submit(gateway, 60)).status_code == 202
 
 

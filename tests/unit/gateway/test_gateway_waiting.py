@@ -80,38 +80,35 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_outcome_is_read_at_increasing_intervals() -> None:
+FIRST_LOOKS = [0.025, 0.075, 0.175, 0.375]
+
+
+@pytest.mark.parametrize(
+    ("store", "limit", "notified_at", "expected", "looks"),
+    [
+        (ScriptedStore(1000), 0.4, None, (None, 0.4), [*FIRST_LOOKS, 0.4]),
+        (ScriptedStore(1.3), 1.3, None, ("succeeded", 1.3), [*FIRST_LOOKS, 0.775, 1.275, 1.3]),
+        (ScriptedStore(0), 0, None, (None, 0.0), []),
+        (ScriptedStore(1000), 10, 0.7, ("cancelled", 0.7), FIRST_LOOKS),
+        (ScriptedStore(1000), 10, 0.0, ("cancelled", 0.0), []),
+        (ScriptedStore(1000, read_seconds=5), 10, 0.1, ("cancelled", 0.1), [0.025]),
+    ],
+)
+def test_outcome_is_read_until_the_end_or_a_notification(
+    store: ScriptedStore,
+    limit: float,
+    notified_at: float | None,
+    expected: tuple[str | None, float],
+    looks: list[float],
+) -> None:
+    assert run(wait(store, limit, notified_at)) == expected
+    assert store.looks == looks
+
+
+def test_reads_become_no_rarer_than_every_half_second() -> None:
     store = ScriptedStore(ends_at=1000)
-    assert run(wait(store, 3)) == (None, 3.0)
-    assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
-
-
-def test_outcome_is_read_when_the_wait_ends() -> None:
-    assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
-
-
-def test_wait_of_zero_seconds_reads_nothing() -> None:
-    store = ScriptedStore(ends_at=0)
-    assert run(wait(store, 0)) == (None, 0.0)
-    assert store.looks == []
-
-
-def test_notified_request_reads_no_more() -> None:
-    store = ScriptedStore(ends_at=1000)
-    assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
-    assert store.looks == [0.025, 0.075, 0.175, 0.375]
-
-
-def test_request_notified_at_once_reads_nothing() -> None:
-    store = ScriptedStore(ends_at=1000)
-    assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
-    assert store.looks == []
-
-
-def test_notification_ends_the_wait_for_a_read() -> None:
-    store = ScriptedStore(ends_at=1000, read_seconds=5)
-    assert run(wait(store, 10, notified_at=0.1)) == ("cancelled", 0.1)
-    assert store.looks == [0.025]
+    run(wait(store, 3))
+    assert store.looks[4:] == [0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
 def test_read_in_progress_gets_one_more_second() -> None:
@@ -171,20 +168,20 @@ async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -
     one more request then read an outcome that a different process had recorded.
     """
     waiters = Waiters()
-    loop = asyncio.get_running_loop()
+
+    async def wait_once(store: ScriptedStore, limit: float, *, is_notified: bool = False) -> None:
+        jobs, durable = jobs_of(store, waiters)
+        with waiters.waiting("job") as ended:
+            if is_notified:
+                waiters.notify("job", CANCELLED)
+            await jobs.wait(durable, "job", INITIAL, ended, limit)
+
     for _ in range(own_ends):
-        jobs, durable = jobs_of(ScriptedStore(ends_at=1000), waiters)
-        with waiters.waiting("job") as ended:
-            waiters.notify("job", CANCELLED)
-            await jobs.wait(durable, "job", INITIAL, ended, 1)
+        await wait_once(ScriptedStore(ends_at=1000), 1, is_notified=True)
     if ends_elsewhere:
-        jobs, durable = jobs_of(ScriptedStore(ends_at=0), waiters)
-        with waiters.waiting("job") as ended:
-            await jobs.wait(durable, "job", INITIAL, ended, 1)
-    begin, store = loop.time(), ScriptedStore(ends_at=1000)
-    jobs, durable = jobs_of(store, waiters)
-    with waiters.waiting("job") as ended:
-        await jobs.wait(durable, "job", INITIAL, ended, 0.9)
+        await wait_once(ScriptedStore(ends_at=0), 1)
+    begin, store = asyncio.get_running_loop().time(), ScriptedStore(ends_at=1000)
+    await wait_once(store, 0.9)
     return [round(look - begin, 6) for look in store.looks]
 
 
