@@ -290,25 +290,19 @@ def test_constructor_gets_weights_and_options_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "weights", "said"),
+    ("make", "options", "weights", "said"),
     [
-        ({}, WEIGHTS, r"noop.options.architecture: the catalogue entry does not"),
-        ({"architecture": "a"}, None, r"noop.weights: the catalogue entry does not"),
-        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
+        (Wants, {}, WEIGHTS, r"noop.options.architecture: the catalogue entry does not"),
+        (Wants, {"architecture": "a"}, None, r"noop.weights: the catalogue entry does not"),
+        (Wants, {"architecture": "a", "depth": 3}, WEIGHTS, r"options.depth: .* has no such"),
+        (object, {}, WEIGHTS, r"noop.weights: the constructor of worker.models.noop has no such"),
     ],
 )
 def test_missing_or_unknown_option_is_named(
-    options: dict[str, Any], weights: Weights | None, said: str
+    make: type, options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
-        make_instance(replace(NOOP, options=options), Wants, weights)
-
-
-def test_weights_without_an_argument_are_unfit() -> None:
-    with pytest.raises(
-        ModelUnfit, match=r"noop.weights: the constructor of worker.models.noop has no such"
-    ):
-        make_instance(NOOP, object, WEIGHTS)
+        make_instance(replace(NOOP, options=options), make, weights)
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
@@ -408,10 +402,6 @@ def test_result_that_is_not_json_is_named_with_a_remedy(result: object, said: st
         serialize_result(InlineJson(result))
 
 
-def same(item: object) -> object:
-    return item
-
-
 def encoded(result: object, media_type: str) -> InlineJson | InlineBytes:
     return encode_results(result, replace(NOOP, result_media_type=media_type)).first
 
@@ -439,10 +429,3 @@ def test_bytes_and_text_get_the_type_of_the_entry() -> None:
 def test_result_against_the_type_of_the_entry_fails(result: object, media_type: str) -> None:
     with pytest.raises(InferenceFailed, match=f"cannot be encoded as {media_type}"):
         encoded(result, media_type)
-
-
-@pytest.mark.parametrize("data", [b"{", b"[NaN]", b"\xff", b"[" * 100_000, b'"x'])
-def test_invalid_json_is_refused(data: bytes) -> None:
-    loaded = LoadedModel(replace(NOOP, media_types=("application/json",)), same)
-    with pytest.raises(InvalidInput):
-        loaded.prepare(data, "application/json")

@@ -48,7 +48,7 @@ from worker.inference.loaded_model import EncodedResults, LoadedModel, Result, e
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import InputKind, keep_waiting, open_input, open_together
-from worker.models import Accepts, Context, Input, Results
+from worker.models import Accepts, Input, Results
 from worker.settings import MemorySettings
 from worker.tools import check, describe
 from worker.tools.check_load import LoadMeasurement, ModelInput
@@ -106,14 +106,6 @@ class TestInputs:
         assert run(loaded).first == InlineJson([4, 5])
         assert run(loaded, scale=2).first == InlineJson([8, 10])
 
-    def test_each_job_of_a_batch_has_its_own(self) -> None:
-        loaded = LoadedModel(MODEL, Infer())
-        items = [
-            loaded.prepare(white_png(1), "image/png", {}, {"other": (white_png(n), "image/png")})
-            for n in (2, 3)
-        ]
-        assert [each.first for each in loaded.call_model(items)] == [[1, 2], [1, 3]]
-
     def test_preprocess_of_a_batch_model_gets_them(self) -> None:
         class Batched:
             accepts: ClassVar[Accepts] = "image"
@@ -125,14 +117,6 @@ class TestInputs:
                 return batch
 
         assert returned(Batched(), OTHER) == 20
-
-    def test_context_comes_with_them(self) -> None:
-        class Long:
-            def __call__(self, image: Image.Image, context: Context, *, other: Image.Image) -> int:
-                context.check()
-                return other.width
-
-        assert returned(Long(), OTHER, reports_progress=True) == 5
 
     def test_optional_one_may_be_omitted(self) -> None:
         class Omitting:

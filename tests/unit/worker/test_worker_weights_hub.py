@@ -28,12 +28,35 @@ from worker.weights.store import WeightsStore
 NOOP = Catalogue.load()["noop"]
 DATA = b"0123456789" * 100_000
 TOKEN = "hf_ThisMustStaySecret"
+Serve = Callable[[BaseHTTPRequestHandler, bytes], None] | None
 
 
 @pytest.fixture
 def server() -> Iterator[FakeHub]:
     with run_hub() as hub:
         yield hub
+
+
+@pytest.fixture
+def model(server: FakeHub) -> ModelEntry:
+    return model_of(server.add("acme/net", "a.bin", DATA))
+
+
+def answer_all(server: FakeHub, status: int, headers: dict[str, str]) -> None:
+    """Answer each request to the fake Hub with this status and these headers."""
+
+    def answer(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
+        respond(handler, status, headers)
+        return True
+
+    server.answer = answer
+
+
+def begin_response(handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
+    handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
 
 
 def sha256(data: bytes) -> str:
@@ -86,10 +109,9 @@ def test_download_happens_once_and_follows_the_redirect(server: FakeHub, tmp_pat
 
 
 def test_token_goes_to_the_hub_only(
-    server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: FakeHub, model: ModelEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.token = TOKEN
-    model = model_of(server.add("acme/net", "a.bin", DATA))
     with caplog.at_level(logging.INFO):
         assert load(make_store(server, tmp_path, TOKEN), model) == DATA
     assert server.hub_requests[0].headers["authorization"] == f"Bearer {TOKEN}"
@@ -124,73 +146,53 @@ def test_token_is_sent_again_within_the_hub(server: FakeHub, tmp_path: Path) -> 
     ],
 )
 def test_redirect_to_a_forbidden_address_is_refused(
-    server: FakeHub, tmp_path: Path, location: str, said: str
+    server: FakeHub, model: ModelEntry, tmp_path: Path, location: str, said: str
 ) -> None:
-    def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
-        respond(handler, 302, {"Location": location})
-        return True
-
-    server.answer = redirect
+    answer_all(server, 302, {"Location": location})
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server, allowed=""))
-    model = model_of(server.add("acme/net", "a.bin", DATA))
     assert said in error_of(WeightsUnavailable, store, model)
 
 
-def test_endless_redirects_fail(server: FakeHub, tmp_path: Path) -> None:
-    def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
-        respond(handler, 302, {"Location": handler.path})
-        return True
-
-    server.answer = redirect
-    model = model_of(server.add("acme/net", "a.bin", DATA))
+def test_endless_redirects_fail(server: FakeHub, model: ModelEntry, tmp_path: Path) -> None:
+    answer_all(server, 302, {"Location": "/again"})
     said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
     assert "redirects more than 5 times" in said
     assert len(server.hub_requests) == 6
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "token", "expected"),
+    ("status", "code", "said"),
     [
-        (404, "EntryNotFound", "", (WeightsMissing, "does not exist (status 404, EntryNotFound)")),
-        (
-            401,
-            "RepoNotFound",
-            "",
-            (WeightsMissing, "needs a token, but HF_TOKEN is not set (status 401"),
-        ),
-        (403, "GatedRepo", TOKEN, (WeightsMissing, "cannot be read with HF_TOKEN (status 403")),
-        (429, "", "", (WeightsUnavailable, "has answered with status 429; expected 200")),
-        (503, "a\x7f", "", (WeightsUnavailable, "has answered with status 503; expected 200")),
-        (206, "", "", (WeightsUnavailable, "has answered with status 206; expected 200")),
+        (404, "EntryNotFound", "does not exist (status 404, EntryNotFound)"),
+        (401, "RepoNotFound", "needs a token, but HF_TOKEN is not set (status 401"),
+        (403, "GatedRepo", "cannot be read with HF_TOKEN (status 403"),
+        (429, "", "has answered with status 429; expected 200"),
+        (503, "a\x7f", "has answered with status 503; expected 200"),
+        (206, "", "has answered with status 206; expected 200"),
     ],
 )
 def test_unexpected_response_is_shown_with_its_status(
-    tmp_path: Path, status: int, code: str, token: str, expected: tuple[type[WorkerError], str]
+    server: FakeHub, tmp_path: Path, status: int, code: str, said: str
 ) -> None:
-    def refuse(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
-        respond(handler, status, {"X-Error-Code": code} if code else {})
-        return True
-
-    kind, said = expected
-    with run_hub() as server:
-        server.answer = refuse
-        model = model_of(server.add("acme/net", "a.bin", DATA))
-        found = error_of(kind, make_store(server, tmp_path, token), model)
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    answer_all(server, status, {"X-Error-Code": code} if code else {})
+    kind = WeightsMissing if status in {401, 403, 404} else WeightsUnavailable
+    store = make_store(server, tmp_path, TOKEN if status == 403 else "")
+    found = error_of(kind, store, model)
     assert said in found
     assert found.startswith(f"hf:acme/net@{COMMIT}/a.bin: ")
     assert TOKEN not in found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_download_leaves_no_file(server: FakeHub, tmp_path: Path) -> None:
+def test_interrupted_download_leaves_no_file(
+    server: FakeHub, model: ModelEntry, tmp_path: Path
+) -> None:
     def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
+        begin_response(handler, {"Content-Length": str(len(data))})
         handler.wfile.write(data[:-1])
 
     server.serve = break_off
-    model = model_of(server.add("acme/net", "a.bin", DATA))
     said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
     assert "the download was interrupted: RemoteProtocolError" in said
     assert list(tmp_path.iterdir()) == []
@@ -205,8 +207,7 @@ def test_unreachable_hub_is_named(tmp_path: Path) -> None:
     assert f"{server.endpoint} cannot be reached: ConnectError" in said
 
 
-def test_too_slow_download_fails(server: FakeHub, tmp_path: Path) -> None:
-    model = model_of(server.add("acme/net", "a.bin", DATA))
+def test_too_slow_download_fails(server: FakeHub, model: ModelEntry, tmp_path: Path) -> None:
     seconds = iter(range(0, 10_000, 30))
     hub = Hub(HubSettings(server.endpoint), AddressGuard("127.0.0.1"), lambda: next(seconds))
     said = error_of(WeightsUnavailable, WeightsStore(tmp_path, CopiedBlobs(), hub), model)
@@ -214,28 +215,24 @@ def test_too_slow_download_fails(server: FakeHub, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_beyond_the_free_space_is_not_downloaded(server: FakeHub, tmp_path: Path) -> None:
-    model = model_of(server.add("acme/net", "a.bin", DATA))
-    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=999_999)
-    said = error_of(WeightsUnavailable, store, model)
-    assert "has at least 1000000 bytes" in said
-    assert "has space for only 999999 bytes: delete files there" in said
-    assert "raise WORKER_WEIGHTS_CACHE_SIZE" in said
-    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
-    assert load(store, model) == DATA
+def serve_without_size(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    begin_response(handler, {"Connection": "close"})
+    handler.wfile.write(data)
 
 
-def test_download_of_unknown_size_stops_at_a_full_cache(server: FakeHub, tmp_path: Path) -> None:
-    def stream(handler: BaseHTTPRequestHandler, data: bytes) -> None:
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    server.serve = stream
-    model = model_of(server.add("acme/net", "a.bin", DATA))
-    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=500_000)
-    assert "has space for only 500000 bytes" in error_of(WeightsUnavailable, store, model)
+@pytest.mark.parametrize(
+    ("serve", "limit_bytes", "said"),
+    [(None, 999_999, "at least 1000000 bytes"), (serve_without_size, 500_000, "at least ")],
+)
+def test_file_beyond_the_free_space_is_not_kept(
+    server: FakeHub, tmp_path: Path, serve: Serve, limit_bytes: int, said: str
+) -> None:
+    model, server.serve = model_of(server.add("acme/net", "a.bin", DATA)), serve
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), limit_bytes)
+    found = error_of(WeightsUnavailable, store, model)
+    assert said in found
+    assert f"has space for only {limit_bytes} bytes: delete files there" in found
+    assert "raise WORKER_WEIGHTS_CACHE_SIZE" in found
     assert list(tmp_path.iterdir()) == []
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
     assert load(store, model) == DATA
@@ -260,8 +257,9 @@ def test_least_recently_used_weights_make_space(server: FakeHub, tmp_path: Path)
     assert {each.name for each in tmp_path.iterdir()} == {first.name, third.name, fourth.name}
 
 
-def test_offline_worker_reads_blob_storage_only(server: FakeHub, tmp_path: Path) -> None:
-    model = model_of(server.add("acme/net", "a.bin", DATA))
+def test_offline_worker_reads_blob_storage_only(
+    server: FakeHub, model: ModelEntry, tmp_path: Path
+) -> None:
     assert load(WeightsStore(tmp_path, CopiedBlobs(DATA)), model) == DATA
     assert server.hub_requests == []
     missing = model_of(model.weights, b"other")
@@ -304,9 +302,7 @@ class Gate:
         self.opened = threading.Event()
 
     def serve(self, handler: BaseHTTPRequestHandler, data: bytes) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
+        begin_response(handler, {"Content-Length": str(len(data))})
         handler.wfile.write(data[: len(data) // 2])
         handler.wfile.flush()
         self.has_sent_half.release()
@@ -342,11 +338,10 @@ def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/locks")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_second_worker_waits_for_the_first_download(
-    server: FakeHub, tmp_path: Path, *, is_killed: bool
+    server: FakeHub, model: ModelEntry, tmp_path: Path, *, is_killed: bool
 ) -> None:
     gate = Gate()
     server.serve = gate.serve
-    model = model_of(server.add("acme/net", "a.bin", DATA))
     with start_process(server, tmp_path, model) as first:
         assert gate.has_sent_half.acquire(timeout=30)
         with start_process(server, tmp_path, model) as second:
