@@ -88,7 +88,9 @@ def _read(path: Path) -> Document | None:
     except FileNotFoundError:
         return None
     try:
-        if _is_abandoned(file):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process of the file has ended.
             path.unlink(missing_ok=True)
             return None
         document = json.loads(os.read(file, _MAX_FILE_BYTES))
@@ -98,11 +100,3 @@ def _read(path: Path) -> Document | None:
         return None
     finally:
         os.close(file)
-
-
-def _is_abandoned(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
