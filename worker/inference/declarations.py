@@ -1,21 +1,10 @@
 """What a model's class declares in its type hints: parameters, named inputs and named results.
 
-    class Found(Results):
-        mask: Annotated[Image, "The pixels of all objects."]
-        largest: Image | None
-
-    def __call__(
-        self,
-        image: Image,
-        *,
-        mask: Image | None = None,
-        top: Annotated[int, Range(1, 100), "How many labels."] = 5,
-        mode: Literal["fast", "good"] = "good",
-    ) -> Found: ...
+    def __call__(self, image: Image, *, mask: Image | None = None, top: int = 5) -> Found: ...
 
 Parameters and named inputs are keyword-only arguments of `__call__` or `preprocess`. Here `mask` is
-a named input, because an argument of the type `Image` always receives an input. The arguments `top`
-and `mode` are parameters.
+a named input, because an argument of the type `Image` always receives an input, and `top` is a
+parameter. `Found` is a subclass of `Results`, whose members are the named results.
 
 The gateway does not have the model's code, but must know what it declares. Therefore the model's
 catalogue entry repeats it, as `loosely models describe NAME` prints it. If the entry and the class

@@ -59,9 +59,8 @@ class ModelManager:
     ) -> None:
         """Store the dependencies. The model is loaded later, by `load`.
 
-        The journal records each load in a file, so that the worker stops loading a model if its
-        loads kill the process. Jobs wait for `refuse_after_seconds` while the model is set aside.
-        Then they are received and fail; if it is 0, they are never received.
+        Jobs wait for `refuse_after_seconds` while the model is set aside. Then they are received
+        and fail; if it is 0, they are never received.
         """
         self._model = model
         self._load = load

@@ -39,12 +39,10 @@ _SAMPLE_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """A sound recording whose channels are mixed into one.
+    """A sound recording whose channels are mixed into one, with `sample_rate` samples per second.
 
-    Attributes:
-        samples: The samples as float32 of shape (count,), normally from -1 to 1. Samples outside
-            this range, which a file of floats may contain, are not clipped.
-        sample_rate: The number of samples per second.
+    The samples are float32 of shape (count,), normally from -1 to 1. Samples outside this range,
+    which a file of floats may contain, are not clipped.
     """
 
     samples: "NDArray[np.float32]" = field(repr=False)

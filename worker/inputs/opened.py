@@ -34,10 +34,8 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 class InputKind:
     """What a model accepts as an input, and the settings for decoding the input.
 
-    Attributes:
-        accepts: What the model accepts, for example `image` or `audio`.
-        max_pixels: Images with more pixels than this are refused; 0 for no limit.
-        sample_rate: The number of samples per second of a recording; None to keep the file's rate.
+    Images with more than `max_pixels` are refused, unless it is 0. Recordings are resampled to
+    `sample_rate` samples per second, unless it is None.
     """
 
     accepts: Accepts
@@ -49,13 +47,10 @@ class InputKind:
 class OpenedInput:
     """An input that is not decoded yet.
 
-    `measure` and `decode` raise InvalidInput if the input cannot be decoded. They may wait for a
-    child process, and then call their argument, which raises an error if the job must stop waiting.
-
-    Attributes:
-        is_small: Whether the input is decoded in less than about 0.2 s, with little memory.
-        measure: Returns how many bytes of memory the caller must reserve before `decode`.
-        decode: Decodes the input, and returns the value for the model.
+    A small input is decoded in less than about 0.2 s, with little memory. `measure` returns how
+    many bytes of memory the caller must reserve before `decode`. Both raise InvalidInput if the
+    input cannot be decoded. They may wait for a child process, and then call their argument, which
+    raises an error if the job must stop waiting.
     """
 
     is_small: bool

@@ -12,14 +12,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfile:
-    """The measured memory of one model.
+    """The measured memory of one model: of the model without a batch, and of batches beside it.
 
-    The cost of a batch is the total size of its items, in the model's own unit.
-
-    Attributes:
-        resident_bytes: How many bytes the model uses while it is loaded and no batch runs.
-        peaks: The cost of each measured batch, ascending, and how many more bytes it used.
-        load_seconds: How long it took to load the model.
+    `peaks` has the cost of each measured batch, ascending, and the bytes that it used. The cost is
+    the total size of the batch's items, in the model's own unit.
     """
 
     resident_bytes: int

@@ -93,11 +93,9 @@ class UnlimitedReservation:
 class ModelWorkload:
     """Functions and queues that show whether a model has jobs to run.
 
-    Attributes:
-        busy_count: Returns how many received messages are still being processed.
-        may_receive: Returns whether the broker may still send a message for an earlier request.
-        request_unload: Makes the thread that runs the model unload it, when it has no jobs.
-        queues: The queues in which messages may wait for the model.
+    `busy_count` returns how many received messages are still being processed, and `may_receive`
+    whether the broker may still send one for an earlier request. `request_unload` makes the thread
+    that runs the model unload it, when it has no jobs.
     """
 
     name: str

@@ -29,17 +29,12 @@ _READER_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A local file with a model's weights.
+    """A local file with a model's weights, and its SHA-256 digest, which is empty if unknown.
 
-    The worker checks the file's digest and passes this object to the constructor of the model's
-    class.
+    The worker checks the digest and passes this object to the constructor of the model's class:
 
         def __init__(self, weights: Weights) -> None:
             self.network = weights.load_into(Network())
-
-    Attributes:
-        path: The path of the file.
-        sha256: The SHA-256 digest of the file; empty if the digest is unknown.
     """
 
     path: Path
