@@ -23,7 +23,6 @@ from loosely import (
     JobExpired,
     JobFailed,
     NotFound,
-    Overloaded,
     Problem,
     RequestRefused,
     Retry,
@@ -155,17 +154,6 @@ def test_retry_after_is_waited_for(
     assert clock.slept == [7.0]
 
 
-def test_long_retry_after_ends_retries(
-    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
-) -> None:
-    busy = problem_response(503, "saturated", "the queue is long")
-    gateway.responses = [ScriptedResponse(503, busy.body, {**busy.headers, "retry-after": "61"})]
-    with pytest.raises(Overloaded) as caught:
-        connect(gateway.url).submit(JPEG, "classifier")
-    assert caught.value.retry_after_seconds == 61
-    assert clock.slept == []
-
-
 def test_retries_end_at_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
@@ -270,12 +258,6 @@ def test_timeout_of_run_has_job_id(gateway: ScriptedGateway, connect: Connect) -
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_run_gives_up_after_wait_seconds(connect: Connect, clock: SleepClock) -> None:
-    with pytest.raises(GatewayUnreachable):
-        connect("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
-    assert clock.now <= 5
-
-
 def test_error_of_wait_has_job_id(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
     with pytest.raises(UnexpectedAnswer) as caught:
@@ -304,10 +286,13 @@ def test_lost_submit_error_has_idempotency_key(gateway: ScriptedGateway, connect
     assert f"submit it again with the key {caught.value.idempotency_key}" in str(caught.value)
 
 
-def test_wrong_url_is_reported_within_5_seconds(connect: Connect, clock: SleepClock) -> None:
+@pytest.mark.parametrize(("options", "limit_seconds"), [({}, 5), ({"wait_seconds": 2}, 2)])
+def test_wrong_url_is_reported_within_seconds(
+    connect: Connect, clock: SleepClock, options: dict[str, Any], limit_seconds: int
+) -> None:
     with pytest.raises(GatewayUnreachable) as caught:
-        connect("http://127.0.0.1:9").run(JPEG, "classifier")
-    assert clock.now <= 5
+        connect("http://127.0.0.1:9").run(JPEG, "classifier", **options)
+    assert clock.now <= limit_seconds
     assert not caught.value.is_sent
     assert caught.value.idempotency_key is None
 

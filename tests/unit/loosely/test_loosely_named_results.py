@@ -174,7 +174,7 @@ def test_result_prints_or_writes_one(
 ) -> None:
     gateway.responses = [PNG]
     target = tmp_path / "mask.png"
-    loosely("result", JOB_ID, "--name", "mask", "-o", str(target))
+    assert loosely("result", JOB_ID, "--name", "mask", "-o", str(target)).stdout == ""
     assert target.read_bytes() == b"\x89PNG"
     assert gateway.requests[0].target == f"{LINK}/mask"
 

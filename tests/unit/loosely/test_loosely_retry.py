@@ -37,6 +37,7 @@ def test_retry_after_only_lengthens_delay() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2
+    assert retry.pause_seconds(problem(503, "saturated", 61), 1, 0) is None
 
 
 @pytest.mark.parametrize(

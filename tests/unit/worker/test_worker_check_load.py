@@ -24,11 +24,7 @@ NOOP = Catalogue.load()["noop"]
 
 
 def result(batch_size: int, per_second: float, batch_ms: float, p95_ms: float = 9.0) -> LoadResult:
-    """Return an invented measurement of 100 batches.
-
-    `per_second` is the throughput in items per second. `batch_ms` is the mean time for which the
-    model runs for one batch.
-    """
+    """Return an invented measurement of 100 batches, whose mean time is `batch_ms`."""
     items = batch_size * 100
     throughput = BatchThroughput(items, 100, items / per_second, batch_ms / 10)
     return LoadResult(batch_size, throughput, (1.0, p95_ms))

@@ -51,14 +51,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def write_catalogue(folder: Path, two: str = "file:nets/two.bin") -> tuple[Path, str]:
+    catalogue, text = folder / "models.toml", ENTRY.format(two=two, digest=A)
+    catalogue.write_text(text)
+    return catalogue, text
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def test_missing_digest_is_the_only_line_added(folder: Path) -> None:
-    catalogue = folder / "models.toml"
-    text = ENTRY.format(two="file:nets/two.bin", digest=A)
-    catalogue.write_text(text)
+    catalogue, text = write_catalogue(folder)
     catalogue.chmod(0o640)
     assert run(catalogue) == (0, f"one: {sha256(b'one')} file:nets/one.bin\n", "")
     line = '  weights = "file:nets/one.bin"  # trained in May\n'
@@ -74,9 +78,7 @@ def test_missing_digest_is_the_only_line_added(folder: Path) -> None:
 
 
 def test_digest_of_a_named_model_is_replaced(folder: Path) -> None:
-    catalogue = folder / "models.toml"
-    text = ENTRY.format(two="file:nets/two.bin", digest=A)
-    catalogue.write_text(text)
+    catalogue, text = write_catalogue(folder)
     assert run(catalogue, "two")[0] == 0
     assert catalogue.read_text() == text.replace(
         f"'{A}'  # of May", f'"{sha256(b"two")}"  # of May'
@@ -116,9 +118,7 @@ def test_hub_weights_are_downloaded_into_the_cache(folder: Path) -> None:
 def test_failure_names_the_model(
     folder: Path, two: str, names: list[str], code: int, said: str
 ) -> None:
-    catalogue = folder / "models.toml"
-    text = ENTRY.format(two=two, digest=A)
-    catalogue.write_text(text)
+    catalogue, text = write_catalogue(folder, two)
     found, _, errors = run(catalogue, *names, HF_HUB_OFFLINE="1")
     assert (found, said in errors) == (code, True), errors
     assert catalogue.read_text() == text
@@ -126,8 +126,7 @@ def test_failure_names_the_model(
 
 
 def test_other_digests_are_written_after_a_failure(folder: Path) -> None:
-    catalogue = folder / "models.toml"
-    catalogue.write_text(ENTRY.format(two="file:nets/absent.bin", digest=A))
+    catalogue, _ = write_catalogue(folder, "file:nets/absent.bin")
     code, output, errors = run(catalogue, "one", "two")
     assert (code, output.count("\n"), errors.count("\n")) == (1, 1, 1)
     assert tomllib.loads(catalogue.read_text())["one"]["weights_sha256"] == sha256(b"one")

@@ -6,6 +6,7 @@ The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -40,12 +41,15 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
+assert_close = partial(torch.testing.assert_close, rtol=1e-3, atol=1e-3, check_stride=False)
+
+
 def test_image_network_keeps_the_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
     outputs = network([network.stage(item) for item in items])
     assert outputs.device.type == "cpu"
     assert outputs.is_inference()
-    torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
+    assert_close(outputs, expected(items))
 
 
 def test_batch_with_some_items_staged_keeps_the_outputs(device: torch.device) -> None:
@@ -53,16 +57,14 @@ def test_batch_with_some_items_staged_keeps_the_outputs(device: torch.device) ->
     with ThreadPoolExecutor(4) as threads:
         staged = list(threads.map(network.stage, items))
     mixed = [item if number % 3 else staged[number] for number, item in enumerate(items)]
-    torch.testing.assert_close(
-        network(mixed), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
-    )
+    assert_close(network(mixed), expected(items))
 
 
 def test_batches_keep_the_order_of_the_items(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
-    torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
+    assert_close(outputs, expected(items))
 
 
 class Detector(nn.Module):
@@ -94,7 +96,7 @@ def test_network_with_3d_convolutions_keeps_the_outputs(device: torch.device) ->
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
     wanted = module(torch.stack(items)).detach()
     found = Network(module, device=device)(items)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert_close(found, wanted)
 
 
 def test_integers_stay_and_uint8_becomes_float32(device: torch.device) -> None:
@@ -106,9 +108,7 @@ def test_integers_stay_and_uint8_becomes_float32(device: torch.device) -> None:
 
 def test_compiled_network_keeps_the_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
-    torch.testing.assert_close(
-        network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
-    )
+    assert_close(network(items), expected(items))
 
 
 @pytest.mark.parametrize("gives_many", [False, True])

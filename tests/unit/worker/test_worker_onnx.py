@@ -33,11 +33,7 @@ def save_graph(
     outputs: dict[str, tuple[int, list[Any]]],
     constants: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a graph of `nodes` as an ONNX file to `path`, and return `path`.
-
-    `inputs` and `outputs` map the name of each input and output to its element type and shape.
-    `constants` maps the name of each constant to its array.
-    """
+    """Write a graph to `path`. `inputs` and `outputs` have element types and shapes by name."""
     graph = onnx.helper.make_graph(
         nodes,
         "graph",
@@ -53,24 +49,13 @@ def save_graph(
 
 
 def save_sum(path: Path, batch: object = "N", kind: int = FLOAT) -> Path:
-    """Write a graph whose output `sum` is the sum of its inputs `left` and `right`.
-
-    `batch` is the size of the first dimension, or its name. `kind` is the element type.
-    """
-    node = onnx.helper.make_node("Add", ["left", "right"], ["sum"])
-    return save_graph(
-        path,
-        [node],
-        {"left": (kind, [batch, 2]), "right": (kind, [batch, 2])},
-        {"sum": (kind, [batch, 2])},
-    )
+    """Write a graph whose output `sum` is the sum of its inputs `left` and `right`."""
+    node, values = onnx.helper.make_node("Add", ["left", "right"], ["sum"]), (kind, [batch, 2])
+    return save_graph(path, [node], {"left": values, "right": values}, {"sum": values})
 
 
 def save_colours(path: Path, side: object = 4, *, is_channels_first: bool = True) -> Path:
-    """Write a graph that classifies pictures. The score of each class is the mean of one channel.
-
-    `side` is the height and width of a picture in pixels, or a name for this dimension.
-    """
+    """Write a graph that classifies pictures: a score is the mean of one channel."""
     shape: list[Any] = ["N", 3, side, side] if is_channels_first else ["N", side, side, 3]
     axes = [2, 3] if is_channels_first else [1, 2]
     node = onnx.helper.make_node("ReduceMean", ["pixels"], ["scores"], axes=axes, keepdims=0)
@@ -100,7 +85,6 @@ def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -
 
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_one_array_for_each_input_is_accepted(tmp_path: Path, batch: object) -> None:
-    """A graph with the batch size 1 runs each item alone."""
     loaded = load(save_sum(tmp_path / "a.onnx", batch))
     assert loaded.accepts == "tensor"
     items = [{"left": [1, 2], "right": np.array([[number, 0]])} for number in range(3)]
