@@ -263,7 +263,7 @@ class Rig:
         self._proxies: dict[str, tuple[DelayProxy, int]] = {}
         if options.has_links:
             self._proxies, remote = _links(settings, base + _PORT_COUNT - 4)
-        self.service_bus_connection = settings.service_bus_connection
+        self.service_bus_connection = settings.service_bus_connection("")
         self.admin_port = settings.ports.servicebus_admin
         blobs, servicebus, gateway, worker = _linked_parts(settings, remote)
         gateways: tuple[Part, ...] = (gateway,)

@@ -8,17 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from loosely.client.settings import read_api_key
+from loosely.local.data_directory import (
+    copy_catalogue,
+    note_data_directory,
+    reply_token_key,
+    service_bus_keys,
+)
+from loosely.local.environment import (
+    check_requirements,
+    find_root,
+    read_cors_origins,
+    read_environment,
+    read_setting,
+    shared_environment,
+)
 from loosely.local.errors import UnknownPart, UpError
+from loosely.local.example import choose_example
+from loosely.local.model_folder import ModelFolder, current_model_folder
+from loosely.local.model_scaling import ModelScaling, keep_workers, read_model_scaling
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_replica
 from loosely.local.ports import PORT_COUNT, Ports
+from loosely.local.run import RunPlan, forget_killed_loads, run
 from loosely.local.scaling import Behavior, ScaledObject
 
 if TYPE_CHECKING:
-    from loosely.local.model_folder import ModelFolder
-    from loosely.local.model_scaling import ModelScaling
-    from loosely.local.run import RunPlan
     from loosely.local.worker_pool import WorkerPoolPlan
 
 
@@ -130,18 +146,6 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     scaling = None
     if scale is not None:
         scaling = parse_scaling(scale, scale_target, scale_poll, scale_cooldown)
-    # Imported in the functions that need them, so that other commands start faster.
-    from rich.console import Console  # noqa: PLC0415
-
-    from loosely.local.environment import (  # noqa: PLC0415
-        check_requirements,
-        find_root,
-        read_cors_origins,
-        read_environment,
-    )
-    from loosely.local.model_folder import current_model_folder  # noqa: PLC0415
-    from loosely.local.run import run  # noqa: PLC0415
-
     try:
         names = choose_parts(only or [], without or [])
         if scaling is not None and "worker" not in names:
@@ -219,12 +223,12 @@ def parse_scaling(
 def plan_worker_pool(
     settings: SystemSettings,
     scaling: ScaledObject,
-    models: Mapping[str, "ModelScaling"],
+    models: Mapping[str, ModelScaling],
     worker: Part,
     user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
     """Return the plan of a pool for the models in ``WORKER_MODELS``, by default for all."""
-    from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
+    # Imports httpx, which only a pool needs.
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 
     names = [name.strip() for name in user.get("WORKER_MODELS", "").split(",") if name.strip()]
@@ -247,22 +251,11 @@ def plan_worker_pool(
 
 def _make_plan(
     settings: SystemSettings,
-    folder: "ModelFolder",
+    folder: ModelFolder,
     user: Mapping[str, str],
     part_names: frozenset[str],
     scaling: ScaledObject | None,
-) -> "RunPlan":
-    from loosely.local.data_directory import (  # noqa: PLC0415
-        copy_catalogue,
-        note_data_directory,
-        reply_token_key,
-        service_bus_keys,
-    )
-    from loosely.local.environment import read_setting, shared_environment  # noqa: PLC0415
-    from loosely.local.example import choose_example  # noqa: PLC0415
-    from loosely.local.model_scaling import read_model_scaling  # noqa: PLC0415
-    from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
-
+) -> RunPlan:
     root, data = settings.root, settings.data
     forget_killed_loads(data)
     note_data_directory(folder.data, data)

@@ -1,17 +1,4 @@
-"""The errors with which `loosely up` ends, and their exit codes.
-
-UpError
-├── ExtraMissing           the packages of the extra `local` are missing        exit 2
-├── FolderUnusable         a folder cannot be made or packaged                  exit 2
-├── CatalogueInvalid       the model catalogue cannot be read                   exit 2
-├── UnknownPart            --only or --without names an unknown component       exit 2
-├── PortBusy               another process listens on a port that is needed     exit 98
-├── DataDirectoryInUse     another `loosely up` uses the data directory         exit 98
-├── DataDirectoryUnusable  the data directory cannot be written                 exit 1
-├── PreparationFailed      a file that a component reads cannot be made         exit 1
-└── PartFailed             the settings of a component are invalid              exit 1
-    └── PartPortBusy       another process took a component's port              exit 98
-"""
+"""The errors with which `loosely up` ends, and their exit codes."""
 
 from typing import ClassVar
 

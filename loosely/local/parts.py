@@ -118,13 +118,8 @@ class SystemSettings:
         """The connection string of the local blob storage."""
         return storage_connection_string(self.ports.blobs)
 
-    @property
-    def service_bus_connection(self) -> str:
-        """The connection string of Service Bus with the public key of Microsoft's emulator."""
-        return self.service_bus_connection_of(_PUBLIC_POLICY)
-
-    def service_bus_connection_of(self, policy: str) -> str:
-        """Return the connection string for a component, by its policy in `SERVICE_BUS_RIGHTS`."""
+    def service_bus_connection(self, policy: str) -> str:
+        """Return the connection string for a policy, or for the public one if it has no key."""
         key = self.service_bus_keys.get(policy)
         if key is None:
             policy, key = _PUBLIC_POLICY, _PUBLIC_KEY
@@ -219,7 +214,7 @@ def _functions(settings: SystemSettings) -> Part:
         environment={
             "AzureWebJobsStorage": settings.storage_connection,
             "PAYLOAD_STORAGE": settings.storage_connection,
-            "SERVICE_BUS": settings.service_bus_connection_of("gateway"),
+            "SERVICE_BUS": settings.service_bus_connection("gateway"),
             "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "GATEWAY_BASE_URL": settings.gateway_url,
@@ -263,7 +258,7 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
         models=Probe(port, "/ready", status=None),
         ports={"worker health": port},
         environment={
-            "SERVICE_BUS": settings.service_bus_connection_of("worker"),
+            "SERVICE_BUS": settings.service_bus_connection("worker"),
             "PAYLOAD_STORAGE": settings.storage_connection,
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
             "HEALTH_HOST": _HOST,
