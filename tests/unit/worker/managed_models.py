@@ -114,6 +114,11 @@ class ManagedModel:
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
+    @property
+    def passes(self) -> list[int]:
+        """The size of each batch that has run since the last load."""
+        return self.infer.passes if self.infer else []
+
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         if not self.has_work:
             return []
@@ -163,6 +168,13 @@ class Models:
         make = (lambda: Infer(load)) if isinstance(load, int) else load
         managed = ManagedModel(model, self.sharing, make, journal=journal or LoadJournal(None))
         self.started.append(managed)
+        return managed
+
+    def load(self, *arguments: Any, has_work: bool = False, **entry: Any) -> ManagedModel:
+        """Start a model, and wait until it is loaded."""
+        managed = self.start(*arguments, **entry)
+        managed.has_work = has_work
+        assert managed.entered.wait(10)
         return managed
 
 

@@ -40,10 +40,8 @@ def models(tmp_path: Path) -> Iterator[Models]:
 
 class TestMemory:
     def test_model_and_a_full_batch_are_reserved(self, models: Models, tmp_path: Path) -> None:
-        managed = models.start("a", 20)
-        assert managed.entered.wait(10)
-        assert managed.infer is not None
-        assert managed.infer.passes == [1, 2, 4]
+        managed = models.load("a", 20)
+        assert managed.passes == [1, 2, 4]
         assert managed.manager.reserved_bytes == 20 + 4 * 10
         assert managed.manager.limit.max_cost >= 4
         assert managed.manager.admits()
@@ -51,16 +49,14 @@ class TestMemory:
 
     def test_profiles_are_used_at_the_next_start(self, tmp_path: Path) -> None:
         with running_models(tmp_path) as models:
-            first = models.start("a", 20)
-            assert first.entered.wait(10)
+            first = models.load("a", 20)
             with running_models(tmp_path) as others:
                 # The first model is still loaded, so there is not enough free memory.
                 second = others.start("a", 20)
                 assert not second.entered.wait(0.3)
                 first.stop()
                 assert second.entered.wait(10)
-                assert second.infer is not None
-                assert second.infer.passes == [1], "the slow first pass runs before jobs come"
+                assert second.passes == [1], "the slow first pass runs before jobs come"
                 assert second.manager.reserved_bytes == 60
 
     def test_known_model_is_not_measured_again(self, models: Models, tmp_path: Path) -> None:
@@ -73,8 +69,7 @@ class TestMemory:
         model = replace(NOOP, name="a", queue="a", max_batch_size=4)
         profile = MemoryProfile(20, FULL.peaks)
         MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
-        managed = models.start("a", load)
-        assert managed.entered.wait(10)
+        managed = models.load("a", load)
         assert managed.manager.reserved_bytes == 60
         assert loads == [1]
 
@@ -83,17 +78,13 @@ class TestMemory:
         late = models.start("a", 30)
         assert not late.entered.wait(0.3), "the size of the model is unknown, no memory is free"
         MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), FULL)
-        small = models.start("c", 10)
-        small.has_work = True
-        assert small.entered.wait(10)
+        models.load("c", 10, has_work=True)
         assert not late.entered.wait(0.5), "30 bytes are free, but the model needs more"
         assert late.infer is None
 
     def test_batches_shrink_to_what_fits(self, models: Models) -> None:
-        managed = models.start("a", 50)
-        assert managed.entered.wait(10)
-        assert managed.infer is not None
-        assert managed.infer.passes == [1, 2]
+        managed = models.load("a", 50)
+        assert managed.passes == [1, 2]
         assert managed.manager.reserved_bytes == BUDGET
         assert 2 <= managed.manager.limit.max_cost <= 3
 
@@ -127,10 +118,8 @@ class TestMemory:
 
     def test_memory_error_shrinks_batches_without_a_device(self, tmp_path: Path) -> None:
         with running_models(tmp_path, None) as models:
-            managed = models.start("a", 10**15)
-            assert managed.entered.wait(10)
-            assert managed.infer is not None
-            assert managed.infer.passes == [1]
+            managed = models.load("a", 10**15)
+            assert managed.passes == [1]
             limit = managed.manager.limit
             with pytest.raises(BudgetExceeded), limit.admit_batch(4):
                 raise BudgetExceeded("no")
@@ -141,8 +130,7 @@ class TestMemory:
 
 class TestUnloading:
     def test_idle_model_is_unloaded_for_one_with_jobs(self, models: Models) -> None:
-        idle = models.start("a", 20)
-        assert idle.entered.wait(10)
+        idle = models.load("a", 20)
         other = models.start("b", 40)
         assert not other.entered.wait(0.3)
         other.has_work = True
@@ -152,10 +140,10 @@ class TestUnloading:
         assert not idle.manager.admits()
         assert idle.manager.is_standing_by
         assert idle.manager.loaded is None
+        assert other.manager.reserved_bytes == 40 + 4 * 10
 
     def test_busy_model_is_unloaded_after_turn_and_jobs(self, models: Models) -> None:
-        busy = models.start("a", 20)
-        assert busy.entered.wait(10)
+        busy = models.load("a", 20)
         busy.in_flight.append("a job")
         other = models.start("b", 40)
         other.has_work = True
@@ -166,27 +154,15 @@ class TestUnloading:
         assert other.entered.wait(10)
         assert busy.manager.loaded is None
 
-    def test_model_beyond_the_free_memory_waits_for_unloads(self, models: Models) -> None:
-        first = models.start("a", 20)
-        assert first.entered.wait(10)
-        second = models.start("b", 30)
-        second.has_work = True
-        assert second.entered.wait(10)
-        assert second.manager.reserved_bytes == 70
-        assert first.manager.loaded is None
-
     def test_stopped_manager_does_not_wait_for_memory(self, models: Models) -> None:
-        first = models.start("a", 20)
-        assert first.entered.wait(10)
+        first = models.load("a", 20)
         leaving = models.start("b", 40)
         assert not leaving.entered.wait(0.3)
         leaving.stopping.set()
         leaving.thread.join(10)
         leaving.has_work = True
         assert leaving.seen.wait(10)
-        later = models.start("c", 5, memory_bytes=20)
-        later.has_work = True
-        assert later.entered.wait(10)
+        models.load("c", 5, memory_bytes=20, has_work=True)
         assert first.manager.admits(), "no other model waits for the memory"
 
 
