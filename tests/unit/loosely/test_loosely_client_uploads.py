@@ -24,6 +24,12 @@ KEY = "lsy_secret"
 QUEUED = job_document("queued")
 
 
+def stored(gateway: ScriptedGateway, reference: str = "ref-1") -> list[ScriptedResponse]:
+    """Return the responses of the gateway and of blob storage to an upload."""
+    slot = {"upload": reference, "url": f"{gateway.url}/blobs/slot?sig=secret"}
+    return [json_response(201, slot), ScriptedResponse(201, b"")]
+
+
 def test_storage_does_not_get_api_key(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
@@ -52,10 +58,7 @@ def test_input_is_stored_at_returned_url(
     upload = connect(gateway.url, api_key=KEY).upload(picture, "classifier")
 
     request, _, put = gateway.requests
-    assert json.loads(request.body) == {
-        "model": "classifier",
-        "media_type": "image/jpeg",
-    }
+    assert json.loads(request.body) == {"model": "classifier", "media_type": "image/jpeg"}
     assert (put.method, put.target) == ("PUT", "/blobs/slot?sig=secret")
     assert put.headers["x-ms-blob-type"] == "BlockBlob"
     assert put.headers["content-type"] == "image/jpeg"
@@ -67,33 +70,25 @@ def test_input_is_stored_at_returned_url(
 
 
 def test_lost_response_of_storage_is_success(gateway: ScriptedGateway, connect: Connect) -> None:
-    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}
     refusal = ScriptedResponse(403, b"", {"x-ms-error-code": "UnauthorizedBlobOverwrite"})
-    gateway.responses = [json_response(201, slot), HANG_UP, refusal]
+    gateway.responses = [stored(gateway)[0], HANG_UP, refusal]
     assert connect(gateway.url).upload(JPEG, "classifier").reference == "ref-1"
 
 
 def test_input_over_model_limit_is_uploaded(gateway: ScriptedGateway, connect: Connect) -> None:
-    large = JPEG * 100_000
-    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}
-    gateway.responses = [
-        json_response(200, {"name": "classifier", "limits": {"input_bytes": 1_000_000}}),
-        json_response(201, slot),
-        ScriptedResponse(201, b""),
-        json_response(200, SUCCEEDED),
-    ]
+    model = {"name": "classifier", "limits": {"input_bytes": 1_000_000}}
+    gateway.responses = [json_response(200, model), *stored(gateway), json_response(200, SUCCEEDED)]
     connect(gateway.url).run(
-        large,
+        JPEG * 100_000,
         "classifier",
         deadline_seconds=9,
         webhook_url="https://example.org/hook",
         priority="low",
     )
-    targets = [request.target for request in gateway.requests]
-    assert targets == [
+    assert [request.target for request in gateway.requests] == [
         "/v1/models/classifier",
         "/v1/uploads",
-        "/blobs/slot",
+        "/blobs/slot?sig=secret",
         "/v1/models/classifier/jobs",
     ]
     assert json.loads(gateway.requests[3].body) == {
@@ -115,12 +110,7 @@ def test_input_over_model_limit_is_uploaded(gateway: ScriptedGateway, connect: C
 def test_input_refused_as_too_large_is_uploaded(
     gateway: ScriptedGateway, connect: Connect, refusal: ScriptedResponse, input_bytes: int
 ) -> None:
-    gateway.responses = [
-        refusal,
-        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
-        ScriptedResponse(201, b""),
-        json_response(202, QUEUED),
-    ]
+    gateway.responses = [refusal, *stored(gateway), json_response(202, QUEUED)]
     data = JPEG.ljust(input_bytes)
     assert connect(gateway.url).submit(data, "classifier").status == "queued"
     assert gateway.requests[2].body == data
@@ -145,10 +135,7 @@ def test_input_over_upload_limit_is_not_sent(gateway: ScriptedGateway, connect: 
 
 
 def test_refused_upload_hides_url(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [
-        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}),
-        ScriptedResponse(403, b"<Error/>"),
-    ]
+    gateway.responses = [stored(gateway)[0], ScriptedResponse(403, b"<Error/>")]
     with pytest.raises(UnexpectedAnswer, match="upload was expected") as caught:
         connect(gateway.url).upload(JPEG, "classifier")
     assert "secret" not in str(caught.value)
@@ -187,11 +174,7 @@ def test_named_inputs_are_in_json_body(
 
 
 def test_only_large_inputs_are_uploaded(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [
-        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
-        ScriptedResponse(201, b""),
-        json_response(200, SUCCEEDED),
-    ]
+    gateway.responses = [*stored(gateway), json_response(200, SUCCEEDED)]
     connect(gateway.url).run(JPEG, "compared", inputs={"mask": PNG + bytes(MIB)})
     asked, _, submitted = gateway.requests
     expected = {"model": "compared", "media_type": "image/png", "input": "mask"}
@@ -204,14 +187,7 @@ def test_only_large_inputs_are_uploaded(gateway: ScriptedGateway, connect: Conne
 
 def test_refused_body_uploads_all_inputs(gateway: ScriptedGateway, connect: Connect) -> None:
     refusal = problem_response(413, "payload-too-large", "up to 10 bytes")
-    slots = [
-        response
-        for number in (1, 2)
-        for response in (
-            json_response(201, {"upload": f"ref-{number}", "url": f"{gateway.url}/blobs/slot"}),
-            ScriptedResponse(201, b""),
-        )
-    ]
+    slots = [*stored(gateway), *stored(gateway, "ref-2")]
     gateway.responses = [refusal, *slots, json_response(200, SUCCEEDED)]
     connect(gateway.url).run(JPEG, "compared", inputs={"mask": PNG})
     assert json.loads(gateway.requests[-1].body) == {
@@ -226,9 +202,6 @@ def test_refused_body_uploads_all_inputs(gateway: ScriptedGateway, connect: Conn
 
 
 def test_upload_names_its_input(gateway: ScriptedGateway, connect: Connect) -> None:
-    gateway.responses = [
-        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
-        ScriptedResponse(201, b""),
-    ]
+    gateway.responses = stored(gateway)
     connect(gateway.url).upload(PNG, "compared", input_name="mask")
     assert json.loads(gateway.requests[0].body)["input"] == "mask"

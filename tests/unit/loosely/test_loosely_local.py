@@ -168,11 +168,8 @@ class TestData:
     def test_unwritable_directory_is_refused(self, tmp_path: Path) -> None:
         with no_space(0), pytest.raises(DataDirectoryUnusable, match="loosely up --data"):
             reply_token_key(tmp_path)
-        with (
-            no_space(0),
-            pytest.raises(DataDirectoryUnusable, match="File too large"),
-            lock_directory(tmp_path),
-        ):
+        too_large = pytest.raises(DataDirectoryUnusable, match="File too large")
+        with no_space(0), too_large, lock_directory(tmp_path):
             pass
         assert find_disk_problem(tmp_path) == ""
         assert "cannot be read" in find_disk_problem(tmp_path / "missing")
@@ -213,16 +210,12 @@ class TestData:
         assert len(set(keys.values())) == 2
         path = tmp_path / "servicebus-policies.json"
         assert path.stat().st_mode & 0o777 == 0o600
-        assert json.loads(path.read_text()) == {
-            "AuthorizationRules": [
-                {
-                    "Name": "gateway",
-                    "Rights": ["Listen", "Send", "Manage"],
-                    "PrimaryKey": keys["gateway"],
-                },
-                {"Name": "worker", "Rights": ["Listen", "Send"], "PrimaryKey": keys["worker"]},
-            ]
-        }
+        rights = {"gateway": ["Listen", "Send", "Manage"], "worker": ["Listen", "Send"]}
+        rules = [
+            {"Name": name, "Rights": each, "PrimaryKey": keys[name]}
+            for name, each in rights.items()
+        ]
+        assert json.loads(path.read_text()) == {"AuthorizationRules": rules}
 
     @pytest.mark.parametrize(
         "text",

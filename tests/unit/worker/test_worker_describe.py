@@ -33,6 +33,7 @@ class Infer:
         context.progress(item["fraction"])
         return {}
 """
+TEXT = "text/plain"
 PICTURES = ["image/jpeg", "image/png", "image/webp"]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "turn": (
@@ -44,10 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "parameters": {"angle": {"type": "integer", "default": 90}},
         },
     ),
-    "write_batch": (
-        WRITE_BATCH,
-        {"media_types": ["text/plain"], "result_media_type": "text/plain"},
-    ),
+    "write_batch": (WRITE_BATCH, {"media_types": [TEXT], "result_media_type": TEXT}),
     "report": (REPORT, {"media_types": ["application/json"], "reports_progress": True}),
 }
 

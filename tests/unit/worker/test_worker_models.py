@@ -19,16 +19,8 @@ CATALOGUE = Catalogue.load()
 def test_noop_returns_size_and_digest() -> None:
     loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
-    assert (
-        list(loaded.call_model([item, item]))
-        == [
-            {
-                "size_bytes": 3,
-                "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            }
-        ]
-        * 2
-    )
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert list(loaded.call_model([item, item])) == [{"size_bytes": 3, "sha256": sha256}] * 2
 
 
 def test_worker_without_torch_models_imports_no_torch() -> None:
