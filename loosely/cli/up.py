@@ -29,7 +29,7 @@ from loosely.local.errors import UnknownPart, UpError
 from loosely.local.example import choose_example
 from loosely.local.model_folder import ModelFolder, current_model_folder
 from loosely.local.model_scaling import ModelScaling, keep_workers, read_model_scaling
-from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_replica
+from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_part
 from loosely.local.ports import PORT_COUNT, Ports
 from loosely.local.run import RunPlan, forget_killed_loads, run
 from loosely.local.scaling import Behavior, ScaledObject
@@ -244,7 +244,7 @@ def plan_worker_pool(
         ),
         scaling=scaling,
         monitor=QueueMonitor(settings.gateway_url, names, read_api_key()),
-        make_worker=partial(worker_replica, settings),
+        make_worker=partial(worker_part, settings),
         first_port=settings.ports.worker_health,
     )
 

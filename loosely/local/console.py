@@ -46,7 +46,7 @@ class StatusDisplay:
         self._seconds: dict[str, float] = {}
         self._spinner = Spinner("dots")
         self._width = max((len(name) for name in self._parts), default=0)
-        self._is_stop_announced = False
+        self._is_stop_announced = self._has_disk_problem = False
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10)
@@ -114,7 +114,10 @@ class StatusDisplay:
             self._print(event.part, "".join(c if c.isprintable() else "·" for c in line))
 
     def show_disk_problem(self, problem: str) -> None:
-        """Print the problem with the disk, or with an empty text that there is none any more."""
+        """Print a new problem with the disk, or with an empty text that it has ended."""
+        if bool(problem) == self._has_disk_problem:
+            return
+        self._has_disk_problem = bool(problem)
         if problem:
             text = f"{problem}; all components keep running, but no job is accepted for now"
             self._print_line(f"  {text}", "red")

@@ -140,7 +140,7 @@ def storage_connection_string(port: int) -> str:
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
     """Return all components. Each component depends only on earlier components in the result."""
-    return _blobs(settings), _servicebus(settings), _functions(settings), _worker(settings)
+    return _blobs(settings), _servicebus(settings), _functions(settings), worker_part(settings)
 
 
 def _blobs(settings: SystemSettings) -> Part:
@@ -238,18 +238,16 @@ def _prepare(settings: SystemSettings, output: Path, copied_to: str, *command: s
     )
 
 
-def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
-    """Return worker ``number`` (from 1) of a pool, whose health endpoint has this port."""
-    return _worker(settings, f"worker-{number}", port)
-
-
-def _worker(settings: SystemSettings, name: str = "worker", port: int | None = None) -> Part:
+def worker_part(
+    settings: SystemSettings, number: int | None = None, port: int | None = None
+) -> Part:
+    """Return the worker, or worker ``number`` of a pool, whose health endpoint has this port."""
     # Jobs do not wait for a broken model if no other worker can have a better one, or if the user
     # is working on it.
     is_refusing = port is None or settings.is_watching
     port = port or settings.ports.worker_health
     return Part(
-        name=name,
+        name="worker" if number is None else f"worker-{number}",
         summary="PyTorch worker",
         address=f"http://{_HOST}:{port}/ready",
         command=python_command("worker"),

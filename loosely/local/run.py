@@ -113,7 +113,11 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
             watch = None
             if plan.watched_code is not None:
                 watch = ModelWatch(plan, plan.watched_code, processes, launcher, notify).run
-            check_disk = DiskWatch(plan.data, state, display).check
+
+            def check_disk() -> None:
+                state.write()
+                display.show_disk_problem(find_disk_problem(plan.data) or state.problem)
+
             supervisor = SystemSupervisor(processes, check_disk, watch)
             _stop_on_signals(supervisor, display)
             usage = asyncio.create_task(
@@ -127,24 +131,6 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
     finally:
         reaper.close()
     return _KILLED_EXIT_CODE if supervisor.is_killed else 0
-
-
-class DiskWatch:
-    """Reports when the data directory cannot be written, and when it can be written again."""
-
-    def __init__(self, directory: Path, state: StateWriter, display: StatusDisplay) -> None:
-        self._directory = directory
-        self._state = state
-        self._display = display
-        self._is_reported = False
-
-    def check(self) -> None:
-        """Write `up.json` if needed, and report a new problem with the disk, or its end."""
-        self._state.write()
-        problem = find_disk_problem(self._directory) or self._state.problem
-        if bool(problem) != self._is_reported:
-            self._is_reported = bool(problem)
-            self._display.show_disk_problem(problem)
 
 
 class ModelWatch:

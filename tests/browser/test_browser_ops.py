@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from gateway.keys import make_key
 from loosely.local.environment import shared_environment
-from loosely.local.parts import SystemSettings, worker_replica
+from loosely.local.parts import SystemSettings, worker_part
 from loosely.local.ports import Ports
 from tests.browser.browser import Browser
 from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
@@ -88,7 +88,7 @@ def worker(system: System) -> Iterator[psutil.Process]:
     )
     catalogue = system.data.parent / "models.toml"
     settings = SystemSettings(ROOT, system.data, ports, "", "info", catalogue)
-    part = worker_replica(settings, 1, free_ports(1))
+    part = worker_part(settings, 1, free_ports(1))
     with (
         (system.data.parent / "worker.log").open("ab") as log,
         subprocess.Popen(

@@ -447,8 +447,8 @@ class TestConsole:
             display.show(events.PartFailing(WORKER, 3, ("one", "two")))
             display.show(events.ModelSetAside(WORKER, "resnet", "the file is gone (missing)"))
             display.show(events.ModelRestored(WORKER, "resnet"))
-            display.show_disk_problem("the disk is full")
-            display.show_disk_problem("")
+            for problem in ("", "the disk is full", "the disk is full", "", ""):
+                display.show_disk_problem(problem)
         assert capsys.readouterr().out.splitlines() == [
             "  worker  could not be started (Cannot allocate memory); tries again in 0.2 s",
             (

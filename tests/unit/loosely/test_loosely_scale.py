@@ -12,7 +12,7 @@ from loosely.cli import app
 from loosely.cli.up import parse_scaling, plan_worker_pool
 from loosely.local.errors import CatalogueInvalid
 from loosely.local.model_scaling import read_model_scaling
-from loosely.local.parts import SystemSettings, loosely_parts, worker_replica
+from loosely.local.parts import SystemSettings, loosely_parts, worker_part
 from loosely.local.ports import Ports
 
 SETTINGS = SystemSettings(
@@ -45,7 +45,7 @@ def test_workers_have_distinct_names_and_ports() -> None:
     single = dict(worker.environment)
     assert single.pop("WORKER_BROKEN_MODEL_SECONDS") == "30"
     assert second.environment == {**single, "HEALTH_PORT": "9010"}
-    watched = worker_replica(replace(SETTINGS, is_watching=True), 2, 9010)
+    watched = worker_part(replace(SETTINGS, is_watching=True), 2, 9010)
     assert watched.environment == {**worker.environment, "HEALTH_PORT": "9010"}
     assert (second.probe.port, second.probe.path) == (9010, "/started")
     assert plan.first_port == 9004
