@@ -45,7 +45,7 @@ class _Exchange:
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
-        self._ended = asyncio.Event()
+        self.has_ended = asyncio.Event()
         self._chunks: list[bytes] = []
         self._headers: dict[str, str] = {}
         self._status = 0
@@ -55,7 +55,7 @@ class _Exchange:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._ended.wait()
+        await self.has_ended.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -67,17 +67,12 @@ class _Exchange:
         elif message["type"] == "http.response.body":
             self._chunks.append(message.get("body", b""))
             if not message.get("more_body", False):
-                self._ended.set()
+                self.has_ended.set()
 
     def _add_header(self, name: str, value: str) -> None:
         if name != "content-length":  # the Functions host sets it
             earlier = self._headers.get(name)
             self._headers[name] = value if earlier is None else f"{earlier}, {value}"
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the app has sent its whole response."""
-        return self._ended.is_set()
 
     def response(self) -> func.HttpResponse:
         """Return the collected response as a Functions response."""
@@ -99,13 +94,18 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
     """
     scope = _scope(request, durable)
     if scope is None:
-        return _bad_request("the Host header is not a host name or address")
+        # Starlette reads the Host header too, so no route can answer such a request.
+        problem = malformed("the Host header is not a host name or address")
+        headers = {"content-type": PROBLEM_MEDIA_TYPE}
+        return func.HttpResponse(
+            json.dumps(problem.document("/", None)), status_code=400, headers=headers
+        )
     exchange = _Exchange(_take_body(request))
     try:
         await app(scope, exchange.receive, exchange.send)
     # If a route fails, Starlette sends our 500 response and then raises the error again.
     except Exception:
-        if not exchange.is_complete:
+        if not exchange.has_ended.is_set():
             raise
         _log.exception("a request failed because of an error in the gateway's code")
     return exchange.response()
@@ -144,10 +144,3 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any] | None
         "state": {},
         "durable": durable,
     }
-
-
-def _bad_request(detail: str) -> func.HttpResponse:
-    # Starlette reads the Host header too, so no route can answer such a request.
-    document = malformed(detail).document("/", None)
-    headers = {"content-type": PROBLEM_MEDIA_TYPE}
-    return func.HttpResponse(json.dumps(document), status_code=400, headers=headers)

@@ -15,8 +15,8 @@ class ProblemKind:
     code: str
     status: int
     title: str
-    retryable: bool
     advice: str
+    retryable: bool = False
 
     @property
     def type(self) -> str:
@@ -28,7 +28,6 @@ MALFORMED_REQUEST: Final = ProblemKind(
     "malformed-request",
     400,
     "The request cannot be read",
-    False,
     "The body does not match its Content-Type, or an option is unknown or out of range. `detail` "
     "names the wrong part.",
 )
@@ -36,7 +35,6 @@ UNAUTHENTICATED: Final = ProblemKind(
     "unauthenticated",
     401,
     "The key or token is missing or not valid",
-    False,
     "Send an API key in the header `Authorization: Bearer …` or `x-api-key`. A worker must reply "
     "to the URL in the job's message, which contains the token.",
 )
@@ -44,14 +42,12 @@ FORBIDDEN: Final = ProblemKind(
     "forbidden",
     403,
     "The key does not allow this request",
-    False,
     "`detail` names the missing scope. Ask the operator for a key with this scope.",
 )
 CROSS_ORIGIN: Final = ProblemKind(
     "cross-origin",
     403,
     "Web pages of this origin must not send this request",
-    False,
     "A browser sent the request for a page of another site. The operator can allow the origin of "
     "this page by `CORS_ORIGINS`.",
 )
@@ -59,28 +55,24 @@ NOT_FOUND: Final = ProblemKind(
     "not-found",
     404,
     "The API has no such path",
-    False,
     "Check the URL. `/openapi.json` lists all paths.",
 )
 UNKNOWN_MODEL: Final = ProblemKind(
     "unknown-model",
     404,
     "There is no such model",
-    False,
     "`nearest` lists models with similar names; `/v1/models` lists all models.",
 )
 UNKNOWN_JOB: Final = ProblemKind(
     "unknown-job",
     404,
     "There is no such job",
-    False,
     "The id is wrong, or the job was deleted after its retention.",
 )
 UNKNOWN_RESULT: Final = ProblemKind(
     "unknown-result",
     404,
     "The job has no such result",
-    False,
     "The name is wrong, or the model has omitted an optional result. `results` of the job contains "
     "the names of all results.",
 )
@@ -88,42 +80,37 @@ UNKNOWN_DEAD_LETTER: Final = ProblemKind(
     "unknown-dead-letter",
     404,
     "There is no such dead letter",
-    False,
     "The id is wrong, or the letter was deleted. `/v1/admin/dead-letters` lists all letters.",
 )
 METHOD_NOT_ALLOWED: Final = ProblemKind(
     "method-not-allowed",
     405,
     "The path does not support this method",
-    False,
     "The `Allow` header lists the supported methods.",
 )
 NOT_FINAL: Final = ProblemKind(
     "not-final",
     409,
     "The job has not ended",
-    True,
     "Repeat the request when the job has ended.",
+    retryable=True,
 )
 NO_RESULT: Final = ProblemKind(
     "no-result",
     409,
     "The job ended without a result",
-    False,
     "The job failed, expired or was cancelled. `job` contains its status.",
 )
 CANCELLED: Final = ProblemKind(
     "cancelled",
     409,
     "The job was cancelled",
-    False,
     "It was cancelled while this request waited for its result.",
 )
 NOT_REDRIVABLE: Final = ProblemKind(
     "not-redrivable",
     409,
     "The dead letter cannot be sent again",
-    False,
     "The letter is not a request, its job has not ended, another redrive is running, or the job or "
     "its input was deleted. `detail` contains the reason.",
 )
@@ -131,7 +118,6 @@ COUNT_CHANGED: Final = ProblemKind(
     "count-changed",
     409,
     "The number of matching dead letters has changed",
-    False,
     "Nothing was changed. `count` is the present number. Look at the letters again, then send this "
     "number.",
 )
@@ -139,14 +125,12 @@ ALREADY_FINAL: Final = ProblemKind(
     "already-final",
     410,
     "The job has ended",
-    False,
     "Only workers get this. Stop work on the job, and complete its message without a reply.",
 )
 PRECONDITION_FAILED: Final = ProblemKind(
     "precondition-failed",
     412,
     "The resource has changed",
-    False,
     "`If-Match` does not contain the resource's current ETag, so nothing was changed. Read the "
     "resource again, then decide.",
 )
@@ -154,7 +138,6 @@ PAYLOAD_TOO_LARGE: Final = ProblemKind(
     "payload-too-large",
     413,
     "The payload is too large",
-    False,
     "`limit_bytes` is the largest allowed size in bytes. Send a larger input as an upload, up to "
     "`upload_bytes` of the model.",
 )
@@ -162,14 +145,12 @@ UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
     "unsupported-media-type",
     415,
     "The model does not accept this media type",
-    False,
     "`accepted` lists the accepted media types. The content must match its Content-Type.",
 )
 INVALID_INPUT: Final = ProblemKind(
     "invalid-input",
     422,
     "The input cannot be used",
-    False,
     "The input is empty or unreadable, or has more pixels than the model accepts, or one of the "
     "URLs is not allowed. `detail` contains the reason.",
 )
@@ -177,39 +158,37 @@ IDEMPOTENCY_MISMATCH: Final = ProblemKind(
     "idempotency-mismatch",
     422,
     "The Idempotency-Key belongs to another request",
-    False,
     "The key was first sent with another model, payload or option. Use a new key.",
 )
 RATE_LIMITED: Final = ProblemKind(
     "rate-limited",
     429,
     "The rate limit is exceeded",
-    True,
     "Try again after `Retry-After` seconds. The header `RateLimit` contains the remaining "
     "requests, `RateLimit-Policy` the limit of the API key. Inputs by URL have a limit of their "
     "own for each tenant, `URL_INPUT_RATE`.",
+    retryable=True,
 )
 TOO_MANY_LOOK_UPS: Final = ProblemKind(
     "too-many-look-ups",
     429,
     "Too many host names are being looked up",
-    True,
     "DNS has not answered for the host names in earlier requests. Check the names in `input.url` "
     "and `webhook.url`, and try again after `Retry-After` seconds.",
+    retryable=True,
 )
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",
     500,
     "The model failed",
-    True,
     "The model raised an error for this job. `retryable` says whether a repeated request may "
     "succeed.",
+    retryable=True,
 )
 DEAD_LETTERED: Final = ProblemKind(
     "dead-lettered",
     500,
     "The job was given up",
-    False,
     "Deliveries of the job failed as often as allowed, or a worker "
     "refused its message. `detail` contains the reason.",
 )
@@ -217,39 +196,39 @@ INTERNAL_ERROR: Final = ProblemKind(
     "internal-error",
     500,
     "The gateway failed",
-    True,
     "This is an error in the gateway. Search its log for the `trace_id`.",
+    retryable=True,
 )
 UNAVAILABLE: Final = ProblemKind(
     "unavailable",
     503,
     "A service that the gateway needs is unavailable",
-    True,
     "The request was not accepted. Try again after `Retry-After` seconds.",
+    retryable=True,
 )
 SATURATED: Final = ProblemKind(
     "saturated",
     503,
     "The queue is too long",
-    True,
     "At the model's recent speed, the deadline would pass before a worker could run the job, so it "
     "was not accepted. Try again after `Retry-After` seconds, or with a longer deadline.",
+    retryable=True,
 )
 OVERLOADED: Final = ProblemKind(
     "overloaded",
     503,
     "The gateway serves too many large requests",
-    True,
     "The bodies of the requests in progress would use too much memory together, so the request was "
     "not accepted. Try again after `Retry-After` seconds, or send the input as an upload.",
+    retryable=True,
 )
 EXPIRED: Final = ProblemKind(
     "expired",
     504,
     "The deadline passed",
-    True,
     "No worker finished the job in time. `ran` says whether a worker had received it; null if "
     "unknown.",
+    retryable=True,
 )
 
 PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {

@@ -1,7 +1,6 @@
 """Create the FastAPI app with its routes, middleware, error handlers and CORS rules."""
 
 import logging
-from collections.abc import Sequence
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -83,7 +82,15 @@ def create_app(services: Services) -> FastAPI:
         tracing=services.tracing,
         clock=services.clock,
     )
-    allow_origins(app, services.settings.cors_origins)
+    if services.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=services.settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_RESPONSE_HEADERS,
+            max_age=_PREFLIGHT_SECONDS,
+        )
     app.add_exception_handler(HttpProblem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -191,17 +198,3 @@ _CORS_RESPONSE_HEADERS: Final = (
     "traceresponse",
 )
 _PREFLIGHT_SECONDS: Final = 600
-
-
-def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
-    """Allow cross-origin requests (CORS) from web pages of these origins, without cookies."""
-    if not origins:
-        return
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_methods=_CORS_METHODS,
-        allow_headers=_CORS_REQUEST_HEADERS,
-        expose_headers=_CORS_RESPONSE_HEADERS,
-        max_age=_PREFLIGHT_SECONDS,
-    )

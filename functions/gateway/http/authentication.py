@@ -24,7 +24,7 @@ from gateway.clock import Clock
 from gateway.http.responses import problem_response
 from gateway.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
 from gateway.problems import HttpProblem, missing_scope
-from gateway.rates import RateDecision, RateLimiter
+from gateway.rates import RateLimiter
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
 
@@ -215,7 +215,12 @@ class AuthenticationMiddleware:
             decision = self._limiter.take(caller.name, caller.rate)
             headers |= {"RateLimit": decision.header, "RateLimit-Policy": caller.rate.policy}
             if not decision.is_allowed:
-                raise _rate_limited(decision)
+                seconds = decision.retry_after_seconds
+                raise HttpProblem(
+                    problems.RATE_LIMITED,
+                    f"the rate limit of the API key is exceeded; try again in {seconds} s",
+                    headers={"Retry-After": str(seconds)},
+                )
         sufficient = sufficient_scopes(method, path)
         if sufficient and caller.scopes.isdisjoint(sufficient):
             raise missing_scope(*sufficient)
@@ -247,15 +252,6 @@ def _read_key(headers: dict[bytes, bytes]) -> bytes:
     if kind.lower() == b"bearer":
         return credentials.strip()
     return headers.get(b"x-api-key", b"").strip()
-
-
-def _rate_limited(decision: RateDecision) -> HttpProblem:
-    seconds = decision.retry_after_seconds
-    return HttpProblem(
-        problems.RATE_LIMITED,
-        f"the rate limit of the API key is exceeded; try again in {seconds} s",
-        headers={"Retry-After": str(seconds)},
-    )
 
 
 def _completing(headers: dict[str, str], report_status: ReportStatus | None, send: Send) -> Send:

@@ -137,10 +137,7 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
 
 
 def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
-    """Return why an ended job did not succeed, as a problem; None if it succeeded.
-
-    `has_run` says whether a worker had received a job that has expired; None if unknown.
-    """
+    """Return why an ended job failed; None if it succeeded. `has_run` is for expired jobs."""
     error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
         case JobStatus.SUCCEEDED:
@@ -165,10 +162,7 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
 
 def answer_conditionally(request: Request, response: Response, caching: str = _CACHING) -> Response:
-    """Return the response with a strong ETag of its content, or 304 if If-None-Match contains it.
-
-    Raises the problem `precondition-failed` if If-Match does not contain the ETag.
-    """
+    """Return the response with its ETag, or 304 if If-None-Match has it; check If-Match."""
     check_match(request, response)
     tag = _make_etag(bytes(response.body))
     response.headers["ETag"] = tag

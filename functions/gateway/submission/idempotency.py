@@ -56,8 +56,6 @@ FRESH_SECONDS: Final = 1.0
 WATCH_SECONDS: Final = 4.0
 
 _MAX_ROUNDS: Final = 5
-# The method of all routes that accept a key. It is part of the fingerprint in stored claims.
-_METHOD: Final = "POST"
 
 
 def claim_blob(tenant: str, key: str) -> str:
@@ -67,11 +65,11 @@ def claim_blob(tenant: str, key: str) -> str:
     return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
 
 
-def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
+def fingerprint(model: str, data: bytes, options: Mapping[str, object]) -> str:
     """Return a digest of a request, by which a different request with the same key is refused."""
     parts = {
         **options,
-        "method": method,
+        "method": "POST",  # of all routes that accept a key
         "model": model,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -97,7 +95,7 @@ def _fingerprint_of(job: NewJob) -> str:
             name: {**_describe(each), "sha256": hashlib.sha256(each.data).hexdigest()}
             for name, each in named.items()
         }
-    return fingerprint(_METHOD, _name_of(job), first.data, options)
+    return fingerprint(_name_of(job), first.data, options)
 
 
 def _describe(submitted: SubmittedInput) -> dict[str, object]:
@@ -167,11 +165,7 @@ class IdempotencyKeys:
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create a job, or find the job that the key already has, and wait for its end.
-
-        Raises HttpProblem if the key belongs to a different request or the new job is refused, and
-        Unavailable if a service failed or many requests with the key came at the same time.
-        """
+        """Create or find the job of the key, and wait for its end. Raises for other requests."""
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
         return await self._create_one(durable, keyed, wait_seconds)
@@ -182,9 +176,7 @@ class IdempotencyKeys:
         """Do the same as `create` for several jobs of one request."""
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
-        common = fingerprint(
-            _METHOD, _name_of(first), fingerprints.encode(), {"jobs": len(new_jobs)}
-        )
+        common = fingerprint(_name_of(first), fingerprints.encode(), {"jobs": len(new_jobs)})
         keyed = _KeyedJob(first, claim_blob(first.tenant, key), common)
         if len(new_jobs) == 1:
             return [await self._create_one(durable, keyed, wait_seconds)]
@@ -212,7 +204,8 @@ class IdempotencyKeys:
         for _ in range(_MAX_ROUNDS):
             blob = None if skips_look else await self.creator.blobs.read(keyed.claim_blob)
             claim = decode_claim(blob.data) if blob else None
-            if claim is not None and not self._has_expired(claim):
+            now = self.creator.clock()
+            if claim is not None and now - claim.created_at < self.lifetime:
                 if claim.fingerprint != keyed.fingerprint:
                     raise HttpProblem(
                         problems.IDEMPOTENCY_MISMATCH,
@@ -240,9 +233,6 @@ class IdempotencyKeys:
             "too many requests with the same Idempotency-Key were sent at the same time; repeat "
             "the request",
         )
-
-    def _has_expired(self, claim: IdempotencyClaim) -> bool:
-        return self.creator.clock() - claim.created_at >= self.lifetime
 
     async def _claim_and_start(
         self,

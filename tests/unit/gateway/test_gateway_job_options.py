@@ -130,7 +130,7 @@ async def test_claim_of_version_0_1_matches_without_a_label(gateway: RunningGate
         "webhook_url": None,
         "priority": "normal",
     }
-    claim = IdempotencyClaim(job_id, fingerprint("POST", "noop", b"x", options), gateway.clock())
+    claim = IdempotencyClaim(job_id, fingerprint("noop", b"x", options), gateway.clock())
     gateway.blobs.put(claim_blob("", "one"), claim.encode())
     headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
     repeated = await gateway.submit(content=b"x", headers=headers)

@@ -277,11 +277,7 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> 
 
 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
-    """Return the output tensors that contain the results of all jobs.
-
-    A named result has a tensor only if all jobs have it, and the labels only if all jobs have the
-    same number of labels.
-    """
+    """Return the tensors of all results; named results and labels only if all jobs have them."""
     found = [_result_tensor("result", results)]
     for name in model.results:
         named = [result.named[name] for result in results if name in result.named]

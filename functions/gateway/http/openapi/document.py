@@ -41,35 +41,35 @@ _TAGS: Final[Mapping[str, str]] = {
     "changes.",
 }
 """The groups of routes and their descriptions. The groups for callers come first."""
+
+
+def _describe_text(description: str, example: str, **schema: str) -> Document:
+    return {
+        "description": description,
+        "schema": {"type": "string", **schema},
+        "example": example,
+    }
+
+
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
-    "job_id": {
-        "description": "The job's id.",
-        "schema": {"type": "string", "format": "uuid"},
-        "example": JOB_ID,
-    },
-    "model": {
-        "description": "A name from `/v1/models`. `NAME:VERSION` names one version of a model.",
-        "schema": {"type": "string"},
-        "example": "classifier",
-    },
-    "letter_id": {
-        "description": (
-            "The id of a dead letter, which is derived from the message id. It ends with `~low` "
-            "for a letter from the low-priority queue."
-        ),
-        "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
-        "example": JOB_ID,
-    },
-    "name": {
-        "description": "The name of a named result, from `results` of the job.",
-        "schema": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$"},
-        "example": "mask",
-    },
-    "version": {
-        "description": "A version from `versions` of the model.",
-        "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"},
-        "example": "1",
-    },
+    "job_id": _describe_text("The job's id.", JOB_ID, format="uuid"),
+    "model": _describe_text(
+        "A name from `/v1/models`. `NAME:VERSION` names one version of a model.", "classifier"
+    ),
+    "letter_id": _describe_text(
+        "The id of a dead letter, which is derived from the message id. It ends with `~low` for a "
+        "letter from the low-priority queue.",
+        JOB_ID,
+        pattern=f"^{LETTER_ID}$",
+    ),
+    "name": _describe_text(
+        "The name of a named result, from `results` of the job.",
+        "mask",
+        pattern="^[a-z][a-z0-9_]{0,31}$",
+    ),
+    "version": _describe_text(
+        "A version from `versions` of the model.", "1", pattern="^[1-9][0-9]{0,5}$"
+    ),
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
     "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
@@ -395,7 +395,7 @@ HEADERS: Final[Mapping[str, Document]] = {
         "example": 1,
     },
     **{
-        name: {"description": description, "schema": {"type": "string"}, "example": example}
+        name: _describe_text(description, example)
         for name, (description, example) in _HEADER_TEXTS.items()
     },
 }

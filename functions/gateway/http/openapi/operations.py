@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from fastapi import Query
+
 from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
 from gateway.http.requests import LABEL_HEADER
@@ -33,6 +35,11 @@ def describe_parameter(name: str, place: str, description: str, schema: Schema) 
         "description": description,
         "schema": schema,
     }
+
+
+def query_option(description: str, **schema: Any) -> Any:
+    """Return the description of a query parameter, with further members of its JSON Schema."""
+    return Query(description=description, json_schema_extra=schema or None)
 
 
 def _describe_body(schema: Schema, example: object = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -29,7 +29,7 @@ from gateway.dead_letters.store import (
     read_letter,
 )
 from gateway.errors import NotRedrivable, UnknownLetter
-from gateway.http.openapi.operations import LETTER_ACTION_BODY, problem_responses
+from gateway.http.openapi.operations import LETTER_ACTION_BODY, problem_responses, query_option
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -147,30 +147,22 @@ class LetterActionResult(TypedDict):
     ]
 
 
-ModelOption = Annotated[str | None, Query(description="Only dead letters of this model.")]
+ModelOption = Annotated[str | None, query_option("Only dead letters of this model.")]
 ReasonOption = Annotated[
     str | None,
-    Query(
-        description="Only dead letters with this reason, for example `MaxDeliveryCountExceeded`."
-    ),
+    query_option("Only dead letters with this reason, for example `MaxDeliveryCountExceeded`."),
 ]
 AfterOption = Annotated[
     str | None,
-    Query(
-        description="Only messages that were dead-lettered at this time or later.",
-        json_schema_extra={"format": "date-time"},
+    query_option(
+        "Only messages that were dead-lettered at this time or later.", format="date-time"
     ),
 ]
 BeforeOption = Annotated[
     str | None,
-    Query(
-        description="Only messages that were dead-lettered before this time.",
-        json_schema_extra={"format": "date-time"},
-    ),
+    query_option("Only messages that were dead-lettered before this time.", format="date-time"),
 ]
-CursorOption = Annotated[
-    str | None, Query(description="The `next_cursor` of the previous response.")
-]
+CursorOption = Annotated[str | None, query_option("The `next_cursor` of the previous response.")]
 
 
 @router.get(
@@ -188,7 +180,7 @@ async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is
     dead_lettered_before: BeforeOption = None,
     limit: Annotated[
         str | None,
-        Query(description=f"Letters on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
+        query_option(f"Letters on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
     ] = None,
     cursor: CursorOption = None,
 ) -> Response:

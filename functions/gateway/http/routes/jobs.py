@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 from uuid_utils import uuid7
@@ -41,6 +41,7 @@ from gateway.http.openapi.operations import (
     Responses,
     job_problem_responses,
     problem_responses,
+    query_option,
 )
 from gateway.http.requests import (
     DEFAULT_LIMIT,
@@ -140,14 +141,13 @@ _OPTIONS: Final = (
 )
 _CODE: Final = re.compile("[a-z][a-z0-9-]{0,99}")
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}\*")
-_TIME_SCHEMA: Final[dict[str, Any]] = {"format": "date-time"}
 _CURSOR: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}g?")
 
 # The clock of another app instance may be ahead by this time. A larger value costs empty queries.
 _SKEW_MS: Final = 2_000
 
-TENANT_OPTION: Final = Query(
-    description="The tenant whose jobs to show, or `*` for all tenants. Other tenants need the "
+TENANT_OPTION: Final = query_option(
+    "The tenant whose jobs to show, or `*` for all tenants. Other tenants need the "
     "scope `ops:read` or `admin`. If absent: all tenants for a key with `ops:read`, otherwise the "
     "key's own tenant."
 )
@@ -205,10 +205,10 @@ _PASSIVE: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
-_REDIRECT_OPTION: Final = Query(
-    description="`false`: instead of 303, the status is 200, `Location` has the URL, and the body "
+_REDIRECT_OPTION: Final = query_option(
+    "`false`: instead of 303, the status is 200, `Location` has the URL, and the body "
     "has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of other origins, which "
-    "cannot follow the redirect. Default: `true`.",
+    "cannot follow the redirect. Default: `true`."
 )
 
 
@@ -436,8 +436,8 @@ async def cancel(
     job_id: str,
     tenant: Annotated[
         str | None,
-        Query(
-            description="The tenant of the job, or `*` for any tenant. It needs the scope `admin`. "
+        query_option(
+            "The tenant of the job, or `*` for any tenant. It needs the scope `admin`. "
             "If absent: the key's own tenant."
         ),
     ] = None,
@@ -502,57 +502,48 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     request: Request,
     model: Annotated[
         str | None,
-        Query(description="Only jobs of this model, or of this version, such as `classifier:2`."),
+        query_option("Only jobs of this model, or of this version, such as `classifier:2`."),
     ] = None,
     status: Annotated[
-        str | None,
-        Query(description="Only jobs in this status.", json_schema_extra={"enum": list(JobStatus)}),
+        str | None, query_option("Only jobs in this status.", enum=list(JobStatus))
     ] = None,
     code: Annotated[
         str | None,
-        Query(
-            description="Only jobs that ended with this code, which is `error.code` of a job, or "
-            "`cancelled`.",
-            json_schema_extra={"pattern": f"^{_CODE.pattern}$"},
+        query_option(
+            "Only jobs that ended with this code, which is `error.code` of a job, or `cancelled`.",
+            pattern=f"^{_CODE.pattern}$",
         ),
     ] = None,
     label: Annotated[
         str | None,
-        Query(
-            description="Only jobs with this label. A `*` at the end stands for any further text.",
-            json_schema_extra={"minLength": 1, "maxLength": MAX_LABEL_CHARACTERS + 1},
+        query_option(
+            "Only jobs with this label. A `*` at the end stands for any further text.",
+            minLength=1,
+            maxLength=MAX_LABEL_CHARACTERS + 1,
         ),
     ] = None,
     created_after: Annotated[
         str | None,
-        Query(
-            description="Only jobs that were created at this time or later.",
-            json_schema_extra=_TIME_SCHEMA,
-        ),
+        query_option("Only jobs that were created at this time or later.", format="date-time"),
     ] = None,
     created_before: Annotated[
         str | None,
-        Query(
-            description="Only jobs that were created before this time.",
-            json_schema_extra=_TIME_SCHEMA,
-        ),
+        query_option("Only jobs that were created before this time.", format="date-time"),
     ] = None,
     id: Annotated[  # noqa: A002 - the name of the query parameter
         str | None,
-        Query(
-            description="Only the job with this id. A `*` after the first 4 or more characters of "
+        query_option(
+            "Only the job with this id. A `*` after the first 4 or more characters of "
             "an id stands for any further characters.",
-            json_schema_extra={"pattern": f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$"},
+            pattern=f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$",
         ),
     ] = None,
     tenant: Annotated[str | None, TENANT_OPTION] = None,
     limit: Annotated[
         str | None,
-        Query(description=f"Jobs on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
+        query_option(f"Jobs on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
     ] = None,
-    cursor: Annotated[
-        str | None, Query(description="The `next_cursor` of the previous page.")
-    ] = None,
+    cursor: Annotated[str | None, query_option("The `next_cursor` of the previous page.")] = None,
 ) -> Response:
     """List jobs, newest first. Even an empty page can have a `next_cursor`.
 

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from gateway.http.openapi.operations import problem_responses
+from gateway.http.openapi.operations import problem_responses, query_option
 from gateway.http.requests import TextRoute, caller_of, check_operator
 from gateway.http.responses import json_response
 from gateway.keys import Scope
@@ -75,7 +75,7 @@ async def get_series(
     request: Request,
     minutes: Annotated[
         str | None,
-        Query(description=f"How many minutes, from 1 to {KEPT_MINUTES}; {KEPT_MINUTES} if absent."),
+        query_option(f"How many minutes, from 1 to {KEPT_MINUTES}; {KEPT_MINUTES} if absent."),
     ] = None,
 ) -> Response:
     """Return the counts of each model's jobs and how long they took, minute by minute.

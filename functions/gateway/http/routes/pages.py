@@ -181,10 +181,10 @@ async def openapi(request: Request) -> Response:
 @router.get("/schemas/job-request.json")
 async def job_request_schema() -> Response:
     """Return the JSON Schema of a request on a model's queue, for producers."""
-    return Response(_job_request_schema(), media_type="application/schema+json")
+    return Response(JOB_REQUEST_SCHEMA.read_bytes(), media_type="application/schema+json")
 
 
-def content_security_policy(blob_origin: str) -> str:
+def _content_security_policy(blob_origin: str) -> str:
     """Return the Content-Security-Policy of all pages, which connect to `blob_origin` for payloads.
 
     Its last two rules prevent scripts from inserting a string into a page as HTML (Trusted Types).
@@ -212,7 +212,7 @@ def _html(
     request: Request, page: Page, content: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a page, in which the HTML `content` replaces the comment `<!-- content -->`."""
-    policy = content_security_policy(services_of(request).links.origin)
+    policy = _content_security_policy(services_of(request).links.origin)
     response = Response(
         _read_page(page).replace("<!-- content -->", content),
         media_type="text/html",
@@ -254,11 +254,6 @@ def _read_file(path: str, *, is_zipped: bool) -> bytes:
     content = (FOLDER / path).read_bytes()
     # The ETag depends on the content, so all instances of the app must compute the same.
     return gzip.compress(content, mtime=0) if is_zipped else content
-
-
-@cache
-def _job_request_schema() -> bytes:
-    return JOB_REQUEST_SCHEMA.read_bytes()
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from gateway.http.openapi.operations import (
     IDEMPOTENCY_KEY,
@@ -13,6 +13,7 @@ from gateway.http.openapi.operations import (
     SUBMIT_BODY,
     UPLOAD,
     job_problem_responses,
+    query_option,
 )
 from gateway.http.requests import (
     Preference,
@@ -71,13 +72,13 @@ async def submit(
     request: Request,
     model: str,
     deadline_seconds: Annotated[
-        str | None, Query(description="How many seconds after its submission the job expires.")
+        str | None, query_option("How many seconds after its submission the job expires.")
     ] = None,
     parameters: Annotated[
-        str | None, Query(description="The model's parameters as a JSON object.")
+        str | None, query_option("The model's parameters as a JSON object.")
     ] = None,
     webhook_url: Annotated[
-        str | None, Query(description="The URL to which the job is posted when it has ended.")
+        str | None, query_option("The URL to which the job is posted when it has ended.")
     ] = None,
 ) -> Response:
     """Submit a job. Return the job if it ends within the time of `Prefer: wait`; otherwise 202."""

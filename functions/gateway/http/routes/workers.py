@@ -1,11 +1,12 @@
 """The routes under /v1/jobs/{id} that workers call, with the reply token of the job."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -33,6 +34,7 @@ from gateway.http.openapi.operations import (
     REPLY_BODY,
     SUBMIT_BODY,
     problem_responses,
+    query_option,
 )
 from gateway.http.requests import (
     TextRoute,
@@ -226,12 +228,12 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     request: Request,
     job_id: str,
-    model: Annotated[str, Query(description="The model of the child job.")] = "",
+    model: Annotated[str, query_option("The model of the child job.")] = "",
     key: Annotated[
-        str, Query(description="Identifies the child job, so that the request can be repeated.")
+        str, query_option("Identifies the child job, so that the request can be repeated.")
     ] = "",
     parameters: Annotated[
-        str | None, Query(description="The model's parameters as a JSON object.")
+        str | None, query_option("The model's parameters as a JSON object.")
     ] = None,
     expires: str = "",
     token: str = "",
@@ -339,21 +341,17 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
         encoded = encode_json(value)
     except (ContractError, ValueError) as error:
         raise invalid_input(f"the body is not a reply: {error}") from None
-    _check_is_for(job_id, received)
-    # A short reply with one result cannot exceed the limits on all results together.
-    if received.results or len(encoded) > INLINE_LIMIT_BYTES:
-        _check_results_together(received)
-    return received
-
-
-def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
         raise invalid_input("job_id: expected the same job id as in the URL")
     if isinstance(received.outcome, JobError):
-        return
+        return received
     _check_result(job_id, "result", received.outcome)
     for name, payload in received.results.items():
         _check_result(job_id, f"results.{name}", payload)
+    # A short reply with one result cannot exceed the limits on all results together.
+    if received.results or len(encoded) > INLINE_LIMIT_BYTES:
+        _check_results_together([received.outcome, *received.results.values()])
+    return received
 
 
 def _check_result(job_id: str, path: str, payload: Payload) -> None:
@@ -375,17 +373,14 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
         raise invalid_input(f"{path}.size_bytes: expected at most {MAX_RESULT_BYTES}")
 
 
-def _check_results_together(received: JobReply) -> None:
-    """Check the number of named results, and the total size of all results."""
-    if isinstance(received.outcome, JobError):
-        return
-    named = received.results
-    if len(named) > MAX_NAMED:
+def _check_results_together(results: Sequence[Payload]) -> None:
+    """Check the number of named results, which follow the first, and the size of all results."""
+    if len(results) - 1 > MAX_NAMED:
         raise invalid_input(
-            f"results: found {len(named)} named results; expected at most {MAX_NAMED}"
+            f"results: found {len(results) - 1} named results; expected at most {MAX_NAMED}"
         )
     stored_bytes = inline_bytes = 0
-    for payload in (received.outcome, *named.values()):
+    for payload in results:
         match payload:
             case InlineJson(value):
                 inline_bytes += len(encode_json(value))
