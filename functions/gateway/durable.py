@@ -35,10 +35,7 @@ READ_TIMEOUT_SECONDS: Final = 10.0
 """How long a request that reads may take. The SDK's limit of 4 minutes is too long for a caller."""
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""How long a request that starts or changes an orchestration may take.
-
-After a timeout, it is not known whether the host makes the change, so timeouts must be rare.
-"""
+"""The same for changes. It must be rare, as a change may happen after it."""
 
 
 class RuntimeStatus(StrEnum):

@@ -61,10 +61,7 @@ class Caller:
 
 
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
-"""The caller of every request if the gateway uses no authentication.
-
-A gateway without authentication must have a loopback address as its URL.
-"""
+"""The caller of every request to a gateway without authentication, which is on loopback."""
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
 """The caller of every request that is allowed without a key, if the gateway has keys."""

@@ -48,10 +48,7 @@ class GatewayTracing:
 
     @contextmanager
     def request(self, scope: _AsgiScope) -> Iterator[ReportStatus | None]:
-        """Create the span of an HTTP request for the `with` block.
-
-        Yields a function that records the status of the response, or None if tracing is off.
-        """
+        """Create the span of a request; yield what records its status, or None without tracing."""
         if self._tracer is None:
             yield None
             return
@@ -142,10 +139,7 @@ If the bounds change, the version of the stored counts (see `gateway.operations.
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts durations in buckets with the upper bounds BUCKET_SECONDS.
-
-    The bucket with the index 44 counts the durations that are longer than the last bound.
-    """
+    """Counts durations in buckets: one for each of BUCKET_SECONDS, and one for longer ones."""
 
     counts: Counter[int] = field(default_factory=Counter)
     sum_seconds: float = 0.0

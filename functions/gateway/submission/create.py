@@ -188,11 +188,7 @@ class JobCreator:
         ]
 
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
-        """Check a job, choose its version, and store large inputs.
-
-        If the process dies before the job is started, the stored inputs remain although no job
-        refers to them. Raises HttpProblem if the job is refused, or Unavailable.
-        """
+        """Check a job, choose its version, and store large inputs, which a failed start leaves."""
         job_id = job_id or str(uuid7())
         model = new_job.model
         if model.versions and not new_job.is_pinned:
@@ -285,11 +281,7 @@ class JobCreator:
         return replace(submitted, record=final or record)
 
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:
-        """Send the job's message, and return the job and the time at which it was sent.
-
-        If the message cannot be sent now, the time is None. The orchestration then sends it, and
-        its input must contain the whole request, so large inputs are stored in blobs.
-        """
+        """Send the message; return the job and the time, or None if the orchestration must."""
         model = job.request.model
         ends_at = self.send_later_until.get(model)
         if ends_at is None or self.clock() >= ends_at:
@@ -458,11 +450,7 @@ class JobCreator:
     async def _find_upload(
         self, new_job: NewJob, name: str | None, upload_id: str, announced: str
     ) -> PayloadRef:
-        """Return a reference to an upload of the tenant, after checking its first bytes.
-
-        The reference contains the ETag of the blob: if the upload is overwritten later, the worker
-        refuses it. `announced` is the media type in the request; empty to use that of the blob.
-        """
+        """Return a reference to an upload. By its ETag, the worker refuses a changed upload."""
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)
         is_valid = expires_at is not None and self.clock() < expires_at

@@ -13,10 +13,7 @@ from gateway.errors import UnreadableImage
 PixelSize = tuple[int, int]
 
 MAX_JPEG_MARKERS: Final = 2000
-"""A JPEG is refused if its frame header is not among this number of markers.
-
-Most pictures have fewer than 50 markers before the frame header.
-"""
+"""A JPEG has its frame header among so many markers; most have it after fewer than 50."""
 
 _MAX_FILL_BYTES: Final = 64
 
@@ -29,10 +26,7 @@ _JPEG_START_OF_SCAN: Final = 0xDA
 
 
 def read_dimensions(media_type: str, data: bytes) -> PixelSize | None:
-    """Return the width and height in pixels; None if the media type is not PNG, JPEG or WebP.
-
-    Raises UnreadableImage if the header is incomplete or wrong, or if the width or height is 0.
-    """
+    """Return the width and height; None for other media types. Raises UnreadableImage."""
     reader = _READERS.get(media_type)
     if reader is None:
         return None

@@ -55,11 +55,7 @@ class RequestParts:
 
 @dataclass(slots=True)
 class SubmittedInput:
-    """One validated input of a job, with no `data` if the worker gets it from `url` or `upload`.
-
-    The upload is checked later, because a repeated request with the same Idempotency-Key is valid
-    even if the upload has expired.
-    """
+    """One validated input; without `data` if the worker gets it. An upload is checked later."""
 
     media_type: str
     data: bytes = field(default=b"", repr=False)
@@ -375,11 +371,7 @@ def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
 def check_media_type(
     model: ModelEntry, announced: str | None, data: bytes, *, is_whole: bool = True
 ) -> str:
-    """Return the media type of a payload, after checking that the model accepts the payload.
-
-    The content must match the media type, and a picture must not have too many pixels. `announced`
-    is the media type in the request. If `is_whole` is false, `data` is only the beginning.
-    """
+    """Return the media type of a payload, or of its beginning, that the model accepts."""
     if not data:
         raise invalid_input("the input is empty; send at least one byte")
     media_type = announced or media.OCTET_STREAM
