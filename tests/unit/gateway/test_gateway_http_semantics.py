@@ -172,7 +172,6 @@ async def test_page_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None
 
 
 async def test_foreign_page_may_read(gateway: RunningGateway) -> None:
-    """The browser does not show the response to the page, so the gateway may answer the request."""
     answer = await gateway.http.get("/v1/models", headers=CROSS_SITE)
     assert answer.status_code == 200
 

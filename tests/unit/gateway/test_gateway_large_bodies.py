@@ -59,14 +59,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_json_is_refused_within_two_seconds(text: bytes) -> None:
-    begin = time.process_time()
-    with pytest.raises(ValueError, match=r"values and member names|levels|digits|Extra data"):
-        parse_json(text)
-    assert time.process_time() - begin < 2 * STALL_SECONDS
-
-
 def test_long_strings_of_commas_and_brackets_are_accepted() -> None:
     for text in (",[{:" * 1_000_000, '\\",' * 500_000, "\\" * 1_000_000):
         assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}

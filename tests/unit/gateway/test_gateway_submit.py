@@ -21,10 +21,7 @@ OCTETS = {"content-type": "application/octet-stream"}
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
-    """Submit a job, reply to the job while the request waits, and return the response.
-
-    `outcome` is the member `result` or `error` of the reply.
-    """
+    """Submit a job, reply with `result` or `error` while the request waits; return its response."""
     waiting, request = await gateway.begin()
     assert (await gateway.reply(request, **outcome)).status_code == 202
     return await waiting
@@ -33,6 +30,7 @@ async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Res
 async def test_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
     answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
+    assert gateway.durable.status_count <= 2, "the reply must wake the request"
     job = answer.json()
     path = f"/v1/jobs/{job['id']}"
     assert job == {
@@ -59,11 +57,6 @@ async def test_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
     assert answer.headers["vary"] == "Prefer"
     assert "preference-applied" not in answer.headers
     assert await gateway.job(job["id"]) == job
-
-
-async def test_reply_wakes_the_waiting_request(gateway: RunningGateway) -> None:
-    await submit_and_reply(gateway)
-    assert gateway.durable.status_count <= 2
 
 
 @pytest.mark.parametrize(
