@@ -56,7 +56,7 @@ from worker.inputs.opened import (
     open_input,
     open_together,
 )
-from worker.models import Accepts, Context, Results, Weights
+from worker.models import Context, Results, Weights
 from worker.weights.store import WeightsStore
 
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
@@ -107,14 +107,19 @@ class LoadedModel:
         self._model = model
         self._infer = infer
         rate = required_sample_rate(model, infer)
-        self._kind = InputKind(input_kind(model, infer), model.max_pixels, rate)
+        self.accepts = input_kind(model, infer)
+        self.reads_files = self.accepts == "file"
+        """Whether the model reads each input from an open file."""
+        self.preprocesses = hasattr(infer, "preprocess")
+        """Whether the model is a batch model, which needs a decoded input no longer than that."""
+        self._kind = InputKind(self.accepts, model.max_pixels, rate)
         check_methods(model, infer)
-        adapter = BatchAdapter if hasattr(infer, "preprocess") else ItemAdapter
+        adapter = BatchAdapter if self.preprocesses else ItemAdapter
         self._adapter = adapter(infer, takes_contexts=model.reports_progress)
         check_declared_results(model, infer)
         self._named = {
             name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
-            for name, argument in named_inputs(model, infer, self._kind.accepts).items()
+            for name, argument in named_inputs(model, infer, self.accepts).items()
         }
         torch = sys.modules.get("torch")
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -135,21 +140,6 @@ class LoadedModel:
         if not callable(make):
             raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
         return cls(model, make_instance(model, make, weights))
-
-    @property
-    def accepts(self) -> Accepts:
-        """The kind of input that the model accepts."""
-        return self._kind.accepts
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether the model reads each input from an open file."""
-        return self._kind.accepts == "file"
-
-    @property
-    def preprocesses(self) -> bool:
-        """Whether the model is a batch model, which needs a decoded input no longer than that."""
-        return isinstance(self._adapter, BatchAdapter)
 
     def prepare(
         self,
