@@ -171,11 +171,9 @@ def _flat(picture: Image.Image) -> Image.Image:
 
 
 def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
-    """Return the number of scans of a JPEG, also those of its thumbnail; 1 for other formats."""
+    """Return the number of scans of a JPEG with its thumbnail's; 1 for other formats."""
     if picture.format != "JPEG":
         return 1
-    if isinstance(data, bytes):
-        return max(1, data.count(_SCAN))
     count, at = 0, data.find(_SCAN)
     while at >= 0 and count <= _MAX_SCANS:
         count, at = count + 1, data.find(_SCAN, at + 2)

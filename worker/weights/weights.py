@@ -47,8 +47,10 @@ class Weights:
         """
         with self.path.open("rb") as file:
             start = file.read(_HEADER.size + 1)
-        found = _from_safetensors(self.path) if _is_safetensors(start) else _from_torch(self.path)
-        return _checked(found)
+        is_safetensors = (
+            start[_HEADER.size :] == b"{" and _HEADER.unpack_from(start)[0] <= _MAX_HEADER_BYTES
+        )
+        return _checked(_from_safetensors(self.path) if is_safetensors else _from_torch(self.path))
 
     def load_into(
         self, network: "Network", state: "Mapping[str, Tensor] | None" = None
@@ -65,12 +67,6 @@ class Weights:
             text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
             raise WeightsUnfit(f"the weights do not fit the network: {text}") from None
         return network
-
-
-def _is_safetensors(start: bytes) -> bool:
-    if len(start) <= _HEADER.size or start[_HEADER.size :] != b"{":
-        return False
-    return bool(_HEADER.unpack_from(start)[0] <= _MAX_HEADER_BYTES)
 
 
 def _from_safetensors(path: Path) -> object:
