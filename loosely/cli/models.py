@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any
@@ -73,7 +73,7 @@ def show(
 
     The catalogue is `models.toml` of the model folder, or the file that MODEL_CATALOGUE names.
     """
-    _run(lambda catalogue: ("contract", "entry", name, catalogue))
+    _run("contract", "entry", name, str(current_model_folder().catalogue))
 
 
 @app.command()
@@ -92,7 +92,7 @@ def describe(
 
     The command imports the model's module.
     """
-    _run(lambda _: ("worker.tools.describe", name, *(["--write"] if write else [])))
+    _run("worker.tools.describe", name, *(["--write"] if write else []))
 
 
 @app.command()
@@ -110,13 +110,12 @@ def lock(
     Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. Each digest is
     written below the key `weights` of the model's entry. Comments in the catalogue are kept.
     """
-    _run(lambda _: ("worker.tools.lock_weights", *(names or ())))
+    _run("worker.tools.lock_weights", *(names or ()))
 
 
-def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run the module and arguments that ``make_command`` returns for the catalogue's path."""
+def _run(module: str, *arguments: str) -> None:
     directory, environment = _find_place()
-    run_module(*make_command(environment["MODEL_CATALOGUE"]), cwd=directory, env=environment)
+    run_module(module, *arguments, cwd=directory, env=environment)
 
 
 @app.command()
