@@ -36,6 +36,22 @@ _STEP_SECONDS = 300.0
 # How often a check that is still busy says so.
 _NOTE_SECONDS = 10.0
 _MAX_CALLERS = 4096
+# The formats of the measurements' tables by the heads of their columns.
+_LOAD_COLUMNS = {
+    "batch": "{size}",
+    "jobs per batch": "{mean_batch_size:.1f}",
+    "items/s": "{items_per_second:.1f}",
+    "p50": "{p50_ms:.0f} ms",
+    "p95": "{p95_ms:.0f} ms",
+    "run": "{batch_ms:.0f} ms",
+    "memory": "{memory}",
+}
+_BATCH_COLUMNS = {
+    "batch": "{size}",
+    "time": "{ms:.1f} ms",
+    "time per item": "{ms_per_item:.1f} ms",
+    "additional memory": "{memory}",
+}
 # The assumption for the estimate of the cost: jobs of each caller in the busiest hour.
 _JOBS_OF_A_CALLER = 60
 
@@ -344,41 +360,17 @@ class CheckOutput:
         """Print one table of the measurements with several callers, and one of single batches."""
         if self._loads:
             typer.echo(f"{self._loads[0]['callers']} callers, each with one job at a time:")
-            columns = ("batch", "jobs per batch", "items/s", "p50", "p95", "run", "memory")
-            self._print_table(
-                columns,
-                (
-                    (
-                        str(line["size"]),
-                        f"{line['mean_batch_size']:.1f}",
-                        f"{line['items_per_second']:.1f}",
-                        *(f"{line[key]:.0f} ms" for key in ("p50_ms", "p95_ms", "batch_ms")),
-                        _mebibytes(line["peak_bytes"]),
-                    )
-                    for line in self._loads
-                ),
-            )
+            self._print_table(_LOAD_COLUMNS, self._loads)
         if self._batches:
-            self._print_table(
-                ("batch", "time", "time per item", "additional memory"),
-                (
-                    (
-                        str(line["size"]),
-                        f"{line['ms']:.1f} ms",
-                        f"{line['ms_per_item']:.1f} ms",
-                        _mebibytes(line["peak_bytes"]),
-                    )
-                    for line in self._batches
-                ),
-            )
+            self._print_table(_BATCH_COLUMNS, self._batches)
         self._loads, self._batches = [], []
 
-    def _print_table(self, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-        table = Table(
-            *(Column(name, justify="right") for name in columns), box=None, pad_edge=False
-        )
-        for row in rows:
-            table.add_row(*row)
+    def _print_table(self, columns: Mapping[str, str], lines: Iterable[Mapping[str, Any]]) -> None:
+        heads = (Column(name, justify="right") for name in columns)
+        table = Table(*heads, box=None, pad_edge=False)
+        for line in lines:
+            values = {**line, "memory": _mebibytes(line["peak_bytes"])}
+            table.add_row(*(form.format_map(values) for form in columns.values()))
         print_to(self._console, table)
 
     @staticmethod
