@@ -448,6 +448,7 @@ class TestReply:
         ):
             assert isinstance(stored, PayloadRef)
             assert is_result_blob("job", stored.blob)
+            assert not is_result_blob("jo", stored.blob)
             assert stored.media_type == media_type
             blobs[stored.blob] = stored.size_bytes
         assert blobs == {name: len(data) for name, data in self.jobs.blobs.blobs.items()}

@@ -10,7 +10,6 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
-from contract.names import is_result_blob
 from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.prepare import read_inline
@@ -132,24 +131,3 @@ def test_inline_and_blob_inputs_have_separate_limits() -> None:
         payloads.fetch_file(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):
         read_inline(InlineBytes("text/plain", b"x" * 101), SMALL)
-
-
-class WritableStore(ScriptedStore):
-    """A blob store that keeps the written blobs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blobs: dict[str, bytes] = {}
-
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        self.blobs[blob] = data
-
-
-def test_results_of_one_job_id_have_different_blobs() -> None:
-    store = WritableStore()
-    payloads = BlobPayloads(store)
-    own = payloads.store_result("job", b"of the caller", "text/plain", patient)
-    foreign = payloads.store_result("job", b"of a producer", "text/plain", patient)
-    assert store.blobs == {own.blob: b"of the caller", foreign.blob: b"of a producer"}
-    assert all(is_result_blob("job", ref.blob) for ref in (own, foreign))
-    assert not is_result_blob("jo", own.blob)
