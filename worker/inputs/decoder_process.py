@@ -150,11 +150,7 @@ class DecoderProcesses:
         try:
             with _shared_file() as file:
                 _write(file, data)
-                answer = child.ask(message, file, check)
-        except _Refused as error:
-            # The child has answered, and waits for its next input.
-            self._keep(child)
-            raise InvalidInput(str(error)) from None
+                answer, content = child.ask(message, file, check)
         except TimeoutError:
             self._end(child)
             raise _ChildFailed("a process that decodes inputs hung") from None
@@ -168,8 +164,12 @@ class DecoderProcesses:
         except BaseException:
             self._end(child)
             raise
-        self._keep(child)
-        return answer
+        # The child waits for its next input.
+        with self._lock:
+            self._idle.append(child)
+        if content is None:
+            raise InvalidInput(answer["error"])
+        return answer, content
 
     def _take(self) -> "_Child":
         with self._lock:
@@ -184,10 +184,6 @@ class DecoderProcesses:
         with self._lock:
             self._children.append(child)
         return child
-
-    def _keep(self, child: "_Child") -> None:
-        with self._lock:
-            self._idle.append(child)
 
     def _end(self, child: "_Child") -> int:
         """Kill a child unless it has ended. Return its exit code, or -N if signal N ended it."""
@@ -209,10 +205,6 @@ class _ChildFailed(Exception):
     """A child process has failed, for which the input may not be the reason."""
 
 
-class _Refused(Exception):
-    """The child has answered that the image cannot be decoded."""
-
-
 class _Child:
     """Starts a child process that decodes inputs, sends messages to it and receives its answers."""
 
@@ -230,17 +222,15 @@ class _Child:
         self._socket = ours
         self._receive(_START_SECONDS, lambda: None)  # the child has imported its modules
 
-    def ask(self, message: _Message, file: int, check: Check) -> tuple[_Message, int]:
+    def ask(self, message: _Message, file: int, check: Check) -> tuple[_Message, int | None]:
         """Send one message with a descriptor. Return the answer, and the descriptor of its content.
 
-        Raises _Refused, or an OSError, for example TimeoutError. The kernel ends a child that uses
-        its limit of processor time, so a child that does not answer was stopped or got no time.
+        Raises an OSError, for example TimeoutError. The kernel ends a child that uses its limit of
+        processor time, so a child that does not answer was stopped or got no time.
         """
         socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
         answer, descriptor = self._receive(_WAIT_FACTOR * message["limit_seconds"], check)
-        if "error" in answer:
-            raise _Refused(answer["error"])
-        if descriptor is None:
+        if descriptor is None and "error" not in answer:
             raise OSError("the child sent no content")
         return answer, descriptor
 
