@@ -290,11 +290,9 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
         raise InvalidSetting(
             f"{path} has {len(data)} bytes, but {model.name} accepts at most {limit_bytes} bytes"
         )
-    seen = announced or media.sniff(data)
-    if seen is None:
-        # The bytes have no known signature: use the model's first media type that they may have.
-        fitting = [kind for kind in model.media_types if media.agrees(kind, data)]
-        seen = fitting[0] if fitting else media.OCTET_STREAM
+    # Bytes without a known signature have the model's first media type that they may have.
+    fitting = (kind for kind in model.media_types if media.agrees(kind, data))
+    seen = announced or media.sniff(data) or next(fitting, media.OCTET_STREAM)
     return ModelInput(data, seen)
 
 
