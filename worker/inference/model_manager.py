@@ -281,12 +281,9 @@ class ModelManager:
             least_bytes = device_model.profile.needed_bytes(device_model.profile.peaks[0][0])
             device_model.reserved_bytes = reservation.resize(wanted_bytes, least_bytes)
 
+        record_split = self.telemetry.splits.inc
         limit = MeasuredBatchLimit(
-            self._model.name,
-            device_lock,
-            device_model,
-            save_measurement,
-            self.telemetry.splits.inc,
+            self._model.name, device_lock, device_model, save_measurement, record_split
         )
         try:
             warm_up(self._model, loaded, limit)
@@ -305,13 +302,6 @@ class ModelManager:
         known_bytes = needed_bytes(profile, self._model, device)
         return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
 
-    def _free_failed_load(self, error: BaseException) -> None:
-        for cause in error_chain(error):
-            # The frames of the traceback reference the partly built network.
-            traceback.clear_frames(cause.__traceback__)
-        if self._device is not None:
-            self._device.release_cached()
-
     def _new_limit(self) -> BatchLimit:
         return BatchLimit(self._model.name, self._sharing.device_lock, self.telemetry.splits.inc)
 
@@ -325,8 +315,7 @@ class ModelManager:
             self._set_aside(is_broken=has_all)
             _log.warning(
                 "%s: loading the model ran out of memory; the worker tries again: %s",
-                self._model.name,
-                error,
+                *(self._model.name, error),
             )
         else:
             failed = ModelFailed.from_error(self._model.implementation, error)
@@ -343,7 +332,11 @@ class ModelManager:
         if self.problem:
             self.telemetry.record_load_failure(self.problem["code"])
         self._journal.end_load(self._model.name, has_succeeded=False)
-        self._free_failed_load(error)
+        for cause in error_chain(error):
+            # The frames of the traceback reference the partly built network.
+            traceback.clear_frames(cause.__traceback__)
+        if self._device is not None:
+            self._device.release_cached()
         # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self.problem else 0.0
         if self._reservation is None:

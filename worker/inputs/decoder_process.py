@@ -54,7 +54,6 @@ _WAIT_FACTOR: Final = 2
 _START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
 _NICE: Final = 5
-_CHANNELS: Final = 3
 _CHECK_SECONDS: Final = 0.2
 
 Data = bytes | mmap.mmap

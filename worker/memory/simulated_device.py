@@ -59,14 +59,10 @@ class MemoryAccount:
         self._folder = folder
         self._budget_bytes = budget_bytes
         self._files = LockFileFolder(folder)
-        self._used_bytes = 0
+        self.used_bytes = 0
+        """How many bytes of the budget this process uses now."""
         with self._files.locked():
             self._file = self._files.add({_USED: 0})
-
-    @property
-    def used_bytes(self) -> int:
-        """How many bytes of the budget this process uses now."""
-        return self._used_bytes
 
     def charge(self, size_bytes: int) -> None:
         """Count `size_bytes` as used. Raises BudgetExceeded if all processes exceed the budget."""
@@ -81,16 +77,16 @@ class MemoryAccount:
                 )
             if in_use + size_bytes > record.peak_bytes:
                 AccountRecord(in_use + size_bytes, record.refused_count).write(self._folder)
-            self._write(self._used_bytes + size_bytes)
+            self._write(self.used_bytes + size_bytes)
 
     def release(self, size_bytes: int) -> None:
         """Count `size_bytes` as no longer used by this process."""
         with self._files.locked():
-            self._write(self._used_bytes - size_bytes)
+            self._write(self.used_bytes - size_bytes)
 
     def _write(self, used_bytes: int) -> None:
         self._file.write({_USED: used_bytes})
-        self._used_bytes = used_bytes
+        self.used_bytes = used_bytes
 
 
 class SimulatedDevice:
