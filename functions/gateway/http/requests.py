@@ -122,12 +122,6 @@ async def find_own_job(request: Request, job_id: str) -> Record:
     return found
 
 
-async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see, for a response without its result."""
-    _, found = await find_visible_instance(request, job_id, tenant)
-    return found
-
-
 async def find_visible_instance(
     request: Request, job_id: str, tenant: str | None = None
 ) -> tuple[InstanceSnapshot, Record]:

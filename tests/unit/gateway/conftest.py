@@ -80,11 +80,14 @@ class RunningGateway:
         await self.queues.wait_for(number + 1)
         return response, self.queues.request(number)
 
-    async def job(self, job_id: str) -> dict[str, Any]:
-        answer = await self.http.get(f"/v1/jobs/{job_id}")
+    async def get(self, path: str, **query: Any) -> Any:
+        """Return the JSON of a response with status 200."""
+        answer = await self.http.get(path, params=query or None)
         assert answer.status_code == 200, answer.text
-        job: dict[str, Any] = answer.json()
-        return job
+        return answer.json()
+
+    async def job(self, job_id: str) -> Any:
+        return await self.get(f"/v1/jobs/{job_id}")
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
         """Send a worker's reply to a request, by default to the last request in the queues.

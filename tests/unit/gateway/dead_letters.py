@@ -45,9 +45,7 @@ async def dead_job(gateway: RunningGateway, data: bytes = b"secret") -> str:
 
 
 async def page(gateway: RunningGateway, **query: Any) -> Any:
-    answer = await gateway.http.get(LETTERS, params=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    return await gateway.get(LETTERS, **query)
 
 
 async def redrive(gateway: RunningGateway, letter_id: str) -> Any:

@@ -37,8 +37,5 @@ class Store:
         return InstancePage(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
 
 
-async def list_jobs(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
-    answer = await gateway.http.get("/v1/jobs", params=query)
-    assert answer.status_code == 200, answer.text
-    page: dict[str, Any] = answer.json()
-    return page
+async def list_jobs(gateway: RunningGateway, **query: Any) -> Any:
+    return await gateway.get("/v1/jobs", **query)

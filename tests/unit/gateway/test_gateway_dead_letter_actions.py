@@ -32,11 +32,8 @@ async def dead_for(gateway: RunningGateway, reason: str) -> str:
     return job_id
 
 
-async def count(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
-    answer = await gateway.http.get(f"{LETTERS}/count", params=query)
-    assert answer.status_code == 200, answer.text
-    counted: dict[str, Any] = answer.json()
-    return counted
+async def count(gateway: RunningGateway, **query: Any) -> Any:
+    return await gateway.get(f"{LETTERS}/count", **query)
 
 
 async def act(gateway: RunningGateway, action: str, number: int, **wanted: Any) -> httpx.Response:

@@ -31,16 +31,9 @@ async def submit(
     prefer: str = "respond-async",
     **query: Any,
 ) -> httpx.Response:
-    return await gateway.http.post(
-        "/v1/models/noop/jobs",
-        content=data,
-        params=query,
-        headers={
-            "content-type": "application/octet-stream",
-            "prefer": prefer,
-            "idempotency-key": key,
-        },
-    )
+    octets = {"content-type": "application/octet-stream"}
+    headers = {**octets, "prefer": prefer, "idempotency-key": key}
+    return await gateway.submit(content=data, params=query, headers=headers)
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])

@@ -53,11 +53,7 @@ async def silent() -> AsyncIterator[RunningGateway]:
 
 
 async def submit(gateway: RunningGateway, name: str, **envelope: Any) -> httpx.Response:
-    return await gateway.http.post(
-        "/v1/models/noop/jobs",
-        json=envelope,
-        headers={**bearer(name), "prefer": "respond-async"},
-    )
+    return await gateway.submit(json=envelope, headers=bearer(name))
 
 
 async def test_look_ups_of_one_tenant_do_not_delay_another(silent: RunningGateway) -> None:

@@ -15,24 +15,22 @@ from tests.unit.gateway.named import stored
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.uploaded import NEVER_MADE, sent
 
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PNG_TEXT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
+    "rkJggg=="
 )
+PNG = base64.b64decode(PNG_TEXT)
 CATS = [
     {"label": "Egyptian cat", "index": 285, "score": 0.75},
     {"label": "tabby", "index": 281, "score": 0.125},
 ]
 
 
-def picture_text() -> str:
-    return base64.b64encode(PNG).decode()
-
-
 async def test_picture_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "classifier",
-        {"id": "mine", "inputs": [tensor(picture_text())]},
+        {"id": "mine", "inputs": [tensor(PNG_TEXT)]},
         [{"result": {"json": {"labels": CATS}}}],
     )
     found = outputs(answer)
@@ -112,7 +110,7 @@ async def test_several_tensors_are_one_json_object(gateway: RunningGateway) -> N
 
 
 async def test_binary_result_is_base64(gateway: RunningGateway) -> None:
-    mask = {"base64": picture_text(), "media_type": "image/png"}
+    mask = {"base64": PNG_TEXT, "media_type": "image/png"}
     answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
     assert result["parameters"] == {"content_type": "image/png"}

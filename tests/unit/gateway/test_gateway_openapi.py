@@ -20,9 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationW
 
 
 @pytest.fixture
-async def document(gateway: RunningGateway) -> dict[str, Any]:
-    found: dict[str, Any] = (await gateway.http.get("/openapi.json")).json()
-    return found
+async def document(gateway: RunningGateway) -> Any:
+    return await gateway.get("/openapi.json")
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -26,11 +26,8 @@ from tests.unit.gateway.workers import beat
 OBSERVABILITY = (Path(__file__).parents[3] / "docs/reference/observability.md").read_text("utf-8")
 
 
-async def overview(gateway: RunningGateway) -> dict[str, Any]:
-    answer = await gateway.http.get("/v1/ops/overview")
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
+async def overview(gateway: RunningGateway) -> Any:
+    return await gateway.get("/v1/ops/overview")
 
 
 def queue_in(document: dict[str, Any], model: str = "noop") -> dict[str, Any]:
@@ -168,13 +165,6 @@ async def test_overview_shows_each_worker(gateway: RunningGateway) -> None:
     assert (await overview(gateway))["workers"] == []
 
 
-async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
-    answer = await gateway.http.get(f"/v1/ops/series{query}")
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
-
-
 async def test_series_has_a_value_for_each_minute(gateway: RunningGateway) -> None:
     await gateway.accept()
     await gateway.reply()
@@ -187,7 +177,7 @@ async def test_series_has_a_value_for_each_minute(gateway: RunningGateway) -> No
     gateway.queues.lengths = {"noop": 0}
     await overview(gateway)
     gateway.clock.now += timedelta(minutes=1)
-    shown = await series(gateway, "?minutes=5")
+    shown = await gateway.get("/v1/ops/series", minutes=5)
     assert (shown["start"], shown["step_seconds"]) == ("2026-03-01T11:59:00.000Z", 60)
     assert list(shown["models"]) == list(gateway.services.catalogue)
     noop = shown["models"]["noop"]
@@ -196,7 +186,7 @@ async def test_series_has_a_value_for_each_minute(gateway: RunningGateway) -> No
     assert noop["failed"] == [0] * 5
     assert noop["waiting"] == [None, 3, None, 0, 0]
     assert noop["run_p95_seconds"] == [None, pytest.approx(0.0215, rel=0.3), None, None, None]
-    whole = await series(gateway)
+    whole = await gateway.get("/v1/ops/series")
     assert {len(numbers) for numbers in whole["models"]["noop"].values()} == {60}
 
 
@@ -274,7 +264,7 @@ async def test_waiting_jobs_are_recorded_if_a_queue_has_some(gateway: RunningGat
     beat(gateway, models=(ModelHeartbeat("noop", ModelState.LOADED, in_flight=2),))
     oldest = {**dict.fromkeys(names(gateway.services.catalogue)), "noop": gateway.clock()}
     await operations.record_waiting(oldest)
-    (noop,) = (await series(gateway, "?minutes=1"))["models"]["noop"]["waiting"]
+    (noop,) = (await gateway.get("/v1/ops/series", minutes=1))["models"]["noop"]["waiting"]
     assert noop == 5
 
 

@@ -44,12 +44,6 @@ async def ended(gateway: RunningGateway, **results: Any) -> str:
     return job_id
 
 
-async def get(gateway: RunningGateway, path: str, **headers: str) -> httpx.Response:
-    return await gateway.http.get(
-        path, headers={k.replace("_", "-"): v for k, v in headers.items()}
-    )
-
-
 async def test_job_links_results_and_shows_small_json(cutter: RunningGateway) -> None:
     job_id = await ended(cutter, mask=PNG, boxes=BOXES)
     job, path = await cutter.job(job_id), f"/v1/jobs/{job_id}"
@@ -63,7 +57,7 @@ async def test_job_links_results_and_shows_small_json(cutter: RunningGateway) ->
         },
     }
     assert job["links"]["result"] == f"{path}/result"
-    (listed,) = (await get(cutter, "/v1/jobs")).json()["jobs"]
+    (listed,) = (await cutter.get("/v1/jobs"))["jobs"]
     assert listed == job
 
 
@@ -77,7 +71,7 @@ async def test_job_without_results_has_an_empty_object(cutter: RunningGateway) -
 async def test_result_has_its_media_type_and_etag(cutter: RunningGateway) -> None:
     path = f"/v1/jobs/{await ended(cutter, mask=PNG, boxes=BOXES)}/result"
     mask, boxes, first = [
-        await get(cutter, each) for each in (f"{path}/mask", f"{path}/boxes", path)
+        await cutter.http.get(each) for each in (f"{path}/mask", f"{path}/boxes", path)
     ]
     assert (mask.headers["content-type"], mask.content) == ("image/png", b"\x89PNG")
     assert mask.headers["x-content-type-options"] == "nosniff"
@@ -85,7 +79,7 @@ async def test_result_has_its_media_type_and_etag(cutter: RunningGateway) -> Non
     assert first.json() == {"n": 1}
     tags = {answer.headers["etag"] for answer in (mask, boxes, first)}
     assert len(tags) == 3
-    again = await get(cutter, f"{path}/mask", if_none_match=mask.headers["etag"])
+    again = await cutter.http.get(f"{path}/mask", headers={"if-none-match": mask.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     head = await cutter.http.head(f"{path}/mask")
     assert (head.status_code, head.content) == (200, b"")
@@ -102,22 +96,22 @@ async def test_large_result_is_a_signed_link(cutter: RunningGateway) -> None:
     assert [sorted(each) for each in job["results"].values()] == [["link", "media_type"]] * 2
     assert "results/" not in json.dumps(job)
     for name, reference, suffix in (("mask", mask, "png"), ("boxes", boxes, "json")):
-        answer = await get(cutter, job["results"][name]["link"])
+        answer = await cutter.http.get(job["results"][name]["link"])
         assert (answer.status_code, answer.headers["cache-control"]) == (303, "no-store")
         link = httpx.URL(answer.headers["location"])
         assert link.path == f"/{reference['blob']}"
         assert link.params["rscd"] == f"{job_id}-{name}.{suffix}"
     del cutter.payloads.blobs[mask["blob"]]
-    assert (await get(cutter, job["results"]["mask"]["link"])).status_code == 404
-    assert (await get(cutter, job["results"]["boxes"]["link"])).status_code == 303
+    assert (await cutter.http.get(job["results"]["mask"]["link"])).status_code == 404
+    assert (await cutter.http.get(job["results"]["boxes"]["link"])).status_code == 303
 
 
 async def test_missing_result_gets_404(cutter: RunningGateway) -> None:
     job_id = await ended(cutter, mask=PNG)
     for name in ("boxes", "result", "Mask", "%2e%2e", "..%2freply"):
-        answer = await get(cutter, f"/v1/jobs/{job_id}/result/{name}")
+        answer = await cutter.http.get(f"/v1/jobs/{job_id}/result/{name}")
         assert answer.status_code == 404, name
-    answer = await get(cutter, f"/v1/jobs/{job_id}/result/boxes")
+    answer = await cutter.http.get(f"/v1/jobs/{job_id}/result/boxes")
     assert answer.json()["code"] == "unknown-result"
     assert answer.json()["detail"] == (
         "the job has no named result 'boxes'; its named results are: mask"
@@ -217,16 +211,16 @@ async def test_webhook_contains_the_results(tmp_path: Path) -> None:
 
 
 async def test_model_describes_its_results(cutter: RunningGateway) -> None:
-    described = (await get(cutter, "/v1/models/cutter")).json()
+    described = await cutter.get("/v1/models/cutter")
     assert described["results"] == {
         "mask": {"description": "A mask.", "media_type": "image/png", "required": True},
         "boxes": {"description": "", "media_type": "application/json", "required": False},
     }
-    assert (await get(cutter, "/v1/models/noop")).json()["results"] == {}
+    assert (await cutter.get("/v1/models/noop"))["results"] == {}
 
 
 async def test_openapi_describes_the_results(cutter: RunningGateway) -> None:
-    document = (await get(cutter, "/openapi.json")).json()
+    document = await cutter.get("/openapi.json")
     responses = document["paths"]["/v1/models/cutter/jobs"]["post"]["responses"]
     schema = responses["200"]["content"]["application/json"]["schema"]
     results = schema["allOf"][1]["properties"]["results"]["properties"]
@@ -240,7 +234,7 @@ async def test_openapi_describes_the_results(cutter: RunningGateway) -> None:
 
 
 async def test_inference_has_a_tensor_for_each_result(cutter: RunningGateway) -> None:
-    described = (await get(cutter, "/v2/models/cutter")).json()
+    described = await cutter.get("/v2/models/cutter")
     assert described["outputs"] == [
         {"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("result", "mask", "boxes")
     ]
@@ -318,7 +312,7 @@ async def test_results_of_a_classifier_replace_its_tensors(tmp_path: Path) -> No
     entry = CUTTER.replace("[cutter]", '[cutter]\ntask = "image-classification"')
     path = write_catalogue(tmp_path, entry.replace("results.mask", "results.labels"))
     async with open_gateway(catalogue_path=path) as gateway:
-        described = (await get(gateway, "/v2/models/cutter")).json()["outputs"]
+        described = (await gateway.get("/v2/models/cutter"))["outputs"]
         assert [each["name"] for each in described] == ["result", "labels", "boxes"]
 
 

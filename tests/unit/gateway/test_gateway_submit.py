@@ -172,10 +172,8 @@ async def test_large_input_is_stored(gateway: RunningGateway) -> None:
 async def test_base64_text_and_json_are_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
-        json={"input": given, "parameters": {"k": 1}, "deadline_seconds": 9, "webhook": None},
-        headers={"prefer": "wait=0"},
+    answer = await gateway.submit(
+        json={"input": given, "parameters": {"k": 1}, "deadline_seconds": 9, "webhook": None}
     )
     assert answer.status_code == 202, answer.text
     request = gateway.queues.request()
@@ -187,11 +185,7 @@ async def test_base64_text_and_json_are_decoded(
 async def test_json_like_an_sdk_object_stays_unchanged(gateway: RunningGateway) -> None:
     # The Durable SDK turns objects in this form into instances of classes.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
-    answer = await gateway.http.post(
-        "/v1/models/noop/jobs",
-        json={"input": {"json": trap}, "parameters": trap},
-        headers={"prefer": "wait=0"},
-    )
+    answer = await gateway.submit(json={"input": {"json": trap}, "parameters": trap})
     assert answer.status_code == 202
     assert gateway.queues.request().input == InlineJson(trap)
     assert (await gateway.reply(result={"json": trap})).status_code == 202

@@ -59,11 +59,8 @@ def parent(span: ReadableSpan) -> str | None:
 
 
 async def test_message_continues_the_trace_of_the_caller(traced: Traced) -> None:
-    answer = await traced.gateway.http.post(
-        "/v1/models/noop/jobs",
-        content=b"x",
-        headers={"content-type": "text/plain", "prefer": "respond-async", **CALLER},
-    )
+    headers = {"content-type": "text/plain", **CALLER}
+    answer = await traced.gateway.submit(content=b"x", headers=headers)
     assert answer.status_code == 202
     request = traced.one("POST /v1/models/{model}/jobs")
     sending = traced.one("send noop")

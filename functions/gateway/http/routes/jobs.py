@@ -52,7 +52,6 @@ from gateway.http.requests import (
     durable_of,
     find_own_job,
     find_visible_instance,
-    find_visible_job,
     parse_limit,
     parse_prefer,
     parse_time,
@@ -172,7 +171,7 @@ async def get_job(
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
     with services.waiters.waiting(check_job_id(job_id)) as ended:
-        found = await find_visible_job(request, job_id, tenant)
+        _, found = await find_visible_instance(request, job_id, tenant)
         if not is_final(found) and (wait_seconds := preference.wait_seconds):
             durable = durable_of(request)
             final = await services.jobs.wait(durable, job_id, found, ended, wait_seconds)
@@ -477,7 +476,8 @@ async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None)
         require_scope(request, Scope.JOBS_WRITE)
         return await find_own_job(request, job_id)
     require_scope(request, Scope.ADMIN)
-    return await find_visible_job(request, job_id, tenant)
+    _, found = await find_visible_instance(request, job_id, tenant)
+    return found
 
 
 def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
