@@ -23,9 +23,15 @@ from gateway.settings import GatewaySettings
 from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import GatewayTracing
 from tests.unit.gateway.api_keys import SETTING
-from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
-from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
-from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.memory import (
+    ManualClock,
+    MemoryBlobs,
+    MemoryDurable,
+    MemoryLinks,
+    MemoryPayloads,
+    MemoryQueues,
+    MemoryReceiver,
+)
 
 KEY = bytes(range(32))
 STARTED_AT = "2026-03-01T12:00:01.000Z"

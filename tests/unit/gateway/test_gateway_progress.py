@@ -17,14 +17,13 @@ from contract.catalogue import Catalogue
 from contract.names import progress_url
 from gateway.errors import Unavailable
 from gateway.jobs.progress import NO_PROGRESS, ProgressReport, ProgressState, ProgressStore
-from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.conftest import (
     STARTED_AT,
     RunningGateway,
     open_gateway,
     write_progress_catalogue,
 )
-from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 from tests.unit.gateway.webhook_delivery import HOOKS, URL, deliver, receiver
 
 

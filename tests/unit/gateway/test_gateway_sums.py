@@ -25,8 +25,7 @@ from gateway.operations.sums import (
     quantile,
 )
 from gateway.telemetry import BUCKET_SECONDS, KEPT_MINUTES, Histogram, JobCounters
-from tests.unit.gateway.blob_memory import MemoryBlobs
-from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = int(NOW.timestamp() // 60)

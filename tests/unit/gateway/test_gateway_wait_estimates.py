@@ -14,9 +14,8 @@ from gateway.queues.client import MessageCounts
 from gateway.queues.model_states import READY_FOR, ModelStates
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.storage.blobs import ListedBlob
-from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
-from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 from tests.unit.gateway.workers import beat, heard
 
 

@@ -14,8 +14,7 @@ from gateway.jobs.delayed_start import DelayedStarts
 from gateway.jobs.lifecycle import LOOKS_A_SECOND, OWN_ENDS, Jobs, OutcomeStore, Waiters
 from gateway.jobs.model import JobOutcome, Record
 from gateway.jobs.progress import ProgressStore
-from tests.unit.gateway.blob_memory import MemoryBlobs
-from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -11,8 +11,7 @@ from contract.guard import AddressGuard
 from contract.webhook import parse_secrets
 from gateway.webhooks.orchestrator import delivery_input, webhook
 from tests.unit.gateway.conftest import RunningGateway
-from tests.unit.gateway.memory import episode_context
-from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.memory import MemoryReceiver, episode_context
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 URL = "http://127.0.0.1:9/hook?token=hidden"
