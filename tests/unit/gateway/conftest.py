@@ -60,10 +60,7 @@ class RunningGateway:
     app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """Submit a job with the header `Prefer: respond-async`, and return the job's id.
-
-        `query` contains the query parameters of the request.
-        """
+        """Submit a job with these query parameters, without waiting; return its id."""
         headers = {"content-type": "application/octet-stream"}
         answer = await self.submit(model, content=data, params=query, headers=headers)
         assert answer.status_code == 202, answer.text
@@ -75,10 +72,7 @@ class RunningGateway:
         return await self.http.post(f"/v1/models/{model}/jobs", headers=headers, **request)
 
     async def begin(self, **request: Any) -> tuple["asyncio.Task[httpx.Response]", JobRequest]:
-        """Submit a job whose caller waits for its end, and wait until its message was sent.
-
-        Return the task that waits for the response, and the request in the message.
-        """
+        """Submit a job whose caller waits; return the task of its response, and its request."""
         number = len(self.queues.sent)
         headers = {"content-type": "application/octet-stream", **request.pop("headers", {})}
         posting = self.http.post("/v1/models/noop/jobs", content=b"x", headers=headers, **request)
@@ -96,11 +90,7 @@ class RunningGateway:
         return await self.get(f"/v1/jobs/{job_id}")
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last request in the queues.
-
-        `outcome` is the member `result` or `error` of the reply. Without `outcome`, the reply has a
-        small result. Return the gateway's response.
-        """
+        """Reply to a request, or the last one, with `result` or `error`, or else a small result."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -154,10 +144,7 @@ async def open_gateway(
     payloads: PayloadStore | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Open a gateway with `settings` and the required settings.
-
-    If `payloads` is None, the gateway stores payloads in memory.
-    """
+    """Open a gateway with these and the required settings, and payloads in memory."""
     clock, queues, memory = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(memory, clock)
     base_url = "http://gateway.test"

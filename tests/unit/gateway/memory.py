@@ -332,11 +332,7 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute the actions that the newest execution of the orchestrator has added to `actions`.
-
-        `actions` has all actions of the orchestration in groups. A group contains timers, an
-        activity or external events.
-        """
+        """Execute the groups of actions that the newest execution of the orchestrator has added."""
         for group in actions[0][run.group_count :]:
             run.group_count += 1
             for action in group["compoundActions"]:
@@ -437,11 +433,7 @@ def _text(time: datetime) -> str:
 
 @dataclass
 class MemoryBlobs:
-    """Implements `Blobs` in memory.
-
-    All writes, to any blob, are numbered from 1. The ETag of a blob is the number of its last
-    write.
-    """
+    """Implements `Blobs` in memory. A blob's ETag is the number of its last write, from 1."""
 
     payloads: MemoryPayloads
     clock: ManualClock

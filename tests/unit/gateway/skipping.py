@@ -8,10 +8,7 @@ T = TypeVar("T")
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop that never waits. When it is idle, it sets its clock to the next timer's time.
-
-    Therefore tests can compare times on this clock exactly.
-    """
+    """An event loop that, instead of waiting, sets its clock to the time of the next timer."""
 
     def __init__(self) -> None:
         super().__init__()

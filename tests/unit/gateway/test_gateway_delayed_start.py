@@ -37,10 +37,7 @@ async def count_ended_jobs(gateway: RunningGateway) -> float:
 
 
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
-    """Call `test` with a new gateway, on an event loop with simulated time.
-
-    `settings` are the gateway's settings and other arguments of `open_gateway`.
-    """
+    """Call `test` with a new gateway, on an event loop with simulated time."""
 
     async def main() -> None:
         async with open_gateway(**settings) as gateway:

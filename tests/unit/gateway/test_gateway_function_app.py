@@ -33,10 +33,7 @@ async def test_housekeeping_deletes_old_histories(gateway: RunningGateway) -> No
 
 
 async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
-    """Submit a job while the queue is unavailable. Return the input of the job's orchestration.
-
-    `options` are arguments of `RunningGateway.accept`.
-    """
+    """Submit a job while the queue is down; return the input of its orchestration."""
     gateway.queues.is_down = True
     job_id = await gateway.accept(**options)
     gateway.queues.is_down = False

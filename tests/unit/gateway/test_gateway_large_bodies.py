@@ -334,10 +334,7 @@ async def test_tenant_is_served_beside_one_with_large_bodies() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the other tasks run until the condition is true.
-
-    If the condition stays false, the test fails at its time limit.
-    """
+    """Let the other tasks run until the condition is true."""
     for _ in iter(condition, True):
         await asyncio.sleep(0)
 

@@ -22,10 +22,7 @@ from tests.unit.gateway.webhook_delivery import deliver, receiver
 
 
 class SilentDns:
-    """A resolver that resolves each host name to a public address.
-
-    For a name that contains `dead`, the resolver first waits until the test calls `answer`.
-    """
+    """Resolves each host to a public address; a host with `dead` in its name after `answer`."""
 
     def __init__(self) -> None:
         self._answered = threading.Event()

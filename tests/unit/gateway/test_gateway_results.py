@@ -288,10 +288,7 @@ async def test_missing_required_result_fails_the_inference(cutter: RunningGatewa
 
 async def test_only_requested_blobs_are_read(cutter: RunningGateway) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
-        """Run a job, request only its named result `wanted`, and return the response.
-
-        If `is_lost` is true, delete the blob of the named result `mask` before the reply.
-        """
+        """Run a job, and request its result `wanted`; lose the blob of its result `mask`."""
         body = {"inputs": [tensor("eA==")], "outputs": [{"name": wanted}]}
         before = len(cutter.queues.sent)
         waiting = asyncio.create_task(cutter.http.post("/v2/models/cutter/infer", json=body))

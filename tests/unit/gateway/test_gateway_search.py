@@ -40,10 +40,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A store of orchestrations that does not list the orchestrations in the order of their ids.
-
-    `looks` counts the queries.
-    """
+    """A store that counts its queries, and does not list orchestrations in the order of ids."""
 
     ids: list[str]
     window_size: int
@@ -189,10 +186,7 @@ async def test_invalid_filter_is_refused(gateway: RunningGateway, name: str, val
 
 @dataclass
 class BusyStore:
-    """A store of orchestrations with one job for each second of six hours.
-
-    Only the jobs whose numbers are in `labelled` have a label.
-    """
+    """A store with one job for each second of six hours, of which those `labelled` have labels."""
 
     labelled: frozenset[int]
     seconds: int = 21_600

@@ -41,10 +41,7 @@ def pace_of(found: list[ReplySample]) -> Throughput:
 
 
 def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
-    """Return samples of the replies of one worker that runs `count` waiting jobs in batches.
-
-    A batch takes `seconds_each` for each of its jobs.
-    """
+    """Return the replies of one worker that runs `count` jobs, each `seconds_each`, in batches."""
     batch_seconds = batch_size * seconds_each
     return [
         ReplySample(

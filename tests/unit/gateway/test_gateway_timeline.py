@@ -332,11 +332,7 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 
 
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
-    """Write a worker's note about a delivery of the newest job, and return the note's blob name.
-
-    The name depends on the reply token. If `token` is None, use the reply token of the job, as a
-    worker does.
-    """
+    """Write a worker's note about the newest job, with its token or `token`; return the blob."""
     request = gateway.queues.request()
     url = request.reply_url or ""
     if token is not None:

@@ -24,10 +24,7 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """A store of outcomes whose jobs end at `ends_at`. Before `away_until`, each read fails.
-
-    Both times are in seconds of the event loop's clock. A read takes `read_seconds`.
-    """
+    """Jobs end at `ends_at` of the loop's clock; before `away_until`, each read fails."""
 
     def __init__(self, ends_at: float, away_until: float = 0, read_seconds: float = 0) -> None:
         self._read_seconds = read_seconds
@@ -64,10 +61,7 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """Wait for a job, whose cancellation is notified at `notified_at`.
-
-    Return its final status, or None if it has not ended, and the time at which the wait ended.
-    """
+    """Wait for a job that is cancelled at `notified_at`; return its status and the time."""
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
     loop = asyncio.get_running_loop()
@@ -161,11 +155,7 @@ def test_outcome_notifies_only_requests_for_its_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return when a request reads the outcome, in seconds since it began to wait.
-
-    Before that, `own_ends` other requests were notified of outcomes. If `ends_elsewhere` is true,
-    one more request then read an outcome that a different process had recorded.
-    """
+    """Return when a request reads the outcome, after `own_ends` notified ones and one other."""
     waiters = Waiters()
 
     async def wait_once(store: ScriptedStore, limit: float, *, is_notified: bool = False) -> None:

@@ -38,10 +38,7 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """Yield the pieces of a regular expression for a pattern of the KQL operator `parse`.
-
-    The pattern is in the simple mode of `parse`.
-    """
+    """Yield a regular expression for a pattern in the simple mode of the KQL operator `parse`."""
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:
             yield re.escape(literal)

@@ -25,10 +25,7 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """The orchestration that delivers one webhook, run as a Functions host would run it.
-
-    `outcomes` are the results of the first attempts to deliver the webhook, in order.
-    """
+    """The orchestration of one webhook, run as by a host, with these results of its attempts."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
         self.input_text = input_text or delivery_input("job")
@@ -40,13 +37,7 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run the orchestration until it ends, or until no result is left for its next attempt.
-
-        The results of the attempts are in `outcomes`. `wake` is the name of an external event that
-        ends each wait between attempts. If `wake` is None, or if the orchestration does not wait
-        for this event, the wait ends at the time of its timer. Return what the orchestrator
-        returned in its last execution.
-        """
+        """Run until the end or the last result; `wake` is an event that ends each wait early."""
         news: list[dict[str, Any]] = [
             {
                 "EventType": 0,

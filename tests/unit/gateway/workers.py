@@ -11,10 +11,7 @@ from tests.unit.gateway.conftest import RunningGateway
 
 
 def beat(gateway: RunningGateway, worker: str = "pod-7", **changes: Any) -> None:
-    """Write the heartbeat of a worker that serves noop.
-
-    `changes` replace members of the heartbeat.
-    """
+    """Write the heartbeat of a worker that serves noop, with these changes."""
     given: dict[str, Any] = {
         "worker": worker,
         "version": "1",
