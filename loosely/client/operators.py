@@ -146,10 +146,7 @@ class OperatorOperations(ClientOperations):
         return await self._read(self._requests.build("GET", *_LETTERS, model, letter_id), 200)
 
     async def redrive_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
-        """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
-
-        ``is_new_job`` of the result is false if a producer's message kept its own job id.
-        """
+        """Submit the work of a dead letter again. Repeated calls make only one new job."""
         request = self._requests.build("POST", *_LETTERS, model, letter_id, "redrive")
         return await self._read(request, 200, 202)
 

@@ -1,6 +1,6 @@
 """The output of `loosely up`: the state of each component, then an example of a request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -98,20 +98,16 @@ class StatusDisplay:
             case events.PoolScaled(part, before, after, messages):
                 counted = "1 message" if messages == 1 else f"{messages} messages"
                 self._print(part, f"{before} → {after}", counted, style="cyan")
-            case events.PartFailing() | events.ErrorLogged():
-                self._show_log(event)
+            case events.PartFailing(part, death_count, lines):
+                died = f"died {death_count} times before it was ready; the other components keep"
+                self._print(part, f"{died} running; the last lines of its log:", style="red")
+                self._print_log(part, (f"  {line}" for line in lines))
+            case events.ErrorLogged(part, lines):
+                self._print_log(part, lines)
 
-    def _show_log(self, event: events.PartFailing | events.ErrorLogged) -> None:
-        lines = event.lines
-        if isinstance(event, events.PartFailing):
-            text = (
-                f"died {event.death_count} times before it was ready; the other components keep "
-                "running; the last lines of its log:"
-            )
-            self._print(event.part, text, style="red")
-            lines = tuple(f"  {line}" for line in lines)
+    def _print_log(self, part: Part, lines: Iterable[str]) -> None:
         for line in lines:
-            self._print(event.part, "".join(c if c.isprintable() else "·" for c in line))
+            self._print(part, "".join(c if c.isprintable() else "·" for c in line))
 
     def show_disk_problem(self, problem: str) -> None:
         """Print a new problem with the disk, or with an empty text that it has ended."""

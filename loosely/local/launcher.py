@@ -62,8 +62,7 @@ class Launcher:
         Raises PreparationFailed if the command fails or takes too long, or a file cannot be used.
         """
         command = " ".join(preparation.command).replace(sys.executable, "python", 1)
-        catalogue = preparation.catalogue
-        content = b""
+        catalogue, content = preparation.catalogue, b""
         if catalogue is not None:
             with _reporting(part, catalogue, "read"):
                 content = catalogue.read_bytes()

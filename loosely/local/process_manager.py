@@ -273,18 +273,13 @@ class ProcessManager:
         self._refusals += 1
         if self._refusals < self.limits.permanent_deaths:
             return
-        exit_text = events.describe_exit(exit_code)
+        kind, what = PartFailed, "ended because its settings are invalid"
         if exit_code == PORT_BUSY_EXIT_CODE:
-            raise PartPortBusy(
-                self._with_log(f"could not listen on its port, which is taken ({exit_text})")
-            )
-        raise PartFailed(self._with_log(f"ended because its settings are invalid ({exit_text})"))
-
-    def _with_log(self, what: str) -> str:
+            kind, what = PartPortBusy, "could not listen on its port, which is taken"
         lines = "\n".join(f"  {line}" for line in self.log.tail(_SHOWN_LOG_LINES))
-        return (
-            f"{self.part.name} {what}; the last lines of its log {self.log.path}:\n"
-            f"{lines or '  (empty)'}"
+        raise kind(
+            f"{self.part.name} {what} ({events.describe_exit(exit_code)}); the last lines of its "
+            f"log {self.log.path}:\n{lines or '  (empty)'}"
         )
 
 
