@@ -1,7 +1,7 @@
 """Test loaded item models and batch models: their arguments, inputs and results."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +15,9 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from contract.parameters import read_schemas
 from tests.unit.worker.pictures import white_png
-from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
+from worker.errors import InferenceFailed, InvalidInput, ModelUnfit
 from worker.inference.declarations import read_arguments
-from worker.inference.loaded_model import LoadedModel, encode_results, serialize_result
+from worker.inference.loaded_model import LoadedModel, NullContext, encode_results, serialize_result
 from worker.inference.model_checks import make_instance
 from worker.models import Accepts, Context, Range, Weights
 
@@ -53,7 +53,7 @@ def test_postprocess_converts_each_output() -> None:
     assert answer(LoadedModel(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"length": 3})
 
 
-class Told:
+class Told(NullContext):
     """The context of a model call. It appends each reported progress fraction to `seen`."""
 
     def __init__(self) -> None:
@@ -61,12 +61,6 @@ class Told:
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         self.seen.append(fraction)
-
-    def check(self) -> None:
-        raise Cancelled("stop")
-
-    def run(self, model: str, inputs: Sequence[Any], parameters: object = None) -> list[Any]:
-        return [model] * len(inputs)
 
 
 class Batched:
