@@ -192,8 +192,8 @@ def running_models(folder: Path, budget_bytes: int | None = BUDGET) -> Iterator[
     thread.join(10)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition was not met in time"
         threading.Event().wait(0.01)

@@ -19,6 +19,7 @@ from contract.catalogue import Catalogue, ModelEntry
 from contract.guard import AddressGuard
 from contract.weights import hub_blob
 from tests.hub_server import COMMIT, FakeHub, respond, run_hub
+from tests.unit.worker.managed_models import until
 from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable, WorkerError
 from worker.settings import HubSettings
 from worker.weights.cache import Download
@@ -322,13 +323,6 @@ def start_process(server: FakeHub, cache: Path, model: ModelEntry) -> subprocess
     )
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < ends_at
-        threading.Event().wait(0.02)
-
-
 def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
     """Return whether the process waits for a file lock that another process holds."""
     lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
@@ -345,7 +339,7 @@ def test_second_worker_waits_for_the_first_download(
     with start_process(server, tmp_path, model) as first:
         assert gate.has_sent_half.acquire(timeout=30)
         with start_process(server, tmp_path, model) as second:
-            wait_for(lambda: has_waiting_lock(second))
+            until(lambda: has_waiting_lock(second), seconds=30)
             if is_killed:
                 first.send_signal(signal.SIGKILL)
             else:
