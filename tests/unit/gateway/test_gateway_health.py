@@ -56,12 +56,6 @@ async def test_services_are_checked_once_a_second(gateway: RunningGateway) -> No
     assert FRESH_SECONDS == 1
 
 
-async def test_links_of_the_root_document_work(gateway: RunningGateway) -> None:
-    pointers = (await gateway.http.get("/")).json()
-    for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
-        assert (await gateway.http.get(path)).status_code == 200
-
-
 async def test_unexpected_error_shows_no_internal_details(gateway: RunningGateway) -> None:
     class Broken:
         async def status(self, job_id: str) -> None:

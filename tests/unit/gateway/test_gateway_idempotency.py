@@ -51,7 +51,8 @@ async def test_repeat_gets_the_same_job(gateway: RunningGateway, data: bytes) ->
 async def test_repeat_waits_for_the_result_if_preferred(gateway: RunningGateway) -> None:
     await submit(gateway)
     waiting = asyncio.create_task(submit(gateway, prefer="wait=100"))
-    await asyncio.sleep(0)
+    for _ in range(100):  # until the request waits
+        await asyncio.sleep(0)
     await gateway.reply()
     answer = await waiting
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")

@@ -217,8 +217,3 @@ def test_any_body_is_read_or_raises_a_problem(
     head = body([value], parameters=value.get("parameters"), outputs=[value])
     with suppress(HttpProblem):
         read_request(head + rest, str(len(head) + cut) if has_header else None)
-
-
-@given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_random_bytes_are_refused(data: bytes, header_length: str | None) -> None:
-    refused(data, header_length)

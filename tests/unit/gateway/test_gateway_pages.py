@@ -85,9 +85,11 @@ async def test_policy_allows_only_gateway_and_blobs(gateway: RunningGateway, pat
 async def test_front_page_and_root_document_link_to_pages(gateway: RunningGateway) -> None:
     page = await markup_of(gateway, "/")
     assert {page.path for page in PAGES} <= set(page.links)
-    document = (await gateway.http.get("/")).json()
+    document = await gateway.get("/")
     assert document["pages"] == {page.name: page.path for page in PAGES}
     assert document["docs"] == "/docs"
+    for name in ("openapi", "models", "ready"):
+        assert await gateway.get(document[name])
 
 
 def test_open_command_knows_all_pages() -> None:
