@@ -302,12 +302,14 @@ class BatchAdapter:
     def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        self._arguments = ParameterArguments(infer.preprocess)
+        arguments = ParameterArguments(infer.preprocess)
+        self._arguments = arguments if arguments.exist else None
         self.postprocess: Callable[[Any], Any] = getattr(infer, "postprocess", _identity)
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess` with the arguments that it declares."""
-        return self._infer.preprocess(item, **inputs, **self._arguments.of(parameters))
+        arguments = self._arguments.of(parameters) if self._arguments else {}
+        return self._infer.preprocess(item, **inputs, **arguments)
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item unchanged, because it contains neither parameters nor named inputs."""
@@ -331,14 +333,16 @@ class ItemAdapter:
     def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        self._arguments = ParameterArguments(infer)
+        arguments = ParameterArguments(infer)
+        self._arguments = arguments if arguments.exist else None
         self.postprocess: Callable[[Any], Any] = _identity
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Return the item together with the arguments of the model's later call, if any."""
-        if not (self._arguments.exist or inputs):
+        if not (self._arguments or inputs):
             return item
-        return _ItemWithArguments(item, self._arguments.of(parameters), inputs)
+        arguments = self._arguments.of(parameters) if self._arguments else {}
+        return _ItemWithArguments(item, arguments, inputs)
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item without the job's parameters and named inputs."""
@@ -355,7 +359,7 @@ class ItemAdapter:
         if isinstance(item, _ItemWithArguments):
             return self._infer(item.item, *context, **item.inputs, **item.arguments)
         # An example item has no parameters, so its call has the arguments' defaults.
-        return self._infer(item, *context, **self._arguments.of({}))
+        return self._infer(item, *context, **(self._arguments.of({}) if self._arguments else {}))
 
 
 def _identity(value: Any) -> Any:

@@ -159,9 +159,7 @@ media_types = {types}
 """
 
 
-def test_required_keys_are_enough(
-    tmp_path: Path,
-) -> None:
+def test_required_keys_are_enough(tmp_path: Path) -> None:
     images = load(tmp_path, MINIMAL.format(types='["image/png"]'))["small"]
     assert (images.queue, images.max_pixels) == ("small", 50_000_000)
     assert (images.max_input_bytes, images.max_upload_bytes) == (4 * 1024**2, 10 * 1024**2)
@@ -194,9 +192,7 @@ def test_printed_entry_can_be_read_again(
     assert format_entry(Catalogue.load(path)["small"]) == format_entry(model)
 
 
-def test_entry_command_prints_all_defaults(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_entry_command_prints_all_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["entry", "classifier"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("[classifier]\nimplementation = ")
@@ -383,9 +379,7 @@ def test_each_model_has_two_queues() -> None:
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
-def test_queues_command_prints_the_emulators_config(
-    tmp_path: Path,
-) -> None:
+def test_queues_command_prints_the_emulators_config(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "contract", "queues"]
     folder = DEFAULT_PATH.parents[1]
     good = subprocess.run(command, cwd=folder, capture_output=True, check=True)

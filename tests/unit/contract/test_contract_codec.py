@@ -265,9 +265,7 @@ def test_error_names_the_invalid_field(change: dict[str, object], said: str) -> 
 
 
 @pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
-def test_reply_has_either_result_or_error(
-    outcomes: dict[str, object],
-) -> None:
+def test_reply_has_either_result_or_error(outcomes: dict[str, object]) -> None:
     document = reply_to_json(REPLY)
     del document["result"]
     with pytest.raises(MalformedMessage, match="exactly one"):
@@ -291,9 +289,7 @@ def test_deeply_nested_json_is_malformed() -> None:
 
 
 @pytest.mark.parametrize("decode", [decode_request, decode_reply])
-def test_large_message_is_refused_before_parsing(
-    decode: Callable[[bytes], object],
-) -> None:
+def test_large_message_is_refused_before_parsing(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(MessageTooLarge):
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 

@@ -192,9 +192,7 @@ def test_requests_for_one_name_share_a_look_up(dns: Dns) -> None:
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_share_of_one_tenant_leaves_room_for_another(
-    dns: Dns,
-) -> None:
+def test_share_of_one_tenant_leaves_room_for_another(dns: Dns) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     for n in range(8):
         with pytest.raises(TimeoutError):
@@ -288,9 +286,7 @@ def test_special_addresses_are_not_public(
 
 
 @given(st.text(max_size=60) | st.text(max_size=60).map("https://{}".format))
-def test_any_text_is_a_public_target_or_refused(
-    text: str,
-) -> None:
+def test_any_text_is_a_public_target_or_refused(text: str) -> None:
     try:
         target = GUARD.check_form(text)
     except ForbiddenAddress:

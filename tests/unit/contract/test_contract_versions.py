@@ -40,9 +40,7 @@ JOB_IDS = [f"01982f0c-5f0e-7d4a-9a53-{number:012x}" for number in range(10_000)]
 
 
 @pytest.mark.parametrize("percent", [5, 50])
-def test_each_version_gets_its_percentage_of_jobs(
-    percent: int,
-) -> None:
+def test_each_version_gets_its_percentage_of_jobs(percent: int) -> None:
     chosen = [choose_version({"1": 100 - percent, "2": percent}, job_id) for job_id in JOB_IDS]
     expected = len(JOB_IDS) * percent / 100
     deviation = (expected * (1 - percent / 100)) ** 0.5
@@ -65,9 +63,7 @@ def test_versions_inherit_the_named_inputs(tmp_path: Path) -> None:
     assert {model.required_inputs for model in catalogue.values()} == {("mask",)}
 
 
-def test_each_version_has_an_entry_and_a_queue(
-    tmp_path: Path,
-) -> None:
+def test_each_version_has_an_entry_and_a_queue(tmp_path: Path) -> None:
     catalogue = load(tmp_path, MODEL)
     assert list(catalogue) == ["small", "small:2", "small:10"]
     assert [model.queue for model in catalogue.values()] == ["small", "small-v2", "small-v10"]
@@ -90,9 +86,7 @@ def test_unchanged_keys_are_inherited(tmp_path: Path) -> None:
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_name_selects_one_version_or_all(
-    tmp_path: Path,
-) -> None:
+def test_name_selects_one_version_or_all(tmp_path: Path) -> None:
     catalogue = load(tmp_path, MODEL)
     assert catalogue.model("small:1") is catalogue.model("small") is catalogue["small"]
     assert [model.name for model in catalogue.matching("small:1")] == ["small"]
@@ -164,9 +158,7 @@ def test_invalid_versions_are_refused(tmp_path: Path, old: str, new: str, messag
     assert message in str(refused.value)
 
 
-def test_deployment_name_of_a_version_is_taken(
-    tmp_path: Path,
-) -> None:
+def test_deployment_name_of_a_version_is_taken(tmp_path: Path) -> None:
     other = """
 [small-v2]
 queue = "other"
@@ -221,9 +213,7 @@ def test_worker_of_the_fallback_is_enough(
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
 
 
-def test_documented_example_is_valid(
-    tmp_path: Path,
-) -> None:
+def test_documented_example_is_valid(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
     example = page.partition("## Versions")[2].partition("```toml\n")[2].partition("```")[0]
     catalogue = load(tmp_path, example)
@@ -232,9 +222,7 @@ def test_documented_example_is_valid(
     assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
 
 
-def test_version_with_fallback_keeps_a_worker(
-    tmp_path: Path,
-) -> None:
+def test_version_with_fallback_keeps_a_worker(tmp_path: Path) -> None:
     counts = {name: model.min_workers for name, model in load(tmp_path, MODEL).items()}
     assert counts == {"small": 0, "small:2": 1, "small:10": 0}
     warm = 'warm = ["Mon-Fri 08:00-18:00 UTC"]\n'

@@ -97,9 +97,7 @@ def test_minimum_workers_inside_and_outside_periods(
     assert printed["small"].warm == ()
 
 
-def test_documented_example_is_valid(
-    tmp_path: Path,
-) -> None:
+def test_documented_example_is_valid(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text("utf-8")
     section = guide.partition("## Workers that wait for jobs")[2]
     model = load(tmp_path, ENTRY + section.split("```toml\n")[1].partition("```")[0])["small"]

@@ -27,9 +27,7 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_old_or_new_secret_verifies(
-    secret: str,
-) -> None:
+def test_old_or_new_secret_verifies(secret: str) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
