@@ -9,6 +9,9 @@ max_batch_size = 1
 max_wait_ms = 0
 {more}
 """
+COUNTING = ENTRY.format(
+    name="counting", implementation="tests.e2e.counting_model", more="deadline_seconds = 120"
+)
 LARGE_ENTRY = """
 [{name}]
 description = "For tests."

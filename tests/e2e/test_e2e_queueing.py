@@ -6,19 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.catalogues import COUNTING
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
-
-CATALOGUE = """
-[counting]
-description = "Logs its jobs."
-implementation = "tests.e2e.counting_model"
-media_types = ["text/plain"]
-deadline_seconds = 120
-max_batch_size = 1
-max_wait_ms = 0
-"""
 
 
 def accept(system: System, text: str, priority: str = "normal") -> str:
@@ -27,7 +18,7 @@ def accept(system: System, text: str, priority: str = "normal") -> str:
 
 def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
     data, file = tmp_path / "data", tmp_path / "ran"
-    with running(data, CATALOGUE, ("worker",)) as system:
+    with running(data, COUNTING, ("worker",)) as system:
         low = [accept(system, f"{file} low-{number}", "low") for number in range(5)]
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda number: accept(system, f"{file} job-{number}"), range(200)))
@@ -45,7 +36,7 @@ def test_low_priority_runs_last_cancelled_not_at_all(tmp_path: Path) -> None:
             list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), cancelled))
         hung_up = _hang_up(system, f"{file} hung-up")
         port = system.port
-    with running(data, CATALOGUE, port=port) as system:
+    with running(data, COUNTING, port=port) as system:
         assert {system.final(job_id)["status"] for job_id in [*kept, hung_up, *low]} == {
             "succeeded"
         }

@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from loosely.local.data_directory import RunningSystem
+from tests.e2e.catalogues import COUNTING
 from tests.e2e.system import System, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
-CATALOGUE = """
-[counting]
-description = "Logs its jobs."
-implementation = "tests.e2e.counting_model"
-media_types = ["text/plain"]
-deadline_seconds = 120
-max_batch_size = 1
-max_wait_ms = 0
-"""
 SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "3")
 
 
@@ -56,7 +48,7 @@ class WorkerMonitor:
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("scale") / "data", CATALOGUE, options=SCALE)
+    system = System(tmp_path_factory.mktemp("scale") / "data", COUNTING, options=SCALE)
     try:
         yield system.start()
     finally:

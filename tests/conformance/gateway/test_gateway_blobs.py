@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,18 +25,11 @@ from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 
 
-@pytest.fixture(scope="module")
-def blobs_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    port = free_port()
-    with running("emulator.blobs", port, "--data", str(tmp_path_factory.mktemp("blobs"))):
-        yield port
-
-
 @pytest.fixture
 async def container(
-    blobs_port: int, request: pytest.FixtureRequest
+    blob_port: int, request: pytest.FixtureRequest
 ) -> AsyncIterator[PayloadContainer]:
-    opened = PayloadContainer(storage(blobs_port), f"c-{abs(hash(request.node.name))}")
+    opened = PayloadContainer(storage(blob_port), f"c-{abs(hash(request.node.name))}")
     yield opened
     await opened.close()
 
@@ -51,7 +44,7 @@ async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) 
 
 
 async def test_200_reads_use_at_most_32_connections(
-    container: PayloadContainer, blobs_port: int
+    container: PayloadContainer, blob_port: int
 ) -> None:
     blobs = ContainerBlobs(container)
     await blobs.create("claims/a", b"1")
@@ -60,7 +53,7 @@ async def test_200_reads_use_at_most_32_connections(
     opened = [
         each
         for each in psutil.Process().net_connections("tcp")
-        if each.raddr and each.raddr.port == blobs_port and each.status == psutil.CONN_ESTABLISHED
+        if each.raddr and each.raddr.port == blob_port and each.status == psutil.CONN_ESTABLISHED
     ]
     # The SDK has created the container by a connection of its own.
     assert 1 < len(opened) <= MAX_CONNECTIONS + 1
@@ -141,12 +134,10 @@ async def test_blob_with_lease_and_snapshots_is_deleted(
     assert [each async for each in container.client.list_blobs(include=["snapshots"])] == []
 
 
-async def test_signed_link_only_reads_its_blob(
-    container: PayloadContainer, blobs_port: int
-) -> None:
+async def test_signed_link_only_reads_its_blob(container: PayloadContainer, blob_port: int) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
     soon = datetime.now(UTC) + timedelta(minutes=5)
-    public = f"http://localhost:{blobs_port}/devstoreaccount1"
+    public = f"http://localhost:{blob_port}/devstoreaccount1"
     url = await SignedPayloadLinks(container, public).to_read(
         "results/a", "image/png", "a.png", soon
     )

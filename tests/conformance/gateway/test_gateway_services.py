@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from gateway.storage.payloads import BlobPayloadStore
 from tests.conformance.gateway.emulated_services import (
     message,
     received,
-    running,
     running_service_bus,
     service_bus,
     storage,
@@ -32,13 +31,6 @@ from tests.connections import ACCOUNT_KEY
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def blob_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    port = free_port()
-    with running("emulator.blobs", port, "--data", str(tmp_path_factory.mktemp("blobs"))):
-        yield port
 
 
 @pytest.fixture
