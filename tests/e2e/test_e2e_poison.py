@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.catalogues import ENTRY
 from tests.e2e.system import System, run_loosely, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-CATALOGUE = """
-[crasher]
-description = "Kills its worker."
-implementation = "tests.e2e.crasher"
-media_types = ["text/plain"]
-deadline_seconds = 120
-max_batch_size = 1
-max_wait_ms = 0
-lock_seconds = 5
-"""
+MORE = "deadline_seconds = 120\nlock_seconds = 5"
+CATALOGUE = ENTRY.format(name="crasher", implementation="tests.e2e.crasher", more=MORE)
 
 
 def test_job_that_kills_workers_is_dead_lettered(tmp_path: Path) -> None:

@@ -120,8 +120,7 @@ class Template:
     def names(self) -> set[str]:
         """The names that an expression in this template may use."""
         declared = (self.parameters, self.variables, self.resources, self.modules)
-        names = BUILT_IN.union(*declared)
-        return names | {name.rpartition("__")[2] for name in self.resources}
+        return BUILT_IN.union(*declared, (name.rpartition("__")[2] for name in self.resources))
 
     @property
     def kinds(self) -> set[str]:

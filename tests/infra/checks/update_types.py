@@ -27,10 +27,9 @@ def collect(source: Path, kinds: list[str]) -> dict[str, Any]:
             return value
         if "$ref" in value:
             return {"$ref": f"#/{place(int(value['$ref'].removeprefix('#/')), path, loaded)}"}
-        kept = {key: each for key, each in value.items() if key != "description"}
-        is_properties = "$type" not in value and "flags" not in value
-        kept = dict(value) if is_properties else kept
-        return {key: copy(each, path, loaded) for key, each in kept.items()}
+        # A property may have the name "description".
+        left_out = {"description"} if {"$type", "flags"} & set(value) else set()
+        return {k: copy(v, path, loaded) for k, v in value.items() if k not in left_out}
 
     def place(number: int, path: Path, loaded: list[Any]) -> int:
         if (path, number) not in positions:
