@@ -18,7 +18,7 @@ from PIL import Image
 
 from contract.catalogue import Catalogue
 from contract.messages import PayloadRef
-from worker.errors import Cancelled, ChildFailed, HandedBack, InferenceFailed
+from worker.errors import Cancelled, ChildFailed, HandedBack, InferenceFailed, NotWaitedFor
 from worker.inputs.payloads import BlobPayloads
 from worker.memory.limits import DeviceLock
 from worker.pipeline.children import ChildServices, JobChildren
@@ -260,11 +260,19 @@ class TestEnd:
             run(children(), "any", [b"x", b"y"])
         assert gateway.cancelled.is_set()
 
+    @pytest.mark.parametrize("status", [415, 410])
     def test_refused_child_names_the_problem(
+        self, status: int, gateway: Gateway, children: Callable[..., JobChildren]
+    ) -> None:
+        gateway.answer = lambda _: (status, {"code": "refused", "detail": "no"})
+        with pytest.raises(ChildFailed, match="refused: no"):
+            run(children(), "any", [b"x"])
+
+    def test_ended_parent_needs_no_child(
         self, gateway: Gateway, children: Callable[..., JobChildren]
     ) -> None:
-        gateway.answer = lambda _: (415, {"code": "unsupported-media-type", "detail": "no"})
-        with pytest.raises(ChildFailed, match="unsupported-media-type: no"):
+        gateway.answer = lambda _: (410, {"code": "already-final"})
+        with pytest.raises(NotWaitedFor):
             run(children(), "any", [b"x"])
 
     def test_cancelled_parent_cancels_its_children(
