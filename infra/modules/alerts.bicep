@@ -203,7 +203,8 @@ var queries = [
     severity: 1
     text: 'The gateway responds with server errors: see the exceptions, then /v1/health/ready.'
     // 503 with saturated or overloaded and 504 with expired are intended, and have alerts of their own.
-    query: 'requests | where cloud_RoleName !in ("loosely-gateway", "loosely-worker") | where toint(resultCode) in (500, 502) | summarize value = sum(itemCount) by resultCode'
+    // The host logs a caller's disconnect as a failed request with this exception.
+    query: 'requests | where cloud_RoleName !in ("loosely-gateway", "loosely-worker") | where toint(resultCode) in (500, 502) | join kind=leftanti (exceptions | where tostring(details) has "RequestCanceled") on operation_Id | summarize value = sum(itemCount) by resultCode'
     measure: 'value'
     dimension: 'resultCode'
     threshold: gatewayErrors

@@ -314,6 +314,8 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
     for name in ("no-ready-worker", "oldest-message", "given-up"):
         assert queries[name].endswith("by queue"), name
     assert queries["failed-jobs"].endswith('by reason = strcat(model, " ", code)')
+    gone = 'join kind=leftanti (exceptions | where tostring(details) has "RequestCanceled")'
+    assert gone in queries["gateway-errors"], "an alert of callers that disconnect"
     expected = {"gateway-silent", "gateway-errors", "scheduler-throttled", "service-bus-throttled"}
     expected |= {"log-limit", "payload-storage", "host-storage", "key-vault", "spot-evictions"}
     assert expected | {"queue-size", "gpu-errors"} <= set(rules)

@@ -428,7 +428,8 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
 
 
 # The status of gRPC with which the Durable Task Scheduler refuses calls. The host logs it.
-LINES_OF_THE_HOST = {"ResourceExhausted", "OverQuota"}
+# RequestCanceled is the error of its proxy after a caller has disconnected.
+LINES_OF_THE_HOST = {"ResourceExhausted", "OverQuota", "RequestCanceled"}
 # Another check compares this line with the worker's code.
 LINE_OF_THE_WORKER = "Azure has scheduled the event Preempt"
 

@@ -210,6 +210,7 @@ FAULTS = [
     ("infra/modules/cluster.bicep", "FilteringMode: 'Include'", "FilteringMode: 'Off'"),
     # Alerts
     ("infra/modules/alerts.bicep", 'matches regex @"/v1/models', 'has @"/v1/models'),
+    ("infra/modules/alerts.bicep", "join kind=leftanti (exc", "join kind=inner (exc"),
     ("infra/modules/alerts.bicep", "by model'", "'"),
     ("infra/modules/alerts.bicep", "max(Count) - min(Count) + 1", "sum(Count)"),
     ("infra/modules/alerts.bicep", "/v1/health/ready'", "/health'"),
