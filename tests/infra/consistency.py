@@ -11,9 +11,13 @@ from contract.catalogue import Catalogue
 from contract.names import low_priority_queue
 from contract.queues import CLOUD_LOCK_SECONDS, cloud_lock_seconds, config
 from contract.warm import parse_period
+from gateway.dead_letters.bulk import ACTION_TIME
+from gateway.housekeeping import STEP_SECONDS
 from gateway.operations.sums import SUMS_KEPT
+from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.uploads import UPLOAD_LIFETIME
 from gateway.submission.idempotency import LIFETIME_HOURS
+from gateway.webhooks.activities import ATTEMPT_SECONDS
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from infra.manifests import count_max_workers
 from tests.infra.azure_rules import AZURE_RULES
@@ -34,6 +38,9 @@ from tests.infra.settings import (
     the_platform_can_scale_the_gateway,
     worker_settings_are_set_and_read,
 )
+
+HOUSEKEEPING = "functions/gateway/housekeeping.py"
+LONGEST_FUNCTION_SECONDS = 55 * 60
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
@@ -457,6 +464,24 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
             assert re.search(route, code), path
 
 
+def everything_ends_long_before_the_function_timeout(files: DeploymentFiles) -> None:
+    """Check that the timeout is an hour, and that no function runs for more than 55 minutes.
+
+    After `functionTimeout`, the host restarts the language worker, with all other requests in it.
+    """
+    host = json.loads(files.text("functions/host.json"))
+    assert host["functionTimeout"] == "01:00:00"
+    steps = re.findall(r"^        (?:\"[\w/]+\"|[A-Z_]+): ", files.text(HOUSEKEEPING), re.MULTILINE)
+    assert len(steps) == 13
+    longest = {
+        "a caller's wait": MAX_WAIT_SECONDS,
+        "an attempt of a webhook": ATTEMPT_SECONDS,
+        "the housekeeping": len(steps) * STEP_SECONDS,
+        "a change of dead letters": ACTION_TIME.total_seconds(),
+    }
+    assert max(longest.values()) <= LONGEST_FUNCTION_SECONDS, longest
+
+
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
@@ -507,6 +532,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     lifecycle_rules_cover_every_kind_of_blob,
     lifecycle_rules_delete_after_the_housekeeping,
     alert_queries_match_log_lines_and_routes,
+    everything_ends_long_before_the_function_timeout,
     the_image_has_what_the_worker_needs,
     *AZURE_RULES,
 )

@@ -55,6 +55,7 @@ FAULTS = [
     ),
     ("infra/modules/gateway.bicep", "secrets/reply-token-keys/", "secrets/reply-keys/"),
     ("infra/modules/gateway.bicep", "  GATEWAY_BASE_URL: ", "  BASE_URL: "),
+    ("functions/host.json", '"01:00:00"', '"00:05:00"'),
     ("functions/host.json", '"azureManaged"', '"AzureStorage"'),
     ("infra/modules/gateway.bicep", "max(1, leastCount)", "leastCount"),
     (
