@@ -51,6 +51,8 @@ var fittingConcurrency = max(1, (instanceMemoryMB - 920) * 1048576 / (4 * bodyLi
 
 var common = {
   FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(bodyLimitBytes)
+  // The worker then proxies HTTP to the app. Without it, the host answers no request.
+  PYTHON_ENABLE_INIT_INDEXING: '1'
   // Otherwise the host answers `/` with a page of its own.
   AzureWebJobsDisableHomepage: 'true'
   AzureWebJobsStorage__accountName: hostStorage.name

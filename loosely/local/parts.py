@@ -217,6 +217,7 @@ def _functions(settings: SystemSettings) -> Part:
             "SERVICE_BUS": settings.service_bus_connection("gateway"),
             "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
+            "PYTHON_ENABLE_INIT_INDEXING": "1",
             "GATEWAY_BASE_URL": settings.gateway_url,
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             **settings.catalogue_environment,

@@ -71,3 +71,4 @@ def test_settings_have_the_values_for_func_start() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     assert example["IsEncrypted"] is False
     assert example["Values"]["FUNCTIONS_WORKER_RUNTIME"] == "python"
+    assert example["Values"]["PYTHON_ENABLE_INIT_INDEXING"] == "1"

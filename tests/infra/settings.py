@@ -22,6 +22,7 @@ STORAGE_PROVIDER_NAMES = (
 # Settings that the platform or an SDK reads.
 PLATFORM = {
     "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
+    "PYTHON_ENABLE_INIT_INDEXING",
     "AzureWebJobsDisableHomepage",
     "AzureWebJobsStorage__accountName",
     "AzureWebJobsStorage__credential",

@@ -215,7 +215,7 @@ def test_example_settings_contain_every_setting() -> None:
     read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
-    host |= {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"}
+    host |= {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "PYTHON_ENABLE_INIT_INDEXING"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
     assert example["Values"].keys() == read | host
     for name, timeout in VISIBILITY_TIMEOUTS.items():
@@ -231,6 +231,7 @@ _OF_THE_HOST = {
     "AzureWebJobsStorage",
     "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
     "FUNCTIONS_WORKER_RUNTIME",
+    "PYTHON_ENABLE_INIT_INDEXING",
 }
 
 

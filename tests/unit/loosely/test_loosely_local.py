@@ -304,6 +304,7 @@ class TestSystem:
         assert functions.environment["GATEWAY_BASE_URL"] == "http://127.0.0.1:9000"
         assert functions.environment["REPLY_TOKEN_KEYS"] == "c2VjcmV0"
         assert functions.environment["FUNCTIONS_WORKER_RUNTIME"] == "python"
+        assert functions.environment["PYTHON_ENABLE_INIT_INDEXING"] == "1"
         assert worker.environment["REPLY_HOSTS"] == "127.0.0.1:9000"
         assert worker.environment["HEALTH_PORT"] == "9004"
         for part in (functions, worker):
