@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from emulator.functions.durable.azure_storage.options import (
 from emulator.functions.host import Host, lock_data_directory, run_host
 from emulator.functions.options import HostOptions
 from emulator.functions.settings import read_local_host_options, split_origins
+from emulator.functions.shared_log import share_log
 from emulator.functions.watch import AppFileWatch
 
 _DEFAULT_PORT = 7071
+_EXIT_SECONDS = 2.0
 # With a shorter timeout, a live host might not renew its messages before they become visible.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
@@ -48,15 +51,38 @@ def main() -> int:
     # The Azure SDK logs a lost connection in many lines. The Service Bus trigger logs it in one.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     formatter = ColourFormatter() if options.has_colour else None
-    return program.run("emulator.functions", given.log_level, lambda: _run(options), formatter)
+
+    def run_host_program() -> None:
+        if not options.is_isolated:
+            share_log(given.log_level, options.log_level)
+        with lock_data_directory(options.data):
+            program.run_loop(_serve(options))
+
+    status = program.run("emulator.functions", given.log_level, run_host_program, formatter)
+    if not options.is_isolated:
+        _exit(status)
+    return status
 
 
-def _run(options: HostOptions) -> None:
-    with lock_data_directory(options.data):
-        program.run_loop(_serve(options))
+def _exit(status: int) -> None:
+    """End this process, although threads of the app may still run."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 async def _serve(options: HostOptions) -> None:
+    try:
+        await _run_host(options)
+    finally:
+        if not options.is_isolated:
+            # The event loop waits for its threads before it closes.
+            timer = threading.Timer(_EXIT_SECONDS, _exit, (0 if sys.exception() is None else 1,))
+            timer.daemon = True
+            timer.start()
+
+
+async def _run_host(options: HostOptions) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,7 +131,14 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     parser.add_argument(
         "--python",
         default=sys.executable,
-        help="Python interpreter of the app process (default: that of the host)",
+        help="Python interpreter of the app, which implies --isolated (default: that of the host)",
+    )
+    parser.add_argument(
+        "--isolated",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the app in a process of its own: for apps that crash or block their process, or "
+        "that are not trusted",
     )
     _add_core_tools_options(parser)
     _add_own_options(parser)
@@ -123,11 +156,12 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     options = HostOptions(
         folder=folder,
         data=given.data.resolve(),
-        settings_file=given.settings,
+        settings_file=None if given.settings is None else given.settings.resolve(),
         host=given.host,
         port=defaults.port or _DEFAULT_PORT if given.port is None else given.port,
         log_level=given.log_level,
         python=given.python,
+        is_isolated=given.isolated or given.python != sys.executable,
         limits=program.http_limits(given),
         storage=_storage_options(parser, given),
         functions=tuple(given.functions),

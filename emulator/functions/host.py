@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emulator.clock import WallClock
-from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.errors import AppLoadError, HostDirectoryInUse, RouteInvalid
+from emulator.functions.loaded_app import AppSource
 from emulator.functions.options import HostOptions
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
+from emulator.functions.supervisor import AppSupervisor
 from emulator.functions.watch import AppFileWatch, forget_bytecode
 from emulator.program import (
     LOOPBACK_HOSTS,
@@ -246,7 +247,9 @@ class Host:
     def _make_supervisor(self, configuration: AppConfiguration) -> AppSupervisor:
         options, settings = self._options, configuration.settings
         return AppSupervisor(
-            AppCommand(options.folder, settings, options.python, options.log_level)
+            AppSource(
+                options.folder, settings, options.python, options.log_level, options.is_isolated
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""Invoke the functions of the app in the app process, and log each invocation."""
+"""Invoke the functions of the app, and log each invocation."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from emulator.functions.app_process import AppSupervisor, InvocationResponse
 from emulator.functions.catalogue import FunctionCatalogue
 from emulator.functions.errors import FunctionFailure
+from emulator.functions.loaded_app import InvocationResponse
+from emulator.functions.supervisor import AppSupervisor
 
 _log = logging.getLogger("functions.host")
 _NO_TRACE = ["", ""]
@@ -32,7 +33,7 @@ class HttpResult:
 
 
 class Invoker:
-    """Invokes functions in the app process, each for at most `functionTimeout` of host.json.
+    """Invokes functions of the app, each for at most `functionTimeout` of host.json.
 
     Each method raises FunctionFailure if the function raised an exception or exceeded the timeout,
     and AppUnavailable if the app process did not respond. Implements `FunctionRunner`.
@@ -65,7 +66,7 @@ class Invoker:
         """Invoke a function with an HTTP trigger, and return its response."""
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(call, body, _HTTP_REASON)
-        return HttpResult(head[2], head[3], payload)
+        return HttpResult(head[1], head[2], payload)
 
     async def invoke(
         self,
@@ -78,7 +79,7 @@ class Invoker:
         """Invoke a function with a trigger's data, and return its return value as text or None."""
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(call, body, _NO_REASON)
-        return payload.decode() if head[2] else None
+        return payload.decode() if head[1] else None
 
     async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
         """Invoke a function with the JSON of a TimerRequest. `fired_at` is only logged."""
@@ -111,15 +112,14 @@ class Invoker:
         invocation_id = str(uuid.uuid4())
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                process = await self._supervisor.wait_until_ready(restart_timeout_seconds)
+                app = await self._supervisor.wait_until_ready(restart_timeout_seconds)
                 with self._log_invocation(name, reason, invocation_id):
-                    answer = await process.invoke([*call, invocation_id], body)
+                    answer = await app.invoke([*call, invocation_id], body)
                     head = answer[0]
-                    if head[1] == "error":
-                        raise FunctionFailure(str(head[2]), str(head[3]), str(head[4]))
+                    if head[0] == "error":
+                        raise FunctionFailure(str(head[1]), str(head[2]), str(head[3]))
         except TimeoutError:
-            # A running function cannot be stopped, so kill the process that runs it.
-            self._supervisor.kill()
+            self._supervisor.give_up(name)
             raise FunctionFailure(
                 "FunctionTimeoutException",
                 f"Timeout value of {self._timeout_seconds:.0f} s exceeded by function: "

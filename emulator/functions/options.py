@@ -19,6 +19,8 @@ class HostOptions:
     port: int = 7071
     log_level: str = "info"
     python: str = sys.executable
+    is_isolated: bool = False
+    """Whether the app has a process of its own."""
     limits: HttpLimits = field(default_factory=HttpLimits)
     storage: AzureStorageOptions | None = None
     """The options of the azure-storage engine. If None, the host uses the default engine."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from emulator.clock import UtcClock
 from emulator.functions.admin import AdminApplication
-from emulator.functions.app_process import AppSupervisor
 from emulator.functions.asgi import Application, Receive, Scope, Send
 from emulator.functions.catalogue import (
     FunctionCatalogue,
@@ -21,6 +20,7 @@ from emulator.functions.main_port import HostPorts, MainPort, respond_not_runnin
 from emulator.functions.options import HostOptions
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
+from emulator.functions.supervisor import AppSupervisor
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import RequestLimits, WebApplication
 from emulator.hosts import HostRules, OriginFilter

@@ -17,7 +17,6 @@ import socket
 import sys
 import threading
 from collections.abc import Coroutine
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,11 @@ def main() -> None:
     _die_with_host(options.host_pipe)
     _load_own_package()
     serving = importlib.import_module(f"{_PACKAGE}.serving")
-    invocation = importlib.import_module(f"{_PACKAGE}.invocation")
-    _log_to_stderr(options.log_level, invocation.running_function)
-    _set_import_path(options.folder)
+    log_lines = importlib.import_module(f"{_PACKAGE}.log_lines")
+    _log_to_stderr(options.log_level, log_lines.AppLogFormatter())
+    import_path = importlib.import_module(f"{_PACKAGE}.import_path")
+    # Without the folder of this script, which is the first entry.
+    sys.path[:] = import_path.app_path(options.folder, sys.path[1:], _HOST_ROOT)
     connected = socket.socket(fileno=options.socket)
     serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
     _run(serving.serve(connected, serve_options))
@@ -81,50 +82,12 @@ def _load_own_package() -> None:
     spec.loader.exec_module(module)
 
 
-def _set_import_path(folder: Path) -> None:
-    """Put the app's folder, then its `.python_packages`, first in `sys.path`."""
-    kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
-    installed = folder / ".python_packages" / "lib" / "site-packages"
-    sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]
-
-
-def _is_hosts_own(entry: Path) -> bool:
-    inside = entry.resolve().is_relative_to(_HOST_ROOT)
-    return inside and not {"site-packages", "dist-packages"} & set(entry.parts)
-
-
-def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Configure logging to stderr. Each log line names the Azure function that wrote it.
-
-    Control characters are escaped and tracebacks indented, because untrusted text must not look
-    like another log line.
-    """
-
-    class Format(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            name = running_function.get()
-            record.source = f"Functions.{name}" if name else record.name
-            return super().format(record)
-
-        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base's name
-            return _escape(super().formatMessage(record))
-
-        def formatException(self, ei: Any) -> str:  # noqa: N802  the base's name
-            lines = super().formatException(ei).split("\n")
-            return "\n".join(f"    {_escape(line)}" for line in lines)
-
+def _log_to_stderr(level: str, formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Format("%(asctime)s %(levelname)s [%(source)s] %(message)s"))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Azure's SDK logs each request at level info, which would bury the user's own log lines.
     logging.getLogger("azure").setLevel(max(logging.WARNING, logging.root.level))
-
-
-def _escape(text: str) -> str:
-    """Return the text with an escape such as `\\n` for each character that is not printable."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _run(serve: Coroutine[Any, Any, None]) -> None:

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from azure.functions.meta import Datum
 
 from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, find_converter
+from .log_lines import running_function
 
 TRIAL_RUNS: Final = 20
 """The number of runs of an orchestrator in a thread before it may run on the event loop."""
@@ -29,7 +30,6 @@ After one slow run of an orchestrator, all its later runs are in a thread, not o
 """
 
 _invocation_id_of_thread = threading.local()
-running_function: ContextVar[str] = ContextVar("running_function", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +300,10 @@ class ThreadPool:
     def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
         self._executor = executor
         self._run_in_executor = run_in_executor
+
+    def close(self) -> None:
+        """Start no more calls; those that run, continue."""
+        self._executor.shutdown(wait=False)
 
     def submit(
         self, call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]

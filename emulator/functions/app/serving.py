@@ -1,4 +1,4 @@
-"""Load the app, report its functions to the host and run invocations until the host ends."""
+"""Load an app and run its functions: for a host in the same process, or over a socket."""
 
 import asyncio
 import gc
@@ -27,11 +27,12 @@ from .invocation import (
 
 _log = logging.getLogger("functions.app")
 _HERE = Path(__file__).parent
+Response = tuple[list[Any], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The command-line options of the app process.
+    """Which app to load.
 
     `folder` is the Function App folder, and `script` is the file name of its main module.
     `thread_count` is the size of the thread pool, or None for Python's default size.
@@ -42,35 +43,108 @@ class ServeOptions:
     thread_count: int | None
 
 
+class AppFunctions:
+    """The functions of an app, which this process has imported.
+
+    The constructor imports the app, and raises what `load_functions` raises.
+    """
+
+    def __init__(self, options: ServeOptions) -> None:
+        functions = load_functions(options.folder, options.script)
+        self.descriptions = [function.describe() for function in functions.values()]
+        self.client_binding: str | None = None
+        self._functions: dict[str, PreparedFunction] = {
+            name: prepare(function) for name, function in functions.items()
+        }
+        self._thread_count = options.thread_count
+        self._threads = self._make_threads()
+
+    def is_async(self, name: str) -> bool:
+        """Return whether a function is a coroutine function."""
+        return self._functions[name].function.is_async
+
+    def replace_threads(self) -> None:
+        """Let later synchronous functions run in new threads, because one of the old ones hangs."""
+        self._threads.close()
+        self._threads = self._make_threads()
+
+    def close(self) -> None:
+        """Start no more synchronous functions."""
+        self._threads.close()
+
+    def _make_threads(self) -> ThreadPool:
+        executor = ThreadPoolExecutor(self._thread_count, thread_name_prefix="function")
+        return ThreadPool(executor, asyncio.get_running_loop().run_in_executor)
+
+    async def respond(self, call: list[Any], body: bytes) -> Response:
+        """Run a function, and return the head and the body of the response, without a number.
+
+        `call` is the head of a frame, without its number (see frames.py). A function that raises
+        an exception is a response, too. Raises CancelledError if the caller is cancelled.
+        """
+        name = call[0]
+        try:
+            return await self._run(name, call, body)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            # User code: sys.exit() is a failed invocation, too.
+            _log.exception("Exception while executing function: Functions.%s", name)
+            return ["error", type(error).__name__, _text_of(error), _stack_of(error)], b""
+
+    async def _run(self, name: str, call: list[Any], body: bytes) -> Response:
+        prepared, kind = self._functions[name], call[1]
+        submit = self._threads.submit
+        if kind == "http":
+            parent, state = call[7]
+            datum = make_request_datum(call[2:7], body)
+            event = TriggerInput(datum, {}, parent, state, call[8])
+            result = await invoke(prepared, event, self.client_binding, submit)
+            status, headers, payload = read_response(result)
+            return ["http", status, headers], payload
+        if kind == "bytes" and prepared.wants_text:
+            kind = "string"
+        data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
+        parent, state = call[3]
+        event = TriggerInput(data, make_metadata(call[2]), parent, state, call[4])
+        result = await invoke(prepared, event, self.client_binding, submit)
+        if result is None or result.value is None:
+            return ["data", False], b""
+        value = result.value
+        return ["data", True], value if isinstance(value, bytes) else str(value).encode()
+
+
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
     """Load the app, or report why not. Run invocations until the host closes the socket."""
-    app = _App(options.thread_count)
-    await app.connect(connected)
+    server = _FrameServer()
+    await server.connect(connected)
     try:
-        functions = load_functions(options.folder, options.script)
+        app = AppFunctions(options)
     except BaseException as error:  # noqa: BLE001 - user code: it may even exit at import
-        app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
-        await app.wait_closed()
+        server.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
+        await server.gone.wait()
         return
-    app.functions = {name: prepare(function) for name, function in functions.items()}
+    server.app = app
     # The garbage collector does not have to look at the objects of the loaded app again.
     gc.freeze()
     gc.enable()
-    app.send(["index", [function.describe() for function in functions.values()]])
-    await app.gone.wait()
+    server.send(["index", app.descriptions])
+    await server.gone.wait()
 
 
-class _App:
-    def __init__(self, thread_count: int | None) -> None:
-        loop = asyncio.get_running_loop()
-        executor = ThreadPoolExecutor(thread_count, thread_name_prefix="function")
-        self.functions: dict[str, PreparedFunction] = {}
+class _FrameServer:
+    """Receives invocations as frames, and sends the responses.
+
+    `gone` is set when the host has closed the connection.
+    """
+
+    def __init__(self) -> None:
+        self.app: AppFunctions | None = None
         self.gone = asyncio.Event()
         self._connection = FrameConnection(self._on_frame, self._on_lost)
-        self._create_task = loop.create_task
+        self._create_task = asyncio.get_running_loop().create_task
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPool(executor, loop.run_in_executor)
-        self._client_binding: str | None = None
 
     async def connect(self, connected: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -79,60 +153,31 @@ class _App:
     def send(self, head: list[Any], body: bytes = b"") -> None:
         self._connection.send(head, body)
 
-    async def wait_closed(self) -> None:
-        """Wait until the host has read all frames and closed the connection."""
-        await self.gone.wait()
-
     def _on_lost(self, _error: Exception | None) -> None:
         self.gone.set()
 
     def _on_frame(self, head: list[Any], body: bytes) -> None:
+        app = self.app
+        if app is None:
+            return  # the host sends nothing before it has the index
         if head[0] == "begin":
-            self._client_binding = head[1]
+            app.client_binding = head[1]
             return
-        task = self._create_task(self._answer(head, body))
+        task = self._create_task(self._answer(app, head, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, head: list[Any], body: bytes) -> None:
-        number, name, kind = head[0], head[1], head[2]
-        try:
-            answer, payload = await self._run(name, kind, head, body)
-        except BaseException as error:  # noqa: BLE001 - user code: sys.exit() is a failed invocation, too
-            _log.exception("Exception while executing function: Functions.%s", name)
-            answer = ["error", type(error).__name__, _text_of(error), _stack_of(error)]
-            payload = b""
+    async def _answer(self, app: AppFunctions, head: list[Any], body: bytes) -> None:
+        number, *call = head
+        answer, payload = await app.respond(call, body)
         try:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
             _log.debug(
                 "the host closed the connection before the response of the function %s was sent",
-                name,
+                call[0],
             )
-
-    async def _run(
-        self, name: str, kind: str, head: list[Any], body: bytes
-    ) -> tuple[list[Any], bytes]:
-        prepared = self.functions[name]
-        submit = self._threads.submit
-        if kind == "http":
-            parent, state = head[8]
-            datum = make_request_datum(head[3:8], body)
-            event = TriggerInput(datum, {}, parent, state, head[9])
-            result = await invoke(prepared, event, self._client_binding, submit)
-            status, headers, payload = read_response(result)
-            return ["http", status, headers], payload
-        if kind == "bytes" and prepared.wants_text:
-            kind = "string"
-        data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
-        parent, state = head[4]
-        event = TriggerInput(data, make_metadata(head[3]), parent, state, head[5])
-        result = await invoke(prepared, event, self._client_binding, submit)
-        if result is None or result.value is None:
-            return ["data", False], b""
-        value = result.value
-        return ["data", True], value if isinstance(value, bytes) else str(value).encode()
 
 
 def _text_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from azure.servicebus.exceptions import MessageLockLostError
 
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import ServiceBusOptions
+from emulator.functions.shared_log import RECEIVER_THREAD
 
 _TRACE_PROPERTIES = ("traceparent", "Diagnostic-Id")
 _log = logging.getLogger("functions.servicebus")
@@ -174,7 +175,10 @@ class ServiceBusTrigger:
 
     def _add_thread(self, *, is_extra: bool) -> None:
         thread = threading.Thread(
-            target=self._serve, args=(is_extra,), name=f"{self._source.function}-queue", daemon=True
+            target=self._serve,
+            args=(is_extra,),
+            name=self._source.function + RECEIVER_THREAD,
+            daemon=True,
         )
         self._threads.add(thread)
         thread.start()

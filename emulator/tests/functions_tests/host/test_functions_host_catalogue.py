@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.catalogue import build_catalogue
 from emulator.functions.errors import AppLoadError
 from emulator.functions.invoker import Invoker
+from emulator.functions.loaded_app import AppSource
 from emulator.functions.settings import HostFile
+from emulator.functions.supervisor import AppSupervisor
 
 OTHER = {"name": "other", "bindings": [{"name": "req", "type": "httpTrigger"}]}
 
@@ -82,7 +83,7 @@ def test_disabled_orchestrator_is_told_from_unknown() -> None:
     bindings = [{"name": "context", "type": "orchestrationTrigger"}]
     functions = [{"name": name, "bindings": bindings} for name in ("on", "off")]
     catalogue = build_catalogue(functions, bundle, {"AzureWebJobs.off.Disabled": "true"})
-    invoker = Invoker(AppSupervisor(AppCommand(Path(), {})), None, catalogue)
+    invoker = Invoker(AppSupervisor(AppSource(Path(), {})), None, catalogue)
     assert list(invoker.orchestrators) == ["on"]
     assert list(invoker.disabled_orchestrators) == ["off"]
 

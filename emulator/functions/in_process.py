@@ -1,0 +1,256 @@
+"""Load the app into the process of the host, where an invocation is a call.
+
+What the app's own process has for itself in the other form, the app shares with the host here:
+environment variables, import path, working folder, logging and event loop. `load_in_process` sets
+them as the app process has them. Therefore a process can contain only one host.
+"""
+
+import asyncio
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from emulator.functions.app.import_path import app_path
+from emulator.functions.errors import AppLoadError, AppUnavailable
+from emulator.functions.loaded_app import AppSource, InvocationResponse, require_functions
+
+if TYPE_CHECKING:
+    from emulator.functions.app.serving import AppFunctions
+
+_log = logging.getLogger("functions.host")
+_CANCEL_SECONDS = 2.0
+_HOST_ROOT = Path(__file__).resolve().parents[2]
+_SITE_FOLDERS = {"site-packages", "dist-packages"}
+_owner: ContextVar["InProcessApp | None"] = ContextVar("app", default=None)
+
+
+class InProcessApp:
+    """An app in the process of the host, which implements LoadedApp.
+
+    `load_in_process` creates this object.
+    """
+
+    has_ended = False
+
+    def __init__(self) -> None:
+        self.functions: list[dict[str, Any]] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """All running tasks that the app has created, and its invocations."""
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        self._context.run(_owner.set, self)
+        self._app: AppFunctions | None = None
+
+    def load(self, source: AppSource) -> None:
+        """Import the app. Raises AppLoadError for any error of its code, and _LoadStopped."""
+        # With the app's own version of azure.functions, if it has one.
+        from emulator.functions.app.serving import (  # noqa: PLC0415
+            AppFunctions,
+            ServeOptions,
+        )
+
+        options = ServeOptions(source.folder, source.script, source.read_thread_count())
+        try:
+            with _interruptible():
+                self._app = self._context.run(AppFunctions, options)
+        except _LoadStopped:
+            raise
+        except BaseException as error:  # user code: it may even exit at import
+            _log.error("%s", traceback.format_exc().rstrip())
+            raise AppLoadError(f"{type(error).__name__}: {error}") from error
+        self.functions = self._app.descriptions
+        require_functions(self.functions)
+
+    def begin(self, client_binding: str | None) -> None:
+        """Set the JSON of the durable client binding, or None, before the first `invoke`."""
+        if self._app is not None:
+            self._app.client_binding = client_binding
+
+    async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
+        """Run a function in a task with a context of the app, and return its response."""
+        app = self._app
+        if app is None:
+            raise AppUnavailable("the app has been unloaded", not_started=True)
+        context: Context = self._context.copy()
+        task = self._loop.create_task(app.respond(call, body), context=context)
+        try:
+            # The caller does not wait for a function that ignores its cancellation.
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.cancelled() and not (current and current.cancelling()):
+                raise AppUnavailable("the app has been unloaded") from None
+            task.cancel()
+            raise
+
+    def give_up(self, function: str) -> None:
+        """Abandon the thread of a synchronous function; an asynchronous one has been cancelled."""
+        if self._app is not None and not self._app.is_async(function):
+            self._app.replace_threads()
+            _log.error(
+                "Functions.%s has exceeded functionTimeout, but its thread cannot be stopped, and "
+                "runs on: with --isolated, the host ends the process of the app",
+                function,
+            )
+
+    async def stop(self) -> None:
+        """Cancel all tasks of the app, and start no more functions."""
+        app, self._app = self._app, None
+        if app is not None:
+            app.close()
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            _, running = await asyncio.wait(list(self.tasks), timeout=_CANCEL_SECONDS)
+            for task in running:
+                _log.warning("a task of the app ignores its cancellation: %s", task.get_coro())
+
+
+async def load_in_process(source: AppSource) -> InProcessApp:
+    """Import an app, or import it again, and return it.
+
+    Modules in the folder of the app are imported again; an app that was loaded before keeps its
+    own. Raises AppLoadError if the app cannot be loaded; then its predecessor's modules and
+    settings are in place again.
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(_create_task)
+    app = InProcessApp()
+    former = _Surroundings()
+    former.drop_modules(source.folder)
+    try:
+        _surround(source)
+        app.load(source)
+    except BaseException as error:
+        await app.stop()
+        former.restore(source.folder)
+        if isinstance(error, _LoadStopped):
+            # The signal has reached the event loop, too, which cancels this load.
+            await loop.create_future()
+        raise
+    return app
+
+
+def _create_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
+    """Create a task, as the event loop does, and note it if the code of an app has asked for it."""
+    context: Context | None = options.get("context")
+    owner = _owner.get() if context is None else context.get(_owner)
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+    if owner is not None:
+        owner.tasks.add(task)
+        task.add_done_callback(owner.tasks.discard)
+    return task
+
+
+# The state of this process before it has loaded an app for the first time.
+_host_path: list[str] = []
+_host_modules: set[str] = set()
+
+
+class _Surroundings:
+    """The settings and modules of the app that is loaded now, to restore them after a failure."""
+
+    def __init__(self) -> None:
+        if not _host_modules:
+            _host_path.extend(sys.path)
+            _host_modules.update(sys.modules)
+        self._environment = dict(os.environ)
+        self._path = list(sys.path)
+        self._modules: dict[str, ModuleType] = {}
+
+    def drop_modules(self, folder: Path) -> None:
+        """Forget the modules that were imported from the app's folder."""
+        self._modules = _find_modules(folder)
+        for name in self._modules:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        if self._modules:
+            gc.unfreeze()
+            gc.collect()
+
+    def restore(self, folder: Path) -> None:
+        """Undo what a failed load has changed."""
+        for name in _find_modules(folder):
+            del sys.modules[name]
+        sys.modules.update(self._modules)
+        _set_environment(self._environment)
+        sys.path[:] = self._path
+
+
+def _find_modules(folder: Path) -> dict[str, ModuleType]:
+    """Return the modules from an app's folder, but not installed packages and the host's own."""
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name not in _host_modules
+        and name.partition(".")[0] != "emulator"
+        and any(_is_in(Path(place), folder) for place in _places(module))
+    }
+
+
+def _places(module: ModuleType) -> list[str]:
+    file = getattr(module, "__file__", None)
+    return [file] if file else [str(place) for place in getattr(module, "__path__", ())]
+
+
+def _is_in(place: Path, folder: Path) -> bool:
+    return place.is_relative_to(folder) and not _SITE_FOLDERS & set(place.parts)
+
+
+def _surround(source: AppSource) -> None:
+    """Give this process what an app process has: settings, import path, folder and streams."""
+    _set_environment(source.settings)
+    sys.path[:] = app_path(source.folder, _host_path, _HOST_ROOT)
+    os.chdir(source.folder)
+    # Output of the app goes to the log at once, also that of its child processes.
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), 1)
+    reconfigure: Callable[..., None] | None = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+
+
+def _set_environment(values: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - values.keys():
+        del os.environ[name]
+    os.environ.update(values)
+
+
+class _LoadStopped(BaseException):
+    """SIGTERM or SIGINT has ended the import of the app."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the import of an app, during which the event loop stands."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise _LoadStopped
+
+    former = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if callable(handler := signal.getsignal(number))
+        and handler is not signal.default_int_handler
+    }
+    for number in former:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
