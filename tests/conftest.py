@@ -15,8 +15,24 @@ _TORCH = re.compile(r"^(?:import|from) (?:numpy|torch|torchvision)\b", re.MULTIL
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
+class _FailureReporter:
+    """Print each failure at once, because a run that is stopped prints no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})", red=True)
+            self._terminal.write_line(report.longreprtext)
+
+
+@pytest.hookimpl(trylast=True)  # pytest's own hook makes the terminal reporter
 def pytest_configure(config: pytest.Config) -> None:
-    """Ignore a warning that the SDK of Durable Functions issues once in each process."""
+    """Report failures at once. Ignore a warning that the Durable SDK issues once in each process."""
+    # The processes of pytest-xdist have no terminal reporter: the first process prints.
+    if terminal := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(_FailureReporter(terminal))
     ignored = "ignore:azure.functions df_loads:DeprecationWarning"
     config.addinivalue_line("filterwarnings", ignored)
 

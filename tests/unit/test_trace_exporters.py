@@ -18,6 +18,8 @@ EXPORTERS: Final = {
                 "InstrumentationKey=00000000-0000-0000-0000-000000000001;"
                 "IngestionEndpoint={address}/"
             ),
+            # The statistics of the SDK would be sent when the process ends, to a closed port.
+            "APPLICATIONINSIGHTS_SDKSTATS_DISABLED": "true",
             "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
         },
         "/v2.1/track",
