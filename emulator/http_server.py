@@ -5,6 +5,7 @@ two Content-Length headers, or both Content-Length and Transfer-Encoding.
 """
 
 import asyncio
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ class HttpProtocol(HttpToolsProtocol):
     limits: ClassVar[HttpLimits] = HttpLimits()
     max_head_bytes: ClassVar[int] = 1024 * 1024
 
+    _received = b""
     _head_bytes = 0
     _is_in_head = True
     _is_in_body = False
@@ -66,6 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, refuse a head that is too large, and extend the time for a body."""
+        self._received = data
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
@@ -80,6 +83,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Record that the head of the request is complete and that the body follows."""
+        if self._is_upgrade():
+            return
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0
@@ -87,10 +92,30 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Remove the time limit for received bytes, because the request is complete."""
+        if self._is_upgrade():
+            return
         self._is_in_head = True
         self._is_in_body = False
         self._deadline = None
         super().on_message_complete()
+
+    def _is_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Parse the request again without its Upgrade header, as Kestrel ignores this header.
+
+        httptools takes a request with this header for one without a body. Java's HttpClient asks
+        in this way for HTTP/2, also with a body.
+        """
+        if not self._is_upgrade():
+            super()._unsupported_upgrade_warning()
+            return
+        [end_of_head] = sys.exception().args  # type: ignore[union-attr] # uvicorn handles one
+        kept = [header for header in self.headers if header[0] != b"upgrade"]
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%s: %s" % header for header in kept]
+        self.data_received(b"\r\n".join([*lines, b"", self._received[end_of_head:]]))
 
     def _await_within(self, seconds: float) -> None:
         self._deadline = self.loop.time() + seconds

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,7 +211,10 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_incomplete_body_is_closed_and_delays_nobody() -> None:
+@contextlib.asynccontextmanager
+async def echoing(limits: HttpLimits) -> AsyncIterator[tuple[str, int]]:
+    """Run a server that responds with the body of each request, and yield its address."""
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(scope, receive)
@@ -220,23 +223,51 @@ async def test_incomplete_body_is_closed_and_delays_nobody() -> None:
         await respond(send, 200, [(b"content-length", str(len(body)).encode())], body)
 
     with bind("127.0.0.1", 0) as bound:
-        address = bound.getsockname()
-        listener = Listener(application, [bound], HttpLimits(body_silence_seconds=0.5))
+        listener = Listener(application, [bound], limits)
         await listener.start()
-        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe"
         async with asyncio.timeout(10):
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(head)
-            other_reader, other_writer = await asyncio.open_connection(*address)
-            other_writer.write(head + b"llo")
-            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
-            assert await reader.read() == b""
-            # The second connection is idle, not in a request, so it stays open.
-            other_writer.write(head + b"llo")
-            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+            yield bound.getsockname()
+        await listener.stop()
+
+
+async def test_incomplete_body_is_closed_and_delays_nobody() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe"
+    async with echoing(HttpLimits(body_silence_seconds=0.5)) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(head)
+        other_reader, other_writer = await asyncio.open_connection(*address)
+        other_writer.write(head + b"llo")
+        assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+        assert await reader.read() == b""
+        # The second connection is idle, not in a request, so it stays open.
+        other_writer.write(head + b"llo")
+        assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
         for each in (writer, other_writer):
             each.close()
-        await listener.stop()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("piece_bytes", [1000, 7])
+async def test_request_for_http_2_keeps_its_body(body: bytes, piece_bytes: int) -> None:
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    request = b"POST / HTTP/1.1\r\nHost: localhost\r\n" + upgrade + body
+    async with echoing(HttpLimits()) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        for start in range(0, len(request), piece_bytes):
+            writer.write(request[start : start + piece_bytes])
+            await asyncio.sleep(0)
+        answer = await reader.readuntil(b"hello")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        # The connection remains one of HTTP/1.1.
+        writer.write(request)
+        assert await reader.readuntil(b"hello") == answer
+        writer.close()
 
 
 def test_other_users_cannot_read_the_data(service: Service) -> None:
