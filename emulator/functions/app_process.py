@@ -12,11 +12,15 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emulator.functions.app.frames import FrameConnection
 from emulator.functions.errors import AppLoadError, AppUnavailable
 from emulator.functions.loaded_app import AppSource, InvocationResponse, require_functions
+
+if TYPE_CHECKING:
+    from emulator.functions.exchange import Exchange
+    from emulator.functions.web_proxy import WebProxy
 
 _log = logging.getLogger("functions.host")
 _ENTRY = Path(__file__).parent / "app" / "__main__.py"
@@ -36,6 +40,8 @@ class AppProcess:
     def __init__(self, child: asyncio.subprocess.Process, host_pipe: int) -> None:
         loop = asyncio.get_running_loop()
         self.functions: list[dict[str, Any]] = []
+        self.has_web_extension = False
+        self._web: WebProxy | None = None
         self.ended = asyncio.Event()
         self.connection = FrameConnection(self._on_frame, self._on_lost)
         self.indexed: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
@@ -70,6 +76,30 @@ class AppProcess:
             raise AppUnavailable("the app process has ended", not_started=True) from error
         finally:
             self._waiting.pop(number, None)
+
+    async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
+        """Send an invocation, and forward its request to the server of the web extension.
+
+        As in Azure's host, the invocation lasts until both have ended.
+        """
+        if self._web is None:
+            return await self.invoke(call, b"")  # as in Azure, the function waits for its request
+        from emulator.functions.exchange import ForwardError  # noqa: PLC0415 - for few apps
+
+        invocation = asyncio.create_task(self.invoke(call, b""))
+        try:
+            try:
+                await self._web.forward(exchange, call[-1], invocation.done)
+            except ForwardError as error:
+                # The function would wait for ever for a request that has not arrived.
+                if error.has_arrived or invocation.done():
+                    answer = await invocation
+                    if answer[0][0] == "error":
+                        return answer
+                raise
+            return await invocation
+        finally:
+            invocation.cancel()
 
     def begin(self, client_binding: str | None) -> None:
         """Send the JSON of the durable client binding, or None, before the first `invoke`."""
@@ -121,6 +151,7 @@ class AppProcess:
         number = head[0]
         if number == "index":
             if not self.indexed.done():
+                self._set_web(head[2])
                 self.indexed.set_result(head[1])
         elif number == "refused":
             if not self.indexed.done():
@@ -131,10 +162,19 @@ class AppProcess:
             if waiting is not None and not waiting.done():
                 waiting.set_result((head[1:], body))
 
+    def _set_web(self, address: str | None) -> None:
+        self.has_web_extension = address is not None
+        if address:
+            from emulator.functions.web_proxy import WebProxy  # noqa: PLC0415 - for few apps
+
+            self._web = WebProxy(address)
+
     def _on_lost(self, error: Exception | None) -> None:
         if error is not None:
             _log.warning("the connection to the app process is lost: %s", error)
         self.ended.set()
+        if self._web is not None:
+            self._web.close()
         if not self.indexed.done():
             self.indexed.set_exception(_EndedEarlyError())
         for waiting in self._waiting.values():

@@ -27,6 +27,7 @@ from emulator.functions.loaded_app import AppSource, InvocationResponse, require
 
 if TYPE_CHECKING:
     from emulator.functions.app.serving import AppFunctions
+    from emulator.functions.exchange import Exchange
 
 _log = logging.getLogger("functions.host")
 _CANCEL_SECONDS = 2.0
@@ -45,6 +46,7 @@ class InProcessApp:
 
     def __init__(self) -> None:
         self.functions: list[dict[str, Any]] = []
+        self.has_web_extension = False
         self.tasks: set[asyncio.Task[Any]] = set()
         """All running tasks that the app has created, and its invocations."""
         self._loop = asyncio.get_running_loop()
@@ -71,6 +73,8 @@ class InProcessApp:
             raise AppLoadError(f"{type(error).__name__}: {error}") from error
         self.functions = self._app.descriptions
         require_functions(self.functions)
+        if self._app.extension is not None:
+            raise AppLoadError("an app with a web extension needs a process of its own: --isolated")
 
     def begin(self, client_binding: str | None) -> None:
         """Set the JSON of the durable client binding, or None, before the first `invoke`."""
@@ -93,6 +97,10 @@ class InProcessApp:
                 raise AppUnavailable("the app has been unloaded") from None
             task.cancel()
             raise
+
+    async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
+        """Run a function whose request and response pass through the app's web extension."""
+        raise NotImplementedError
 
     def give_up(self, function: str) -> None:
         """Abandon the thread of a synchronous function; an asynchronous one has been cancelled."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from emulator.functions.catalogue import FunctionCatalogue
 from emulator.functions.errors import FunctionFailure
+from emulator.functions.exchange import Exchange
 from emulator.functions.loaded_app import InvocationResponse
 from emulator.functions.supervisor import AppSupervisor
 
@@ -68,6 +69,22 @@ class Invoker:
         head, payload = await self._invoke(call, body, _HTTP_REASON)
         return HttpResult(head[1], head[2], payload)
 
+    @property
+    def has_web_extension(self) -> bool:
+        """Return whether the app's HTTP functions get their requests from a web extension."""
+        return self._supervisor.has_web_extension
+
+    async def invoke_web(
+        self, name: str, route: dict[str, str], trace: list[str] | None, exchange: Exchange
+    ) -> None:
+        """Invoke a function, and forward the request to the server of the app's web extension.
+
+        Raises also ForwardError, after the function has ended, if the request or the response could
+        not be forwarded.
+        """
+        call = [name, "web", route, trace or _NO_TRACE]
+        await self._invoke(call, b"", _HTTP_REASON, exchange)
+
     async def invoke(
         self,
         name: str,
@@ -104,17 +121,24 @@ class Invoker:
             raise FunctionFailure("", f"Activity function '{name}' is disabled.")
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
-    async def _invoke(self, call: list[Any], body: bytes, reason: str) -> InvocationResponse:
+    async def _invoke(
+        self, call: list[Any], body: bytes, reason: str, exchange: Exchange | None = None
+    ) -> InvocationResponse:
         name, kind = call[:2]
         restart_timeout_seconds = (
-            _HTTP_RESTART_TIMEOUT_SECONDS if kind == "http" else _WORK_RESTART_TIMEOUT_SECONDS
+            _HTTP_RESTART_TIMEOUT_SECONDS
+            if kind in ("http", "web")
+            else _WORK_RESTART_TIMEOUT_SECONDS
         )
         invocation_id = str(uuid.uuid4())
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 app = await self._supervisor.wait_until_ready(restart_timeout_seconds)
                 with self._log_invocation(name, reason, invocation_id):
-                    answer = await app.invoke([*call, invocation_id], body)
+                    if exchange is None:
+                        answer = await app.invoke([*call, invocation_id], body)
+                    else:
+                        answer = await app.invoke_web([*call, invocation_id], exchange)
                     head = answer[0]
                     if head[0] == "error":
                         raise FunctionFailure(str(head[1]), str(head[2]), str(head[3]))

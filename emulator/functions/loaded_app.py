@@ -9,9 +9,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from emulator.functions.errors import AppLoadError
+
+if TYPE_CHECKING:
+    from emulator.functions.exchange import Exchange
 
 _log = logging.getLogger("functions.host")
 _THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
@@ -61,6 +64,9 @@ class LoadedApp(Protocol):
     functions: list[dict[str, Any]]
     """The functions of the app, as app/indexing.py describes them."""
 
+    has_web_extension: bool
+    """Whether HTTP requests go to the app's web extension."""
+
     @property
     def has_ended(self) -> bool:
         """Whether the app's own process has ended."""
@@ -78,6 +84,13 @@ class LoadedApp(Protocol):
 
         `call` is the head of the frame in app/frames.py, without its number. If the caller is
         cancelled, an asynchronous function in the host's process is cancelled, too.
+        """
+        ...
+
+    async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
+        """Run a function whose request and response pass through the app's web extension.
+
+        Raises ForwardError if they did not, and AppUnavailable.
         """
         ...
 

@@ -25,6 +25,7 @@ class AppSupervisor:
     def __init__(self, source: AppSource) -> None:
         self.client_binding: str | None = None
         self.functions: list[dict[str, Any]] = []
+        self.has_web_extension = False
         self._source = source
         self._app: LoadedApp | None = None
         self._ready = asyncio.Event()
@@ -45,6 +46,7 @@ class AppSupervisor:
 
             self._app = await load_in_process(self._source)
         self.functions = self._app.functions
+        self.has_web_extension = self._app.has_web_extension
 
     def begin(self) -> None:
         """Start to accept invocations. From now on, the app process is restarted if it ends."""
@@ -125,7 +127,8 @@ class AppSupervisor:
             except AppLoadError as error:
                 _log.error("the app cannot be loaded; the host tries again: %s", error)
                 continue
-            if process.functions == self.functions:
+            has_same_server = process.has_web_extension == self.has_web_extension
+            if process.functions == self.functions and has_same_server:
                 return process, delay_seconds
             _log.error("the functions of the app have changed: restart the host to load them")
             await process.stop()

@@ -22,6 +22,7 @@ from emulator.functions.asgi import (
 )
 from emulator.functions.durable.management import DURABLE_PATH
 from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.exchange import Exchange, ForwardError, RequestTooLarge
 from emulator.functions.invoker import Invoker
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import HostFile
@@ -128,6 +129,10 @@ class WebApplication:
         self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         name, route = found
+        if self._invoker.has_web_extension:
+            exchange = Exchange(scope, receive, send, self._limits.max_body_bytes)
+            await self._invoke_web(name, route, exchange)
+            return
         try:
             body = await read_body(scope, receive, self._limits.max_body_bytes)
         except BodyTooLarge:
@@ -160,12 +165,35 @@ class WebApplication:
             return
         await respond(send, result.status, headers, payload)
 
+    async def _invoke_web(self, name: str, route: dict[str, str], exchange: Exchange) -> None:
+        """Forward a request to the server of the app's web extension."""
+        status = 500
+        try:
+            await self._invoker.invoke_web(name, route, _trace(exchange.scope), exchange)
+        except FunctionFailure as failure:
+            _log.debug("Functions.%s failed: %s", name, failure)
+        except AppUnavailable as gone:
+            _log.warning("Functions.%s did not respond: %s", name, gone)
+            status = 503 if gone.not_started else 502
+        except ForwardError as error:
+            if isinstance(error, RequestTooLarge):
+                self._log_large_body()
+            _log.warning("Functions.%s failed: %s", name, error)
+            status = error.status
+        if not exchange.is_started:
+            await respond_empty(exchange.send, status)
+        elif not exchange.is_complete:
+            await exchange.abort()
+
     async def _refuse_body(self, send: Send) -> None:
+        self._log_large_body()
+        await respond_empty(send, 500)
+
+    def _log_large_body(self) -> None:
         _log.error(
             "Request body too large. The max request body size is %d bytes.",
             self._limits.max_body_bytes,
         )
-        await respond_empty(send, 500)
 
 
 def _has_host(scope: Scope) -> bool:
@@ -174,6 +202,15 @@ def _has_host(scope: Scope) -> bool:
     if not hosts:
         return bool(scope["http_version"] == "1.0")
     return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
+
+
+def _trace(scope: Scope) -> list[str] | None:
+    """Return the W3C trace context of a request, or None."""
+    headers = dict(scope["headers"])
+    parent = headers.get(b"traceparent")
+    if parent is None:
+        return None
+    return [parent.decode("latin-1"), headers.get(b"tracestate", b"").decode("latin-1")]
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:

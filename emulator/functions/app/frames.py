@@ -6,17 +6,22 @@ A frame consists of two lengths, a JSON head and a raw body:
 
 The first item of the head is the kind of the frame, or the number (id) of an invocation:
 
-    app  → host  ["index", functions]              the functions of the app, see indexing.py
+    app  → host  ["index", functions, web]         the functions of the app, see indexing.py;
+                                                   web: the address of the server of its web
+                                                   extension, empty if it is not served, or null
                  ["refused", error, traceback]     why the app cannot be loaded
     host → app   ["begin", client_binding]         the durable client's JSON, or null
                  [id, name, "http", method, url, headers, query, route, trace, invocation]
                                                body: request body
                  [id, name, datum type, metadata, trace, invocation]
                                                body: trigger data
+                 [id, name, "web", route, trace, invocation]
+                                               the request arrives at the server of the extension
                  trace is [traceparent, tracestate]; invocation is the invocation id of Azure
     app  → host  [id, "http", status, headers]     body: response body
                  [id, "data", present]             body: the returned datum as text
                                                    present: false if the function returned None
+                 [id, "web"]                       the function has given its response to the server
                  [id, "error", type name, message, stack]
 """
 

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,14 +21,18 @@ from azure.functions import FunctionRegister, get_binding_registry
 from azure.functions.decorators.utils import StringifyEnumJsonEncoder
 from azure.functions.meta import Datum
 
+from .web_extension import WebExtension, find_extension
+
 GENERIC = "generic"
+HTTP_TRIGGER = "httpTrigger"
+_HTTP_OUTPUT = "http"
 _registry: Any = get_binding_registry()  # type: ignore[no-untyped-call]  # not annotated there
 _GenericAlias: Any = type(typing.List[int])  # noqa: UP006 - the class itself is private
 _SpecialGenericAlias: Any = type(typing.List)  # noqa: UP006 - as above
 _NOT_GENERIC = (Union, tuple, ClassVar, collections.abc.Callable)
 _OUT_DIRECTION = 1
 _INOUT_DIRECTION = 2
-__all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
+__all__ = ["FunctionLoadError", "IndexedFunction", "load_app"]
 
 
 class Converter(Protocol):
@@ -192,9 +196,15 @@ class Signature:
 
 
 def check_signature(
-    name: str, function: Callable[..., Any], bindings: Iterable[Binding]
+    name: str,
+    function: Callable[..., Any],
+    bindings: Iterable[Binding],
+    extension: WebExtension | None = None,
 ) -> Signature:
-    """Check that a function matches its bindings. Raises FunctionLoadError as Azure."""
+    """Check that a function matches its bindings. Raises FunctionLoadError as Azure.
+
+    If the app has a web extension, HTTP triggers have the extension's types.
+    """
     parameters = dict(inspect.signature(function).parameters)
     hints = typing.get_type_hints(function)
     bound: dict[str, Binding] = {}
@@ -213,10 +223,10 @@ def check_signature(
     inputs: dict[str, BoundValue] = {}
     outputs: dict[str, BoundValue] = {}
     for parameter in parameters:
-        slot = _check_parameter(name, parameter, bound[parameter], hints)
+        slot = _check_parameter(name, parameter, bound[parameter], hints, extension)
         side = outputs if bound[parameter].direction == _OUT_DIRECTION else inputs
         side[parameter] = slot
-    returned = _check_return(name, explicit, implicit, hints)
+    returned = _check_return(name, explicit, implicit, hints, extension)
     return Signature(inputs, outputs, returned, requires_context)
 
 
@@ -260,7 +270,11 @@ def _check_names(name: str, parameters: set[str], bound: set[str]) -> None:
 
 
 def _check_parameter(
-    name: str, parameter: str, binding: Binding, hints: dict[str, Any]
+    name: str,
+    parameter: str,
+    binding: Binding,
+    hints: dict[str, Any],
+    extension: WebExtension | None,
 ) -> BoundValue:
     hint = hints.get(parameter)
     annotated = parameter in hints
@@ -273,7 +287,10 @@ def _check_parameter(
     _check_out(name, parameter, binding, annotated=annotated, is_out=is_out)
     plain = annotated and python_type in (str, bytes) and not has_implicit_output(binding.type)
     binding_type = GENERIC if plain else binding.type
-    if annotated:
+    if annotated and extension is not None and binding_type == HTTP_TRIGGER:
+        if not extension.accepts_request(python_type):
+            raise FunctionLoadError(name, _extension_mismatch(parameter, binding, python_type))
+    elif annotated:
         converter = find_converter(binding_type)
         check = (
             converter.check_output_type_annotation
@@ -325,8 +342,21 @@ def _mismatch(parameter: str, binding: Binding, python_type: Any) -> str:
     )
 
 
+def _extension_mismatch(parameter: str, binding: Binding, python_type: Any) -> str:
+    """Return the text of version 4.34 of the worker, which still speaks of function.json."""
+    return (
+        f'{parameter!r} binding type "{binding.type}" and dataType "{binding.data_type}" in '
+        "function.json do not match the corresponding function parameter's Python type annotation "
+        f'"{python_type.__name__}"'
+    )
+
+
 def _check_return(
-    name: str, explicit: str | None, implicit: str | None, hints: dict[str, Any]
+    name: str,
+    explicit: str | None,
+    implicit: str | None,
+    hints: dict[str, Any],
+    extension: WebExtension | None,
 ) -> BoundValue | None:
     if explicit is None:
         return None if implicit is None else BoundValue(implicit, hints.get("return"))
@@ -337,7 +367,11 @@ def _check_return(
         raise FunctionLoadError(name, "return annotation should not be azure.functions.Out")
     if not isinstance(hint, type):
         raise FunctionLoadError(name, f"has invalid non-type return annotation {hint!r}")
-    if not find_converter(explicit).check_output_type_annotation(hint):
+    if extension is not None and explicit == _HTTP_OUTPUT:
+        accepts = extension.accepts_response(hint)
+    else:
+        accepts = find_converter(explicit).check_output_type_annotation(hint)
+    if not accepts:
         raise FunctionLoadError(
             name,
             f'Python return annotation "{hint.__name__}" does not match binding type "{explicit}"',
@@ -361,8 +395,16 @@ class IndexedFunction:
         return {"name": self.name, "bindings": self.bindings}
 
 
-def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
-    """Import the main module of a Function App, and return the app's functions by name.
+@dataclass(frozen=True, slots=True)
+class LoadedApp:
+    """The functions of an app by name, and the app's web extension if it has one."""
+
+    functions: dict[str, IndexedFunction]
+    extension: WebExtension | None
+
+
+def load_app(folder: Path, script: str, settings: Mapping[str, str]) -> LoadedApp:
+    """Import the main module of a Function App, and return its functions and its web extension.
 
     Raises ValueError if the module is missing or does not define one supported app,
     FunctionLoadError if Azure would refuse a function, and what the user's code raises.
@@ -380,9 +422,10 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
         )
     if not apps:
         raise ValueError(f"Could not find top level function app instances in {script}.")
-    functions = [_index(function) for function in apps[0].get_functions()]
+    extension = find_extension(settings)
+    functions = [_index(function, extension) for function in apps[0].get_functions()]
     _check_durable_sdk(functions)
-    return {function.name: function for function in functions}
+    return LoadedApp({function.name: function for function in functions}, extension)
 
 
 def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
@@ -401,10 +444,10 @@ def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
         )
 
 
-def _index(function: Any) -> IndexedFunction:
+def _index(function: Any, extension: WebExtension | None) -> IndexedFunction:
     name: str = function.get_function_name()
     call = function.get_user_function()
-    signature = check_signature(name, call, function.get_bindings())
+    signature = check_signature(name, call, function.get_bindings(), extension)
     bindings = json.loads(json.dumps(function.get_bindings_dict(), cls=StringifyEnumJsonEncoder))
     return IndexedFunction(
         name=name,

@@ -19,6 +19,7 @@ from azure.functions.meta import Datum
 
 from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, find_converter
 from .log_lines import running_function
+from .web_extension import WebExtension
 
 TRIAL_RUNS: Final = 20
 """The number of runs of an orchestrator in a thread before it may run on the event loop."""
@@ -227,6 +228,17 @@ class TriggerInput:
     invocation_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class WebInput:
+    """The input of an invocation whose request arrives at the server of a web extension."""
+
+    extension: WebExtension
+    route: dict[str, str]
+    trace_parent: str
+    trace_state: str
+    invocation_id: str
+
+
 async def invoke(
     prepared: PreparedFunction,
     event: TriggerInput,
@@ -238,13 +250,46 @@ async def invoke(
     `submit` runs a synchronous function in the thread pool. Raises RuntimeError for a value without
     an output binding, TypeError if the value cannot be converted, and what the function raises.
     """
+    metadata = event.metadata if prepared.wants_metadata else {}
+    value = prepared.decode_trigger.decode(event.data, trigger_metadata=metadata)
+    result = await _call(prepared, value, event, client_binding, submit)
+    return None if prepared.output is None else prepared.output.encode(result)
+
+
+async def invoke_web(
+    prepared: PreparedFunction,
+    event: WebInput,
+    client_binding: str | None,
+    submit: Callable[..., Any],
+) -> None:
+    """Call a function with the request that arrives at the extension's server.
+
+    The server sends the function's result, or status 500. Raises what the function raises.
+    """
+    extension, invocation_id = event.extension, event.invocation_id
+    try:
+        request = await extension.receive_request(invocation_id, event.route)
+        result = await _call(prepared, request, event, client_binding, submit)
+    except Exception as error:
+        extension.set_result(invocation_id, error)
+        raise
+    except BaseException as error:
+        extension.set_result(invocation_id, RuntimeError(f"the function has ended: {error!r}"))
+        raise
+    extension.set_result(invocation_id, result)
+
+
+async def _call(
+    prepared: PreparedFunction,
+    value: Any,
+    event: TriggerInput | WebInput,
+    client_binding: str | None,
+    submit: Callable[..., Any],
+) -> Any:
+    """Call a function with the trigger's value, and return its result."""
     function = prepared.function
     running_function.set(function.name)
-    arguments = {
-        prepared.trigger: prepared.decode_trigger.decode(
-            event.data, trigger_metadata=event.metadata if prepared.wants_metadata else {}
-        )
-    }
+    arguments = {prepared.trigger: value}
     if prepared.client is not None:
         arguments[prepared.client] = client_binding
     invocation_id = event.invocation_id
@@ -261,13 +306,11 @@ async def invoke(
         )
     else:
         result = await submit(function.call, invocation_id, arguments)
-    if prepared.output is None:
-        if result is not None:
-            raise RuntimeError(
-                f"function {function.name!r} without a $return binding returned a non-None value"
-            )
-        return None
-    return prepared.output.encode(result)
+    if prepared.output is None and result is not None:
+        raise RuntimeError(
+            f"function {function.name!r} without a $return binding returned a non-None value"
+        )
+    return result
 
 
 async def run_orchestrator(

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +14,20 @@ from typing import Any
 from azure.functions.meta import Datum
 
 from .frames import FrameConnection
-from .indexing import load_functions
+from .indexing import load_app
 from .invocation import (
     PreparedFunction,
     ThreadPool,
     TriggerInput,
+    WebInput,
     invoke,
+    invoke_web,
     make_metadata,
     make_request_datum,
     prepare,
     read_response,
 )
+from .web_extension import WebExtension
 
 _log = logging.getLogger("functions.app")
 _HERE = Path(__file__).parent
@@ -46,11 +50,14 @@ class ServeOptions:
 class AppFunctions:
     """The functions of an app, which this process has imported.
 
-    The constructor imports the app, and raises what `load_functions` raises.
+    The constructor imports the app, and raises what `load_app` raises. `extension` is the app's web
+    extension, if it has one.
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        functions = load_functions(options.folder, options.script)
+        loaded = load_app(options.folder, options.script, os.environ)
+        functions = loaded.functions
+        self.extension = loaded.extension
         self.descriptions = [function.describe() for function in functions.values()]
         self.client_binding: str | None = None
         self._functions: dict[str, PreparedFunction] = {
@@ -103,6 +110,12 @@ class AppFunctions:
             result = await invoke(prepared, event, self.client_binding, submit)
             status, headers, payload = read_response(result)
             return ["http", status, headers], payload
+        if kind == "web":
+            assert self.extension is not None
+            parent, state = call[3]
+            arriving = WebInput(self.extension, call[2], parent, state, call[4])
+            await invoke_web(prepared, arriving, self.client_binding, submit)
+            return ["web"], b""
         if kind == "bytes" and prepared.wants_text:
             kind = "string"
         data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
@@ -121,6 +134,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
     await server.connect(connected)
     try:
         app = AppFunctions(options)
+        address = start_web_server(app.extension)
     except BaseException as error:  # noqa: BLE001 - user code: it may even exit at import
         server.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
         await server.gone.wait()
@@ -129,8 +143,18 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
     # The garbage collector does not have to look at the objects of the loaded app again.
     gc.freeze()
     gc.enable()
-    server.send(["index", app.descriptions])
+    server.send(["index", app.descriptions, address])
     await server.gone.wait()
+
+
+def start_web_server(extension: WebExtension | None) -> str | None:
+    """Start the server of a web extension, and return its address, or None without an extension.
+
+    If the extension is not served, the address is empty. Raises HttpServerInitError.
+    """
+    if extension is None:
+        return None
+    return extension.start_server() if extension.is_served else ""
 
 
 class _FrameServer:
