@@ -22,8 +22,8 @@ _TIMEOUT_RESPONSE = (
     b"RequestTimeout: the request did not arrive in the time limit\n"
 )
 
-ABORT = "emulator.abort"
-"""The ASGI extension, a function, that closes the connection of a request at once."""
+TRANSPORT = "emulator.transport"
+"""The ASGI extension that is the transport of the client's connection."""
 
 # A function may return any status of three digits, but uvicorn has only the lines below 600.
 STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
@@ -91,7 +91,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # ours
+        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item] # ours
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -78,28 +78,12 @@ class AppProcess:
             self._waiting.pop(number, None)
 
     async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
-        """Send an invocation, and forward its request to the server of the web extension.
-
-        As in Azure's host, the invocation lasts until both have ended.
-        """
+        """Send an invocation, and forward its request to the server of the web extension."""
         if self._web is None:
             return await self.invoke(call, b"")  # as in Azure, the function waits for its request
-        from emulator.functions.exchange import ForwardError  # noqa: PLC0415 - for few apps
+        from emulator.functions.exchange import invoke_and_forward  # noqa: PLC0415 - for few apps
 
-        invocation = asyncio.create_task(self.invoke(call, b""))
-        try:
-            try:
-                await self._web.forward(exchange, call[-1], invocation.done)
-            except ForwardError as error:
-                # The function would wait for ever for a request that has not arrived.
-                if error.has_arrived or invocation.done():
-                    answer = await invocation
-                    if answer[0][0] == "error":
-                        return answer
-                raise
-            return await invocation
-        finally:
-            invocation.cancel()
+        return await invoke_and_forward(self._web, exchange, call[-1], self.invoke(call, b""))
 
     def begin(self, client_binding: str | None) -> None:
         """Send the JSON of the durable client binding, or None, before the first `invoke`."""

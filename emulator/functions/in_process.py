@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
@@ -27,12 +27,15 @@ from emulator.functions.loaded_app import AppSource, InvocationResponse, require
 
 if TYPE_CHECKING:
     from emulator.functions.app.serving import AppFunctions
+    from emulator.functions.app.web_extension import WebExtension
     from emulator.functions.exchange import Exchange
+    from emulator.functions.web_call import WebCaller
 
 _log = logging.getLogger("functions.host")
 _CANCEL_SECONDS = 2.0
 _HOST_ROOT = Path(__file__).resolve().parents[2]
 _SITE_FOLDERS = {"site-packages", "dist-packages"}
+_EXTENSIONS = "azurefunctions"
 _owner: ContextVar["InProcessApp | None"] = ContextVar("app", default=None)
 
 
@@ -53,6 +56,7 @@ class InProcessApp:
         self._context = copy_context()
         self._context.run(_owner.set, self)
         self._app: AppFunctions | None = None
+        self._web: WebCaller | None = None
 
     def load(self, source: AppSource) -> None:
         """Import the app. Raises AppLoadError for any error of its code, and _LoadStopped."""
@@ -74,7 +78,25 @@ class InProcessApp:
         self.functions = self._app.descriptions
         require_functions(self.functions)
         if self._app.extension is not None:
-            raise AppLoadError("an app with a web extension needs a process of its own: --isolated")
+            self._load_web_extension(self._app.extension)
+
+    def _load_web_extension(self, extension: "WebExtension") -> None:
+        self.has_web_extension = True
+        if not extension.is_served:
+            return
+        from emulator.functions.app.web_extension import (  # noqa: PLC0415 - for few apps
+            HttpServerInitError,
+        )
+        from emulator.functions.web_call import WebCaller  # noqa: PLC0415 - for few apps
+
+        try:
+            server, address = self._context.run(extension.create_server)
+        except HttpServerInitError as error:
+            raise AppLoadError(f"{type(error).__name__}: {error}") from error
+        self._web = WebCaller(server.web_app, address, self._start_task)
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return self._loop.create_task(work, context=self._context.copy())
 
     def begin(self, client_binding: str | None) -> None:
         """Set the JSON of the durable client binding, or None, before the first `invoke`."""
@@ -100,7 +122,11 @@ class InProcessApp:
 
     async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
         """Run a function whose request and response pass through the app's web extension."""
-        raise NotImplementedError
+        if self._web is None:
+            return await self.invoke(call, b"")  # as in Azure, the function waits for its request
+        from emulator.functions.exchange import invoke_and_forward  # noqa: PLC0415 - for few apps
+
+        return await invoke_and_forward(self._web, exchange, call[-1], self.invoke(call, b""))
 
     def give_up(self, function: str) -> None:
         """Abandon the thread of a synchronous function; an asynchronous one has been cancelled."""
@@ -178,7 +204,7 @@ class _Surroundings:
         self._modules: dict[str, ModuleType] = {}
 
     def drop_modules(self, folder: Path) -> None:
-        """Forget the modules that were imported from the app's folder."""
+        """Forget the modules that were imported from the app's folder, and its web extension."""
         self._modules = _find_modules(folder)
         for name in self._modules:
             del sys.modules[name]
@@ -197,14 +223,29 @@ class _Surroundings:
 
 
 def _find_modules(folder: Path) -> dict[str, ModuleType]:
-    """Return the modules from an app's folder, but not installed packages and the host's own."""
+    """Return the modules from an app's folder, but not installed packages and the host's own.
+
+    A web extension is among them even if it is installed, because it registers itself when it is
+    imported.
+    """
+    extensions = {_EXTENSIONS, _find_web_package()}
     return {
         name: module
         for name, module in list(sys.modules.items())
         if name not in _host_modules
         and name.partition(".")[0] != "emulator"
-        and any(_is_in(Path(place), folder) for place in _places(module))
+        and (
+            name.partition(".")[0] in extensions
+            or any(_is_in(Path(place), folder) for place in _places(module))
+        )
     }
+
+
+def _find_web_package() -> str:
+    """Return the name of the package or module that contains the web extension, or ""."""
+    base = sys.modules.get(f"{_EXTENSIONS}.extensions.base")
+    module: str | None = base.ModuleTrackerMeta.get_module() if base is not None else None
+    return (module or "").partition(".")[0]
 
 
 def _places(module: ModuleType) -> list[str]:

@@ -13,16 +13,19 @@ from typing import Any
 import httptools
 
 from emulator.functions.asgi import Headers, Scope, declared_bytes
-from emulator.functions.exchange import Exchange, ForwardError, RequestTooLarge
+from emulator.functions.exchange import (
+    SILENCE_SECONDS,
+    ActivityTimer,
+    Exchange,
+    ForwardError,
+    RequestTooLarge,
+)
 from emulator.functions.forwarding import (
     HeaderNotAscii,
     encode_path,
     request_headers,
     response_headers,
 )
-
-SILENCE_SECONDS = 240.0
-"""The host cuts an exchange in which neither side has sent anything for this time."""
 
 _ATTEMPTS = 10
 _FIRST_DELAY_SECONDS = 0.05
@@ -33,7 +36,7 @@ _END = None
 
 
 class WebProxy:
-    """Forwards requests to one web server, over connections that stay open."""
+    """Forwards requests to a web server over connections that stay open. Implements Forwarder."""
 
     def __init__(self, address: str, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._host, _, port = address.rpartition(":")
@@ -157,7 +160,6 @@ class _Connection(asyncio.Protocol):
     def __init__(self, silence_seconds: float) -> None:
         self.is_reusable = False
         self._loop = asyncio.get_running_loop()
-        self._silence_seconds = silence_seconds
         self._transport: Any = None
         self._parser = httptools.HttpResponseParser(self)
         self._status = 0
@@ -175,9 +177,7 @@ class _Connection(asyncio.Protocol):
         self._task: asyncio.Task[Any] | None = None
         self._writable: asyncio.Event = asyncio.Event()
         self._writable.set()
-        # One timer for all exchanges on the connection: a new deadline does not restart it.
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = ActivityTimer(silence_seconds, self._on_silence)
 
     async def exchange(self, first: bytes, upload: _Upload, exchange: Exchange) -> None:
         """Send a request, whose first bytes are `first`, and pass on the response."""
@@ -200,7 +200,7 @@ class _Connection(asyncio.Protocol):
         """Send bytes of a request, and wait while the server is slow to read them."""
         if self._is_lost:
             await self._loop.create_future()  # `exchange` ends this wait
-        self._extend_deadline()
+        self._timer.extend()
         self._transport.write(data)
         await self._writable.wait()
 
@@ -226,9 +226,7 @@ class _Connection(asyncio.Protocol):
         self._is_head = is_head
         self._has_received = False
         self._ends_with_connection = False
-        self._extend_deadline()
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._look_at_deadline)
+        self._timer.extend()
 
     async def _pass_response(self, exchange: Exchange) -> None:
         pieces = self._pieces
@@ -248,7 +246,7 @@ class _Connection(asyncio.Protocol):
                 if is_last:
                     pieces.popleft()
                     return
-            self._extend_deadline()
+            self._timer.extend()
 
     async def _wait(self) -> None:
         if self._error is not None:
@@ -276,17 +274,8 @@ class _Connection(asyncio.Protocol):
             if not self._is_lost and not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    def _extend_deadline(self) -> None:
-        self._deadline = self._loop.time() + self._silence_seconds
-
-    def _look_at_deadline(self) -> None:
-        self._timer = None
-        if self._task is None:
-            return
-        if self._loop.time() >= self._deadline:
-            self.fail(ForwardError("RequestTimedOut", 504))
-        else:
-            self._timer = self._loop.call_at(self._deadline, self._look_at_deadline)
+    def _on_silence(self) -> None:
+        self.fail(ForwardError("RequestTimedOut", 504))
 
     # What asyncio calls.
 
@@ -298,7 +287,7 @@ class _Connection(asyncio.Protocol):
             self.abort()  # the server must not send anything without a request
             return
         self._has_received = True
-        self._extend_deadline()
+        self._timer.extend()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -316,8 +305,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_reusable = False
         self._is_lost = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.stop()
         self._writable.set()
         self._wake()
 

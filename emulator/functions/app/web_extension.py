@@ -53,7 +53,6 @@ class WebExtension:
         self.is_served = is_served
         self._base = base
         self._exchanges: dict[str, _Exchange] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Task[Any] | None = None
 
     def accepts_request(self, annotation: Any) -> bool:
@@ -64,29 +63,33 @@ class WebExtension:
         """Return whether an HTTP function may have this return annotation."""
         return bool(self._base.ResponseTrackerMeta.check_type(annotation))
 
-    def create_app(self) -> tuple[Any, Any]:
-        """Create the extension's app, and return it with the class of its server."""
-        module = importlib.import_module(self._base.ModuleTrackerMeta.get_module())
-        app = module.WebApp()
+    def create_server(self) -> tuple[Any, tuple[str, int]]:
+        """Create the extension's server, and return it with its address.
 
-        async def catch_all(request: Any) -> Any:
-            return await self._respond(request)
+        The attribute `web_app` of the server is the app of the extension. Raises
+        HttpServerInitError.
+        """
+        try:
+            module = importlib.import_module(self._base.ModuleTrackerMeta.get_module())
+            app = module.WebApp()
 
-        # A framework such as FastAPI passes the request to the parameter with this annotation.
-        catch_all.__annotations__ = {"request": self._base.RequestTrackerMeta.get_request_type()}
-        app.route(catch_all)
-        return app, module.WebServer
+            async def catch_all(request: Any) -> Any:
+                return await self._respond(request)
+
+            # A framework such as FastAPI passes the request to the parameter with this annotation.
+            request_type = self._base.RequestTrackerMeta.get_request_type()
+            catch_all.__annotations__ = {"request": request_type}
+            app.route(catch_all)
+            port = _find_free_port()
+            return module.WebServer(_HOST, port, app), (_HOST, port)
+        except Exception as error:
+            raise HttpServerInitError(f"Error initializing HTTP server: {error}") from error
 
     def start_server(self) -> str:
         """Start the extension's server, and return its address. Raises HttpServerInitError."""
-        self._loop = asyncio.get_running_loop()
-        try:
-            app, server_class = self.create_app()
-            port = _find_free_port()
-            self._server = self._loop.create_task(server_class(_HOST, port, app).serve())
-        except Exception as error:
-            raise HttpServerInitError(f"Error initializing HTTP server: {error}") from error
-        return f"{_HOST}:{port}"
+        server, (host, port) = self.create_server()
+        self._server = asyncio.get_running_loop().create_task(server.serve())
+        return f"{host}:{port}"
 
     async def receive_request(self, invocation_id: str, route: Mapping[str, str]) -> Any:
         """Return the request of an invocation, with the route values of the host."""

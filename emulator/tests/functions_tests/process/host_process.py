@@ -14,6 +14,9 @@ from typing import Any
 import httpx
 
 APPS = Path(__file__).parent / "apps"
+FORMS = {"isolated": "--isolated", "in-process": "--no-isolated"}
+"""The options that load the app into a process of its own, or into the process of the host."""
+
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _TIMEOUT_SECONDS = 40.0
 

@@ -3,6 +3,7 @@
 Each test repeats what was seen on Azure's host 4.1037 with the Python worker 4.34.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from functions_tests.process.host_process import (
+    FORMS,
     RunningHost,
     copy_app,
     failed_start,
@@ -28,13 +30,19 @@ ORDINARY = """
 async def ordinary(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse("ok")
 """
+APP_WITHOUT_EXTENSION = f"import azure.functions as func\napp = func.FunctionApp()\n{ORDINARY}"
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
+async def host(form: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
     place = tmp_path_factory.mktemp("readymade")
     folder = copy_app("readymade", place / "app")
-    async with running_host(folder, place / "data", environment=SERVED) as host:
+    async with running_host(folder, place / "data", FORMS[form], environment=SERVED) as host:
         yield host
 
 
@@ -48,7 +56,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_request_is_changed_as_the_proxy_does(
-    client: httpx.AsyncClient, host: RunningHost
+    client: httpx.AsyncClient, host: RunningHost, form: str
 ) -> None:
     headers = {"x-forwarded-for": "1.2.3.4", "x-ms-invocation-id": "mine", "x-own": "1"}
     response = await client.get("/raw/a%2Fb/c%20d?x=%41", headers=headers)
@@ -64,7 +72,7 @@ async def test_request_is_changed_as_the_proxy_does(
     assert got["headers"]["x-forwarded-proto"] == "http"
     assert got["headers"]["x-own"] == "1"
     assert uuid.UUID(got["headers"]["x-ms-invocation-id"]) == uuid.UUID(got["invocation"])
-    assert response.headers["server"] == "uvicorn"
+    assert response.headers.get("server") == ("uvicorn" if form == "isolated" else None)
     assert len(response.headers.get_list("date")) == 1
 
 
@@ -152,45 +160,55 @@ async def test_durable_client_starts_an_instance(client: httpx.AsyncClient) -> N
     assert (await finished(client, links))["output"] == 42
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"])
 async def test_own_pages_hang_until_the_timeout(
-    client: httpx.AsyncClient, host: RunningHost, path: str
+    client: httpx.AsyncClient, host: RunningHost, form: str
 ) -> None:
     before = len(host.lines)
-    response = await client.get(path)
-    assert response.status_code == 200
-    assert response.text != "ours"
+    paths = ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect")
+    for response in await asyncio.gather(*map(client.get, paths)):
+        assert response.status_code == 200
+        assert response.text != "ours"
     await host.logged(r"Executed 'Functions.whatever' \(Failed", after=before)
-    await host.logged("the app process is running again", after=before)
+    if form == "isolated":
+        await host.logged("the app process is running again", after=before)
     assert (await client.get("/noop")).status_code == 200
 
 
-async def test_stream_is_cut_at_the_timeout(client: httpx.AsyncClient, host: RunningHost) -> None:
+async def test_stream_is_cut_at_the_timeout(
+    client: httpx.AsyncClient, host: RunningHost, form: str
+) -> None:
     before = len(host.lines)
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get("/events")
-    await host.logged("was killed by SIGKILL; the host starts it again", after=before)
+    if form == "isolated":
+        await host.logged("the app process is running again", after=before)
+    else:
+        await host.logged("the generator is closed", after=before)
+    assert (await client.get("/noop")).status_code == 200
 
 
-async def test_nothing_answers_without_the_setting(tmp_path: Path) -> None:
+async def test_nothing_answers_without_the_setting(form: str, tmp_path: Path) -> None:
     folder = copy_app("readymade", tmp_path / "app")
     async with (
-        running_host(folder, tmp_path / "data") as host,
+        running_host(folder, tmp_path / "data", FORMS[form]) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         await host.logged("the app setting PYTHON_ENABLE_INIT_INDEXING is not 1")
         response = await client.get("/noop")
         assert (response.status_code, response.content) == (500, b"")
-        await host.logged("the app process is running again")
 
 
 @pytest.mark.parametrize("setting", ["1", "0"])
-async def test_ordinary_http_function_beside_it_is_refused(tmp_path: Path, setting: str) -> None:
+async def test_ordinary_http_function_beside_it_is_refused(
+    form: str, tmp_path: Path, setting: str
+) -> None:
     folder = copy_app("readymade", tmp_path / "app")
     with (folder / "function_app.py").open("a") as file:
         file.write(ORDINARY)
     environment = {"PYTHON_ENABLE_INIT_INDEXING": setting}
-    status, line = await failed_start(folder, tmp_path / "data", environment=environment)
+    status, line = await failed_start(
+        folder, tmp_path / "data", FORMS[form], environment=environment
+    )
     assert status == 1
     if setting == "1":
         assert (
@@ -202,7 +220,7 @@ async def test_ordinary_http_function_beside_it_is_refused(tmp_path: Path, setti
         assert "FunctionLoadError: cannot load the noop function" in line
 
 
-async def test_other_triggers_beside_it_load(tmp_path: Path) -> None:
+async def test_other_triggers_beside_it_load(form: str, tmp_path: Path) -> None:
     source = (
         "import azure.functions as func\n"
         "from azurefunctions.extensions.http.fastapi import Request\n"
@@ -211,23 +229,33 @@ async def test_other_triggers_beside_it_load(tmp_path: Path) -> None:
         "async def yearly(timer: func.TimerRequest) -> None: ...\n"
     )
     folder = write_app(tmp_path / "app", source)
-    async with running_host(folder, tmp_path / "data", environment=SERVED) as host:
+    async with running_host(folder, tmp_path / "data", FORMS[form], environment=SERVED) as host:
         await host.logged("1 functions loaded")
 
 
-async def test_save_that_mixes_both_leaves_404(tmp_path: Path) -> None:
+async def test_save_that_mixes_both_leaves_404(form: str, tmp_path: Path) -> None:
     folder = copy_app("readymade", tmp_path / "app")
+    source = (folder / "function_app.py").read_text()
     async with (
-        running_host(folder, tmp_path / "data", environment=SERVED, is_reloading=True) as host,
+        running_host(
+            folder, tmp_path / "data", FORMS[form], environment=SERVED, is_reloading=True
+        ) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
-        with (folder / "function_app.py").open("a") as file:
-            file.write(ORDINARY)
+        (folder / "function_app.py").write_text(source + ORDINARY)
         await host.logged("cannot load the ordinary function")
         assert (await client.get("/noop")).status_code == 404
+        before = len(host.lines)
+        (folder / "function_app.py").write_text(source)
+        await host.logged("functions loaded", after=before)
+        assert (await client.get("/noop")).text == '"ok"'
+        before = len(host.lines)
+        (folder / "function_app.py").write_text(APP_WITHOUT_EXTENSION)
+        await host.logged("1 functions loaded", after=before)
+        assert (await client.get("/ordinary")).text == "ok"
 
 
-async def test_body_over_the_limit_is_cut(tmp_path: Path) -> None:
+async def test_body_over_the_limit_is_cut(form: str, tmp_path: Path) -> None:
     folder = copy_app("readymade", tmp_path / "app")
     environment = {**SERVED, "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "100000"}
 
@@ -236,7 +264,7 @@ async def test_body_over_the_limit_is_cut(tmp_path: Path) -> None:
             yield b"x" * 10_000
 
     async with (
-        running_host(folder, tmp_path / "data", environment=environment) as host,
+        running_host(folder, tmp_path / "data", FORMS[form], environment=environment) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         assert (await client.post("/size", content=b"x" * 100_000)).status_code == 200
