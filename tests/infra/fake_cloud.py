@@ -3,7 +3,8 @@
 `install` writes the programs into a folder, which the test puts on PATH. Each program appends its
 arguments to `calls.jsonl` in this folder. All programs store their common state in `state.json`, so
 that a program finds what earlier calls have changed. `kubectl kustomize` runs the real kubectl. An
-unknown command exits with 64.
+unknown command exits with 64. Scripts start many programs, so what most do not need is imported
+late.
 
 The functions for az return the outputs in azure_outputs.py, whose form Microsoft documents. The
 fake az evaluates `--query` and `--output` on them.
@@ -16,13 +17,11 @@ import os
 import re
 import signal
 import sys
-import urllib.request
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-
-import jmespath
 
 from tests.infra import azure_outputs as outputs
 
@@ -53,7 +52,7 @@ def install(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
-    paths = [str(Path(__file__).parents[2]), str(Path(jmespath.__file__).parents[1])]
+    paths = [str(Path(__file__).parents[2]), sysconfig.get_path("purelib")]
     start = f"#!{sys.executable} -IS\nimport sys\nsys.path += {paths}\n"
     for name in PROGRAMS:
         program = folder / name
@@ -105,6 +104,8 @@ def format_output(result: outputs.Output, options: dict[str, str]) -> str:
     if options.get("--output") == "none":
         return ""
     if "--query" in options:
+        import jmespath  # noqa: PLC0415
+
         result = jmespath.search(options["--query"], result)
     if options.get("--output") != "tsv":
         return json.dumps(result)
@@ -164,6 +165,8 @@ def az_queue(call: Call) -> outputs.Output:
     each queue. `state["detects_duplicates"]`, if it is set, is used for a new queue instead of the
     value of the option `--enable-duplicate-detection`.
     """
+    import urllib.request  # noqa: PLC0415
+
     address = call.state.get("service_bus_admin")
     if not address:
         raise ProgramError(1, NOT_AUTHORIZED)
