@@ -38,6 +38,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", ignored)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the longest time limits first, so that no process ends much later."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0), marker.args[0] if marker else 0)
+    items.sort(key=lambda item: -limits[item.path])
+
+
 def pytest_collection_finish() -> None:
     """Exclude all loaded modules from garbage collection, as our programs do at their start.
 

@@ -153,6 +153,9 @@ lock_seconds = 300
 """
 
 _JOB_NUMBERS = count(1)
+# One client, because making a client takes longer than a request. Its connections are not kept,
+# because the programs are killed.
+_HTTP = httpx.Client(timeout=START_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
@@ -194,16 +197,16 @@ class Program:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(self.probe, timeout=START_SECONDS).status_code < 500
+            return _HTTP.get(self.probe).status_code < 500
         except httpx.TransportError:
             return False
 
     def is_ready_for_jobs(self) -> bool:
-        return httpx.get(self.probe, timeout=START_SECONDS).status_code == 200
+        return _HTTP.get(self.probe).status_code == 200
 
     def held(self, model: str) -> int:
         """Return how many messages of this model the worker has received but not yet settled."""
-        document = httpx.get(self.probe, timeout=START_SECONDS).json()
+        document = _HTTP.get(self.probe).json()
         count: int = document["models"][model]["held"]
         return count
 
@@ -277,7 +280,7 @@ class LocalServices:
 
     def count_active(self, queue: str) -> int:
         address = self.service_bus.probe.removesuffix("/health")
-        description = httpx.get(f"{address}/{queue}").raise_for_status().text
+        description = _HTTP.get(f"{address}/{queue}").raise_for_status().text
         return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.worker.load_deaths import die_while_loading
 from tests.unit.worker.managed_models import (
     BUDGET,
+    LONG_SECONDS,
     NOOP,
     Block,
     Infer,
@@ -55,7 +56,7 @@ class TestMemory:
                 second = others.start("a", 20)
                 assert not second.entered.wait(0.3)
                 first.stop()
-                assert second.entered.wait(10)
+                assert second.entered.wait(LONG_SECONDS)
                 assert second.passes == [1], "the slow first pass runs before jobs come"
                 assert second.manager.reserved_bytes == 60
 
@@ -74,7 +75,7 @@ class TestMemory:
         assert loads == [1]
 
     def test_size_measured_elsewhere_is_waited_for(self, models: Models, tmp_path: Path) -> None:
-        assert models.start("b", 50).entered.wait(10)
+        assert models.start("b", 50).entered.wait(LONG_SECONDS)
         late = models.start("a", 30)
         assert not late.entered.wait(0.3), "the size of the model is unknown, no memory is free"
         MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), FULL)
@@ -134,7 +135,7 @@ class TestUnloading:
         other = models.start("b", 40)
         assert not other.entered.wait(0.3)
         other.has_work = True
-        assert other.entered.wait(10)
+        assert other.entered.wait(LONG_SECONDS)
         assert idle.infer is not None
         assert idle.infer.is_closed
         assert not idle.manager.admits()
@@ -151,7 +152,7 @@ class TestUnloading:
         assert not other.entered.wait(0.3), "a job is still running"
         assert busy.manager.loaded is not None
         busy.in_flight.clear()
-        assert other.entered.wait(10)
+        assert other.entered.wait(LONG_SECONDS)
         assert busy.manager.loaded is None
 
     def test_stopped_manager_does_not_wait_for_memory(self, models: Models) -> None:
@@ -159,9 +160,9 @@ class TestUnloading:
         leaving = models.start("b", 40)
         assert not leaving.entered.wait(0.3)
         leaving.stopping.set()
-        leaving.thread.join(10)
+        leaving.thread.join(LONG_SECONDS)
         leaving.has_work = True
-        assert leaving.seen.wait(10)
+        assert leaving.seen.wait(LONG_SECONDS)
         models.load("c", 5, memory_bytes=20, has_work=True)
         assert first.manager.admits(), "no other model waits for the memory"
 
@@ -183,7 +184,7 @@ class TestFailedLoad:
             "code": "model-failed",
             "detail": "worker.models.noop raised ValueError",
         }
-        assert managed.entered.wait(10)
+        assert managed.entered.wait(LONG_SECONDS)
         assert first.is_closed
         assert lived == [False]
         assert managed.manager.problem is None
@@ -221,7 +222,7 @@ class TestFailedLoad:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
         managed = models.start("a", load)
-        managed.thread.join(10)
+        managed.thread.join(LONG_SECONDS)
         assert len(managed.lost) == 1
 
     @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ class TestFailedLoad:
         problem_of(broken)
         assert broken.manager.is_set_aside is is_set_aside
         # The next attempt, a second later, succeeds.
-        assert broken.entered.wait(10)
+        assert broken.entered.wait(LONG_SECONDS)
         assert not broken.manager.is_set_aside
 
 
@@ -259,7 +260,7 @@ class TestDeadlyLoad:
         killer = models.start("killer", 20, journal)
         other = models.start("other", 20, journal)
 
-        assert other.entered.wait(10)
+        assert other.entered.wait(LONG_SECONDS)
         assert other.manager.admits()
         problem = problem_of(killer)
         assert killer.infer is None
@@ -276,17 +277,17 @@ class TestDeadlyLoad:
 
         def load() -> Infer:
             is_loading.set()
-            may_load.wait(10)
+            may_load.wait(LONG_SECONDS)
             return Infer(20)
 
         other = models.start("other", 20, journal)
         suspect = models.start("suspect", load, journal)
-        assert is_loading.wait(10)
+        assert is_loading.wait(LONG_SECONDS)
         assert other.infer is None
         assert not other.manager.admits()
         may_load.set()
-        assert suspect.entered.wait(10)
+        assert suspect.entered.wait(LONG_SECONDS)
         other.has_work = True  # now it gets the memory of the idle suspect
-        assert other.entered.wait(10)
+        assert other.entered.wait(LONG_SECONDS)
         assert other.manager.admits()
         assert journal.killed_loads("suspect").death_count == 0
