@@ -10,7 +10,12 @@ import pytest
 
 from lab.benchmarks.hops import measure_latencies, run_system
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.thorough,
+    pytest.mark.torch,
+    pytest.mark.timeout(180),
+]
 
 DELAY_MS = 100.0
 # The message's way to Service Bus and to the worker, the reply's way to the gateway, and the start

@@ -10,8 +10,6 @@ from lab.storm.rig import AZURE_STORAGE, LOCAL, ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-engines = pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
-
 
 def run_storm(data: Path, *options: str) -> str:
     """Run `./dev storm`, check that it exits with 0, and return its output."""
@@ -21,14 +19,14 @@ def run_storm(data: Path, *options: str) -> str:
     return run.stdout
 
 
-@engines
+@pytest.mark.parametrize("engine", [pytest.param(LOCAL, marks=pytest.mark.thorough), AZURE_STORAGE])
 def test_each_accepted_job_ends_once(tmp_path: Path, engine: str) -> None:
     options = ("--engine", engine, "--jobs", "60", "--kills", "4", "--seed", "1")
     printed = run_storm(tmp_path, *options)
     assert "accepted                  60 of 60\n" in printed
 
 
-@engines
+@pytest.mark.parametrize("engine", [LOCAL, pytest.param(AZURE_STORAGE, marks=pytest.mark.thorough)])
 def test_jobs_cancelled_at_once_end_as_cancelled(tmp_path: Path, engine: str) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed

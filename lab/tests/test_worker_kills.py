@@ -9,7 +9,7 @@ import pytest
 
 from lab.storm.worker_kills import kill_at_random
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 
 def test_each_job_has_one_final_result(tmp_path: Path) -> None:
