@@ -9,13 +9,14 @@ from typing import Any
 
 import azure.durable_functions as df
 import azure.functions as func
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contract.allocator import start_trimming
 from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
 from gateway import housekeeping
-from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator
@@ -23,6 +24,7 @@ from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.web_extension import AppResponse
 from gateway.webhooks import orchestrator as webhook_orchestrator
 from gateway.webhooks.activities import start_delivery
 
@@ -36,6 +38,11 @@ if services.settings.is_open:
         "API_KEYS is not set: every caller that can reach %s may use all routes",
         services.settings.gateway_base_url,
     )
+if os.environ.get("PYTHON_ENABLE_INIT_INDEXING", "").lower() not in {"1", "true"}:
+    logging.getLogger(__name__).error(
+        "PYTHON_ENABLE_INIT_INDEXING is not set: Azure's Functions host passes no HTTP request to "
+        "this app; set this app setting to 1"
+    )
 api = create_app(services)
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
@@ -43,9 +50,9 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.function_name("http")
 @app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @app.durable_client_input("client")
-async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """Pass an HTTP request to the API, and return the API's response."""
-    return await serve(api, req, DurableClient(client))
+async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
+    """Return the response of the API, which then reads the request itself."""
+    return AppResponse(api, DurableClient(client))
 
 
 @app.orchestration_trigger("context")

@@ -19,7 +19,7 @@ PACKAGES = ("contract", "gateway", "worker", "loosely", "emulator")
 # ground. An import should point down.
 FLOORS = (
     *("storage", "queues", "jobs", "submission", "dead_letters", "webhooks"),
-    *("operations", "services", "http", "asgi", "housekeeping"),
+    *("operations", "services", "http", "web_extension", "housekeeping"),
 )
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module

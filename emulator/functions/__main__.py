@@ -135,7 +135,8 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     )
     parser.add_argument(
         "--isolated",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=True,
         help="run the app in a process of its own: for apps that crash or block their process, or "
         "that are not trusted",
     )

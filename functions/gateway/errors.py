@@ -10,6 +10,7 @@ GatewayError
 ├── NotRedrivable       the dead letter cannot be redriven
 ├── MissingPayload      the blob of a payload does not exist
 ├── UnreadableImage     the header of a picture cannot be read
+│   └── TruncatedImage  the bytes end before the size of the picture
 ├── WebhookUndelivered  a webhook could not be sent, or its URL is forbidden
 ├── InvalidToken        the token was not issued for this job and expiry time
 └── ExpiredToken        the token was issued for this job, but has expired
@@ -58,6 +59,10 @@ class MissingPayload(GatewayError):
 
 class UnreadableImage(GatewayError):
     """The header of a picture cannot be read. The error message says what is wrong."""
+
+
+class TruncatedImage(UnreadableImage):
+    """The bytes end before the width and height of the picture."""
 
 
 class WebhookUndelivered(GatewayError):

@@ -77,10 +77,6 @@ class System:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
 
     @property
-    def is_isolated(self) -> bool:
-        return "--isolated" in self._options
-
-    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -135,14 +131,13 @@ class System:
     def pid(self, name: str) -> int:
         """Return the process id of the component `name`.
 
-        `functions` is the Functions host, and `app` the process that runs the gateway: with
-        `--isolated` a child process of the host, otherwise the host itself. `worker parent` starts
-        the process `worker`, which runs the models.
+        Two components have a parent and a child process. `functions` is the Functions host, and
+        `app` its child process, which runs the gateway. `worker parent` starts the process
+        `worker`, which runs the models.
         """
         parents = {"app": "functions", "worker": "worker", "worker parent": "worker"}
         process = psutil.Process(self.part(parents.get(name, name)).pid)
-        has_child = sys.platform == "linux" if name == "worker" else self.is_isolated
-        if name in {"app", "worker"} and has_child:
+        if name == "app" or (name == "worker" and sys.platform == "linux"):
             (child,) = until(process.children, 10, f"{name} runs")
             return int(child.pid)
         return process.pid
@@ -295,14 +290,13 @@ def running(  # noqa: PLR0917 - callers name all arguments except `data`
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
-    options: tuple[str, ...] = (),
 ) -> Iterator[System]:
     """Start a system, and stop it at the end of the `with` block.
 
     `catalogue` is a file, or the text of a file that is written beside `data`. With the data of
     an earlier system, pass its `port`: reply URLs of queued jobs contain it.
     """
-    system = System(data, catalogue, without, port, environment, options, folder=folder)
+    system = System(data, catalogue, without, port, environment, folder=folder)
     try:
         yield system.start()
     finally:

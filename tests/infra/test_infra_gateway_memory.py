@@ -5,13 +5,13 @@ import base64
 import json
 import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
-from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
+from gateway.bodies import SMALL_BODY_BYTES, IncomingBody, LargeBodies
 from gateway.settings import BODY_MEMORY_BYTES
 from gateway.submission.parse import RequestParts, parse_submission
 
@@ -35,7 +35,7 @@ PARSE_BYTES = 120 * MIB
 COPIES = 3
 """How many copies of a body are in the app's memory at the same time.
 
-One copy is in the message from the host, one in the gateway, and one in the upload to storage.
+One copy is in pieces, one in the parser, and one in the upload to storage.
 """
 
 
@@ -88,11 +88,16 @@ WORST: dict[str, Callable[[], bytes]] = {
 }
 
 
+async def pieces(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
 @pytest.mark.parametrize("kind", WORST)
 def test_parsing_needs_less_than_assumed(kind: str) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     json_type = "application/json"
-    parts = RequestParts(json_type, json_type, "", body, {}, "", "", is_pinned=False)
+    read = IncomingBody(pieces(body))
+    parts = RequestParts(json_type, json_type, "", read, {}, "", "", is_pinned=False)
     tracemalloc.start()
     try:
         asyncio.run(parse_submission(parts, model, LargeBodies(len(body))))

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from contract.errors import ContractError
@@ -78,7 +79,6 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         AuthenticationMiddleware,
         settings=services.settings,
-        bodies=services.bodies,
         tracing=services.tracing,
         clock=services.clock,
     )
@@ -95,6 +95,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(Unavailable, _on_unavailable)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_defect)
     describe(app)
     return app
@@ -152,8 +153,13 @@ async def _on_unavailable(request: Request, error: Exception) -> Response:
     return problem_response(request, problem)
 
 
+async def _on_hang_up(request: Request, error: Exception) -> Response:
+    # Nobody gets this response. The status is that of access logs for such requests.
+    return Response(status_code=499)
+
+
 async def _on_defect(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again, and `serve` logs it with its traceback.
+    # Starlette raises the error again, and `web_extension` logs it with its traceback.
     what = error.code if isinstance(error, ContractError) else type(error).__name__
     _log.error(
         "the request %.20r %.500r failed: %s [traceparent %s]",

@@ -6,7 +6,6 @@ Workers send the reply token of their job, which their routes check. Every route
 
 import base64
 import binascii
-import contextlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,7 +18,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Send
 
 from gateway import problems
-from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.clock import Clock
 from gateway.http.responses import problem_response
 from gateway.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
@@ -143,7 +141,7 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and large bodies if memory is short.
+    """ASGI middleware that refuses unauthenticated requests.
 
     It stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it stores a
     function that counts further jobs against the caller's rate limit, because each request is
@@ -154,12 +152,10 @@ class AuthenticationMiddleware:
         self,
         app: ASGIApp,
         settings: GatewaySettings,
-        bodies: LargeBodies,
         tracing: GatewayTracing,
         clock: Clock,
     ) -> None:
         self._app = app
-        self._bodies = bodies
         self._is_closed = not settings.is_open
         self._trusts_principals = settings.trust_principal_header
         self._allowed_origins = settings.cors_origins
@@ -182,19 +178,13 @@ class AuthenticationMiddleware:
     async def _serve(
         self, scope: types.Scope, receive: Receive, send: Send, headers: dict[str, str]
     ) -> None:
-        with contextlib.ExitStack() as counted:
-            try:
-                caller = scope["gateway.caller"] = self._authenticate(scope, headers)
-                scope["gateway.charge"] = partial(self._charge, caller, headers)
-                size_bytes = _announced_size_bytes(scope)
-                # Bodies on open routes are not counted. Some of these routes take workers' replies,
-                # which must be accepted. The other open routes refuse large bodies themselves.
-                if size_bytes > SMALL_BODY_BYTES and not is_open(scope["method"], scope["path"]):
-                    counted.enter_context(self._bodies.admit(caller.tenant, size_bytes))
-            except HttpProblem as problem:
-                await problem_response(Request(scope), problem)(scope, receive, send)
-                return
-            await self._app(scope, receive, send)
+        try:
+            caller = scope["gateway.caller"] = self._authenticate(scope, headers)
+        except HttpProblem as problem:
+            await problem_response(Request(scope), problem)(scope, receive, send)
+            return
+        scope["gateway.charge"] = partial(self._charge, caller, headers)
+        await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
         """Return the caller of a request, and add the headers of its rate limit to `headers`."""
@@ -267,9 +257,3 @@ def _completing(headers: dict[str, str], report_status: ReportStatus | None, sen
         await send(message)
 
     return sending
-
-
-def _announced_size_bytes(scope: types.Scope) -> int:
-    """Return the value of the Content-Length header; 0 if it is missing or not a number."""
-    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    return int(text[:15]) if text.isdigit() else 0

@@ -3,9 +3,11 @@
 RFC 9110 defines the choice of a media type, and RFC 7240 the Prefer header.
 """
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,7 +22,9 @@ from contract.errors import UnknownModel
 from contract.media import essence
 from contract.messages import Json
 from gateway import problems
+from gateway.bodies import HeldBytes, IncomingBody
 from gateway.durable import Durable, InstanceSnapshot
+from gateway.jobs.lifecycle import caller_gone
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
 from gateway.json_text import parse_json
 from gateway.keys import Caller, Scope
@@ -160,50 +164,82 @@ def unknown_job(job_id: str) -> HttpProblem:
     )
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises the problem `malformed-request` if it was dropped.
+def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the value of the Content-Length header; 0 if it is missing or not a number."""
+    text = next((value for name, value in headers if name == b"content-length"), b"")
+    return int(text[:15]) if text.isdigit() else 0
 
-    Azure's Functions host drops the body of a request without a Content-Length.
-    """
+
+def body_of(request: Request, held: HeldBytes | None = None) -> IncomingBody:
+    """Return the body of a request, whose memory is counted by `held`."""
     # `Request.body` is not used, because it would keep the body as long as the request.
-    body = b"".join([piece async for piece in request.stream()])
-    if not body and "transfer-encoding" in request.headers:
-        raise malformed(
-            "the body is missing; send a Content-Length, and not Transfer-Encoding: chunked"
-        )
-    return body
+    return IncomingBody(request.stream(), announced_bytes(request.headers.raw), held)
+
+
+async def read_limited(request: Request, limit_bytes: int, too_large: str) -> bytes:
+    """Return the body of a request. Raises `payload-too-large` with the detail `too_large`."""
+
+    def check(size_bytes: int) -> None:
+        if size_bytes > limit_bytes:
+            raise HttpProblem(problems.PAYLOAD_TOO_LARGE, too_large, limit_bytes=limit_bytes)
+
+    body = body_of(request)
+    body.limit(check)
+    return await body.read()
 
 
 async def read_small_json(request: Request, hint: str = "") -> Json:
     """Return the JSON in a body of up to MAX_SMALL_BYTES. `hint` is advice for a larger one."""
-    body = await read_body(request)
-    if len(body) > MAX_SMALL_BYTES:
-        raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE,
-            f"the body has {len(body)} bytes; at most {MAX_SMALL_BYTES} are allowed{hint}",
-            limit_bytes=MAX_SMALL_BYTES,
-        )
+    too_large = f"the body has more than {MAX_SMALL_BYTES} bytes, the most that is allowed{hint}"
+    body = await read_limited(request, MAX_SMALL_BYTES, too_large)
     try:
         return parse_json(body)
     except ValueError as error:
         raise malformed(f"the body is not JSON: {error}") from None
 
 
-async def read_parts(
-    request: Request, options: Mapping[str, str | None], *, is_pinned: bool
+def read_parts(
+    request: Request, options: Mapping[str, str | None], held: HeldBytes, *, is_pinned: bool
 ) -> RequestParts:
-    """Read what a request, with these options in its query, says about its jobs."""
+    """Return what a request, with these options in its query, says about its jobs."""
     content_type = request.headers.get("content-type", "")
     return RequestParts(
         content_type=content_type,
         content_encoding=request.headers.get("content-encoding", ""),
-        body=await read_body(request),
+        body=body_of(request, held),
         options={name: value for name, value in options.items() if value is not None},
         tenant=caller_of(request).tenant,
         is_pinned=is_pinned,
         traceparent=traceparent_of(request.scope),
         media_type=essence(content_type),
     )
+
+
+@contextmanager
+def noticing_hang_up(request: Request) -> Iterator[None]:
+    """End the waits for jobs in the `with` block if the caller disconnects.
+
+    A wait may begin only when the body has been read, because it reads what follows the body.
+    """
+    watching: list[asyncio.Task[None]] = []
+
+    def watch() -> asyncio.Task[None]:
+        if not watching:
+            watching.append(asyncio.create_task(_wait_for_hang_up(request)))
+        return watching[0]
+
+    token = caller_gone.set(watch)
+    try:
+        yield
+    finally:
+        caller_gone.reset(token)
+        for task in watching:
+            task.cancel()
+
+
+async def _wait_for_hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:

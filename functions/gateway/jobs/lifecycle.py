@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -65,6 +66,14 @@ _START_PAUSES_SECONDS: Final = (0.02, 0.1, 0.4)
 
 EXPIRY_GRACE: Final = timedelta(seconds=5)
 """How long after a job's deadline only the orchestration may record that the job has expired."""
+
+caller_gone: ContextVar[Callable[[], asyncio.Future[None]] | None] = ContextVar(
+    "caller_gone", default=None
+)
+"""Returns a future that is done when the caller of the current request has disconnected.
+
+It is a context variable, because all waits of a request end then, in whatever function they are.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -226,16 +235,21 @@ class Jobs:
 
         `initial` is the record of the job before its end, and `ended` is from `Waiters.waiting`.
         Another instance of the app may record the outcome, so this method also reads the outcome's
-        blob repeatedly. If the storage does not respond, the wait continues.
+        blob repeatedly. If the storage does not respond, the wait continues. It ends, as after
+        `limit_seconds`, when `caller_gone` says that the caller has disconnected.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + limit_seconds
         is_only_instance = self._waiters.is_only_instance
         pause_seconds = LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
         look_count = 0
-        while (left := ends_at - loop.time()) > 0:
+        watch = caller_gone.get()
+        gone: list[asyncio.Future[Any]] = [] if watch is None else [watch()]
+        while (left := ends_at - loop.time()) > 0 and not any(each.done() for each in gone):
             pause = max(pause_seconds, self._waiters.shortest_pause_seconds)
-            await asyncio.wait([ended], timeout=min(pause, left))
+            await asyncio.wait(
+                [ended, *gone], timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED
+            )
             if not ended.done():
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
                 look_count += 1
@@ -247,7 +261,7 @@ class Jobs:
                 # reused. The event loop has only a weak reference to a task.
                 self._reads.add(reading)
                 reading.add_done_callback(self._reads.discard)
-                either: list[asyncio.Future[Any]] = [ended, reading]
+                either: list[asyncio.Future[Any]] = [ended, reading, *gone]
                 await asyncio.wait(
                     either,
                     timeout=max(LAST_READ_SECONDS, ends_at - loop.time()),

@@ -4,16 +4,20 @@ A link gives access to one blob for a limited time, by a service SAS if the gate
 key, otherwise by a user delegation SAS.
 """
 
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
+from azure.storage.blob import BlobBlock, BlobSasPermissions, ContentSettings, generate_blob_sas
+from azure.storage.blob.aio import BlobClient
 
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify
-from gateway.errors import MissingPayload
+from gateway.errors import MissingPayload, Unavailable
 from gateway.storage.blobs import PayloadContainer, answering, read_seconds
 
 
@@ -22,6 +26,14 @@ class PayloadStore(Protocol):
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         """Store a payload in the blob with this name; return the payload reference."""
+
+    async def put_pieces(
+        self, blob: str, pieces: AsyncIterator[bytes], media_type: str
+    ) -> PayloadRef:
+        """Store a payload that arrives in pieces in a new blob; an error of `pieces` leaves none.
+
+        No other call may write this blob.
+        """
 
     async def get(self, ref: PayloadRef) -> bytes:
         """Return the payload to which `ref` refers.
@@ -59,6 +71,43 @@ class BlobPayloadStore:
             content_settings=ContentSettings(content_type=media_type),
             read_timeout=read_seconds(len(data)),
         )
+
+    async def put_pieces(
+        self, blob: str, pieces: AsyncIterator[bytes], media_type: str
+    ) -> PayloadRef:
+        """Store a payload that arrives in pieces in a new blob; an error of `pieces` leaves none.
+
+        Each piece is a block, and the blob exists only when all blocks are committed. If this
+        process dies before, Azure deletes the blocks after a week.
+        """
+        await self._container.ensure()
+        client = self._container.client.get_blob_client(blob)
+        digest, size_bytes = hashlib.sha256(), 0
+        blocks: list[BlobBlock] = []
+        try:
+            async for piece in pieces:
+                digest.update(piece)
+                size_bytes += len(piece)
+                blocks.append(BlobBlock(f"{len(blocks):08}"))
+                async with answering("uploading a part of a payload", len(piece)):
+                    await client.stage_block(
+                        blocks[-1].id, piece, read_timeout=read_seconds(len(piece))
+                    )
+            async with answering("uploading a payload"):
+                about = ContentSettings(content_type=media_type)
+                await client.commit_block_list(blocks, content_settings=about)
+        except BaseException:
+            if blocks:
+                await self._discard(client)
+            raise
+        return PayloadRef(media_type, blob, size_bytes, digest.hexdigest())
+
+    async def _discard(self, client: BlobClient) -> None:
+        """Delete the blocks of a blob that is not committed: an empty blob replaces them."""
+        with contextlib.suppress(Unavailable):
+            async with answering("deleting a part of a payload"):
+                await client.upload_blob(b"")
+                await client.delete_blob()
 
     async def get(self, ref: PayloadRef) -> bytes:
         """Return the payload to which `ref` refers."""

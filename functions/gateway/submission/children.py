@@ -14,13 +14,10 @@ class ChildJobs:
 
     creator: JobCreator
 
-    async def find(self, durable: Durable, job_id: str, wait_seconds: float) -> SubmittedJob | None:
-        """Return a child job, after waiting for its end; None if there is no such job."""
+    async def find(self, durable: Durable, job_id: str) -> SubmittedJob | None:
+        """Return a child job; None if there is no such job."""
         found = await self.creator.jobs.find(durable, job_id)
-        if found is None:
-            return None
-        submitted = SubmittedJob(job_id, found, is_replay=True)
-        return await self.creator.wait(durable, submitted, wait_seconds)
+        return None if found is None else SubmittedJob(job_id, found, is_replay=True)
 
     async def create(
         self, durable: Durable, job_id: str, new_job: NewJob, wait_seconds: float

@@ -439,6 +439,10 @@ class JobCreator:
             return submitted.url
         if submitted.upload is not None:
             return await self._find_upload(new_job, name, submitted.upload, submitted.media_type)
+        if submitted.pieces is not None:
+            await self.store_pieces(submitted)
+        if submitted.stored is not None:
+            return submitted.stored
         if not fits_inline(len(submitted.data), inline_limit_bytes):
             return await self.payloads.put(
                 input_blob(job_id, name), submitted.data, submitted.media_type
@@ -446,6 +450,16 @@ class JobCreator:
         if submitted.media_type == media.JSON:
             return InlineJson(parse_json(submitted.data))
         return InlineBytes(submitted.media_type, submitted.data)
+
+    async def store_pieces(self, submitted: SubmittedInput) -> None:
+        """Store an input that is still arriving in a blob."""
+        assert submitted.pieces is not None
+        # The blob has an id of its own, because a repeated request with the same job id must not
+        # write it at the same time.
+        submitted.stored = await self.payloads.put_pieces(
+            input_blob(str(uuid7())), submitted.pieces, submitted.media_type
+        )
+        submitted.pieces = None
 
     async def _find_upload(
         self, new_job: NewJob, name: str | None, upload_id: str, announced: str

@@ -65,13 +65,16 @@ def claim_blob(tenant: str, key: str) -> str:
     return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
 
 
-def fingerprint(model: str, data: bytes, options: Mapping[str, object]) -> str:
-    """Return a digest of a request, by which a different request with the same key is refused."""
+def fingerprint(model: str, sha256: str, options: Mapping[str, object]) -> str:
+    """Return a digest of a request, by which a different request with the same key is refused.
+
+    `sha256` is the digest of the input, in hexadecimal digits.
+    """
     parts = {
         **options,
         "method": "POST",  # of all routes that accept a key
         "model": model,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256,
     }
     text = json.dumps(parts, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -95,7 +98,8 @@ def _fingerprint_of(job: NewJob) -> str:
             name: {**_describe(each), "sha256": hashlib.sha256(each.data).hexdigest()}
             for name, each in named.items()
         }
-    return fingerprint(_name_of(job), first.data, options)
+    digest = first.stored.sha256 if first.stored else hashlib.sha256(first.data).hexdigest()
+    return fingerprint(_name_of(job), str(digest), options)
 
 
 def _describe(submitted: SubmittedInput) -> dict[str, object]:
@@ -166,9 +170,15 @@ class IdempotencyKeys:
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
         """Create or find the job of the key, and wait for its end. Raises for other requests."""
-        blob = claim_blob(new_job.tenant, key)
-        keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
-        return await self._create_one(durable, keyed, wait_seconds)
+        first = new_job.inputs[None]
+        if first.pieces is not None:  # the fingerprint contains the digest of the whole input
+            await self.creator.store_pieces(first)
+        keyed = _KeyedJob(new_job, claim_blob(new_job.tenant, key), _fingerprint_of(new_job))
+        try:
+            return await self._create_one(durable, keyed, wait_seconds)
+        except HttpProblem:
+            await self._discard_stored(new_job)
+            raise
 
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
@@ -176,7 +186,8 @@ class IdempotencyKeys:
         """Do the same as `create` for several jobs of one request."""
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
-        common = fingerprint(_name_of(first), fingerprints.encode(), {"jobs": len(new_jobs)})
+        digest = hashlib.sha256(fingerprints.encode()).hexdigest()
+        common = fingerprint(_name_of(first), digest, {"jobs": len(new_jobs)})
         keyed = _KeyedJob(first, claim_blob(first.tenant, key), common)
         if len(new_jobs) == 1:
             return [await self._create_one(durable, keyed, wait_seconds)]
@@ -215,6 +226,7 @@ class IdempotencyKeys:
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:
                     keyed.new_job.drop_data()
+                    await self._discard_stored(keyed.new_job)
                     return await self._follow(durable, claim.job_id, instance, wait_seconds)
             else:
                 claim = None
@@ -284,6 +296,12 @@ class IdempotencyKeys:
                 # If the deletion fails, the blob remains although no job refers to it.
                 with contextlib.suppress(Unavailable):
                     await self.creator.blobs.delete(input_blob(job.job_id, name))
+
+    async def _discard_stored(self, new_job: NewJob) -> None:
+        """Delete the input that was stored as it arrived, because no job uses it."""
+        if (stored := new_job.inputs[None].stored) is not None:
+            with contextlib.suppress(Unavailable):
+                await self.creator.blobs.delete(stored.blob)
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Wait up to WATCH_SECONDS for the job's orchestration instance; None without one."""

@@ -8,7 +8,7 @@ specification 11.2.2 and RFC 9649 (WebP).
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from gateway.errors import UnreadableImage
+from gateway.errors import TruncatedImage, UnreadableImage
 
 PixelSize = tuple[int, int]
 
@@ -26,7 +26,10 @@ _JPEG_START_OF_SCAN: Final = 0xDA
 
 
 def read_dimensions(media_type: str, data: bytes) -> PixelSize | None:
-    """Return the width and height; None for other media types. Raises UnreadableImage."""
+    """Return the width and height; None for other media types.
+
+    Raises TruncatedImage if `data` ends before them, or UnreadableImage.
+    """
     reader = _READERS.get(media_type)
     if reader is None:
         return None
@@ -48,12 +51,12 @@ def _jpeg(data: bytes) -> PixelSize:
     for _ in range(MAX_JPEG_MARKERS):
         position = data.find(b"\xff", position)
         if position < 0:
-            raise UnreadableImage("the JPEG ends before its frame header")
+            raise TruncatedImage("the JPEG ends before its frame header")
         # Fill bytes FF may precede a marker.
         fill = data[position : position + _MAX_FILL_BYTES]
         position += len(fill) - len(fill.lstrip(b"\xff"))
         if position + 3 > len(data):
-            raise UnreadableImage("the JPEG ends before its frame header")
+            raise TruncatedImage("the JPEG ends before its frame header")
         marker = data[position]
         if marker == 0xFF:  # there are more fill bytes
             continue
@@ -75,13 +78,13 @@ def _jpeg(data: bytes) -> PixelSize:
 
 def _jpeg_frame(segment: bytes) -> PixelSize:
     if len(segment) < 7:
-        raise UnreadableImage("the JPEG ends within its frame header")
+        raise TruncatedImage("the JPEG ends within its frame header")
     return int.from_bytes(segment[5:7]), int.from_bytes(segment[3:5])
 
 
 def _webp(data: bytes) -> PixelSize:
     if len(data) < 30:
-        raise UnreadableImage("the WebP file is too short to have a header")
+        raise TruncatedImage("the WebP file is too short to have a header")
     kind = data[12:16]
     if kind == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")

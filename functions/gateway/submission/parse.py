@@ -4,7 +4,7 @@ import base64
 import binascii
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -12,11 +12,11 @@ from typing import Final
 from contract import media
 from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
 from contract.guard import MAX_URL_CHARACTERS
-from contract.messages import Json, PayloadUrl
+from contract.messages import Json, PayloadRef, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
 from gateway import problems
-from gateway.bodies import LargeBodies
-from gateway.errors import UnreadableImage
+from gateway.bodies import HeldBytes, IncomingBody, LargeBodies
+from gateway.errors import TruncatedImage, UnreadableImage
 from gateway.json_text import encode_json, has_more_values, parse_json
 from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.forms import FormPart, read_form
@@ -45,7 +45,7 @@ class RequestParts:
     content_type: str
     media_type: str
     content_encoding: str
-    body: bytes = field(repr=False)
+    body: IncomingBody
     options: Mapping[str, str]
     tenant: str
     traceparent: str
@@ -55,12 +55,18 @@ class RequestParts:
 
 @dataclass(slots=True)
 class SubmittedInput:
-    """One validated input; without `data` if the worker gets it. An upload is checked later."""
+    """One validated input; without `data` if the worker gets it. An upload is checked later.
+
+    `pieces` yields an input that is still arriving, and is replaced by `stored` when it is in a
+    blob.
+    """
 
     media_type: str
     data: bytes = field(default=b"", repr=False)
     url: PayloadUrl | None = None
     upload: str | None = None
+    pieces: AsyncIterator[bytes] | None = None
+    stored: PayloadRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +84,64 @@ class NewJob:
     label: str | None = None
     is_pinned: bool = False
     parent: str | None = None
+    held: HeldBytes | None = field(default=None, repr=False)
 
     @property
     def size_bytes(self) -> int:
         """The size in bytes of all inputs that the request itself contains."""
-        return sum(len(each.data) for each in self.inputs.values())
+        return sum(
+            each.stored.size_bytes if each.stored else len(each.data)
+            for each in self.inputs.values()
+        )
 
     def drop_data(self) -> None:
         """Release the memory of the inputs, which are now in the job's message or in blobs."""
         for each in self.inputs.values():
             each.data = b""
+        if self.held is not None:
+            self.held.release()
 
 
 async def parse_submission(parts: RequestParts, model: ModelEntry, bodies: LargeBodies) -> NewJob:
-    """Validate a request that submits a job. Raises HttpProblem if it is not valid."""
-    kind = parts.media_type
+    """Validate a request that submits a job. Raises HttpProblem if it is not valid.
+
+    A large body that is the input itself is read only when the input is stored.
+    """
+    kind, body = parts.media_type, parts.body
     check_coding(parts.content_encoding)
-    check_size(model, len(parts.body), allowance_bytes=_allowance_bytes(model, kind))
+    body.limit(partial(check_size, model, allowance_bytes=_allowance_bytes(model, kind)))
     if upload := parts.options.get("upload"):
-        if parts.body:
+        if (await body.read_head())[0]:
             raise malformed(
                 "upload: if the input is an upload, the body of the request must be empty"
             )
         first = _read_upload("input", kind or None, upload)
     elif kind in {_FORM, media.JSON}:
         read = _read_form if kind == _FORM else _read_envelope
-        return await bodies.parse(parts.tenant, parts.body, partial(read, parts, model))
+        return await bodies.parse(parts.tenant, await body.read(), partial(read, parts, model))
     else:
-        first = _read_bytes(model, kind or media.OCTET_STREAM, parts.body)
+        first = await _read_input_body(model, kind or media.OCTET_STREAM, body)
     return _make_job(parts, model, {None: first}, parts.options)
+
+
+async def _read_input_body(model: ModelEntry, announced: str, body: IncomingBody) -> SubmittedInput:
+    """Check the input that is the body of a request, by its beginning if it is large."""
+    head, is_whole = await body.read_head()
+    media_type = check_media_type(model, announced, head, is_whole=is_whole)
+    if is_whole:
+        return SubmittedInput(media_type, head)
+    pieces = _check_pieces(model, media_type, body.read_rest(head))
+    return SubmittedInput(media_type, pieces=pieces)
+
+
+async def _check_pieces(
+    model: ModelEntry, media_type: str, pieces: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """Yield the pieces of an input. Raises HttpProblem if a text contains a NUL byte."""
+    async for piece in pieces:
+        if media_type.startswith("text/") and b"\0" in piece:
+            raise _unsupported(model, f"the content is not {media_type}")
+        yield piece
 
 
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
@@ -331,6 +366,7 @@ def _make_job(
         label=parse_label(options),
         is_pinned=parts.is_pinned,
         parent=parts.parent,
+        held=parts.body.held,
     )
 
 
@@ -435,8 +471,8 @@ def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: 
     try:
         size = read_dimensions(media_type, data)
     except UnreadableImage as error:
-        if not is_whole:
-            return  # the header may follow later; the worker checks it before decoding
+        if not is_whole and isinstance(error, TruncatedImage):
+            return  # the header follows later; the worker checks it before decoding
         raise invalid_input(str(error)) from None
     if size is not None and size[0] * size[1] > model.max_pixels:
         raise invalid_input(

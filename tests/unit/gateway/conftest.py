@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import Resolver
 from contract.messages import JobRequest
 from contract.settings import AzureEndpoint
-from gateway.asgi import App
 from gateway.http.app import create_app
 from gateway.reply_tokens import ReplyTokens
 from gateway.services import Services
@@ -57,7 +57,7 @@ class RunningGateway:
     payloads: MemoryPayloads
     clock: ManualClock
     blobs: MemoryBlobs
-    app: App
+    app: ASGIApp
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
         """Submit a job with these query parameters, without waiting; return its id."""

@@ -135,6 +135,11 @@ class MemoryPayloads:
         self.blobs[blob] = (media_type, data)
         return reference(media_type, blob, data)
 
+    async def put_pieces(
+        self, blob: str, pieces: AsyncIterator[bytes], media_type: str
+    ) -> PayloadRef:
+        return await self.put(blob, b"".join([piece async for piece in pieces]), media_type)
+
     async def get(self, ref: PayloadRef) -> bytes:
         await self.check()
         if ref.blob not in self.blobs:

@@ -1,4 +1,4 @@
-"""Test the Function App: its triggers, ASGI adapter, functions, imports and settings files."""
+"""Test the Function App: its triggers, functions, imports and settings files."""
 
 import ast
 import json
@@ -9,13 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import azure.functions as func
 import pytest
 
 from contract.catalogue import Catalogue
 from contract.names import low_priority_queue
 from gateway import housekeeping
-from gateway.asgi import serve
 from tests.unit.gateway.conftest import ENVIRON, RunningGateway
 
 FUNCTIONS = Path(__file__).parents[3] / "functions"
@@ -63,85 +61,6 @@ async def test_time_to_live_lasts_until_the_deadline(gateway: RunningGateway) ->
     assert [message.time_to_live for _, message in gateway.queues.sent] == [
         timedelta(seconds=1)
     ] * 2
-
-
-def trigger(method: str, url: str, body: bytes = b"", **headers: str) -> func.HttpRequest:
-    return func.HttpRequest(method, url, headers=headers, body=body)
-
-
-async def test_request_of_functions_reaches_the_app(gateway: RunningGateway) -> None:
-    answer = await serve(
-        gateway.app,
-        trigger(
-            "POST",
-            "https://host:7071/v1/models/noop/jobs?parameters=%7B%22a%22:1%7D",
-            b"\0\1",
-            **{"Content-Type": "application/octet-stream", "Prefer": "respond-async"},
-        ),
-        gateway.durable,
-    )
-    assert answer.status_code == 202
-    assert answer.mimetype == "application/json"
-    assert answer.headers["location"].startswith("/v1/jobs/")
-    assert "content-length" not in answer.headers
-    assert gateway.queues.request().parameters == {"a": 1}
-
-
-class App:
-    """An ASGI app that sends the given ASGI messages, and then raises `error` unless it is None."""
-
-    def __init__(self, *messages: dict[str, Any], error: Exception | None = None) -> None:
-        self.messages = messages
-        self.error = error
-        self.scope: dict[str, Any] = {}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        assert (await receive())["more_body"] is False
-        for message in self.messages:
-            await send(message)
-        if self.error:
-            raise self.error
-        assert (await receive())["type"] == "http.disconnect"
-
-
-START = {
-    "type": "http.response.start",
-    "status": 207,
-    "headers": [(b"vary", b"a"), (b"vary", b"b"), (b"content-length", b"2")],
-}
-
-
-async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -> None:
-    app = App(
-        START,
-        {"type": "http.response.body", "body": b"a", "more_body": True},
-        {"type": "http.response.body", "body": b"b"},
-    )
-    url = "http://h/a%20b%2F%C3%A9?x=%20"
-    answer = await serve(app, trigger("get", url, X="é"), gateway.durable)
-    assert (answer.status_code, answer.get_body()) == (207, b"ab")
-    assert dict(answer.headers) == {"vary": "a, b"}
-    assert app.scope["method"] == "GET"
-    assert app.scope["path"] == "/a b/é"
-    assert app.scope["raw_path"] == b"/a%20b%2F%C3%A9"
-    assert app.scope["query_string"] == b"x=%20"
-    assert app.scope["headers"] == [(b"x", "é".encode("latin-1"))]
-    assert app.scope["durable"] is gateway.durable
-
-
-async def test_error_after_the_response_is_logged(
-    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
-    answer = await serve(app, trigger("GET", "http://h/"), gateway.durable)
-    assert answer.status_code == 207
-    assert "why" in caplog.text
-
-
-async def test_error_before_the_response_is_raised(gateway: RunningGateway) -> None:
-    with pytest.raises(ValueError, match="why"):
-        await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), gateway.durable)
 
 
 INDEX = """
@@ -228,6 +147,7 @@ REQUIRED = {
     "azure.servicebus": "azure-servicebus",
     "azure.storage": "azure-storage-blob",
     "azure.core": "azure-core",
+    "azurefunctions.extensions": "azurefunctions-extensions-base",
     "azure.identity": "azure-identity",
     "fastapi": "fastapi",
     "starlette": "starlette",
@@ -235,6 +155,7 @@ REQUIRED = {
     "pydantic": "pydantic",
     "typing_extensions": "pydantic",
     "uuid_utils": "uuid-utils",
+    "uvicorn": "uvicorn",
     "aiohttp": "aiohttp",
     "yarl": "yarl",
     "opentelemetry": "opentelemetry-api",

@@ -222,11 +222,11 @@ def test_malformed_bytes_are_no_claim(data: bytes) -> None:
 
 
 def test_different_requests_have_different_fingerprints() -> None:
-    base = ("noop", b"x", {"deadline_seconds": 60, "parameters": {"a": 1, "b": 2}})
-    same = ("noop", b"x", {"parameters": {"b": 2, "a": 1}, "deadline_seconds": 60})
+    base = ("noop", "00", {"deadline_seconds": 60, "parameters": {"a": 1, "b": 2}})
+    same = ("noop", "00", {"parameters": {"b": 2, "a": 1}, "deadline_seconds": 60})
     others = [
         ("classifier", *base[1:]),
-        ("noop", b"y", base[2]),
+        ("noop", "01", base[2]),
         (*base[:2], {**base[2], "deadline_seconds": 61}),
         (*base[:2], {**base[2], "media_type": "text/plain"}),
     ]

@@ -1,5 +1,6 @@
 """Test labels, by which callers find their jobs again, and jobs of low priority."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -130,7 +131,8 @@ async def test_claim_of_version_0_1_matches_without_a_label(gateway: RunningGate
         "webhook_url": None,
         "priority": "normal",
     }
-    claim = IdempotencyClaim(job_id, fingerprint("noop", b"x", options), gateway.clock())
+    digest = hashlib.sha256(b"x").hexdigest()
+    claim = IdempotencyClaim(job_id, fingerprint("noop", digest, options), gateway.clock())
     gateway.blobs.put(claim_blob("", "one"), claim.encode())
     headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
     repeated = await gateway.submit(content=b"x", headers=headers)

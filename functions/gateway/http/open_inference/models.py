@@ -175,6 +175,7 @@ def read_jobs(
             priority=priority,
             label=label,
             is_pinned=parts.is_pinned,
+            held=parts.body.held,
         )
         for number, found in enumerate(firsts)
     ]

@@ -5,6 +5,7 @@ With this protocol, a caller cannot ask for the results later, so each request w
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -21,6 +22,7 @@ from contract.messages import (
     payload_from_json,
 )
 from gateway import problems
+from gateway.bodies import HeldBytes
 from gateway.errors import MissingPayload
 from gateway.http.open_inference import codec as oip_codec
 from gateway.http.open_inference.codec import OipInference
@@ -41,12 +43,14 @@ from gateway.http.open_inference.openapi import (
 from gateway.http.open_inference.tensors import Tensor
 from gateway.http.requests import (
     TextRoute,
+    caller_of,
     charge_jobs,
     durable_of,
     find_model,
     idempotency_key_of,
     label_option_of,
     names_version,
+    noticing_hang_up,
     parse_prefer,
     read_parts,
     services_of,
@@ -225,12 +229,15 @@ async def oip_infer(request: Request, model: str) -> Response:
     # `respond-async` has no effect, because the protocol cannot ask for the results later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
-    inference, new_jobs = await _read_request(request, found, is_pinned=names_version(model))
-    charge_jobs(request, len(new_jobs))
-    if key is None:
-        submitted = await services.creator.create(durable, new_jobs, wait_seconds)
-    else:
-        submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
+    with services.bodies.counting(caller_of(request).tenant) as held, noticing_hang_up(request):
+        inference, new_jobs = await _read_request(
+            request, found, held, is_pinned=names_version(model)
+        )
+        charge_jobs(request, len(new_jobs))
+        if key is None:
+            submitted = await services.creator.create(durable, new_jobs, wait_seconds)
+        else:
+            submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
     # Build the response.
     wanted = output_names(found) if inference.outputs is None else tuple(inference.outputs)
     results = await _read_results(submitted, services.progress, services.payloads, wanted)
@@ -265,17 +272,13 @@ async def _is_ready(request: Request) -> bool:
 
 
 async def _read_request(
-    request: Request, model: ModelEntry, *, is_pinned: bool
+    request: Request, model: ModelEntry, held: HeldBytes, *, is_pinned: bool
 ) -> tuple[oip_codec.InferenceRequest, list[NewJob]]:
     """Return the request without its tensors, and its jobs."""
-    parts = await read_parts(request, {"label": label_option_of(request)}, is_pinned=is_pinned)
+    parts = read_parts(request, {"label": label_option_of(request)}, held, is_pinned=is_pinned)
     label = parse_label(parts.options)
     check_coding(parts.content_encoding)
-    if len(parts.body) > model.max_body_bytes:
-        raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE,
-            f"the request has {len(parts.body)} bytes; at most {model.max_body_bytes} are allowed",
-        )
+    parts.body.limit(partial(_check_size, model))
 
     def parse(body: bytes) -> tuple[oip_codec.InferenceRequest, list[NewJob]]:
         inference = oip_codec.read_request(body, request.headers.get(oip_codec.HEADER_LENGTH))
@@ -284,7 +287,15 @@ async def _read_request(
         # The tensors would need memory while the request waits for its jobs.
         return replace(inference, inputs=(), parameters={}), new_jobs
 
-    return await services_of(request).bodies.parse(parts.tenant, parts.body, parse)
+    return await services_of(request).bodies.parse(parts.tenant, await parts.body.read(), parse)
+
+
+def _check_size(model: ModelEntry, size_bytes: int) -> None:
+    if size_bytes > model.max_body_bytes:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"the request has more than {model.max_body_bytes} bytes, the most that is allowed",
+        )
 
 
 async def _read_results(

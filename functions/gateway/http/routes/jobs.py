@@ -52,6 +52,7 @@ from gateway.http.requests import (
     durable_of,
     find_own_job,
     find_visible_instance,
+    noticing_hang_up,
     parse_limit,
     parse_prefer,
     parse_time,
@@ -174,7 +175,8 @@ async def get_job(
         _, found = await find_visible_instance(request, job_id, tenant)
         if not is_final(found) and (wait_seconds := preference.wait_seconds):
             durable = durable_of(request)
-            final = await services.jobs.wait(durable, job_id, found, ended, wait_seconds)
+            with noticing_hang_up(request):
+                final = await services.jobs.wait(durable, job_id, found, ended, wait_seconds)
             found = final or found
     response = await _job_response(request, job_id, found)
     if applied := preference.applied(answered_async=False):

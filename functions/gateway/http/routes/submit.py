@@ -18,11 +18,13 @@ from gateway.http.openapi.operations import (
 from gateway.http.requests import (
     Preference,
     TextRoute,
+    caller_of,
     durable_of,
     find_model,
     idempotency_key_of,
     label_option_of,
     names_version,
+    noticing_hang_up,
     parse_prefer,
     read_parts,
     refuse_unknown_query,
@@ -96,14 +98,16 @@ async def submit(
     key = idempotency_key_of(request)
     preference = parse_prefer(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
-    # No variable refers to the parts, because their body would need memory during the wait.
-    new_job = await parse_submission(
-        await read_parts(request, options, is_pinned=names_version(model)), found, services.bodies
-    )
-    if key is None:
-        (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
-    else:
-        submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
+    is_pinned = names_version(model)
+    with services.bodies.counting(caller_of(request).tenant) as held, noticing_hang_up(request):
+        # No variable refers to the parts, because their body would need memory during the wait.
+        new_job = await parse_submission(
+            read_parts(request, options, held, is_pinned=is_pinned), found, services.bodies
+        )
+        if key is None:
+            (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
+        else:
+            submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
     # Build the response.
     job_id, record = submitted.job_id, submitted.record
     if found.reports_progress:

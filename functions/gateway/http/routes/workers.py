@@ -42,8 +42,9 @@ from gateway.http.requests import (
     durable_of,
     find_model,
     names_version,
+    noticing_hang_up,
     parse_prefer,
-    read_body,
+    read_limited,
     read_parts,
     services_of,
     unknown_job,
@@ -65,6 +66,11 @@ from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.parse import parse_submission
 
 MAX_REPORT_BYTES: Final = 8 * 1024
+
+_REPLY_TOO_LARGE: Final = (
+    f"a reply can have at most {MAX_MESSAGE_BYTES} bytes; store a larger result in blob storage"
+)
+_REPORT_TOO_LARGE: Final = f"a report can have at most {MAX_REPORT_BYTES} bytes"
 
 router = APIRouter(tags=["workers"], route_class=TextRoute)
 
@@ -114,7 +120,9 @@ async def reply(
     """
     _check_token(request, job_id, expires, token)
     services = services_of(request)
-    received = _parse_reply(job_id, await _read_limited(request, "reply", MAX_MESSAGE_BYTES))
+    received = _parse_reply(
+        job_id, await read_limited(request, MAX_MESSAGE_BYTES, _REPLY_TOO_LARGE)
+    )
     outcome = JobOutcome.replied(received, services.clock())
     model_queue = services.catalogue.find_queue(queue)
     model_name = None if model_queue is None else model_queue[0].name
@@ -178,7 +186,9 @@ async def put_progress(
     says that the worker has stopped, and ends a job that is being cancelled.
     """
     _check_token(request, job_id, expires, token)
-    report, has_stopped = _parse_report(await _read_limited(request, "report", MAX_REPORT_BYTES))
+    report, has_stopped = _parse_report(
+        await read_limited(request, MAX_REPORT_BYTES, _REPORT_TOO_LARGE)
+    )
     services = services_of(request)
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
@@ -266,12 +276,14 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     except ValueError:
         raise unknown_job(job_id) from None
     wait_seconds = parse_prefer(request.headers.getlist("prefer")).wait_or(0)
-    child = await services.children.find(durable, name, wait_seconds)
-    if child is None:
-        tenant = tenant_of(found)
-        parts = await read_parts(request, options, is_pinned=names_version(model))
-        # The body is counted and parsed as a body of the parent's tenant.
-        with services.bodies.admit(tenant, len(parts.body)):
+    tenant = tenant_of(found)
+    child = await services.children.find(durable, name)
+    # The body is counted and parsed as a body of the parent's tenant.
+    with services.bodies.counting(tenant) as held, noticing_hang_up(request):
+        if child is not None:
+            child = await services.creator.wait(durable, child, wait_seconds)
+        else:
+            parts = read_parts(request, options, held, is_pinned=names_version(model))
             parts = replace(
                 parts,
                 tenant=tenant,
@@ -279,7 +291,6 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
                 parent=job_id,
             )
             new_job = await parse_submission(parts, entry, services.bodies)
-            del parts  # the body would need memory while this request waits
             child = await services.children.create(durable, name, new_job, wait_seconds)
     record = child.record
     shown: ChildJob = {
@@ -318,19 +329,6 @@ async def cancel_children(
     _check_token(request, job_id, expires, token)
     await services_of(request).cancellation.cancel_children(durable_of(request), job_id)
     return json_response(_ACCEPTED)
-
-
-async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
-    """Return the body of a request, called `name` in the problem if it is too large."""
-    body = await read_body(request)
-    if len(body) > limit_bytes:
-        raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE,
-            f"a {name} can have at most {limit_bytes} bytes"
-            + ("; store a larger result in blob storage" if name == "reply" else ""),
-            limit_bytes=limit_bytes,
-        )
-    return body
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
