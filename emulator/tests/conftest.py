@@ -1,5 +1,8 @@
 """Configure pytest and Hypothesis for all tests of the emulator."""
 
+import gc
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -26,3 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # The processes of pytest-xdist have no terminal reporter: the first process prints.
     if terminal := config.pluginmanager.get_plugin("terminalreporter"):
         config.pluginmanager.register(_FailureReporter(terminal))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the longest time limits first, so that no process ends much later."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0), marker.args[0] if marker else 0)
+    items.sort(key=lambda item: -limits[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Exclude all loaded modules from garbage collection, as our programs do at their start."""
+    gc.collect()
+    gc.freeze()

@@ -13,7 +13,8 @@ def test_worker_of_a_second_up_runs_a_job(tmp_path: Path) -> None:
     with running(tmp_path / "first", without=("worker",)) as first:
         job_id = first.accept("noop", b"input")
         others = ("servicebus", "blobs", "functions")
-        second = System(tmp_path / "second", without=others, port=first.port)
+        noop = {"WORKER_MODELS": "noop"}
+        second = System(tmp_path / "second", without=others, port=first.port, environment=noop)
         try:
             second.start()
             assert first.final(job_id)["status"] == "succeeded"
