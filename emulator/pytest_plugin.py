@@ -92,6 +92,15 @@ class LocalFunctionsHost:
     url: str
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option `--functions-isolated`."""
+    parser.getgroup("azure-local-emulator").addoption(
+        "--functions-isolated",
+        action="store_true",
+        help="run the app of functions_host in a process of its own, beside its host",
+    )
+
+
 @pytest.fixture(scope="session")
 def servicebus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServiceBus]:
     """Start the emulator of Service Bus, with a namespace that has no queues yet."""
@@ -133,14 +142,22 @@ def functions_settings() -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="session")
+def functions_isolated(pytestconfig: pytest.Config) -> bool:
+    """Return whether the app has a process of its own: only with `--functions-isolated`."""
+    return bool(pytestconfig.getoption("functions_isolated"))
+
+
+@pytest.fixture(scope="session")
 def functions_host(
     functions_app: Path,
     functions_settings: Mapping[str, str],
+    functions_isolated: bool,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LocalFunctionsHost]:
     """Start a Functions host that runs the app in the folder `functions_app`."""
     folder = tmp_path_factory.mktemp("functions_host")
     options = ["--app", str(functions_app), "--no-reload"]
+    options += ["--isolated"] if functions_isolated else []
     patterns = [r"listening on (http://\S+)\n"]
     with _running("emulator.functions", options, folder, patterns, functions_settings) as found:
         (url,) = found

@@ -135,8 +135,7 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     )
     parser.add_argument(
         "--isolated",
-        action=argparse.BooleanOptionalAction,
-        default=True,
+        action="store_true",
         help="run the app in a process of its own: for apps that crash or block their process, or "
         "that are not trusted",
     )

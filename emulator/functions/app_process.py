@@ -19,6 +19,7 @@ from emulator.functions.errors import AppLoadError, AppUnavailable
 from emulator.functions.loaded_app import AppSource, InvocationResponse, require_functions
 
 if TYPE_CHECKING:
+    from emulator.functions.durable.direct import DurableBinding
     from emulator.functions.exchange import Exchange
     from emulator.functions.web_proxy import WebProxy
 
@@ -85,9 +86,9 @@ class AppProcess:
 
         return await invoke_and_forward(self._web, exchange, call[-1], self.invoke(call, b""))
 
-    def begin(self, client_binding: str | None) -> None:
-        """Send the JSON of the durable client binding, or None, before the first `invoke`."""
-        self.connection.send(["begin", client_binding])
+    def begin(self, durable: "DurableBinding | None") -> None:
+        """Send the JSON of the durable client, or None, before the first `invoke`."""
+        self.connection.send(["begin", durable and durable.text])
 
     def kill(self) -> None:
         """Kill the process. Invocations in flight raise AppUnavailable."""

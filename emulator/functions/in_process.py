@@ -17,13 +17,16 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from emulator.functions.app.import_path import app_path
+from emulator.functions.durable.direct import DurableBinding, install
 from emulator.functions.errors import AppLoadError, AppUnavailable
 from emulator.functions.loaded_app import AppSource, InvocationResponse, require_functions
+from emulator.functions.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:
     from emulator.functions.app.serving import AppFunctions
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("functions.host")
 _CANCEL_SECONDS = 2.0
 _HOST_ROOT = Path(__file__).resolve().parents[2]
+_INVOCATION = str(Path(__file__).parent / "app" / "invocation.py")
 _SITE_FOLDERS = {"site-packages", "dist-packages"}
 _EXTENSIONS = "azurefunctions"
 _owner: ContextVar["InProcessApp | None"] = ContextVar("app", default=None)
@@ -56,6 +60,7 @@ class InProcessApp:
         self._context = copy_context()
         self._context.run(_owner.set, self)
         self._app: AppFunctions | None = None
+        self._watchdog: LoopWatchdog | None = None
         self._web: WebCaller | None = None
 
     def load(self, source: AppSource) -> None:
@@ -77,6 +82,7 @@ class InProcessApp:
             raise AppLoadError(f"{type(error).__name__}: {error}") from error
         self.functions = self._app.descriptions
         require_functions(self.functions)
+        self._watchdog = LoopWatchdog(partial(_describe_block, source.folder))
         if self._app.extension is not None:
             self._load_web_extension(self._app.extension)
 
@@ -98,10 +104,11 @@ class InProcessApp:
     def _start_task(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         return self._loop.create_task(work, context=self._context.copy())
 
-    def begin(self, client_binding: str | None) -> None:
-        """Set the JSON of the durable client binding, or None, before the first `invoke`."""
-        if self._app is not None:
-            self._app.client_binding = client_binding
+    def begin(self, durable: DurableBinding | None) -> None:
+        """Set the durable client of the functions, if there is one, before the first `invoke`."""
+        if self._app is not None and durable is not None:
+            self._app.client_binding = durable.text
+            install(durable)
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
         """Run a function in a task with a context of the app, and return its response."""
@@ -143,12 +150,32 @@ class InProcessApp:
         app, self._app = self._app, None
         if app is not None:
             app.close()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         for task in self.tasks:
             task.cancel()
         if self.tasks:
             _, running = await asyncio.wait(list(self.tasks), timeout=_CANCEL_SECONDS)
             for task in running:
                 _log.warning("a task of the app ignores its cancellation: %s", task.get_coro())
+
+
+def _describe_block(folder: Path, frame: FrameType) -> str | None:
+    """Return which function of the app runs in `frame`, and where, or None if none does."""
+    name = place = ""
+    caller: FrameType | None = frame
+    while caller is not None:
+        code = caller.f_code
+        if code is InProcessApp.load.__code__:
+            return None
+        if code.co_name == "invoke" and code.co_filename == _INVOCATION:
+            name = caller.f_locals["prepared"].function.name
+        if not place and _is_in(Path(code.co_filename), folder):
+            place = f" at {Path(code.co_filename).relative_to(folder)}:{caller.f_lineno}"
+        caller = caller.f_back
+    if not name and not place:
+        return None
+    return (f"Functions.{name}" if name else "the app") + place
 
 
 async def load_in_process(source: AppSource) -> InProcessApp:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from emulator.functions.errors import AppLoadError
 
 if TYPE_CHECKING:
+    from emulator.functions.durable.direct import DurableBinding
     from emulator.functions.exchange import Exchange
 
 _log = logging.getLogger("functions.host")
@@ -72,8 +73,8 @@ class LoadedApp(Protocol):
         """Whether the app's own process has ended."""
         ...
 
-    def begin(self, client_binding: str | None) -> None:
-        """Set the JSON of the durable client binding, or None, before the first `invoke`.
+    def begin(self, durable: "DurableBinding | None") -> None:
+        """Set the durable client of the functions, if there is one, before the first `invoke`.
 
         Raises ConnectionError if the app's own process has ended.
         """

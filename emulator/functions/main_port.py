@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from emulator.functions.asgi import (
     Application,
@@ -15,25 +16,27 @@ from emulator.functions.asgi import (
 )
 from emulator.program import HttpLimits
 
+Respond = Callable[[Any], Awaitable[Any]]
 # As in Azure's host, which then responds with the same text.
 _HOLD_SECONDS = 30.0
-_NOT_RUNNING = b"Function host is not running."
+NOT_RUNNING = b"Function host is not running."
 
 
 async def respond_not_running(send: Send) -> None:
     """Respond with status 503 and Azure's text for a Functions host that is not running."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(_NOT_RUNNING)),
+        (b"content-length", b"%d" % len(NOT_RUNNING)),
     ]
-    await respond(send, 503, headers, _NOT_RUNNING)
+    await respond(send, 503, headers, NOT_RUNNING)
 
 
 class _Served:
     """An ASGI application that a port serves, and the number of its requests in flight."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, respond: Respond | None = None) -> None:
         self.application = application
+        self.respond = respond
         self.running = 0
         self.is_idle = asyncio.Event()
         self.is_idle.set()
@@ -63,9 +66,12 @@ class MainPort:
         self._is_open = asyncio.Event()
         self._is_stopping = False
 
-    def serve(self, application: Application) -> None:
-        """From now on, pass all requests to `application`, including the requests that wait."""
-        self._served = _Served(application)
+    def serve(self, application: Application, respond: Respond | None = None) -> None:
+        """From now on, pass all requests to `application`, including the requests that wait.
+
+        `respond` is for the requests of `call`.
+        """
+        self._served = _Served(application, respond)
         self._is_open.set()
 
     async def start(self) -> None:
@@ -108,6 +114,17 @@ class MainPort:
         served.add(1)
         try:
             await served.application(scope, receive, send)
+        finally:
+            served.add(-1)
+
+    async def call(self, request: Any) -> Any:
+        """Pass a request that comes from this process; return None if no application responds."""
+        served = await self._wait_for_application()
+        if served is None or served.respond is None:
+            return None
+        served.add(1)
+        try:
+            return await served.respond(request)
         finally:
             served.add(-1)
 

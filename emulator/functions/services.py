@@ -14,9 +14,20 @@ from emulator.functions.catalogue import (
     select_functions,
 )
 from emulator.functions.console import list_functions
+from emulator.functions.durable.direct import DurableBinding
 from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.durable.management import (
+    RPC_PATH,
+    ManagementRequest,
+    ManagementResponse,
+)
 from emulator.functions.invoker import Invoker
-from emulator.functions.main_port import HostPorts, MainPort, respond_not_running
+from emulator.functions.main_port import (
+    NOT_RUNNING,
+    HostPorts,
+    MainPort,
+    respond_not_running,
+)
 from emulator.functions.options import HostOptions
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
@@ -122,10 +133,18 @@ class AppServices:
         self._durable = durable
         await durable.start()
         rpc_url = format_url(self._rpc_port.sockets[0])
-        self._supervisor.client_binding = durable.client_binding(url, rpc_url)
+        self._supervisor.durable = DurableBinding(
+            durable.client_binding(url, rpc_url), f"{rpc_url}{RPC_PATH}/", self._respond_directly
+        )
         rules = HostRules(self._options.limits.allowed_hosts)
-        self._rpc_port.serve(OriginFilter(durable.rpc_app, rules))
+        rpc_app = OriginFilter(durable.rpc_app, rules)
+        self._rpc_port.serve(rpc_app, durable.management_app.respond)
         await self._rpc_port.start()
+
+    async def _respond_directly(self, request: ManagementRequest) -> ManagementResponse:
+        """Respond to the durable client in this process, also while the app is loaded again."""
+        response: ManagementResponse | None = await self._rpc_port.call(request)
+        return response or ManagementResponse(503, NOT_RUNNING.decode())
 
     async def _stop_durable(self) -> None:
         self._rpc_port.hold()

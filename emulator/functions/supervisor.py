@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emulator.functions.app_process import AppProcess, describe_status, start_app
 from emulator.functions.errors import AppLoadError, AppUnavailable
 from emulator.functions.loaded_app import AppSource, LoadedApp
+
+if TYPE_CHECKING:
+    from emulator.functions.durable.direct import DurableBinding
 
 _log = logging.getLogger("functions.host")
 _FIRST_DELAY_SECONDS = 0.1
@@ -23,7 +26,7 @@ class AppSupervisor:
     """
 
     def __init__(self, source: AppSource) -> None:
-        self.client_binding: str | None = None
+        self.durable: DurableBinding | None = None
         self.functions: list[dict[str, Any]] = []
         self.has_web_extension = False
         self._source = source
@@ -94,7 +97,7 @@ class AppSupervisor:
     def _open(self, app: LoadedApp) -> None:
         self._app = app
         try:
-            app.begin(self.client_binding)
+            app.begin(self.durable)
         except ConnectionError:
             return  # the process has ended again, so the restarting task starts a new one
         self._ready.set()

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.timeout(240)
 _PACKAGES = Path(__file__).parents[2]
 _FUNCTION_APP = """
 import os
+import sys
 
 import azure.functions as func
 
@@ -22,14 +23,16 @@ app = func.FunctionApp()
 
 @app.route("colour", auth_level=func.AuthLevel.ANONYMOUS)
 def colour(req: func.HttpRequest) -> func.HttpResponse:
-    return func.HttpResponse(os.environ["COLOUR"])
+    place = "host" if "emulator.functions" in sys.modules else "app"
+    return func.HttpResponse(f"{os.environ['COLOUR']} {place}")
 """
 
 
-def _run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_project.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "emulator.pytest_plugin"]
     command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(folder), str(folder)]
+    command += options
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     return subprocess.run(
         command,
@@ -98,9 +101,8 @@ def test_one(servicebus):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_overridden_fixtures_set_app_and_settings(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize("options", [(), ("--functions-isolated",)], ids=["default", "isolated"])
+def test_overridden_fixtures_set_app_and_settings(tmp_path: Path, options: tuple[str, ...]) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}', encoding="utf-8")
@@ -120,10 +122,11 @@ def functions_app():
 def functions_settings():
     return {{"COLOUR": "green"}}
 
-def test_one(functions_host):
+def test_one(functions_host, functions_isolated):
     with urlopen(functions_host.url + "/api/colour") as response:
-        assert response.read() == b"green"
+        assert response.read() == (b"green app" if functions_isolated else b"green host")
 """,
+        *options,
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

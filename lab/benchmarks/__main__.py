@@ -9,19 +9,33 @@ operations  how many operations one job of each kind needs on each service
 emulators   the local Service Bus alone: send, receive, complete, and round trips
 worker      a busy worker without a gateway, compared with a loop that only runs the model
 memory      two models that together need more memory than the device has
+bodies      how much memory the gateway needs for large request bodies
+hangups     how soon the gateway drops the waits of callers that disconnect
 peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
 
 import sys
 from collections.abc import Callable, Sequence
 
-from lab.benchmarks import cpu, emulators, hops, memory, operations, saturation, whole
+from lab.benchmarks import (
+    bodies,
+    cpu,
+    emulators,
+    hangups,
+    hops,
+    memory,
+    operations,
+    saturation,
+    whole,
+)
 from lab.benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
+    "bodies": bodies.main,
     "cpu": cpu.main,
     "emulators": emulators.main,
+    "hangups": hangups.main,
     "hops": hops.main,
     "operations": operations.main,
     "worker": saturation.main,

@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="./dev bench cpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--models", help="the models of the worker, separated by commas")
+    parser.add_argument(
+        "--isolated", action="store_true", help="run the app in a process beside its host"
+    )
     options = parser.parse_args(arguments)
     found: dict[tuple[str, int], list[JobCost]] = {}
     with (
@@ -80,6 +83,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         running(
             Path(folder) / "data",
             environment={"WORKER_MODELS": options.models} if options.models else {},
+            options=("--isolated",) if options.isolated else (),
         ) as system,
     ):
         running_system = RunningSystem.read(Path(folder) / "data")
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 def _seconds(system: RunningSystem) -> dict[str, float]:
     """Return the processor time of each process since its start, by the name of the process.
 
-    The times are in seconds. The Functions host and the app that it runs are separate processes.
+    The times are in seconds. An isolated app is a child process of the Functions host.
     """
     seconds = {"supervisor": process_seconds(system.pid)}
     for name, part in system.parts.items():

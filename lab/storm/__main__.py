@@ -24,6 +24,7 @@ import random
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from lab.storm.callers import StormCallers
@@ -52,7 +53,12 @@ async def storm(rig: Rig, run: Storm) -> None:
     An equal part of the jobs is submitted before each kill and after the last kill. Then wait until
     all jobs have ended, and read all jobs again. `rig` runs the system that is tested.
     """
-    plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
+    plan = plan_kills(
+        run.options.kills,
+        run.options.seed,
+        rig.gateways,
+        is_isolated=run.options.isolated,
+    )
     await rig.start("worker")
     run.say("every component is ready")
     async with StormCallers(rig.url, rig.ran_path) as callers:
@@ -114,6 +120,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--engine", choices=ENGINES, default=LOCAL, help="the durable engine of the gateway hosts")
+    add(
+        "--isolated",
+        action="store_true",
+        help="run each gateway's app in a process beside its host, and kill these processes, too",
+    )
     add("--jobs", type=int, default=200, help="jobs to submit (default: %(default)s)")
     add("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
     add(
@@ -190,6 +201,7 @@ def main(arguments: list[str]) -> int:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:
         scenario, jobs = cancellations, plan_cancellations(2 * options.cancel)
+    rig_options = replace(rig_options, is_isolated=options.isolated)
     run = Storm(options, _engine(options), jobs)
     data = options.data or Path(tempfile.mkdtemp(prefix="loosely-storm-"))
     data.mkdir(parents=True, exist_ok=True)

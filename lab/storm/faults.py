@@ -166,7 +166,7 @@ def plan_faults(
     while True:
         sort = chance.choices(chosen, [_WEIGHTS[each] for each in chosen])[0]
         delay = chance.uniform(0.2, 1.8) * mean_pause_seconds
-        (kill,) = plan_kills(1, chance.randrange(2**32), gateways)
+        (kill,) = plan_kills(1, chance.randrange(2**32), gateways, is_isolated=False)
         seconds = chance.random()
         match sort:
             case "kill":

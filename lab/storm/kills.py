@@ -47,10 +47,11 @@ class Kill:
             await rig.members[self.part].wait_until_ready()
 
 
-def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
+def plan_kills(count: int, seed: int, gateways: Sequence[str], *, is_isolated: bool) -> list[Kill]:
     """Return `count` random kills. The same arguments give the same kills.
 
-    `gateways` are the names of the gateway hosts.
+    `gateways` are the names of the gateway hosts. Unless their apps have processes of their own,
+    the hosts are killed instead of these.
     """
     chance = random.Random(f"kills {seed}")
     kills = []
@@ -61,7 +62,7 @@ def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
         kills.append(
             Kill(
                 part=host if owner == "gateway" else owner,
-                is_child=owner != target,
+                is_child=owner != target and (is_isolated or owner != "gateway"),
                 delay_seconds=chance.uniform(_MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS),
                 overlaps=chance.random() < _OVERLAP_SHARE,
             )

@@ -102,12 +102,14 @@ class RigOptions:
         has_links: Whether the components connect through proxies, which a fault can slow down.
         store: The directory in which the components store their data, or None for the directory
             of the rig. The logs are always in the directory of the rig.
+        is_isolated: Whether the app of each gateway has a process beside its host.
     """
 
     catalogue: str = COUNTING_CATALOGUE
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     has_links: bool = False
     store: Path | None = None
+    is_isolated: bool = False
 
 
 @dataclass(slots=True)
@@ -258,6 +260,7 @@ class Rig:
             reply_token_key=reply_token_key(data),
             log_level="info",
             catalogue=catalogue,
+            is_isolated=options.is_isolated,
         )
         remote = settings
         self._proxies: dict[str, tuple[DelayProxy, int]] = {}

@@ -127,7 +127,20 @@ def test_same_seed_plans_same_storm() -> None:
     assert plan_jobs(100, 7, 0.1) == plan_jobs(100, 7, 0.1) != plan_jobs(100, 8, 0.1)
     assert plan_killers(40, 4, 7) == plan_killers(40, 4, 7) != plan_killers(40, 4, 8)
     hosts = ("gateway-1", "gateway-2")
-    assert plan_kills(20, 7, hosts) == plan_kills(20, 7, hosts) != plan_kills(20, 8, hosts)
+    plans = [plan_kills(20, seed, hosts, is_isolated=True) for seed in (7, 7, 8)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_only_an_isolated_app_is_killed_alone() -> None:
+    alone = [
+        {
+            kill.part
+            for kill in plan_kills(99, 7, ("gateway",), is_isolated=isolated)
+            if kill.is_child
+        }
+        for isolated in (False, True)
+    ]
+    assert alone == [{"worker"}, {"worker", "gateway"}]
 
 
 def test_every_fifth_input_is_large() -> None:

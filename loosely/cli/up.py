@@ -125,6 +125,14 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             "of writes. Each engine has its own data.",
         ),
     ] = "local",
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Run the gateway's app in a process beside its host, as Azure does. Default: one "
+            "process for both, which needs less time for each job.",
+        ),
+    ] = False,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,6 +170,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             log_level=log_level or user.get("LOG_LEVEL", "info").lower(),
             catalogue=folder.catalogue,
             engine_options=("--engine", engine),
+            is_isolated=isolated,
             allowed_hosts=tuple(allow_host or ()),
             cors_origins=read_cors_origins(root, user),
             served_models=user.get("WORKER_MODELS", "") if "worker" in names else "",

@@ -76,6 +76,8 @@ class SystemSettings:
     #: The path of the user's own model catalogue. Default: the repository's catalogue.
     catalogue: Path | None = None
     engine_options: tuple[str, ...] = ()
+    #: Whether the gateway's app has a process of its own beside the Functions host.
+    is_isolated: bool = False
     #: Host names, besides the loopback names, for which the local services answer requests.
     allowed_hosts: tuple[str, ...] = ()
     #: Origins whose web pages may use the gateway, and so the links to uploads and results.
@@ -208,6 +210,7 @@ def _functions(settings: SystemSettings) -> Part:
             *("--no-reload", "--no-request-log"),
             *settings.service_options,
             *settings.engine_options,
+            *(("--isolated",) if settings.is_isolated else ()),
         ),
         probe=Probe(port, "/v1/health/ready"),
         ports={"functions": port},

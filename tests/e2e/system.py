@@ -77,6 +77,10 @@ class System:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
 
     @property
+    def is_isolated(self) -> bool:
+        return "--isolated" in self._options
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -131,13 +135,14 @@ class System:
     def pid(self, name: str) -> int:
         """Return the process id of the component `name`.
 
-        Two components have a parent and a child process. `functions` is the Functions host, and
-        `app` its child process, which runs the gateway. `worker parent` starts the process
-        `worker`, which runs the models.
+        `functions` is the Functions host, and `app` the process that runs the gateway: with
+        `--isolated` a child process of the host, otherwise the host itself. `worker parent` starts
+        the process `worker`, which runs the models.
         """
         parents = {"app": "functions", "worker": "worker", "worker parent": "worker"}
         process = psutil.Process(self.part(parents.get(name, name)).pid)
-        if name == "app" or (name == "worker" and sys.platform == "linux"):
+        has_child = sys.platform == "linux" if name == "worker" else self.is_isolated
+        if name in {"app", "worker"} and has_child:
             (child,) = until(process.children, 10, f"{name} runs")
             return int(child.pid)
         return process.pid
@@ -290,13 +295,14 @@ def running(  # noqa: PLR0917 - callers name all arguments except `data`
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
+    options: tuple[str, ...] = (),
 ) -> Iterator[System]:
     """Start a system, and stop it at the end of the `with` block.
 
     `catalogue` is a file, or the text of a file that is written beside `data`. With the data of
     an earlier system, pass its `port`: reply URLs of queued jobs contain it.
     """
-    system = System(data, catalogue, without, port, environment, folder=folder)
+    system = System(data, catalogue, without, port, environment, options, folder=folder)
     try:
         yield system.start()
     finally:

@@ -78,7 +78,7 @@ def run_with_a_loop(url: str) -> Job:
 def test_run_survives_a_kill_of_the_gateway(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with ThreadPoolExecutor(2) as pool:
-        with running(data, without=("worker",)) as first:
+        with running(data, without=("worker",), options=("--isolated",)) as first:
             waiting = [pool.submit(one, first.url) for one in (run_with_threads, run_with_a_loop)]
             jobs = until(lambda: listed(first, 2), 30, "both jobs are accepted")
             first.kill_and_wait("functions")

@@ -54,12 +54,17 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-@pytest.mark.parametrize(
-    "name", ["worker", "worker parent", "functions", "app", "servicebus", "blobs"]
-)
+@pytest.mark.parametrize("name", ["worker", "worker parent", "functions", "servicebus", "blobs"])
 def test_jobs_succeed_after_a_kill_of_one_component(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)
+
+
+def test_jobs_succeed_after_kills_of_an_isolated_app(tmp_path: Path) -> None:
+    data, options = tmp_path / "data", ("--isolated",)
+    with running(data, environment=ENVIRONMENT, options=options) as system:
+        for name in ("app", "functions"):
+            check_each_answered_once(system, accept_across_a_kill(system, name))
 
 
 def test_jobs_succeed_after_kills_of_three_components(tmp_path: Path) -> None:

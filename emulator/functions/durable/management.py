@@ -45,6 +45,7 @@ from emulator.functions.newtonsoft import JsonReaderError, normalize_json
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
+JSON_CONTENT_TYPE = "application/json; charset=utf-8"
 MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
 # The SDK replaces this word in the URLs by the id of an instance.
@@ -165,7 +166,44 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
     }
+    origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
+    try:
+        body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
+    except BodyTooLarge:
+        raise _too_large() from None
     query_text = scope.get("query_string", b"").decode("latin-1")
+    return make_request(
+        scope["method"],
+        _raw_path(scope),
+        query_text,
+        headers,
+        body,
+        origin=origin,
+        root=str(scope.get("root_path", "")),
+    )
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"The body must not have more than {MAX_REQUEST_BODY_BYTES} bytes")
+
+
+def make_request(  # noqa: PLR0913 - the parts of an HTTP request
+    method: str,
+    raw_path: str,
+    query_text: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    origin: str,
+    root: str,
+) -> ManagementRequest:
+    """Return a request, whose path begins with `root` or another prefix of the API.
+
+    The names of `headers` are in lower case. Raises RequestTooLarge, or ArgumentInvalid if the
+    query has too many parameters.
+    """
+    if len(body) > MAX_REQUEST_BODY_BYTES:
+        raise _too_large()
     query: dict[str, str] = {}
     try:
         pairs = parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
@@ -174,19 +212,12 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
     for name, value in pairs:
         key = name.lower()
         query[key] = f"{query[key]},{value}" if key in query else value
-    origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
-    try:
-        body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
-    except BodyTooLarge:
-        raise RequestTooLarge(
-            f"The body must not have more than {MAX_REQUEST_BODY_BYTES} bytes"
-        ) from None
     return ManagementRequest(
-        scope["method"],
-        _segments(scope),
+        method,
+        _segments(raw_path, root),
         query,
         headers,
-        f"{origin}{_raw_path(scope)}" + (f"?{query_text}" if query_text else ""),
+        f"{origin}{raw_path}" + (f"?{query_text}" if query_text else ""),
         origin + DURABLE_PATH,
         body,
     )
@@ -198,13 +229,13 @@ def _raw_path(scope: Scope) -> str:
     return raw.decode("latin-1") if raw else quote(scope["path"])
 
 
-def _segments(scope: Scope) -> tuple[str, ...]:
+def _segments(raw_path: str, root: str) -> tuple[str, ...]:
     """Return the decoded path segments after the prefix of the API, if the path has it.
 
     As in the Durable extension, `+` means a space, an escaped slash separates segments, and empty
     segments are kept, except at the end.
     """
-    path, root = unquote_plus(_raw_path(scope)), str(scope.get("root_path", ""))
+    path = unquote_plus(raw_path)
     if root and path.startswith(root):
         path = path[len(root) :]
     for prefix in (DURABLE_PATH, RPC_PATH):
@@ -223,7 +254,7 @@ async def write_response(send: Send, response: ManagementResponse) -> None:
     body = response.body.encode()
     headers: Headers = [(b"content-length", str(len(body)).encode())]
     if body:
-        headers.append((b"content-type", b"application/json; charset=utf-8"))
+        headers.append((b"content-type", JSON_CONTENT_TYPE.encode()))
     headers += [
         (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
         for name, value in response.headers
@@ -244,6 +275,19 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
             }
         ),
     )
+
+
+def describe_error(error: DurableError) -> ManagementResponse:
+    """Return the response to a request that has raised an error."""
+    if isinstance(error, _WITHOUT_BODY):
+        return ManagementResponse(error.status)
+    if isinstance(error, InstanceUnfinished | InstanceNotFailed):
+        return ManagementResponse(error.status, dump_json(str(error)))
+    if isinstance(error, InvalidJson):
+        return make_error_response(error, "Invalid JSON content")
+    if isinstance(error, ArgumentInvalid | InstanceExists):
+        return _refusal(error.status, str(error))
+    return make_error_response(error, "Something went wrong while processing your request")
 
 
 def _refusal(status: int, text: str) -> ManagementResponse:
@@ -399,22 +443,20 @@ class ManagementApi:
             return
         try:
             request = await read_request(scope, receive)
-            response = await self._respond(request)
         except ClientGone:
             return
-        except _WITHOUT_BODY as error:
-            response = ManagementResponse(error.status)
-        except (InstanceUnfinished, InstanceNotFailed) as error:
-            response = ManagementResponse(error.status, dump_json(str(error)))
-        except InvalidJson as error:
-            response = make_error_response(error, "Invalid JSON content")
-        except (ArgumentInvalid, InstanceExists) as error:
-            response = _refusal(error.status, str(error))
         except DurableError as error:
-            response = make_error_response(
-                error, "Something went wrong while processing your request"
-            )
+            response = describe_error(error)
+        else:
+            response = await self.respond(request)
         await write_response(send, response)
+
+    async def respond(self, request: ManagementRequest) -> ManagementResponse:
+        """Return the response to a request."""
+        try:
+            return await self._respond(request)
+        except DurableError as error:
+            return describe_error(error)
 
     async def _respond(  # noqa: PLR0911 - one return for each collection
         self, request: ManagementRequest

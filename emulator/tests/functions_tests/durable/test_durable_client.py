@@ -1,6 +1,7 @@
-"""Test the management API of Durable Functions over HTTP, with the client of the Python SDK."""
+"""Test the management API of Durable Functions with the client of the Python SDK."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 import uvicorn
@@ -18,9 +20,40 @@ from azure.durable_functions.models.OrchestrationRuntimeStatus import (
 from azure.durable_functions.models.utils import http_utils
 
 from emulator.clock import WallClock
+from emulator.functions.durable.direct import DirectSession, DurableBinding, install
 from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.durable.management import (
+    RPC_PATH,
+    ManagementRequest,
+    ManagementResponse,
+)
 from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import SdkRunner
+
+REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "instances/nobody", {}),
+    ("GET", "instances/a%2Fb%20c", {}),
+    ("GET", "instances/ü b", {}),
+    ("GET", "instances/../instances/one/raiseEvent", {}),
+    ("GET", "instances/", {"params": {"instanceIdPrefix": "on e&", "top": "1"}}),
+    ("GET", "instances/nobody?showInput=true", {"params": {"a": "b"}}),
+    ("GET", "instances/nobody?taskHub=NoHub1", {}),
+    ("GET", "instances/nobody?" + "&".join(f"a{n}=1" for n in range(101)), {}),
+    ("POST", "instances/one/raiseEvent/check", {}),
+    ("POST", "instances/one/raiseEvent/check", {"json": None}),
+    ("POST", "instances/one/raiseEvent/check", {"json": {"a": "ü"}}),
+    ("POST", "instances/one/raiseEvent/check", {"data": "text"}),
+    ("POST", "instances/one/raiseEvent/check", {"data": b"bytes"}),
+    (
+        "POST",
+        "instances/one/raiseEvent/check",
+        {"data": b"{", "headers": {"Content-Type": "application/json"}},
+    ),
+    ("post", "instances/nobody/suspend?reason=why", {"timeout": None}),
+    ("DELETE", "instances/", {}),
+    ("DELETE", "instances/nobody", {}),
+    ("PUT", "nowhere", {}),
+]
 
 
 class ListeningHost:
@@ -75,15 +108,21 @@ async def serving(engine: DurableExtension) -> AsyncIterator[int]:
     await task
 
 
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
+@pytest.fixture(params=["connection", "call"])
+async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[ListeningHost]:
+    """Yield a host, to which the SDK connects, or which the SDK in this process calls."""
     runner = SdkRunner()
     _functions(runner)
     engine = DurableExtension(tmp_path / "hub.db", runner, WallClock(), DurableOptions("TestHub"))
     await engine.start()
     async with serving(engine) as port:
-        yield ListeningHost(engine, runner, port)
+        listening = ListeningHost(engine, runner, port)
+        if request.param == "call":
+            rpc_url = f"http://127.0.0.1:{port}{RPC_PATH}/"
+            install(DurableBinding("", rpc_url, engine.management_app.respond))
+        yield listening
         await http_utils._close_session()
+        http_utils._client_session = None
     await engine.stop()
 
 
@@ -293,3 +332,65 @@ async def test_instances_are_listed_in_pages(host: ListeningHost) -> None:
         assert seen == [f"p-{number}" for number in range(5)]
         bad = await http.get("/instances", headers={"x-ms-continuation-token": "x"})
         assert (bad.status_code, bad.json()) == (200, [])
+
+
+async def test_call_answers_as_the_connection_does(host: ListeningHost) -> None:
+    base = f"{host.base_url.removesuffix('/runtime/webhooks/durabletask')}{RPC_PATH}/"
+    await host.client.start_new("greet", "one", "hello")
+    async with aiohttp.ClientSession() as connection:
+        call = DirectSession(DurableBinding("", base, host.engine.management_app.respond))
+        for method, path, options in REQUESTS:
+            answers: list[Any] = []
+            for session in (connection, call):
+                async with session.request(method, base + path, **options) as answer:
+                    body = await answer.json(content_type=None)
+                    length = answer.headers["CONTENT-LENGTH"]
+                    kind = answer.headers.get("content-type")
+                    seen = (answer.status, answer.reason, answer.ok, body, length, kind)
+                    answers.append((*seen, str(answer.url), await answer.read()))
+                    with (
+                        contextlib.nullcontext()
+                        if answer.ok
+                        else pytest.raises(aiohttp.ClientResponseError, match=str(answer.status))
+                    ):
+                        answer.raise_for_status()
+            assert answers[0] == answers[1], path
+        await call.close()
+
+
+async def test_cancelled_caller_leaves_its_call_running(host: ListeningHost) -> None:
+    started = asyncio.Event()
+    go = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def respond(_: ManagementRequest) -> ManagementResponse:
+        started.set()
+        await go.wait()
+        ended.set()
+        return ManagementResponse(202)
+
+    session = DirectSession(DurableBinding("", "http://127.0.0.1:1/durabletask/", respond))
+    url = "http://127.0.0.1:1/durabletask/instances/one"
+
+    async def caller() -> None:
+        await session.get(url)
+
+    task = asyncio.create_task(caller())
+    await started.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    go.set()
+    await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_other_urls_are_sent(host: ListeningHost) -> None:
+    base = f"{host.base_url.removesuffix('/runtime/webhooks/durabletask')}{RPC_PATH}/"
+
+    async def respond(_: ManagementRequest) -> ManagementResponse:
+        raise AssertionError
+
+    session = DirectSession(DurableBinding("", "http://127.0.0.1:1/durabletask/", respond))
+    async with session.get(f"{base}instances/nobody") as answer:
+        assert answer.status == 404
+    assert not session.closed
+    await session.close()

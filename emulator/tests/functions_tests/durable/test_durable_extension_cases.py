@@ -45,16 +45,23 @@ HTTP = "HttpApiHandlerTests.cs: "
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "azure-storage"])
+HOSTS = {
+    "local": ("--engine", "local"),
+    "azure-storage": ("--engine", "azure-storage", "--isolated"),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=HOSTS)
 async def host(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> AsyncIterator[ExtensionHost]:
     """Yield a running host. All tests of this module share one host for each durable engine."""
     place = tmp_path_factory.mktemp("extension")
     folder = copy_app("extension", place / "app")
-    options = ("--engine", request.param)
     async with (
-        running_host(folder, place / "data", *options, environment=SETTINGS) as process,
+        running_host(
+            folder, place / "data", *HOSTS[request.param], environment=SETTINGS
+        ) as process,
         httpx.AsyncClient(base_url=process.url, timeout=30) as http,
     ):
         yield ExtensionHost(http, request.param)

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+
+IN_PROCESS, ISOLATED = "in-process", "isolated"
+BOTH_FORMS = pytest.mark.parametrize("form", [IN_PROCESS, ISOLATED], indirect=True, scope="module")
+"""Runs a test once with the app in the process of its host, and once in a process of its own."""
+ISOLATED_FORM = pytest.mark.parametrize("form", [ISOLATED], indirect=True, scope="module")
+"""Runs a test with the app in a process of its own."""
 
 APPS = Path(__file__).parent / "apps"
-FORMS = {"isolated": "--isolated", "in-process": "--no-isolated"}
-"""The options that load the app into a process of its own, or into the process of the host."""
-
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _TIMEOUT_SECONDS = 40.0
 
@@ -95,6 +99,16 @@ def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Pa
     return folder
 
 
+class Form:
+    """The form in which hosts run the app: the fixture `form` sets it for each test."""
+
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def choose(cls, name: str) -> None:
+        cls.options = ("--isolated",) if name == ISOLATED else ()
+
+
 async def start_host(
     folder: Path,
     data: Path,
@@ -111,7 +125,8 @@ async def start_host(
     the host ignores changes of the app's files.
     """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
-    command += ["--data", str(data), *options, *(() if is_reloading else ("--no-reload",))]
+    command += ["--data", str(data), *Form.options, *options]
+    command += [*(() if is_reloading else ("--no-reload",))]
     if chooses_port and "--port" not in options:
         command += ["--port", "0"]
     process = await asyncio.create_subprocess_exec(

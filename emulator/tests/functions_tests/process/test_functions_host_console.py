@@ -7,7 +7,12 @@ from pathlib import Path
 
 import httpx
 
-from functions_tests.process.host_process import failed_start, running_host, write_app
+from functions_tests.process.host_process import (
+    BOTH_FORMS,
+    failed_start,
+    running_host,
+    write_app,
+)
 
 APP = """
 import azure.functions as func
@@ -28,6 +33,7 @@ def other(req: func.HttpRequest) -> str:
 REASON = "This function was programmatically called via the host APIs."
 
 
+@BOTH_FORMS
 async def test_selected_functions_are_listed_and_logged(
     tmp_path: Path,
 ) -> None:

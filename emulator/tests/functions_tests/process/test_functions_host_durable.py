@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,14 +10,20 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from functions_tests.process.host_process import RunningHost, copy_app, finished, running_host
+from functions_tests.process.host_process import (
+    BOTH_FORMS,
+    RunningHost,
+    copy_app,
+    finished,
+    running_host,
+)
 
 HUB = {"HUB": "TestHub"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "azure-storage"])
 async def host(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, form: str
 ) -> AsyncIterator[RunningHost]:
     place = tmp_path_factory.mktemp("durable")
     folder = copy_app("durable", place / "app")
@@ -33,7 +38,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), BOTH_FORMS]
 
 
 @pytest.mark.parametrize(
@@ -92,14 +97,6 @@ async def test_wait_for_completion_returns_the_output(
     )
 
 
-async def test_activity_runs_again_after_a_dead_app_process(
-    client: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    response = await client.post("/api/start/crashing", json=str(tmp_path / "marker"))
-    status = await finished(client, response.json())
-    assert status["output"] == "survived"
-
-
 async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data, environment=HUB) as host, httpx.AsyncClient() as client:
@@ -123,20 +120,3 @@ async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
             "rested",
             ["Hello Rome!", "Hello Hello Rome!!"],
         ]
-
-
-async def test_kill_of_the_app_process_loses_no_instance(
-    client: httpx.AsyncClient, host: RunningHost
-) -> None:
-    async def start() -> httpx.Response:
-        return await client.post("/api/start/chaining", json="Kyiv")
-
-    starts = [asyncio.create_task(start()) for _ in range(20)]
-    await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
-    os.kill(host.app_pid(), signal.SIGKILL)
-    responses = await asyncio.gather(*starts)
-    accepted = [response.json() for response in responses if response.status_code == 202]
-    assert accepted
-    assert {response.status_code for response in responses} <= {202, 502, 503}
-    for links in accepted:
-        assert (await finished(client, links))["output"][0] == "Hello Kyiv!"

@@ -2,9 +2,6 @@
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,24 +10,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
-import emulator
-from functions_tests.process.host_process import RunningHost, copy_app, running_host
+from functions_tests.process.host_process import BOTH_FORMS, RunningHost, copy_app, running_host
 
 HUNDRED_MIB = 100 * 1024 * 1024
 
 
-def emulator_is_installed() -> bool:
-    """Return whether a package `emulator` outside this checkout is installed."""
-    command = [sys.executable, "-P", "-c", "import emulator; print(emulator.__file__)"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    found = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd="/", env=environment
-    ).stdout.strip()
-    return bool(found) and ("site-packages" in found or found != emulator.__file__)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
+async def host(tmp_path_factory: pytest.TempPathFactory, form: str) -> AsyncIterator[RunningHost]:
     place = tmp_path_factory.mktemp("web")
     folder = copy_app("web", place / "app")
     (folder / "local.settings.json").write_text(
@@ -47,7 +33,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), BOTH_FORMS]
 
 
 async def test_function_receives_the_whole_request(
@@ -280,7 +266,7 @@ async def test_blocking_calls_do_not_delay_others(
     assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
 
 
-async def test_app_has_its_settings_but_not_the_hosts_modules(
+async def test_app_has_its_settings_and_folder(
     client: httpx.AsyncClient,
 ) -> None:
     names = "FROM_FILE,FROM_BOTH,FUNCTIONS_WORKER_RUNTIME,AZURE_FUNCTIONS_ENVIRONMENT"
@@ -292,19 +278,6 @@ async def test_app_has_its_settings_but_not_the_hosts_modules(
         "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
     }
     assert got["path"][0] == got["cwd"]
-    assert not [name for name in got["modules"] if name.split(".")[0] == "emulator"]
-    for name in ("frames", "serving"):
-        assert (await client.get("/api/imports", params={"name": name})).status_code == 404
-
-
-@pytest.mark.skipif(
-    emulator_is_installed(),
-    reason="the app may import an emulator that is installed for its interpreter",
-)
-async def test_app_cannot_import_the_emulator(
-    client: httpx.AsyncClient,
-) -> None:
-    assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
 
 
 async def test_invalid_requests_do_no_harm(client: httpx.AsyncClient, host: RunningHost) -> None:
@@ -356,16 +329,3 @@ async def test_endless_headers_close_the_connection(
         await flood()
     writer.close()
     assert (await client.get("/api/noop")).text == "ok"
-
-
-async def test_killed_app_process_is_restarted(
-    client: httpx.AsyncClient, host: RunningHost
-) -> None:
-    before = len(host.lines)
-    hanging = asyncio.create_task(client.get("/api/hang"))
-    await host.logged(r"\[Functions.hang\] hanging", after=before)
-    os.kill(host.app_pid(), signal.SIGKILL)
-    response = await hanging
-    assert (response.status_code, response.content) == (502, b"")
-    assert (await client.get("/api/noop")).text == "ok"  # the request waits for the restart
-    await host.logged("was killed by SIGKILL; the host starts it again", after=before)

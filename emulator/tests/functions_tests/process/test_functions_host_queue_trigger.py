@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
-from functions_tests.process.host_process import RunningHost, copy_app, running_host
+from functions_tests.process.host_process import (
+    BOTH_FORMS,
+    ISOLATED_FORM,
+    RunningHost,
+    copy_app,
+    running_host,
+)
 from local_ports import free_port
 
 LOCK_SECONDS = 5
@@ -101,7 +107,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 @pytest.fixture
-async def host(tmp_path: Path, bus_port: int) -> AsyncIterator[RunningHost]:
+async def host(tmp_path: Path, bus_port: int, form: str) -> AsyncIterator[RunningHost]:
     folder = copy_app("queue", tmp_path / "app")
     async with running_host(folder, tmp_path / "data", environment=environment(bus_port)) as host:
         yield host
@@ -113,6 +119,7 @@ async def seen(host: RunningHost, *, count: int = 1) -> dict[str, Any]:
     return message
 
 
+@BOTH_FORMS
 async def test_function_receives_message_and_metadata(host: RunningHost, bus_port: int) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     message = ServiceBusMessage(
@@ -173,6 +180,7 @@ async def test_locks_are_renewed_until_the_functions_end(
     assert not [line for line in host.lines if any(text in line for text in unwanted)]
 
 
+@ISOLATED_FORM
 async def test_dead_app_process_means_redelivery(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:

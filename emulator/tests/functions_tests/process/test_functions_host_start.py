@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import httpx
 import pytest
 
 from functions_tests.process.host_process import (
+    BOTH_FORMS,
+    ISOLATED,
     copy_app,
     failed_start,
     running_host,
-    start_host,
     write_app,
 )
 
@@ -76,10 +76,6 @@ REFUSED = {
     "an exception at import": ("raise KeyError('setting')", "KeyError: 'setting'"),
     "a syntax error": ("def (", "SyntaxError"),
     "an exit at import": ("import sys; sys.exit(4)", "SystemExit: 4"),
-    "a crash at import": (
-        "import os; os.kill(os.getpid(), 9)",
-        "the app process was killed by SIGKILL while it loaded the app",
-    ),
     "two apps": (
         "other = func.FunctionApp()\n@app.route(route='x')\ndef a(req): pass",
         "More than one",
@@ -221,6 +217,7 @@ async def test_host_file_may_contain_comments(tmp_path: Path) -> None:
         assert (await client.get(f"{host.url}/api/x")).text == "ok"
 
 
+@BOTH_FORMS
 async def test_durable_sdk_2_is_refused(tmp_path: Path) -> None:
     source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
     folder = write_app(tmp_path / "app", source, BUNDLED)
@@ -284,33 +281,6 @@ async def test_second_host_on_the_same_data_is_refused(
     assert host.process.returncode == 0
 
 
-async def test_sigterm_during_the_load_ends_both_processes(
-    tmp_path: Path,
-) -> None:
-    source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
-    folder = write_app(tmp_path / "app", source)
-    host = await start_host(folder, tmp_path / "data")
-    await host.logged("loading")
-    app_pid = host.app_pid()
-    assert await host.stop() == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(app_pid, 0)
-
-
-async def test_app_process_ends_with_a_killed_host(
-    tmp_path: Path,
-) -> None:
-    folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
-    async with running_host(folder, data) as host:
-        app_pid = host.app_pid()
-        app_end = os.pidfd_open(app_pid)
-        host.process.send_signal(signal.SIGKILL)
-        await host.process.wait()
-        await _ended(app_end)
-    async with running_host(folder, data) as host, httpx.AsyncClient() as client:
-        assert (await client.get(f"{host.url}/api/noop")).text == "ok"
-
-
 async def test_empty_route_prefix_keeps_the_admin_paths(
     tmp_path: Path,
 ) -> None:
@@ -333,15 +303,19 @@ async def test_empty_route_prefix_keeps_the_admin_paths(
         assert functions[0]["invoke_url_template"] == f"{host.url}/{{*path}}"
 
 
-async def test_function_timeout_gets_500(tmp_path: Path) -> None:
+@BOTH_FORMS
+async def test_function_timeout_gets_500(tmp_path: Path, form: str) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "host.json").write_text('{"version": "2.0", "functionTimeout": "00:00:01"}')
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
         response = await client.get(f"{host.url}/api/hang", timeout=20)
         assert (response.status_code, response.content) == (500, b"")
+        if form == ISOLATED:
+            await host.logged("the app process is running again")
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
+@BOTH_FORMS
 async def test_stop_waits_for_requests_in_flight(
     tmp_path: Path,
 ) -> None:
@@ -361,6 +335,7 @@ async def test_stop_waits_for_requests_in_flight(
         assert await host.process.wait() == 0
 
 
+@BOTH_FORMS
 async def test_thread_count_limits_the_pool(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
@@ -400,19 +375,8 @@ async def test_outstanding_requests_over_the_limit_get_429(
         assert (await client.get("/api/noop")).status_code == 200
 
 
-async def _ended(pidfd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        async with asyncio.timeout(30):
-            await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-
-
-async def test_app_process_freezes_objects_before_its_gc(
+@BOTH_FORMS
+async def test_objects_are_frozen_before_the_gc(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import httpx
 
-from functions_tests.process.host_process import copy_app, running_host
+from functions_tests.process.host_process import BOTH_FORMS, copy_app, running_host
 
 SETTINGS = {"EVERY": "* * * * * *", "AzureWebJobs.switched_off.Disabled": "true"}
 
 
+@BOTH_FORMS
 async def test_timer_runs_for_every_reason(
     tmp_path: Path,
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from functions_tests.process.host_process import (
-    FORMS,
+    BOTH_FORMS,
     RunningHost,
     copy_app,
     failed_start,
@@ -33,16 +33,11 @@ async def ordinary(req: func.HttpRequest) -> func.HttpResponse:
 APP_WITHOUT_EXTENSION = f"import azure.functions as func\napp = func.FunctionApp()\n{ORDINARY}"
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def form(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def host(form: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
     place = tmp_path_factory.mktemp("readymade")
     folder = copy_app("readymade", place / "app")
-    async with running_host(folder, place / "data", FORMS[form], environment=SERVED) as host:
+    async with running_host(folder, place / "data", environment=SERVED) as host:
         yield host
 
 
@@ -52,7 +47,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), BOTH_FORMS]
 
 
 async def test_request_is_changed_as_the_proxy_does(
@@ -190,7 +185,7 @@ async def test_stream_is_cut_at_the_timeout(
 async def test_nothing_answers_without_the_setting(form: str, tmp_path: Path) -> None:
     folder = copy_app("readymade", tmp_path / "app")
     async with (
-        running_host(folder, tmp_path / "data", FORMS[form]) as host,
+        running_host(folder, tmp_path / "data") as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         await host.logged("the app setting PYTHON_ENABLE_INIT_INDEXING is not 1")
@@ -206,9 +201,7 @@ async def test_ordinary_http_function_beside_it_is_refused(
     with (folder / "function_app.py").open("a") as file:
         file.write(ORDINARY)
     environment = {"PYTHON_ENABLE_INIT_INDEXING": setting}
-    status, line = await failed_start(
-        folder, tmp_path / "data", FORMS[form], environment=environment
-    )
+    status, line = await failed_start(folder, tmp_path / "data", environment=environment)
     assert status == 1
     if setting == "1":
         assert (
@@ -229,7 +222,7 @@ async def test_other_triggers_beside_it_load(form: str, tmp_path: Path) -> None:
         "async def yearly(timer: func.TimerRequest) -> None: ...\n"
     )
     folder = write_app(tmp_path / "app", source)
-    async with running_host(folder, tmp_path / "data", FORMS[form], environment=SERVED) as host:
+    async with running_host(folder, tmp_path / "data", environment=SERVED) as host:
         await host.logged("1 functions loaded")
 
 
@@ -237,9 +230,7 @@ async def test_save_that_mixes_both_leaves_404(form: str, tmp_path: Path) -> Non
     folder = copy_app("readymade", tmp_path / "app")
     source = (folder / "function_app.py").read_text()
     async with (
-        running_host(
-            folder, tmp_path / "data", FORMS[form], environment=SERVED, is_reloading=True
-        ) as host,
+        running_host(folder, tmp_path / "data", environment=SERVED, is_reloading=True) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         (folder / "function_app.py").write_text(source + ORDINARY)
@@ -264,7 +255,7 @@ async def test_body_over_the_limit_is_cut(form: str, tmp_path: Path) -> None:
             yield b"x" * 10_000
 
     async with (
-        running_host(folder, tmp_path / "data", FORMS[form], environment=environment) as host,
+        running_host(folder, tmp_path / "data", environment=environment) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         assert (await client.post("/size", content=b"x" * 100_000)).status_code == 200
