@@ -115,17 +115,14 @@ class InProcessApp:
         app = self._app
         if app is None:
             raise AppUnavailable("the app has been unloaded", not_started=True)
-        context: Context = self._context.copy()
-        task = self._loop.create_task(app.respond(call, body), context=context)
+        # A cancelled caller does not wait for a function that ignores its own cancellation.
+        answer: asyncio.Future[InvocationResponse] = self._loop.create_future()
+        task = self._start_task(_respond(app, call, body, answer))
         try:
-            # The caller does not wait for a function that ignores its cancellation.
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if task.cancelled() and not (current and current.cancelling()):
-                raise AppUnavailable("the app has been unloaded") from None
-            task.cancel()
-            raise
+            return await answer
+        finally:
+            if not task.done():
+                task.cancel()
 
     async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
         """Run a function whose request and response pass through the app's web extension."""
@@ -158,6 +155,22 @@ class InProcessApp:
             _, running = await asyncio.wait(list(self.tasks), timeout=_CANCEL_SECONDS)
             for task in running:
                 _log.warning("a task of the app ignores its cancellation: %s", task.get_coro())
+
+
+async def _respond(
+    app: "AppFunctions",
+    call: list[Any],
+    body: bytes,
+    answer: "asyncio.Future[InvocationResponse]",
+) -> None:
+    try:
+        response = await app.respond(call, body)
+    except asyncio.CancelledError:
+        if not answer.done():
+            answer.set_exception(AppUnavailable("the app has been unloaded"))
+        raise
+    if not answer.done():
+        answer.set_result(response)
 
 
 def _describe_block(folder: Path, frame: FrameType) -> str | None:

@@ -8,8 +8,8 @@ the position of the error in the JSON text.
 import json
 import re
 from json.encoder import encode_basestring as quoted
+from math import isinf
 
-_OVERFLOW = re.compile(r"[eE]\+?\d{3}")
 _SPACE = re.compile(r"(?:\s+|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NAME = re.compile(r"[\w$]+")
@@ -34,18 +34,21 @@ def normalize_json(body: bytes) -> str:
     """Convert JSON in Newtonsoft's dialect to standard JSON. Raises JsonReaderError."""
     try:
         text = body.decode("utf-8-sig")
-        if not _OVERFLOW.search(text):
-            json.loads(text, parse_constant=_refuse)
-            return text
+        json.loads(text, parse_constant=_refuse, parse_float=_check_finite)
     except UnicodeDecodeError as problem:
         raise JsonReaderError(f"The body is not UTF-8: {problem}") from problem
     except (ValueError, RecursionError):
-        pass  # the reader below accepts the text, or says what is wrong
-    return _Reader(text).read_document()
+        return _Reader(text).read_document()  # accepts the text, or says what is wrong
+    return text
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _check_finite(number: str) -> None:
+    if isinf(float(number)):
+        raise ValueError(f"{number} is not finite")
 
 
 class _Reader:
