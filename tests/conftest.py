@@ -13,6 +13,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 _TORCH = re.compile(r"^(?:import|from) (?:numpy|torch|torchvision)\b", re.MULTILINE)
+_PROGRAM_TEST_SECONDS = 120
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -39,9 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with the longest time limits first, so that no process ends much later."""
+    """Run the files with the longest time limits first, so that no process ends much later.
+
+    Tests that start programs get a longer limit than others, because a busy machine is slow.
+    """
     limits: dict[Path, float] = {}
     for item in items:
+        if {"conformance", "e2e"} & {*item.path.parts} and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_PROGRAM_TEST_SECONDS))
         marker = item.get_closest_marker("timeout")
         limits[item.path] = max(limits.get(item.path, 0), marker.args[0] if marker else 0)
     items.sort(key=lambda item: -limits[item.path])
