@@ -156,10 +156,13 @@ class _Call:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: _Message) -> None:
-        if self.ended.done():
-            return
         exchange = self._exchange
         self._is_client_gone = self._is_client_gone or exchange.is_client_gone
+        if self.ended.done() or self._is_client_gone:
+            # Nothing makes the app wait any more, but it must not keep the event loop for itself.
+            await asyncio.sleep(0)
+        if self.ended.done():
+            return
         if message["type"] == "http.response.start":
             headers = [(bytes(name).lower(), bytes(value)) for name, value in message["headers"]]
             await exchange.start(message["status"], response_headers(headers))
