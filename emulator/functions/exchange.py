@@ -25,7 +25,7 @@ class ForwardError(Exception):
         self.has_arrived = has_arrived
 
 
-class RequestTooLarge(ForwardError):
+class ForwardedBodyTooLarge(ForwardError):
     """The body of the request is larger than the limit of the host."""
 
     def __init__(self) -> None:

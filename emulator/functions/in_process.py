@@ -71,7 +71,9 @@ class InProcessApp:
             ServeOptions,
         )
 
-        options = ServeOptions(source.folder, source.script, source.read_thread_count())
+        options = ServeOptions(
+            source.folder, source.script, source.read_thread_count(), source.settings
+        )
         try:
             with _interruptible():
                 self._app = self._context.run(AppFunctions, options)

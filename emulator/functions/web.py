@@ -22,7 +22,7 @@ from emulator.functions.asgi import (
 )
 from emulator.functions.durable.management import DURABLE_PATH
 from emulator.functions.errors import AppUnavailable, FunctionFailure
-from emulator.functions.exchange import Exchange, ForwardError, RequestTooLarge
+from emulator.functions.exchange import Exchange, ForwardedBodyTooLarge, ForwardError
 from emulator.functions.invoker import Invoker
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import HostFile
@@ -176,7 +176,7 @@ class WebApplication:
             _log.warning("Functions.%s did not respond: %s", name, gone)
             status = 503 if gone.not_started else 502
         except ForwardError as error:
-            if isinstance(error, RequestTooLarge):
+            if isinstance(error, ForwardedBodyTooLarge):
                 self._log_large_body()
             _log.warning("Functions.%s failed: %s", name, error)
             status = error.status

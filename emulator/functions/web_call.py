@@ -18,8 +18,8 @@ from emulator.functions.exchange import (
     SILENCE_SECONDS,
     ActivityTimer,
     Exchange,
+    ForwardedBodyTooLarge,
     ForwardError,
-    RequestTooLarge,
 )
 from emulator.functions.forwarding import (
     HeaderNotAscii,
@@ -152,7 +152,7 @@ class _Call:
                 self._size_bytes += len(message.get("body", b""))
                 if self._size_bytes <= self._exchange.max_body_bytes:
                     return message
-                self._fail(RequestTooLarge())
+                self._fail(ForwardedBodyTooLarge())
         return {"type": "http.disconnect"}
 
     async def _send(self, message: _Message) -> None:

@@ -6,8 +6,11 @@ Sources: YARP's `HttpForwarder`, and the host's `DefaultHttpProxyService` and `R
 """
 
 import asyncio
+import os
+import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -17,8 +20,8 @@ from emulator.functions.exchange import (
     SILENCE_SECONDS,
     ActivityTimer,
     Exchange,
+    ForwardedBodyTooLarge,
     ForwardError,
-    RequestTooLarge,
 )
 from emulator.functions.forwarding import (
     HeaderNotAscii,
@@ -31,6 +34,7 @@ _ATTEMPTS = 10
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 0.25
 _BUFFER_BYTES = 64 * 1024
+_REST_PIECES = 100
 _WITHOUT_BODY = frozenset({204, 304})
 _END = None
 
@@ -134,7 +138,7 @@ class _Upload:
         body: bytes = message.get("body", b"")
         self._size_bytes += len(body)
         if self._size_bytes > self._exchange.max_body_bytes:
-            raise RequestTooLarge
+            raise ForwardedBodyTooLarge
         self.is_complete = not message.get("more_body", False)
         if not self.is_chunked:
             return body
@@ -178,10 +182,16 @@ class _Connection(asyncio.Protocol):
         self._writable: asyncio.Event = asyncio.Event()
         self._writable.set()
         self._timer = ActivityTimer(silence_seconds, self._on_silence)
+        # A second descriptor of the socket while a body is sent: see `_read_rest`.
+        self._spare: socket.socket | None = None
 
     async def exchange(self, first: bytes, upload: _Upload, exchange: Exchange) -> None:
         """Send a request, whose first bytes are `first`, and pass on the response."""
         self._begin(is_head=exchange.scope["method"] == "HEAD")
+        if not upload.is_complete:
+            self._spare = socket.socket(
+                fileno=os.dup(self._transport.get_extra_info("socket").fileno())
+            )
         self._transport.write(first)
         sending = self._loop.create_task(upload.run(self))
         try:
@@ -194,6 +204,7 @@ class _Connection(asyncio.Protocol):
         finally:
             sending.cancel()
             self._task = None
+            self._close_spare()
         self.is_reusable = upload.is_complete and self._keeps_alive and not self._is_lost
 
     async def write(self, data: bytes) -> None:
@@ -274,6 +285,22 @@ class _Connection(asyncio.Protocol):
             if not self._is_lost and not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def _read_rest(self, spare: socket.socket) -> None:
+        """Read the response of a server that closed the connection before it read the whole body.
+
+        The transport ends with an error as soon as it writes to such a connection, although the
+        response has arrived.
+        """
+        with suppress(OSError, httptools.HttpParserError):
+            while len(self._pieces) < _REST_PIECES and (data := spare.recv(_BUFFER_BYTES)):
+                self._has_received = True
+                self._parser.feed_data(data)
+
+    def _close_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
     def _on_silence(self) -> None:
         self.fail(ForwardError("RequestTimedOut", 504))
 
@@ -305,6 +332,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_reusable = False
         self._is_lost = True
+        if self._spare is not None and self._error is None:
+            self._read_rest(self._spare)
         self._timer.stop()
         self._writable.set()
         self._wake()

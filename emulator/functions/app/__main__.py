@@ -52,7 +52,9 @@ def main() -> None:
     # Without the folder of this script, which is the first entry.
     sys.path[:] = import_path.app_path(options.folder, sys.path[1:], _HOST_ROOT)
     connected = socket.socket(fileno=options.socket)
-    serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
+    serve_options = serving.ServeOptions(
+        options.folder, options.script, options.threads, os.environ
+    )
     _run(serving.serve(connected, serve_options))
     # Threads of the user's code must not keep the process alive after the host has ended.
     os._exit(0)

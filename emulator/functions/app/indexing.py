@@ -395,16 +395,10 @@ class IndexedFunction:
         return {"name": self.name, "bindings": self.bindings}
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedApp:
-    """The functions of an app by name, and the app's web extension if it has one."""
-
-    functions: dict[str, IndexedFunction]
-    extension: WebExtension | None
-
-
-def load_app(folder: Path, script: str, settings: Mapping[str, str]) -> LoadedApp:
-    """Import the main module of a Function App, and return its functions and its web extension.
+def load_app(
+    folder: Path, script: str, settings: Mapping[str, str]
+) -> tuple[dict[str, IndexedFunction], WebExtension | None]:
+    """Import the main module of an app; return its functions by name, and its web extension.
 
     Raises ValueError if the module is missing or does not define one supported app,
     FunctionLoadError if Azure would refuse a function, and what the user's code raises.
@@ -425,7 +419,7 @@ def load_app(folder: Path, script: str, settings: Mapping[str, str]) -> LoadedAp
     extension = find_extension(settings)
     functions = [_index(function, extension) for function in apps[0].get_functions()]
     _check_durable_sdk(functions)
-    return LoadedApp({function.name: function for function in functions}, extension)
+    return {function.name: function for function in functions}, extension
 
 
 def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:

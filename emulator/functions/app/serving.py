@@ -3,9 +3,9 @@
 import asyncio
 import gc
 import logging
-import os
 import socket
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,15 @@ Response = tuple[list[Any], bytes]
 class ServeOptions:
     """Which app to load.
 
-    `folder` is the Function App folder, and `script` is the file name of its main module.
-    `thread_count` is the size of the thread pool, or None for Python's default size.
+    `folder` is the Function App folder, `script` is the file name of its main module, and
+    `settings` are the app settings. `thread_count` is the size of the thread pool, or None for
+    Python's default size.
     """
 
     folder: Path
     script: str
     thread_count: int | None
+    settings: Mapping[str, str]
 
 
 class AppFunctions:
@@ -55,9 +57,7 @@ class AppFunctions:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        loaded = load_app(options.folder, options.script, os.environ)
-        functions = loaded.functions
-        self.extension = loaded.extension
+        functions, self.extension = load_app(options.folder, options.script, options.settings)
         self.descriptions = [function.describe() for function in functions.values()]
         self.client_binding: str | None = None
         self._functions: dict[str, PreparedFunction] = {

@@ -34,8 +34,9 @@ def test_only_listed_modules_read_the_environment() -> None:
         "loosely/client/settings.py",
         # The app's settings are in local.settings.json and in its host's environment.
         "emulator/functions/__main__.py",
-        # An app in the process of its host finds its settings there, too.
+        # An app finds its settings there, too.
         "emulator/functions/in_process.py",
+        "emulator/functions/app/__main__.py",
         # The services that the plugin starts inherit the environment of pytest.
         "emulator/pytest_plugin.py",
         "infra/smoke/jobs.py",

@@ -440,6 +440,21 @@ class TestConnections:
             assert (await client.get("/")).text == "ok"
             assert front.errors.empty()
 
+    async def test_answer_before_the_end_of_a_body_is_not_lost(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_head(reader)
+            writer.write(OK)
+            writer.transport.abort()  # there are bytes that it has not read
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield b"x" * 50_000
+
+        async with proxied(serve) as (front, client):
+            for _ in range(20):
+                assert (await client.post("/", content=pieces())).text == "ok"
+            assert front.errors.empty()
+
     async def test_head_with_a_length_has_no_body(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while await read_head(reader):

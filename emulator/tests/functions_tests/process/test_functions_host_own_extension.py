@@ -10,15 +10,16 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from functions_tests.process.host_process import FORMS, RunningHost, copy_app, running_host
+from functions_tests.process.host_process import (
+    BOTH_FORMS,
+    ISOLATED,
+    RunningHost,
+    copy_app,
+    running_host,
+)
 
 SERVED = {"PYTHON_ENABLE_INIT_INDEXING": "1"}
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module", params=FORMS)
-def form(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), BOTH_FORMS]
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,9 @@ def folder(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def host(form: str, folder: Path) -> AsyncIterator[RunningHost]:
+async def host(folder: Path) -> AsyncIterator[RunningHost]:
     data = folder.parent / "data"
-    async with running_host(
-        folder, data, FORMS[form], environment=SERVED, is_reloading=True
-    ) as host:
+    async with running_host(folder, data, environment=SERVED, is_reloading=True) as host:
         yield host
 
 
@@ -98,7 +97,7 @@ async def test_saved_extension_is_loaded_again(
 async def test_kill_cuts_a_stream_and_the_next_request_waits(
     client: httpx.AsyncClient, host: RunningHost, form: str
 ) -> None:
-    if form != "isolated":
+    if form != ISOLATED:
         pytest.skip("the app has no process of its own")
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(host.url).port)
     writer.write(b"POST /echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
