@@ -163,6 +163,10 @@ SLOW_MACHINE_SECONDS = 15.0
 LARGE = bytes(8_000_000)
 
 
+async def one_piece() -> AsyncIterator[bytes]:
+    yield b"x" * 100_000
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
     port = free_port()
@@ -175,6 +179,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
             calls = (
                 payloads.get(ref),
                 payloads.put("inputs/a", b"x" * 100_000, "text/plain"),
+                payloads.put_pieces("inputs/c", one_piece(), "text/plain"),
                 blobs.create("claims/a", b""),
                 blobs.read("claims/a"),
                 blobs.look("results/a", 100),

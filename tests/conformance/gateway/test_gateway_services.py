@@ -7,14 +7,16 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from azure.core.exceptions import ResourceNotFoundError
 from azure.servicebus import ServiceBusMessage
 
 from contract.errors import PayloadCorrupt
-from contract.messages import PayloadRef
+from contract.messages import PayloadRef, reference
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
@@ -67,6 +69,34 @@ async def test_second_payload_replaces_the_first(payloads: BlobPayloadStore) -> 
     assert await payloads.get(new) == b"new"
     with pytest.raises(PayloadCorrupt):
         await payloads.get(old)
+
+
+async def in_pieces(count: int, error: Exception | None = None) -> AsyncIterator[bytes]:
+    """Yield pieces of 512 KiB, and then raise the error unless it is None."""
+    for number in range(count):
+        yield bytes([number]) * 524_288
+    if error is not None:
+        raise error
+
+
+@pytest.mark.parametrize("count", [1, 9])
+async def test_payload_in_pieces_is_read_back(payloads: BlobPayloadStore, count: int) -> None:
+    ref = await payloads.put_pieces("inputs/a", in_pieces(count), "image/png")
+    whole = b"".join([piece async for piece in in_pieces(count)])
+    assert ref == reference("image/png", "inputs/a", whole)
+    assert await payloads.get(ref) == whole
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+async def test_broken_pieces_leave_no_blob_or_block(payloads: BlobPayloadStore, count: int) -> None:
+    kept = await payloads.put("inputs/b", b"data", "text/plain")
+    with pytest.raises(ValueError, match="gone"):
+        await payloads.put_pieces("inputs/a", in_pieces(count, ValueError("gone")), "text/plain")
+    with pytest.raises(MissingPayload):
+        await payloads.get(replace(kept, blob="inputs/a"))
+    client = payloads._container.client.get_blob_client("inputs/a")
+    with pytest.raises(ResourceNotFoundError):
+        await client.get_block_list("all")
 
 
 async def test_missing_or_changed_payload_is_an_error(payloads: BlobPayloadStore) -> None:
