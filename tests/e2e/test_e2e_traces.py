@@ -34,6 +34,7 @@ def test_one_trace_reaches_the_otlp_endpoint(tmp_path: Path) -> None:
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
             "OTEL_BSP_SCHEDULE_DELAY": "500",
+            "WORKER_MODELS": "noop",
         }
         system = System(tmp_path / "data", environment=environment)
         try:

@@ -68,7 +68,7 @@ async def test_look_ups_of_one_tenant_do_not_delay_another(silent: RunningGatewa
         answer = await submit(silent, "b", **envelope)
         assert answer.status_code == 202, answer.text
     assert (await silent.http.get("/v1/health/ready")).status_code == 200
-    assert time.monotonic() - begun_at < 2
+    assert time.monotonic() - begun_at < DNS_TIMEOUT_SECONDS, "a look-up of another tenant ended"
     # The tenant with the dead names is also served, unless a request contains another host name.
     assert (await submit(silent, "a", input={"text": "x"})).status_code == 202
     answers = [await each for each in attack]
