@@ -1,11 +1,11 @@
 """A request that passes through an app's web extension, and why that can fail."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from emulator.functions.asgi import Headers, Receive, Scope, Send
+from emulator.functions.asgi import Headers, Receive, Scope, Send, declared_bytes
 from emulator.http_server import TRANSPORT
 
 SILENCE_SECONDS = 240.0
@@ -34,14 +34,33 @@ class ForwardedBodyTooLarge(ForwardError):
 
 @dataclass(slots=True)
 class Exchange:
-    """A client's request and the response to it, which passes to the client in pieces."""
+    """A client's request and the response to it. Both bodies pass in pieces."""
 
     scope: Scope
-    receive: Receive
+    client_receive: Receive
     send: Send
     max_body_bytes: int
     is_started: bool = False
     is_complete: bool = False
+    first: MutableMapping[str, Any] | None = None
+    """The first message of the request, if it has been received and not been passed on."""
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Return the next message of the client: a piece of the body, or that it is gone."""
+        if self.first is not None:
+            message, self.first = self.first, None
+            return message
+        return await self.client_receive()
+
+    async def wait_for_body(self) -> bool:
+        """Wait for the first piece of a body with Content-Length; return false without one.
+
+        Azure's host, too, invokes the function of such a request only with its body.
+        """
+        if declared_bytes(self.scope):
+            self.first = await self.client_receive()
+            return bool(self.first["type"] == "http.request")
+        return True
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of the response to the client."""

@@ -29,10 +29,6 @@ _PLAIN_PATH = re.compile(rb"(?:/(?!\.)[A-Za-z0-9!$&'()*+,\-.:;=@_~]*)*")
 _ESCAPES = re.compile("(?:%(?!2[Ff])[0-9A-Fa-f]{2})+")
 
 
-class HeaderNotAscii(Exception):
-    """A request header has a character outside ASCII, so that Azure's host refuses the request."""
-
-
 def encode_path(raw_path: bytes) -> bytes:
     """Return the path that the extension's server receives for the path that the client sent.
 
@@ -72,12 +68,10 @@ def _resolve_dots(path: str) -> str:
 
 
 def request_headers(scope: Scope, authority: bytes, invocation_id: str) -> Headers:
-    """Return the headers that the server at `authority` receives. Raises HeaderNotAscii."""
+    """Return the headers that the server at `authority` receives."""
     headers: dict[bytes, bytes] = {b"host": authority}
     host = b""
     for name, value in scope["headers"]:
-        if not value.isascii():
-            raise HeaderNotAscii
         if name == b"host":
             host = value
         elif name not in _NOT_PASSED:

@@ -130,8 +130,9 @@ class WebApplication:
     ) -> None:
         name, route = found
         if self._invoker.has_web_extension:
-            exchange = Exchange(scope, receive, send, self._limits.max_body_bytes)
-            await self._invoke_web(name, route, exchange)
+            await self._invoke_web(
+                name, route, Exchange(scope, receive, send, self._limits.max_body_bytes)
+            )
             return
         try:
             body = await read_body(scope, receive, self._limits.max_body_bytes)
@@ -166,7 +167,12 @@ class WebApplication:
         await respond(send, result.status, headers, payload)
 
     async def _invoke_web(self, name: str, route: dict[str, str], exchange: Exchange) -> None:
-        """Forward a request to the server of the app's web extension."""
+        """Pass a request to the app's web extension, and the response to the client."""
+        if not all(value.isascii() for _, value in exchange.scope["headers"]):
+            await respond_empty(exchange.send, 400)
+            return
+        if not await exchange.wait_for_body():
+            return
         status = 500
         try:
             await self._invoker.invoke_web(name, route, _trace(exchange.scope), exchange)

@@ -22,7 +22,6 @@ from emulator.functions.exchange import (
     ForwardError,
 )
 from emulator.functions.forwarding import (
-    HeaderNotAscii,
     encode_path,
     request_headers,
     response_headers,
@@ -79,10 +78,7 @@ class WebCaller:
 
     def _scope(self, exchange: Exchange, invocation_id: str) -> Scope:
         scope = exchange.scope
-        try:
-            headers = request_headers(scope, b"%b:%d" % _encode(self._address), invocation_id)
-        except HeaderNotAscii:
-            raise ForwardError("RequestCreation", 400, has_arrived=False) from None
+        authority = f"{self._address[0]}:{self._address[1]}".encode()
         raw_path = encode_path(scope["raw_path"])
         client = scope.get("client")
         return {
@@ -95,16 +91,12 @@ class WebCaller:
             "path": unquote(raw_path.decode()),
             "raw_path": raw_path,
             "query_string": scope["query_string"],
-            "headers": headers,
+            "headers": request_headers(scope, authority, invocation_id),
             "server": self._address,
             # uvicorn takes the address from X-Forwarded-For, which has no port.
             "client": None if client is None else (client[0], 0),
             "state": {},
         }
-
-
-def _encode(address: tuple[str, int]) -> tuple[bytes, int]:
-    return address[0].encode(), address[1]
 
 
 class _Call:

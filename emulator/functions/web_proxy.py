@@ -15,7 +15,7 @@ from typing import Any
 
 import httptools
 
-from emulator.functions.asgi import Headers, Scope, declared_bytes
+from emulator.functions.asgi import Headers, Scope
 from emulator.functions.exchange import (
     SILENCE_SECONDS,
     ActivityTimer,
@@ -24,7 +24,6 @@ from emulator.functions.exchange import (
     ForwardError,
 )
 from emulator.functions.forwarding import (
-    HeaderNotAscii,
     encode_path,
     request_headers,
     response_headers,
@@ -57,20 +56,14 @@ class WebProxy:
         While the server refuses the connection and `is_over` is false, try again for about 2 s.
         """
         scope = exchange.scope
-        try:
-            headers = request_headers(scope, self._authority, invocation_id)
-        except HeaderNotAscii:
-            raise ForwardError("RequestCreation", 400, has_arrived=False) from None
-        has_length = declared_bytes(scope) > 0
-        upload = _Upload(exchange, is_chunked=not has_length and _is_chunked(scope))
-        first = _encode_head(scope, headers, is_chunked=upload.is_chunked)
-        if has_length:
-            # Azure's host, too, passes on a request with Content-Length only with its body.
-            try:
-                first += upload.encode(await exchange.receive())
-            except ForwardError as error:
-                error.has_arrived = False
-                raise
+        headers = request_headers(scope, self._authority, invocation_id)
+        is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        upload = _Upload(exchange, is_chunked=is_chunked)
+        first = _encode_head(scope, headers, is_chunked=is_chunked)
+        if exchange.first is not None:
+            first += upload.encode(await exchange.receive())
+        else:
+            upload.is_complete = not is_chunked
         while True:
             connection, is_reused = await self._connect(is_over)
             try:
@@ -319,6 +312,7 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self.fail(ForwardError("ResponseHeaders", 502))
+            return
         if self._buffered_bytes > _BUFFER_BYTES and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
@@ -374,10 +368,6 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._status >= 200 and (not self._pieces or self._pieces[-1] is not _END):
             self._pieces.append(_END)
-
-
-def _is_chunked(scope: Scope) -> bool:
-    return any(name == b"transfer-encoding" for name, _ in scope["headers"])
 
 
 def _encode_head(scope: Scope, headers: Headers, *, is_chunked: bool) -> bytes:

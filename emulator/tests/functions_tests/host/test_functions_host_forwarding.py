@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.functions.forwarding import (
-    HeaderNotAscii,
     encode_path,
     request_headers,
     response_headers,
@@ -87,11 +86,6 @@ def test_each_header_arrives_once(headers: list[tuple[bytes, bytes]]) -> None:
     for name, separator in ((b"cookie", b"; "), (b"x-own", b", ")):
         expected = [value for header, value in headers if header == name]
         assert values.get(name) == (separator.join(expected) if expected else None)
-
-
-def test_header_outside_ascii_is_refused() -> None:
-    with pytest.raises(HeaderNotAscii):
-        request_headers(scope([(b"x", "é".encode())]), b"127.0.0.1:1", "id")
 
 
 def test_response_keeps_all_but_the_connection() -> None:

@@ -53,6 +53,8 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self.max_body_bytes)
+        if not await exchange.wait_for_body():
+            return
         try:
             await self.forwarder.forward(exchange, "id", lambda: False)
         except ForwardError as error:

@@ -150,6 +150,20 @@ async def test_hang_up_is_visible_to_the_function(
     await host.logged("ForwarderError: RequestCanceled", after=before)
 
 
+async def test_hang_up_before_the_body_invokes_nothing(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    before = len(host.lines)
+    _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(host.url).port)
+    writer.write(b"POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
+    await writer.drain()
+    await client.get("/noop")
+    writer.close()
+    await client.get("/noop")
+    await host.logged("Executed 'Functions.noop'", after=before)
+    assert not [line for line in host.lines[before:] if "Functions.size" in line]
+
+
 async def test_durable_client_starts_an_instance(client: httpx.AsyncClient) -> None:
     links = (await client.post("/start", json=21)).json()
     assert (await finished(client, links))["output"] == 42
