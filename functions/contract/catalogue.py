@@ -32,8 +32,14 @@ ENVELOPE_BYTES: Final = 64 * 1024
 DEFAULT_MAX_UPLOAD_BYTES: Final = 10 * 1024 * 1024
 """`max_upload_bytes` of a model whose entry sets neither this key nor `max_input_bytes`."""
 
-# The body limit is not lower than this, because a worker's reply has up to 192 KiB.
-_MIN_BODY_LIMIT_BYTES: Final = 256 * 1024
+# What the host accepts in addition to the largest inputs. The gateway counts a chunked body while
+# it arrives, and refuses it with a problem document before the host breaks off the connection.
+# Also, a worker's reply has up to 192 KiB.
+_HOST_MARGIN_BYTES: Final = 256 * 1024
+# The same for an input that the gateway stores while it arrives. As many bytes can be between host
+# and gateway while the storage is slower than the caller.
+_STREAM_MARGIN_BYTES: Final = 2 * 1024 * 1024
+_LARGEST_UNSTREAMED_BYTES: Final = 512 * 1024
 # Azure's host accepts no larger body by default.
 _MAX_BODY_LIMIT_BYTES: Final = 100 * 1024 * 1024
 
@@ -154,6 +160,14 @@ class ModelEntry:
         return self.max_all_inputs_bytes * 4 // 3 + ENVELOPE_BYTES
 
     @property
+    def host_limit_bytes(self) -> int:
+        """The size above which the Functions host may refuse the body of a request."""
+        limit_bytes = self.max_body_bytes + _HOST_MARGIN_BYTES
+        if self.max_input_bytes <= _LARGEST_UNSTREAMED_BYTES:
+            return limit_bytes
+        return max(limit_bytes, self.max_input_bytes + _STREAM_MARGIN_BYTES)
+
+    @property
     def max_url_bytes(self) -> int:
         """The largest size in bytes of an input that a worker downloads from a caller's URL."""
         return max(self.max_input_bytes, min(self.max_upload_bytes, DEFAULT_MAX_UPLOAD_BYTES))
@@ -254,8 +268,8 @@ class Catalogue(Mapping[str, ModelEntry]):
     @property
     def body_limit_bytes(self) -> int:
         """The size above which the Functions host refuses the body of each request."""
-        largest_bytes = max(model.max_body_bytes for model in self.values())
-        return min(max(largest_bytes, _MIN_BODY_LIMIT_BYTES), _MAX_BODY_LIMIT_BYTES)
+        largest_bytes = max(model.host_limit_bytes for model in self.values())
+        return min(largest_bytes, _MAX_BODY_LIMIT_BYTES)
 
     def __getitem__(self, name: str) -> ModelEntry:
         return self._models[name]

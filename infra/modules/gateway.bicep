@@ -44,10 +44,10 @@ var warm = [
   { name: 'durable', instanceCount: durableCount }
 ]
 
-// The host refuses larger bodies unread. For each byte of a body it needs up to four bytes of memory, and
-// 920 MB are for everything else (docs/explanation/capacity.md).
+// The host refuses larger bodies. For each byte of a body it needs up to four bytes of memory, and
+// 790 MB are for everything else (docs/explanation/capacity.md).
 var bodyLimitBytes = loadJsonContent('../catalogue.json').bodyLimitBytes
-var fittingConcurrency = max(1, (instanceMemoryMB - 920) * 1048576 / (4 * bodyLimitBytes))
+var fittingConcurrency = max(1, (instanceMemoryMB - 790) * 1048576 / (4 * bodyLimitBytes))
 
 var common = {
   FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(bodyLimitBytes)

@@ -6,12 +6,13 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
-from gateway.bodies import SMALL_BODY_BYTES, IncomingBody, LargeBodies
+from gateway.bodies import SMALL_BODY_BYTES, STREAMED_BYTES, IncomingBody, LargeBodies
 from gateway.settings import BODY_MEMORY_BYTES
 from gateway.submission.parse import RequestParts, parse_submission
 
@@ -32,10 +33,10 @@ IDLE_BYTES = 150 * MIB
 PARSE_BYTES = 120 * MIB
 """The memory that the parser of large bodies needs. It parses one body at a time."""
 
-COPIES = 3
+COPIES = 2
 """How many copies of a body are in the app's memory at the same time.
 
-One copy is in pieces, one in the parser, and one in the upload to storage.
+A body is joined from its pieces, and its input is copied for the upload to storage.
 """
 
 
@@ -63,6 +64,15 @@ def test_instance_has_more_than_the_maximum() -> None:
     assert concurrency <= (2048 - int(base[1])) * MIB // (HOST_COPIES * limit_bytes)
 
 
+def test_larger_inputs_have_the_margin_of_streams() -> None:
+    below, above = (
+        replace(Catalogue.load(DEFAULT_PATH).model("noop"), max_input_bytes=size_bytes)
+        for size_bytes in (STREAMED_BYTES, STREAMED_BYTES + 1)
+    )
+    assert above.host_limit_bytes - above.max_input_bytes == 2 * MIB
+    assert below.host_limit_bytes - below.max_body_bytes == 256 * 1024
+
+
 def test_host_gets_the_catalogues_body_limit() -> None:
     limit_bytes = Catalogue.load(DEFAULT_PATH).body_limit_bytes
     root = BICEP.parents[1]
@@ -88,19 +98,18 @@ WORST: dict[str, Callable[[], bytes]] = {
 }
 
 
-async def pieces(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
 @pytest.mark.parametrize("kind", WORST)
 def test_parsing_needs_less_than_assumed(kind: str) -> None:
-    body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
-    json_type = "application/json"
-    read = IncomingBody(pieces(body))
-    parts = RequestParts(json_type, json_type, "", read, {}, "", "", is_pinned=False)
+    content, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content
+
+    json_type, body = "application/json", IncomingBody(pieces())
+    parts = RequestParts(json_type, json_type, "", body, {}, "", "", is_pinned=False)
     tracemalloc.start()
     try:
-        asyncio.run(parse_submission(parts, model, LargeBodies(len(body))))
+        asyncio.run(parse_submission(parts, model, LargeBodies(len(content))))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

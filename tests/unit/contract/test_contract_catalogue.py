@@ -47,13 +47,16 @@ def test_default_upload_limits_follow_from_body_limits(tmp_path: Path) -> None:
     assert (second.inputs["x"].max_input_bytes, second.inputs["x"].max_upload_bytes) == (7, 7)
 
 
-def test_body_limit_has_room_for_inputs_in_base64(tmp_path: Path) -> None:
+def test_body_limit_exceeds_inputs_in_base64(tmp_path: Path) -> None:
     shipped = Catalogue.load()
-    assert shipped.body_limit_bytes == 4 * 1024**2 * 4 // 3 + 64 * 1024
+    beyond = 64 * 1024 + 256 * 1024
+    assert shipped.body_limit_bytes == 6 * 1024**2
     for size_bytes, inputs, expected in (
-        (1, "", 256 * 1024),
-        (30_000_000, "", 40_000_000 + 65_536),
-        (3_000_000, 'inputs.x = {media_types = ["a/b"]}', 8_000_000 + 65_536),
+        (1, "", 1 + beyond),
+        (500_000, "", 666_666 + beyond),
+        (600_000, "", 600_000 + 2 * 1024**2),
+        (30_000_000, "", 40_000_000 + beyond),
+        (3_000_000, 'inputs.x = {media_types = ["a/b"]}', 8_000_000 + beyond),
         (100 * 1024**2, "", 100 * 1024**2),
     ):
         text = f'[a]\nimplementation = "a.b"\ndescription = "-"\nmedia_types = ["a/b"]\n{inputs}'
