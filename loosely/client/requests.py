@@ -18,6 +18,9 @@ from loosely.client.resources import Upload, UploadTarget
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
 #: Blob storage responds only after it has stored all bytes.
 STORE_TIMEOUT_SECONDS: Final = 120.0
+#: A larger body is sent to the gateway in chunks, because the host of an Azure Functions app keeps
+#: a body with a Content-Length in memory.
+LONGEST_UNCHUNKED_BYTES: Final = 1_000_000
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAX_PORT: Final = 65535
 _JSON: Final = "application/json"
@@ -61,6 +64,11 @@ class HttpRequest:
         if self.method != "POST":
             return 0
         return self.body.size_bytes if isinstance(self.body, FileBody) else len(self.body or b"")
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body is sent with ``Transfer-Encoding: chunked``."""
+        return self.posted_bytes > LONGEST_UNCHUNKED_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Final, TypeAlias
+from io import BytesIO
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import httpx
 
 from loosely.client.errors import GatewayUnreachable
-from loosely.client.requests import LOOPBACK_HOSTS, FileBody, HttpRequest, parse_url
+from loosely.client.requests import LOOPBACK_HOSTS, Body, FileBody, HttpRequest, parse_url
 from loosely.client.responses import HttpResponse
 from loosely.client.settings import __version__
 
@@ -27,7 +28,10 @@ class BlockingTransport:
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Send a request, and block the thread until the whole response is read."""
         body = request.body
-        content = _read_chunks(body) if isinstance(body, FileBody) else body
+        if isinstance(body, FileBody) or (body and request.is_chunked):
+            content: Iterator[bytes] | bytes | None = _read_chunks(body)
+        else:
+            content = body
         try:
             return _read(request, self._http.send(_build(self._http, request, content)))
         except httpx.HTTPError as error:
@@ -55,7 +59,10 @@ class AsyncTransport:
         except TimeoutError as error:
             raise _unreachable(request, httpx.PoolTimeout("")) from error
         body = request.body
-        content = _read_chunks_in_thread(body) if isinstance(body, FileBody) else body
+        if isinstance(body, FileBody) or (body and request.is_chunked):
+            content: AsyncIterator[bytes] | bytes | None = _read_chunks_in_thread(body)
+        else:
+            content = body
         try:
             return _read(request, await self._http.send(_build(self._http, request, content)))
         except httpx.HTTPError as error:
@@ -90,7 +97,7 @@ def _build(
     content: bytes | Iterator[bytes] | AsyncIterator[bytes] | None,
 ) -> httpx.Request:
     headers = dict(request.headers)
-    if isinstance(request.body, FileBody):
+    if isinstance(request.body, FileBody) and not request.is_chunked:
         headers["content-length"] = str(request.body.size_bytes)
     return http.build_request(
         request.method,
@@ -133,14 +140,18 @@ def _unreachable(request: HttpRequest, error: httpx.HTTPError) -> GatewayUnreach
     return GatewayUnreachable(request.shown_url, reason, is_sent=not is_unsent)
 
 
-def _read_chunks(body: FileBody) -> Iterator[bytes]:
-    with body.path.open("rb") as file:
+def _open(body: Body) -> BinaryIO:
+    return BytesIO(body) if isinstance(body, bytes) else body.path.open("rb")
+
+
+def _read_chunks(body: Body) -> Iterator[bytes]:
+    with _open(body) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-async def _read_chunks_in_thread(body: FileBody) -> AsyncIterator[bytes]:
+async def _read_chunks_in_thread(body: Body) -> AsyncIterator[bytes]:
     # A slow disk must not block the event loop.
-    with await asyncio.to_thread(body.path.open, "rb") as file:
+    with await asyncio.to_thread(_open, body) as file:
         while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
             yield chunk

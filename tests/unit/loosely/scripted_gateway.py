@@ -166,7 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
     gateway: ScriptedGateway
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.headers.get("transfer-encoding") == "chunked":
+            body = b"".join(self._chunks())
+        else:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.gateway.requests.append(ReceivedRequest(self.command, self.path, headers, body))
         self.gateway.on_request()
@@ -180,6 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply.body)
+
+    def _chunks(self) -> Iterator[bytes]:
+        while chunk := self.rfile.read(int(self.rfile.readline(), 16)):
+            yield chunk
+            self.rfile.readline()
+        self.rfile.readline()
 
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class names them
 

@@ -141,6 +141,28 @@ def test_refused_upload_hides_url(gateway: ScriptedGateway, connect: Connect) ->
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("size_bytes", [1_000_000, 1_000_001, 3_000_000])
+def test_body_over_one_megabyte_is_chunked(
+    gateway: ScriptedGateway, connect: Connect, tmp_path: Path, *, is_file: bool, size_bytes: int
+) -> None:
+    data = JPEG.ljust(size_bytes)
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(data)
+    answers = [HANG_UP, json_response(202, QUEUED)]
+    if size_bytes > 1024**2:  # the client asks for the limit of a larger input
+        answers.insert(0, json_response(200, {"name": "classifier", "limits": {}}))
+    gateway.responses = answers
+    connect(gateway.url).submit(picture if is_file else data, "classifier")
+    for request in gateway.requests[-2:]:
+        lengths = {"content-length": str(size_bytes), "transfer-encoding": "chunked"}
+        sent = {name: request.headers.get(name) for name in lengths if name in request.headers}
+        name = "content-length" if size_bytes == 1_000_000 else "transfer-encoding"
+        assert sent == {name: lengths[name]}
+        assert request.headers["content-type"] == "image/jpeg"
+        assert request.body == data
+
+
 PNG = b"\x89PNG\r\n\x1a\n mask"
 MIB = 1024 * 1024
 
