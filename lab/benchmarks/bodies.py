@@ -181,10 +181,15 @@ def measure_pipe(system: System, model: str, size_bytes: int = PIPED_BYTES) -> F
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure large bodies, and print the report. Return 1 if a target was missed, otherwise 0."""
+    """Measure large bodies, and print the report. Return 1 if a target was missed, otherwise 0.
+
+    `arguments` are options of `loosely up`, such as `--isolated`.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="loosely-bodies-") as folder,
-        running(Path(folder) / "data", CATALOGUE, without=("worker",)) as system,
+        running(
+            Path(folder) / "data", CATALOGUE, without=("worker",), options=tuple(arguments)
+        ) as system,
     ):
         assert system.submit("narrow", b"x", prefer="respond-async").status_code == 202
         figures = [

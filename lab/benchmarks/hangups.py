@@ -115,13 +115,18 @@ async def measure(
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure callers that disconnect, and print the report. Return 1 if a target was missed."""
+    """Measure callers that disconnect, and print the report. Return 1 if a target was missed.
+
+    `arguments` are options of `loosely up`, such as `--isolated`.
+    """
     with tempfile.TemporaryDirectory(prefix="loosely-hangups-") as name:
         folder = Path(name)
         counts = folder / "counts"
         counts.mkdir()
         paths = os.pathsep.join(filter(None, [str(HOOK), os.environ.get("PYTHONPATH")]))
         environment = {"TASK_COUNT_FOLDER": str(counts), "PYTHONPATH": paths}
-        with running(folder / "data", CATALOGUE, environment=environment) as system:
+        with running(
+            folder / "data", CATALOGUE, environment=environment, options=tuple(arguments)
+        ) as system:
             figures = asyncio.run(measure(system, counts))
     return print_report("Callers that disconnect", figures)
