@@ -40,10 +40,13 @@ _KEEP_ALIVE_SECONDS: Final = 75
 _RECEIVE_BYTES: Final = 64 * 1024
 _SEGMENT_BYTES: Final = 8 * 1024
 
-# How much of a body that no route has read is still received before the connection is closed. A
-# client that sends at that moment could otherwise lose the response.
-_DRAIN_BYTES: Final = 256 * 1024
+# The server itself receives the rest of a body of up to this size.
+_SMALL_REST_BYTES: Final = 256 * 1024
+
+# For how long a larger rest is still received, slowly, before the connection is closed. A client or
+# proxy that sends at that moment could otherwise lose the response.
 _DRAIN_SECONDS: Final = 0.5
+_DRAIN_PAUSE_SECONDS: Final = 0.1
 
 # The host's proxy encodes the percent sign of `%2F` again.
 _ENCODED_SLASH: Final = re.compile(rb"%25(2[Ff])")
@@ -159,9 +162,8 @@ class _Exchange:
     def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        # The server itself receives the rest of a small body.
         size_bytes = headers.get("content-length", "")
-        is_large = size_bytes.isdecimal() and int(size_bytes[:15]) > _DRAIN_BYTES
+        is_large = size_bytes.isdecimal() and int(size_bytes[:15]) > _SMALL_REST_BYTES
         self._has_more = is_large or "transfer-encoding" in headers
         self.has_ended = False
 
@@ -185,11 +187,11 @@ class _Exchange:
         await self._send(message)
 
     async def _drain(self) -> None:
-        size_bytes = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while self._has_more and size_bytes < _DRAIN_BYTES:
-                    size_bytes += len((await self.receive()).get("body", b""))
+                while self._has_more:
+                    await self.receive()
+                    await asyncio.sleep(_DRAIN_PAUSE_SECONDS)
 
 
 def _outside_scope(scope: Scope) -> Scope | None:
