@@ -6,6 +6,7 @@ all         the whole system: latency, throughput, efficiency, start-up and memo
 cpu         the processor time of one `noop` job in each process
 hops        how many remote round trips the caller of a `noop` job waits for
 operations  how many operations one job of each kind needs on each service
+instances   one, two and three gateway processes: rates, late answers, operations, waiting
 emulators   the local Service Bus alone: send, receive, complete, and round trips
 worker      a busy worker without a gateway, compared with a loop that only runs the model
 memory      two models that together need more memory than the device has
@@ -23,6 +24,7 @@ from lab.benchmarks import (
     emulators,
     hangups,
     hops,
+    instances,
     memory,
     operations,
     saturation,
@@ -37,6 +39,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "emulators": emulators.main,
     "hangups": hangups.main,
     "hops": hops.main,
+    "instances": instances.main,
     "operations": operations.main,
     "worker": saturation.main,
     "memory": memory.main,

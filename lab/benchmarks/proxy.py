@@ -24,7 +24,8 @@ def _ignore(_: bytes) -> None:
     pass
 
 
-def _ignore_both() -> tuple[Observe, Observe]:
+def ignore_both() -> tuple[Observe, Observe]:
+    """Return observers that do nothing."""
     return _ignore, _ignore
 
 
@@ -41,7 +42,7 @@ class DelayProxy:
         self,
         target_port: int,
         round_trip_seconds: float,
-        new_observers: NewObservers = _ignore_both,
+        new_observers: NewObservers = ignore_both,
     ) -> None:
         self._target_port = target_port
         self._new_observers = new_observers
@@ -184,7 +185,7 @@ def run_proxies(
     proxies = [
         DelayProxy(port, round_trip_seconds, new)
         for port, new in zip(
-            target_ports, new_observers or [_ignore_both] * len(target_ports), strict=True
+            target_ports, new_observers or [ignore_both] * len(target_ports), strict=True
         )
     ]
     try:

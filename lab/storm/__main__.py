@@ -1,6 +1,7 @@
 """Kill a system's components at random moments, then check each job (`./dev storm`).
 
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
+    ./dev storm --engine azure-storage --gateways 3 --jobs 500 --kills 20
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
     ./dev storm --killers 20 --jobs 400
@@ -125,6 +126,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="run each gateway's app in a process beside its host, and kill these processes, too",
     )
+    add(
+        "--gateways",
+        type=int,
+        default=2,
+        metavar="N",
+        help=f"gateway hosts with the {AZURE_STORAGE} engine (default: %(default)s)",
+    )
     add("--jobs", type=int, default=200, help="jobs to submit (default: %(default)s)")
     add("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
     add(
@@ -184,6 +192,7 @@ def _engine(options: argparse.Namespace) -> StormEngine:
         crash_rate=rate if crash_rate is None else crash_rate,
         split_brain_rate=rate if split_brain_rate is None else split_brain_rate,
         seed=options.seed,
+        gateways=options.gateways,
     )
 
 

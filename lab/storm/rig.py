@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from lab.benchmarks.proxy import DelayProxy
+from lab.benchmarks.proxy import DelayProxy, NewObservers, ignore_both
 from lab.storm.balancer import Balancer
 from loosely.local.data_directory import reply_token_key
 from loosely.local.environment import read_environment, shared_environment
@@ -36,10 +36,13 @@ ROOT = Path(__file__).parents[2]
 LOCAL = "local"
 AZURE_STORAGE = "azure-storage"
 ENGINES = (LOCAL, AZURE_STORAGE)
+TASK_HUB = "task-hub.sqlite"
 
 _READY_SECONDS = 120.0
 _MAX_EARLY_DEATHS = 10
-_PORT_COUNT = 11
+_OWN_PORT_COUNT = 5
+# The components, and the proxies to four of them.
+_PORT_COUNT = _OWN_PORT_COUNT + 4
 _LONGEST_RESTART_PAUSE_SECONDS = 1.0
 
 COUNTING_CATALOGUE = """
@@ -68,11 +71,13 @@ class StormEngine:
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int = 0
+    gateways: int = 2
+    """The number of gateway hosts with the engine `azure-storage`; the other engine has one."""
 
     @property
     def host_count(self) -> int:
-        """The number of gateway hosts: two with the engine `azure-storage`, otherwise one."""
-        return 2 if self.name == AZURE_STORAGE else 1
+        """The number of gateway hosts, of which several must share a task hub."""
+        return self.gateways if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
         """Return the command-line options of the gateway host with this number.
@@ -83,7 +88,7 @@ class StormEngine:
             return ()
         return (
             *("--engine", self.name),
-            *("--task-hub", str(data / "task-hub.sqlite")),
+            *("--task-hub", str(data / TASK_HUB)),
             *("--visibility-timeout", f"{self.visibility_timeout_seconds:g}"),
             *("--crash-rate", str(self.crash_rate)),
             *("--split-brain-rate", str(self.split_brain_rate)),
@@ -100,6 +105,7 @@ class RigOptions:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
+        observers: Observers of the proxied connections, by the name of the service.
         store: The directory in which the components store their data, or None for the directory
             of the rig. The logs are always in the directory of the rig.
         is_isolated: Whether the app of each gateway has a process beside its host.
@@ -108,6 +114,7 @@ class RigOptions:
     catalogue: str = COUNTING_CATALOGUE
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     has_links: bool = False
+    observers: Mapping[str, NewObservers] = field(default_factory=dict, repr=False)
     store: Path | None = None
     is_isolated: bool = False
 
@@ -240,7 +247,7 @@ class SupervisedPart:
 
 
 class Rig:
-    """The system under test: blob storage, Service Bus, one or two gateway hosts and a worker.
+    """The system under test: blob storage, Service Bus, gateway hosts and a worker.
 
     Each of these components runs as a process of its own, on loopback.
     """
@@ -249,10 +256,12 @@ class Rig:
         self, data: Path, engine: StormEngine, reaper: Reaper, options: RigOptions
     ) -> None:
         self.engine = engine
+        #: The file with the orchestrations, with the engine `azure-storage`.
+        self.task_hub = data / TASK_HUB
         self.ran_path = data / "ran"
         catalogue = data / "models.toml"
         catalogue.write_text(options.catalogue, encoding="utf-8")
-        base = free_ports(_PORT_COUNT)
+        base = free_ports(_PORT_COUNT + engine.host_count)
         settings = SystemSettings(
             root=ROOT,
             data=options.store or data,
@@ -265,15 +274,15 @@ class Rig:
         remote = settings
         self._proxies: dict[str, tuple[DelayProxy, int]] = {}
         if options.has_links:
-            self._proxies, remote = _links(settings, base + _PORT_COUNT - 4)
+            self._proxies, remote = _links(settings, base + _OWN_PORT_COUNT, options.observers)
         self.service_bus_connection = settings.service_bus_connection("")
         self.admin_port = settings.ports.servicebus_admin
         blobs, servicebus, gateway, worker = _linked_parts(settings, remote)
         gateways: tuple[Part, ...] = (gateway,)
         self.url = settings.gateway_url
         self._balancer: Balancer | None = None
-        if engine.host_count > 1:
-            host_ports = [base + 5 + number for number in range(engine.host_count)]
+        if engine.name == AZURE_STORAGE:
+            host_ports = [base + _PORT_COUNT + number for number in range(engine.host_count)]
             gateways = tuple(
                 _gateway_host(settings, remote, engine, number, port)
                 for number, port in enumerate(host_ports, 1)
@@ -345,6 +354,13 @@ class Rig:
         for name in names:
             await self.members[name].wait_until_ready()
 
+    async def restart_gateways(self) -> None:
+        """Kill all gateway hosts, and wait until they are ready again."""
+        for name in self.gateways:
+            await self.members[name].kill()
+        for name in self.gateways:
+            await self.members[name].wait_until_ready()
+
     async def stop(self) -> None:
         """Kill all components and do not restart them."""
         if self._balancer is not None:
@@ -372,7 +388,7 @@ class Rig:
 
 
 def _links(
-    settings: SystemSettings, first_port: int
+    settings: SystemSettings, first_port: int, observers: Mapping[str, NewObservers]
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
     """Create a proxy for each service. The proxies have consecutive ports, from `first_port` on.
 
@@ -388,7 +404,7 @@ def _links(
         "blobs": ports.blobs,
     }
     proxies = {
-        name: (DelayProxy(target, 0.0), first_port + number)
+        name: (DelayProxy(target, 0.0, observers.get(name, ignore_both)), first_port + number)
         for number, (name, target) in enumerate(targets.items())
     }
     functions, servicebus, servicebus_admin, blobs = (port for _, port in proxies.values())
