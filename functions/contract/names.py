@@ -35,12 +35,14 @@ PROPERTY_DELIVERY_HISTORY: Final = "delivery-history"
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"
 REPLY_QUEUE_PARAMETER: Final = "queue"
+REPLY_START_PARAMETER: Final = "start"
 REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  a parameter name, not a secret
 
 # The prefixes of the names of blobs. The sums are the counts of jobs of gateway processes.
 UPLOADS: Final = "uploads/"
 OUTCOMES: Final = "outcomes/"
 DELIVERIES: Final = "deliveries/"
+ENDS: Final = "ends/"
 HEARTBEATS: Final = "heartbeats/"
 SUMS: Final = "sums/"
 

@@ -19,11 +19,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
+from contract.names import DELIVERIES, ENDS, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable, UnknownInstance
 from gateway.jobs.children import CHILDREN
+from gateway.jobs.ends import ENDS_KEPT
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.listing import IdRange, id_at, list_newest
 from gateway.jobs.model import is_final, read_ticket
@@ -83,6 +84,7 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         CHILDREN: (payloads_before, MAX_DELETED),
         DELIVERIES: (payloads_before, MAX_DELETED),
         OUTCOMES: (payloads_before, MAX_FREQUENT_DELETED),
+        ENDS: (now - ENDS_KEPT, MAX_DELETED),
         HEARTBEATS: (now - FORGOTTEN_AFTER, MAX_DELETED),
         SUMS: (now - SUMS_KEPT, MAX_DELETED),
     }

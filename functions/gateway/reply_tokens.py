@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from contract.names import (
     REPLY_EXPIRES_PARAMETER,
     REPLY_QUEUE_PARAMETER,
+    REPLY_START_PARAMETER,
     REPLY_TOKEN_PARAMETER,
 )
 from gateway.errors import ExpiredToken, InvalidToken
@@ -27,17 +28,24 @@ class ReplyTokens:
         self._keys = tuple(keys)
         self._base_url = base_url
 
-    def url(self, job_id: str, deadline: datetime, queue: str) -> str:
-        """Return the reply URL of a job. The queue is only for statistics, and is not signed."""
+    def url(
+        self, job_id: str, deadline: datetime, queue: str, starts_after: datetime | None = None
+    ) -> str:
+        """Return the reply URL of a job.
+
+        If the orchestration is started with the outcome of a reply until `starts_after`, the URL
+        says so. This time and the queue are not signed: with others, a worker could only disturb
+        the statistics, or make the orchestration find the outcome at its next check.
+        """
         expires = _expires(deadline)
-        query = urlencode(
-            {
-                REPLY_QUEUE_PARAMETER: queue,
-                REPLY_EXPIRES_PARAMETER: expires,
-                REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
-            }
-        )
-        return f"{self._base_url}/v1/jobs/{job_id}/reply?{query}"
+        query = {
+            REPLY_QUEUE_PARAMETER: queue,
+            REPLY_EXPIRES_PARAMETER: expires,
+            REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
+        }
+        if starts_after is not None:
+            query[REPLY_START_PARAMETER] = f"{starts_after.timestamp():.3f}"
+        return f"{self._base_url}/v1/jobs/{job_id}/reply?{urlencode(query)}"
 
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
         """Return the valid reply tokens of a job, one for each signing key."""

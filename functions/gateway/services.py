@@ -14,7 +14,8 @@ from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.jobs.activities import Conclude
 from gateway.jobs.children import JobCancellation
-from gateway.jobs.delayed_start import DelayedStarts
+from gateway.jobs.delayed_start import START_DELAY_SECONDS, DelayedStarts
+from gateway.jobs.ends import EndsLog
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
@@ -62,6 +63,7 @@ class Services:
         clock: Clock = utc_now,
         tracing: GatewayTracing | None = None,
         resolver: Resolver | None = None,
+        start_delay_seconds: float = START_DELAY_SECONDS,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
@@ -80,10 +82,10 @@ class Services:
         states = ModelStates(heartbeats, clock)
         self.estimates = WaitEstimates(queues, clock, states)
 
-        self.waiters = Waiters()
         self.outcomes = OutcomeStore(blobs, self.counters)
+        self.waiters = Waiters(EndsLog(blobs, clock), self.outcomes)
         self.progress = ProgressStore(blobs, catalogue)
-        self.starts = DelayedStarts(self.outcomes, self.waiters)
+        self.starts = DelayedStarts(self.outcomes)
         self.jobs = Jobs(self.outcomes, self.progress, self.waiters, self.starts, clock)
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(self.jobs, self.progress, blobs, clock)
@@ -106,6 +108,7 @@ class Services:
             states=states,
             clock=clock,
             url_inputs=RateLimiter(clock),
+            start_delay_seconds=start_delay_seconds,
         )
         self.children = ChildJobs(self.creator)
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)

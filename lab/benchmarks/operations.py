@@ -24,11 +24,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from contract.names import webhook_instance
+from contract.names import ENDS, webhook_instance
 from lab.benchmarks.observers import Counts, observe_amqp, observe_http
 from lab.benchmarks.proxy import run_proxies
 from lab.benchmarks.remote import ProxiedSystem, run_behind_proxies
-from lab.capacity.cost import count_polls
+from lab.capacity.cost import count_looks
 
 CATALOGUE = """
 [noop]
@@ -96,9 +96,8 @@ POLLS = 3
 ASKED_AFTER_SECONDS = 2.0
 _SETTLED_SECONDS = 0.3
 _DEADLINE_SECONDS = 60.0
-# The first jobs open connections and links. After 20 jobs, the gateway expects that it records all
-# outcomes itself, and reads them less often while a request waits.
-_WARM_UP_JOBS = 25
+# The first jobs open connections and links.
+_WARM_UP_JOBS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,9 @@ class JobOperations:
     Scheduler would dispatch to the app. `turns` counts the executions of the job's orchestrators
     (episodes), and `activities` counts the activities that they called.
 
-    `waited_seconds` is how long a request waited for the job's outcome. If the gateway read the
-    outcome's blob during this time, `blob_reads` includes these reads.
+    `waited_seconds` is how long a request waited for the job's outcome. If the request looked for
+    the outcome's blob during this time, `blob_reads` includes these reads. It does not include the
+    reads of the log of ends, which all waiting requests of an instance share.
     """
 
     blob_writes: int
@@ -134,7 +134,7 @@ class JobOperations:
     @property
     def most_waiting_reads(self) -> int:
         """The largest number of times that the gateway can have read the outcome."""
-        return count_polls(self.waited_seconds)
+        return count_looks(self.waited_seconds)
 
 
 COLUMNS: dict[str, Callable[[JobOperations], int]] = {
@@ -191,7 +191,7 @@ class OperationCounter:
         turns, events = self._history(job_id)
         return JobOperations(
             blob_writes=_count_methods(blobs, "PUT"),
-            blob_reads=_count_methods(blobs, "GET", "HEAD"),
+            blob_reads=_count_methods(blobs, "GET", "HEAD") - blobs[f"GET {ENDS.rstrip('/')}"],
             service_bus=sum(service_bus[name] for name in _OF_A_JOB),
             http_requests=gateway.total(),
             actions=sum(n for kind, n in events.items() if kind in _ACTIONS),

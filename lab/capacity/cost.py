@@ -8,9 +8,9 @@ queueing theory (M/G/∞): requests arrive as a Poisson process with r requests 
 request is open for W seconds on average. Then r W requests are open on average, and the fraction of
 time without an open request is exp(-r W).
 
-While a request is open, the gateway repeatedly tries to read the blob that contains the job's
-outcome. The first read is after 25 ms. Then the time between two reads doubles, up to half a
-second. Every read is billed, even if the blob does not exist yet.
+While a request waits for the end of its job, its instance reads the log of ends, which all waiting
+requests of the instance share. Every read is billed, even if nothing was appended. A request that
+waits for long also looks for the end itself, rarely.
 """
 
 import math
@@ -29,10 +29,12 @@ _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 24 * _HOUR_SECONDS
 #: In seconds. The gateway responds with 202 after this time, so no request is open longer.
 _MAX_OPEN_SECONDS = 30.0
-#: The delays of a waiting request between two polls. Each delay is twice the previous delay, up to
-#: the longest.
-FIRST_PAUSE_SECONDS = 0.025
-LONGEST_PAUSE_SECONDS = 0.5
+#: How often an instance with a waiting request reads the log of ends in a second.
+FOLLOW_READS_PER_SECOND = 40.0
+#: The pauses of a waiting request between its own looks. Each is twice the one before, up to the
+#: longest.
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +219,15 @@ def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> 
     return bill
 
 
-def count_polls(wait_seconds: float) -> int:
-    """Return how often a request that waits ``wait_seconds`` for its job tries to read the outcome.
+def count_looks(wait_seconds: float) -> int:
+    """Return how often a request that waits ``wait_seconds`` for its job looks for the end itself.
 
-    The attempts are necessary because another instance of the gateway may receive the job's reply.
+    It finds an end whose line in the log was lost.
     """
-    count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
+    count, at_seconds, pause_seconds = 0, FIRST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS
     while at_seconds < wait_seconds:
-        at_seconds += pause_seconds
         pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        at_seconds += pause_seconds
         count += 1
     return count
 
@@ -250,7 +252,9 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
     )
     bill.add("storage", "GB months", kept_gb, prices.price("storage.gb_month"))
     writes = jobs * prices.usage("writes_per_job") / 1e4
-    reads = jobs * (prices.usage("reads_per_job") + count_polls(open_seconds)) / 1e4
+    reads = jobs * (prices.usage("reads_per_job") + count_looks(open_seconds)) / 1e4
+    waiting_seconds = DAYS * _busy_seconds(load, open_seconds, prices)
+    reads += waiting_seconds * FOLLOW_READS_PER_SECOND / 1e4
     write_price = prices.price("storage.ten_thousand_writes")
     bill.add("storage", "10,000 writes", writes, write_price)
     bill.add("storage", "10,000 reads", reads, prices.price("storage.ten_thousand_reads"))

@@ -10,7 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from lab.capacity.__main__ import app
-from lab.capacity.cost import count_polls
+from lab.capacity.cost import FOLLOW_READS_PER_SECOND, MONTH_HOURS, count_looks
 from lab.capacity.deployed import DEPLOYED
 from lab.capacity.prices import Prices
 from loosely.cli import app as loosely_app
@@ -127,17 +127,24 @@ def test_cost_uses_documented_operations() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     jobs = list(jobs_of_capacity().values())
     small, large, waiting = jobs[:3]
-    assert large[0] == prices.usage("writes_per_job")
-    assert large[1] == prices.usage("reads_per_job") + count_polls(0.2)
-    assert small[1:5] == [
-        count_polls(0.2),
+    assert large[:3] == [
+        prices.usage("writes_per_job"),
+        prices.usage("reads_per_job"),
         prices.usage("service_bus_operations_per_job"),
-        prices.usage("executions_per_job"),
-        prices.usage("durable_actions_per_job"),
     ]
-    assert waiting[1] == count_polls(20) + 2, "the worker's cancellation check, and one read"
+    # A short job starts with its outcome, so it has one turn of the orchestrator less.
+    assert small[3:5] == [
+        prices.usage("executions_per_job") - 1,
+        prices.usage("durable_actions_per_job") - 1,
+    ]
+    assert waiting[1] == count_looks(20) + 3, (
+        "the start, the worker's and the orchestration's check"
+    )
+    read_price = prices.price("storage.ten_thousand_reads").amount or 0
+    hour = FOLLOW_READS_PER_SECOND * 3600
     expected_text = (
-        f"{count_polls(0.2)} looks in 0.2 s, {count_polls(20)} in 20 s, {count_polls(30)} in 30 s"
+        f"{hour:,.0f} reads an hour, {hour * read_price / 1e4:.3f} USD, and at most "
+        f"{hour * MONTH_HOURS * read_price / 1e4:.0f} USD a month"
     )
     assert expected_text in " ".join(CAPACITY.split())
 

@@ -15,7 +15,7 @@ from contract.messages import (
     ReplyUrl,
     encode_request,
 )
-from gateway.jobs.lifecycle import LOOKS_A_SECOND
+from gateway.jobs.lifecycle import BUSY_FOLLOW_SECONDS
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
 from infra.generate import MAX_QUEUE_MEGABYTES
@@ -34,10 +34,10 @@ from worker.settings import DEFAULT_HEARTBEAT_SECONDS
 ROOT = Path(__file__).parents[2]
 CAPACITY = (ROOT / "docs/explanation/capacity.md").read_text("utf-8")
 SHAPES = (
-    JobShape("small, answered after 0.2 s", 2, 3, 1, 0.2),
-    JobShape("small, answered after 20 s in the queue", 5, 3, 3, 20),
-    JobShape("small, with a webhook", 7, 3, 1, 0),
-    JobShape("large: key, input and result in blobs, answered after 0.2 s", 2, 3, 8, 0.2),
+    JobShape("small, answered after 0.2 s", 1, 3, 2, 0.2),
+    JobShape("small, answered after 20 s in the queue", 5, 3, 9, 20),
+    JobShape("small, with a webhook", 7, 3, 2, 0),
+    JobShape("large: key, input and result in blobs, answered after 0.2 s", 2, 3, 9, 0.2),
 )
 SMALL = SHAPES[0]
 DEFAULT = DeploymentLimits()
@@ -103,7 +103,7 @@ def test_defaults_are_those_of_deployment() -> None:
     assert "param durableSku string = 'Consumption'\n" in main
     assert "param serviceBusSku string = 'Standard'\n" in main
     assert DEFAULT.queue_megabytes == MAX_QUEUE_MEGABYTES
-    assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
+    assert WAITING_READS_PER_SECOND == 1 / BUSY_FOLLOW_SECONDS
     assert COUNT_INTERVAL_SECONDS == FRESH_SECONDS
 
 

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, FOLLOW_SECONDS, LONGEST_PAUSE_SECONDS
 from lab.capacity import cost
 from lab.capacity.chart import draw_picture, draw_text
 from lab.capacity.clock import SimulationClock
-from lab.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
+from lab.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_looks, estimate_cost
 from lab.capacity.deployed import DEPLOYED
 from lab.capacity.load import JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster, NodePool
@@ -233,25 +233,27 @@ class TestCost:
             rel=0.01,
         )
 
-    def test_storage_includes_polls(self) -> None:
+    def test_storage_includes_reads_of_the_log(self) -> None:
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         jobs = 3600 * 24 * DAYS
-        reads = 4 + count_polls(found.on_nodes.mean_answer_seconds)
+        waiting = 1 - math.exp(-found.on_nodes.mean_answer_seconds)  # a request per second
+        reads = 4 + count_looks(found.on_nodes.mean_answer_seconds) + 40 * waiting
         kept_gb = 3600 * 24 * 3 * 0.2 / 1000
         assert found.bills[0].by_item()["storage"] == pytest.approx(
-            kept_gb * 0.0184 + jobs / 1e4 * (4 * 0.05 + reads * 0.004)
+            kept_gb * 0.0184 + jobs / 1e4 * (5 * 0.05 + reads * 0.004)
         )
 
     @pytest.mark.parametrize(
-        ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
+        ("seconds", "count"), [(0, 0), (1, 0), (1.1, 1), (7, 2), (20, 4), (31, 5)]
     )
-    def test_poll_delay_doubles_to_half_a_second(self, seconds: float, count: int) -> None:
-        """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
-        assert count_polls(seconds) == count
+    def test_pause_doubles_to_8_s(self, seconds: float, count: int) -> None:
+        """A request looks after 1, 3, 7, 15, 23 and 31 s."""
+        assert count_looks(seconds) == count
 
-    def test_poll_delays_are_those_of_gateway(self) -> None:
+    def test_pauses_are_those_of_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
+        assert pytest.approx(1 / FOLLOW_SECONDS) == cost.FOLLOW_READS_PER_SECOND
 
     def test_unknown_prices_have_no_cost(self) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))

@@ -38,7 +38,7 @@ class Conclude:
                 )
             found = await self.outcomes.record(job_id, outcome, asked["model"])
         if found is not None:
-            self.waiters.notify(job_id, found)
+            await self.waiters.announce(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})
         progress = await self.progress.read_if_reported(job_id, asked["model"])
         if progress.report is None or not progress.cancelling:

@@ -1,26 +1,34 @@
 """Delay the start of a job's orchestration until the outcome is known: an optimisation.
 
-If the app has only one instance, a job's reply reaches the process in which the job's request
-waits. The request then starts the orchestration with the outcome, and the orchestration's input is
-the record of the outcome. The job needs neither the outcome's blob nor the event `reply`:
+The request that submits a job and waits for it starts the orchestration with the outcome, if the
+reply arrives soon. The orchestration's input is then the record of the outcome, and its first
+episode is its last. The reply reaches this process or another instance of the app:
 
-    pass the outcome to the request ──▶ start the orchestration with it ──▶ accept the reply
+    here:      pass the outcome to the request ──▶ start with it ──▶ accept the reply
+    elsewhere: record the outcome in the blob ──▶ log of ends ──▶ start with it
 
-If the process dies before the start, nothing was accepted, and the worker sends its reply again. If
-the start fails or takes too long, the outcome is recorded in the blob, as usual.
+Here, the outcome needs no blob. If the process dies before the start, nothing was accepted, and the
+worker sends its reply again. If the start fails or takes too long, the outcome is recorded in the
+blob. Elsewhere, the reply URL says how long the start is delayed: until then no event is raised,
+because there is no orchestration. After its start without an outcome, the request reads the blob
+once, and raises the event itself (`Jobs.catch_up`).
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
-from gateway.jobs.lifecycle import OutcomeStore, Waiters
+from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.model import JobOutcome, outcome_to_json
 
 START_DELAY_SECONDS: Final = 1.0
 """How long, at most, a request waits for its job's outcome before it starts the orchestration."""
+
+START_MARGIN: Final = timedelta(seconds=0.1)
+"""By how much the time in the reply URL is earlier than the start, because clocks differ."""
 
 LONGEST_START_SECONDS: Final = 2.0
 """How long a reply waits for the start with its outcome, before the outcome is also in the blob."""
@@ -44,9 +52,8 @@ class _DelayedStart:
 class DelayedStarts:
     """The starts of orchestrations that requests of this process delay."""
 
-    def __init__(self, outcomes: OutcomeStore, waiters: Waiters) -> None:
+    def __init__(self, outcomes: OutcomeStore) -> None:
         self._outcomes = outcomes
-        self._waiters = waiters
         self._starts: dict[str, _DelayedStart] = {}
         self._past: dict[str, JobOutcome] = {}
         """The outcomes of the last PAST_STARTS starts, without the replies, which may be large."""
@@ -55,10 +62,9 @@ class DelayedStarts:
     def delaying(self, job_id: str, model: str, *, may_delay: bool) -> Iterator[None]:
         """Let `take` pass the job's outcome to the request that runs the `with` block.
 
-        Enter it before the message is sent. Nothing is delayed if another instance may get the
-        reply.
+        Enter it before the message is sent. If `may_delay` is false, nothing is delayed.
         """
-        if not may_delay or not self._waiters.is_only_instance:
+        if not may_delay:
             yield
             return
         start = self._starts[job_id] = _DelayedStart(model)
@@ -69,16 +75,22 @@ class DelayedStarts:
             if not start.has_started.done():
                 start.has_started.set_result(False)
 
-    async def wait_for_outcome(self, job_id: str, limit_seconds: float) -> JobOutcome | None:
-        """Wait up to START_DELAY_SECONDS for the outcome of a job whose start is delayed.
+    async def wait_for_outcome(
+        self, job_id: str, ended: asyncio.Future[JobOutcome], limit_seconds: float
+    ) -> JobOutcome | None:
+        """Wait for the outcome of a job whose start is delayed; None after the time limit.
 
-        The outcome is not recorded anywhere yet, so the caller must start the orchestration with
-        it, and then call `record_start`.
+        `ended` gets an outcome that another instance has recorded. Otherwise the outcome is not
+        recorded anywhere yet, so the caller must start the orchestration with it, and then call
+        `record_start`.
         """
         start = self._starts.get(job_id)
         if start is None:
             return None
-        await asyncio.wait([start.has_outcome], timeout=min(START_DELAY_SECONDS, limit_seconds))
+        either: list[asyncio.Future[Any]] = [start.has_outcome, ended]
+        await asyncio.wait(either, timeout=limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if start.outcome is None and ended.done():
+            start.outcome, start.is_counted = ended.result(), True
         if start.outcome is None:
             del self._starts[job_id]
         return start.outcome
@@ -89,7 +101,6 @@ class DelayedStarts:
         if start is None or start.outcome is None:
             return
         self._count_end(start, start.outcome)
-        self._waiters.record_end(is_own=True)
         start.has_started.set_result(True)
         self._past[job_id] = replace(start.outcome, reply=None)
         if len(self._past) > PAST_STARTS:

@@ -6,6 +6,7 @@ is recorded. The process may die after each of these steps:
 
     record the outcome ──▶ wake the waiting requests ──▶ raise the event `reply`
 
+The requests wait in this process or in another instance, which the log of ends tells (see `ends`).
 After the first step every instance of the app shows the outcome to callers. The instances do not
 read the outcome from the orchestration, because an event can be lost. For example, the Azure
 Storage provider discards an event for an orchestration whose history has not been saved yet. The
@@ -19,6 +20,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -27,6 +29,7 @@ from contract.names import EVENT_REPLY, OUTCOMES
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+from gateway.jobs.ends import EndsLog, JobEnd
 from gateway.jobs.model import (
     LOST,
     JobOutcome,
@@ -42,23 +45,30 @@ from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
 from gateway.telemetry import JobCounters
 
-FIRST_PAUSE_SECONDS: Final = 0.025
-LONGEST_PAUSE_SECONDS: Final = 0.5
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 8.0
+"""The pauses of a waiting request between its own looks for an outcome that the log has lost."""
 
 LAST_READ_SECONDS: Final = 1.0
-"""How long a request waits at least for a read of the outcome, even if its own wait has ended."""
+"""How long a request waits at least for a look, even if its own wait has ended."""
 
-OWN_ENDS: Final = 20
-"""How many outcomes in succession a process must record to count as the only instance of the app.
+LOOKS_A_SECOND: Final = 2
+"""The maximum number of looks per second by all waiters of a process together."""
 
-Only outcomes for which a request of this process waited are counted.
-"""
+FOLLOW_SECONDS: Final = 0.025
+"""The pause between two reads of the log of ends while requests wait."""
 
-LOOKS_A_SECOND: Final = 100
-"""The maximum number of reads of outcomes per second by all waiters of a process together."""
+BUSY_FOLLOW_SECONDS: Final = 0.01
+"""The same while other instances record outcomes for requests of this process."""
 
-LOOKS_PER_FULL_LOOK: Final = 8
-"""Of this many reads by a waiter, one also reads the state of the job's orchestration."""
+BUSY_SECONDS: Final = 5.0
+"""How long after such an outcome the shorter pause is used."""
+
+AWAY_SECONDS: Final = 0.5
+"""The pause after a failed read of the log."""
+
+# A timer of the event loop may fire this much too early.
+_TIMER_SECONDS: Final = 0.001
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -127,48 +137,101 @@ class OutcomeStore:
         self._counters.record_end(model, outcome.status, code, durations)
 
 
-class Waiters:
-    """The HTTP requests of this process that wait for the outcomes of their jobs."""
+@dataclass(slots=True)
+class _Waiting:
+    """The requests that wait for one job, and since when, on the clock of the event loop."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Future[JobOutcome]]] = {}
-        self._own_ends = 0
+    since: float
+    futures: set[asyncio.Future[JobOutcome]] = field(default_factory=set)
+
+
+class Waiters:
+    """The HTTP requests of this process that wait for the outcomes of their jobs.
+
+    Outcomes that other instances record come from the log of ends. While any request waits, one
+    task reads it, whatever the number of requests.
+    """
+
+    def __init__(self, log: EndsLog, outcomes: OutcomeStore) -> None:
+        self._log = log
+        self._outcomes = outcomes
+        self._waiting: dict[str, _Waiting] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._busy_until = 0.0
         self.count = 0
 
     @property
     def shortest_pause_seconds(self) -> float:
-        """The minimum time between two reads by one waiter, which keeps to LOOKS_A_SECOND."""
+        """The minimum time between two looks by one waiter, which keeps to LOOKS_A_SECOND."""
         return self.count / LOOKS_A_SECOND
-
-    @property
-    def is_only_instance(self) -> bool:
-        """Whether the app probably has no other instance, so that all outcomes are passed here."""
-        return self._own_ends >= OWN_ENDS
-
-    def record_end(self, *, is_own: bool) -> None:
-        """Record that a wait has ended, and whether this process recorded the outcome."""
-        self._own_ends = self._own_ends + 1 if is_own else 0
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[asyncio.Future[JobOutcome]]:
-        """Yield a future that gets the job's outcome if `notify` is called in the `with` block."""
-        ended = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(job_id, set()).add(ended)
+        """Yield a future that gets the job's outcome if it is recorded in the `with` block."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[JobOutcome] = loop.create_future()
+        waiting = self._waiting.setdefault(job_id, _Waiting(loop.time()))
+        waiting.futures.add(ended)
         self.count += 1
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._follow())
         try:
             yield ended
         finally:
             self.count -= 1
-            futures = self._waiting[job_id]
-            futures.remove(ended)
-            if not futures:
+            waiting.futures.remove(ended)
+            if not waiting.futures:
                 del self._waiting[job_id]
 
-    def notify(self, job_id: str, outcome: JobOutcome) -> None:
-        """Pass the job's outcome to all requests that wait for this job."""
-        for ended in self._waiting.get(job_id, ()):
+    def notify(self, job_id: str, outcome: JobOutcome) -> bool:
+        """Pass an outcome to the requests that wait for this job; return whether there are any."""
+        waiting = self._waiting.get(job_id)
+        for ended in waiting.futures if waiting else ():
             if not ended.done():
                 ended.set_result(outcome)
+        return waiting is not None
+
+    async def announce(self, job_id: str, outcome: JobOutcome) -> None:
+        """Pass a recorded outcome to the requests that wait for it, in any instance of the app."""
+        if self.notify(job_id, outcome):
+            # The event loop answers the waiting caller before this task continues.
+            await asyncio.sleep(0)
+            return
+        try:
+            await self._log.append(job_id, outcome)
+        except Unavailable as error:
+            _log.warning(
+                "job %s: its end could not be written to the log of ends (%s); a request that "
+                "waits for it in another instance is answered later",
+                *(job_id, error),
+            )
+
+    async def _follow(self) -> None:
+        """Read the log of ends while requests wait."""
+        loop = asyncio.get_running_loop()
+        while True:
+            is_busy = loop.time() < self._busy_until
+            await asyncio.sleep(BUSY_FOLLOW_SECONDS if is_busy else FOLLOW_SECONDS)
+            if not self._waiting:
+                return
+            # The dict has the order of insertion. Most jobs of an only instance end before a read.
+            oldest = next(iter(self._waiting.values()))
+            if not is_busy and loop.time() - oldest.since < FOLLOW_SECONDS:
+                continue
+            try:
+                ends = await self._log.read()
+                await asyncio.gather(*(self._pass(end) for end in ends))
+            except Unavailable as error:
+                _log.debug("the log of ends could not be read: %s", error)
+                await asyncio.sleep(AWAY_SECONDS)
+
+    async def _pass(self, end: JobEnd) -> None:
+        if end.job_id not in self._waiting:
+            return
+        self._busy_until = asyncio.get_running_loop().time() + BUSY_SECONDS
+        outcome = end.outcome or await self._outcomes.find(end.job_id)
+        if outcome is not None:
+            self.notify(end.job_id, outcome)
 
 
 class OutcomeTaker(Protocol):
@@ -197,7 +260,7 @@ class Jobs:
         self._waiters = waiters
         self._taker = taker
         self._clock = clock
-        self._reads: set[asyncio.Task[Record | None]] = set()
+        self._looks: set[asyncio.Task[Record | None]] = set()
 
     async def find(self, durable: Durable, job_id: str) -> Record | None:
         """Return the job's current record; None if the job does not exist.
@@ -234,71 +297,82 @@ class Jobs:
         """Wait until a job ends; return its final record, or None after `limit_seconds`.
 
         `initial` is the record of the job before its end, and `ended` is from `Waiters.waiting`.
-        Another instance of the app may record the outcome, so this method also reads the outcome's
-        blob repeatedly. If the storage does not respond, the wait continues. It ends, as after
-        `limit_seconds`, when `caller_gone` says that the caller has disconnected.
+        The log of ends may have lost a line, and an operator may terminate the orchestration, so
+        this method also looks for the end itself, rarely. If the storage does not respond, the
+        wait continues. It ends, as after `limit_seconds`, when `caller_gone` says that the caller
+        has disconnected.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + limit_seconds
-        is_only_instance = self._waiters.is_only_instance
-        pause_seconds = LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
-        look_count = 0
+        pause_seconds = FIRST_PAUSE_SECONDS
         watch = caller_gone.get()
         gone: list[asyncio.Future[Any]] = [] if watch is None else [watch()]
-        while (left := ends_at - loop.time()) > 0 and not any(each.done() for each in gone):
+        while (left := ends_at - loop.time()) > _TIMER_SECONDS and not any(
+            each.done() for each in gone
+        ):
             pause = max(pause_seconds, self._waiters.shortest_pause_seconds)
             await asyncio.wait(
                 [ended, *gone], timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED
             )
             if not ended.done():
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
-                look_count += 1
-                is_full = look_count % LOOKS_PER_FULL_LOOK == 0
-                reading = asyncio.create_task(
-                    self._read_end(durable, job_id, initial, is_full=is_full)
-                )
+                looking = asyncio.create_task(self._look(durable, job_id))
                 # If the outcome arrives first, the read continues, so that its connection is
                 # reused. The event loop has only a weak reference to a task.
-                self._reads.add(reading)
-                reading.add_done_callback(self._reads.discard)
-                either: list[asyncio.Future[Any]] = [ended, reading, *gone]
+                self._looks.add(looking)
+                looking.add_done_callback(self._looks.discard)
+                either: list[asyncio.Future[Any]] = [ended, looking, *gone]
                 await asyncio.wait(
                     either,
                     timeout=max(LAST_READ_SECONDS, ends_at - loop.time()),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not ended.done() and reading.done() and (found := reading.result()) is not None:
-                    self._waiters.record_end(is_own=False)
+                if not ended.done() and looking.done() and (found := looking.result()) is not None:
                     return found
             if ended.done():
-                self._waiters.record_end(is_own=True)
                 return final_record(initial, ended.result())
         return None
 
-    async def _read_end(
-        self, durable: Durable, job_id: str, initial: Record, *, is_full: bool
-    ) -> Record | None:
-        """Return the final record of a job; None if it has not ended or a service fails.
+    async def _look(self, durable: Durable, job_id: str) -> Record | None:
+        """Return the final record of a job; None if it has not ended or a service fails."""
+        with contextlib.suppress(Unavailable):
+            found = await self.find(durable, job_id)
+            return found if found is not None and is_final(found) else None
+        return None
 
-        Only the blob of the outcome is read, unless `is_full` is true.
+    async def catch_up(
+        self, durable: Durable, job_id: str, ended: asyncio.Future[JobOutcome]
+    ) -> JobOutcome | None:
+        """Return an outcome that was recorded before the orchestration was started.
+
+        Another instance raised no event for it, because the start was still delayed. Therefore
+        this method raises the event.
         """
         try:
-            if is_full:
-                found = await self.find(durable, job_id)
-                return found if found is not None and is_final(found) else None
-            outcome = await self._outcomes.find(job_id)
+            outcome = ended.result() if ended.done() else await self._outcomes.find(job_id)
         except Unavailable:
             return None
-        return None if outcome is None else final_record(initial, outcome)
+        if outcome is not None:
+            with contextlib.suppress(UnknownInstance, FinalInstance):
+                await _raise_event(durable, job_id, outcome)
+        return outcome
 
     async def finish(
-        self, durable: Durable, job_id: str, outcome: JobOutcome, model: str | None
+        self,
+        durable: Durable,
+        job_id: str,
+        outcome: JobOutcome,
+        model: str | None,
+        starts_after: datetime | None = None,
     ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        If this call ends the job, it returns the object `outcome` itself. Otherwise it raises the
-        event `reply` again, because the process that recorded the outcome may have died before
-        that. The end is counted in the metrics of `model` unless this is None.
+        If this call ends the job, it returns the object `outcome` itself. Otherwise it announces
+        the recorded outcome again, because the process that recorded it may have died before that.
+        The end is counted in the metrics of `model` unless this is None.
+
+        Until `starts_after`, the request that submitted the job delays the orchestration's start,
+        and starts it with the outcome. Then no event is raised.
 
         Raises:
             Unavailable: The outcome may have been recorded. The caller must repeat the call.
@@ -308,9 +382,9 @@ class Jobs:
         if (taken := await self._taker.take(job_id, outcome)) is not None:
             return taken
         recorded = await self._outcomes.record(job_id, outcome, model)
-        self._waiters.notify(job_id, recorded)
-        # The event loop answers the waiting caller before this task continues.
-        await asyncio.sleep(0)
+        await self._waiters.announce(job_id, recorded)
+        if starts_after is not None and self._clock() < starts_after:
+            return recorded
         if recorded is outcome:
             await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
         else:

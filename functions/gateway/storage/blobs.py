@@ -245,6 +245,12 @@ class Blobs(Protocol):
     async def read(self, blob: str) -> SmallBlob | None:
         """Return a small blob and its ETag; None if the blob does not exist."""
 
+    async def append(self, blob: str, data: bytes) -> None:
+        """Append data to an append blob, which is created if it is missing."""
+
+    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""
+
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
 
@@ -299,6 +305,28 @@ class ContainerBlobs:
             return SmallBlob(data, etag)
         raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
 
+    async def append(self, blob: str, data: bytes) -> None:
+        """Append data to an append blob, which is created if it is missing.
+
+        If the response is lost, the request is repeated, and the data may be there twice.
+        """
+        status, _, _ = await self._request("PUT", blob, data=data, query="comp=appendblock&")
+        if status == HTTPStatus.NOT_FOUND:
+            await self._put(blob, b"", {"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"})
+            status, _, _ = await self._request("PUT", blob, data=data, query="comp=appendblock&")
+        if status != HTTPStatus.CREATED:
+            raise Unavailable("blobs", f"appending to {blob} failed with HTTP status {status}")
+
+    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""
+        wanted = {"x-ms-range": f"bytes={offset}-{offset + max_bytes - 1}"}
+        status, _, data = await self._request("GET", blob, wanted)
+        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
+            return b""
+        if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+            return data
+        raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
+
     async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
         headers = {**_PUT, **condition}
         status, etag, answer = await self._request("PUT", blob, headers, data)
@@ -312,9 +340,14 @@ class ContainerBlobs:
         raise Unavailable("blobs", f"writing the blob {blob} failed with HTTP status {status}")
 
     async def _request(
-        self, method: str, blob: str, headers: Mapping[str, str] | None = None, data: bytes = b""
+        self,
+        method: str,
+        blob: str,
+        headers: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        query: str = "",
     ) -> _Answer:
-        url = await self._url(blob)
+        url = await self._url(blob, query)
         reason = ""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -347,7 +380,7 @@ class ContainerBlobs:
         ) as answer:
             return answer.status, answer.headers.get("ETag", ""), await answer.read()
 
-    async def _url(self, blob: str) -> yarl.URL:
+    async def _url(self, blob: str, query: str = "") -> yarl.URL:
         now = self._container.clock()
         if self._signed_until is None or now > self._signed_until - _RENEWED_BEFORE:
             until = now + _SIGNED_FOR
@@ -361,7 +394,7 @@ class ContainerBlobs:
             )
             self._signed_until = until
         base = f"{self._container.service.url.rstrip('/')}/{self._container.name}"
-        return yarl.URL(f"{base}/{quote(blob)}?{self._signature}", encoded=True)
+        return yarl.URL(f"{base}/{quote(blob)}?{query}{self._signature}", encoded=True)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""

@@ -54,7 +54,7 @@ from gateway.addresses import resolve_url, tenant_share
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import Unavailable
-from gateway.jobs.delayed_start import DelayedStarts
+from gateway.jobs.delayed_start import START_MARGIN, DelayedStarts
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import (
     JobOutcome,
@@ -166,8 +166,12 @@ class JobCreator:
     clock: Clock
     url_inputs: RateLimiter
     """Limits how often each tenant may submit a job whose input is fetched from a URL."""
+    start_delay_seconds: float
+    """How long a waiting request delays the start of its job's orchestration at most."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
     """By model, until when only orchestrations send messages, because a request failed to."""
+    starting: set[asyncio.Task[tuple[Record, bool]]] = field(default_factory=set)
+    """The tasks that start jobs. The event loop has only weak references to tasks."""
 
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
@@ -237,37 +241,66 @@ class JobCreator:
         start may have failed. Later failures of the storage raise no error: the job exists.
         """
         # The worker of a model that reports progress asks for the orchestration at once.
-        may_delay = is_only_start and wait_seconds > 0 and not job.new_job.model.reports_progress
-        with (
-            self.waiters.waiting(job.job_id) as ended,
-            self.starts.delaying(job.job_id, job.request.model, may_delay=may_delay),
-        ):
-            loop = asyncio.get_running_loop()
-            ends_at = loop.time() + wait_seconds
-            job, sent_at = await self._send(job)
-            if sent_at is None:
+        may_delay = is_only_start and not job.new_job.model.reports_progress
+        delay_seconds = min(self.start_delay_seconds, wait_seconds) if may_delay else 0.0
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + wait_seconds
+        with self.waiters.waiting(job.job_id) as ended:
+            # If the caller hangs up, the job is still started.
+            starting = asyncio.create_task(self._start(durable, job, ended, delay_seconds))
+            self.starting.add(starting)
+            starting.add_done_callback(self._forget)
+            record, is_sent = await asyncio.shield(starting)
+            if is_final(record):
+                return record
+            if not is_sent:
                 ends_at = min(ends_at, loop.time() + UNSENT_WAIT_SECONDS)
             left_seconds = max(0.0, ends_at - loop.time())
-            outcome = await self.starts.wait_for_outcome(
-                job.job_id, 0.0 if sent_at is None else left_seconds
-            )
+            final = await self.jobs.wait(durable, job.job_id, record, ended, left_seconds)
+            return final or record
+
+    def _forget(self, starting: "asyncio.Task[tuple[Record, bool]]") -> None:
+        self.starting.discard(starting)
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            # If the caller has hung up, nobody else sees the error.
+            _log.debug("a job could not be started: %s", error)
+
+    async def _start(
+        self,
+        durable: Durable,
+        job: PreparedJob,
+        ended: asyncio.Future[JobOutcome],
+        delay_seconds: float,
+    ) -> tuple[Record, bool]:
+        """Send and start a job; return its record, and whether its message was sent.
+
+        The start waits up to `delay_seconds` for the outcome, which `ended` gets if another
+        instance of the app records it.
+        """
+        job_id, loop = job.job_id, asyncio.get_running_loop()
+        starts_at, starts_after = loop.time() + delay_seconds, None
+        if delay_seconds > 0:
+            starts_after = self.clock() + timedelta(seconds=delay_seconds) - START_MARGIN
+        with self.starts.delaying(job_id, job.request.model, may_delay=delay_seconds > 0):
+            job, sent_at = await self._send(job, starts_after)
+            left_seconds = 0.0 if sent_at is None else max(0.0, starts_at - loop.time())
+            outcome = await self.starts.wait_for_outcome(job_id, ended, left_seconds)
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
-            await durable.start(job.job_id, ticket.text)
-            self.starts.record_start(job.job_id)
-            _log.info(
-                "job %s of the model %s was accepted [traceparent %s]",
-                *(job.job_id, ticket.model, job.new_job.traceparent),
-            )
-            # The estimates later compare this time with the time in the job's record.
-            created_at = datetime.fromisoformat(ticket.created_at)
-            self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
-            self.counters.record_accepted(ticket.model)
-            initial = initial_record(ticket)
-            if outcome is not None:
-                return final_record(initial, outcome)
-            left_seconds = max(0.0, ends_at - loop.time())
-            final = await self.jobs.wait(durable, job.job_id, initial, ended, left_seconds)
-            return final or initial
+            await durable.start(job_id, ticket.text)
+            self.starts.record_start(job_id)
+        _log.info(
+            "job %s of the model %s was accepted [traceparent %s]",
+            *(job_id, ticket.model, job.new_job.traceparent),
+        )
+        # The estimates later compare this time with the time in the job's record.
+        created_at = datetime.fromisoformat(ticket.created_at)
+        self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+        self.counters.record_accepted(ticket.model)
+        if outcome is None and starts_after is not None:
+            outcome = await self.jobs.catch_up(durable, job_id, ended)
+        initial = initial_record(ticket)
+        record = initial if outcome is None else final_record(initial, outcome)
+        return record, sent_at is not None
 
     async def wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
@@ -280,7 +313,9 @@ class JobCreator:
             final = await self.jobs.wait(durable, job_id, record, ended, wait_seconds)
         return replace(submitted, record=final or record)
 
-    async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:
+    async def _send(
+        self, job: PreparedJob, starts_after: datetime | None
+    ) -> tuple[PreparedJob, datetime | None]:
         """Send the message; return the job and the time, or None if the orchestration must."""
         model = job.request.model
         ends_at = self.send_later_until.get(model)
@@ -288,7 +323,7 @@ class JobCreator:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self._send_request(
-                        job.request, job.new_job.priority, job.new_job.traceparent
+                        job.request, job.new_job.priority, job.new_job.traceparent, starts_after
                     )
             except (Unavailable, TimeoutError) as error:
                 self.send_later_until[model] = self.clock() + SEND_LATER
@@ -314,14 +349,18 @@ class JobCreator:
         return None
 
     async def _send_request(
-        self, request: JobRequest, priority: Priority, traceparent: str | None
+        self,
+        request: JobRequest,
+        priority: Priority,
+        traceparent: str | None,
+        starts_after: datetime | None = None,
     ) -> None:
         """Send a request before its deadline. The queue drops a repeat with the same message id."""
         left = request.deadline - self.clock()
         if left.total_seconds() <= 0:
             return
         queue = queue_of(self.catalogue.model(request.model), priority)
-        reply_to = ReplyUrl(self.tokens.url(request.job_id, request.deadline, queue))
+        reply_to = ReplyUrl(self.tokens.url(request.job_id, request.deadline, queue, starts_after))
         message = ServiceBusMessage(
             encode_request(replace(request, reply_to=reply_to)),
             content_type=media.JSON,

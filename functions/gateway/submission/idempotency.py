@@ -42,7 +42,6 @@ from contract.names import input_blob
 from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import Unavailable
-from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from gateway.problems import HttpProblem
 from gateway.storage.blobs import SmallBlob
 from gateway.submission.create import JobCreator, PreparedJob, SubmittedJob, gather_all
@@ -54,6 +53,8 @@ CLAIMS: Final = "claims/"
 LIFETIME_HOURS: Final = 24
 FRESH_SECONDS: Final = 1.0
 WATCH_SECONDS: Final = 4.0
+_FIRST_PAUSE_SECONDS: Final = 0.025
+_LONGEST_PAUSE_SECONDS: Final = 0.5
 
 _MAX_ROUNDS: Final = 5
 
@@ -306,16 +307,14 @@ class IdempotencyKeys:
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Wait up to WATCH_SECONDS for the job's orchestration instance; None without one."""
         loop = asyncio.get_running_loop()
-        end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
-        with self.creator.waiters.waiting(job_id):
-            while True:
-                instance = await durable.status(job_id)
-                left = end - loop.time()
-                if instance is not None or left <= 0:
-                    return instance
-                shortest_seconds = self.creator.waiters.shortest_pause_seconds
-                await asyncio.sleep(min(max(pause_seconds, shortest_seconds), left))
-                pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+        end, pause_seconds = loop.time() + WATCH_SECONDS, _FIRST_PAUSE_SECONDS
+        while True:
+            instance = await durable.status(job_id)
+            left = end - loop.time()
+            if instance is not None or left <= 0:
+                return instance
+            await asyncio.sleep(min(pause_seconds, left))
+            pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _follow(
         self, durable: Durable, job_id: str, instance: InstanceSnapshot, wait_seconds: float

@@ -12,7 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from gateway.clock import utc_now
 from gateway.errors import Unavailable
+from gateway.jobs.ends import EndsLog, JobEnd
+from gateway.jobs.model import JobOutcome
 from gateway.storage.blobs import (
     ANSWER_SECONDS,
     MAX_CONNECTIONS,
@@ -73,6 +76,27 @@ async def test_change_needs_the_current_etag(container: PayloadContainer) -> Non
     assert await blobs.read("claims/a") is None
     assert await blobs.replace("claims/a", b"4", str(second)) is None
     await blobs.delete("claims/a")
+
+
+async def test_append_creates_the_container_and_the_log(container: PayloadContainer) -> None:
+    blobs = ContainerBlobs(container)
+    assert await blobs.read_from("ends/a", 0, 100) == b""
+    await asyncio.gather(*(blobs.append("ends/a", b"%03d\n" % number) for number in range(16)))
+    whole = await blobs.read_from("ends/a", 0, 1000)
+    assert sorted(whole.splitlines()) == [b"%03d" % number for number in range(16)]
+    assert await blobs.read_from("ends/a", 60, 1000) == whole[60:]
+    assert await blobs.read_from("ends/a", 4, 4) == whole[4:8]
+    assert await blobs.read_from("ends/a", 64, 1000) == b""
+    assert await blobs.read_from("ends/missing", 0, 1000) == b""
+
+
+async def test_end_is_read_by_another_instance(container: PayloadContainer) -> None:
+    here, elsewhere = (EndsLog(ContainerBlobs(container), utc_now) for _ in range(2))
+    assert await here.read() == []
+    outcome = JobOutcome.cancelled(datetime(2026, 3, 1, tzinfo=UTC))
+    await elsewhere.append("a", outcome)
+    assert await here.read() == [JobEnd("a", outcome)]
+    assert await here.read() == []
 
 
 async def test_missing_container_counts_as_empty(container: PayloadContainer) -> None:

@@ -142,11 +142,20 @@ async def open_gateway(
     tracing: GatewayTracing | None = None,
     resolver: Resolver | None = None,
     payloads: PayloadStore | None = None,
+    start_delay_seconds: float = 0,
+    beside: RunningGateway | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Open a gateway with these and the required settings, and payloads in memory."""
+    """Open a gateway with these and the required settings, and payloads in memory.
+
+    Each job is accepted at once, unless `start_delay_seconds` is given. The gateway is another
+    instance of the app of the gateway `beside`.
+    """
     clock, queues, memory = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(memory, clock)
+    if beside is not None:
+        clock, queues, memory = beside.clock, beside.queues, beside.payloads
+        blobs = beside.blobs
     base_url = "http://gateway.test"
     services = Services(
         settings=GatewaySettings(
@@ -166,12 +175,15 @@ async def open_gateway(
         clock=clock,
         tracing=tracing or GatewayTracing(),
         resolver=resolver or Resolver(),
+        start_delay_seconds=start_delay_seconds,
     )
     durable = MemoryDurable(
         clock,
         services.creator.enqueue,
         services.conclude.run,
     )
+    if beside is not None:
+        durable = beside.durable
     api = create_app(services)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -472,6 +472,16 @@ class MemoryBlobs:
         found = self.payloads.blobs.get(blob)
         return SmallBlob(found[1], self.etags[blob]) if found else None
 
+    async def append(self, blob: str, data: bytes) -> None:
+        await asyncio.sleep(0)
+        await self.payloads.check()
+        self.put(blob, self.payloads.blobs.get(blob, ("", b""))[1] + data)
+
+    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
+        await asyncio.sleep(0)
+        await self.payloads.check()
+        return self.payloads.blobs.get(blob, ("", b""))[1][offset:][:max_bytes]
+
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)

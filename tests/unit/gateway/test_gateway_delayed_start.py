@@ -6,6 +6,7 @@ If the job ends during this delay, the orchestration gets the outcome as a part 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from contract.messages import reply_from_json
 from gateway.durable import RuntimeStatus
 from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
-from gateway.jobs.lifecycle import OWN_ENDS, outcome_blob
+from gateway.jobs.lifecycle import outcome_blob
 from gateway.jobs.model import JobOutcome
 from tests.unit.gateway.conftest import (
     RunningGateway,
@@ -40,21 +41,18 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
     """Call `test` with a new gateway, on an event loop with simulated time."""
 
     async def main() -> None:
-        async with open_gateway(**settings) as gateway:
-            # The gateway believes that no other instance of the app gets replies.
-            for _ in range(OWN_ENDS):
-                gateway.services.waiters.record_end(is_own=True)
+        async with open_gateway(start_delay_seconds=START_DELAY_SECONDS, **settings) as gateway:
             await test(gateway)
 
     run(main())
 
 
-def alone(test: Callable[[RunningGateway], Awaitable[None]]) -> Callable[[], None]:
-    """Make an asynchronous test, whose gateway is alone, into one with simulated time."""
+def delayed(test: Callable[[RunningGateway], Awaitable[None]]) -> Callable[[], None]:
+    """Make an asynchronous test, whose gateway delays starts, into one with simulated time."""
     return lambda: in_gateway(test)
 
 
-@alone
+@delayed
 async def test_ended_job_needs_one_episode_and_no_blob(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     assert not gateway.durable.runs
@@ -73,7 +71,7 @@ async def test_ended_job_needs_one_episode_and_no_blob(gateway: RunningGateway) 
     assert timeline.json()["status"] == "succeeded"
 
 
-@alone
+@delayed
 async def test_reply_is_accepted_after_the_start(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
     response, request = await gateway.begin()
@@ -86,7 +84,7 @@ async def test_reply_is_accepted_after_the_start(gateway: RunningGateway) -> Non
     assert outcome_blob(request.job_id) not in gateway.payloads.blobs
 
 
-@alone
+@delayed
 async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
     response, request = await gateway.begin()
@@ -96,17 +94,12 @@ async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway)
     assert (await response).json()["status"] == "succeeded"
 
 
-@alone
-async def test_disconnect_records_the_outcome_in_a_blob(gateway: RunningGateway) -> None:
-    gateway.durable.may_start.clear()
+@delayed
+async def test_job_is_started_after_its_caller_hung_up(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
-    reply = asyncio.create_task(gateway.reply(request))
-    await asyncio.sleep(0.001)
-    begun_at = asyncio.get_running_loop().time()
     response.cancel()
-    assert (await reply).status_code == 202
-    assert asyncio.get_running_loop().time() == begun_at
-    assert outcome_blob(request.job_id) in gateway.payloads.blobs
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await gateway.job(request.job_id))["result"] == {"n": 1}
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
@@ -124,7 +117,7 @@ def test_second_reply_changes_nothing(status: RuntimeStatus) -> None:
     in_gateway(test)
 
 
-@alone
+@delayed
 async def test_reply_repeated_after_503_is_counted_once(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
     response, request = await gateway.begin()
@@ -138,7 +131,7 @@ async def test_reply_repeated_after_503_is_counted_once(gateway: RunningGateway)
     assert await count_ended_jobs(gateway) == 1
 
 
-@alone
+@delayed
 async def test_reply_stored_by_its_repetition_is_accepted(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
     response, request = await gateway.begin()
@@ -154,7 +147,7 @@ async def test_reply_stored_by_its_repetition_is_accepted(gateway: RunningGatewa
     await response
 
 
-@alone
+@delayed
 async def test_one_of_two_identical_replies_is_accepted(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     gateway.durable.is_down = True
@@ -183,30 +176,21 @@ def test_outcome_in_the_ticket_beats_a_blob(status: RuntimeStatus) -> None:
     in_gateway(test)
 
 
-@alone
+@delayed
 async def test_unended_job_starts_after_the_delay(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
     assert request.job_id not in gateway.durable.runs
     await asyncio.sleep(0.002)
     assert request.job_id in gateway.durable.runs
+    gateway.clock.now += timedelta(seconds=START_DELAY_SECONDS)
     # The reply of a started orchestration is an event.
     assert (await gateway.reply(request)).status_code == 202
     assert (await response).json()["status"] == "succeeded"
     assert kinds_of_events(gateway, request.job_id).count(15) == 1
 
 
-@alone
-async def test_job_starts_at_once_beside_another_instance(gateway: RunningGateway) -> None:
-    gateway.services.waiters.record_end(is_own=False)
-    response, request = await gateway.begin()
-    await asyncio.sleep(0.001)
-    assert request.job_id in gateway.durable.runs
-    await gateway.reply(request)
-    await response
-
-
-@alone
+@delayed
 async def test_delay_is_a_part_of_the_wait(gateway: RunningGateway) -> None:
     begun_at = asyncio.get_running_loop().time()
     response, _ = await gateway.begin(headers={"prefer": "wait=1"})
@@ -214,7 +198,7 @@ async def test_delay_is_a_part_of_the_wait(gateway: RunningGateway) -> None:
     assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
 
 
-@alone
+@delayed
 async def test_job_without_a_wait_starts_at_once(gateway: RunningGateway) -> None:
     begun_at = asyncio.get_running_loop().time()
     job_id = await gateway.accept()
@@ -233,7 +217,7 @@ def test_job_with_progress_starts_at_once(tmp_path: Path) -> None:
     in_gateway(test, catalogue_path=write_progress_catalogue(tmp_path))
 
 
-@alone
+@delayed
 async def test_failed_start_gets_503(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     gateway.durable.is_down = True
@@ -242,7 +226,7 @@ async def test_failed_start_gets_503(gateway: RunningGateway) -> None:
     assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
 
-@alone
+@delayed
 async def test_job_with_an_idempotency_key_starts_at_once(gateway: RunningGateway) -> None:
     # Another request with the key may start the orchestration again, which replaces the ticket.
     response, request = await gateway.begin(headers={"idempotency-key": "one"})
@@ -253,7 +237,7 @@ async def test_job_with_an_idempotency_key_starts_at_once(gateway: RunningGatewa
     assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
 
-@alone
+@delayed
 async def test_reply_before_the_confirmation_needs_no_blob(gateway: RunningGateway) -> None:
     gateway.queues.may_confirm.clear()
     response, request = await gateway.begin()
@@ -266,7 +250,7 @@ async def test_reply_before_the_confirmation_needs_no_blob(gateway: RunningGatew
     assert await count_ended_jobs(gateway) == 1
 
 
-@alone
+@delayed
 async def test_reply_is_wanted_until_the_job_ends(gateway: RunningGateway) -> None:
     gateway.durable.may_start.clear()
     response, request = await gateway.begin()
@@ -280,7 +264,7 @@ async def test_reply_is_wanted_until_the_job_ends(gateway: RunningGateway) -> No
     await response
 
 
-@alone
+@delayed
 async def test_repeated_reply_keeps_the_first_outcome(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
     first, second = await asyncio.gather(

@@ -1,7 +1,8 @@
-"""Test waits for the end of a job, by a notification or by repeated reads of the outcome."""
+"""Test waits for the end of a job: by a notification, the log of ends, or an own look."""
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from contract.messages import InlineJson, JobReply
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable
 from gateway.jobs.delayed_start import DelayedStarts
-from gateway.jobs.lifecycle import LOOKS_A_SECOND, OWN_ENDS, Jobs, OutcomeStore, Waiters
+from gateway.jobs.ends import EndsLog, log_blob
+from gateway.jobs.lifecycle import AWAY_SECONDS, LOOKS_A_SECOND, Jobs, OutcomeStore, Waiters
 from gateway.jobs.model import JobOutcome, Record
 from gateway.jobs.progress import ProgressStore
 from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
@@ -33,61 +35,94 @@ class ScriptedStore(OutcomeStore):
         self._away_until = away_until
 
     async def find(self, job_id: str) -> JobOutcome | None:
-        found = SUCCEEDED if self._has_ended() else None
-        if self._read_seconds:
-            await asyncio.sleep(self._read_seconds)  # in the simulated time of the loop
-        return found
+        return SUCCEEDED if self._has_ended() else None
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         output = {"status": "succeeded"}
         ended = InstanceSnapshot(RuntimeStatus.COMPLETED, "", output, NOW)
-        return ended if self._has_ended() else None
+        found = ended if self._has_ended() else None
+        if self._read_seconds:
+            await asyncio.sleep(self._read_seconds)  # in the simulated time of the loop
+        return found
 
     def _has_ended(self) -> bool:
         now = asyncio.get_running_loop().time()
-        self.looks.append(round(now, 6))
+        self.looks.append(round(now, 3))
         if now < self._away_until:
             raise Unavailable("blobs", "away")
         return now >= self._ends_at
 
 
-def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a `Jobs` object and a Durable Functions client, which both read jobs from `store`."""
-    clock = ManualClock()
-    progress = ProgressStore(MemoryBlobs(MemoryPayloads(), clock), Catalogue.load())
-    return Jobs(store, progress, waiters, DelayedStarts(store, waiters), clock), store
+@dataclass
+class Instance:
+    """One instance of the app, which reads the outcomes in `store`, and the log in `blobs`."""
+
+    store: ScriptedStore
+    payloads: MemoryPayloads = field(default_factory=MemoryPayloads)
+    clock: ManualClock = field(default_factory=ManualClock)
+
+    def __post_init__(self) -> None:
+        self.clock.now += timedelta(seconds=30)  # at the full minute, two logs are read
+        self.blobs = CountingBlobs(self.payloads, self.clock)
+        self.waiters = Waiters(EndsLog(self.blobs, self.clock), self.store)
+        progress = ProgressStore(self.blobs, Catalogue.load())
+        starts = DelayedStarts(self.store)
+        self.jobs = Jobs(self.store, progress, self.waiters, starts, self.clock)
+
+    async def wait(self, limit: float, job_id: str = "job") -> str | None:
+        """Wait for a job; return its status, or None if it has not ended."""
+        durable: Any = self.store
+        with self.waiters.waiting(job_id) as ended:
+            found = await self.jobs.wait(durable, job_id, INITIAL, ended, limit)
+        return str(found["status"]) if found else None
+
+    def end_elsewhere(self, at: float, job_id: str = "job") -> None:
+        """Let another instance append the end of a job to the log at a time of the loop."""
+        other = EndsLog(self.blobs, self.clock)
+        loop = asyncio.get_running_loop()
+        loop.call_at(at, lambda: asyncio.ensure_future(other.append(job_id, CANCELLED)))
+
+
+@dataclass
+class CountingBlobs(MemoryBlobs):
+    """Records when the log is read. Until `away_until`, its reads fail."""
+
+    reads: list[float] = field(default_factory=list)
+    away_until: float = 0.0
+
+    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
+        now = asyncio.get_running_loop().time()
+        self.reads.append(round(now, 6))
+        if now < self.away_until:
+            raise Unavailable("blobs", "away")
+        return await super().read_from(blob, offset, max_bytes)
 
 
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
     """Wait for a job that is cancelled at `notified_at`; return its status and the time."""
-    waiters = Waiters()
-    jobs, durable = jobs_of(store, waiters)
+    instance = Instance(store)
     loop = asyncio.get_running_loop()
     if notified_at is not None:
-        loop.call_at(notified_at, waiters.notify, "job", CANCELLED)
-    with waiters.waiting("job") as ended:
-        found = await jobs.wait(durable, "job", INITIAL, ended, limit)
-    assert waiters.count == 0
-    return str(found["status"]) if found else None, loop.time()
-
-
-FIRST_LOOKS = [0.025, 0.075, 0.175, 0.375]
+        loop.call_at(notified_at, instance.waiters.notify, "job", CANCELLED)
+    found = await instance.wait(limit)
+    assert instance.waiters.count == 0
+    return found, round(loop.time(), 3)
 
 
 @pytest.mark.parametrize(
     ("store", "limit", "notified_at", "expected", "looks"),
     [
-        (ScriptedStore(1000), 0.4, None, (None, 0.4), [*FIRST_LOOKS, 0.4]),
-        (ScriptedStore(1.3), 1.3, None, ("succeeded", 1.3), [*FIRST_LOOKS, 0.775, 1.275, 1.3]),
+        (ScriptedStore(1000), 0.4, None, (None, 0.4), [0.4]),
+        (ScriptedStore(9), 30, None, ("succeeded", 15.0), [1.0, 3.0, 7.0, 15.0]),
         (ScriptedStore(0), 0, None, (None, 0.0), []),
-        (ScriptedStore(1000), 10, 0.7, ("cancelled", 0.7), FIRST_LOOKS),
+        (ScriptedStore(1000), 10, 1.7, ("cancelled", 1.7), [1.0]),
         (ScriptedStore(1000), 10, 0.0, ("cancelled", 0.0), []),
-        (ScriptedStore(1000, read_seconds=5), 10, 0.1, ("cancelled", 0.1), [0.025]),
+        (ScriptedStore(1000, read_seconds=5), 10, 1.1, ("cancelled", 1.1), [1.0]),
     ],
 )
-def test_outcome_is_read_until_the_end_or_a_notification(
+def test_request_looks_itself_rarely(
     store: ScriptedStore,
     limit: float,
     notified_at: float | None,
@@ -98,49 +133,103 @@ def test_outcome_is_read_until_the_end_or_a_notification(
     assert store.looks == looks
 
 
-def test_reads_become_no_rarer_than_every_half_second() -> None:
+def test_looks_become_no_rarer_than_every_8_s() -> None:
     store = ScriptedStore(ends_at=1000)
-    run(wait(store, 3))
-    assert store.looks[4:] == [0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
+    run(wait(store, 40))
+    assert store.looks == [1.0, 3.0, 7.0, 15.0, 23.0, 31.0, 39.0, 40.0]
 
 
-def test_read_in_progress_gets_one_more_second() -> None:
-    assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
-    assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
+def test_look_in_progress_gets_one_more_second() -> None:
+    assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 1)) == (None, 2.0)
+    assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 1)) == ("succeeded", 1.5)
 
 
 def test_wait_outlasts_an_unavailable_store() -> None:
-    found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
-    assert found == "succeeded"
-    assert elapsed == pytest.approx(3.275)
+    found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=5), 10))
+    assert (found, elapsed) == ("succeeded", 7.0)
 
 
-def test_all_reads_together_are_limited() -> None:
-    async def crowd() -> tuple[int, float]:
-        waiters, store = Waiters(), ScriptedStore(ends_at=100)
-        jobs, durable = jobs_of(store, waiters)
+class TestManyWaiters:
+    async def crowd(self, count: int) -> tuple[Instance, float]:
+        """Let as many requests wait for 30 s; one job ends after 20 s."""
+        instance = Instance(ScriptedStore(ends_at=100))
         loop = asyncio.get_running_loop()
         woken_at: list[float] = []
 
         async def one(number: int) -> None:
-            with waiters.waiting(str(number)) as ended:
-                if await jobs.wait(durable, str(number), INITIAL, ended, 30) is not None:
-                    woken_at.append(loop.time())
+            if await instance.wait(30, str(number)) is not None:
+                woken_at.append(loop.time())
 
-        waiting = asyncio.gather(*(one(number) for number in range(400)))
-        loop.call_at(20, waiters.notify, "7", CANCELLED)
+        waiting = asyncio.gather(*(one(number) for number in range(count)))
+        instance.end_elsewhere(20, "7")
         await waiting
         (woken,) = woken_at
-        return len(store.looks), woken
+        return instance, woken
 
-    looks, woken = run(crowd())
-    assert 30 * LOOKS_A_SECOND * 0.98 < looks < 33 * LOOKS_A_SECOND + 400
-    assert woken == 20.0
+    def test_looks_together_are_limited(self) -> None:
+        instance, _ = run(self.crowd(400))
+        # Each request looks once more when its own wait ends.
+        before_the_end = [at for at in instance.store.looks if at < 29.9]
+        assert len(before_the_end) <= 30 * LOOKS_A_SECOND
+        assert len(instance.store.looks) == len(before_the_end) + 399
+
+    @pytest.mark.parametrize("count", [8, 400])
+    def test_all_are_served_by_one_reader(self, count: int) -> None:
+        instance, woken = run(self.crowd(count))
+        assert woken == pytest.approx(20, abs=0.03)
+        # 40 reads a second, and 100 during five seconds after an outcome from elsewhere.
+        assert len(instance.blobs.reads) == pytest.approx(25 * 40 + 5 * 100, rel=0.02)
+
+
+class TestLog:
+    def test_end_elsewhere_is_seen_within_30_ms(self) -> None:
+        async def main() -> tuple[str | None, float]:
+            instance = Instance(ScriptedStore(ends_at=1000))
+            instance.end_elsewhere(5.01)
+            return await instance.wait(30), asyncio.get_running_loop().time()
+
+        status, at = run(main())
+        assert status == "cancelled"
+        assert 5.01 < at < 5.04
+
+    def test_nothing_is_read_for_short_waits(self) -> None:
+        async def main() -> list[float]:
+            instance = Instance(ScriptedStore(ends_at=1000))
+            for _ in range(100):
+                await instance.wait(0.012)
+            await asyncio.sleep(1)
+            return instance.blobs.reads
+
+        assert run(main()) == []
+
+    def test_reader_survives_a_failing_store(self) -> None:
+        async def main() -> tuple[str | None, float]:
+            instance = Instance(ScriptedStore(ends_at=1000))
+            instance.blobs.away_until = 3.0
+            instance.end_elsewhere(2.0)
+            return await instance.wait(30), asyncio.get_running_loop().time()
+
+        status, at = run(main())
+        assert status == "cancelled"
+        assert 3.0 < at < 3.0 + AWAY_SECONDS + 0.1
+
+    def test_long_outcome_is_read_from_its_blob(self) -> None:
+        async def main() -> tuple[str | None, float]:
+            instance = Instance(ScriptedStore(ends_at=0.5))
+            line = b'{"job":"job"}\n'
+            loop = asyncio.get_running_loop()
+            log = log_blob(instance.clock())
+            loop.call_at(0.5, lambda: asyncio.ensure_future(instance.blobs.append(log, line)))
+            return await instance.wait(30), loop.time()
+
+        status, at = run(main())
+        assert status == "succeeded"
+        assert 0.5 <= at < 0.55
 
 
 def test_outcome_notifies_only_requests_for_its_job() -> None:
     async def listen() -> tuple[JobOutcome, ...]:
-        waiters = Waiters()
+        waiters = Instance(ScriptedStore(ends_at=1000)).waiters
         with (
             waiters.waiting("a") as first,
             waiters.waiting("a") as second,
@@ -152,32 +241,3 @@ def test_outcome_notifies_only_requests_for_its_job() -> None:
             return first.result(), second.result()
 
     assert run(listen()) == (CANCELLED, CANCELLED)
-
-
-async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return when a request reads the outcome, after `own_ends` notified ones and one other."""
-    waiters = Waiters()
-
-    async def wait_once(store: ScriptedStore, limit: float, *, is_notified: bool = False) -> None:
-        jobs, durable = jobs_of(store, waiters)
-        with waiters.waiting("job") as ended:
-            if is_notified:
-                waiters.notify("job", CANCELLED)
-            await jobs.wait(durable, "job", INITIAL, ended, limit)
-
-    for _ in range(own_ends):
-        await wait_once(ScriptedStore(ends_at=1000), 1, is_notified=True)
-    if ends_elsewhere:
-        await wait_once(ScriptedStore(ends_at=0), 1)
-    begin, store = asyncio.get_running_loop().time(), ScriptedStore(ends_at=1000)
-    await wait_once(store, 0.9)
-    return [round(look - begin, 6) for look in store.looks]
-
-
-def test_only_instance_reads_first_after_500_ms() -> None:
-    assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
-    assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
-
-
-def test_second_instance_makes_it_25_ms() -> None:
-    assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

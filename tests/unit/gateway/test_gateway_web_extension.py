@@ -131,9 +131,9 @@ async def test_hang_up_ends_the_wait_not_the_job(gateway: RunningGateway) -> Non
         for send in (submit_bytes, submit_large, get_job, infer):
             count = len(gateway.queues.sent)
             waiting = asyncio.create_task(send(gateway, url))
-            await until(lambda: gateway.services.waiters.count == 1)
+            await gateway.queues.wait_for(count + 1)
             request = gateway.queues.request()
-            assert len(gateway.queues.sent) == count + 1
+            await until(lambda: gateway.services.waiters.count == 1)
             await until(partial(gateway.durable.runs.get, request.job_id))
             waiting.cancel()
             hung_up_at = time.monotonic()

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -110,8 +110,13 @@ _WANTED: Final[ReplyWanted] = {"status": "wanted"}
     responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": REPLY_BODY},
 )
-async def reply(
-    request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
+async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
+    request: Request,
+    job_id: str,
+    expires: str = "",
+    token: str = "",
+    queue: str = "",
+    start: str = "",
 ) -> Response:
     """Record a worker's reply as the job's outcome; return 410 if the job already has an outcome.
 
@@ -127,7 +132,9 @@ async def reply(
     model_queue = services.catalogue.find_queue(queue)
     model_name = None if model_queue is None else model_queue[0].name
     try:
-        recorded = await services.jobs.finish(durable_of(request), job_id, outcome, model_name)
+        recorded = await services.jobs.finish(
+            durable_of(request), job_id, outcome, model_name, _parse_start(start)
+        )
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
@@ -148,7 +155,9 @@ async def reply(
     response_description="A reply is wanted",
     responses=problem_responses(401, 404, 410, 503),
 )
-async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
+async def wanted(
+    request: Request, job_id: str, expires: str = "", token: str = "", start: str = ""
+) -> Response:
     """Return 200 if the job still needs a reply; 410 if it has ended and must not be run."""
     _check_token(request, job_id, expires, token)
     services = services_of(request)
@@ -157,7 +166,10 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
         # The request that submitted the job may delay the start of the orchestration.
         is_wanted = services.starts.is_wanted(job_id)
         if is_wanted is None:
-            raise unknown_job(job_id)
+            starts_after = _parse_start(start)
+            if starts_after is None or services.clock() >= starts_after:
+                raise unknown_job(job_id)
+            is_wanted = await services.outcomes.find(job_id) is None
         if not is_wanted:
             raise _already_final()
         return json_response(_WANTED)
@@ -207,6 +219,14 @@ async def put_progress(
             "the job is being cancelled; stop working on it, then send a report with stopped: true",
         )
     return json_response(_ACCEPTED)
+
+
+def _parse_start(text: str) -> datetime | None:
+    """Return the time in a reply URL until which the start is delayed; None without such a time."""
+    try:
+        return datetime.fromtimestamp(float(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:

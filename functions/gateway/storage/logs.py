@@ -1,0 +1,70 @@
+"""Logs in append blobs: append lines, and read the lines that other processes append.
+
+A reader asks again and again for what follows the last line that it has read. Lines may be appended
+twice if a response is lost, and a line that cannot be read must be skipped.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.storage.blobs import Blobs
+
+MAX_READ_BYTES: Final = 4 * 1024 * 1024
+"""How much of a log one request reads at most."""
+
+
+@dataclass(slots=True)
+class LogTail:
+    """Reads one log from its beginning. The log may not exist yet."""
+
+    blobs: Blobs
+    blob: str
+    offset: int = 0
+
+    async def read(self) -> list[bytes]:
+        """Return the lines that were appended since the last call, without their line ends.
+
+        Raises Unavailable if the storage fails; then the next call returns these lines.
+        """
+        data = await self.blobs.read_from(self.blob, self.offset, MAX_READ_BYTES)
+        end = data.rfind(b"\n") + 1
+        if end == 0 and len(data) == MAX_READ_BYTES:
+            end = len(data)  # this is no log of ours
+        self.offset += end
+        return data[:end].splitlines()
+
+
+class LogWriter:
+    """Appends lines to logs. Lines that arrive during a request share the next request."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._next: _Batch | None = None
+        self._is_sending = asyncio.Lock()
+
+    async def append(self, blob: str, line: bytes) -> None:
+        """Append a line to a log, which is created if it is missing.
+
+        Raises Unavailable if the line was possibly not appended.
+        """
+        batch = self._next
+        if batch is None or batch.blob != blob:
+            batch = self._next = _Batch(blob)
+            batch.sending = asyncio.create_task(self._send(batch))
+        batch.lines.append(line + b"\n")
+        # If one caller is cancelled, the lines of the others are still appended.
+        await asyncio.shield(batch.sending)
+
+    async def _send(self, batch: "_Batch") -> None:
+        async with self._is_sending:
+            if self._next is batch:
+                self._next = None
+            await self._blobs.append(batch.blob, b"".join(batch.lines))
+
+
+@dataclass(slots=True)
+class _Batch:
+    blob: str
+    lines: list[bytes] = field(default_factory=list)
+    sending: "asyncio.Task[None]" = field(init=False)
