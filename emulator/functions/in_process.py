@@ -6,6 +6,7 @@ them as the app process has them. Therefore a process can contain only one host.
 """
 
 import asyncio
+import functools
 import gc
 import importlib
 import logging
@@ -14,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -252,8 +253,7 @@ class _Surroundings:
             del sys.modules[name]
         importlib.invalidate_caches()
         if self._modules:
-            gc.unfreeze()
-            gc.collect()
+            _free_memory(self._modules.keys())
 
     def restore(self, folder: Path) -> None:
         """Undo what a failed load has changed."""
@@ -288,6 +288,16 @@ def _find_web_package() -> str:
     base = sys.modules.get(f"{_EXTENSIONS}.extensions.base")
     module: str | None = base.ModuleTrackerMeta.get_module() if base is not None else None
     return (module or "").partition(".")[0]
+
+
+def _free_memory(modules: Collection[str]) -> None:
+    """Free the objects of apps that have ended, whose last modules were `modules`."""
+    # Caches of installed packages hold functions and classes of the app.
+    for each in gc.get_objects():
+        if isinstance(each, functools._lru_cache_wrapper) and each.__module__ not in modules:
+            each.cache_clear()
+    gc.unfreeze()
+    gc.collect()
 
 
 def _places(module: ModuleType) -> list[str]:

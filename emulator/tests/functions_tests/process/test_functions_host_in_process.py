@@ -85,6 +85,19 @@ def waits(context: df.DurableOrchestrationContext):
     return (yield context.wait_for_external_event("go"))
 """
 
+CACHED = """
+import sys, typing, weakref
+import azure.functions as func
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+class Model:
+    def predict(self): pass
+Models = typing.List[Model]  # typing keeps it in a cache
+sys.models = [*getattr(sys, "models", ()), weakref.ref(Model)]
+@app.route(route="alive")
+async def alive(req: func.HttpRequest) -> str:
+    return str(len([each for each in sys.models if each() is not None]))
+"""
+
 
 async def test_block_of_the_event_loop_is_named_once(tmp_path: Path) -> None:
     folder = write_app(tmp_path / "app", BLOCKING)
@@ -227,3 +240,17 @@ async def test_durable_client_url_is_also_a_port(tmp_path: Path) -> None:
         started = await client.post(f"{url}orchestrators/waits", json={})
         assert started.status_code == 202
         assert (await client.get(f"{url}instances/nobody")).status_code == 404
+
+
+async def test_reloads_free_the_former_apps(tmp_path: Path) -> None:
+    folder = write_app(tmp_path / "app", CACHED)
+    async with (
+        running_host(folder, tmp_path / "data") as host,
+        httpx.AsyncClient(base_url=host.url, timeout=30) as client,
+    ):
+        for _ in range(3):
+            count = len(host.lines)
+            host.process.send_signal(signal.SIGHUP)
+            await host.logged("the replaced app has ended", after=count)
+        # The app before the current one is freed with the next reload.
+        assert int((await client.get("/api/alive")).text) <= 2
