@@ -198,7 +198,12 @@ class _Connection(asyncio.Protocol):
             sending.cancel()
             self._task = None
             self._close_spare()
-        self.is_reusable = upload.is_complete and self._keeps_alive and not self._is_lost
+            if self._is_lost:
+                self._timer.stop()
+        # Bytes after the response would be taken for the next one.
+        self.is_reusable = (
+            upload.is_complete and self._keeps_alive and not (self._is_lost or self._pieces)
+        )
 
     async def write(self, data: bytes) -> None:
         """Send bytes of a request, and wait while the server is slow to read them."""
@@ -328,7 +333,8 @@ class _Connection(asyncio.Protocol):
         self._is_lost = True
         if self._spare is not None and self._error is None:
             self._read_rest(self._spare)
-        self._timer.stop()
+        if self._task is None:
+            self._timer.stop()
         self._writable.set()
         self._wake()
 

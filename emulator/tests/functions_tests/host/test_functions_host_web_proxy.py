@@ -457,6 +457,17 @@ class TestConnections:
                 assert (await client.post("/", content=pieces())).text == "ok"
             assert front.errors.empty()
 
+    async def test_second_response_is_not_that_of_the_next_request(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_head(reader)
+            writer.write(OK + OK.replace(b"ok", b"no"))
+            await reader.read()
+            writer.close()
+
+        async with proxied(serve) as (_, client):
+            for _ in range(3):
+                assert (await client.get("/")).text == "ok"
+
     async def test_head_with_a_length_has_no_body(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while await read_head(reader):

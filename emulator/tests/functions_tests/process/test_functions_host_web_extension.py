@@ -127,6 +127,11 @@ async def test_events_arrive_when_they_are_sent(client: httpx.AsyncClient) -> No
     assert sorted(lags)[5] < 0.02
 
 
+async def test_many_streams_run_at_once(client: httpx.AsyncClient) -> None:
+    responses = await asyncio.gather(*(client.get("/times") for _ in range(50)))
+    assert {response.text.count("data: ") for response in responses} == {10}
+
+
 async def test_hang_up_closes_the_generator(client: httpx.AsyncClient, host: RunningHost) -> None:
     before = len(host.lines)
     async with client.stream("GET", "/events") as response:
