@@ -18,7 +18,7 @@ _NOT_PASSED = frozenset(
         *(b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
         *(b"alpn", b"alt-svc", b"close", b"proxy-authenticate", b"proxy-authentication-info"),
         *(b"proxy-authorization", b"proxy-connection", b"proxy-features", b"proxy-instruction"),
-        *(b"expect", b"host", b"security-scheme", INVOCATION_HEADER),
+        *(b"expect", b"host", b"http2-settings", b"security-scheme", INVOCATION_HEADER),
         *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-proto"),
     }
 )
