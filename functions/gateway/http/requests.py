@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -219,7 +220,8 @@ def read_parts(
 def noticing_hang_up(request: Request) -> Iterator[None]:
     """End the waits for jobs in the `with` block if the caller disconnects.
 
-    A wait may begin only when the body has been read, because it reads what follows the body.
+    Then ClientDisconnect is raised at the end of the block. A wait may begin only when the body has
+    been read, because it reads what follows the body.
     """
     watching: list[asyncio.Task[None]] = []
 
@@ -235,6 +237,8 @@ def noticing_hang_up(request: Request) -> Iterator[None]:
         caller_gone.reset(token)
         for task in watching:
             task.cancel()
+    if any(task.done() for task in watching):
+        raise ClientDisconnect
 
 
 async def _wait_for_hang_up(request: Request) -> None:
