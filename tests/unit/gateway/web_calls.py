@@ -92,7 +92,7 @@ async def serving(app: ASGIApp, durable: Any = None) -> AsyncIterator[str]:
             await asyncio.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.server.should_exit = True
+        server.server.should_exit = server.server.force_exit = True
         await served
 
 
