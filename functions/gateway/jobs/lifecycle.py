@@ -306,24 +306,22 @@ class Jobs:
         ends_at = loop.time() + limit_seconds
         pause_seconds = FIRST_PAUSE_SECONDS
         watch = caller_gone.get()
-        gone: list[asyncio.Future[Any]] = [] if watch is None else [watch()]
-        while (left := ends_at - loop.time()) > _TIMER_SECONDS and not any(
-            each.done() for each in gone
-        ):
+        gone: asyncio.Future[None] = loop.create_future() if watch is None else watch()
+        while (left := ends_at - loop.time()) > _TIMER_SECONDS and not gone.done():
             pause = max(pause_seconds, self._waiters.shortest_pause_seconds)
+            either: list[asyncio.Future[Any]] = [ended, gone]
             await asyncio.wait(
-                [ended, *gone], timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED
+                either, timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED
             )
-            if not ended.done():
+            if not ended.done() and not gone.done():
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
                 looking = asyncio.create_task(self._look(durable, job_id))
                 # If the outcome arrives first, the read continues, so that its connection is
                 # reused. The event loop has only a weak reference to a task.
                 self._looks.add(looking)
                 looking.add_done_callback(self._looks.discard)
-                either: list[asyncio.Future[Any]] = [ended, looking, *gone]
                 await asyncio.wait(
-                    either,
+                    [*either, looking],
                     timeout=max(LAST_READ_SECONDS, ends_at - loop.time()),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
