@@ -254,3 +254,16 @@ async def test_reloads_free_the_former_apps(tmp_path: Path) -> None:
             await host.logged("the replaced app has ended", after=count)
         # The app before the current one is freed with the next reload.
         assert int((await client.get("/api/alive")).text) <= 2
+
+
+async def test_app_may_change_the_root_logger(tmp_path: Path) -> None:
+    source = BLOCKING + (
+        "handler = logging.StreamHandler()\n"
+        "handler.setFormatter(logging.Formatter('mine: %(message)s'))\n"
+        "logging.basicConfig(level='ERROR', handlers=[handler], force=True)\n"
+        "logging.error('loaded')\n"
+    )
+    folder = write_app(tmp_path / "app", source)
+    async with running_host(folder, tmp_path / "data") as host:
+        assert "mine: loaded" in host.lines
+        await host.logged(r" INFO functions.host \d functions loaded; listening")
