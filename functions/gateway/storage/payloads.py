@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -16,9 +16,12 @@ from azure.storage.blob import BlobBlock, BlobSasPermissions, ContentSettings, g
 from azure.storage.blob.aio import BlobClient
 
 from contract.errors import PayloadCorrupt
-from contract.messages import PayloadRef, reference, verify
+from contract.messages import PayloadRef, reference, verify, verify_digest
 from gateway.errors import MissingPayload, Unavailable
 from gateway.storage.blobs import PayloadContainer, answering, read_seconds
+
+PIECE_BYTES: Final = 512 * 1024
+"""The size of the pieces in which a payload is read."""
 
 
 class PayloadStore(Protocol):
@@ -40,6 +43,12 @@ class PayloadStore(Protocol):
 
         Raises MissingPayload if there is no such blob, or PayloadCorrupt if its size or digest
         differs.
+        """
+
+    def get_pieces(self, ref: PayloadRef) -> AsyncIterator[bytes]:
+        """Yield the payload to which `ref` refers in pieces.
+
+        Raises the same errors as `get`, but PayloadCorrupt only before the last piece.
         """
 
     async def check(self) -> None:
@@ -123,6 +132,24 @@ class BlobPayloadStore:
             except ResourceNotFoundError:
                 raise MissingPayload(ref.blob) from None
         return verify(ref, data)
+
+    async def get_pieces(self, ref: PayloadRef) -> AsyncIterator[bytes]:
+        """Yield the payload to which `ref` refers in pieces."""
+        digest = hashlib.sha256()
+        for start in range(0, ref.size_bytes, PIECE_BYTES):
+            size_bytes = min(PIECE_BYTES, ref.size_bytes - start)
+            async with answering("downloading a part of a payload", size_bytes):
+                try:
+                    stream = await self._container.client.download_blob(
+                        ref.blob, offset=start, length=size_bytes
+                    )
+                    piece = await stream.readall()
+                except ResourceNotFoundError:
+                    raise MissingPayload(ref.blob) from None
+            digest.update(piece)
+            if start + size_bytes == ref.size_bytes:
+                verify_digest(ref, digest.hexdigest())
+            yield piece
 
     async def check(self) -> None:
         """Check that the storage responds. Succeeds even if the container does not exist."""

@@ -21,7 +21,7 @@ from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
 from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import BlobPayloadStore
+from gateway.storage.payloads import PIECE_BYTES, BlobPayloadStore
 from tests.conformance.gateway.emulated_services import (
     message,
     received,
@@ -85,6 +85,18 @@ async def test_payload_in_pieces_is_read_back(payloads: BlobPayloadStore, count:
     whole = b"".join([piece async for piece in in_pieces(count)])
     assert ref == reference("image/png", "inputs/a", whole)
     assert await payloads.get(ref) == whole
+
+
+async def test_payload_is_read_in_pieces(payloads: BlobPayloadStore) -> None:
+    data = bytes(PIECE_BYTES) + b"rest"
+    ref = await payloads.put("inputs/a", data, "text/plain")
+    assert [piece async for piece in payloads.get_pieces(ref)] == [bytes(PIECE_BYTES), b"rest"]
+    pieces = payloads.get_pieces(replace(ref, sha256="0" * 64))
+    assert await anext(pieces) == bytes(PIECE_BYTES)
+    with pytest.raises(PayloadCorrupt):
+        await anext(pieces)
+    with pytest.raises(MissingPayload):
+        await anext(payloads.get_pieces(replace(ref, blob="inputs/b")))
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])

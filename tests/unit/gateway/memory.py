@@ -129,6 +129,7 @@ class MemoryPayloads:
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     is_down: bool = False
     is_hanging: bool = False
+    whole_reads: int = 0
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         await self.check()
@@ -141,10 +142,19 @@ class MemoryPayloads:
         return await self.put(blob, b"".join([piece async for piece in pieces]), media_type)
 
     async def get(self, ref: PayloadRef) -> bytes:
+        self.whole_reads += 1
+        return await self._find(ref)
+
+    async def _find(self, ref: PayloadRef) -> bytes:
         await self.check()
         if ref.blob not in self.blobs:
             raise MissingPayload(ref.blob)
         return verify(ref, self.blobs[ref.blob][1])
+
+    async def get_pieces(self, ref: PayloadRef) -> AsyncIterator[bytes]:
+        data = await self._find(ref)
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
 
     async def check(self) -> None:
         if self.is_hanging:

@@ -11,7 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.messages import InlineBytes, InlineJson, PayloadRef, encode_request
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    PayloadRef,
+    encode_request,
+    payload_to_json,
+)
+from contract.names import result_blob
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway, write_catalogue
 from tests.unit.gateway.named import COMPARED, as_base64, stored
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
@@ -78,6 +85,31 @@ async def test_tensors_are_sent_and_received_in_binary(gateway: RunningGateway) 
     assert labels["data"] == ["Egyptian cat", "tabby"]
     assert scores["parameters"] == {"binary_data_size": 8}
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_large_results_pass_from_their_blobs(gateway: RunningGateway, is_kept: bool) -> None:
+    request = {"inputs": [tensor("a", "b")], "parameters": {"binary_data_output": True}}
+    waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
+    await gateway.queues.wait_for(2)
+    expected = b""
+    for number in range(2):
+        sent, data = gateway.queues.request(number), bytes([number]) * 5000
+        ref = await gateway.payloads.put(result_blob(sent.job_id), data, "image/png")
+        expected += len(data).to_bytes(4, "little") + data
+        await gateway.reply(sent, result=payload_to_json(ref))
+    if not is_kept:
+        gateway.payloads.blobs.clear()
+    answer = await waiting
+    if not is_kept:
+        assert answer.status_code == 404
+        return
+    length = int(answer.headers["inference-header-content-length"])
+    (shown,) = json.loads(answer.content[:length])["outputs"]
+    assert shown["parameters"] == {"content_type": "image/png", "binary_data_size": len(expected)}
+    assert answer.content[length:] == expected
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert gateway.payloads.whole_reads == 0
 
 
 async def test_each_element_is_a_job_in_order(gateway: RunningGateway) -> None:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from contract import media
-from contract.messages import Json
+from contract.messages import Json, PayloadRef
 from gateway.http.open_inference.tensors import (
     BYTES,
     DATATYPES,
@@ -22,6 +22,7 @@ from gateway.http.open_inference.tensors import (
     check_shape,
     from_json,
     pack,
+    size_of,
     unpack,
 )
 from gateway.json_text import MAX_JSON_VALUES, encode_json, parse_json
@@ -229,10 +230,13 @@ class OipInference(TypedDict):
 
 def write_response(
     response: OipInference, outputs: Sequence[tuple[Tensor, bool]]
-) -> tuple[bytes, int]:
-    """Return a body and the size of its JSON part; `outputs` says which tensors are binary."""
+) -> list[bytes | PayloadRef]:
+    """Return the parts of a body, the first of which is its JSON, and any reference its content.
+
+    `outputs` says which tensors are binary.
+    """
     shown: list[OipOutput] = []
-    rest: list[bytes] = []
+    rest: list[bytes | PayloadRef] = []
     for tensor, is_binary in outputs:
         parameters: dict[str, Json] = {}
         if tensor.content_type is not None:
@@ -243,15 +247,15 @@ def write_response(
             "shape": list(tensor.shape),
         }
         if is_binary:
-            rest.append(pack(tensor))
-            parameters[_SIZE] = len(rest[-1])
+            parts = pack(tensor)
+            rest += parts
+            parameters[_SIZE] = sum(map(size_of, parts))
         else:
             output["data"] = _as_json(tensor)
         if parameters:
             output["parameters"] = parameters
         shown.append(output)
-    head = encode_json({**response, "outputs": shown})
-    return b"".join([head, *rest]), len(head)
+    return [encode_json({**response, "outputs": shown}), *rest]
 
 
 def _as_json(tensor: Tensor) -> list[Json]:

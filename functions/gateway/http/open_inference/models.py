@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from contract import media
 from contract.catalogue import ModelEntry
-from contract.messages import Json
+from contract.messages import Json, PayloadRef
 from gateway.http.open_inference.codec import InferenceRequest
 from gateway.http.open_inference.tensors import BYTES, Tensor, nested
 from gateway.json_text import encode_json, parse_json
@@ -75,10 +75,13 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job, with those named results that are needed for the response."""
+    """The result of one job, with those named results that are needed for the response.
+
+    `data` is a reference if the response passes the result on from its blob.
+    """
 
     media_type: str
-    data: bytes = field(repr=False)
+    data: bytes | PayloadRef = field(repr=False)
     named: Mapping[str, "InferenceResult"] = field(default_factory=dict, repr=False)
 
 
@@ -126,6 +129,14 @@ def _outputs(model: ModelEntry) -> tuple[tuple[str, str, int], ...]:
     """Return the name, datatype and rank of each output tensor of a model."""
     named = [(name, BYTES, 1) for name in model.results]
     return (*(_LABELS if _has_labels(model) else ()), ("result", BYTES, 1), *named)
+
+
+def streamed_names(model: ModelEntry, request: InferenceRequest) -> set[str]:
+    """Return the names of the results whose content is only in binary tensors of the response."""
+    names = {*model.results} if _has_labels(model) else {"result", *model.results}
+    if request.outputs is None:
+        return names if request.is_binary else set()
+    return {name for name in names if request.outputs.get(name)}
 
 
 def _has_labels(model: ModelEntry) -> bool:
@@ -309,7 +320,7 @@ def _result_tensor(name: str, results: Sequence[InferenceResult]) -> Tensor:
 
 def _labels(result: InferenceResult) -> list[dict[str, Any]]:
     """Return the labels in a classifier's result; an empty list if they cannot be read."""
-    if result.media_type != media.JSON:
+    if result.media_type != media.JSON or isinstance(result.data, PayloadRef):
         return []
     try:
         value = parse_json(result.data)

@@ -3,15 +3,17 @@
 With this protocol, a caller cannot ask for the results later, so each request waits for its jobs.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import (
     Fields,
@@ -33,6 +35,7 @@ from gateway.http.open_inference.models import (
     output_names,
     output_tensors,
     read_jobs,
+    streamed_names,
 )
 from gateway.http.open_inference.openapi import (
     INFER_BODY,
@@ -40,7 +43,7 @@ from gateway.http.open_inference.openapi import (
     INFER_RESPONSES,
     error_responses,
 )
-from gateway.http.open_inference.tensors import Tensor
+from gateway.http.open_inference.tensors import Tensor, size_of
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -58,9 +61,9 @@ from gateway.http.requests import (
 from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
 from gateway.jobs.model import is_final, job_path, job_resource, version_of
-from gateway.jobs.progress import ProgressStore
 from gateway.json_text import encode_json
 from gateway.problems import HttpProblem, malformed
+from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import SubmittedJob
@@ -240,9 +243,10 @@ async def oip_infer(request: Request, model: str) -> Response:
             submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
     # Build the response.
     wanted = output_names(found) if inference.outputs is None else tuple(inference.outputs)
-    results = await _read_results(submitted, services.progress, services.payloads, wanted)
+    streamed = streamed_names(found, inference)
+    results = await _read_results(services, submitted, wanted, streamed)
     outputs = _choose_outputs(found, inference, output_tensors(found, results))
-    response = _response(found, inference, submitted, outputs)
+    response = _response(found, inference, submitted, outputs, services.payloads)
     if any(job.is_replay for job in submitted):
         response.headers.update(REPLAYED)
     return response
@@ -299,16 +303,19 @@ def _check_size(model: ModelEntry, size_bytes: int) -> None:
 
 
 async def _read_results(
+    services: Services,
     submitted: Sequence[SubmittedJob],
-    progress: ProgressStore,
-    payloads: PayloadStore,
     wanted: Collection[str],
+    streamed: Collection[str],
 ) -> list[InferenceResult]:
-    """Return the results of all jobs. Of the named results, only those in `wanted` are read."""
+    """Return the results of all jobs. Of the named results, only those in `wanted` are read.
+
+    Large results in `streamed` are not read, but must exist.
+    """
     results = []
     for number, job in enumerate(submitted):
         try:
-            results.append(await _read_result(job, progress, payloads, wanted))
+            results.append(await _read_result(services, job, wanted, streamed))
         except HttpProblem as problem:
             if len(submitted) > 1:
                 problem.detail = f"element {number}: {problem.detail}"
@@ -317,10 +324,10 @@ async def _read_results(
 
 
 async def _read_result(
-    job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore, wanted: Collection[str]
+    services: Services, job: SubmittedJob, wanted: Collection[str], streamed: Collection[str]
 ) -> InferenceResult:
     """Return the result of a job, with the named results in `wanted`."""
-    record = await progress.add_to_if_available(job.job_id, job.record)
+    record = await services.progress.add_to_if_available(job.job_id, job.record)
     if not is_final(record):
         raise HttpProblem(
             problems.EXPIRED,
@@ -336,26 +343,32 @@ async def _read_result(
         for name, value in record.get("results", {}).items()
         if name in wanted
     }
-    return InferenceResult(
-        first.media_type,
-        await _read_payload(first, payloads),
-        {
-            name: InferenceResult(each.media_type, await _read_payload(each, payloads))
-            for name, each in named.items()
-        },
-    )
+    found = {
+        name: InferenceResult(
+            each.media_type, await _read_payload(services, each, is_streamed=name in streamed)
+        )
+        for name, each in {"result": first, **named}.items()
+    }
+    return replace(found.pop("result"), named=found)
 
 
-async def _read_payload(payload: Payload, payloads: PayloadStore) -> bytes:
-    """Return the bytes of a result. Raises HttpProblem if the result has been deleted."""
+async def _read_payload(
+    services: Services, payload: Payload, *, is_streamed: bool
+) -> bytes | PayloadRef:
+    """Return the bytes of a result, or its reference if it is large and passed on later.
+
+    Raises HttpProblem if the result has been deleted.
+    """
     match payload:
         case InlineJson(value):
             return encode_json(value)
         case InlineBytes(_, data):
             return data
         case PayloadRef():
+            if is_streamed and await services.blobs.look(payload.blob):
+                return payload
             try:
-                return await payloads.get(payload)
+                return await services.payloads.get(payload)
             except MissingPayload:
                 raise HttpProblem(
                     problems.UNKNOWN_JOB,
@@ -395,6 +408,7 @@ def _response(
     inference: oip_codec.InferenceRequest,
     submitted: Sequence[SubmittedJob],
     chosen: Sequence[tuple[Tensor, bool]],
+    payloads: PayloadStore,
 ) -> Response:
     document: OipInference = {
         "model_name": model.model_name,
@@ -404,11 +418,23 @@ def _response(
     }
     if inference.id is not None:
         document["id"] = inference.id
-    body, header_length = oip_codec.write_response(document, chosen)
+    parts = oip_codec.write_response(document, chosen)
     if not any(is_binary for _, is_binary in chosen):
-        return Response(body, media_type="application/json")
-    return Response(
-        body,
-        media_type="application/octet-stream",
-        headers={oip_codec.HEADER_LENGTH: str(header_length)},
-    )
+        return Response(parts[0], media_type="application/json")
+    headers = {
+        oip_codec.HEADER_LENGTH: str(size_of(parts[0])),
+        "Content-Length": str(sum(map(size_of, parts))),
+    }
+    return StreamingResponse(_pass_on(parts, payloads), 200, headers, media.OCTET_STREAM)
+
+
+async def _pass_on(
+    parts: Sequence[bytes | PayloadRef], payloads: PayloadStore
+) -> AsyncIterator[bytes]:
+    """Yield the parts of a body, and the content of each reference from its blob."""
+    for part in parts:
+        if isinstance(part, PayloadRef):
+            async for piece in payloads.get_pieces(part):
+                yield piece
+        else:
+            yield part

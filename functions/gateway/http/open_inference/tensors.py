@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Final
 
-from contract.messages import Json
+from contract.messages import Json, PayloadRef
 from gateway.json_text import MAX_JSON_VALUES
 from gateway.problems import malformed
 
@@ -41,7 +41,10 @@ _LENGTH: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor in row-major order. BYTES elements are bytes if sent in binary, or strings."""
+    """A tensor in row-major order.
+
+    BYTES elements are strings, or bytes if sent in binary; of a large result, its reference.
+    """
 
     name: str
     datatype: str
@@ -136,11 +139,23 @@ def _unpack_bytes(name: str, count: int, data: memoryview) -> list[Any]:
     return elements
 
 
-def pack(tensor: Tensor) -> bytes:
-    """Return a tensor in its binary form. The elements of a BYTES tensor must be bytes."""
-    if tensor.datatype == BYTES:
-        return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.elements)
-    return struct.pack(f"<{len(tensor.elements)}{_FORMATS[tensor.datatype]}", *tensor.elements)
+def pack(tensor: Tensor) -> list[bytes | PayloadRef]:
+    """Return a tensor in its binary form, in which each reference stands for its content.
+
+    The elements of a BYTES tensor must be bytes or references.
+    """
+    if tensor.datatype != BYTES:
+        layout = f"<{len(tensor.elements)}{_FORMATS[tensor.datatype]}"
+        return [struct.pack(layout, *tensor.elements)]
+    parts: list[bytes | PayloadRef] = []
+    for element in tensor.elements:
+        parts += [_LENGTH.pack(size_of(element)), element]
+    return parts
+
+
+def size_of(part: bytes | PayloadRef) -> int:
+    """Return the size in bytes of a part of a binary tensor."""
+    return part.size_bytes if isinstance(part, PayloadRef) else len(part)
 
 
 def nested(tensor: Tensor) -> Json:
