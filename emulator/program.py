@@ -185,10 +185,16 @@ def run(
     return 0
 
 
+_GC_THRESHOLD = 10_000
+"""How many more objects are created than freed between two collections of the youngest ones."""
+
+
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop, or on asyncio's loop without it, and trim memory meanwhile."""
     # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()
+    # Most garbage has no cycles. With Python's 700, collections take 6 % of a busy host's time.
+    gc.set_threshold(_GC_THRESHOLD)
     start_trimming()
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)

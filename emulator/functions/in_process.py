@@ -206,6 +206,8 @@ async def load_in_process(source: AppSource) -> InProcessApp:
     app = InProcessApp()
     former = _Surroundings()
     former.drop_modules(source.folder)
+    # Almost all objects that the import creates stay in memory.
+    gc.disable()
     try:
         _surround(source)
         app.load(source)
@@ -216,14 +218,17 @@ async def load_in_process(source: AppSource) -> InProcessApp:
             # The signal has reached the event loop, too, which cancels this load.
             await loop.create_future()
         raise
+    finally:
+        gc.enable()
     return app
 
 
-def _create_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
+def _create_task(
+    loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None, **options: Any
+) -> "asyncio.Task[Any]":
     """Create a task, as the event loop does, and note it if the code of an app has asked for it."""
-    context: Context | None = options.get("context")
     owner = _owner.get() if context is None else context.get(_owner)
-    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context, **options)
     if owner is not None:
         owner.tasks.add(task)
         task.add_done_callback(owner.tasks.discard)

@@ -30,6 +30,8 @@ from .invocation import (
 from .web_extension import WebExtension
 
 _log = logging.getLogger("functions.app")
+# As in the host: most garbage has no cycles.
+_GC_THRESHOLD = 10_000
 _HERE = Path(__file__).parent
 Response = tuple[list[Any], bytes]
 
@@ -142,6 +144,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
     server.app = app
     # The garbage collector does not have to look at the objects of the loaded app again.
     gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     gc.enable()
     server.send(["index", app.descriptions, address])
     await server.gone.wait()
