@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +51,7 @@ TIMED_JOBS: Final = 30
 COUNTED_JOBS: Final = 100
 _WATCH_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 2.0
+_WAITING_PARTS: Final = ("gateway", "blobs")
 _BODY_BYTES: Final = 26_000
 _ORCHESTRATOR_STARTED, _EVENT_RAISED = 12, 15
 
@@ -83,6 +84,7 @@ class Measured:
     Args:
         p50_ms: The median latency of `noop` jobs, by the number of clients.
         per_second: The number of `noop` jobs per second, by the number of clients.
+        job_cpu_ms: The processor time of a `noop` job in all components, by the number of clients.
         late_ms: By the length of a job: the times from the worker's reply to the caller's answer.
         operations: The operations of one `noop` job, by the kind of operation.
         reads: The reads of blobs per second, by the number of waiting requests.
@@ -91,6 +93,7 @@ class Measured:
 
     p50_ms: dict[int, float] = field(default_factory=dict)
     per_second: dict[int, float] = field(default_factory=dict)
+    job_cpu_ms: dict[int, float] = field(default_factory=dict)
     late_ms: dict[float, list[float]] = field(default_factory=dict)
     operations: Counter[str] = field(default_factory=Counter)
     reads: dict[int, float] = field(default_factory=dict)
@@ -157,7 +160,9 @@ async def measure_speed(rig: Rig) -> Measured:
     await asyncio.to_thread(load.run, jobs, 16, 200)
     for clients in CLIENTS:
         count = JOBS if clients > 1 else JOBS // 3
+        cpu = _processor_seconds(rig)
         outcome = await asyncio.to_thread(load.run, jobs, clients, count)
+        found.job_cpu_ms[clients] = (_processor_seconds(rig) - cpu) / count * 1000
         if outcome.failures:
             raise RuntimeError(f"{outcome.failures} of {count} jobs failed")
         found.p50_ms[clients] = outcome.percentile_ms(50)
@@ -227,12 +232,12 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
 
         waiting = [asyncio.create_task(wait()) for _ in range(waiters)]
         await asyncio.sleep(3 * _SETTLE_SECONDS + waiters / 50)
-        before, cpu = blobs.read(), _processor_seconds(rig)
+        before, cpu = blobs.read(), _processor_seconds(rig, *_WAITING_PARTS)
         begun_at = time.monotonic()
         await asyncio.sleep(_WATCH_SECONDS)
         seconds = time.monotonic() - begun_at
         used = blobs.read() - before
-        found.cpu[waiters] = (_processor_seconds(rig) - cpu) / seconds
+        found.cpu[waiters] = (_processor_seconds(rig, *_WAITING_PARTS) - cpu) / seconds
         reads = sum(count for name, count in used.items() if name.startswith(("GET", "HEAD")))
         found.reads[waiters] = reads / seconds
         for task in waiting:
@@ -242,16 +247,14 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
     await rig.restart_gateways()
 
 
-def _processor_seconds(rig: Rig) -> float:
-    """Return the processor time of the gateways and of blob storage, in seconds."""
+def _processor_seconds(rig: Rig, *parts: str) -> float:
+    """Return the processor time in seconds of the parts with these prefixes, or of all parts."""
     total = 0.0
     for name, processes in rig.processes().items():
-        if name.rpartition(" ")[2].startswith(("gateway", "blobs")):
+        if name.rpartition(" ")[2].startswith(parts or ("",)):
             for process in processes:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     total += process_seconds(process.pid)
-                except psutil.NoSuchProcess:
-                    continue
     return total
 
 
@@ -357,6 +360,8 @@ def _table(found: dict[int, list[Measured]]) -> Table:
     for clients in CLIENTS:
         add(f"noop, {clients} clients: p50 ms", middle("p50_ms", clients))
         add(f"noop, {clients} clients: jobs/s", middle("per_second", clients))
+    for clients in CLIENTS:
+        add(f"noop, {clients} clients: CPU ms of a job", middle("job_cpu_ms", clients))
     for seconds in JOB_SECONDS:
         texts = []
         for measured in found.values():
