@@ -115,6 +115,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'progress', days: payloadDays }
             { prefix: 'deliveries', days: payloadDays }
             { prefix: 'children', days: payloadDays }
+            { prefix: 'ends', days: 1 }
             { prefix: 'heartbeats', days: 1 }
             { prefix: 'sums', days: 1 }
             { prefix: 'uploads', days: deadlineDays + 1 }
@@ -125,7 +126,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             enabled: true
             type: 'Lifecycle'
             definition: {
-              filters: { blobTypes: ['blockBlob'], prefixMatch: ['${payloads}/${rule.prefix}/'] }
+              filters: { blobTypes: ['blockBlob', 'appendBlob'], prefixMatch: ['${payloads}/${rule.prefix}/'] }
               actions: {
                 baseBlob: { delete: { daysAfterModificationGreaterThan: rule.days } }
                 // A blob with snapshots is not deleted, and an upload link permits snapshots.
@@ -167,7 +168,7 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
 }
 
 // Gateway and workers read and write inputs, results, uploads and idempotency keys, and workers write
-// heartbeats. Only the gateway writes outcomes and minute sums, although the role is on the whole container. The gateway deletes all of them.
+// heartbeats. Only the gateway writes outcomes, the log of ends and minute sums, although the role is on the whole container. The gateway deletes all of them.
 resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for identity in [
     { name: gatewayIdentityName, principalId: gatewayPrincipalId }

@@ -199,7 +199,7 @@ async def _measure_lateness(url: str, worker: TimedWorker, seconds: float) -> li
 
 
 async def count_operations(rig: Rig, blobs: Counts, found: Measured) -> None:
-    """Count the operations of a `noop` job, and the reads while requests wait."""
+    """Count the operations of a `noop` job."""
     body = b"."
     jobs = load.HttpLoad(rig.url, "/v1/models/noop/jobs", "application/octet-stream", [body])
     await asyncio.to_thread(load.run, jobs, 4, 60)
@@ -213,8 +213,6 @@ async def count_operations(rig: Rig, blobs: Counts, found: Measured) -> None:
             found.operations[name] = count / COUNTED_JOBS  # type: ignore[assignment]  # a mean
     hub_operations = (_HubCounts.read(rig.task_hub) - hub).operations
     found.operations["task hub"] = hub_operations / COUNTED_JOBS  # type: ignore[assignment]
-    for waiters in WAITERS:
-        await _watch_waiters(rig, blobs, found, waiters)
 
 
 async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int) -> None:
@@ -296,7 +294,11 @@ class _HubCounts:
 
 
 @asynccontextmanager
-async def _system(processes: int, observers: Counts | None = None) -> AsyncIterator[Rig]:
+async def system(processes: int, observers: Counts | None = None) -> AsyncIterator[Rig]:
+    """Run a system with this number of gateway processes in the `with` block.
+
+    With `observers`, the requests to blob storage pass a proxy that counts them.
+    """
     engine = StormEngine(AZURE_STORAGE, gateways=processes)
     options = RigOptions(
         catalogue=CATALOGUE,
@@ -319,12 +321,14 @@ async def _system(processes: int, observers: Counts | None = None) -> AsyncItera
 
 async def measure(processes: int, *, counts: bool) -> Measured:
     """Measure a new system with this number of gateway processes."""
-    async with _system(processes) as rig:
+    async with system(processes) as rig:
         found = await measure_speed(rig)
     if counts:
         blobs = Counts()
-        async with _system(processes, blobs) as rig:
+        async with system(processes, blobs) as rig:
             await count_operations(rig, blobs, found)
+            for waiters in WAITERS:
+                await _watch_waiters(rig, blobs, found, waiters)
     return found
 
 

@@ -13,6 +13,7 @@ from contract.queues import CLOUD_LOCK_SECONDS, cloud_lock_seconds, config
 from contract.warm import parse_period
 from gateway.dead_letters.bulk import ACTION_TIME
 from gateway.housekeeping import STEP_SECONDS
+from gateway.jobs.ends import ENDS_KEPT
 from gateway.operations.sums import SUMS_KEPT
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.uploads import UPLOAD_LIFETIME
@@ -391,7 +392,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
         for path in (files.root / "functions" / folder).rglob("*.py")
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters", "heartbeats", "children", "sums"}
+    written |= {"dead-letters", "heartbeats", "children", "sums", "ends"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -424,6 +425,7 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + longest
         assert timedelta(days=days["claims"]) > timedelta(hours=LIFETIME_HOURS)
         assert timedelta(days=days["sums"]) > SUMS_KEPT
+        assert timedelta(days=days["ends"]) > ENDS_KEPT
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     deadlines = [model.max_deadline_seconds for model in catalogue.values()]
     assert files.catalogue["longestDeadlineSeconds"] == max(deadlines)
