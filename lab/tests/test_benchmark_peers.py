@@ -215,6 +215,17 @@ def test_document_omits_unmeasured_model(tmp_path: Path) -> None:
     assert "ResNet-18 compared" not in (tmp_path / "benchmarks.md").read_text("utf-8")
 
 
+def test_document_keeps_the_section_by_hand(tmp_path: Path) -> None:
+    page, section = tmp_path / "benchmarks.md", "## A request by layer\n\nBy hand.\n"
+    render(compare(PeerRun(1, LOOSELY, "noop", values(100))), tmp_path)
+    first = page.read_text("utf-8")
+    page.write_text(f"# Old\n\n{section}\n## Old too\n", encoding="utf-8")
+    for _ in range(2):
+        render(compare(PeerRun(1, LOOSELY, "noop", values(100))), tmp_path)
+        method = first.index("## How it was measured")
+        assert page.read_text("utf-8") == f"{first[:method]}{section}\n{first[method:]}"
+
+
 def test_document_shows_infinite_as_never() -> None:
     assert number(None) == "never"
     assert number(1.25, 1) == "1.2"

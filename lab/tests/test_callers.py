@@ -15,11 +15,11 @@ def test_large_bodies_need_little_memory(tmp_path: Path) -> None:
     with running(data, bodies.CATALOGUE, without=("worker",)) as system:
         figures = [
             bodies.measure_uploads(
-                system, "wide", is_chunked=is_chunked, callers=4, size_bytes=30_000_000
+                system, "wide", is_chunked=is_chunked, callers=4, size_bytes=20_000_000
             )
             for is_chunked in (False, True)
         ]
-        figures.append(bodies.measure_pipe(system, "narrow", 200_000_000))
+        figures.append(bodies.measure_pipe(system, "narrow", 60_000_000))
     assert all(figure.is_met for figure in figures), figures
 
 

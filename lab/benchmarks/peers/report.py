@@ -13,6 +13,7 @@ from lab.benchmarks.peers.systems import CONFIGURATIONS, LOOSELY, PeerConfigurat
 
 _CHARTS = "benchmarks"
 _NONE = "-"
+_BY_HAND = "## A request by layer\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,15 @@ def render(comparison: Comparison, docs: Path) -> None:
     charts.mkdir(parents=True, exist_ok=True)
     for name, chart in make_charts(comparison).items():
         (charts / f"{name}.svg").write_text(chart, encoding="utf-8")
-    (docs / "benchmarks.md").write_text(make_document(comparison), encoding="utf-8")
+    page = docs / "benchmarks.md"
+    by_hand = _section_by_hand(page.read_text("utf-8")) if page.exists() else ""
+    page.write_text(make_document(comparison, by_hand), encoding="utf-8")
+
+
+def _section_by_hand(text: str) -> str:
+    """Return the section of an earlier page that this program does not write."""
+    _, heading, rest = text.partition(_BY_HAND)
+    return heading + rest.partition("\n## ")[0].rstrip() + "\n" if heading else ""
 
 
 def _rows(comparison: Comparison, task: str) -> list[_Row]:
@@ -129,8 +138,8 @@ def _describe_rounds(comparison: Comparison) -> str:
     return ", ".join(f"{task}: {text}" for task, text in texts.items())
 
 
-def make_document(comparison: Comparison) -> str:
-    """Return the text of `benchmarks.md`."""
+def make_document(comparison: Comparison, by_hand: str = "") -> str:
+    """Return the text of `benchmarks.md`, with a section that was written by hand."""
     noop, resnet = _rows(comparison, "noop"), _rows(comparison, "resnet18")
     parts = [
         f"""# Loosely beside other ways to serve a model
@@ -179,6 +188,7 @@ system with more threads can be faster than the loop. The burst is compared with
             f"{number(classifier.get('tuned_ratio'), 2)} of the one with the worker's allocator.\n"
         )
     parts.append(_better(noop, resnet))
+    parts += [by_hand] if by_hand else []
     parts.append(_method(comparison))
     return "\n".join(parts)
 
