@@ -25,7 +25,7 @@ from contract.messages import (
     reply_from_json,
 )
 from contract.named_tables import MAX_NAMED, MAX_RESULT_BYTES
-from contract.names import is_result_blob
+from contract.names import REPLY_START_PARAMETER, is_result_blob
 from gateway import problems
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.http.openapi.operations import (
@@ -110,13 +110,8 @@ _WANTED: Final[ReplyWanted] = {"status": "wanted"}
     responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": REPLY_BODY},
 )
-async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
-    request: Request,
-    job_id: str,
-    expires: str = "",
-    token: str = "",
-    queue: str = "",
-    start: str = "",
+async def reply(
+    request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
 ) -> Response:
     """Record a worker's reply as the job's outcome; return 410 if the job already has an outcome.
 
@@ -133,7 +128,7 @@ async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     model_name = None if model_queue is None else model_queue[0].name
     try:
         recorded = await services.jobs.finish(
-            durable_of(request), job_id, outcome, model_name, _parse_start(start)
+            durable_of(request), job_id, outcome, model_name, _starts_after(request)
         )
     except UnknownInstance:
         raise unknown_job(job_id) from None
@@ -155,9 +150,7 @@ async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     response_description="A reply is wanted",
     responses=problem_responses(401, 404, 410, 503),
 )
-async def wanted(
-    request: Request, job_id: str, expires: str = "", token: str = "", start: str = ""
-) -> Response:
+async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
     """Return 200 if the job still needs a reply; 410 if it has ended and must not be run."""
     _check_token(request, job_id, expires, token)
     services = services_of(request)
@@ -166,7 +159,7 @@ async def wanted(
         # The request that submitted the job may delay the start of the orchestration.
         is_wanted = services.starts.is_wanted(job_id)
         if is_wanted is None:
-            starts_after = _parse_start(start)
+            starts_after = _starts_after(request)
             if starts_after is None or services.clock() >= starts_after:
                 raise unknown_job(job_id)
             is_wanted = await services.outcomes.find(job_id) is None
@@ -221,11 +214,11 @@ async def put_progress(
     return json_response(_ACCEPTED)
 
 
-def _parse_start(text: str) -> datetime | None:
+def _starts_after(request: Request) -> datetime | None:
     """Return the time in a reply URL until which the start is delayed; None without such a time."""
     try:
-        return datetime.fromtimestamp(float(text), UTC)
-    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(float(request.query_params[REPLY_START_PARAMETER]), UTC)
+    except (KeyError, ValueError, OverflowError, OSError):
         return None
 
 
