@@ -60,15 +60,10 @@ def main() -> int:
 
     status = program.run("emulator.functions", given.log_level, run_host_program, formatter)
     if not options.is_isolated:
-        _exit(status)
+        # Threads of the app may still run.
+        sys.stdout.flush()
+        os._exit(status)
     return status
-
-
-def _exit(status: int) -> None:
-    """End this process, although threads of the app may still run."""
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(status)
 
 
 async def _serve(options: HostOptions) -> None:
@@ -77,7 +72,8 @@ async def _serve(options: HostOptions) -> None:
     finally:
         if not options.is_isolated:
             # The event loop waits for its threads before it closes.
-            timer = threading.Timer(_EXIT_SECONDS, _exit, (0 if sys.exception() is None else 1,))
+            status = 0 if sys.exception() is None else 1
+            timer = threading.Timer(_EXIT_SECONDS, os._exit, (status,))
             timer.daemon = True
             timer.start()
 

@@ -299,7 +299,8 @@ def _free_memory(modules: Collection[str]) -> None:
     """Free the objects of apps that have ended, whose last modules were `modules`."""
     # Caches of installed packages hold functions and classes of the app.
     for each in gc.get_objects():
-        if isinstance(each, functools._lru_cache_wrapper) and each.__module__ not in modules:
+        # `isinstance` would run the code of proxy objects.
+        if type(each) is functools._lru_cache_wrapper and each.__module__ not in modules:
             each.cache_clear()
     gc.unfreeze()
     gc.collect()
