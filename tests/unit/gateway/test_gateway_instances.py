@@ -159,3 +159,21 @@ async def test_get_waits_for_an_end_elsewhere(
     assert (await first.reply()).status_code == 202
     assert (await waiting).json()["status"] == "succeeded"
     assert loop.time() - replied_at < 0.06
+
+
+@two
+async def test_read_without_a_wait_keeps_no_end_from_others(
+    first: RunningGateway, second: RunningGateway
+) -> None:
+    job_id = await first.accept()
+    waiting = asyncio.create_task(
+        second.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=30"})
+    )
+    await asyncio.sleep(5)
+    loop = asyncio.get_running_loop()
+    replied_at = loop.time()
+    reading = asyncio.create_task(first.http.get(f"/v1/jobs/{job_id}"))
+    assert (await first.reply()).status_code == 202
+    assert (await waiting).json()["status"] == "succeeded"
+    assert loop.time() - replied_at < 0.06
+    await reading

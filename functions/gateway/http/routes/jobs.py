@@ -6,6 +6,7 @@ import binascii
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
@@ -171,9 +172,13 @@ async def get_job(
     refuse_unknown_query(request, ("tenant",))
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
-    with services.waiters.waiting(check_job_id(job_id)) as ended:
+    check_job_id(job_id)
+    wait_seconds = preference.wait_seconds or 0
+    # The end of a job that a request waits for here is not told to other instances.
+    waiting = services.waiters.waiting(job_id) if wait_seconds else nullcontext()
+    with waiting as ended:
         _, found = await find_visible_instance(request, job_id, tenant)
-        if not is_final(found) and (wait_seconds := preference.wait_seconds):
+        if ended is not None and not is_final(found):
             durable = durable_of(request)
             with noticing_hang_up(request):
                 final = await services.jobs.wait(durable, job_id, found, ended, wait_seconds)
