@@ -8,7 +8,7 @@ from loosely.local.data_directory import RunningSystem
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
     """Return the peak resident memory in MB of each process of a system, by the process's name.
 
-    The Functions host and the app that it runs are separate processes.
+    The Functions host and the app that it runs are one process unless the app is isolated.
     """
     peaks = {"supervisor": peak_mb(system.pid)}
     for name, part in system.parts.items():
