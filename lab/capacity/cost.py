@@ -29,7 +29,8 @@ _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 24 * _HOUR_SECONDS
 #: In seconds. The gateway responds with 202 after this time, so no request is open longer.
 _MAX_OPEN_SECONDS = 30.0
-#: How often an instance with a waiting request reads the log of ends in a second.
+#: How often an instance with a waiting request reads the log of ends in a second, if a read takes
+#: 5 ms.
 FOLLOW_READS_PER_SECOND = 40.0
 #: The pauses of a waiting request between its own looks. Each is twice the one before, up to the
 #: longest.

@@ -22,8 +22,8 @@ BLOB_REQUESTS_PER_SECOND = 20_000.0
 GATEWAY_SECONDS_PER_JOB = 0.0058
 #: The share of its time for which an instance may be busy, so that requests do not wait for it.
 BUSY_SHARE = 0.7
-#: Reads of the log of ends in a second by one busy instance (`BUSY_FOLLOW_SECONDS`).
-WAITING_READS_PER_SECOND = 100.0
+#: Reads of the log of ends in a second by one instance, at most (`FOLLOW_SECONDS`).
+WAITING_READS_PER_SECOND = 50.0
 #: Each base64 character has six bits. The rest of a message has about 1 KB.
 _BASE64 = 4 / 3
 _MESSAGE_BYTES = 1_000

@@ -15,7 +15,7 @@ from contract.messages import (
     ReplyUrl,
     encode_request,
 )
-from gateway.jobs.lifecycle import BUSY_FOLLOW_SECONDS
+from gateway.jobs.lifecycle import FOLLOW_SECONDS
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
 from infra.generate import MAX_QUEUE_MEGABYTES
@@ -103,7 +103,7 @@ def test_defaults_are_those_of_deployment() -> None:
     assert "param durableSku string = 'Consumption'\n" in main
     assert "param serviceBusSku string = 'Standard'\n" in main
     assert DEFAULT.queue_megabytes == MAX_QUEUE_MEGABYTES
-    assert WAITING_READS_PER_SECOND == 1 / BUSY_FOLLOW_SECONDS
+    assert WAITING_READS_PER_SECOND == 1 / FOLLOW_SECONDS
     assert COUNT_INTERVAL_SECONDS == FRESH_SECONDS
 
 

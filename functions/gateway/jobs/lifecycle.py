@@ -55,14 +55,14 @@ LAST_READ_SECONDS: Final = 1.0
 LOOKS_A_SECOND: Final = 2
 """The maximum number of looks per second by all waiters of a process together."""
 
-FOLLOW_SECONDS: Final = 0.025
-"""The pause between two reads of the log of ends while requests wait."""
+FOLLOW_SECONDS: Final = 0.02
+LONGEST_FOLLOW_SECONDS: Final = 0.05
+"""The shortest and the longest pause between two reads of the log of ends while requests wait.
 
-BUSY_FOLLOW_SECONDS: Final = 0.01
-"""The same while other instances record outcomes for requests of this process."""
+The pause is FOLLOW_SHARE times as long as the last read, so a busy machine reads less often.
+"""
 
-BUSY_SECONDS: Final = 5.0
-"""How long after such an outcome the shorter pause is used."""
+FOLLOW_SHARE: Final = 4
 
 AWAY_SECONDS: Final = 0.5
 """The pause after a failed read of the log."""
@@ -157,7 +157,6 @@ class Waiters:
         self._outcomes = outcomes
         self._waiting: dict[str, _Waiting] = {}
         self._reader: asyncio.Task[None] | None = None
-        self._busy_until = 0.0
         self.count = 0
 
     @property
@@ -208,15 +207,15 @@ class Waiters:
 
     async def _follow(self) -> None:
         """Read the log of ends while requests wait."""
-        loop = asyncio.get_running_loop()
+        loop, pause_seconds = asyncio.get_running_loop(), FOLLOW_SECONDS
         while True:
-            is_busy = loop.time() < self._busy_until
-            await asyncio.sleep(BUSY_FOLLOW_SECONDS if is_busy else FOLLOW_SECONDS)
+            await asyncio.sleep(pause_seconds)
             if not self._waiting:
                 return
             # The dict has the order of insertion. Most jobs of an only instance end before a read.
             oldest = next(iter(self._waiting.values()))
-            if not is_busy and loop.time() - oldest.since < FOLLOW_SECONDS:
+            begun_at = loop.time()
+            if begun_at - oldest.since < FOLLOW_SECONDS / 2:
                 continue
             try:
                 ends = await self._log.read()
@@ -224,11 +223,12 @@ class Waiters:
             except Unavailable as error:
                 _log.debug("the log of ends could not be read: %s", error)
                 await asyncio.sleep(AWAY_SECONDS)
+            used_seconds = FOLLOW_SHARE * (loop.time() - begun_at)
+            pause_seconds = min(max(used_seconds, FOLLOW_SECONDS), LONGEST_FOLLOW_SECONDS)
 
     async def _pass(self, end: JobEnd) -> None:
         if end.job_id not in self._waiting:
             return
-        self._busy_until = asyncio.get_running_loop().time() + BUSY_SECONDS
         outcome = end.outcome or await self._outcomes.find(end.job_id)
         if outcome is not None:
             self.notify(end.job_id, outcome)
