@@ -218,6 +218,8 @@ class OperationCounter:
             The job's id, and how long the request waited for the end of the job, in seconds.
         """
         job_id, seconds = self._submit_large(idempotency_key=f"key-{time.monotonic_ns()}")
+        # Until the orchestration has ended, the gateway reads the outcome, too.
+        self._wait_until_ended([job_id])
         result = self.http.get(f"/v1/jobs/{job_id}/result", follow_redirects=True)
         if len(result.content) < LARGE_RESULT_BYTES:
             raise RuntimeError(
