@@ -8,7 +8,7 @@ import pytest
 
 from lab.storm.rig import AZURE_STORAGE, LOCAL, ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 
 def run_storm(data: Path, *options: str) -> str:
@@ -19,27 +19,25 @@ def run_storm(data: Path, *options: str) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("engine", [pytest.param(LOCAL, marks=pytest.mark.thorough), AZURE_STORAGE])
+@pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
 def test_each_accepted_job_ends_once(tmp_path: Path, engine: str) -> None:
     options = ("--engine", engine, "--jobs", "60", "--kills", "4", "--seed", "1")
     printed = run_storm(tmp_path, *options)
     assert "accepted                  60 of 60\n" in printed
 
 
-@pytest.mark.parametrize("engine", [LOCAL, pytest.param(AZURE_STORAGE, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
 def test_jobs_cancelled_at_once_end_as_cancelled(tmp_path: Path, engine: str) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed
 
 
-@pytest.mark.thorough
 def test_only_killers_are_dead_lettered(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--killers", "5", "--jobs", "100", "--seed", "1")
     assert "\nended                     failed 5, succeeded 95\n" in printed
     assert "\ndead-lettered             5 of 5 killers\n" in printed
 
 
-@pytest.mark.thorough
 def test_throttled_jobs_succeed(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
     assert "\nanswered                  50 of 50\n" in printed

@@ -204,6 +204,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
+@pytest.mark.thorough
 def test_death_during_the_cancellation_of_a_run(tmp_path: Path) -> None:
     with run_crashing_system(tmp_path, "before-event:cancel", catalogue=CATALOGUE) as system:
         with expect_host_death(system):

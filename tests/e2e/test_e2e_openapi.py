@@ -5,7 +5,12 @@ import pytest
 from tests.conformance.rest.schemathesis_run import fuzz
 from tests.e2e.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.torch,
+    pytest.mark.thorough,
+    pytest.mark.timeout(600),
+]
 
 
 def test_responses_conform_to_the_document(system: System) -> None:

@@ -110,6 +110,7 @@ class TestKeys:
 
 
 class TestDeployWorker:
+    @pytest.mark.thorough
     def test_same_code_builds_one_image(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         scripts.check_output("deploy-worker.sh")
@@ -150,6 +151,7 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
+    @pytest.mark.thorough
     def test_commit_without_image_changes_keeps_its_tag(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         (scripts.root / "functions" / "other.py").touch()
@@ -175,6 +177,7 @@ class TestDeployWorker:
         assert data["HEALTH_PORT"] == "8081"
         assert not scripts.calls("az", "acr", "run"), "a rollback deletes images"
 
+    @pytest.mark.thorough
     def test_old_images_are_deleted(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         [purge] = scripts.calls("az", "acr", "run")
@@ -283,6 +286,7 @@ class TestDeployWorker:
         assert scripts.run("deploy-worker.sh").returncode != 0
         assert len(scripts.calls("az", "acr", "build")) == 1
 
+    @pytest.mark.thorough
     def test_node_cache_stores_weights_on_the_node(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"NODE_CACHE": "true"}, images={"worker:earlier": "sha256:0"})
         scripts.check_output("deploy-worker.sh", "earlier")
