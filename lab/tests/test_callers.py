@@ -7,7 +7,7 @@ import pytest
 from lab.benchmarks import bodies, hangups
 from tests.e2e.system import running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 
 def test_large_bodies_need_little_memory(tmp_path: Path) -> None:
@@ -23,7 +23,6 @@ def test_large_bodies_need_little_memory(tmp_path: Path) -> None:
     assert all(figure.is_met for figure in figures), figures
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("options", [(), ("--isolated",)])
 def test_waits_of_absent_callers_end(options: tuple[str, ...]) -> None:
     figures = hangups.run(40, 4, options)

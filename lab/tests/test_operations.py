@@ -7,7 +7,7 @@ import pytest
 from lab.benchmarks.operations import COLUMNS, KINDS, OperationCounter, run_counter
 from tests.e2e.system import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 READS = "blob reads"
 ATTEMPTS = 3
