@@ -7,7 +7,7 @@ import pytest
 from lab.benchmarks.instances import Measured, count_operations, system
 from lab.benchmarks.observers import Counts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 ATTEMPTS = 3
 """On a busy machine, jobs may last longer than the start of their orchestration is delayed."""

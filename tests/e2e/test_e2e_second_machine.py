@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.system import System, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 
 def test_worker_of_a_second_up_runs_a_job(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.conformance.worker.worker_services import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.torch, pytest.mark.thorough, pytest.mark.timeout(120)]
 
 ENTRY = """
 [{name}]

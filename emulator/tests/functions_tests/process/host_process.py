@@ -15,8 +15,13 @@ import httpx
 import pytest
 
 IN_PROCESS, ISOLATED = "in-process", "isolated"
-BOTH_FORMS = pytest.mark.parametrize("form", [IN_PROCESS, ISOLATED], indirect=True, scope="module")
-"""Runs a test once with the app in the process of its host, and once in a process of its own."""
+BOTH_FORMS = pytest.mark.parametrize(
+    "form",
+    [IN_PROCESS, pytest.param(ISOLATED, marks=pytest.mark.thorough)],
+    indirect=True,
+    scope="module",
+)
+"""Runs a test with the app in the process of its host, and thoroughly in a process of its own."""
 ISOLATED_FORM = pytest.mark.parametrize("form", [ISOLATED], indirect=True, scope="module")
 """Runs a test with the app in a process of its own."""
 
