@@ -31,15 +31,13 @@ lock_seconds = 5
 """
 
 
-@pytest.fixture(scope="module", params=["both models fit", "one model fits"])
-def system(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Run a system whose worker has memory for one of the two models only."""
     folder = tmp_path_factory.mktemp("children")
-    memory = "10MiB" if request.param == "both models fit" else "4MiB"
     environment = {
         "ACCEPT_WHEN_SATURATED": "true",
-        "WORKER_DEVICE_MEMORY": memory,
+        "WORKER_DEVICE_MEMORY": "4MiB",
         "WORKER_MEMORY_FOLDER": str(folder / "memory"),
         "WORKER_TURN_SECONDS": "0.5",
     }

@@ -105,13 +105,8 @@ def test_death_at_the_orchestrations_start(tmp_path: Path, point: str) -> None:
         system.wait_until_empty()
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        pytest.param("before-activity:enqueue", marks=pytest.mark.thorough),
-        "after-activity:enqueue",
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
 def test_death_while_service_bus_is_unavailable(tmp_path: Path, point: str) -> None:
     with run_crashing_system(tmp_path, point) as system:
         with expect_host_death(system), system.paused("servicebus"):

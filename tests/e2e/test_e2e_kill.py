@@ -60,6 +60,7 @@ def test_jobs_succeed_after_a_kill_of_one_component(fragile: System, name: str) 
     check_each_answered_once(fragile, jobs)
 
 
+@pytest.mark.thorough
 def test_jobs_succeed_after_kills_of_an_isolated_app(tmp_path: Path) -> None:
     data, options = tmp_path / "data", ("--isolated",)
     with running(data, environment=ENVIRONMENT, options=options) as system:
@@ -67,6 +68,7 @@ def test_jobs_succeed_after_kills_of_an_isolated_app(tmp_path: Path) -> None:
             check_each_answered_once(system, accept_across_a_kill(system, name))
 
 
+@pytest.mark.thorough
 def test_jobs_succeed_after_kills_of_three_components(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:

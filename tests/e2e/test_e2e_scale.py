@@ -55,13 +55,9 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         system.stop()
 
 
-def accept(system: System, file: Path, milliseconds: int, query: str = "") -> str:
+def accept(system: System, file: Path, milliseconds: int) -> str:
     data = f"{file} {milliseconds} {milliseconds}".encode()
-    return system.accept("counting", data, "text/plain", query)
-
-
-def queue_length(system: System) -> int:
-    return int(system.http.get("/v1/models/counting").json()["queue_length"])
+    return system.accept("counting", data, "text/plain")
 
 
 def test_zero_to_four_workers_and_back(scaled: System, tmp_path: Path) -> None:
@@ -82,18 +78,3 @@ def test_zero_to_four_workers_and_back(scaled: System, tmp_path: Path) -> None:
     assert sizes[0] == 1
     assert max(sizes) == 4
     assert sizes[-1] == 0
-
-
-def test_low_priority_job_keeps_its_worker(scaled: System, tmp_path: Path) -> None:
-    workers, ran = WorkerMonitor(scaled), tmp_path / "ran"
-    job_id = accept(scaled, ran, 5000, "?priority=low")
-    until(lambda: len(workers.now()) == 1, 20, "a worker starts")
-    until(ran.exists, 20, "the job runs")
-    # As in Azure, the queue length includes locked messages. Otherwise the queue would
-    # seem empty while a worker is busy.
-    until(lambda: queue_length(scaled) == 1, 20, "the running job is counted")
-    (name,) = workers.now()
-    first = scaled.part(name).pid
-    assert scaled.final(job_id)["status"] == "succeeded"
-    assert scaled.part(name).pid == first, "the busy worker was stopped after the cool-down"
-    until(lambda: workers.now() == [], 30, "the worker has stopped")

@@ -1,7 +1,5 @@
 """Test that the steps in the timeline of each job add up to the total time of the job."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ max_batch_size = 4
 lock_seconds = 5
 max_delivery_count = 5
 """
-PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 40, 60, 95
+PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 16, 10, 9
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +109,7 @@ def test_steps_add_up_to_the_jobs_time(mixed: System, pictures: Path, tmp_path: 
     ids = [first, cancelled, expired, redelivered, uploaded]
     ids += [job.result() for job in (*pictures_ids, *burst)]
     ids += [answer.result().json()["id"] for answer in waited]
-    assert len(set(ids)) == 200
+    assert len(set(ids)) == 40
     jobs = {job_id: mixed.final(job_id) for job_id in ids}
     shown = {job_id: timeline(mixed, job_id) for job_id in ids}
     for job_id in ids:
@@ -135,27 +133,3 @@ def test_steps_add_up_to_the_jobs_time(mixed: System, pictures: Path, tmp_path: 
         assert answer_of(shown[job_id])["device"] == "cpu"
         assert shown[job_id]["clock_skew"] == []
         assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
-
-
-def test_delivery_returned_at_shutdown_is_shown(mixed: System, tmp_path: Path) -> None:
-    ran = tmp_path / "ran"
-    # Each batch runs for a second, so that later jobs wait in the worker when it is stopped.
-    jobs = [
-        mixed.accept("counting", f"{ran} {number} 300".encode(), content_type="text/plain")
-        for number in range(8)
-    ]
-    until(ran.exists, 30, "the worker runs the first batch")
-    before = mixed.pid("worker")
-    os.kill(mixed.pid("worker parent"), signal.SIGTERM)
-    ends = [mixed.final(job_id, seconds=90) for job_id in jobs]
-    assert {job["status"] for job in ends} == {"succeeded"}
-    rows = [timeline(mixed, job_id)["deliveries"] for job_id in jobs]
-    given_back = [each for each in rows if each[0]["state"] == "returned"]
-    assert given_back, rows
-    for first, *_, last in given_back:
-        assert (first["number"], first["code"]) == (1, "handed-back")
-        assert str(first["worker"]).endswith(f"-{before}")
-        assert last["state"] == "answered"
-        assert last["worker"] != first["worker"]
-    for job_id, job in zip(jobs, ends, strict=True):
-        check_sum(timeline(mixed, job_id), job)

@@ -1,12 +1,10 @@
 """Test that a running system distributes the jobs of a model over the model's versions."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import System, run_loosely, running, until
-from tests.ports import free_ports
+from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -77,16 +75,3 @@ def test_redriven_job_runs_on_the_same_version(system: System) -> None:
     redriven = system.http.post(letter["links"]["redrive"]).json()["job_id"]
     again = system.final(redriven)
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
-
-
-def test_up_names_the_version_without_a_worker(tmp_path: Path) -> None:
-    catalogue = tmp_path / "models.toml"
-    catalogue.write_text(CATALOGUE, encoding="utf-8")
-    done = run_loosely(
-        *("up", "--port", str(free_ports(8)), "--data", str(tmp_path / "data")),
-        MODEL_CATALOGUE=str(catalogue),
-        WORKER_MODELS="split",
-    )
-    assert done.returncode != 0
-    message = "version 2 of split gets 50 % of the jobs, but no worker serves it"
-    assert message in " ".join((done.stdout + done.stderr).split())

@@ -73,21 +73,6 @@ def test_webhook_arrives_after_failures_and_a_kill(
     assert "very-hidden" not in logs
 
 
-def test_webhook_is_not_sent_again_after_410(
-    webhook_system: System, receiver: WebhookReceiver
-) -> None:
-    receiver.statuses = [410]
-    job = submit(
-        webhook_system, {"input": {"text": "x"}, "webhook": {"url": receiver.url("/gone")}}
-    ).json()
-    log = until(
-        lambda: (found := delivery(webhook_system, job["id"]))["state"] != "pending" and found,
-        20,
-        "the webhook is stopped",
-    )
-    assert (log["state"], len(log["attempts"])) == ("stopped", 1)
-
-
 def test_worker_fetches_an_input_by_url(
     webhook_system: System, receiver: WebhookReceiver, pictures: Path
 ) -> None:
@@ -100,24 +85,3 @@ def test_worker_fetches_an_input_by_url(
         job = submit(webhook_system, {"input": {"url": receiver.url(path)}}).json()
         assert job["status"] == "succeeded", job
         assert job["result"]["sha256"] == hashlib.sha256(picture).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("/loop", "redirects more than"),
-        ("/large", "at most 10485760 bytes are accepted"),
-        ("/empty", "is empty"),
-    ],
-)
-def test_unfetchable_input_url_gets_422(
-    webhook_system: System, receiver: WebhookReceiver, path: str, said: str
-) -> None:
-    receiver.files |= {
-        "/loop": Response(302, headers={"location": "/loop"}),
-        "/large": Response(200, bytes(10_485_761)),
-        "/empty": Response(200),
-    }
-    answer = submit(webhook_system, {"input": {"url": receiver.url(path)}})
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text
-    assert said in answer.json()["detail"]

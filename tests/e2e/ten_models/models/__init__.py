@@ -1,1 +1,0 @@
-"""The models of the model catalogue `models.toml`. Each module contains one model."""
