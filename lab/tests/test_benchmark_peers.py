@@ -203,8 +203,8 @@ def test_document_names_fastest_and_failed(tmp_path: Path) -> None:
     )
     text = (tmp_path / "benchmarks.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| noop, ")]
-    assert "| noop, jobs/s at 16 clients | 200 | FastAPI + Celery, threads |" in rows
-    assert "| noop, longest silence after the kill in s | 1.0 | none |" in rows
+    assert "| noop, jobs/s at 16 clients | 200 | FastAPI + Celery, threads: 250 | 1 of 1 |" in rows
+    assert "| noop, longest silence after the kill in s | 1.0 | none | 0 of 1 |" in rows
     assert "- arq/polling, noop, round 1 failed: RuntimeError: not ready" in text
     for picture in re.findall(r"\((benchmarks/\w+\.svg)\)", text):
         assert (tmp_path / picture).is_file()

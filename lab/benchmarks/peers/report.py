@@ -5,6 +5,7 @@ The document contains charts.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from lab.benchmarks.peers.charts import Bar, bar_chart
@@ -196,11 +197,15 @@ system with more threads can be faster than the loop. The burst is compared with
 def _result_table(rows: Sequence[_Row], is_resnet: bool) -> str:
     ratio = ["of a bare loop"] if is_resnet else []
     head = [
-        *("system", "p50 / p95 ms, 1 client", "jobs/s, 16 clients", "64 clients", *ratio),
-        *("burst: failed", "burst: s", "lost of 100", "longest silence s"),
+        *("system", "ready s", "p50 / p95 ms, 1 client", "jobs/s, 16 clients", "64 clients"),
+        *(*ratio, "burst s", "burst: failed", "lost of 100", "longest silence s"),
         *("memory beside the model MB", "model process MB", "wrong answers"),
     ]
-    return table(head, [_result_cells(row, is_resnet) for row in rows])
+    cells = [_result_cells(row, is_resnet) for row in rows]
+    zero = [name for name, *values in zip(head, *cells, strict=True) if {*values} == {"0"}]
+    shown = [name not in zero for name in head]
+    text = table([*compress(head, shown)], [[*compress(line, shown)] for line in cells])
+    return f"{text}\n\n0 for all systems: {', '.join(zero)}." if zero else text
 
 
 def _result_cells(row: _Row, is_resnet: bool) -> list[str]:
@@ -216,12 +221,13 @@ def _result_cells(row: _Row, is_resnet: bool) -> list[str]:
     ratio = [f"{cell('bare_ratio', 2)} / {cell('tuned_ratio', 2)}"] if is_resnet else []
     return [
         row.title,
+        cell("ready_seconds", 1),
         f"{cell('p50_ms', 1)} / {cell('p95_ms', 1)}",
         _with_failures(cell("per_second_16", digits), values.get("failures_16")),
         _with_failures(cell("per_second_64", digits), values.get("failures_64")),
         *ratio,
-        cell("burst_failures"),
         burst,
+        cell("burst_failures"),
         cell("lost"),
         cell("silence_seconds", 1),
         cell("others_mb"),
@@ -235,7 +241,7 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return a section that lists, for each measured value, the peers that are better than Loosely.
+    """Return a section with the best peer, for each measured value, and how many are ahead.
 
     `noop` and `resnet` are the rows of the result tables of these two tasks.
     """
@@ -259,14 +265,14 @@ def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
         if name not in ours:
             continue
         ahead = _ahead(rows, ours, name, is_more_better)
-        peers = ", ".join(row.configuration.title for row in ahead)
-        lines.append([what, number(ours[name], digits), peers or "none"])
+        best = f"{ahead[0].title}: {number(ahead[0].values[name], digits)}" if ahead else "none"
+        lines.append([what, number(ours[name], digits), best, f"{len(ahead)} of {len(rows) - 1}"])
     if not lines:
         return ""
     return f"""## What the peers do better
-This table lists every peer that is ahead of Loosely, best first, also by a small difference:
+A peer is ahead also by a small difference.
 
-{table(["what", "Loosely", "ahead of Loosely"], lines, text_columns=3)}
+{table(["what", "Loosely", "best peer ahead", "peers ahead"], lines, text_columns=3)}
 
 - **FastAPI in process** has no second process and no queue. Its thread pool runs the model on all
   processors. If its process dies, it loses every request.
@@ -291,6 +297,11 @@ def _ahead(rows: Sequence[_Row], ours: Values, name: str, is_more_better: bool) 
     return sorted(ahead, key=lambda row: merit(row.values), reverse=True)
 
 
+def _is_disturbed(values: Values) -> bool:
+    """Return whether other programs may have changed the measured values."""
+    return max(values.get(name) or 0 for name in ("stolen_share", "others_share")) > 0.05
+
+
 def _percent(share: float | None) -> str:
     return _NONE if share is None else f"{share * 100:.0f} %"
 
@@ -301,15 +312,16 @@ def _method(comparison: Comparison) -> str:
         [
             row.title,
             task,
-            number(row.values.get("ready_seconds"), 1),
             _percent(row.values.get("stolen_share")),
             _percent(row.values.get("others_share")),
             number(row.values.get("load_average"), 1),
         ]
         for task in ("noop", "resnet18")
         for row in _rows(comparison, task)
+        if _is_disturbed(row.values)
     ]
-    head = ["system", "task", "ready s", "steal", "others", "load"]
+    head = ["system", "task", "steal", "others", "load"]
+    disturbed = f"{table(head, lines, text_columns=2)}\n" if lines else "None.\n"
     settings = dict.fromkeys(
         f"- {row.title}: {row.configuration.settings}"
         for task in ("noop", "resnet18")
@@ -328,13 +340,11 @@ def _method(comparison: Comparison) -> str:
 
 {described_settings}
 
-{table(head, lines, text_columns=2)}
+In these runs other virtual machines ("steal") or other programs ("others") used over 5 % of the
+processors' time; "load" is the load average before the run. Trust them less:
 
+{disturbed}
 {errors}
-"Steal" is the share of the processors' time that other virtual machines got, "others" that of other
-programs, "load" the load average before the run. Do not trust a row if other programs used over
-10 %, or if the load was far above the number of processors.
-
 - **Client**: one process (`lab/benchmarks/peers/client.py`) with one persistent connection for each
   client, which sends a request as soon as it has the previous response.
 - **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time. A
