@@ -66,7 +66,6 @@ NOT_RUN = {
     "./dev scale-model": "lab/tests run it and compare its output",
     "./dev cost": "lab/tests run it and compare its output",
     "./dev loosely submit ": "tests/e2e run the command line against a whole system",
-    "./dev loosely dead-letters ": "tests/e2e run the command line against a whole system",
     "./dev test tests/infra": "runs this test",
     "./dev check infra": ".ci/run runs all of it",
     "./dev lock": MICROSOFT,
