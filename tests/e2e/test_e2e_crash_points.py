@@ -83,16 +83,15 @@ def submit(system: System) -> str:
     return system.accept_at_last("noop", b"x")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param(
-            "before-start:job", id="between-the-message-and-the-start", marks=pytest.mark.thorough
-        ),
-        pytest.param("after-start:job", id="right-after-the-start", marks=pytest.mark.thorough),
-        pytest.param("before-send:job", id="before-the-first-send", marks=pytest.mark.thorough),
+        pytest.param("before-start:job", id="between-the-message-and-the-start"),
+        pytest.param("after-start:job", id="right-after-the-start"),
+        pytest.param("before-send:job", id="before-the-first-send"),
         pytest.param("before-save:job", id="between-send-and-save"),
-        pytest.param("before-delete:job", id="between-save-and-delete", marks=pytest.mark.thorough),
+        pytest.param("before-delete:job", id="between-save-and-delete"),
     ],
 )
 def test_death_at_the_orchestrations_start(tmp_path: Path, point: str) -> None:

@@ -26,10 +26,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs/how-to/models.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs/tutorials/first-model.md").read_text(encoding="utf-8")
 HTTP = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
+CLIENT = (ROOT / "docs/reference/client.md").read_text(encoding="utf-8")
 
 
 def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+
+
+PROGRAMS = blocks(CLIENT, "python") + [
+    program for program in blocks(README, "python") if "from loosely import" in program
+]
 
 
 def test_readme_shows_dev_up_by_line_25() -> None:
@@ -141,15 +147,7 @@ def test_commands_of_first_model_succeed(tmp_path: Path) -> None:
             ),
         ]
     )
-    done = subprocess.run(
-        ["sh", "-e", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=220,
-    )
+    done = run(["sh", "-e", "-c", script], tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
     for text in ('"brightness":', "brightness loaded in", "1 passed", "build/functions: "):
         assert text in done.stdout, done.stdout
@@ -164,20 +162,41 @@ def submit_colours(system: System, picture: Path, parameters: dict[str, int]) ->
     )
 
 
-def test_commands_of_http_succeed(system: System, tmp_path: Path) -> None:
-    commands = "\n".join(blocks(HTTP, "sh")).replace("http://127.0.0.1:7071", system.url)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    done = subprocess.run(
-        ["sh", "-e", "-c", commands],
-        cwd=tmp_path,
+def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=220,
     )
+
+
+def test_commands_of_http_succeed(system: System, tmp_path: Path) -> None:
+    commands = "\n".join(blocks(HTTP, "sh")).replace("http://127.0.0.1:7071", system.url)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    done = run(["sh", "-e", "-c", commands], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for text in ("Egyptian cat", '"sha256"', '"label":"example"', '"nearest":["classifier"]'):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_programs_of_client_succeed(system: System, number: int) -> None:
+    program = PROGRAMS[number].replace("http://127.0.0.1:7071", system.url)
+    done = run([sys.executable, "-W", "error", "-c", program], ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_of_client_succeed(system: System) -> None:
+    [commands] = blocks(CLIENT, "sh")
+    script = f'loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
+    done = run(["sh", "-e", "-c", script], ROOT, LOOSELY_URL=system.url)
+    assert done.returncode == 0, done.stderr
+    assert "Egyptian cat" in done.stdout
+    assert "image/jpeg" in done.stdout
 
 
 def test_verify_refuses_wrong_and_old_webhooks() -> None:

@@ -1,18 +1,22 @@
 """Kill each component, and check that every accepted job gets exactly one final status."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import System, running
+from loosely import AsyncClient, Client, Job, Retry
+from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 JOB_COUNT = 50
 ENVIRONMENT = {"WORKER_MODELS": "noop"}
+#: Long enough for a whole system to stop and start on a busy machine.
+PATIENT = Retry(longest_seconds=1, total_seconds=240)
 
 
 def payload(number: int) -> bytes:
@@ -77,3 +81,44 @@ def test_jobs_succeed_after_kills_of_three_components(tmp_path: Path) -> None:
             first.kill(name)
     with running(data, port=first.port, environment=ENVIRONMENT) as second:
         check_each_answered_once(second, jobs)
+
+
+def run_with_threads(url: str) -> Job:
+    with Client(url, retry=PATIENT) as client:
+        return client.run(b"thread", "noop", media_type="text/plain", deadline_seconds=300)
+
+
+def run_with_a_loop(url: str) -> Job:
+    async def go() -> Job:
+        async with AsyncClient(url, retry=PATIENT) as client:
+            return await client.run(b"loop", "noop", media_type="text/plain", deadline_seconds=300)
+
+    return asyncio.run(go())
+
+
+@pytest.mark.thorough
+def test_clients_survive_a_kill_of_the_gateway(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with ThreadPoolExecutor(2) as pool:
+        with running(data, without=("worker",), options=("--isolated",)) as first:
+            waiting = [pool.submit(one, first.url) for one in (run_with_threads, run_with_a_loop)]
+            jobs = until(lambda: listed(first, 2), 30, "both jobs are accepted")
+            first.kill_and_wait("functions")
+            assert still_waiting(waiting)
+            first.kill("app")
+            assert still_waiting(waiting)
+        with running(data, port=first.port, environment=ENVIRONMENT) as second:
+            ended = [one.result(timeout=120) for one in waiting]
+            assert len(listed(second, 2) or []) == 2, "a repeated submit made a second job"
+    assert {job.id for job in ended} == set(jobs)
+    assert [job.status for job in ended] == ["succeeded", "succeeded"]
+
+
+def still_waiting(waiting: list[Future[Job]]) -> bool:
+    return not any(one.done() for one in waiting)
+
+
+def listed(system: System, count: int) -> list[str] | None:
+    with Client(system.url) as client:
+        found = [job.id for job in client.jobs(model="noop")]
+    return found if len(found) >= count else None

@@ -100,20 +100,3 @@ def test_peak_memory_stays_within_limits(large: System, capsys: pytest.CaptureFi
     assert after["functions"] - before["functions"] < 16
     assert after_input["worker app"] - before["worker app"] < 32
     assert after["worker app"] - before["worker app"] < 4 * RESULT_BYTES / 2**20 + 32
-
-
-def test_upload_cannot_change_after_the_submit(large: System) -> None:
-    slot = slot_of(large)
-
-    def send(content: bytes) -> int:
-        return httpx.put(slot["url"], content=content, headers=slot["headers"]).status_code
-
-    assert send(b"first") == 201
-    with large.paused("worker"):
-        job_id = large.http.post(
-            "/v1/models/noop/jobs",
-            json={"input": {"upload": slot["upload"]}},
-            headers={"prefer": "respond-async"},
-        ).json()["id"]
-        assert send(b"second") == 403
-    assert large.final(job_id)["status"] == "succeeded"

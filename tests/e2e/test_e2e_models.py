@@ -127,15 +127,6 @@ def upload(system: System, weights: dict[str, bytes]) -> None:
             container.upload_blob(f"{name}.pth", data)
 
 
-def test_voice_model_finds_speech(system: System, pictures: Path) -> None:
-    for media_type in ("audio/wav", "audio/x-wav", "application/octet-stream"):
-        data = (pictures / "speech.wav").read_bytes()
-        job = system.submit("voice-activity", data, media_type).json()
-        (segment,) = job["result"]["speech"]
-        assert 0.1 < segment["start_seconds"] < 0.3
-        assert 0.6 < segment["end_seconds"] < 0.9
-
-
 def test_classifier_reads_weights_from_blobs(
     torchvision: System, weights: dict[str, bytes], pictures: Path
 ) -> None:

@@ -181,6 +181,21 @@ async def test_job_of_another_tenant_is_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
+async def test_every_route_hides_another_tenants_job(closed: RunningGateway) -> None:
+    job_id = await job_of(closed, "a")
+    paths = (await closed.http.get("/openapi.json")).json()["paths"]
+    routes = [(method, path) for path in paths if "{job_id}" in path for method in paths[path]]
+    assert len(routes) >= 5
+    for method, path in routes:
+        known, unknown = [
+            await ask(closed, "b", path.replace("{job_id}", asked), method.upper(), json={})
+            for asked in (job_id, NOBODY)
+        ]
+        needs_token = path.endswith(("/reply", "/progress", "/children"))
+        expected = 401 if needs_token else 403 if path.startswith("/v1/admin/") else 404
+        assert known.status_code == unknown.status_code == expected, (method, path)
+
+
 async def test_job_without_a_tenant_is_unknown_to_a_key(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     run = closed.durable.runs[job_id]
