@@ -57,7 +57,8 @@ def test_other_models_are_served_and_faults_reported(tmp_path: Path) -> None:
         before = pids(system)
         until(lambda: problems(system) == expected, 60, "the broken models are set aside")
         waits = [serve_healthy_model(system) for _ in range(10)]
-        assert max(waits) < 2.0, waits
+        # A restart of the worker or a lost lock takes longer.
+        assert max(waits) < 5.0, waits
 
         ready = health(system, "/ready")
         assert ready.status_code == 503

@@ -27,8 +27,8 @@ from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-SOON_SECONDS = 8
-"""The time limit for a response during an outage: the storage's timeout of 5 s plus a margin."""
+SOON_SECONDS = 20
+"""The time limit for responses in an outage: the storage's 5 s, and more on a busy machine."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),

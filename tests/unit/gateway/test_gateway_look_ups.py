@@ -68,11 +68,12 @@ async def test_look_ups_of_one_tenant_do_not_delay_another(silent: RunningGatewa
         answer = await submit(silent, "b", **envelope)
         assert answer.status_code == 202, answer.text
     assert (await silent.http.get("/v1/health/ready")).status_code == 200
-    assert time.monotonic() - begun_at < DNS_TIMEOUT_SECONDS, "a look-up of another tenant ended"
+    assert not all(each.done() for each in attack), "a look-up of another tenant ended first"
     # The tenant with the dead names is also served, unless a request contains another host name.
     assert (await submit(silent, "a", input={"text": "x"})).status_code == 202
     answers = [await each for each in attack]
-    assert time.monotonic() - begun_at < DNS_TIMEOUT_SECONDS + 2
+    # One after another, the look-ups would take eight times as long.
+    assert time.monotonic() - begun_at < 4 * DNS_TIMEOUT_SECONDS
     found = sorted((each.status_code, each.json()["code"]) for each in answers)
     assert found == [(422, "invalid-input")] * 8 + [(429, "too-many-look-ups")] * 32
     refused = next(each for each in answers if each.status_code == 429)

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -136,9 +135,7 @@ async def test_hang_up_ends_the_wait_not_the_job(gateway: RunningGateway) -> Non
             await until(lambda: gateway.services.waiters.count == 1)
             await until(partial(gateway.durable.runs.get, request.job_id))
             waiting.cancel()
-            hung_up_at = time.monotonic()
             await until(lambda: gateway.services.waiters.count == 0)
-            assert time.monotonic() - hung_up_at < 1
             assert (await gateway.reply(request)).status_code == 202
             assert (await gateway.job(request.job_id))["status"] == "succeeded"
 

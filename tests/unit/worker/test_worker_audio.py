@@ -142,7 +142,7 @@ def test_resampled_tone_keeps_its_shape(rate: int) -> None:
     assert audio.sample_rate == RATE
     assert audio.seconds == pytest.approx(3.0, abs=0.001)
     expected = tone(RATE, 3.0)
-    assert audio.samples[800 : 3 * RATE - 800] == pytest.approx(expected[800:-800], abs=0.02)
+    assert np.allclose(audio.samples[800 : 3 * RATE - 800], expected[800:-800], rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("rate", [4_000, 16_000, 384_000])
@@ -151,12 +151,13 @@ def test_one_sample_is_resampled_to_at_least_one(rate: int) -> None:
     assert len(audio.samples) >= 1
 
 
-@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.thorough), 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_pieces_have_all_samples_of_the_file(channels: int) -> None:
     wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
     frames = np.repeat(wanted[:, None], channels, axis=1)
     audio = decode(encode_wav(frames.tobytes(), 16, channels=channels))
-    assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
+    # An approximate comparison of two million values by pytest takes seconds.
+    assert np.allclose(audio.samples, wanted.astype(np.float32) / 2**15, rtol=0, atol=1e-6)
 
 
 def test_memory_is_that_of_the_resampled_samples() -> None:
