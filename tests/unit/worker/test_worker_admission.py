@@ -176,7 +176,7 @@ def test_two_models_that_do_not_fit_alternate(process_count: int, load_seconds: 
         assert turn_seconds * 0.9 <= simulation.longest[model] <= 1.5 * fair_seconds
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_memory_suffices_and_no_model_starves(data: st.DataObject) -> None:
     total = data.draw(st.integers(4, 12))

@@ -162,7 +162,7 @@ class Workers(RuleBasedStateMachine):
 
 
 TestWorkers = Workers.TestCase
-TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestWorkers.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
 def test_unsettled_tokens_survive_a_kill(tmp_path: Path) -> None:
