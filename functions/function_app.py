@@ -17,7 +17,7 @@ from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
 from gateway import housekeeping
-from gateway.durable import DurableClient
+from gateway.durable import Durable
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator
 from gateway.jobs.orchestrator import log_failure
@@ -52,7 +52,7 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.durable_client_input("client")
 async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
     """Return the response of the API, which then reads the request itself."""
-    return AppResponse(api, DurableClient(client))
+    return AppResponse(api, Durable(client))
 
 
 @app.orchestration_trigger("context")
@@ -86,14 +86,14 @@ def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]
 @app.durable_client_input("client")
 async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
     """Start the orchestration that delivers the webhook of the job with the id `job`."""
-    await start_delivery(job, DurableClient(client))
+    await start_delivery(job, Durable(client))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
     """Try once to post a job to its webhook; return the HTTP status or an error code."""
-    return await services.webhook_activities.deliver_job(job, DurableClient(client))
+    return await services.webhook_activities.deliver_job(job, Durable(client))
 
 
 def _add_dead_letter_trigger(queue: str) -> None:
@@ -103,7 +103,7 @@ def _add_dead_letter_trigger(queue: str) -> None:
     async def on_dead_letter(
         message: func.ServiceBusMessage, client: df.DurableOrchestrationClient
     ) -> None:
-        await services.dead_letters.run(message, queue, DurableClient(client))
+        await services.dead_letters.run(message, queue, Durable(client))
 
 
 for model in services.catalogue.values():
@@ -122,4 +122,4 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
     """Delete data whose retention has ended, and end stuck orchestrations."""
-    await housekeeping.run(DurableClient(client), services)
+    await housekeeping.run(Durable(client), services)

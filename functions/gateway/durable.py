@@ -1,4 +1,4 @@
-"""The interface to Durable Functions, and a client that implements the interface with the SDK.
+"""The client of Durable Functions, which uses the SDK's client.
 
 Version 2 of the SDK will change its client. Then only this module must be changed.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
 from azure.durable_functions.models.utils.http_utils import _get_session
@@ -89,59 +89,24 @@ class InstancePage:
     is_whole: bool
 
 
-class Durable(Protocol):
-    """The interface to Durable Functions. Each method raises Unavailable if the call fails."""
-
-    async def check(self) -> None:
-        """Check that Durable Functions responds and accepts changes, without making a change."""
-
-    async def start(
-        self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
-    ) -> None:
-        """Start an orchestration with the input `input_text`.
-
-        An ended orchestration with the same id is replaced. One that has not ended continues, and
-        no error is raised.
-        """
-
-    async def status(self, job_id: str) -> InstanceSnapshot | None:
-        """Return the state of an orchestration; None if no orchestration has this id."""
-
-    async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
-        """Return the history of an orchestration; empty if no orchestration has this id."""
-
-    async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event with the content `data` to an orchestration.
-
-        Raises UnknownInstance if no orchestration has this id, or FinalInstance if it has ended.
-        """
-
-    async def terminate(self, job_id: str, reason: str) -> None:
-        """Terminate an orchestration. Raises UnknownInstance if no orchestration has this id."""
-
-    async def list_jobs(
-        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
-    ) -> InstancePage:
-        """Return up to `limit` jobs whose ids begin with `prefix`; without `statuses`, in any."""
-
-    async def purge(self, created_before: datetime) -> int:
-        """Delete the ended orchestrations created before this time; return their number."""
-
-
 _Answer = tuple[Json, str]
 
 
-class DurableClient:
-    """Implements `Durable` with the SDK's client, which is bound to one function invocation."""
+class Durable:
+    """Durable Functions, by the SDK's client, which is bound to one function invocation.
+
+    Each method raises Unavailable if the call fails.
+    """
 
     def __init__(self, client: DurableOrchestrationClient) -> None:
         self._client = client
 
     async def check(self) -> None:
-        """Send an event to an orchestration that does not exist, which the host answers with 404.
+        """Check that Durable Functions responds and accepts changes, without making a change.
 
-        The local host also checks that its disk is not full. The SDK's method is not used, because
-        its errors for 404 and for other statuses differ only in their messages.
+        The host answers an event for an orchestration that does not exist with 404. The local host
+        also checks that its disk is not full. The SDK's method is not used, because its errors for
+        404 and for other statuses differ only in their messages.
         """
         path = f"instances/{_UNKNOWN_ID}/raiseEvent/check"
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
@@ -157,9 +122,10 @@ class DurableClient:
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration.
+        """Start an orchestration with the input `input_text`.
 
-        If the SDK fails but the orchestration exists, it counts as started.
+        An ended orchestration with the same id is replaced. One that has not ended continues, and
+        no error is raised. If the SDK fails but the orchestration exists, it counts as started.
         """
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
@@ -189,7 +155,10 @@ class DurableClient:
             return None if found is None else _instance(found[0])
 
     async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
-        """Return the history, which the SDK's method ignores, without inputs and results."""
+        """Return the history of an orchestration; empty if no orchestration has this id.
+
+        The SDK's method ignores the history. This one is without inputs and results.
+        """
         if not _ID.fullmatch(job_id):
             return ()
         query = {"showHistory": "true", "showInput": "false"}
@@ -198,7 +167,10 @@ class DurableClient:
             return () if found is None else _history(found[0]["historyEvents"])
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event to an orchestration."""
+        """Send an external event with the content `data` to an orchestration.
+
+        Raises UnknownInstance if no orchestration has this id, or FinalInstance if it has ended.
+        """
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
@@ -230,7 +202,10 @@ class DurableClient:
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return jobs by one query of the host, because the SDK's method has no limit."""
+        """Return up to `limit` jobs whose ids begin with `prefix`; without `statuses`, in any.
+
+        This is one query of the host, because the SDK's method has no limit.
+        """
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))

@@ -21,26 +21,21 @@ from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
-from gateway.queues.client import Queues, ServiceBusQueues
+from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
-from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer
-from gateway.storage.payloads import (
-    BlobPayloadStore,
-    PayloadLinks,
-    PayloadStore,
-    SignedPayloadLinks,
-)
+from gateway.storage.blobs import Blobs, PayloadContainer
+from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
 from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
-from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
+from gateway.webhooks.sender import WebhookSender
 
 # How many senders, each with its own connection, are opened before the first job.
 _MAX_EARLY_QUEUES: Final = 10
@@ -168,14 +163,12 @@ class Services:
         return cls(
             settings=settings,
             catalogue=catalogue,
-            queues=ServiceBusQueues(
-                settings.service_bus, settings.service_bus_admin_url, early_queues
-            ),
-            payloads=BlobPayloadStore(container),
-            blobs=ContainerBlobs(container),
-            links=SignedPayloadLinks(container, settings.payload_public_url),
+            queues=Queues(settings.service_bus, settings.service_bus_admin_url, early_queues),
+            payloads=PayloadStore(container),
+            blobs=Blobs(container),
+            links=PayloadLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
-            webhooks=HttpWebhookSender(settings.guard, resolver),
+            webhooks=WebhookSender(settings.guard, resolver),
             tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
             resolver=resolver,
         )

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
@@ -75,24 +75,11 @@ class MessageCounts:
     dead: int = 0
 
 
-class Queues(Protocol):
-    """Service Bus queues. Each method raises Unavailable if Service Bus fails or is silent."""
+class Queues:
+    """The queues of one Service Bus namespace.
 
-    async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it. May raise UnknownQueue."""
-
-    async def check(self, queue: str) -> None:
-        """Check that the queue responds."""
-
-    async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message, locked or not, was enqueued; None if there is none."""
-
-    async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue."""
-
-
-class ServiceBusQueues:
-    """Implements `Queues` for the queues of one Service Bus namespace."""
+    Each method raises Unavailable if Service Bus fails or does not respond.
+    """
 
     def __init__(
         self,
@@ -115,7 +102,10 @@ class ServiceBusQueues:
         self._opening = asyncio.Semaphore(MAX_OPENING)
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message, which may still be sent if the caller is cancelled."""
+        """Send a message, and return when the queue has stored it. May raise UnknownQueue.
+
+        The message may still be sent if the caller is cancelled.
+        """
         try:
             await self._sender(queue).send(message)
         except _UNKNOWN as error:
@@ -135,7 +125,10 @@ class ServiceBusQueues:
             self._sender(each).open_soon()
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message was enqueued. The link stays open for the next call."""
+        """Return when the oldest message, locked or not, was enqueued; None if there is none.
+
+        The link stays open for the next call.
+        """
         peek_link = self._peekers.get(queue)
         if peek_link is None:
             peek_link = self._peekers[queue] = PeekLink(

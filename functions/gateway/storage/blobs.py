@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -233,37 +233,6 @@ class ListedBlob:
     modified_at: datetime
 
 
-class Blobs(Protocol):
-    """The interface to blobs. Each method raises Unavailable if the call fails."""
-
-    async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob; return its ETag, or None if the blob already existed."""
-
-    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Overwrite a blob; return its new ETag, or None if its ETag is not `etag`."""
-
-    async def read(self, blob: str) -> SmallBlob | None:
-        """Return a small blob and its ETag; None if the blob does not exist."""
-
-    async def append(self, blob: str, data: bytes) -> None:
-        """Append data to an append blob, which is created if it is missing."""
-
-    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
-        """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""
-
-    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
-
-    async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob and its snapshots, even if the blob has a lease.
-
-        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
-        """
-
-    def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
-        """List the blobs whose names have this prefix, in the order of their names."""
-
-
 _SIGNED_FOR: Final = timedelta(hours=2)
 _RENEWED_BEFORE: Final = timedelta(minutes=30)
 
@@ -276,8 +245,8 @@ _PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"
 _Answer = tuple[int, str, bytes]
 
 
-class ContainerBlobs:
-    """Implements `Blobs` with a container of Azure Blob Storage."""
+class Blobs:
+    """The blobs of the payload container. Each method raises Unavailable if the call fails."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
@@ -425,7 +394,10 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob and its snapshots, even if it has a lease."""
+        """Delete a blob and its snapshots, even if the blob has a lease.
+
+        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
+        """
         given: dict[str, Any] = {"delete_snapshots": "include"}
         if etag:
             given |= {"etag": etag, "match_condition": MatchConditions.IfNotModified}

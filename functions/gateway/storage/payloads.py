@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -24,39 +24,8 @@ PIECE_BYTES: Final = 512 * 1024
 """The size of the pieces in which a payload is read."""
 
 
-class PayloadStore(Protocol):
-    """The interface to stored payloads. Each method raises Unavailable if the storage fails."""
-
-    async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
-        """Store a payload in the blob with this name; return the payload reference."""
-
-    async def put_pieces(
-        self, blob: str, pieces: AsyncIterator[bytes], media_type: str
-    ) -> PayloadRef:
-        """Store a payload that arrives in pieces in a new blob; an error of `pieces` leaves none.
-
-        No other call may write this blob.
-        """
-
-    async def get(self, ref: PayloadRef) -> bytes:
-        """Return the payload to which `ref` refers.
-
-        Raises MissingPayload if there is no such blob, or PayloadCorrupt if its size or digest
-        differs.
-        """
-
-    def get_pieces(self, ref: PayloadRef) -> AsyncIterator[bytes]:
-        """Yield the payload to which `ref` refers in pieces.
-
-        Raises the same errors as `get`, but PayloadCorrupt only before the last piece.
-        """
-
-    async def check(self) -> None:
-        """Check that the storage responds. Raises Unavailable if the storage fails."""
-
-
-class BlobPayloadStore:
-    """Implements `PayloadStore` with a container of Azure Blob Storage."""
+class PayloadStore:
+    """The stored payloads. Each method raises Unavailable if the storage fails."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
@@ -86,8 +55,8 @@ class BlobPayloadStore:
     ) -> PayloadRef:
         """Store a payload that arrives in pieces in a new blob; an error of `pieces` leaves none.
 
-        Each piece is a block, and the blob exists only when all blocks are committed. If this
-        process dies before, Azure deletes the blocks after a week.
+        No other call may write this blob. Each piece is a block, and the blob exists only when all
+        blocks are committed. If this process dies before, Azure deletes the blocks after a week.
         """
         await self._container.ensure()
         client = self._container.client.get_blob_client(blob)
@@ -119,7 +88,11 @@ class BlobPayloadStore:
                 await client.delete_blob()
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the payload to which `ref` refers."""
+        """Return the payload to which `ref` refers.
+
+        Raises MissingPayload if there is no such blob, or PayloadCorrupt if its size or digest
+        differs.
+        """
         async with answering("downloading a payload", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
@@ -134,7 +107,10 @@ class BlobPayloadStore:
         return verify(ref, data)
 
     async def get_pieces(self, ref: PayloadRef) -> AsyncIterator[bytes]:
-        """Yield the payload to which `ref` refers in pieces."""
+        """Yield the payload to which `ref` refers in pieces.
+
+        Raises the same errors as `get`, but PayloadCorrupt only before the last piece.
+        """
         digest = hashlib.sha256()
         for start in range(0, ref.size_bytes, PIECE_BYTES):
             size_bytes = min(PIECE_BYTES, ref.size_bytes - start)
@@ -161,27 +137,8 @@ class BlobPayloadStore:
         await self._container.close()
 
 
-class PayloadLinks(Protocol):
-    """The interface for links to blobs. Each method raises Unavailable if the storage fails."""
-
-    @property
-    def origin(self) -> str:
-        """The origin of the links, for example `https://account.blob.core.windows.net`."""
-
-    async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that permits only creating this blob, until `expires_at`."""
-
-    async def to_read(
-        self, blob: str, media_type: str, file_name: str, expires_at: datetime
-    ) -> str:
-        """Return a URL from which this blob can be downloaded until `expires_at`.
-
-        The response has this media type and suggests this file name.
-        """
-
-
-class SignedPayloadLinks:
-    """Implements `PayloadLinks` with a container of Azure Blob Storage.
+class PayloadLinks:
+    """Makes links to blobs. Each method raises Unavailable if the storage fails.
 
     `public_url` is the URL at which callers reach the storage account, if it differs from the
     gateway's.
@@ -193,7 +150,7 @@ class SignedPayloadLinks:
 
     @property
     def origin(self) -> str:
-        """The origin of the links."""
+        """The origin of the links, for example `https://account.blob.core.windows.net`."""
         parts = urlsplit(self._base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
@@ -212,7 +169,10 @@ class SignedPayloadLinks:
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL from which this blob can be downloaded until `expires_at`."""
+        """Return a URL from which this blob can be downloaded until `expires_at`.
+
+        The response has this media type and suggests this file name.
+        """
         return await self._link(
             blob,
             BlobSasPermissions(read=True),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 import yarl
@@ -27,8 +27,12 @@ class WebhookResponse:
     retry_after_seconds: float | None
 
 
-class WebhookSender(Protocol):
-    """The interface of a component that sends webhooks."""
+class WebhookSender:
+    """Sends webhooks. Each webhook uses a new connection."""
+
+    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
+        self._guard = guard
+        self._resolver = resolver
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str, seconds: float
@@ -39,19 +43,6 @@ class WebhookSender(Protocol):
         forbidden, too many look-ups are running, or no response arrives within `seconds` after the
         look-up.
         """
-
-
-class HttpWebhookSender:
-    """Implements `WebhookSender` with aiohttp. Each webhook uses a new connection."""
-
-    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
-        self._guard = guard
-        self._resolver = resolver
-
-    async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, share: str, seconds: float
-    ) -> WebhookResponse:
-        """Send one POST request, as `WebhookSender.post` describes."""
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)
         except (ForbiddenAddress, TooManyLookUps) as error:

@@ -9,21 +9,21 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.settings import AzureEndpoint
 from gateway.errors import NoAnswer, Unavailable
-from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
+from gateway.queues.client import Administration, MessageCounts, Queues
 from tests.conformance.gateway.emulated_services import running_service_bus, service_bus
 from tests.ports import free_port
 
 
 @pytest.fixture
-async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
+async def queues(tmp_path: Path) -> AsyncIterator[Queues]:
     port, admin_port = free_port(), free_port()
     with running_service_bus(port, tmp_path, admin_port):
-        opened = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
+        opened = Queues(service_bus(port), f"http://localhost:{admin_port}")
         yield opened
         await opened.close()
 
 
-async def test_length_is_the_number_of_messages(queues: ServiceBusQueues) -> None:
+async def test_length_is_the_number_of_messages(queues: Queues) -> None:
     assert (await queues.count("noop")).active == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
@@ -32,7 +32,7 @@ async def test_length_is_the_number_of_messages(queues: ServiceBusQueues) -> Non
         await queues.count("nobody")
 
 
-async def test_scheduled_messages_are_counted_separately(queues: ServiceBusQueues) -> None:
+async def test_scheduled_messages_are_counted_separately(queues: Queues) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     message = ServiceBusMessage(b"x", message_id="later", scheduled_enqueue_time_utc=later)
     await queues.send("classifier", message)

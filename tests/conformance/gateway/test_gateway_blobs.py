@@ -19,11 +19,11 @@ from gateway.jobs.model import JobOutcome
 from gateway.storage.blobs import (
     ANSWER_SECONDS,
     MAX_CONNECTIONS,
-    ContainerBlobs,
+    Blobs,
     PayloadContainer,
     transfer_seconds,
 )
-from gateway.storage.payloads import BlobPayloadStore, SignedPayloadLinks
+from gateway.storage.payloads import PayloadLinks, PayloadStore
 from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 
@@ -38,7 +38,7 @@ async def container(
 
 
 async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
     note = await blobs.read("claims/a")
@@ -49,7 +49,7 @@ async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) 
 async def test_200_reads_use_at_most_32_connections(
     container: PayloadContainer, blob_port: int
 ) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     await blobs.create("claims/a", b"1")
     reads = await asyncio.gather(*(blobs.read("claims/a") for _ in range(200)))
     assert all(reads)
@@ -63,7 +63,7 @@ async def test_200_reads_use_at_most_32_connections(
 
 
 async def test_change_needs_the_current_etag(container: PayloadContainer) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
@@ -79,7 +79,7 @@ async def test_change_needs_the_current_etag(container: PayloadContainer) -> Non
 
 
 async def test_append_creates_the_container_and_the_log(container: PayloadContainer) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     assert await blobs.read_from("ends/a", 0, 100) == b""
     await asyncio.gather(*(blobs.append("ends/a", b"%03d\n" % number) for number in range(16)))
     whole = await blobs.read_from("ends/a", 0, 1000)
@@ -91,7 +91,7 @@ async def test_append_creates_the_container_and_the_log(container: PayloadContai
 
 
 async def test_end_is_read_by_another_instance(container: PayloadContainer) -> None:
-    here, elsewhere = (EndsLog(ContainerBlobs(container), utc_now) for _ in range(2))
+    here, elsewhere = (EndsLog(Blobs(container), utc_now) for _ in range(2))
     assert await here.read() == []
     outcome = JobOutcome.cancelled(datetime(2026, 3, 1, tzinfo=UTC))
     await elsewhere.append("a", outcome)
@@ -100,7 +100,7 @@ async def test_end_is_read_by_another_instance(container: PayloadContainer) -> N
 
 
 async def test_missing_container_counts_as_empty(container: PayloadContainer) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
     assert [found async for found in blobs.list("")] == []
@@ -108,14 +108,14 @@ async def test_missing_container_counts_as_empty(container: PayloadContainer) ->
 
 
 async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
 async def test_signed_link_only_creates_its_blob(container: PayloadContainer) -> None:
-    links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
+    links, blobs = PayloadLinks(container), Blobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "text/plain"}
@@ -146,7 +146,7 @@ async def test_signed_link_only_creates_its_blob(container: PayloadContainer) ->
 async def test_blob_with_lease_and_snapshots_is_deleted(
     container: PayloadContainer, seconds: int
 ) -> None:
-    blobs = ContainerBlobs(container)
+    blobs = Blobs(container)
     await blobs.create("uploads/a", b"1")
     client = container.client.get_blob_client("uploads/a")
     await client.create_snapshot()
@@ -159,12 +159,10 @@ async def test_blob_with_lease_and_snapshots_is_deleted(
 
 
 async def test_signed_link_only_reads_its_blob(container: PayloadContainer, blob_port: int) -> None:
-    await ContainerBlobs(container).create("results/a", b"{}")
+    await Blobs(container).create("results/a", b"{}")
     soon = datetime.now(UTC) + timedelta(minutes=5)
     public = f"http://localhost:{blob_port}/devstoreaccount1"
-    url = await SignedPayloadLinks(container, public).to_read(
-        "results/a", "image/png", "a.png", soon
-    )
+    url = await PayloadLinks(container, public).to_read("results/a", "image/png", "a.png", soon)
     assert url.startswith(f"{public}/{container.name}/results/a?")
     async with httpx.AsyncClient() as http:
         answer = await http.get(url)
@@ -196,7 +194,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")
-        blobs, payloads = ContainerBlobs(container), BlobPayloadStore(container)
+        blobs, payloads = Blobs(container), PayloadStore(container)
         try:
             ref = await payloads.put("results/a", b"x" * 100_000, "text/plain")
             os.kill(process.pid, signal.SIGSTOP)
@@ -209,7 +207,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
                 blobs.look("results/a", 100),
                 blobs.delete("results/b"),
                 anext(blobs.list("results/")),
-                SignedPayloadLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
+                PayloadLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
             )
             large = seconds_until_unavailable(payloads.put("inputs/b", LARGE, "text/plain"))
             small = (seconds_until_unavailable(call) for call in calls)

@@ -13,7 +13,7 @@ from azure.durable_functions.models.utils.http_utils import _close_session
 
 from contract.names import EVENT_REPLY
 from gateway import durable
-from gateway.durable import DurableClient
+from gateway.durable import Durable
 from gateway.errors import Unavailable, UnknownInstance
 from tests.ports import free_port
 
@@ -29,18 +29,18 @@ FAILED = {
 
 
 @asynccontextmanager
-async def client_of(port: int) -> AsyncIterator[DurableClient]:
+async def client_of(port: int) -> AsyncIterator[Durable]:
     base = f"http://127.0.0.1:{port}/durabletask/"
     urls = {"createNewInstancePostUri": base, "id": JOB}
     binding = {"taskHubName": "t", "creationUrls": urls, "managementUrls": urls, "rpcBaseUrl": base}
     try:
-        yield DurableClient(DurableOrchestrationClient(json.dumps(binding)))
+        yield Durable(DurableOrchestrationClient(json.dumps(binding)))
     finally:
         await _close_session()
 
 
 @asynccontextmanager
-async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
+async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable]:
     async def handler(request: web.Request) -> web.Response:
         return answer()
 

@@ -10,7 +10,7 @@ import pytest
 
 from contract.guard import AddressGuard, Resolver
 from gateway.errors import WebhookUndelivered
-from gateway.webhooks.sender import HttpWebhookSender, WebhookResponse
+from gateway.webhooks.sender import WebhookResponse, WebhookSender
 
 PATIENCE_SECONDS: Final = 0.4
 BODY: Final = b'{"id": 1}'
@@ -49,7 +49,7 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
 
 async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:
     async with receiving(speak) as url:
-        sender = HttpWebhookSender(AddressGuard(allow), Resolver())
+        sender = WebhookSender(AddressGuard(allow), Resolver())
         return await sender.post(url, {"webhook-id": "job_1"}, BODY, "tenant a", PATIENCE_SECONDS)
 
 
@@ -195,7 +195,7 @@ async def test_refused_connection_fails() -> None:
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
-        await HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver()).post(
+        await WebhookSender(AddressGuard("127.0.0.1"), Resolver()).post(
             url, {}, BODY, "tenant a", PATIENCE_SECONDS
         )
     assert caught.value.reason == "connection-failed"
@@ -203,7 +203,7 @@ async def test_refused_connection_fails() -> None:
 
 async def test_receiver_without_tls_fails() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
-        sender = HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver())
+        sender = WebhookSender(AddressGuard("127.0.0.1"), Resolver())
         with pytest.raises(WebhookUndelivered) as caught:
             await sender.post(
                 url.replace("http:", "https:"), {}, BODY, "tenant a", PATIENCE_SECONDS

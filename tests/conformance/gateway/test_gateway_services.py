@@ -19,9 +19,9 @@ from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
-from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
+from gateway.queues.client import PEEK_SECONDS, Queues, log_oldest
 from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import PIECE_BYTES, BlobPayloadStore
+from gateway.storage.payloads import PIECE_BYTES, PayloadStore
 from tests.conformance.gateway.emulated_services import (
     message,
     received,
@@ -36,11 +36,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-async def payloads(
-    blob_port: int, request: pytest.FixtureRequest
-) -> AsyncIterator[BlobPayloadStore]:
+async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[PayloadStore]:
     name = f"payloads-{abs(hash(request.node.name))}"
-    opened = BlobPayloadStore(PayloadContainer(storage(blob_port), name))
+    opened = PayloadStore(PayloadContainer(storage(blob_port), name))
     yield opened
     await opened.close()
 
@@ -48,14 +46,14 @@ async def payloads(
 # aiohttp warns that bodies of more than 1 MiB block the event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_payload_is_read_back_unchanged(payloads: BlobPayloadStore, size_bytes: int) -> None:
+async def test_payload_is_read_back_unchanged(payloads: PayloadStore, size_bytes: int) -> None:
     data = bytes(size_bytes)
     ref = await payloads.put("inputs/a", data, "image/png")
     assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
     assert await payloads.get(ref) == data
 
 
-async def test_first_write_creates_the_container(payloads: BlobPayloadStore) -> None:
+async def test_first_write_creates_the_container(payloads: PayloadStore) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -63,7 +61,7 @@ async def test_first_write_creates_the_container(payloads: BlobPayloadStore) -> 
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_second_payload_replaces_the_first(payloads: BlobPayloadStore) -> None:
+async def test_second_payload_replaces_the_first(payloads: PayloadStore) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
     new = await payloads.put("inputs/a", b"new", "text/plain")
     assert await payloads.get(new) == b"new"
@@ -80,14 +78,14 @@ async def in_pieces(count: int, error: Exception | None = None) -> AsyncIterator
 
 
 @pytest.mark.parametrize("count", [1, 9])
-async def test_payload_in_pieces_is_read_back(payloads: BlobPayloadStore, count: int) -> None:
+async def test_payload_in_pieces_is_read_back(payloads: PayloadStore, count: int) -> None:
     ref = await payloads.put_pieces("inputs/a", in_pieces(count), "image/png")
     whole = b"".join([piece async for piece in in_pieces(count)])
     assert ref == reference("image/png", "inputs/a", whole)
     assert await payloads.get(ref) == whole
 
 
-async def test_payload_is_read_in_pieces(payloads: BlobPayloadStore) -> None:
+async def test_payload_is_read_in_pieces(payloads: PayloadStore) -> None:
     data = bytes(PIECE_BYTES) + b"rest"
     ref = await payloads.put("inputs/a", data, "text/plain")
     assert [piece async for piece in payloads.get_pieces(ref)] == [bytes(PIECE_BYTES), b"rest"]
@@ -100,7 +98,7 @@ async def test_payload_is_read_in_pieces(payloads: BlobPayloadStore) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-async def test_broken_pieces_leave_no_blob_or_block(payloads: BlobPayloadStore, count: int) -> None:
+async def test_broken_pieces_leave_no_blob_or_block(payloads: PayloadStore, count: int) -> None:
     kept = await payloads.put("inputs/b", b"data", "text/plain")
     with pytest.raises(ValueError, match="gone"):
         await payloads.put_pieces("inputs/a", in_pieces(count, ValueError("gone")), "text/plain")
@@ -111,7 +109,7 @@ async def test_broken_pieces_leave_no_blob_or_block(payloads: BlobPayloadStore, 
         await client.get_block_list("all")
 
 
-async def test_missing_or_changed_payload_is_an_error(payloads: BlobPayloadStore) -> None:
+async def test_missing_or_changed_payload_is_an_error(payloads: PayloadStore) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -120,7 +118,7 @@ async def test_missing_or_changed_payload_is_an_error(payloads: BlobPayloadStore
 
 
 async def test_silent_storage_is_unavailable() -> None:
-    payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
+    payloads = PayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
             await payloads.put("inputs/a", b"x", "text/plain")
@@ -131,13 +129,11 @@ async def test_silent_storage_is_unavailable() -> None:
 
 
 @asynccontextmanager
-async def connected(
-    folder: Path, queues: Sequence[str] = ()
-) -> AsyncIterator[tuple[ServiceBusQueues, int]]:
+async def connected(folder: Path, queues: Sequence[str] = ()) -> AsyncIterator[tuple[Queues, int]]:
     """Run a Service Bus, and yield the gateway's queues on it and its port."""
     port = free_port()
     with running_service_bus(port, folder, queues=queues):
-        opened = ServiceBusQueues(service_bus(port))
+        opened = Queues(service_bus(port))
         try:
             yield opened, port
         finally:
@@ -172,7 +168,7 @@ async def test_100_queues_are_peeked_together(tmp_path: Path) -> None:
 async def test_silent_service_bus_fails_within_seconds(tmp_path: Path) -> None:
     port, admin_port = free_port(), free_port()
     with running_service_bus(port, tmp_path, admin_port) as process:
-        queues = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
+        queues = Queues(service_bus(port), f"http://localhost:{admin_port}")
         try:
             await queues.check("noop")
             os.kill(process.pid, signal.SIGSTOP)
@@ -232,7 +228,7 @@ async def test_first_check_opens_the_senders(tmp_path: Path) -> None:
 
     with running_service_bus(port, tmp_path):
         early_queues = ("noop", "missing", "classifier")
-        queues = ServiceBusQueues(service_bus(port), early_queues=early_queues)
+        queues = Queues(service_bus(port), early_queues=early_queues)
         try:
             await queues.check("noop")
             checked = connection_count()
@@ -274,7 +270,7 @@ async def refusal(call: Awaitable[object]) -> tuple[str, str]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_sending_succeeds_after_a_restart(tmp_path: Path) -> None:
     port = free_port()
-    queues = ServiceBusQueues(service_bus(port))
+    queues = Queues(service_bus(port))
     try:
         with ExitStack() as stack:
             stack.enter_context(running_service_bus(port, tmp_path))

@@ -18,7 +18,7 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
-from gateway.durable import HistoryEvent, InstancePage, InstanceSnapshot, RuntimeStatus
+from gateway.durable import Durable, HistoryEvent, InstancePage, InstanceSnapshot, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
@@ -29,10 +29,11 @@ from gateway.errors import (
     WebhookUndelivered,
 )
 from gateway.jobs import orchestrator
-from gateway.queues.client import MessageCounts
-from gateway.storage.blobs import BlobProperties, ListedBlob, SmallBlob
+from gateway.queues.client import MessageCounts, Queues
+from gateway.storage.blobs import BlobProperties, Blobs, ListedBlob, SmallBlob
+from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.webhooks.activities import start_delivery
-from gateway.webhooks.sender import WebhookResponse
+from gateway.webhooks.sender import WebhookResponse, WebhookSender
 
 # The kinds of events that a host shows, by their numbers in the orchestrator's history.
 _HISTORY_KINDS = {
@@ -63,8 +64,8 @@ def set_event() -> asyncio.Event:
 
 
 @dataclass
-class MemoryQueues:
-    """Implements `Queues` in memory, and stores each sent message with the name of its queue."""
+class MemoryQueues(Queues):
+    """`Queues` in memory, which stores each sent message with the name of its queue."""
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,8 +124,8 @@ class MemoryQueues:
 
 
 @dataclass
-class MemoryPayloads:
-    """Implements `PayloadStore` in memory, and stores blobs by name."""
+class MemoryPayloads(PayloadStore):
+    """`PayloadStore` in memory, which stores blobs by name."""
 
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     is_down: bool = False
@@ -187,8 +188,8 @@ class Run:
         return self.next_id - 1
 
 
-class MemoryDurable:
-    """Implements `Durable` in memory. The call that starts an orchestration also runs it."""
+class MemoryDurable(Durable):
+    """`Durable` in memory. The call that starts an orchestration also runs it."""
 
     def __init__(
         self,
@@ -447,8 +448,8 @@ def _text(time: datetime) -> str:
 
 
 @dataclass
-class MemoryBlobs:
-    """Implements `Blobs` in memory. A blob's ETag is the number of its last write, from 1."""
+class MemoryBlobs(Blobs):
+    """`Blobs` in memory. A blob's ETag is the number of its last write, from 1."""
 
     payloads: MemoryPayloads
     clock: ManualClock
@@ -519,10 +520,13 @@ class MemoryBlobs:
                 yield ListedBlob(name, self.etags.get(name, '"0"'), modified_at)
 
 
-class MemoryLinks:
-    """Implements `PayloadLinks` with unsigned URLs, whose query shows what the link permits."""
+class MemoryLinks(PayloadLinks):
+    """`PayloadLinks` with unsigned URLs, whose query shows what the link permits."""
 
     origin = "http://blobs.test"
+
+    def __init__(self) -> None:
+        pass
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         return f"http://blobs.test/{blob}?sp=c&se={expires_at.isoformat()}"
@@ -536,8 +540,8 @@ class MemoryLinks:
 
 
 @dataclass
-class MemoryReceiver:
-    """Implements `WebhookSender`: stores each request, and gives it the next answer in `answers`.
+class MemoryReceiver(WebhookSender):
+    """`WebhookSender` in memory: stores each request, and gives it the next answer in `answers`.
 
     An answer is a response, or a string. For a string, the call raises WebhookUndelivered with this
     string. If `answers` is empty, the response has the status 200.

@@ -15,7 +15,7 @@ from contract.names import webhook_instance
 from gateway.addresses import DNS_TIMEOUT_SECONDS, resolve_url, tenant_share
 from gateway.errors import WebhookUndelivered
 from gateway.rates import Rate
-from gateway.webhooks.sender import HttpWebhookSender
+from gateway.webhooks.sender import WebhookSender
 from tests.unit.gateway.api_keys import SETTING, bearer
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.webhook_delivery import deliver, receiver
@@ -93,7 +93,7 @@ async def test_silent_host_is_refused_like_an_unknown_host() -> None:
 async def test_webhook_fails_with_too_many_look_ups() -> None:
     dns = SilentDns()
     resolver = Resolver(dns, max_count_of_a_share=1)
-    sender = HttpWebhookSender(AddressGuard(), resolver)
+    sender = WebhookSender(AddressGuard(), resolver)
     resolver.start("dead.test", 443, tenant_share("a"))
     with pytest.raises(WebhookUndelivered) as failed:
         await sender.post("https://good.test/", {}, b"", tenant_share("a"), 15.0)

@@ -10,7 +10,7 @@ from azure.storage.blob import UserDelegationKey
 
 from contract.settings import AzureEndpoint
 from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import SignedPayloadLinks
+from gateway.storage.payloads import PayloadLinks
 from tests.unit.gateway.memory import ManualClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -51,7 +51,7 @@ class Opened(PayloadContainer):
 
 
 async def test_link_is_signed_with_a_delegation_key() -> None:
-    links = SignedPayloadLinks(Opened(ManualClock()), None)
+    links = PayloadLinks(Opened(ManualClock()), None)
     url = httpx.URL(await links.to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "c"
@@ -63,7 +63,7 @@ async def test_link_is_signed_with_a_delegation_key() -> None:
 async def test_delegation_key_is_used_until_it_expires() -> None:
     clock = ManualClock()
     opened = Opened(clock)
-    made = SignedPayloadLinks(opened, None)
+    made = PayloadLinks(opened, None)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
     assert len(opened.account.keys) == 1
@@ -77,7 +77,7 @@ async def test_delegation_key_is_used_until_it_expires() -> None:
 
 
 async def test_link_has_the_public_url() -> None:
-    made = SignedPayloadLinks(Opened(ManualClock()), "https://files.example.com")
+    made = PayloadLinks(Opened(ManualClock()), "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")
     assert httpx.URL(url).params["rscd"] == 'attachment; filename="a.png"'
