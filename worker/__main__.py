@@ -25,15 +25,13 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
-from azure.storage.blob import BlobServiceClient
-
 from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
-from contract.errors import ContractError, InvalidSetting
+from contract.errors import ContractError
 from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
-from worker.blobs import AzureBlobReader, AzureBlobStore, storage_account
+from worker.blobs import BlobStore, storage_account
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import ModelManager
@@ -63,7 +61,6 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
-from worker.weights.hub import Hub
 from worker.weights.store import WeightsStore
 
 _log = logging.getLogger("worker")
@@ -104,8 +101,7 @@ class Worker:
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
-        account = _account(settings)
-        blobs = AzureBlobStore(account)
+        blobs = BlobStore(storage_account(settings.payload_storage))
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
@@ -128,12 +124,7 @@ class Worker:
             locks=LockRenewer(),
             shutdown=shutdown,
         )
-        weights = WeightsStore(
-            settings.weights.cache,
-            AzureBlobReader(lambda: account),
-            Hub(settings.weights.hub, settings.guard) if settings.weights.hub else None,
-            settings.weights.cache_limit_bytes,
-        )
+        weights = WeightsStore.of(settings.weights, settings.guard, settings.payload_storage)
         self._loader = ModelLoader(weights, settings.torch_threads)
         self._sharing = DeviceSharing(settings.memory)
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
@@ -313,16 +304,6 @@ def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
     models = list({catalogue.model(name): None for name in settings.models or catalogue})
     least = settings.lock_seconds
     return [replace(model, lock_seconds=max(model.lock_seconds, least)) for model in models]
-
-
-def _account(settings: WorkerSettings) -> BlobServiceClient:
-    try:
-        return storage_account(settings.payload_storage)
-    # The error's text would repeat the connection string.
-    except ValueError:
-        raise InvalidSetting(
-            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
-        ) from None
 
 
 def _shutdown_on_signals(*, is_child: bool) -> Shutdown:

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from azure.core import MatchConditions
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
-from contract.errors import PayloadCorrupt
+from contract.errors import InvalidSetting, PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.names import PAYLOAD_CONTAINER
 from contract.settings import AzureEndpoint
@@ -32,32 +32,22 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
-    """Create a client of the storage account, without sending a request.
+    """Create a client of the storage account, which sends no request, or raise InvalidSetting."""
+    if endpoint.connection_string is None:
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
 
-    Raises ValueError if the connection string or the address is malformed.
-    """
-    if endpoint.connection_string is not None:
+        return BlobServiceClient(endpoint.address or "", DefaultAzureCredential(), **_OPTIONS)
+    try:
         return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)
-    from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
-
-    return BlobServiceClient(endpoint.address or "", DefaultAzureCredential(), **_OPTIONS)
-
-
-class BlobStore(Protocol):
-    """The blob container for payloads. Its methods raise AzureError if it cannot be reached."""
-
-    def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return an iterator over the content of a blob, in chunks.
-
-        Raises ResourceNotFoundError if there is no blob, PayloadCorrupt if its size is another.
-        """
-
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Write a blob. An existing blob with this name is replaced."""
+    except ValueError:
+        # The error's text would repeat the connection string.
+        raise InvalidSetting(
+            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
+        ) from None
 
 
-class AzureBlobStore:
-    """The blob container for payloads, in Azure Blob Storage.
+class BlobStore:
+    """The blob container for payloads. The methods raise AzureError if it cannot be reached.
 
     `timeout_seconds` limits how long each request waits for a connection, and for data on the
     connection. By default, the limits of the container's client apply.
@@ -122,7 +112,7 @@ def _limit(timeout_seconds: float | None) -> dict[str, Any]:
     return {"connection_timeout": timeout_seconds, "read_timeout": timeout_seconds}
 
 
-class AzureBlobReader:
+class BlobReader:
     """Reads blobs from the storage account that also contains the jobs' inputs and results."""
 
     def __init__(self, account: Callable[[], BlobServiceClient]) -> None:

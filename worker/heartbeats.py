@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from azure.core.exceptions import AzureError
 
@@ -16,6 +16,7 @@ import contract
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.media import JSON
 from contract.names import heartbeat_blob
+from worker.blobs import BlobStore
 from worker.inference.model_manager import ModelManager
 from worker.memory.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
@@ -29,25 +30,11 @@ TIMEOUT_SECONDS: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class HeartbeatStore(Protocol):
-    """The blob container for heartbeats. Both methods raise AzureError or OSError if they fail."""
-
-    def write(
-        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
-    ) -> None:
-        """Create or replace a blob."""
-        ...
-
-    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
-        """Delete a blob if it exists."""
-        ...
-
-
 class Heartbeats:
     """Writes this worker's heartbeat at a fixed interval. A separate thread must call `run`."""
 
     def __init__(
-        self, store: HeartbeatStore, interval_seconds: float, describe: Callable[[], Heartbeat]
+        self, store: BlobStore, interval_seconds: float, describe: Callable[[], Heartbeat]
     ) -> None:
         """Store the dependencies. With the interval 0, no heartbeats are written."""
         self._store = store

@@ -21,16 +21,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from azure.storage.blob import BlobServiceClient
-
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError, InvalidSetting
 from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
-from contract.settings import AzureEndpoint
-from worker.blobs import AzureBlobReader, storage_account
-from worker.errors import WeightsUnavailable, WorkerError
+from worker.errors import WorkerError
 from worker.inference.loaded_model import (
     EncodedResults,
     LoadedModel,
@@ -45,7 +41,6 @@ from worker.memory.simulated_device import metering, resident_bytes
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.settings import CheckSettings, MemorySettings
 from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, ModelInput, suggest
-from worker.weights.hub import Hub
 from worker.weights.store import WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -56,32 +51,6 @@ END: Final = "end"
 _PASSES: Final = 3
 
 Line = dict[str, Any]
-
-
-def make_weights_store(settings: CheckSettings) -> WeightsStore:
-    """Return a store that needs PAYLOAD_STORAGE only for weights in blob storage."""
-    weights = settings.weights
-    return WeightsStore(
-        weights.cache,
-        AzureBlobReader(lambda: _account(settings.payload_storage)),
-        Hub(weights.hub, settings.guard) if weights.hub else None,
-        weights.cache_limit_bytes,
-    )
-
-
-def _account(endpoint: AzureEndpoint | None) -> BlobServiceClient:
-    if endpoint is None:
-        raise WeightsUnavailable(
-            "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
-            "to the connection string of the storage account"
-        )
-    try:
-        return storage_account(endpoint)
-    except ValueError:
-        # The error's text would repeat the connection string.
-        raise WeightsUnavailable(
-            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
-        ) from None
 
 
 def check(
@@ -367,7 +336,8 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         keep_large_blocks()
         if parsed.load:
             prefer_device_thread(os.environ)
-        loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
+        store = WeightsStore.of(settings.weights, settings.guard, settings.payload_storage)
+        loader = ModelLoader(store, settings.torch_threads)
         lines = check(model, sample, loader, settings.memory, parsed.load)
         for line in chain(lines, [_step(END)]):
             if parsed.steps or line["event"] != "step":

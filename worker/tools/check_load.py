@@ -33,6 +33,7 @@ from contract.messages import (
 )
 from contract.names import low_priority_queue
 from contract.settings import AzureEndpoint
+from worker.blobs import BlobStore
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -246,7 +247,7 @@ class _MemoryQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class _MemoryBlobs:
+class _MemoryBlobs(BlobStore):
     """Blob storage in memory, with the inputs of one job. Written results are discarded."""
 
     contents: Mapping[str, bytes] = field(repr=False)
@@ -254,7 +255,9 @@ class _MemoryBlobs:
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
         yield self.contents[ref.blob]
 
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
         pass
 
 

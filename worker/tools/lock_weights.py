@@ -21,7 +21,6 @@ from typing import Any, Final, TextIO
 from contract.errors import InvalidSetting
 from worker.errors import WorkerError
 from worker.settings import CheckSettings
-from worker.tools.check import make_weights_store
 from worker.weights.store import WeightsStore
 
 _KEY: Final = "weights_sha256"
@@ -176,7 +175,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: 
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        store = make_weights_store(settings)
+        store = WeightsStore.of(settings.weights, settings.guard, settings.payload_storage)
         is_complete = lock(settings.catalogue, parsed.names, store, output, errors)
     except InvalidSetting as error:
         errors.write(f"{error}\n")

@@ -14,6 +14,7 @@ from contract.messages import InlineJson, PayloadRef, ReplyTo
 from contract.settings import AzureEndpoint
 from tests.unit.worker.pictures import MIB
 from tests.unit.worker.received import locked_message, received_job
+from worker.blobs import BlobStore
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -40,7 +41,7 @@ NOOP = Catalogue.load()["noop"]
 
 
 @dataclass
-class RecordedBlobs:
+class RecordedBlobs(BlobStore):
     """A blob store in memory. If the error `failure` is set, each write raises this error."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -49,7 +50,9 @@ class RecordedBlobs:
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
         raise AssertionError("nothing is read here")
 
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
         if self.failure is not None:
             raise self.failure
         self.blobs[blob] = data

@@ -16,6 +16,7 @@ from tests.unit.worker.managed_models import (
     Models,
     running_models,
 )
+from worker.blobs import BlobStore
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
 from worker.memory.sharing import DeviceSharing
@@ -25,7 +26,7 @@ from worker.servicebus.link import utc_now
 from worker.settings import MemorySettings
 
 
-class MemoryStore:
+class MemoryStore(BlobStore):
     """A heartbeat store that records all calls. Each call fails while `is_down` is true."""
 
     def __init__(self) -> None:

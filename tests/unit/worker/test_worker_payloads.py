@@ -10,6 +10,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
+from worker.blobs import BlobStore
 from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.prepare import read_inline
@@ -22,7 +23,7 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 
 @dataclass
-class ScriptedStore:
+class ScriptedStore(BlobStore):
     """A blob store whose reads return `data` in chunks.
 
     The first `failures_left` reads raise `failure` after the first chunk.
@@ -42,7 +43,9 @@ class ScriptedStore:
                 self.failures_left -= 1
                 raise self.failure
 
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
         raise AssertionError("nothing is written here")
 
 

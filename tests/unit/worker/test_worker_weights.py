@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.weights import parse_weights
+from worker.blobs import BlobReader
 from worker.errors import (
     ModelFailed,
     ModelUnusable,
@@ -137,7 +138,7 @@ def test_damaged_file_loads_or_is_unusable(
 
 
 @dataclass
-class ScriptedBlobs:
+class ScriptedBlobs(BlobReader):
     """Blob storage with the blob of `model_of`, or with none, and a count of reads."""
 
     data: bytes | None = DATA

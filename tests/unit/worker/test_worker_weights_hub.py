@@ -20,6 +20,7 @@ from contract.guard import AddressGuard
 from contract.weights import hub_blob
 from tests.hub_server import COMMIT, FakeHub, respond, run_hub
 from tests.unit.worker.managed_models import until
+from worker.blobs import BlobReader
 from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable, WorkerError
 from worker.settings import HubSettings
 from worker.weights.cache import Download
@@ -64,7 +65,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class CopiedBlobs:
+class CopiedBlobs(BlobReader):
     """Blob storage to which a deployment has copied files from the Hugging Face Hub."""
 
     def __init__(self, *files: bytes) -> None:
