@@ -12,8 +12,7 @@ _HOST = "127.0.0.1"
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.05
 _ANSWER_TIMEOUT_SECONDS = 5.0
-_MAX_STATUS_LINE_BYTES = 1024
-_MAX_DOCUMENT_BYTES = 1024 * 1024
+_MAX_RESPONSE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +35,40 @@ async def wait_until_ready(probe: Probe) -> None:
 
 async def is_ready(probe: Probe) -> bool:
     """Send the probe once, and return whether the component is ready."""
-    try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
-            status = await _get_status(probe)
-    except (OSError, TimeoutError):
-        return False
-    if status is None:
-        return False
-    return probe.status is None or status == probe.status
+    status, _ = await _send(probe)
+    return status is not None and probe.status in {None, status}
 
 
 async def get_json(probe: Probe) -> object:
     """Send the probe once, and return the JSON document of the response, or ``None``."""
+    _, body = await _send(probe)
     try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
-            reader, writer = await asyncio.open_connection(_HOST, probe.port)
-            try:
-                writer.write(_request(probe))
-                response = await reader.read(_MAX_DOCUMENT_BYTES)
-                while more := await reader.read(_MAX_DOCUMENT_BYTES - len(response)):
-                    response += more
-            finally:
-                writer.close()
-        document: object = json.loads(response.partition(b"\r\n\r\n")[2])
-    except (OSError, TimeoutError, ValueError, RecursionError):
+        document: object = json.loads(body)
+    except (ValueError, RecursionError):
         return None
     return document
 
 
-def _request(probe: Probe) -> bytes:
-    return (
+async def _send(probe: Probe) -> tuple[int | None, bytes]:
+    """Send the probe, and return the status and the body; ``None`` without an HTTP response."""
+    request = (
         f"GET {probe.path} HTTP/1.1\r\n"
         f"Host: {_HOST}:{probe.port}\r\n"
         "Accept: */*\r\nConnection: close\r\n\r\n"
-    ).encode("ascii")
-
-
-async def _get_status(probe: Probe) -> int | None:
-    """Send the probe, and return the HTTP status or ``None`` if the response is not HTTP."""
-    reader, writer = await asyncio.open_connection(_HOST, probe.port, limit=_MAX_STATUS_LINE_BYTES)
+    )
+    response = b""
     try:
-        writer.write(_request(probe))
-        try:
-            line = await reader.readuntil(b"\r\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return None
-    finally:
-        writer.close()
-    version, _, rest = line.partition(b" ")
-    code = rest[:3]
-    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else None
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(_HOST, probe.port)
+            try:
+                writer.write(request.encode("ascii"))
+                while more := await reader.read(_MAX_RESPONSE_BYTES - len(response)):
+                    response += more
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return None, b""
+    head, _, body = response.partition(b"\r\n\r\n")
+    version, _, rest = head.partition(b" ")
+    is_http = version.startswith(b"HTTP/") and rest[:3].isdigit()
+    return int(rest[:3]) if is_http else None, body
