@@ -16,25 +16,6 @@ from loosely.local.example import ExampleRequest
 from loosely.local.pages import PAGES, page_address
 from loosely.local.parts import Part
 
-#: The line for an event, as a format of the event, and its style.
-_LINES: Mapping[type[object], tuple[str, str]] = {
-    events.PartStopping: ("is stopping", ""),
-    events.PartHalted: ("restarts: {0.reason}", "cyan"),
-    events.PartReloaded: ("reads its files again: {0.reason}", "cyan"),
-    events.ChangeRefused: ("keeps running without the change: {0.reason}", "red"),
-    events.PartNotStarted: (
-        "could not be started ({0.reason}); tries again in {0.restart_in_seconds:.1f} s",
-        "red",
-    ),
-    events.ModelSetAside: (
-        "the model {0.model} is set aside, the others are served: {0.reason}",
-        "red",
-    ),
-    events.ModelRestored: ("the model {0.model} is served again", "green"),
-    events.QueueCountsUnknown: ("keeps its size: {0.reason}", "yellow"),
-    events.PartGivenUp: ("could not be started: {0.reason}", "red"),
-}
-
 
 class StatusDisplay:
     """Shows the components on a terminal as a table, and on any other output as lines."""
@@ -75,20 +56,19 @@ class StatusDisplay:
 
     def show(self, event: events.PartEvent) -> None:
         """Show an event of a component: in the table if it became ready, otherwise as a line."""
-        if type(event) in _LINES:
-            text, style = _LINES[type(event)]
-            self._print(event.part, text.format(event), style=style)
-            return
         match event:
+            case events.PartReport(part, text, style):
+                self._print(part, text, style=style)
+            case events.PartHalted(part, reason):
+                self._print(part, f"restarts: {reason}", style="cyan")
+            case events.PartStopping(part):
+                self._print(part, "is stopping")
             case events.PartReady(part, seconds, is_restart=False):
                 self._seconds[part.name] = seconds
                 if part.name not in self._parts or self._live is None:
                     self._print(part, f"ready in {seconds:.1f} s", part.summary, part.address)
             case events.PartReady(part, seconds):
                 self._print(part, f"ready again in {seconds:.1f} s", style="green")
-            case events.PartSlow(part, seconds, last_line):
-                log = f"; last log line: {last_line}" if last_line else ""
-                self._print(part, f"is not ready after {seconds:.0f} s{log}", style="yellow")
             case events.PartDied(part, exit_code, last_line, seconds):
                 log = f": {last_line}" if last_line else ""
                 died = f"died ({events.describe_exit(exit_code)}{log})"

@@ -15,32 +15,22 @@ class PartEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class _ExplainedEvent(PartEvent):
-    reason: str
+class PartReport(PartEvent):
+    """News of a component that does not change its state: a text to show, in a style of Rich."""
+
+    text: str
+    style: str = ""
 
 
 class PartStopping(PartEvent):
     """The component is being stopped."""
 
 
-class PartHalted(_ExplainedEvent):
+@dataclass(frozen=True, slots=True)
+class PartHalted(PartEvent):
     """The component is being restarted, for example because of a changed file."""
 
-
-class PartReloaded(_ExplainedEvent):
-    """The component reads its changed files without an interruption."""
-
-
-class ChangeRefused(_ExplainedEvent):
-    """A changed file is not used. The component keeps running."""
-
-
-class PartGivenUp(_ExplainedEvent):
-    """A worker of the pool could not be started. Another follows if the queues need it."""
-
-
-class QueueCountsUnknown(_ExplainedEvent):
-    """The number of messages in the queues could not be read. The pool keeps its size."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +49,11 @@ class PartReady(PartEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class PartSlow(PartEvent):
-    """The component is still not ready ``seconds`` after its start."""
-
-    seconds: float
-    last_line: str
-
-
-@dataclass(frozen=True, slots=True)
 class PartDied(PartEvent):
     """The component's process ended unexpectedly. A restart follows."""
 
     exit_code: int
     last_line: str
-    restart_in_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class PartNotStarted(_ExplainedEvent):
-    """The component's process could not be started. The start will be repeated."""
-
     restart_in_seconds: float
 
 
@@ -95,21 +70,6 @@ class ErrorLogged(PartEvent):
     """The component has logged an error with a traceback. ``lines`` are the lines of the log."""
 
     lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSetAside(PartEvent):
-    """A worker cannot load ``model`` because of ``reason``, and serves its other models."""
-
-    model: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRestored(PartEvent):
-    """A worker has loaded a model that could not be loaded before."""
-
-    model: str
 
 
 @dataclass(frozen=True, slots=True)

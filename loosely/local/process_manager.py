@@ -103,8 +103,8 @@ class ProcessManager:
             except OSError as error:
                 # For example, the machine does not have enough memory for another process.
                 delay_seconds = self.backoff.next_delay(0.0)
-                reason = error.strerror or str(error)
-                self.notify(events.PartNotStarted(self.part, reason, delay_seconds))
+                text = f"could not be started ({error.strerror or error}); tries again in"
+                self._report(f"{text} {delay_seconds:.1f} s", "red")
                 await asyncio.sleep(delay_seconds)
                 continue
             self.notify(events.PartStarted(self.part, process.pid))
@@ -167,7 +167,7 @@ class ProcessManager:
             return False
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGHUP)
-        self.notify(events.PartReloaded(self.part, reason))
+        self._report(f"reads its files again: {reason}", "cyan")
         return True
 
     def resume(self) -> None:
@@ -190,6 +190,9 @@ class ProcessManager:
             kill_group(process.pid)
             await asyncio.wait([ended])
         return is_killed
+
+    def _report(self, text: str, style: str) -> None:
+        self.notify(events.PartReport(self.part, text, style))
 
     def limit_logs(self) -> None:
         """Truncate a log that is too large."""
@@ -225,8 +228,9 @@ class ProcessManager:
                 await asyncio.wait([probing], timeout=max(left_seconds, 0.0))
                 if probing.done():
                     break
-                seconds = self.clock() - started_at
-                self.notify(events.PartSlow(self.part, seconds, self.log.last_line()))
+                line = self.log.last_line()
+                text = f"is not ready after {self.clock() - started_at:.0f} s"
+                self._report(f"{text}; last log line: {line}" if line else text, "yellow")
                 patience_seconds *= 2
         finally:
             probing.cancel()
@@ -243,12 +247,13 @@ class ProcessManager:
             for model, reason in broken.items():
                 if self._broken_models.get(model) != reason:
                     self._broken_models[model] = reason
-                    self.notify(events.ModelSetAside(self.part, model, reason))
+                    text = f"the model {model} is set aside, the others are served: {reason}"
+                    self._report(text, "red")
             # After a restart, the page shows a model as neither broken nor loaded until its first
             # load has ended. So only a loaded model is reported as restored.
             for model in sorted(self._broken_models.keys() & served):
                 del self._broken_models[model]
-                self.notify(events.ModelRestored(self.part, model))
+                self._report(f"the model {model} is served again", "green")
             await asyncio.sleep(_MODELS_SECONDS)
 
     async def _watch_errors(self, log: LogReader) -> None:

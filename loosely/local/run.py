@@ -165,7 +165,7 @@ class ModelWatch:
     async def _use(self, changed: Sequence[Path]) -> bool:
         """Let the components use the changed files. Return False if a file has an error."""
         for error in filter(None, map(find_code_error, changed)):
-            self._notify(events.ChangeRefused(self._plan.shown_parts[-1], error))
+            self._refuse(self._plan.shown_parts[-1], error)
             return False
         reason = f"{changed[0].name} has changed"
         if self._plan.models in changed:
@@ -185,10 +185,13 @@ class ModelWatch:
                 try:
                     await self._launcher.prepare(part, part.preparation)
                 except PreparationFailed as error:
-                    reason = str(error).removeprefix(f"{part.name}: ")
-                    self._notify(events.ChangeRefused(part, reason))
+                    self._refuse(part, str(error).removeprefix(f"{part.name}: "))
                     return False
         return True
+
+    def _refuse(self, part: Part, error: str) -> None:
+        text = f"keeps running without the change: {error}"
+        self._notify(events.PartReport(part, text, "red"))
 
     async def _restart(self, name: str, reason: str) -> None:
         """Let the component ``name`` read its files again, by a restart if necessary."""

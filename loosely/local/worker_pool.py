@@ -196,7 +196,7 @@ class WorkerPool:
                 self._start_worker()
         except PortBusy as error:
             # No port is free for another worker. The running workers continue.
-            self._notify(events.PartGivenUp(self._plan.part, str(error)))
+            self._report_given_up(self._plan.part, error)
         if surplus > 0:
             await self._stop_idle(surplus)
         size = len(self._active)
@@ -215,7 +215,9 @@ class WorkerPool:
             is_long = now - self._counted_at > _REPORT_UNKNOWN_AFTER_SECONDS
             if is_long and not self._is_unknown_reported:
                 self._is_unknown_reported = True
-                self._notify(events.QueueCountsUnknown(self._plan.part, str(error)))
+                self._notify(
+                    events.PartReport(self._plan.part, f"keeps its size: {error}", "yellow")
+                )
             return [None]
         self._counted_at, self._is_unknown_reported = now, False
         return counts
@@ -259,7 +261,10 @@ class WorkerPool:
                 continue  # the port was busy, so the next worker uses another port
             if not isinstance(error, PartFailed) or not self._has_had_ready_worker:
                 raise error
-            self._notify(events.PartGivenUp(worker.manager.part, str(error)))
+            self._report_given_up(worker.manager.part, error)
+
+    def _report_given_up(self, part: Part, error: Exception) -> None:
+        self._notify(events.PartReport(part, f"could not be started: {error}", "red"))
 
     def _report_readiness(self) -> None:
         ready = sum(not worker.is_loading for worker in self._active)

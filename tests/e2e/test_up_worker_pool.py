@@ -294,14 +294,12 @@ async def test_unknown_queue_lengths_keep_the_size(harness: PoolHarness) -> None
 
     harness.gateway.status = 503
     harness.clock_offset_seconds = 60.0
-    await until(
-        lambda: any(isinstance(event, events.QueueCountsUnknown) for event in harness.events)
-    )
+    await until(lambda: any(isinstance(event, events.PartReport) for event in harness.events))
     for _ in range(3):
         await asyncio.sleep(0.05)
     assert len(harness.running()) == 2
-    (unknown,) = [event for event in harness.events if isinstance(event, events.QueueCountsUnknown)]
-    assert unknown.reason.endswith("responded with HTTP status 503")
+    (unknown,) = [event for event in harness.events if isinstance(event, events.PartReport)]
+    assert unknown.text.endswith("responded with HTTP status 503")
 
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):

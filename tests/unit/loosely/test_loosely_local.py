@@ -444,25 +444,18 @@ class TestConsole:
 
     def test_failures_have_reasons(self, capsys: pytest.CaptureFixture[str]) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
-            display.show(events.PartNotStarted(WORKER, "Cannot allocate memory", 0.2))
+            display.show(events.PartReport(WORKER, "could not be started", "red"))
             display.show(events.PartFailing(WORKER, 3, ("one", "two")))
-            display.show(events.ModelSetAside(WORKER, "resnet", "the file is gone (missing)"))
-            display.show(events.ModelRestored(WORKER, "resnet"))
             for problem in ("", "the disk is full", "the disk is full", "", ""):
                 display.show_disk_problem(problem)
         assert capsys.readouterr().out.splitlines() == [
-            "  worker  could not be started (Cannot allocate memory); tries again in 0.2 s",
+            "  worker  could not be started",
             (
                 "  worker  died 3 times before it was ready; the other components keep running; "
                 "the last lines of its log:"
             ),
             "  worker    one",
             "  worker    two",
-            (
-                "  worker  the model resnet is set aside, the others are served: the file is gone "
-                "(missing)"
-            ),
-            "  worker  the model resnet is served again",
             "  the disk is full; all components keep running, but no job is accepted for now",
             "  the data directory can be written again",
         ]
