@@ -191,7 +191,7 @@ async def add_queue_position(
     if model is not None and job["status"] == JobStatus.QUEUED:
         created_at = datetime.fromisoformat(job["created_at"])
         position = await estimates.estimate_position(model, created_at, priority)
-        job["queue"] = position.document()
+        job["queue"] = position
     seconds = retry_after_seconds(position, RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS)
     return {"Retry-After": str(seconds)}
 

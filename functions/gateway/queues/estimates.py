@@ -29,9 +29,8 @@ import logging
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Final, Literal
 
 from typing_extensions import TypedDict
@@ -56,18 +55,10 @@ class JobQueue(TypedDict):
     phase: Literal["queued", "cold_starting", "model_broken"] | None
 
 
+NO_POSITION: Final[JobQueue] = {"position": None, "eta_seconds": None, "phase": None}
+
 DECAY: Final = 0.97
 """The factor by which each new reply reduces the weight of all older replies in `Throughput`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplySample:
-    """When a reply arrived, how long the worker had the job, and how long its batch ran."""
-
-    at_seconds: float
-    held_seconds: float
-    inference_seconds: float
-    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +85,23 @@ class Throughput:
             return None
         return min(self.busy_seconds, self.device_seconds) / self.weight
 
-    def after(self, reply: ReplySample) -> "Throughput":
-        """Return the throughput with this reply."""
-        held = _finite_seconds(reply.held_seconds)
-        gap = held
+    def after(
+        self, at_seconds: float, held_seconds: float, inference_seconds: float, batch_size: int
+    ) -> "Throughput":
+        """Return the throughput with a reply that arrived at `at_seconds`.
+
+        The worker had the job for `held_seconds`. Its batch ran for `inference_seconds`.
+        """
+        gap = held = _finite_seconds(held_seconds)
         if self.last_reply_at_seconds is not None:
             # The difference is negative if the clock was set back.
-            gap = max(0.0, reply.at_seconds - self.last_reply_at_seconds)
-        cost = _finite_seconds(reply.inference_seconds) / max(1, reply.batch_size)
+            gap = max(0.0, at_seconds - self.last_reply_at_seconds)
+        cost = _finite_seconds(inference_seconds) / max(1, batch_size)
         return Throughput(
             self.weight * DECAY + 1.0,
             self.busy_seconds * DECAY + min(gap, held),
             self.device_seconds * DECAY + cost,
-            reply.at_seconds,
+            at_seconds,
         )
 
 
@@ -125,46 +120,13 @@ BROKEN_AFTER_SECONDS: Final = 1.0
 """After this time without a call of a worker, the heartbeats show whether the model is broken."""
 
 
-class QueuePhase(StrEnum):
-    """What a queued job waits for: earlier jobs, a worker, or a repair of the model."""
-
-    QUEUED = "queued"
-    COLD_STARTING = "cold_starting"
-    MODEL_BROKEN = "model_broken"
-
-
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The length of a queue at a time, and how many replies this process had received by then.
+    """The numbers of messages at a time, and how many replies this process had received by then."""
 
-    The length does not include scheduled and dead messages.
-    """
-
-    length: int
+    counts: MessageCounts
     at_seconds: float
     replies: int
-    scheduled: int = 0
-    dead: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePosition:
-    """The position of a job in its queue, and its estimated wait. An unknown value is None."""
-
-    position: int | None = None
-    eta_seconds: float | None = None
-    phase: QueuePhase | None = None
-
-    def document(self) -> JobQueue:
-        """Return the JSON object for the member `queue` of the job resource."""
-        return {
-            "position": self.position,
-            "eta_seconds": self.eta_seconds,
-            "phase": self.phase.value if self.phase else None,
-        }
-
-
-NO_POSITION: Final = QueuePosition()
 
 
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
@@ -174,7 +136,7 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
     `replies` is how many replies this process has received.
     """
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
-    return max(0, sample.length + later - max(0, replies - sample.replies))
+    return max(0, sample.counts.active + later - max(0, replies - sample.replies))
 
 
 def position(
@@ -185,7 +147,7 @@ def position(
         earlier = arrivals[: bisect_left(arrivals, created_at_seconds)]
         return length_now(sample, earlier, replies) + 1
     behind = bisect_right(arrivals, sample.at_seconds) - bisect_right(arrivals, created_at_seconds)
-    return max(1, sample.length - behind)
+    return max(1, sample.counts.active - behind)
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
@@ -205,14 +167,14 @@ def is_cold_starting(
     return now_seconds - quiet_since_seconds >= limit_seconds
 
 
-def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
+def retry_after_seconds(position: JobQueue, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After of a job: the estimated wait, or `unknown_seconds`.
 
     If no worker runs or can load the model, it is QUIET_SECONDS or more.
     """
-    if position.eta_seconds is not None:
-        return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
-    if position.phase in {QueuePhase.COLD_STARTING, QueuePhase.MODEL_BROKEN}:
+    if position["eta_seconds"] is not None:
+        return min(longest_seconds, max(1, math.ceil(position["eta_seconds"])))
+    if position["phase"] in {"cold_starting", "model_broken"}:
         return min(longest_seconds, max(unknown_seconds, int(QUIET_SECONDS)))
     return unknown_seconds
 
@@ -269,7 +231,7 @@ class QueueStatistics:
         if count is None:
             return None
         active = length_now(count, self._arrivals, self._replies)
-        return MessageCounts(active, count.scheduled, count.dead)
+        return replace(count.counts, active=active)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
         """Return the estimated position, from 1, of a job; None if unknown."""
@@ -310,10 +272,7 @@ class QueueStatistics:
     async def _count_messages(self, queue: str) -> LengthSample | None:
         at_seconds, replies = self._now(), self._replies
         try:
-            counts = await self._count(queue)
-            self._sample = LengthSample(
-                counts.active, at_seconds, replies, counts.scheduled, counts.dead
-            )
+            self._sample = LengthSample(await self._count(queue), at_seconds, replies)
         except (Unavailable, TimeoutError) as error:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
@@ -373,14 +332,11 @@ class WaitEstimates:
     def record_reply(self, model: str, priority: Priority, reply: JobReply) -> None:
         """Record that this process has accepted this reply from a worker of the model."""
         known, now = self._of(model), self._now()
+        # Both times are from the worker's clock, so the skew to our clock does not matter.
+        held_seconds = (reply.finished_at - reply.started_at).total_seconds()
+        timing = reply.timing
         known.throughput = known.throughput.after(
-            ReplySample(
-                at_seconds=now,
-                # Both times are from the worker's clock, so the skew to our clock does not matter.
-                held_seconds=(reply.finished_at - reply.started_at).total_seconds(),
-                inference_seconds=reply.timing.inference_ms / 1000,
-                batch_size=reply.timing.batch_size,
-            )
+            now, held_seconds, timing.inference_ms / 1000, timing.batch_size
         )
         known.queues[priority].record_reply()
         known.quiet_since = now
@@ -394,28 +350,21 @@ class WaitEstimates:
 
     async def estimate_position(
         self, model: ModelEntry, created_at: datetime, priority: Priority
-    ) -> QueuePosition:
+    ) -> JobQueue:
         """Return the position and the estimated wait of a job that has not started."""
         known = self._of(model.name)
         created = created_at.timestamp()
         own = known.queues[priority].position(queue_of(model, priority), created)
         before = [known.queues[each].length(queue_of(model, each)) for each in priority.higher]
         jobs = _sum_if_known(await asyncio.gather(own, *before) if before else [await own])
-        phase = await self._phase(model.name, max(known.quiet_since, created), known.throughput)
-        if jobs is None:
-            return QueuePosition(phase=phase)
-        # It is unknown when a worker will start, or when the model will be repaired.
-        is_served = phase is QueuePhase.QUEUED
-        eta = wait_seconds(jobs, known.throughput.seconds_per_job) if is_served else None
-        return QueuePosition(jobs, eta, phase)
-
-    async def _phase(self, model: str, quiet_since: float, throughput: Throughput) -> QueuePhase:
-        now = self._now()
+        now, quiet_since = self._now(), max(known.quiet_since, created)
         is_quiet = now - quiet_since >= BROKEN_AFTER_SECONDS
-        if is_quiet and model in await self._states.broken():
-            return QueuePhase.MODEL_BROKEN
-        is_cold = is_cold_starting(quiet_since, now, throughput)
-        return QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
+        if is_quiet and model.name in await self._states.broken():
+            return {"position": jobs, "eta_seconds": None, "phase": "model_broken"}
+        if is_cold_starting(quiet_since, now, known.throughput):
+            return {"position": jobs, "eta_seconds": None, "phase": "cold_starting"}
+        eta = None if jobs is None else wait_seconds(jobs, known.throughput.seconds_per_job)
+        return {"position": jobs, "eta_seconds": eta, "phase": "queued"}
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
         """Return how long a new job of the model will wait."""
