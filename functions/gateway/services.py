@@ -1,5 +1,6 @@
 """The components of the gateway, which are built once in each process."""
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -41,36 +42,26 @@ from gateway.webhooks.sender import WebhookSender
 _MAX_EARLY_QUEUES: Final = 10
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Services:
     """The components of the gateway. Pass to each function only those that it needs."""
 
-    def __init__(  # noqa: PLR0913 - each connection is an argument
-        self,
-        *,
-        settings: GatewaySettings,
-        catalogue: Catalogue,
-        queues: Queues,
-        payloads: PayloadStore,
-        blobs: Blobs,
-        links: PayloadLinks,
-        tokens: ReplyTokens,
-        webhooks: WebhookSender,
-        clock: Clock = utc_now,
-        tracing: GatewayTracing | None = None,
-        resolver: Resolver | None = None,
-        start_delay_seconds: float = START_DELAY_SECONDS,
-    ) -> None:
-        self.settings = settings
-        self.catalogue = catalogue
-        self.queues = queues
-        self.payloads = payloads
-        self.blobs = blobs
-        self.links = links
-        self.tokens = tokens
-        self.webhooks = webhooks
-        self.clock = clock
-        self.tracing = tracing or GatewayTracing()
+    settings: GatewaySettings
+    catalogue: Catalogue
+    queues: Queues
+    payloads: PayloadStore
+    blobs: Blobs
+    links: PayloadLinks
+    tokens: ReplyTokens
+    webhooks: WebhookSender
+    clock: Clock = utc_now
+    tracing: GatewayTracing = field(default_factory=GatewayTracing)
+    resolver: Resolver = field(default_factory=Resolver)
+    start_delay_seconds: float = START_DELAY_SECONDS
 
+    def __post_init__(self) -> None:
+        settings, catalogue, clock = self.settings, self.catalogue, self.clock
+        queues, blobs, payloads, tokens = self.queues, self.blobs, self.payloads, self.tokens
         self.bodies = LargeBodies(settings.body_memory_bytes)
         self.counters = JobCounters(clock)
         heartbeats = WorkerHeartbeats(blobs, clock, is_enabled=settings.has_heartbeats)
@@ -92,7 +83,7 @@ class Services:
             queues=queues,
             tokens=tokens,
             tracing=self.tracing,
-            resolver=resolver or Resolver(),
+            resolver=self.resolver,
             estimates=self.estimates,
             counters=self.counters,
             payloads=payloads,
@@ -103,7 +94,7 @@ class Services:
             states=states,
             clock=clock,
             url_inputs=RateLimiter(clock),
-            start_delay_seconds=start_delay_seconds,
+            start_delay_seconds=self.start_delay_seconds,
         )
         self.children = ChildJobs(self.creator)
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)
@@ -116,7 +107,7 @@ class Services:
         )
         self.letter_actions = LetterActions(blobs, redriver, clock)
         self.webhook_activities = WebhookActivities(
-            self.jobs, self.progress, payloads, webhooks, settings.webhook_secrets, clock
+            self.jobs, self.progress, payloads, self.webhooks, settings.webhook_secrets, clock
         )
         self.operations = Operations(
             catalogue,
