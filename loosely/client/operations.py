@@ -185,7 +185,9 @@ class ClientOperations:
         """Return a job's timeline: how long each step and each delivery to a worker took."""
         request = self._requests.build("GET", "jobs", job_id, "timeline")
         response = await self._send(request, (200,))
-        return read_as(response, Timeline.from_body, "a timeline")
+        return read_as(
+            response, lambda found: Timeline.from_document(found, response.body), "a timeline"
+        )
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job, and return it: ``cancelling``, or with its final status if it had ended."""
@@ -261,7 +263,7 @@ class ClientOperations:
     async def models(self) -> tuple[Model, ...]:
         """Return the models that accept jobs."""
         response = await self._send(self._requests.build("GET", "models"), (200,))
-        return read_as(response, Model.list_from_body, "a list of models")
+        return read_as(response, Model.list_from_document, "a list of models")
 
     async def model(self, name: str) -> Model:
         """Return the model with this name. Raises NotFound if it is unknown."""
@@ -348,7 +350,7 @@ class ClientOperations:
         }
         request = self._requests.build("GET", "jobs", params=filters)
         response = await self._send(request, (200,))
-        return read_as(response, JobPage.from_body, "a list of jobs")
+        return read_as(response, JobPage.from_document, "a list of jobs")
 
     async def _send(
         self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
@@ -450,7 +452,7 @@ class ClientOperations:
     async def _model(self, name: str, give_up_at: float = math.inf) -> Model:
         request = self._requests.build("GET", "models", name)
         response = await self._send(request, (200,), give_up_at)
-        model = read_as(response, Model.from_body, "a model")
+        model = read_as(response, Model.from_document, "a model")
         self._known_models[name] = model
         return model
 
@@ -467,7 +469,7 @@ class ClientOperations:
             document["input"] = input_name
         asked = self._requests.build("POST", "uploads", document=document)
         response = await self._send(asked, (201,), give_up_at)
-        slot = read_as(response, UploadTarget.from_body, "an upload target")
+        slot = read_as(response, UploadTarget.from_document, "an upload target")
         if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
             raise PayloadTooLarge.over(slot.max_bytes, payload.size_bytes)
         try:

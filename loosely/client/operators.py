@@ -9,7 +9,7 @@ from loosely.client.clients import Client, block, block_each
 from loosely.client.errors import UnexpectedAnswer
 from loosely.client.operations import ClientOperations
 from loosely.client.requests import HttpRequest
-from loosely.client.resources import decode_json
+from loosely.client.responses import read_as
 
 _PAGE_SIZE = "100"
 #: The segments of the URL path after `/v1`.
@@ -168,13 +168,7 @@ class OperatorOperations(ClientOperations):
                 return deleted
 
     async def _read(self, request: HttpRequest, *expected: int) -> dict[str, Any]:
-        response = await self._send(request, expected)
-        document = decode_json(response.body)
-        if not isinstance(document, dict):
-            raise UnexpectedAnswer(
-                response.shown_url, response.status, "the body is not a JSON object"
-            )
-        return document
+        return read_as(await self._send(request, expected), dict, "a JSON object")
 
 
 class OperatorClient(Client):

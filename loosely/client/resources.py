@@ -79,11 +79,6 @@ class Job:
                 return cls(job_id, model, status, document, body, retry_after_seconds)
         return None
 
-    @classmethod
-    def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid."""
-        return cls.from_document(decode_json(body), body, retry_after_seconds)
-
     @property
     def version(self) -> str | None:
         """The version of the model that runs the job, or ``None`` if it is not reported."""
@@ -260,11 +255,8 @@ class Timeline:
     body: bytes = field(repr=False)
 
     @classmethod
-    def from_body(cls, body: bytes) -> Self | None:
-        """Return the timeline that the JSON text ``body`` describes, or ``None`` if invalid."""
-        document = decode_json(body)
-        if not isinstance(document, dict):
-            return None
+    def from_document(cls, document: Mapping[str, Any], body: bytes) -> Self | None:
+        """Return the timeline that ``document`` describes, or ``None`` if it is invalid."""
         total_ms = _number(document, "total_ms")
         match [document.get(key) for key in ("id", "model", "status")]:
             case [str(job_id), str(model), str(status)] if total_ms is not None:
@@ -347,10 +339,9 @@ class JobPage:
     searched_back_to: datetime | None = None
 
     @classmethod
-    def from_body(cls, body: bytes) -> Self | None:
-        """Return the page that the JSON text ``body`` describes, or ``None`` if it is invalid."""
-        document = decode_json(body)
-        if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
+    def from_document(cls, document: Mapping[str, Any]) -> Self | None:
+        """Return the page that ``document`` describes, or ``None`` if it is invalid."""
+        if not isinstance(document.get("jobs"), list):
             return None
         jobs = [Job.from_document(job, json.dumps(job).encode()) for job in document["jobs"]]
         cursor = document.get("next_cursor")
@@ -384,15 +375,9 @@ class Model:
         )
 
     @classmethod
-    def from_body(cls, body: bytes) -> Self | None:
-        """Return the model in the JSON text ``body``, or ``None`` if it is invalid."""
-        return cls.from_document(decode_json(body))
-
-    @classmethod
-    def list_from_body(cls, body: bytes) -> tuple[Self, ...] | None:
-        """Return the models in the JSON text ``body``, or ``None`` if it is no list of models."""
-        document = decode_json(body)
-        listed = document.get("models") if isinstance(document, dict) else None
+    def list_from_document(cls, document: Mapping[str, Any]) -> tuple[Self, ...] | None:
+        """Return the models that ``document`` lists, or ``None`` if it is no list of models."""
+        listed = document.get("models")
         if not isinstance(listed, list):
             return None
         return tuple(model for one in listed if (model := cls.from_document(one)))
@@ -429,11 +414,8 @@ class UploadTarget:
     document: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def from_body(cls, body: bytes) -> Self | None:
-        """Return the target that the JSON text ``body`` describes, or ``None`` if it is invalid."""
-        document = decode_json(body)
-        if not isinstance(document, dict):
-            return None
+    def from_document(cls, document: Mapping[str, Any]) -> Self | None:
+        """Return the target that ``document`` describes, or ``None`` if it is invalid."""
         reference, url = document.get("upload"), document.get("url")
         if not (isinstance(reference, str) and isinstance(url, str)):
             return None

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loosely.client.errors import LooselyError, PayloadTooLarge, UnexpectedAnswer, read_problem
-from loosely.client.resources import Job
+from loosely.client.resources import Job, decode_json
 
 T = TypeVar("T")
 
@@ -36,9 +36,10 @@ class HttpResponse:
         return min(float(value[:9]), _MAX_RETRY_AFTER_SECONDS)
 
 
-def read_as(response: HttpResponse, parse: Callable[[bytes], T | None], what: str) -> T:
-    """Return the body as ``parse`` reads it. Raises UnexpectedAnswer if it is not ``what``."""
-    found = parse(response.body)
+def read_as(response: HttpResponse, parse: Callable[[Mapping[str, Any]], T | None], what: str) -> T:
+    """Return what ``parse`` makes of the JSON object. Raises UnexpectedAnswer if not ``what``."""
+    document = decode_json(response.body)
+    found = parse(document) if isinstance(document, dict) else None
     if found is None:
         reason = f"the body is not {what} in Loosely's format"
         raise UnexpectedAnswer(response.shown_url, response.status, reason)
@@ -47,8 +48,8 @@ def read_as(response: HttpResponse, parse: Callable[[bytes], T | None], what: st
 
 def read_job(response: HttpResponse) -> Job:
     """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
-    seconds = response.retry_after_seconds
-    return read_as(response, lambda body: Job.from_body(body, seconds), "a job")
+    body, seconds = response.body, response.retry_after_seconds
+    return read_as(response, lambda found: Job.from_document(found, body, seconds), "a job")
 
 
 def read_error(response: HttpResponse, sent_bytes: int = 0) -> LooselyError:

@@ -576,7 +576,7 @@ def test_any_bytes_can_be_read_as_problem(body: bytes) -> None:
 )
 def test_any_json_can_be_read_as_job(document: object) -> None:
     body = json.dumps(document).encode()
-    job = Job.from_body(body)
+    job = Job.from_document(json.loads(body), body)
     assert job is None or isinstance(job.status, str)
     read_problem(500, body, None)
 
