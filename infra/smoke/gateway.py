@@ -7,13 +7,13 @@ LOOSELY_API_KEY=… python -m infra.smoke.gateway letter … --id MESSAGE-ID
 import argparse
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
 
 from infra.smoke.findings import Finding, FindingResult, Observation, print_findings
 from infra.smoke.jobs import REQUEST_SECONDS, Api, JobReport, TimeLimit, make_api, watch
@@ -43,7 +43,8 @@ def check_upload(request: CheckRequest) -> Observation:
     status, slot = api.call("POST", "/v1/uploads", wanted, content_type="application/json")
     if status != 201:
         return FindingResult.FAILED, f"the gateway gave no link: {status}"
-    stored = _put(str(slot.get("url")), api.picture, dict(slot.get("headers") or {}))
+    link, headers = str(slot.get("url")), dict(slot.get("headers") or {})
+    stored = _request("PUT", link, content=api.picture, headers=headers)
     if stored != 201:
         return FindingResult.FAILED, f"the storage refused the upload: {stored}"
     path = f"/v1/models/{api.model}/jobs?upload={slot.get('upload')}"
@@ -58,9 +59,9 @@ def check_upload(request: CheckRequest) -> Observation:
 
 def check_management(request: CheckRequest) -> Observation:
     """Check that the Functions host does not list its orchestrations without a key."""
-    if urllib.parse.urlsplit(request.host_url).hostname in _LOCAL_HOSTS:
+    if urlsplit(request.host_url).hostname in _LOCAL_HOSTS:
         return FindingResult.NOT_APPLICABLE, "the local Functions host has no keys"
-    status = _fetch(urllib.request.Request(f"{request.host_url}{_MANAGEMENT_PATH}"))  # noqa: S310
+    status = _request("GET", f"{request.host_url}{_MANAGEMENT_PATH}")
     text = f"a request for the orchestrations without a key got {status or 'no response'}"
     return FindingResult.HELD if status in {401, 403, 404} else FindingResult.FAILED, text
 
@@ -111,22 +112,11 @@ CHECKS: Final[dict[str, tuple[str, Callable[[CheckRequest], Observation]]]] = {
 """For each check its claim and its function."""
 
 
-def _put(url: str, data: bytes, headers: dict[str, str]) -> int:
-    request = urllib.request.Request(url, data, method="PUT")  # noqa: S310  the gateway's link
-    for name, value in headers.items():
-        request.add_header(name, value)
-    return _fetch(request)
-
-
-def _fetch(request: urllib.request.Request) -> int:
+def _request(method: str, url: str, **options: Any) -> int:
     """Send a request, and return the HTTP status of the response; 0 without a response."""
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as response:  # noqa: S310
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-    except OSError:
+        return httpx.request(method, url, timeout=REQUEST_SECONDS, **options).status_code
+    except (httpx.HTTPError, httpx.InvalidURL):
         return 0
 
 

@@ -7,15 +7,12 @@ The exit code is 0 if every job ended as expected.
 """
 
 import argparse
-import http.client
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import httpx
 
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
 CANCELLATIONS_IN_PARALLEL: Final = 8
@@ -85,18 +84,17 @@ class Api:
         The object is {} after an error. Without a response, the status is 0. In the names of
         `headers`, `_` stands for `-`.
         """
-        request = urllib.request.Request(f"{self.url}{path}", body, method=method)  # noqa: S310  the operator's own URL
-        request.add_header("authorization", f"Bearer {self.key}")
-        for name, value in headers.items():
-            request.add_header(name.replace("_", "-"), value)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as response:  # noqa: S310  as above
-                return response.status, _parse_object(response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, {}
-        except (OSError, http.client.HTTPException):
+            response = httpx.request(
+                *(method, f"{self.url}{path}"),
+                content=body,
+                headers={"authorization": f"Bearer {self.key}", **given},
+                timeout=REQUEST_SECONDS,
+            )
+        except httpx.HTTPError:
             return 0, {}
+        return response.status_code, _parse_object(response.content) if response.is_success else {}
 
     def submit(self, key: str) -> tuple[int, str]:
         """Submit a job; return the HTTP status and the id, which is empty if it was refused."""
