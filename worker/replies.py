@@ -6,7 +6,6 @@ failed connection, the worker sends the reply again after a random delay that gr
 After any other status, it does not.
 """
 
-import ipaddress
 import ssl
 import threading
 import time
@@ -21,6 +20,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Timeout, Url, parse_url
 
+from contract.guard import is_loopback
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
 from contract.names import WORKER_ROUTE
 from worker.errors import (
@@ -112,14 +112,14 @@ class GatewayClient:
         if status >= 500 or status in _MAY_SUCCEED_LATER:
             self._status.mark_down(f"HTTP status {status}")
             return None
-        self._mark_up()
+        self._status.mark_up()
         return status != _GONE
 
     def send_progress(self, url: str, body: bytes) -> bool:
         """Send an encoded progress report. Return False if the job must stop."""
         status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body).status
         if status is not None:
-            self._mark_up()
+            self._status.mark_up()
         return status != _GONE
 
     def run_child(
@@ -136,7 +136,7 @@ class GatewayClient:
         timeout = Timeout(connect=3.0, read=wait_seconds + 10.0)
         answer = self._request("POST", self._parse(url), timeout, body, headers)
         if answer.status is not None and answer.status < 500:
-            self._mark_up()
+            self._status.mark_up()
         return answer.status, answer.body
 
     def cancel_children(self, url: str) -> None:
@@ -194,16 +194,12 @@ class GatewayClient:
         if status >= 500:
             self._status.mark_down(problem)
             return answer._replace(problem=problem)
-        self._mark_up()
+        self._status.mark_up()
         if status // 100 == 2 or status == _GONE:
             return answer
         if status in _MAY_SUCCEED_LATER:
             return answer._replace(problem=problem)
         raise ReplyRefused(f"the gateway refused the reply with {problem}")
-
-    def _mark_up(self) -> None:
-        if not self._status.is_up:
-            self._status.mark_up()
 
     def _parse(self, text: str) -> Url:
         # The URL is parsed only here, and the result is used to connect: two parsers could disagree
@@ -215,7 +211,7 @@ class GatewayClient:
         host = url.host or ""
         port = url.port or (443 if url.scheme == "https" else 80)
         address = f"{host}:{port}".lower()
-        is_plain_allowed = _is_loopback(host) or address in self._plain_hosts
+        is_plain_allowed = is_loopback(host) or address in self._plain_hosts
         if url.scheme != "https" and not (url.scheme == "http" and is_plain_allowed):
             raise ReplyForbidden(
                 "the scheme of the reply URL must be https; http is allowed only for loopback "
@@ -343,12 +339,3 @@ def _limited(wait: Wait) -> Wait:
     """Limit all calls of `wait` together, so that a silent queue delays others briefly."""
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -224,6 +224,14 @@ def _is_numeric(host: str) -> bool:
     return _NUMERIC_PART.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a URL's host is `localhost` or an address of this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def system_look_up(host: str, port: int) -> Iterable[str]:
     """Ask the operating system, for up to a minute. Raises UnicodeError for an invalid name."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

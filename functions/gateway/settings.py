@@ -4,14 +4,13 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from contract.catalogue import DEFAULT_PATH
 from contract.errors import InvalidSetting
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, is_loopback
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.settings import AzureEndpoint, SettingsReader
 from contract.webhook import SETTING_SECRETS, parse_secrets
@@ -160,20 +159,13 @@ def _reply_token_keys(reader: SettingsReader) -> tuple[bytes, ...]:
 def _api_keys(reader: SettingsReader) -> tuple[ApiKey, ...]:
     keys = reader.parse("API_KEYS", lambda text: parse_keys(text) if text.strip() else ())
     host = urlsplit(reader.text("GATEWAY_BASE_URL")).hostname or ""
-    if not keys and not reader.flag("TRUST_PRINCIPAL_HEADER") and not _is_loopback(host):
+    if not keys and not reader.flag("TRUST_PRINCIPAL_HEADER") and not is_loopback(host):
         raise InvalidSetting(
             f"API_KEYS: the setting is missing, and {host[:100]} is not a loopback address, so "
             "everybody could use the gateway; create keys with `loosely keys new`, or set "
             "TRUST_PRINCIPAL_HEADER"
         )
     return keys
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _origins(reader: SettingsReader) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
+
+from contract.guard import is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -166,10 +167,7 @@ def _is_local(authority: str) -> bool:
         name = urlsplit(f"//{authority}").hostname or ""
     except ValueError:
         return False
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+    return is_loopback(name) or name.endswith(".localhost")
 
 
 def _shut_down(connection: socket.socket) -> None:
