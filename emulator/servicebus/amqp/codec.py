@@ -135,7 +135,8 @@ class Decoder:
     def _value(self, depth: int) -> Any:
         code = self.data[self.offset]
         self.offset += 1
-        return self._construct(code, depth)
+        read = _READERS[code]
+        return self._construct(code, depth) if read is None else read(self, depth)
 
     def _construct(self, code: int, depth: int) -> Any:
         read = _READERS[code]

@@ -118,7 +118,7 @@ class Dispatcher:
 
     def _next_receiver(self) -> Subscription | None:
         """Return the first receiver that has credit and for which a message is ready."""
-        if not self._state.index.ready:
+        if not self._with_credit or not self._state.index.ready:
             return None
         return next(
             (each for each in self._with_credit if self._state.has_ready(each.session_lock)), None
@@ -176,7 +176,9 @@ class Dispatcher:
             self._with_credit.pop(subscription, None)
             return
         self._with_credit[subscription] = None
-        self._schedule_transaction()
+        # Each change that makes a message ready schedules a transaction itself.
+        if self._state.index.ready:
+            self._schedule_transaction()
 
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted."""
