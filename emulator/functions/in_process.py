@@ -128,12 +128,35 @@ class InProcessApp:
                 task.cancel()
 
     async def invoke_web(self, call: list[Any], exchange: "Exchange") -> InvocationResponse:
-        """Run a function whose request and response pass through the app's web extension."""
-        if self._web is None:
-            return await self.invoke(call, b"")  # as in Azure, the function waits for its request
-        from emulator.functions.exchange import invoke_and_forward  # noqa: PLC0415 - for few apps
+        """Run a function whose request and response pass through the app's web extension.
 
-        return await invoke_and_forward(self._web, exchange, call[-1], self.invoke(call, b""))
+        The function runs in the task of the extension's app, when its request arrives there.
+        """
+        app = self._app
+        if self._web is None or app is None or app.extension is None:
+            return await self.invoke(call, b"")  # as in Azure, the function waits for its request
+        from emulator.functions.exchange import ForwardError  # noqa: PLC0415 - for few apps
+
+        run = _WebRun(app, call, self._loop.create_future())
+        app.extension.run_on_arrival(call[-1], run)
+        try:
+            await self._web.forward(exchange, call[-1], run.answer.done)
+        except ForwardError:
+            answer = await self._end_web(app.extension, run)
+            if answer[0][0] == "error":
+                return answer
+            raise
+        return await self._end_web(app.extension, run)
+
+    async def _end_web(self, extension: "WebExtension", run: "_WebRun") -> InvocationResponse:
+        """Wait for the function of a request that has been passed on, and return its response."""
+        if not run.answer.done() and extension.withdraw_run(run.call[-1]):
+            return await self.invoke(run.call, b"")  # the function waits for a request
+        try:
+            return await run.answer
+        finally:
+            if run.task is not None and not run.answer.done():
+                run.task.cancel()
 
     def give_up(self, function: str) -> None:
         """Abandon the thread of a synchronous function; an asynchronous one has been cancelled."""
@@ -158,6 +181,22 @@ class InProcessApp:
             _, running = await asyncio.wait(list(self.tasks), timeout=_CANCEL_SECONDS)
             for task in running:
                 _log.warning("a task of the app ignores its cancellation: %s", task.get_coro())
+
+
+class _WebRun:
+    """Runs the function of a web request in the task that calls this object."""
+
+    def __init__(
+        self, app: "AppFunctions", call: list[Any], answer: "asyncio.Future[InvocationResponse]"
+    ) -> None:
+        self.call = call
+        self.answer = answer
+        self.task: asyncio.Task[Any] | None = None
+        self._app = app
+
+    async def __call__(self) -> None:
+        self.task = asyncio.current_task()
+        await _respond(self._app, self.call, b"", self.answer)
 
 
 async def _respond(

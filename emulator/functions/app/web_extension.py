@@ -14,7 +14,7 @@ import importlib
 import logging
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 _log = logging.getLogger("functions.app")
@@ -24,6 +24,9 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y"})
 _FALSE = frozenset({"0", "false", "f", "no", "n"})
 _HEADER = "x-ms-invocation-id"
 _HOST = "127.0.0.1"
+
+Run = Callable[[], Awaitable[None]]
+"""Runs the function of an invocation."""
 
 
 class MissingHeaderError(ValueError):
@@ -40,6 +43,7 @@ class _Exchange:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.request: asyncio.Future[Any] = loop.create_future()
         self.result: asyncio.Future[Any] = loop.create_future()
+        self.run: Run | None = None
 
 
 class WebExtension:
@@ -91,6 +95,18 @@ class WebExtension:
         self._server = asyncio.get_running_loop().create_task(server.serve())
         return f"{host}:{port}"
 
+    def run_on_arrival(self, invocation_id: str, run: Run) -> None:
+        """Run a function when its request arrives, in the task of the request."""
+        self._exchange(invocation_id).run = run
+
+    def withdraw_run(self, invocation_id: str) -> bool:
+        """Undo `run_on_arrival`; return False if the request has arrived."""
+        exchange = self._exchanges.get(invocation_id)
+        if exchange is None or exchange.request.done():
+            return False
+        exchange.run = None
+        return True
+
     async def receive_request(self, invocation_id: str, route: Mapping[str, str]) -> Any:
         """Return the request of an invocation, with the route values of the host."""
         request = await self._exchange(invocation_id).request
@@ -110,6 +126,8 @@ class WebExtension:
         exchange = self._exchange(invocation_id)
         exchange.request.set_result(request)
         try:
+            if exchange.run is not None:
+                await exchange.run()
             result = await exchange.result
         finally:
             del self._exchanges[invocation_id]
