@@ -5,6 +5,7 @@ from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -37,10 +38,10 @@ UNAVAILABLE_RETRY_AFTER_SECONDS: Final = 2
 
 MODULES: Final = (
     submit,
+    workers,
     uploads,
     jobs,
     webhooks,
-    workers,
     models,
     health,
     dead_letters,
@@ -69,12 +70,15 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=operation_id,
     )
     app.state.services = services
     app.state.readiness = health.GatewayReadiness()
     for module in MODULES:
-        app.include_router(module.router)
+        # Without `include_router`, no request passes a second router.
+        for route in module.router.routes:
+            if isinstance(route, APIRoute):
+                route.unique_id = operation_id(route)
+        app.router.routes += module.router.routes
     app.add_middleware(CompressionMiddleware)
     app.add_middleware(
         AuthenticationMiddleware,
