@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -43,6 +44,7 @@ _CHECK_TIMEOUT: Final = Timeout(2.0)
 _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
 _USER_AGENT: Final = {"user-agent": "loosely-worker"}
+_PARSED_URLS: Final = 256
 _HEADERS: Final[Mapping[str, str]] = {"content-type": "application/json", **_USER_AGENT}
 
 # How long to retry a reply to a producer's queue during one delivery of the message.
@@ -94,6 +96,8 @@ class GatewayClient:
             ssl_context=ssl.create_default_context(cafile=certifi.where()),
         )
         self._used_at = time.monotonic()
+        # Each URL is parsed at least twice: when its job is received, and for the reply.
+        self._parse = lru_cache(_PARSED_URLS)(self._parse_anew)
 
     def close(self) -> None:
         """Close the connections."""
@@ -201,7 +205,7 @@ class GatewayClient:
             return answer._replace(problem=problem)
         raise ReplyRefused(f"the gateway refused the reply with {problem}")
 
-    def _parse(self, text: str) -> Url:
+    def _parse_anew(self, text: str) -> Url:
         # The URL is parsed only here, and the result is used to connect: two parsers could disagree
         # on the host.
         try:

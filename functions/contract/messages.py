@@ -416,9 +416,18 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
         "parameters": dict(request.parameters),
         "created_at": format_time(request.created_at),
         "deadline": format_time(request.deadline),
-        "reply_to": None if request.reply_to is None else asdict(request.reply_to),
+        "reply_to": _reply_to_json(request.reply_to),
         "attempt": request.attempt,
     }
+
+
+def _reply_to_json(reply_to: ReplyTo | None) -> Json:
+    match reply_to:
+        case ReplyQueue(queue):
+            return {"queue": queue}
+        case ReplyUrl(url):
+            return {"url": url}
+    return None
 
 
 def request_from_json(value: Json) -> JobRequest:
@@ -445,6 +454,7 @@ def request_from_json(value: Json) -> JobRequest:
 
 def reply_to_json(reply: JobReply) -> dict[str, Json]:
     """Return a reply as a JSON object."""
+    timing = reply.timing
     named = {name: payload_to_json(payload) for name, payload in reply.results.items()}
     outcome = (
         {"error": error_to_json(reply.outcome)}
@@ -459,7 +469,12 @@ def reply_to_json(reply: JobReply) -> dict[str, Json]:
         **({"results": named} if named else {}),
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
-        "timing": without_none(asdict(reply.timing)),
+        "timing": {
+            "queued_ms": timing.queued_ms,
+            "inference_ms": timing.inference_ms,
+            "batch_size": timing.batch_size,
+            **({} if timing.delivery is None else {"delivery": timing.delivery}),
+        },
         "attempt": reply.attempt,
     }
 
