@@ -27,8 +27,10 @@ _log = logging.getLogger(__name__)
 
 # How long one receive call waits while jobs are in flight. Any of them may finish during the call,
 # and its message is settled after the call. Its reply was sent before, so that no caller waits
-# longer.
-_BUSY_WAIT_SECONDS = 0.02
+# longer. Each call sends the broker a request, which costs both sides processor time.
+_BUSY_WAIT_SECONDS = 0.05
+# The same for a call that may receive several messages. It returns the first only with the others.
+_SEVERAL_WAIT_SECONDS = 0.02
 # How long one receive call waits while no job is in flight. A stop takes at most this long. A
 # message that the broker sends for the credit of an earlier call also waits at most this long.
 _IDLE_WAIT_SECONDS = 0.25
@@ -421,7 +423,7 @@ class Receiver:
         if self._was_full:
             # The jobs of a batch end one after another within a short time.
             self._stopping.wait(_GATHER_SECONDS)
-            yield from self._receive_up_to(max(1, free_count()), _BUSY_WAIT_SECONDS)
+            yield from self._receive_up_to(max(1, free_count()), _SEVERAL_WAIT_SECONDS)
             self._was_full = not self._has_credit
         else:
             is_busy = self._held_count > len(self._postponed)
