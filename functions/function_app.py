@@ -55,9 +55,16 @@ async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
     return AppResponse(api, Durable(client))
 
 
-@app.orchestration_trigger("context")
-def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """Run one job until it has ended, and return its final state as a JSON object."""
+@app.function_name("job")
+@app.generic_trigger("context", "orchestrationTrigger")
+def job(context: func.OrchestrationContext) -> str:
+    """Run one job until it has ended, and return the state of its orchestration as JSON."""
+    return orchestrator.end_at_start(context.body) or run_job(context)
+
+
+@df.Orchestrator.create
+def run_job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    """Run one job with the SDK, and return its final state as a JSON object."""
     record = yield from orchestrator.job(context)
     if not context.is_replaying:
         log_failure(context.instance_id, record)

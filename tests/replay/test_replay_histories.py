@@ -45,6 +45,7 @@ def test_recorded_actions_are_returned(path: Path) -> None:
     for episode in episodes(path):
         for _ in range(2):
             assert json.loads(replay(json.dumps(episode["context"]))) == episode["answer"]
+        assert orchestrator.end_at_start(json.dumps(episode["context"])) is None
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])

@@ -79,6 +79,10 @@ NOT_SENT: Final = JobError(
     retryable=True,
 )
 
+# The events of a first episode, and the schema of the state that ends it.
+_STARTED: Final = ("OrchestratorStarted", "ExecutionStarted")
+_SCHEMA: Final = 2
+
 _NOT_LOGGED: Final = {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
 
 _log = logging.getLogger(__name__)
@@ -100,6 +104,28 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
         )
         yield context.task_any([announcing])
     return final_record(initial_record(ticket), outcome)
+
+
+def end_at_start(context_json: str) -> str | None:
+    """Return the state of an orchestration that was started with its outcome, as the SDK does.
+
+    The SDK first prepares a replay, which costs more than the rest of the orchestration. Return
+    None if the SDK must run the orchestration.
+    """
+    context = json.loads(context_json)
+    try:
+        if len(context["history"]) != len(_STARTED) or context["upperSchemaVersionNew"] < _SCHEMA:
+            return None
+        ticket = read_ticket(json.loads(context["input"]))
+        outcome = outcome_of(ticket)
+    except (ContractError, ValueError, KeyError, TypeError):
+        return None
+    if outcome is None or ticket.webhook_url is not None:
+        return None
+    record = final_record(initial_record(ticket), outcome)
+    log_failure(context["instanceId"], record)
+    state = {"isDone": True, "schemaVersion": _SCHEMA, "actions": [[]], "output": record}
+    return json.dumps(state)
 
 
 def log_failure(job_id: str, record: Record) -> None:

@@ -170,8 +170,6 @@ class JobCreator:
     """How long a waiting request delays the start of its job's orchestration at most."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
     """By model, until when only orchestrations send messages, because a request failed to."""
-    starting: set[asyncio.Task[tuple[Record, bool]]] = field(default_factory=set)
-    """The tasks that start jobs. The event loop has only weak references to tasks."""
 
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
@@ -246,11 +244,7 @@ class JobCreator:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + wait_seconds
         with self.waiters.waiting(job.job_id) as ended:
-            # If the caller hangs up, the job is still started.
-            starting = asyncio.create_task(self._start(durable, job, ended, delay_seconds))
-            self.starting.add(starting)
-            starting.add_done_callback(self._forget)
-            record, is_sent = await asyncio.shield(starting)
+            record, is_sent = await self._start(durable, job, ended, delay_seconds)
             if is_final(record):
                 return record
             if not is_sent:
@@ -258,12 +252,6 @@ class JobCreator:
             left_seconds = max(0.0, ends_at - loop.time())
             final = await self.jobs.wait(durable, job.job_id, record, ended, left_seconds)
             return final or record
-
-    def _forget(self, starting: "asyncio.Task[tuple[Record, bool]]") -> None:
-        self.starting.discard(starting)
-        if not starting.cancelled() and (error := starting.exception()) is not None:
-            # If the caller has hung up, nobody else sees the error.
-            _log.debug("a job could not be started: %s", error)
 
     async def _start(
         self,

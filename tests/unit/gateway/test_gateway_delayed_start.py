@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from contract.messages import reply_from_json
 from gateway.durable import RuntimeStatus
 from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
 from gateway.jobs.lifecycle import outcome_blob
 from gateway.jobs.model import JobOutcome
+from gateway.jobs.orchestrator import end_at_start
+from gateway.web_extension import AppResponse
 from tests.unit.gateway.conftest import (
     RunningGateway,
     open_gateway,
     reply_body,
     write_progress_catalogue,
 )
+from tests.unit.gateway.memory import run_orchestrator
 from tests.unit.gateway.skipping import run
+from tests.unit.gateway.web_calls import scope_of
+
+FAILURE = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
 
 
 def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
@@ -96,10 +103,46 @@ async def test_slow_start_records_the_outcome_in_a_blob(gateway: RunningGateway)
 
 @delayed
 async def test_job_is_started_after_its_caller_hung_up(gateway: RunningGateway) -> None:
+    messages = iter([{"type": "http.request", "body": b"x"}])
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = {"host": "gateway.test", "content-type": "application/octet-stream"}
+    scope = scope_of("POST", "/v1/models/noop/jobs", headers)
+    calling = asyncio.create_task(AppResponse(gateway.app, gateway.durable)(scope, receive, send))
+    await gateway.queues.wait_for(1)
+    assert (await gateway.reply()).status_code == 202
+    await calling
+    assert sent[0]["status"] == 200
+    assert (await gateway.job(gateway.queues.request().job_id))["result"] == {"n": 1}
+
+
+@pytest.mark.parametrize("reply", [{}, {"error": FAILURE}], ids=["result", "error"])
+def test_first_episode_ends_as_the_sdk_ends_it(reply: dict[str, Any]) -> None:
+    async def test(gateway: RunningGateway) -> None:
+        response, request = await gateway.begin()
+        await gateway.reply(request, **reply)
+        await response
+        (context,) = gateway.durable.runs[request.job_id].contexts
+        assert end_at_start(context) == run_orchestrator(context)
+
+    in_gateway(test)
+
+
+@delayed
+async def test_sdk_runs_a_job_with_a_webhook(gateway: RunningGateway) -> None:
     response, request = await gateway.begin()
-    response.cancel()
-    assert (await gateway.reply(request)).status_code == 202
-    assert (await gateway.job(request.job_id))["result"] == {"n": 1}
+    await gateway.reply(request)
+    await response
+    context = json.loads(gateway.durable.runs[request.job_id].contexts[0])
+    ticket = json.loads(json.loads(context["input"]))
+    context["input"] = json.dumps(json.dumps(ticket | {"webhook_url": "https://a.test/"}))
+    assert end_at_start(json.dumps(context)) is None
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
