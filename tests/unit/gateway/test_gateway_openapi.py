@@ -1,5 +1,6 @@
 """Test that the OpenAPI document is valid and complete."""
 
+import asyncio
 import keyword
 from typing import Any
 
@@ -12,16 +13,22 @@ from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.http.app import MODULES
 from gateway.http.openapi.examples import EXAMPLES
 from gateway.problems import PROBLEM_KINDS
-from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.workers import beat
 
 # The SDK warns once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")
 
 
-@pytest.fixture
-async def document(gateway: RunningGateway) -> Any:
-    return await gateway.get("/openapi.json")
+@pytest.fixture(scope="module")
+def document() -> Any:
+    """Return the document, which takes long to build."""
+
+    async def read() -> Any:
+        async with open_gateway() as gateway:
+            return await gateway.get("/openapi.json")
+
+    return asyncio.run(read())
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
