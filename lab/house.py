@@ -92,7 +92,9 @@ def find_imports_up() -> list[tuple[str, str]]:
 def main() -> None:
     """Print each figure on a line of its own."""
     code = {folder: list_files(folder, ".py") for folder in (*PRODUCT, "emulator", "tests")}
-    code["emulator"] = [path for path in code["emulator"] if "tests" not in path.parts]
+    code["emulator"] = [
+        path for path in code["emulator"] if "tests" not in path.relative_to(ROOT).parts
+    ]
     for folder, paths in code.items():
         documented = sum(map(documented_lines, parse_code(paths)))
         print(

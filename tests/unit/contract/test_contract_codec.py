@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.deliveries import MAX_NOTE_BYTES, DeliveryNote, decode_note, encode_note
@@ -214,6 +214,7 @@ def recorded_codec() -> ModuleType:
 OLD = recorded_codec()
 
 
+@settings(max_examples=40)
 @given(REQUESTS, REPLIES)
 def test_older_codec_refuses_only_schema_version_2(request: JobRequest, reply: JobReply) -> None:
     for data, is_new, decode, encode in (
@@ -227,6 +228,7 @@ def test_older_codec_refuses_only_schema_version_2(request: JobRequest, reply: J
             assert encode(decode(data)) == data
 
 
+@settings(max_examples=40)
 @given(REQUESTS, REPLIES)
 def test_older_message_is_encoded_byte_for_byte(request: JobRequest, reply: JobReply) -> None:
     old_request = OLD.decode_request(encode_request(replace(request, inputs={})))

@@ -504,7 +504,7 @@ async def strict(request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     target=st.sampled_from(TARGETS),

@@ -264,7 +264,7 @@ envelopes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=300) | envelopes.map(lambda value: json.dumps(value).encode()),
     media_type=st.sampled_from(

@@ -268,7 +268,7 @@ async def test_narrow_search_needs_few_queries(wanted: JobFilter, most_queries: 
     assert store.queries <= most_queries
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     times=st.lists(st.integers(0, 100_000_000), min_size=1, max_size=60, unique=True),
     limit=st.integers(1, 10),
@@ -316,7 +316,7 @@ async def test_each_tenant_reads_one_page_at_a_time(closed: RunningGateway) -> N
     assert not closed.services.search.locks
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     times=st.lists(
         st.tuples(
