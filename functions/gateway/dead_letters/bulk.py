@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import itemgetter
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry, Priority, queue_of
 from gateway.clock import Clock
@@ -87,26 +90,13 @@ class LetterFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundLetter:
-    """A dead letter, and the model to whose queue its message was sent."""
-
-    model: ModelEntry
-    letter: StoredLetter
-
-    @property
-    def cursor(self) -> str:
-        """The cursor with which `find_letters` continues after this dead letter."""
-        return _cursor_of(self.model, self.letter.id)
-
-
-@dataclass(frozen=True, slots=True)
 class LetterPage:
     """The dead letters that match a filter, of all that were `examined`.
 
     `cursor` is where the next call continues; None if no more letters follow.
     """
 
-    letters: list[FoundLetter]
+    letters: list[StoredLetter]
     examined: int
     cursor: str | None
 
@@ -120,13 +110,13 @@ async def find_letters(
     """
     most = MAX_EXAMINED if wanted.needs_content else min(limit, MAX_EXAMINED)
     listed = await list_letters(blobs, wanted.models, after, most + 1)
-    found: list[FoundLetter] = []
+    found: list[StoredLetter] = []
     examined = 0
     while examined < min(len(listed), most) and len(found) < limit:
         names = listed[examined : min(examined + _READS_AT_ONCE, most)]
         for each in await asyncio.gather(*(_read(blobs, model, id_) for model, id_ in names)):
             examined += 1
-            if each is not None and wanted.matches(each.letter):
+            if each is not None and wanted.matches(each):
                 found.append(each)
             if len(found) == limit:
                 break
@@ -163,27 +153,42 @@ def _cursor_of(model: ModelEntry, id_: str) -> str:
     return letter_blob_of(model, id_).removeprefix(DEAD_LETTERS)
 
 
-async def _read(blobs: Blobs, model: ModelEntry, id_: str) -> FoundLetter | None:
+async def _read(blobs: Blobs, model: ModelEntry, id_: str) -> StoredLetter | None:
     blob = await blobs.read(letter_blob_of(model, id_))
-    return None if blob is None else FoundLetter(model, read_letter(id_, blob.data))
+    return None if blob is None else read_letter(model, id_, blob.data)
 
 
-@dataclass(frozen=True, slots=True)
-class LetterChange:
-    """What an action did with one dead letter: redriven as `job_id`, refused, or purged."""
+class ChangedLetter(TypedDict):
+    """A dead letter that an action has redriven or purged."""
 
     model: str
     id: str
-    job_id: str | None = None
-    refusal: str | None = None
+    job_id: Annotated[
+        str | None, Field(description="The job that does the work again; null after a purge.")
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class LetterChanges:
-    """The result of `LetterActions.apply`. `cursor` is where the next call continues, if any."""
+class RefusedLetter(TypedDict):
+    """A dead letter that an action could not redrive. `detail` is the reason."""
 
-    changes: list[LetterChange]
-    cursor: str | None
+    model: str
+    id: str
+    detail: str
+
+
+class LetterActionResult(TypedDict):
+    """What an action did with the dead letters that match its filter."""
+
+    action: LetterAction
+    done: list[ChangedLetter]
+    refused: list[RefusedLetter]
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="Letters that were not reached follow this cursor; null if there are none. "
+            "Count them with it, then send the same action with it and the new count."
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,44 +201,50 @@ class LetterActions:
 
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
-    ) -> LetterChanges:
+    ) -> LetterActionResult:
         """Redrive or purge the dead letters of a page, until ACTION_TIME has passed.
 
         If the process dies, the caller can search again and repeat the action, because no dead
         letter is redriven twice. Raises Unavailable if a service fails.
         """
         ends_at = self.clock() + ACTION_TIME
-        changes: list[LetterChange] = []
+        done: list[ChangedLetter] = []
+        refused: list[RefusedLetter] = []
+        cursor = page.cursor
         for start in range(0, len(page.letters), _CHANGES_AT_ONCE):
             if self.clock() >= ends_at:
-                return LetterChanges(changes, page.letters[start - 1].cursor)
+                last = page.letters[start - 1]
+                cursor = _cursor_of(last.model, last.id)
+                break
             group = page.letters[start : start + _CHANGES_AT_ONCE]
             results = await asyncio.gather(
                 *(self._change(durable, caller, action, each) for each in group),
                 return_exceptions=True,
             )
-            for result in results:
-                if isinstance(result, BaseException):
+            for letter, result in zip(group, results, strict=True):
+                model, id_ = letter.model.name, letter.id
+                if isinstance(result, UnknownLetter):
+                    text = "the dead letter has been deleted"
+                    refused.append({"model": model, "id": id_, "detail": text})
+                elif isinstance(result, NotRedrivable):
+                    refused.append({"model": model, "id": id_, "detail": str(result)})
+                elif isinstance(result, BaseException):
                     raise result
-                changes.append(result)
-        return LetterChanges(changes, page.cursor)
+                else:
+                    done.append({"model": model, "id": id_, "job_id": result})
+        return {"action": action, "done": done, "refused": refused, "next_cursor": cursor}
 
     async def _change(
-        self, durable: Durable, caller: Caller, action: LetterAction, found: FoundLetter
-    ) -> LetterChange:
-        model, id_ = found.model, found.letter.id
+        self, durable: Durable, caller: Caller, action: LetterAction, letter: StoredLetter
+    ) -> str | None:
+        """Purge or redrive a dead letter, and return the id of the job that does the work again."""
         if action is LetterAction.PURGE:
-            await self.purge(caller, model, id_)
-            return LetterChange(model.name, id_)
-        try:
-            sent = await self.redriver.redrive(durable, model, id_)
-        except NotRedrivable as error:
-            return LetterChange(model.name, id_, refusal=str(error))
-        except UnknownLetter:
-            return LetterChange(model.name, id_, refusal="the dead letter has been deleted")
+            await self.purge(caller, letter.model, letter.id)
+            return None
+        sent = await self.redriver.redrive(durable, letter.model, letter.id)
         if not sent.is_repeat:
-            log_redrive(caller, model, id_, sent.job_id)
-        return LetterChange(model.name, id_, sent.job_id)
+            log_redrive(caller, letter.model, letter.id, sent.job_id)
+        return sent.job_id
 
     async def purge(self, caller: Caller, model: ModelEntry, id_: str) -> None:
         """Delete a dead letter if it exists. Raises Unavailable if the blob storage fails."""

@@ -84,7 +84,7 @@ class Redriver:
         stored = await self.blobs.read(name)
         if stored is None:
             raise UnknownLetter(letter_id)
-        letter = read_letter(letter_id, stored.data)
+        letter = read_letter(model, letter_id, stored.data)
         request = letter.request
         if request is None:
             raise NotRedrivable("the dead letter does not contain a readable request")

@@ -80,11 +80,13 @@ class RedriveMark:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A stored dead letter. Its `document` in the blob contains secrets.
+    """A stored dead letter, and the model to whose queue its message was sent.
 
-    `request` is None if it is not readable, and `redrive` is None if no redrive has begun.
+    Its `document` in the blob contains secrets. `request` is None if it is not readable, and
+    `redrive` is None if no redrive has begun.
     """
 
+    model: ModelEntry
     id: str
     document: dict[str, Any] = field(repr=False)
     request: JobRequest | None = field(repr=False)
@@ -116,15 +118,25 @@ class StoredLetter:
         return json.dumps({**self.document, "redrive": mark}).encode()
 
 
-def read_letter(id_: str, data: bytes) -> StoredLetter:
+def read_letter(model: ModelEntry, id_: str, data: bytes) -> StoredLetter:
     """Read a dead letter, without unreadable parts, so that it can still be shown and deleted."""
+    document = _read_document(data)
+    request, redrive = _read_request(document.get("body")), _read_redrive(document)
+    return StoredLetter(model, id_, document, request, redrive)
+
+
+def was_redriven(data: bytes) -> bool:
+    """Return whether a redrive has sent the request of the dead letter with this content again."""
+    redrive = _read_redrive(_read_document(data))
+    return redrive is not None and redrive.is_done
+
+
+def _read_document(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        document = {}
-    return StoredLetter(id_, document, _read_request(document.get("body")), _read_redrive(document))
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _read_request(body: object) -> JobRequest | None:
@@ -194,8 +206,9 @@ class DeadLetter(TypedDict):
     links: LetterLinks
 
 
-def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
+def letter_resource(letter: StoredLetter) -> DeadLetter:
     """Return what the API shows of a dead letter: no payload, reply token or URL."""
+    model = letter.model
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
     links: LetterLinks = {

@@ -15,7 +15,7 @@ from contract.catalogue import Catalogue, ModelEntry, Priority, queue_of
 from contract.heartbeats import ModelState
 from contract.messages import format_time
 from gateway.clock import Clock
-from gateway.dead_letters.store import DEAD_LETTERS, read_letter
+from gateway.dead_letters.store import DEAD_LETTERS, was_redriven
 from gateway.errors import Unavailable
 from gateway.jobs.model import Time
 from gateway.operations import verdicts
@@ -293,7 +293,7 @@ class Operations:
         # The content of each blob is whether the dead letter was redriven.
         self._letters = DecodedBlobs(
             *(blobs, DEAD_LETTERS),
-            lambda blob, data: read_letter(blob.name, data).is_redriven,
+            lambda _, data: was_redriven(data),
             MAX_LETTERS,
         )
         self._dead: tuple[datetime, dict[str, int]] | None = None

@@ -270,6 +270,6 @@ async def test_search_returns_at_most_the_limit(gateway: RunningGateway) -> None
     for size in (3, 3, 1):
         part = await find_letters(gateway.blobs, wanted, cursor, 3)
         assert (len(part.letters), part.examined) == (size, size)
-        found += [each.letter.id for each in part.letters]
+        found += [each.id for each in part.letters]
         cursor = part.cursor or ""
     assert (found, cursor) == (ids, "")

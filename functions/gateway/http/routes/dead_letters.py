@@ -16,6 +16,7 @@ from gateway import problems
 from gateway.dead_letters.bulk import (
     MAX_EXAMINED,
     LetterAction,
+    LetterActionResult,
     LetterFilter,
     find_letters,
     list_letters,
@@ -114,39 +115,6 @@ class DeadLetterCount(TypedDict):
     ]
 
 
-class ChangedLetter(TypedDict):
-    """A dead letter that an action has redriven or purged."""
-
-    model: str
-    id: str
-    job_id: Annotated[
-        str | None, Field(description="The job that does the work again; null after a purge.")
-    ]
-
-
-class RefusedLetter(TypedDict):
-    """A dead letter that an action could not redrive. `detail` is the reason."""
-
-    model: str
-    id: str
-    detail: str
-
-
-class LetterActionResult(TypedDict):
-    """What an action did with the dead letters that match its filter."""
-
-    action: LetterAction
-    done: list[ChangedLetter]
-    refused: list[RefusedLetter]
-    next_cursor: Annotated[
-        str | None,
-        Field(
-            description="Letters that were not reached follow this cursor; null if there are none. "
-            "Count them with it, then send the same action with it and the new count."
-        ),
-    ]
-
-
 ModelOption = Annotated[str | None, query_option("Only dead letters of this model.")]
 ReasonOption = Annotated[
     str | None,
@@ -195,7 +163,7 @@ async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is
     count = parse_limit(limit)
     page = await find_letters(services.blobs, wanted, _check_cursor(cursor), count)
     letters: DeadLetters = {
-        "dead_letters": [letter_resource(each.letter, each.model) for each in page.letters],
+        "dead_letters": list(map(letter_resource, page.letters)),
         "next_cursor": page.cursor,
     }
     return json_response(letters, headers=_PRIVATE)
@@ -228,7 +196,7 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     page = await find_letters(services.blobs, wanted, _check_cursor(cursor))
     counted: DeadLetterCount = {
         "count": len(page.letters),
-        "not_redriven": sum(not each.letter.is_redriven for each in page.letters),
+        "not_redriven": sum(not each.is_redriven for each in page.letters),
         "examined": page.examined,
         "next_cursor": page.cursor,
     }
@@ -266,21 +234,7 @@ async def change_dead_letters(request: Request) -> Response:
     result = await services.letter_actions.apply(
         durable_of(request), caller_of(request), action, page
     )
-    body: LetterActionResult = {
-        "action": action,
-        "done": [
-            {"model": each.model, "id": each.id, "job_id": each.job_id}
-            for each in result.changes
-            if each.refusal is None
-        ],
-        "refused": [
-            {"model": each.model, "id": each.id, "detail": each.refusal}
-            for each in result.changes
-            if each.refusal is not None
-        ],
-        "next_cursor": result.cursor,
-    }
-    return json_response(body, headers=_PRIVATE)
+    return json_response(result, headers=_PRIVATE)
 
 
 def _parse_action(value: Json) -> tuple[LetterAction, int, dict[str, Json], str | None]:
@@ -375,9 +329,8 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
     blob = await services.blobs.read(letter_blob_of(found, _check_id(letter_id)))
     if blob is None:
         raise _unknown_letter(letter_id)
-    return json_response(
-        letter_resource(read_letter(letter_id, blob.data), found), headers=_PRIVATE
-    )
+    letter = read_letter(found, letter_id, blob.data)
+    return json_response(letter_resource(letter), headers=_PRIVATE)
 
 
 @router.post(
