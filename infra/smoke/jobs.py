@@ -75,6 +75,7 @@ class Api:
     model: str
     picture: bytes = field(repr=False)
     key: str = field(repr=False)
+    http: httpx.Client = field(default_factory=httpx.Client, repr=False)
 
     def call(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -85,11 +86,13 @@ class Api:
         `headers`, `_` stands for `-`.
         """
         given = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.key:
+            given["authorization"] = f"Bearer {self.key}"
         try:
-            response = httpx.request(
+            response = self.http.request(
                 *(method, f"{self.url}{path}"),
                 content=body,
-                headers={"authorization": f"Bearer {self.key}", **given},
+                headers=given,
                 timeout=REQUEST_SECONDS,
             )
         except httpx.HTTPError:
