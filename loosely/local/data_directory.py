@@ -61,7 +61,7 @@ def reply_token_key(directory: Path) -> str:
     path = directory / "reply-token.key"
     with _reporting(directory):
         if not path.exists():
-            _write_private(path, _random_key())
+            store_file(path, _random_key().encode())
         return path.read_text("ascii").strip()
 
 
@@ -79,9 +79,8 @@ def service_bus_keys(directory: Path) -> dict[str, str]:
             {"Name": name, "Rights": list(rights), "PrimaryKey": keys[name]}
             for name, rights in SERVICE_BUS_RIGHTS.items()
         ]
-        wanted = json.dumps({"AuthorizationRules": rules}, indent=2) + "\n"
-        if text != wanted:
-            _write_private(path, wanted)
+        document = json.dumps({"AuthorizationRules": rules}, indent=2)
+        store_file(path, f"{document}\n".encode())
     return keys
 
 
@@ -131,22 +130,6 @@ def _reporting(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Write a file atomically. Only the file's owner can read it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-
-
 @dataclass(frozen=True, slots=True)
 class RunningPart:
     """A component of the running system, as the file `up.json` describes it."""
@@ -167,7 +150,8 @@ class RunningSystem:
 
     def write(self, directory: Path) -> None:
         """Write this description to the file `up.json` in ``directory``."""
-        _write_private(directory / _STATE_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        store_file(directory / _STATE_FILE, text.encode())
 
     @staticmethod
     def remove(directory: Path) -> None:
@@ -202,7 +186,7 @@ def note_data_directory(directory: Path, used: Path) -> None:
     if used != directory:
         with suppress(OSError):
             _make_private(directory)
-            _write_private(directory / _OTHER_DIRECTORY, f"{used}\n")
+            store_file(directory / _OTHER_DIRECTORY, f"{used}\n".encode())
 
 
 def find_used_directory(directory: Path) -> Path:

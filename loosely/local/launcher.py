@@ -105,10 +105,19 @@ def _reporting(part: Part, path: Path, action: str) -> Iterator[None]:
 
 
 def store_file(path: Path, content: bytes) -> None:
-    """Write a file atomically, but only if its content changes: the disk may be full."""
+    """Write a file for its owner atomically, if its content changes: the disk may be full."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
