@@ -1,7 +1,7 @@
 """Check that the memory limits of the workers' pods permit the memory that a worker may use."""
 
 from contract.catalogue import Catalogue
-from infra.manifests import make_container
+from infra.manifests import make_manifests
 from worker.inputs.memory import SMALL_TOTAL_BYTES
 from worker.inputs.payloads import LARGE_FILE_BYTES
 from worker.pipeline.receive import MAX_OFFLOADED_COUNT
@@ -18,6 +18,8 @@ def test_limit_of_a_pod_exceeds_the_maximum() -> None:
     needed = PROCESS_BYTES + DEFAULT_INPUT_MEMORY_BYTES + SMALL_TOTAL_BYTES + files
     catalogue = Catalogue.load()
     for name in catalogue:
-        limit: str = make_container(catalogue.model(name), 60)["resources"]["limits"]["memory"]
+        deployment, *_ = make_manifests(catalogue.model(name), [], 60)
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        limit: str = container["resources"]["limits"]["memory"]
         assert limit.endswith("Gi")
         assert needed < int(limit.removesuffix("Gi")) * 1024 * MIB, name
