@@ -275,9 +275,16 @@ class ContentStream:
         self._byte_range = byte_range
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        inline: list[bytes] = []
         for segment in self._segments:
             offset = max(self._byte_range.start - segment.start, 0)
             stop = min(self._byte_range.stop - segment.start, segment.size)
+            if segment.data is not None:
+                inline.append(segment.data[offset:stop])
+                continue
+            if inline:
+                yield b"".join(inline)
+                inline.clear()
             descriptor, data = await self._streams.run(self._begin, segment, offset, stop)
             try:
                 while True:
@@ -292,6 +299,8 @@ class ContentStream:
                     data = await self._streams.run(_read, descriptor, offset, stop)
             finally:
                 os.close(descriptor)
+        if inline:
+            yield b"".join(inline)
 
     async def read(self) -> bytes:
         """Return all bytes of the range, and close the stream."""

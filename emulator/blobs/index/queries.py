@@ -117,7 +117,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
     """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset."""
     rows = db.execute(
-        "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
+        "SELECT start, size, content, block_id, data FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
         " ORDER BY start",
         (blob, stop, blob, start),

@@ -19,7 +19,7 @@ from emulator.blobs.lease import (
 from emulator.disk import is_disk_error
 from emulator.program import SettingError
 
-_VERSION = 3
+_VERSION = 4
 _BUSY_SECONDS = 10.0
 # The content of a small blob is the last column of its row, so that listings do not read it.
 _TABLES = """
@@ -101,8 +101,12 @@ INSERT INTO new_blob
 DROP TABLE blob;
 ALTER TABLE new_blob RENAME TO blob;
 """
+# Added by format version 4: the content of a small appended block, whose `content` is empty.
+_ADDED_BY_4 = """
+ALTER TABLE segment ADD COLUMN data BLOB;
+"""
 # For each format version, the statements that upgrade it to the next version.
-_UPGRADES = (_TABLES, _ADDED_BY_2, _CHANGED_BY_3)
+_UPGRADES = (_TABLES, _ADDED_BY_2, _CHANGED_BY_3, _ADDED_BY_4)
 
 
 def create_index(path: Path) -> None:
@@ -239,16 +243,18 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a blob's content, which is stored in one content file.
+    """A part of a blob's content, which is stored in one content file or in the index.
 
     The part begins at the offset `start` of the blob and has `size` bytes. `content` is the key of
-    the content file. `block_id` is empty if the blob was not committed from blocks.
+    the content file, or empty if `data` has the bytes. `block_id` is empty if the blob was not
+    committed from blocks.
     """
 
     start: int
     size: int
     content: str
     block_id: str = ""
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +271,16 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class AppendedBlock:
-    """A block to append to a blob of `position` bytes, up to `size_max` (None: any size)."""
+    """A block to append to a blob of `position` bytes, up to `size_max` (None: any size).
+
+    The bytes are in the content file with the key `content`, or in `data`.
+    """
 
     size: int
     content: str
     position: int | None = None
     size_max: int | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

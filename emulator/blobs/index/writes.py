@@ -233,8 +233,9 @@ def append_block(
         append_blocks=current.append_blocks + 1,
     )
     db.execute(
-        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, '')",
-        (current.id, current.size, block.size, block.content),
+        "INSERT INTO segment (blob, start, size, content, block_id, data)"
+        " VALUES (?, ?, ?, ?, '', ?)",
+        (current.id, current.size, block.size, block.content, block.data),
     )
     db.execute(
         "UPDATE blob SET size = ?, etag = ?, modified_us = ?, lease = ?, append_blocks = ?"
@@ -371,8 +372,8 @@ def create_snapshot(
         copy = replace(copy, metadata=metadata, etag=create_etag(), modified_us=conditions.now_us)
     row_id = _insert_blob(db, parent, copy, None)
     db.execute(
-        "INSERT INTO segment (blob, start, size, content, block_id)"
-        " SELECT ?, start, size, content, block_id FROM segment WHERE blob = ?",
+        "INSERT INTO segment (blob, start, size, content, block_id, data)"
+        " SELECT ?, start, size, content, block_id, data FROM segment WHERE blob = ?",
         (row_id, current.id),
     )
     return replace(copy, id=row_id)
@@ -459,8 +460,9 @@ def _replace_blob(
     )
     row_id = _insert_blob(db, container, blob, current.id if current else None)
     db.executemany(
-        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
-        ((row_id, part.start, part.size, part.content, part.block_id) for part in parts),
+        "INSERT INTO segment (blob, start, size, content, block_id, data)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        ((row_id, part.start, part.size, part.content, part.block_id, part.data) for part in parts),
     )
     blob = replace(blob, id=row_id, data=None)
     return WriteResult(blob, _unreferenced(db, candidates))
@@ -517,7 +519,8 @@ def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
     return tuple(
         content
         for content in dict.fromkeys(candidates)
-        if db.execute("SELECT 1 FROM segment WHERE content = ?", (content,)).fetchone() is None
+        if content  # otherwise the bytes were in the index
+        and db.execute("SELECT 1 FROM segment WHERE content = ?", (content,)).fetchone() is None
     )
 
 

@@ -48,6 +48,9 @@ PUT_BLOCK_BYTES_MAX = 4000 * _MIB
 APPEND_BLOCK_BYTES_MAX = 100 * _MIB
 _OLD_APPEND_BLOCK_BYTES_MAX = 4 * _MIB
 _LARGE_APPEND_VERSION = "2022-11-02"
+# Small blocks at the beginning of an append blob are stored in the index, which is faster. A read
+# has them all in memory.
+_INLINE_APPENDS_BYTES_MAX = 4 * _MIB
 _SIZE_DIGITS_MAX = 18
 _BLOCK_LIST_BYTES_MAX = 8 * _MIB
 _ENCRYPTED = {"x-ms-request-server-encrypted": "true"}
@@ -113,14 +116,15 @@ async def append_block(context: OperationContext) -> BlobResponse:
         # Refuse the request before its body is received. The transaction checks this again.
         current = store.read(queries.find_blob, request.container, request.blob)
         writes.check_append(current, block, context.conditions)
-        uploaded = await store.streams.receive(body, maximum, inline=False)
+        is_short = current.size < _INLINE_APPENDS_BYTES_MAX
+        uploaded = await store.streams.receive(body, maximum, inline=is_short)
     blob = await _commit(
         context,
         uploaded,
         writes.append_block,
         request.container,
         request.blob,
-        replace(block, content=uploaded.content),
+        replace(block, content=uploaded.content, data=uploaded.data),
         context.conditions,
     )
     return BlobResponse(

@@ -13,6 +13,8 @@ from blobs_tests.service.blob_service import RecordedResponse, RunningBlobServic
 APPEND = {"x-ms-blob-type": "AppendBlob"}
 BLOCK = {"x-ms-blob-type": "BlockBlob"}
 MIB = 1024 * 1024
+# A block of this size is in a content file, a smaller one perhaps in the index.
+FILE_BYTES = 32 * 1024 + 1
 
 
 async def create(service: RunningBlobService, **headers: str) -> RecordedResponse:
@@ -43,8 +45,9 @@ async def test_content_is_the_blocks_in_order(
     assert found.body == content
     assert found.headers["x-ms-blob-type"] == "AppendBlob"
     assert found.headers["x-ms-blob-committed-block-count"] == "3"
-    part = await service.get("box/log", **{"x-ms-range": "bytes=99990-100004"})
-    assert part.body == content[99_990:100_005]
+    for first, last in [(0, 0), (0, 3), (99_990, 100_004), (100_002, 100_004)]:
+        part = await service.get("box/log", **{"x-ms-range": f"bytes={first}-{last}"})
+        assert part.body == content[first : last + 1]
     listed = await service.request("GET", "box", query="restype=container&comp=list")
     assert b"<BlobType>AppendBlob</BlobType>" in listed.body
 
@@ -63,7 +66,8 @@ async def test_creation_again_empties_the_blob(
     service: RunningBlobService,
 ) -> None:
     await create(service)
-    await append(service, b"one")
+    for block in (b"one", bytes(FILE_BYTES)):
+        await append(service, block)
     assert (await create(service, **{"if-none-match": "*"})).code == "BlobAlreadyExists"
     assert (await create(service)).status == 201
     found = await service.get("box/log")
@@ -87,17 +91,28 @@ async def test_append_needs_its_position_and_size_conditions(
     assert (await service.get("box/log")).body == b"onetwo"
 
 
+async def test_small_block_after_4_mib_is_in_a_file(service: RunningBlobService) -> None:
+    await create(service)
+    blocks = [b"one", bytes(4 * MIB), b"two"]
+    for block in blocks:
+        await append(service, block)
+    assert (await service.get("box/log")).body == b"".join(blocks)
+    assert len(service.content_files) == 2
+
+
+@pytest.mark.parametrize(("size", "files"), [(1, 0), (FILE_BYTES, 1)])
 async def test_one_of_many_appends_at_one_position_succeeds(
-    service: RunningBlobService,
+    service: RunningBlobService, size: int, files: int
 ) -> None:
     await create(service)
+    block = bytes(size)
     answers = await asyncio.gather(
-        *(append(service, b"x", x_ms_blob_condition_appendpos="0") for _ in range(20))
+        *(append(service, block, x_ms_blob_condition_appendpos="0") for _ in range(20))
     )
     assert sorted(answer.status for answer in answers) == [201] + [412] * 19
-    assert (await service.get("box/log")).body == b"x"
+    assert (await service.get("box/log")).body == block
     service.store.streams.close()
-    assert len(service.content_files) == 1
+    assert len(service.content_files) == files
 
 
 @pytest.mark.parametrize(
@@ -156,9 +171,10 @@ async def test_invalid_append_stores_nothing(
     for name in ("x_ms_blob_condition_appendpos", "x_ms_blob_condition_maxsize"):
         for value in ("-1", "soon", "9" * 19):
             assert (await append(service, b"x", **{name: value})).code == "InvalidHeaderValue"
-    wrong = await append(service, b"x", content_md5="AAAAAAAAAAAAAAAAAAAAAA==")
-    assert wrong.code == "Md5Mismatch"
-    assert (await append(service, b"x", if_match='"old"')).code == "ConditionNotMet"
+    for block in (b"x", bytes(FILE_BYTES)):
+        wrong = await append(service, block, content_md5="AAAAAAAAAAAAAAAAAAAAAA==")
+        assert wrong.code == "Md5Mismatch"
+        assert (await append(service, block, if_match='"old"')).code == "ConditionNotMet"
     assert (await service.get("box/log")).body == b""
     service.store.streams.close()
     assert service.content_files == []
