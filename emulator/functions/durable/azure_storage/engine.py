@@ -69,7 +69,7 @@ from emulator.functions.settings import DurableOptions
 _log = logging.getLogger(__name__)
 _SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}
 _STARTED = EventType.EXECUTION_STARTED
-_SHORTEST_POLL_SECONDS = 0.005
+_SHORTEST_POLL_SECONDS = 0.01
 _LONGEST_POLL_SECONDS = 0.1
 _LONGEST_SLEEP_MICROS = 250_000
 _LONGEST_RENEWAL_MICROS = 1_000_000
@@ -436,22 +436,19 @@ class AzureStorageEngine(DurableEngine):
         return len(self._work) < self._max_activities
 
     def _has_visible(self) -> bool:
-        now = self.now()
-        return bool(
-            (
-                self._has_room
-                and self.database.read(
-                    "SELECT 1 FROM work_items WHERE visible_at<=? LIMIT 1", (now,)
-                )
-            )
-            or any(
-                self.database.read(
-                    "SELECT 1 FROM control_messages WHERE partition=? AND visible_at<=? LIMIT 1",
-                    (partition, now),
-                )
-                for partition in self._partitions()
-            )
-        )
+        due = self._next_due()
+        return due is not None and due <= self.now()
+
+    def _next_due(self) -> int | None:
+        """Return when the first message is visible that this host may dequeue; None without one."""
+        tables = [f"control_messages WHERE partition={number}" for number in self._partitions()]
+        if self._has_room:  # otherwise `_run_activity` wakes the loop when an activity has ended
+            tables.append("work_items")
+        if not tables:
+            return None
+        # With a query for each table, SQLite reads only the first entry of an index.
+        query = " UNION ALL ".join(f"SELECT min(visible_at) FROM {table}" for table in tables)  # noqa: S608 - numbers
+        return min((due for (due,) in self.database.read(query) if due is not None), default=None)
 
     def _dequeue(
         self, connection: sqlite3.Connection
@@ -468,21 +465,19 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait, at most 250 ms, for another host's write, a visible message or a renewal."""
-        partitions = ",".join(map(str, self._partitions())) or "-1"
-        (due,), (work_due,) = self.database.read(
-            f"SELECT min(visible_at) FROM control_messages WHERE partition IN ({partitions})"  # noqa: S608 - numbers
-            " UNION ALL SELECT min(visible_at) FROM work_items"
-        )
-        if not self._has_room:
-            work_due = None  # `_run_activity` wakes the loop when an activity has ended
-        known = [moment for moment in (due, work_due, self._next_renewal) if moment is not None]
-        until = min(*known, self.now() + _LONGEST_SLEEP_MICROS)
-        changes = self.database.changes_of_others()
+        """Wait, at most 250 ms, for a visible message, a renewal or an event of this host."""
+        latest = min(self._next_renewal, self.now() + _LONGEST_SLEEP_MICROS)
+        until, changes = latest, -1
         interval_seconds = _SHORTEST_POLL_SECONDS
         await asyncio.sleep(0)
-        while self.now() < until and self.database.changes_of_others() == changes:
-            left_seconds = max((until - self.now()) / 1e6, 0.001)
+        while True:
+            if changes != (changes := self.database.changes_of_others()):
+                # Most writes of other hosts are messages for partitions of theirs.
+                due = self._next_due()
+                until = latest if due is None else min(latest, due)
+            if (left_micros := until - self.now()) <= 0:
+                return
+            left_seconds = max(left_micros / 1e6, 0.001)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(interval_seconds, left_seconds)):
                     await self._wake.wait()
