@@ -354,13 +354,6 @@ class Rig:
         for name in names:
             await self.members[name].wait_until_ready()
 
-    async def restart_gateways(self) -> None:
-        """Kill all gateway hosts, and wait until they are ready again."""
-        for name in self.gateways:
-            await self.members[name].kill()
-        for name in self.gateways:
-            await self.members[name].wait_until_ready()
-
     async def stop(self) -> None:
         """Kill all components and do not restart them."""
         if self._balancer is not None:
