@@ -24,7 +24,7 @@ from typing import Any, Final
 from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.model import JobOutcome, outcome_to_json
 
-START_DELAY_SECONDS: Final = 1.0
+START_DELAY_SECONDS: Final = 2.0
 """How long, at most, a request waits for its job's outcome before it starts the orchestration."""
 
 START_MARGIN: Final = timedelta(seconds=0.1)
