@@ -280,7 +280,8 @@ class AzureStorageEngine(DurableEngine):
         if refusal is not None:
             raise InstanceExists(refusal)
         await self._faults.reach(CrashPoint.AFTER_START, instance.name)
-        self._wake.set()
+        if queues.find_partition(instance.id) in self.leases.owned:
+            self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
         """Send an external event to an instance, and return when the event is committed."""
