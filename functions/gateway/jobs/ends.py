@@ -8,6 +8,7 @@ blob itself.
 
 import asyncio
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -46,12 +47,12 @@ def encode_end(job_id: str, outcome: JobOutcome) -> bytes:
     return line
 
 
-def parse_end(line: bytes) -> JobEnd | None:
-    """Return the end of a job in a line; None if another program has written the line."""
+def parse_end(line: bytes, wanted: Container[str]) -> JobEnd | None:
+    """Return the end of a wanted job in a line; None for another job or another program's line."""
     try:
         value = json.loads(line)
         job_id, outcome = value["job"], value.get("outcome")
-        if not isinstance(job_id, str):
+        if job_id not in wanted:
             return None
         return JobEnd(job_id, None if outcome is None else outcome_from_json(outcome))
     except (ContractError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -76,16 +77,16 @@ class EndsLog:
         """Append the end of a job. Raises Unavailable if the storage fails."""
         await self._writer.append(log_blob(self._clock()), encode_end(job_id, outcome))
 
-    async def read(self) -> list[JobEnd]:
-        """Return the ends that were appended since the last call in this minute.
+    async def read(self, wanted: Container[str]) -> list[JobEnd]:
+        """Return the ends of wanted jobs that were appended since the last call in this minute.
 
-        The first call in a minute returns all ends of this minute. Raises Unavailable if the
-        storage fails; then the next call returns the same ends.
+        The first call in a minute reads all ends of this minute. Raises Unavailable if the storage
+        fails; then the next call reads the same ends.
         """
         now = self._clock()
         known = {tail.blob: tail for tail in self._tails}
         names = dict.fromkeys((log_blob(now - OVERLAP), log_blob(now)))
         self._tails = [known.get(name) or LogTail(self._blobs, name) for name in names]
         found = await asyncio.gather(*(tail.read() for tail in self._tails))
-        ends = (parse_end(line) for lines in found for line in lines)
+        ends = (parse_end(line, wanted) for lines in found for line in lines)
         return [end for end in ends if end is not None]

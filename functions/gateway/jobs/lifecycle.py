@@ -56,7 +56,7 @@ LOOKS_A_SECOND: Final = 2
 """The maximum number of looks per second by all waiters of a process together."""
 
 FOLLOW_SECONDS: Final = 0.02
-LONGEST_FOLLOW_SECONDS: Final = 0.05
+LONGEST_FOLLOW_SECONDS: Final = 0.1
 """The shortest and the longest pause between two reads of the log of ends while requests wait.
 
 The pause is FOLLOW_SHARE times as long as the last read, so a busy machine reads less often.
@@ -218,7 +218,7 @@ class Waiters:
             if begun_at - oldest.since < FOLLOW_SECONDS / 2:
                 continue
             try:
-                ends = await self._log.read()
+                ends = await self._log.read(self._waiting)
                 await asyncio.gather(*(self._pass(end) for end in ends))
             except Unavailable as error:
                 _log.debug("the log of ends could not be read: %s", error)
@@ -227,8 +227,6 @@ class Waiters:
             pause_seconds = min(max(used_seconds, FOLLOW_SECONDS), LONGEST_FOLLOW_SECONDS)
 
     async def _pass(self, end: JobEnd) -> None:
-        if end.job_id not in self._waiting:
-            return
         outcome = end.outcome or await self._outcomes.find(end.job_id)
         if outcome is not None:
             self.notify(end.job_id, outcome)

@@ -36,10 +36,15 @@ class LogTail:
 
 
 class LogWriter:
-    """Appends lines to logs. Lines that arrive during a request share the next request."""
+    """Appends lines to logs.
+
+    Lines that arrive during a request, or as long after it as it took, share the next request. So
+    on a busy machine fewer requests have more lines.
+    """
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._next_at = 0.0
         self._next: _Batch | None = None
         self._is_sending = asyncio.Lock()
 
@@ -57,10 +62,17 @@ class LogWriter:
         await asyncio.shield(batch.sending)
 
     async def _send(self, batch: "_Batch") -> None:
+        loop = asyncio.get_running_loop()
         async with self._is_sending:
+            if (pause_seconds := self._next_at - loop.time()) > 0:
+                await asyncio.sleep(pause_seconds)
             if self._next is batch:
                 self._next = None
-            await self._blobs.append(batch.blob, b"".join(batch.lines))
+            begun_at = loop.time()
+            try:
+                await self._blobs.append(batch.blob, b"".join(batch.lines))
+            finally:
+                self._next_at = 2 * loop.time() - begun_at
 
 
 @dataclass(slots=True)

@@ -92,11 +92,11 @@ async def test_append_creates_the_container_and_the_log(container: PayloadContai
 
 async def test_end_is_read_by_another_instance(container: PayloadContainer) -> None:
     here, elsewhere = (EndsLog(Blobs(container), utc_now) for _ in range(2))
-    assert await here.read() == []
+    assert await here.read({"a"}) == []
     outcome = JobOutcome.cancelled(datetime(2026, 3, 1, tzinfo=UTC))
     await elsewhere.append("a", outcome)
-    assert await here.read() == [JobEnd("a", outcome)]
-    assert await here.read() == []
+    assert await here.read({"a"}) == [JobEnd("a", outcome)]
+    assert await here.read({"a"}) == []
 
 
 async def test_missing_container_counts_as_empty(container: PayloadContainer) -> None:

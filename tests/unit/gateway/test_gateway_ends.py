@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from gateway.jobs.ends import (
 )
 from gateway.jobs.model import JobOutcome, outcome_to_json
 from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
+from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -58,7 +60,7 @@ class TestLine:
         line = encode_end(job_id, outcome)
         assert b"\n" not in line
         assert len(line) <= MAX_LINE_BYTES
-        end = parse_end(line)
+        end = parse_end(line, {job_id})
         assert end is not None
         assert end.job_id == job_id
         if end.outcome is not None:
@@ -67,18 +69,21 @@ class TestLine:
     def test_long_outcome_is_left_out(self) -> None:
         reply = JobReply("job", InlineJson("x" * MAX_LINE_BYTES), NOW, NOW)
         line = encode_end("job", JobOutcome.replied(reply, NOW))
-        assert parse_end(line) == JobEnd("job", None)
+        assert parse_end(line, {"job"}) == JobEnd("job", None)
 
     @given(ids, outcomes, st.data())
     def test_torn_line_is_skipped(
         self, job_id: str, outcome: JobOutcome, data: st.DataObject
     ) -> None:
         line = encode_end(job_id, outcome)
-        assert parse_end(line[: data.draw(st.integers(0, len(line) - 1))]) is None
+        assert parse_end(line[: data.draw(st.integers(0, len(line) - 1))], {job_id}) is None
 
     @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
     def test_foreign_line_is_skipped(self, line: bytes) -> None:
-        assert parse_end(line) is None
+        assert parse_end(line, {"job"}) is None
+
+    def test_end_of_another_job_is_skipped(self) -> None:
+        assert parse_end(encode_end("a", JobOutcome.expired(NOW)), {"b"}) is None
 
 
 class TestLog:
@@ -93,8 +98,8 @@ class TestLog:
                         await blobs.append(log_blob(clock()), b'{"job":"a\n')
                     else:
                         await writer.append(job_id, JobOutcome.expired(NOW))
-                read = [end.job_id for end in await reader.read()]
-                assert read == [job_id for job_id in appended if job_id is not None]
+                ids = [job_id for job_id in appended if job_id is not None]
+                assert [end.job_id for end in await reader.read(ids)] == ids
 
         asyncio.run(main())
 
@@ -103,29 +108,49 @@ class TestLog:
         line = encode_end("a", JobOutcome.expired(NOW)) + b"\n"
         reader = EndsLog(blobs, clock)
         await blobs.append(log_blob(clock()), line[:10])
-        assert await reader.read() == []
+        assert await reader.read({"a"}) == []
         await blobs.append(log_blob(clock()), line[10:])
-        assert [end.job_id for end in await reader.read()] == ["a"]
+        assert [end.job_id for end in await reader.read({"a"})] == ["a"]
 
     async def test_last_minute_is_read_a_little_longer(self) -> None:
         blobs, clock = memory()
         writer, reader = EndsLog(blobs, clock), EndsLog(blobs, clock)
         clock.now += timedelta(seconds=59.9)
         late = log_blob(clock())
-        assert await reader.read() == []
+        assert await reader.read({"a", "b", "c"}) == []
         clock.now += timedelta(seconds=0.2)
         await writer.append("b", JobOutcome.expired(NOW))
         await blobs.append(late, encode_end("a", JobOutcome.expired(NOW)) + b"\n")
-        assert [end.job_id for end in await reader.read()] == ["a", "b"]
+        assert [end.job_id for end in await reader.read({"a", "b"})] == ["a", "b"]
         clock.now += OVERLAP
         await blobs.append(late, encode_end("c", JobOutcome.expired(NOW)) + b"\n")
-        assert await reader.read() == []
+        assert await reader.read({"a", "b", "c"}) == []
 
     async def test_lines_of_one_moment_share_a_request(self) -> None:
         blobs, clock = memory()
         writer = EndsLog(blobs, clock)
-        await asyncio.gather(
-            *(writer.append(str(number), JobOutcome.expired(NOW)) for number in range(50))
-        )
+        ids = [str(number) for number in range(50)]
+        await asyncio.gather(*(writer.append(job_id, JobOutcome.expired(NOW)) for job_id in ids))
         assert blobs.write_count <= 2
-        assert len(await EndsLog(blobs, clock).read()) == 50
+        assert len(await EndsLog(blobs, clock).read(ids)) == 50
+
+    def test_lines_soon_after_a_request_share_the_next(self) -> None:
+        async def main() -> None:
+            blobs, clock = memory()
+            append, writer = blobs.append, EndsLog(blobs, clock)
+
+            async def append_slowly(blob: str, data: bytes) -> None:
+                await asyncio.sleep(0.1)  # in the simulated time of the loop
+                await append(blob, data)
+
+            blobs.append = append_slowly  # type: ignore[method-assign]  # a slow storage
+            for _ in range(2):
+                await writer.append("a", JobOutcome.expired(NOW))
+                await asyncio.gather(
+                    *(writer.append(job_id, JobOutcome.expired(NOW)) for job_id in ("b", "c"))
+                )
+                await asyncio.sleep(1)
+            assert blobs.write_count == 4
+            assert asyncio.get_running_loop().time() == pytest.approx(2 * 1.3)
+
+        run(main())
