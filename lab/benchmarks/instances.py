@@ -235,7 +235,7 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
             )
 
         waiting = [asyncio.create_task(wait()) for _ in range(waiters)]
-        while _HubCounts.read(rig.task_hub).starts < waiters:
+        while _HubCounts.read(rig.task_hub).starts < waiters:  # noqa: ASYNC110 - another process
             await asyncio.sleep(_POLL_SECONDS)
         await asyncio.sleep(_AFTER_FIRST_CHECKS_SECONDS)
         before, cpu = blobs.read(), _processor_seconds(rig, *_WAITING_PARTS)
