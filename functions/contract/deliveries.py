@@ -15,7 +15,7 @@ a note, the gateway shows that no worker reported the delivery.
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -58,15 +58,8 @@ def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
 
 def encode_note(note: DeliveryNote) -> bytes:
     """Encode a delivery note as JSON. The beginning of a long traceback is left out."""
-    value = without_none(
-        {
-            "attempt": note.attempt,
-            "marks": marks_to_json(note.marks),
-            "ended_ms": note.ended_ms,
-            "settlement": note.settlement,
-            "code": note.code,
-        }
-    )
+    given = {**asdict(note), "marks": marks_to_json(note.marks), "traceback": None}
+    value = without_none(given)
     text = (note.traceback or "")[-MAX_NOTE_BYTES:]
     while True:
         data = json.dumps({**value, "traceback": text} if text else value, separators=(",", ":"))

@@ -67,13 +67,8 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a pa
     wanted = DeadLetterFilter(model, reason, after, before)
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         letters = list(islice(client.list_dead_letters(wanted), limit))
-    if as_json:
-        for letter in letters:
-            _print_json(letter)
-    else:
-        console = Console()
-        for letter in letters:
-            print_to(console, _summary(letter))
+    for letter in letters:
+        _show(letter, _summary(letter), as_json=as_json)
 
 
 @app.command("count")
@@ -90,10 +85,8 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     wanted = DeadLetterFilter(model, reason, after, before)
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         seen = client.count_dead_letters(wanted)
-    if as_json:
-        _print_json({"count": seen.count, "not_redriven": seen.not_redriven})
-    else:
-        typer.echo(f"dead letters: {seen.count}, not redriven: {seen.not_redriven}")
+    text = f"dead letters: {seen.count}, not redriven: {seen.not_redriven}"
+    _show({"count": seen.count, "not_redriven": seen.not_redriven}, Text(text), as_json=as_json)
 
 
 @app.command("purge-all", help="Delete all dead letters that match the options.")
@@ -139,7 +132,7 @@ def change_all(  # noqa: PLR0913, PLR0917 - each option of the command is a para
             done += len(response.get("done") or ())
             refused += len(response.get("refused") or ())
             if as_json:
-                _print_json(response)
+                _show(response, "", as_json=True)
             else:
                 _show_changes(response)
     if not as_json:
@@ -170,10 +163,7 @@ def show(
     """Show a dead letter, without its payload."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         letter = client.get_dead_letter(model, letter_id)
-    if as_json:
-        _print_json(letter)
-    else:
-        print_to(Console(), _details(letter))
+    _show(letter, _details(letter), as_json=as_json)
 
 
 @app.command("redrive")
@@ -187,12 +177,10 @@ def redrive(
     """Submit a dead letter's work again as a new job. Repeated commands make only one new job."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         sent = client.redrive_dead_letter(model, letter_id)
-    if as_json:
-        _print_json(sent)
-        return
     how = "was already sent again" if sent.get("is_repeat") else "sent again"
     kind = "new job" if sent.get("is_new_job") else "job"
-    typer.echo(f"{how} as the {kind} {printable(sent.get('job_id'))}")
+    text = f"{how} as the {kind} {printable(sent.get('job_id'))}"
+    _show(sent, Text(text), as_json=as_json)
 
 
 @app.command("purge")
@@ -219,14 +207,14 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         else:
             client.purge_dead_letter(model, letter_id)
             deleted = 1
+    _show({"deleted": deleted}, Text(f"deleted: {deleted}"), as_json=as_json)
+
+
+def _show(document: Mapping[str, Any], view: RenderableType, *, as_json: bool) -> None:
     if as_json:
-        _print_json({"deleted": deleted})
+        echo_json(json.dumps(document, ensure_ascii=False).encode())
     else:
-        typer.echo(f"deleted: {deleted}")
-
-
-def _print_json(document: Mapping[str, Any]) -> None:
-    echo_json(json.dumps(document, ensure_ascii=False).encode())
+        print_to(Console(), view)
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:

@@ -89,11 +89,14 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
     except ModelUnfit as error:
         raise ModelUnfit(f"{model.implementation}: {error}") from None
     if declared and declared != dict(model.parameters):
-        raise ModelUnfit(
-            f"{model.name}.parameters: the key does not match the arguments of "
-            f"{model.implementation}; replace the key with what `loosely models describe "
-            f"{model.name}` prints"
-        )
+        raise _mismatch(model, "parameters", f"match the arguments of {model.implementation}")
+
+
+def _mismatch(model: ModelEntry, key: str, expected: str) -> ModelUnfit:
+    return ModelUnfit(
+        f"{model.name}.{key}: the key does not {expected}; replace the key with "
+        f"what `loosely models describe {model.name}` prints"
+    )
 
 
 def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
@@ -104,10 +107,7 @@ def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, I
         raise ModelUnfit(f"{model.implementation}: {error}") from None
     optional = {name: each.optional for name, each in declared.items()}
     if optional != {name: each.optional for name, each in model.inputs.items()}:
-        raise ModelUnfit(
-            f"{model.name}.inputs: the key does not match the arguments of {model.implementation}; "
-            f"replace the key with what `loosely models describe {model.name}` prints"
-        )
+        raise _mismatch(model, "inputs", f"match the arguments of {model.implementation}")
     if declared and accepts == "file":
         raise ModelUnfit(
             f"{model.implementation}: Infer.accepts is 'file', which a model with named inputs "
@@ -216,10 +216,7 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
         return
     optional = {name: each.optional for name, each in declared.items()}
     if optional != {name: each.optional for name, each in model.results.items()}:
-        raise ModelUnfit(
-            f"{model.name}.results: the key does not describe what {model.implementation} returns; "
-            f"replace the key with what `loosely models describe {model.name}` prints"
-        )
+        raise _mismatch(model, "results", f"describe what {model.implementation} returns")
     for name, each in declared.items():
         media_type = model.results[name].media_type
         if not each.allows(media_type):

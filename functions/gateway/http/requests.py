@@ -27,6 +27,7 @@ from gateway.bodies import HeldBytes, IncomingBody
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.lifecycle import caller_gone
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
+from gateway.jobs.search import JOB_ID
 from gateway.json_text import parse_json
 from gateway.keys import Caller, Scope
 from gateway.problems import HttpProblem, malformed, missing_scope
@@ -34,11 +35,6 @@ from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import RequestParts
 from gateway.telemetry import traceparent_of
-
-# The form of the ids that we create. The SDK does not escape an id in its URLs, so an id with "?"
-# or "/" could request something else, for example all instances.
-_JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
 
 MAX_SMALL_BYTES: Final = 16 * 1024
 
@@ -153,7 +149,9 @@ def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
 
 def check_job_id(job_id: str) -> str:
     """Return `job_id` if it has the form of a job id. Otherwise raise the problem `unknown-job`."""
-    if not _JOB_ID.fullmatch(job_id):
+    # The SDK does not escape an id in its URLs, so an id with "?" or "/" could request something
+    # else, for example all instances.
+    if not JOB_ID.fullmatch(job_id):
         raise unknown_job(job_id)
     return job_id
 
@@ -263,11 +261,16 @@ MAX_LIMIT: Final = 100
 
 def parse_limit(text: str | None) -> int:
     """Return the largest number of items on a page, from the query parameter `limit`."""
+    return parse_whole("limit", text, DEFAULT_LIMIT, MAX_LIMIT)
+
+
+def parse_whole(name: str, text: str | None, default: int, highest: int) -> int:
+    """Return the number from 1 to `highest` in a query parameter; the default if it is absent."""
     if text is None:
-        return DEFAULT_LIMIT
-    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
+        return default
+    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= highest:
         return int(text)
-    raise malformed(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
+    raise malformed(f"{name}: expected a whole number from 1 to {highest}")
 
 
 _TIME: Final = re.compile(

@@ -44,6 +44,7 @@ from gateway.http.open_inference.openapi import (
     error_responses,
 )
 from gateway.http.open_inference.tensors import Tensor, size_of
+from gateway.http.openapi.operations import Responses
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -101,6 +102,13 @@ class OipModelReady(TypedDict):
     ready: bool
 
 
+_NOT_READY = "A service that the gateway needs does not respond"
+_MODEL_READINESS: Responses = {
+    503: {"model": OipModelReady, "description": _NOT_READY},
+    **error_responses(404),
+}
+
+
 @router.get(
     "/v2",
     summary="Get the server's metadata",
@@ -133,9 +141,7 @@ async def oip_live() -> Response:
     summary="Check that the gateway can accept jobs",
     response_model=OipReady,
     response_description="The gateway can accept jobs",
-    responses={
-        503: {"model": OipReady, "description": "A service that the gateway needs does not respond"}
-    },
+    responses={503: {"model": OipReady, "description": _NOT_READY}},
 )
 async def oip_ready(request: Request) -> Response:
     """Return 200 if all services that the gateway needs respond, otherwise 503."""
@@ -172,13 +178,7 @@ async def oip_model_version(request: Request, model: str, version: str) -> Respo
     summary="Check that a model can accept jobs",
     response_model=OipModelReady,
     response_description="The model can accept jobs",
-    responses={
-        503: {
-            "model": OipModelReady,
-            "description": "A service that the gateway needs does not respond",
-        },
-        **error_responses(404),
-    },
+    responses=_MODEL_READINESS,
 )
 async def oip_model_ready(request: Request, model: str) -> Response:
     """Return 200 if the gateway is ready, otherwise 503.
@@ -197,13 +197,7 @@ async def oip_model_ready(request: Request, model: str) -> Response:
     summary="Check that a version of a model can accept jobs",
     response_model=OipModelReady,
     response_description="The model can accept jobs",
-    responses={
-        503: {
-            "model": OipModelReady,
-            "description": "A service that the gateway needs does not respond",
-        },
-        **error_responses(404),
-    },
+    responses=_MODEL_READINESS,
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
     """Return 200 if the gateway is ready, otherwise 503. An unknown version gets 404."""

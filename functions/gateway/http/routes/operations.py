@@ -8,12 +8,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from gateway.http.openapi.operations import problem_responses, query_option
-from gateway.http.requests import TextRoute, caller_of, check_operator
+from gateway.http.requests import TextRoute, caller_of, check_operator, parse_whole
 from gateway.http.responses import json_response
 from gateway.keys import Scope
 from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
-from gateway.problems import malformed
 from gateway.telemetry import KEPT_MINUTES
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
@@ -83,7 +82,8 @@ async def get_series(
     The last minute is the current minute.
     """
     services = check_operator(request, ("minutes",))
-    series = await services.operations.series(_parse_minutes(minutes))
+    count = parse_whole("minutes", minutes, KEPT_MINUTES, KEPT_MINUTES)
+    series = await services.operations.series(count)
     return json_response(series, headers=_PRIVATE)
 
 
@@ -100,12 +100,3 @@ async def get_metrics(request: Request) -> Response:
     accept = request.headers.get("accept", "")
     content, media_type = await render_metrics(services.operations, accept)
     return Response(content, headers={**_PRIVATE, "Content-Type": media_type})
-
-
-def _parse_minutes(text: str | None) -> int:
-    if text is None:
-        return KEPT_MINUTES
-    is_number = text.isascii() and text.isdigit() and len(text) <= 3
-    if not is_number or not 1 <= int(text) <= KEPT_MINUTES:
-        raise malformed(f"minutes: expected a whole number from 1 to {KEPT_MINUTES}")
-    return int(text)
