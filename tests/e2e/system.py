@@ -20,10 +20,15 @@ from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90.0
+BUSY_SECONDS = 30.0
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Call `condition` every 50 ms until it returns a true value, and return that value."""
+    """Call `condition` every 50 ms until it returns a true value, and return that value.
+
+    A busy machine gets at least BUSY_SECONDS.
+    """
+    seconds = max(seconds, BUSY_SECONDS)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()

@@ -1,7 +1,6 @@
 """Test how inputs are read from messages and blobs, as bytes or as files."""
 
 import hashlib
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
+from tests.small_disk import no_space
 from worker.blobs import BlobStore
 from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
@@ -98,18 +98,11 @@ def test_outage_is_described_without_its_url(failure: AzureError | OSError, said
     assert (str(raised.value), store.reads) == (said, 1)
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Simulate a full disk: limit the size of files, so that an input does not fit into a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.mark.usefixtures("full_disk")
 def test_full_disk_raises_payloads_unavailable() -> None:
-    with pytest.raises(PayloadsUnavailable, match="OSError: File too large"):
+    with (
+        no_space(len(DATA) // 2),
+        pytest.raises(PayloadsUnavailable, match="OSError: File too large"),
+    ):
         BlobPayloads(ScriptedStore()).fetch_file(REF, NOOP, hasty)
 
 
