@@ -21,7 +21,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from gateway.jobs.lifecycle import OutcomeStore
+from gateway.jobs.lifecycle import OutcomeStore, when_caller_gone
 from gateway.jobs.model import JobOutcome, outcome_to_json
 
 START_DELAY_SECONDS: Final = 2.0
@@ -29,6 +29,9 @@ START_DELAY_SECONDS: Final = 2.0
 
 START_MARGIN: Final = timedelta(seconds=0.1)
 """By how much the time in the reply URL is earlier than the start, because clocks differ."""
+
+UNWATCHED_SECONDS: Final = 0.5
+"""After what time the wait notices that the caller has gone, which costs a request one task."""
 
 LONGEST_START_SECONDS: Final = 2.0
 """How long a reply waits for the start with its outcome, before the outcome is also in the blob."""
@@ -78,7 +81,9 @@ class DelayedStarts:
     async def wait_for_outcome(
         self, job_id: str, ended: asyncio.Future[JobOutcome], limit_seconds: float
     ) -> JobOutcome | None:
-        """Wait for the outcome of a job whose start is delayed; None after the time limit.
+        """Wait for the outcome of a job whose start is delayed; None if it does not come.
+
+        The wait ends after the time limit, or when the caller has disconnected.
 
         `ended` gets an outcome that another instance has recorded. Otherwise the outcome is not
         recorded anywhere yet, so the caller must start the orchestration with it, and then call
@@ -88,7 +93,16 @@ class DelayedStarts:
         if start is None:
             return None
         either: list[asyncio.Future[Any]] = [start.has_outcome, ended]
-        await asyncio.wait(either, timeout=limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        first_seconds = min(limit_seconds, UNWATCHED_SECONDS)
+        done, _ = await asyncio.wait(
+            either, timeout=first_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done and limit_seconds > first_seconds:
+            await asyncio.wait(
+                [*either, when_caller_gone()],
+                timeout=limit_seconds - first_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         if start.outcome is None and ended.done():
             start.outcome, start.is_counted = ended.result(), True
         if start.outcome is None:

@@ -88,6 +88,12 @@ It is a context variable, because all waits of a request end then, in whatever f
 _log = logging.getLogger(__name__)
 
 
+def when_caller_gone() -> asyncio.Future[None]:
+    """Return a future that is done when the caller of the current request has disconnected."""
+    watch = caller_gone.get()
+    return asyncio.get_running_loop().create_future() if watch is None else watch()
+
+
 def outcome_blob(job_id: str) -> str:
     """Return the name of the blob that contains a job's outcome."""
     return f"{OUTCOMES}{job_id}"
@@ -303,8 +309,7 @@ class Jobs:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + limit_seconds
         pause_seconds = FIRST_PAUSE_SECONDS
-        watch = caller_gone.get()
-        gone: asyncio.Future[None] = loop.create_future() if watch is None else watch()
+        gone = when_caller_gone()
         while (left := ends_at - loop.time()) > _TIMER_SECONDS and not gone.done():
             pause = max(pause_seconds, self._waiters.shortest_pause_seconds)
             either: list[asyncio.Future[Any]] = [ended, gone]

@@ -122,6 +122,27 @@ async def test_job_is_started_after_its_caller_hung_up(gateway: RunningGateway) 
     assert (await gateway.job(gateway.queues.request().job_id))["result"] == {"n": 1}
 
 
+@delayed
+async def test_start_is_not_delayed_for_a_caller_who_hung_up(gateway: RunningGateway) -> None:
+    messages = iter([{"type": "http.request", "body": b"x"}])
+
+    async def receive() -> Message:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(_message: Message) -> None:
+        """Send nothing: the caller is gone."""
+
+    headers = {"host": "gateway.test", "content-type": "application/octet-stream"}
+    scope = scope_of("POST", "/v1/models/noop/jobs", headers)
+    begun_at = asyncio.get_running_loop().time()
+    await AppResponse(gateway.app, gateway.durable)(scope, receive, send)
+    assert asyncio.get_running_loop().time() - begun_at < 1
+    request = gateway.queues.request()
+    assert (await gateway.job(request.job_id))["status"] == "queued"
+    assert (await gateway.reply(request)).status_code == 202
+    assert (await gateway.job(request.job_id))["result"] == {"n": 1}
+
+
 @pytest.mark.parametrize("reply", [{}, {"error": FAILURE}], ids=["result", "error"])
 def test_first_episode_ends_as_the_sdk_ends_it(reply: dict[str, Any]) -> None:
     async def test(gateway: RunningGateway) -> None:
