@@ -46,9 +46,6 @@ from worker.servicebus.batched_settlement import can_complete, complete, has_ran
 
 _log = logging.getLogger(__name__)
 
-# How long a receive call waits for the socket before it checks its own time limit. The SDK's
-# default of 0.2 s would delay the settlement of finished jobs.
-SOCKET_SECONDS = 0.02
 # The time limit for opening a link and for a management request.
 TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
@@ -110,17 +107,11 @@ class QueueLink:
         self,
         endpoint: AzureEndpoint,
         queue: str,
-        socket_seconds: float = SOCKET_SECONDS,
         journals: LockJournals | None = None,
     ) -> None:
-        """Create the object without connecting to the queue.
-
-        A receive call waits for data for `socket_seconds` at a time, and then checks its time
-        limit.
-        """
+        """Create the object without connecting to the queue."""
         self._endpoint = endpoint
         self._queue = queue
-        self._socket_seconds = socket_seconds
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
         self._journals = journals
@@ -150,7 +141,7 @@ class QueueLink:
             return
         try:
             client = make_client(self._endpoint)
-            receiver = client.get_queue_receiver(self._queue, socket_timeout=self._socket_seconds)
+            receiver = client.get_queue_receiver(self._queue)
             self._client = client
             receiver.__enter__()
         except MessagingEntityNotFoundError:
@@ -188,6 +179,10 @@ class QueueLink:
         Then the broker may send and lock more later, so the caller must receive again or stop.
         """
         receiver = self._opened()
+        # Private: the SDK waits for the socket this long before it checks the time limit. Its
+        # public setting is one time for all calls: a short one wakes the thread for nothing.
+        handler: Any = receiver._handler
+        handler._socket_timeout = wait_seconds
         try:
             messages = receiver.receive_messages(limit, wait_seconds)
         except SDK_ERRORS as error:

@@ -20,7 +20,7 @@ from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.processes.lock_journal import LockJournals
 from worker.retries import RetryDelays
-from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
+from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ _GATHER_SECONDS = 0.002
 _MAX_SETTLED_TOGETHER = 64
 # The pause if the queue does not exist: an operator must create it first.
 _MISSING_WAIT_SECONDS = 30.0
-# Messages of low priority are not urgent, so their socket is checked less often.
-_LOW_SOCKET_SECONDS = 0.1
 # A lock is renewed after a third of its duration, which leaves time for two more tries. Each try
 # has a time limit: a connection that does not answer is closed early enough to renew the lock over
 # a new connection, and it delays the other locks only for this time.
@@ -467,8 +465,7 @@ class ModelQueue:
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
-        socket_seconds = _LOW_SOCKET_SECONDS if is_low else SOCKET_SECONDS
-        link = open_link(endpoint, name, socket_seconds, journals)
+        link = open_link(endpoint, name, journals)
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
         self._renewing = open_link(endpoint, name)
 

@@ -36,6 +36,8 @@ _TRACE_PROPERTIES = ("traceparent", "Diagnostic-Id")
 _log = logging.getLogger("functions.servicebus")
 _DEAD_LETTER_SUFFIX = "/$deadletterqueue"
 _POLL_SECONDS = 1.0
+# With the SDK's default, each idle trigger wakes up five times a second.
+_SOCKET_SECONDS = 0.5
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 30.0
 _IDLE_POLLS_OF_EXTRA = 30
@@ -212,7 +214,12 @@ class ServiceBusTrigger:
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
         sub_queue = ServiceBusSubQueue.DEAD_LETTER if source.is_dead_letter else None
-        with client, client.get_queue_receiver(source.queue, sub_queue=sub_queue) as receiver:
+        with (
+            client,
+            client.get_queue_receiver(
+                source.queue, sub_queue=sub_queue, socket_timeout=_SOCKET_SECONDS
+            ) as receiver,
+        ):
             idle_polls = 0
             while not self._stopping.is_set():
                 # With a larger count, the SDK waits another 0.2 s after the first message.
