@@ -73,6 +73,11 @@ class EndsLog:
         self._writer = LogWriter(blobs)
         self._tails: list[LogTail] = []
 
+    @property
+    def is_used(self) -> bool:
+        """Return whether the logs of the last reads have lines, as with several instances."""
+        return any(tail.offset for tail in self._tails)
+
     async def append(self, job_id: str, outcome: JobOutcome) -> None:
         """Append the end of a job. Raises Unavailable if the storage fails."""
         await self._writer.append(log_blob(self._clock()), encode_end(job_id, outcome))

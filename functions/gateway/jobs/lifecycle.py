@@ -64,6 +64,9 @@ The pause is FOLLOW_SHARE times as long as the last read, so a busy machine read
 
 FOLLOW_SHARE: Final = 4
 
+UNUSED_SECONDS: Final = 0.03
+"""How long a request waits at least before a read of the log of ends if the log has no lines."""
+
 AWAY_SECONDS: Final = 0.5
 """The pause after a failed read of the log."""
 
@@ -221,7 +224,8 @@ class Waiters:
             # The dict has the order of insertion. Most jobs of an only instance end before a read.
             oldest = next(iter(self._waiting.values()))
             begun_at = loop.time()
-            if begun_at - oldest.since < FOLLOW_SECONDS / 2:
+            first_seconds = FOLLOW_SECONDS / 2 if self._log.is_used else UNUSED_SECONDS
+            if begun_at - oldest.since < first_seconds:
                 continue
             try:
                 ends = await self._log.read(self._waiting)

@@ -198,15 +198,23 @@ class TestLog:
         assert status == "cancelled"
         assert 5.01 < at < 5.04
 
-    def test_nothing_is_read_for_short_waits(self) -> None:
+    @pytest.mark.parametrize(
+        ("is_used", "wait_seconds", "reads"),
+        [(True, 0.009, False), (True, 0.029, True), (False, 0.029, False), (False, 0.06, True)],
+    )
+    def test_reads_begin_after(self, *, is_used: bool, wait_seconds: float, reads: bool) -> None:
         async def main() -> list[float]:
             instance = Instance(ScriptedStore(ends_at=1000))
+            if is_used:
+                await instance.blobs.append(log_blob(instance.clock()), b"{}\n")
+                await instance.wait(0.1)
+                instance.blobs.reads.clear()
             for _ in range(100):
-                await instance.wait(0.009)
+                await instance.wait(wait_seconds)
             await asyncio.sleep(1)
             return instance.blobs.reads
 
-        assert run(main()) == []
+        assert bool(run(main())) is reads
 
     def test_reader_survives_a_failing_store(self) -> None:
         async def main() -> tuple[str | None, float]:
