@@ -84,65 +84,53 @@ class WorkerError(Exception):
     stage: ClassVar[Stage] = Stage.RUN
     settlement: ClassVar[Settlement] = Settlement.ABANDON
 
+    def __init_subclass__(cls, **declared: str | bool) -> None:
+        """Set the attributes that a class declares beside its base class."""
+        super().__init_subclass__()
+        for name, value in declared.items():
+            if name not in WorkerError.__annotations__:
+                raise TypeError(f"{cls.__name__}: a WorkerError has no attribute {name}")
+            setattr(cls, name, value)
 
-class Fault(WorkerError):
+
+class Fault(WorkerError, settlement=Settlement.COMPLETE):
     """An error that makes the job fail at once. Its caller gets the error's text."""
-
-    settlement = Settlement.COMPLETE
 
     def to_job_error(self) -> JobError:
         """Return the error in the format that a reply contains."""
         return JobError(self.code, str(self), self.stage, self.retryable)
 
 
-class InvalidInput(Fault):
+class InvalidInput(Fault, code=FailureCode.INVALID_INPUT.value):
     """The model cannot use this input. The code of a model may also raise this error."""
 
-    code = FailureCode.INVALID_INPUT.value
 
-
-class UnsupportedMediaType(Fault):
+class UnsupportedMediaType(Fault, code=FailureCode.UNSUPPORTED_MEDIA_TYPE.value):
     """The model does not accept the input's media type."""
 
-    code = FailureCode.UNSUPPORTED_MEDIA_TYPE.value
 
-
-class PayloadUnusable(Fault):
+class PayloadUnusable(Fault, code=FailureCode.PAYLOAD_CORRUPT.value, stage=Stage.LOAD):
     """The input's blob does not exist, or its content does not match the payload reference."""
 
-    code = FailureCode.PAYLOAD_CORRUPT.value
-    stage = Stage.LOAD
 
-
-class InferenceFailed(Fault):
+class InferenceFailed(Fault, code=FailureCode.INFERENCE_FAILED.value):
     """The model raised an error, or returned a value that cannot be used as a result."""
 
-    code = FailureCode.INFERENCE_FAILED.value
 
-
-class ChildFailed(Fault):
+class ChildFailed(Fault, code=FailureCode.CHILD_FAILED.value):
     """A child job has failed or was refused. The code of a model may handle this error."""
 
-    code = FailureCode.CHILD_FAILED.value
 
-
-class OutOfMemory(Fault):
+class OutOfMemory(Fault, code=FailureCode.OUT_OF_MEMORY.value, retryable=True):
     """A single input needs more memory than the device has. A larger device may run the job."""
 
-    code = FailureCode.OUT_OF_MEMORY.value
-    retryable = True
 
-
-class ResultTooLarge(Fault):
+class ResultTooLarge(Fault, code=FailureCode.RESULT_TOO_LARGE.value):
     """The model's result is larger than the limit for results."""
 
-    code = FailureCode.RESULT_TOO_LARGE.value
 
-
-class RunTooLong(Fault):
+class RunTooLong(Fault, code=FailureCode.RUN_TOO_LONG.value):
     """The model ran this job, and no other, longer than `max_run_seconds` allows."""
-
-    code = FailureCode.RUN_TOO_LONG.value
 
     @classmethod
     def after(cls, seconds: float) -> Self:
@@ -153,102 +141,66 @@ class RunTooLong(Fault):
         )
 
 
-class ModelBroken(Fault):
+class ModelBroken(Fault, code=FailureCode.MODEL_BROKEN.value, stage=Stage.LOAD, retryable=True):
     """The worker cannot load the model, and its settings say that jobs do not wait for a repair."""
 
-    code = FailureCode.MODEL_BROKEN.value
-    retryable = True
-    stage = Stage.LOAD
 
-
-class ExpiredForProducer(Fault):
+class ExpiredForProducer(Fault, code=FailureCode.EXPIRED.value):
     """A producer's job has passed its deadline, so the producer gets a reply with this error."""
 
-    code = FailureCode.EXPIRED.value
 
-
-class Unwanted(WorkerError):
+class Unwanted(WorkerError, settlement=Settlement.COMPLETE):
     """The caller no longer waits for this job, so the worker sends no reply."""
 
-    settlement = Settlement.COMPLETE
 
-
-class Expired(Unwanted):
+class Expired(Unwanted, code="expired"):
     """The job's deadline has passed."""
 
-    code = "expired"
 
-
-class NotWaitedFor(Unwanted):
+class NotWaitedFor(Unwanted, code="not-waited-for"):
     """The gateway no longer waits for the job, because the job was cancelled or has ended."""
 
-    code = "not-waited-for"
 
-
-class Cancelled(Unwanted):
+class Cancelled(Unwanted, code="cancelled"):
     """The job was cancelled while it ran. A model should not catch this error of `Context`."""
 
-    code = "cancelled"
 
-
-class Infrastructure(WorkerError):
+class Infrastructure(
+    WorkerError, code="infrastructure", retryable=True, settlement=Settlement.ABANDON
+):
     """The worker cannot process the job now, for example because a service does not answer."""
 
-    code = "infrastructure"
-    retryable = True
-    settlement = Settlement.ABANDON
 
-
-class BrokerUnavailable(Infrastructure):
+class BrokerUnavailable(Infrastructure, code="broker-away", stage=Stage.QUEUE):
     """Service Bus cannot be reached, or refuses access."""
 
-    code = "broker-away"
-    stage = Stage.QUEUE
 
-
-class QueueMissing(BrokerUnavailable):
+class QueueMissing(BrokerUnavailable, code="queue-missing"):
     """The Service Bus namespace has no queue with this name."""
 
-    code = "queue-missing"
 
-
-class PayloadsUnavailable(Infrastructure):
+class PayloadsUnavailable(Infrastructure, code="payloads-away", stage=Stage.LOAD):
     """Blob storage cannot be reached, or refuses access."""
 
-    code = "payloads-away"
-    stage = Stage.LOAD
 
-
-class ReplyUndelivered(Infrastructure):
+class ReplyUndelivered(Infrastructure, code="reply-undelivered", stage=Stage.REPLY):
     """The gateway or queue did not accept the reply before the retries ended."""
 
-    code = "reply-undelivered"
-    stage = Stage.REPLY
 
-
-class LookUpsBusy(Infrastructure):
+class LookUpsBusy(Infrastructure, code="look-ups-busy", stage=Stage.LOAD):
     """Too many host names are being looked up in DNS, so this name was not looked up."""
 
-    code = "look-ups-busy"
-    stage = Stage.LOAD
 
-
-class DeviceLost(Infrastructure):
+class DeviceLost(Infrastructure, code="device-lost"):
     """The device no longer works. The worker returns all jobs to their queues and exits."""
 
-    code = "device-lost"
 
-
-class WorkerFault(Infrastructure):
+class WorkerFault(Infrastructure, code="worker-fault"):
     """An unexpected error in the worker's own code."""
 
-    code = "worker-fault"
 
-
-class Poison(WorkerError):
+class Poison(WorkerError, settlement=Settlement.DEAD_LETTER):
     """The message can never be processed, so the worker dead-letters the message."""
-
-    settlement = Settlement.DEAD_LETTER
 
     @property
     def reason(self) -> str:
@@ -256,11 +208,8 @@ class Poison(WorkerError):
         return self.code
 
 
-class UnreadableMessage(Poison):
+class UnreadableMessage(Poison, code="malformed-message", stage=Stage.QUEUE):
     """The message is not a valid job request, or its schema version is not supported."""
-
-    code = "malformed-message"
-    stage = Stage.QUEUE
 
     def __init__(self, message: str, reason: str = "malformed-message") -> None:
         super().__init__(message)
@@ -272,11 +221,8 @@ class UnreadableMessage(Poison):
         return self._reason
 
 
-class TooManyFailures(Poison):
+class TooManyFailures(Poison, code="too-many-failures", stage=Stage.QUEUE):
     """Deliveries of the message have failed as often as `max_delivery_count` allows."""
-
-    code = "too-many-failures"
-    stage = Stage.QUEUE
 
     @property
     def reason(self) -> str:
@@ -284,63 +230,38 @@ class TooManyFailures(Poison):
         return "MaxDeliveryCountExceeded"
 
 
-class WrongModel(Poison):
+class WrongModel(Poison, code="wrong-model", stage=Stage.QUEUE):
     """The message is in the queue of one model, but names another model."""
 
-    code = "wrong-model"
-    stage = Stage.QUEUE
 
-
-class ReplyForbidden(Poison):
+class ReplyForbidden(Poison, code="reply-forbidden", stage=Stage.REPLY):
     """The message asks for a reply to an address that is not allowed."""
 
-    code = "reply-forbidden"
-    stage = Stage.REPLY
 
-
-class ReplyRefused(Poison):
+class ReplyRefused(Poison, code="reply-refused", stage=Stage.REPLY):
     """The gateway has refused the reply, and will never accept it."""
 
-    code = "reply-refused"
-    stage = Stage.REPLY
 
-
-class HandedBack(WorkerError):
+class HandedBack(WorkerError, code="handed-back", retryable=True, settlement=Settlement.RELEASE):
     """The job has not started, and the worker shuts down or unloads its model."""
 
-    code = "handed-back"
-    retryable = True
-    settlement = Settlement.RELEASE
 
-
-class NotFinished(WorkerError):
+class NotFinished(WorkerError, code="not-finished", retryable=True, settlement=Settlement.ABANDON):
     """The job was interrupted by no fault of its own, for example by the end of a grace period."""
 
-    code = "not-finished"
-    retryable = True
-    settlement = Settlement.ABANDON
 
-
-class LockLost(WorkerError):
+class LockLost(WorkerError, code="lock-lost", retryable=True, settlement=Settlement.LEAVE):
     """The message's lock is lost. Another worker has received the message or will receive it."""
 
-    code = "lock-lost"
-    retryable = True
-    settlement = Settlement.LEAVE
 
-
-class ModelUnusable(WorkerError):
+class ModelUnusable(
+    WorkerError, code="model-unusable", stage=Stage.LOAD, settlement=Settlement.LEAVE
+):
     """The model cannot be loaded now. No jobs are received for it until a load succeeds."""
 
-    code = "model-unusable"
-    stage = Stage.LOAD
-    settlement = Settlement.LEAVE
 
-
-class ModelFailed(ModelUnusable):
+class ModelFailed(ModelUnusable, code="model-failed"):
     """The model's own code raised an error while the worker loaded the model."""
-
-    code = "model-failed"
 
     @classmethod
     def from_error(cls, implementation: str, error: BaseException) -> Self:
@@ -356,56 +277,37 @@ class ModelFailed(ModelUnusable):
         return cls(text)
 
 
-class ModelUnfit(ModelUnusable):
+class ModelUnfit(ModelUnusable, code="model-unfit"):
     """The model's class does not fit its entry in the catalogue."""
 
-    code = "model-unfit"
 
-
-class ModelKillsWorker(ModelUnusable):
+class ModelKillsWorker(ModelUnusable, code="model-kills-worker"):
     """The last attempts to load the model have all killed the worker's process."""
 
-    code = "model-kills-worker"
 
-
-class DeviceMissing(ModelUnusable):
+class DeviceMissing(ModelUnusable, code="device-missing"):
     """WORKER_REQUIRE_DEVICE requires a GPU, but this process cannot use one."""
 
-    code = "device-missing"
 
-
-class WeightsMissing(ModelUnusable):
+class WeightsMissing(ModelUnusable, code="weights-missing"):
     """The catalogue entry names a blob, package or file that does not exist."""
 
-    code = "weights-missing"
 
-
-class WeightsMismatch(ModelUnusable):
+class WeightsMismatch(ModelUnusable, code="weights-mismatch"):
     """The SHA-256 digest of the weights differs from the digest in the catalogue entry."""
 
-    code = "weights-mismatch"
 
-
-class WeightsUnsafe(ModelUnusable):
+class WeightsUnsafe(ModelUnusable, code="weights-unsafe"):
     """The weights are a pickle that contains more than tensors. The pickle was not executed."""
 
-    code = "weights-unsafe"
 
-
-class WeightsDamaged(ModelUnusable):
+class WeightsDamaged(ModelUnusable, code="weights-damaged"):
     """The file with the weights is truncated or has an unknown format."""
 
-    code = "weights-damaged"
 
-
-class WeightsUnfit(ModelUnusable):
+class WeightsUnfit(ModelUnusable, code="weights-unfit"):
     """The weights belong to another network: their names or shapes do not fit this network."""
 
-    code = "weights-unfit"
 
-
-class WeightsUnavailable(ModelUnusable):
+class WeightsUnavailable(ModelUnusable, code="weights-away", retryable=True):
     """The weights cannot be downloaded now, or cannot be stored in the cache on disk."""
-
-    code = "weights-away"
-    retryable = True
