@@ -33,6 +33,7 @@ from typing import Final, NoReturn
 from worker.processes.lock_journal import WorkerDeath
 from worker.processes.setup import worker_name
 from worker.processes.shutdown import RestartNeeded
+from worker.retries import RetryDelays
 
 _log = logging.getLogger(__name__)
 
@@ -61,32 +62,21 @@ _FROZEN_LOADING_SECONDS: Final = 300.0
 # If more time has passed between two checks, the parent itself was stopped, and the child with it.
 _LONGEST_STEP_SECONDS: Final = 2 * _BEAT_SECONDS
 
-_FIRST_DELAY_SECONDS: Final = 0.1
-_LONGEST_DELAY_SECONDS: Final = 5.0
+# The first and the longest delay after a short run.
+_RESTART_SECONDS: Final = (0.1, 5.0)
 # A child that has received a message has run longer, because the SDK needs this time to connect.
 _SHORT_RUN_SECONDS: Final = 0.4
 
 
-class RestartDelay:
-    """The delay between the death of a child and the start of the next child.
+def restart_delay_seconds(delays: RetryDelays, run_seconds: float) -> float:
+    """Return how long to wait before the next child, if the last has run for `run_seconds`.
 
-    After a run of less than 0.4 s it is 0.1 s, and doubles with each further short run, up to 5 s.
     So a worker that is always killed while it starts uses little processor time.
     """
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-
-    def next_seconds(self, run_seconds: float) -> float:
-        """Return how many seconds to wait if the last child has run for `run_seconds`."""
-        if run_seconds >= _SHORT_RUN_SECONDS:
-            self._seconds = 0.0
-            return 0.0
-        self._seconds = min(
-            max(self._seconds * 2, _FIRST_DELAY_SECONDS),
-            _LONGEST_DELAY_SECONDS,
-        )
-        return self._seconds
+    if run_seconds < _SHORT_RUN_SECONDS:
+        return delays.next()
+    delays.reset()
+    return 0.0
 
 
 class Watchdog:
@@ -203,7 +193,7 @@ class _Parent:
     def __init__(self, run: Run, is_loading: Callable[[int], bool]) -> None:
         self._run = run
         self._is_loading = is_loading
-        self._delay = RestartDelay()
+        self._delays = RetryDelays(*_RESTART_SECONDS, chance=lambda: 0.0)
         # The numbers of the signals SIGTERM and SIGINT that this process has received.
         self._stops: list[int] = []
 
@@ -223,7 +213,8 @@ class _Parent:
                 return code
             if self._stops:
                 return 128 + self._stops[-1]
-            delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
+            run_seconds = time.monotonic() - started_at
+            delay_seconds = restart_delay_seconds(self._delays, run_seconds)
             is_crash = _is_crash(code, watchdog)
             death = WorkerDeath(child, worker_name(child), description, is_crash)
             _log.error("%s; a new worker process starts in %g s", death, delay_seconds)

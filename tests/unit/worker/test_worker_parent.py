@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from worker.processes.parent import RestartDelay, Watchdog
+from worker.processes.parent import Watchdog, restart_delay_seconds
+from worker.retries import RetryDelays
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -222,11 +224,11 @@ def test_cuda_before_the_fork_prevents_it(tmp_path: Path) -> None:
 
 
 def test_only_a_short_run_delays_the_next_child() -> None:
-    delay = RestartDelay()
-    assert delay.next_seconds(60.0) == 0.0
-    assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    assert delay.next_seconds(1.0) == 0.0
-    assert delay.next_seconds(0.1) == 0.1
+    after = partial(restart_delay_seconds, RetryDelays(0.1, 5.0, chance=lambda: 0.0))
+    assert after(60.0) == 0.0
+    assert [after(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert after(1.0) == 0.0
+    assert after(0.1) == 0.1
 
 
 @pytest.mark.thorough
