@@ -15,7 +15,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
@@ -132,7 +132,9 @@ def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
 def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
     """Return the named inputs that a method's keyword-only arguments declare."""
     return {
-        name: InputArgument(accepts, default is not inspect.Parameter.empty, _description(hint))
+        name: InputArgument(
+            accepts, default is not inspect.Parameter.empty, _description(_unwrap(hint)[2])
+        )
         for name, (hint, default) in _keyword_arguments(method).items()
         if (accepts := _accepts(hint)) is not None
     }
@@ -177,22 +179,35 @@ def _read_hint(function: Any, name: str) -> Any:
         ) from None
 
 
+def _unwrap(hint: Any) -> tuple[Any, bool, list[Any]]:
+    """Return a type hint without `Annotated` and `| None`, whether it had None, and its notes.
+
+    The notes are the further arguments of `Annotated`, the outermost first.
+    """
+    is_optional, notes = False, list[Any]()
+    while (origin := typing.get_origin(hint)) in (typing.Annotated, typing.Union, types.UnionType):
+        arguments = typing.get_args(hint)
+        if origin is typing.Annotated:
+            notes += arguments[1:]
+        else:
+            arguments = tuple(each for each in arguments if each is not type(None))
+            is_optional = is_optional or arguments != typing.get_args(hint)
+            if len(arguments) > 1:
+                break
+        hint = arguments[0]
+    return hint, is_optional, notes
+
+
 def _accepts(hint: Any) -> Accepts | None:
     """Return the kind of input that a type hint declares; None if it declares a parameter."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        declared = [each.accepts for each in arguments[1:] if isinstance(each, Input)]
-        return declared[0] if declared else _accepts(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        members = [each for each in arguments if each is not type(None)]
-        return _accepts(members[0]) if len(members) == 1 else None
-    kind = origin or hint
+    inner, _, notes = _unwrap(hint)
+    kind = typing.get_origin(inner) or inner
     name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
-    return _INPUT_TYPES.get(name)
+    declared = (each.accepts for each in notes if isinstance(each, Input))
+    return next(declared, _INPUT_TYPES.get(name))
 
 
-def _description(hint: Any) -> str:
-    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+def _description(notes: list[Any]) -> str:
     return next((each for each in notes if isinstance(each, str)), "")
 
 
@@ -205,31 +220,27 @@ def _arguments(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        schema = _schema_of_hint(name, arguments[0])
-        for note in arguments[1:]:
-            if isinstance(note, str):
-                schema["description"] = note
-            elif isinstance(note, Range):
-                schema |= note.as_keys()
-        return schema
-    if origin in (typing.Union, types.UnionType):
-        members = [each for each in arguments if each is not type(None)]
-        if len(members) == 1:
-            return _schema_of_hint(name, members[0])
-    if origin is typing.Literal:
-        kinds = {_TYPES.get(type(each)) for each in arguments}
-        if len(kinds) == 1 and None not in kinds:
-            return {"type": kinds.pop(), "enum": list(arguments)}
-    if origin is list:
-        return {"type": "array", "items": _schema_of_hint(name, arguments[0])}
-    if hint in _TYPES:
-        return {"type": _TYPES[hint]}
-    raise ModelUnfit(
-        f"the argument {name} has no type hint, or a type hint that is not supported; use bool, "
-        "int, float, str, Literal, or list of one of these"
-    )
+    inner, _, notes = _unwrap(hint)
+    origin, arguments = typing.get_origin(inner), typing.get_args(inner)
+    kinds = {_TYPES.get(type(each)) for each in arguments}
+    schema: dict[str, Any]
+    if origin is typing.Literal and len(kinds) == 1 and None not in kinds:
+        schema = {"type": kinds.pop(), "enum": list(arguments)}
+    elif origin is list:
+        schema = {"type": "array", "items": _schema_of_hint(name, arguments[0])}
+    elif inner in _TYPES:
+        schema = {"type": _TYPES[inner]}
+    else:
+        raise ModelUnfit(
+            f"the argument {name} has no type hint, or a type hint that is not supported; use "
+            "bool, int, float, str, Literal, or list of one of these"
+        )
+    if text := _description(notes):
+        schema["description"] = text
+    for note in notes:
+        if isinstance(note, Range):
+            schema |= note.as_keys()
+    return schema
 
 
 def _converted(schema: Schema, value: Any) -> Any:
@@ -281,19 +292,12 @@ def _unknown_name(owner: Any, error: NameError) -> ModelUnfit:
 
 
 def _read_result_hint(hint: Any) -> ResultDeclaration:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        found = _read_result_hint(arguments[0])
-        return replace(found, description=_description(hint) or found.description)
-    if origin in (typing.Union, types.UnionType):
-        members = [each for each in arguments if each is not type(None)]
-        found = _read_result_hint(members[0] if len(members) == 1 else Any)
-        return replace(found, optional=found.optional or len(members) < len(arguments))
-    return ResultDeclaration(_media_types(hint), False, "")
+    inner, is_optional, notes = _unwrap(hint)
+    return ResultDeclaration(_media_types(inner), is_optional, _description(notes))
 
 
 def _media_types(kind: Any) -> tuple[str, ...]:
-    if kind is Any:
+    if kind is Any or typing.get_origin(kind) in (typing.Union, types.UnionType):
         return ()
     if kind is Image.Image:
         return _PICTURES
