@@ -1,54 +1,17 @@
 """The errors of the worker, and how the message of a failed job is settled.
 
-Each line of this tree contains the class, its stable code, and the condition of an error. The line
-of a group of errors contains what the worker does with the message.
+Each group of errors has its own settlement. The classes below stand in this order, each with its
+stable code and its condition.
 
     WorkerError
-    ├── Fault                                          reply with the failure; complete
-    │   ├── InvalidInput           invalid-input            the model cannot read this input
-    │   ├── UnsupportedMediaType   unsupported-media-type   the model does not accept this type
-    │   ├── PayloadUnusable        payload-corrupt          the blob does not match its reference
-    │   ├── InferenceFailed        inference-failed         the model raised an error
-    │   ├── ChildFailed            child-failed             a job of another model failed
-    │   ├── OutOfMemory            out-of-memory            one input exceeds the device's memory
-    │   ├── ResultTooLarge         result-too-large         the result exceeds the limit
-    │   ├── RunTooLong             run-too-long             the model exceeded max_run_seconds
-    │   ├── ModelBroken            model-broken             the model cannot be loaded
-    │   └── ExpiredForProducer     expired                  the deadline passed; a producer waits
-    ├── Unwanted                                       no reply; complete
-    │   ├── Expired                expired                  the deadline passed
-    │   ├── NotWaitedFor           not-waited-for           the job was cancelled or has ended
-    │   └── Cancelled              cancelled                the job was cancelled while it ran
-    ├── Infrastructure                                 abandon after a delay: a later
-    │   │                                              delivery may succeed; counts as a failure
-    │   ├── BrokerUnavailable      broker-away              Service Bus does not answer
-    │   │   └── QueueMissing       queue-missing            the queue does not exist
-    │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
-    │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
-    │   ├── LookUpsBusy            look-ups-busy            too many DNS look-ups are running
-    │   ├── DeviceLost             device-lost              the process must be restarted
-    │   └── WorkerFault            worker-fault             a defect of the worker
-    ├── Poison                                         dead-letter, with reason and description
-    │   ├── UnreadableMessage      code of a ContractError  not a valid job request
-    │   ├── TooManyFailures        too-many-failures        deliveries failed as often as allowed
-    │   ├── WrongModel             wrong-model              the queue is another model's
-    │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
-    │   └── ReplyRefused           reply-refused            the gateway will never accept it
-    ├── HandedBack                 handed-back         release: the job has not started
-    ├── NotFinished                not-finished        abandon: interrupted by no fault of its own
-    ├── LockLost                   lock-lost           do nothing: another worker has the job
-    └── ModelUnusable                                  no job of the model is received until
-        │                                              a later load succeeds
-        ├── ModelFailed            model-failed            the model's code raised an error
-        ├── ModelUnfit             model-unfit             the class does not fit its entry
-        ├── ModelKillsWorker       model-kills-worker      its loads have killed the process
-        ├── DeviceMissing          device-missing          there is no GPU that the worker needs
-        ├── WeightsMissing         weights-missing         the weights do not exist
-        ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
-        ├── WeightsUnsafe          weights-unsafe          the pickle would run code
-        ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
-        ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
-        └── WeightsUnavailable     weights-away            blob storage or the cache fails
+    ├── Fault             reply with the failure; complete
+    ├── Unwanted          no reply; complete
+    ├── Infrastructure    abandon after a delay: a later delivery may succeed; counts as a failure
+    ├── Poison            dead-letter, with reason and description
+    ├── HandedBack        release: the job has not started
+    ├── NotFinished       abandon: interrupted by no fault of its own
+    ├── LockLost          do nothing: another worker has the job
+    └── ModelUnusable     no job of the model is received until a later load succeeds
 
 Only the class of an error determines how the message is settled.
 """

@@ -53,11 +53,10 @@ def test_class_determines_the_settlement() -> None:
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
 
-def test_codes_are_unique_and_in_the_tree() -> None:
+def test_codes_are_unique() -> None:
     # ExpiredForProducer has the same code as Expired, but needs a reply.
     codes = [c.code for c in leaves() if c is not errors.ExpiredForProducer]
     assert len(set(codes)) == len(codes)
-    assert all(c.code in (errors.__doc__ or "") for c in leaves() if c is not UnreadableMessage)
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
