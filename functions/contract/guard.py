@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -224,6 +225,7 @@ def _is_numeric(host: str) -> bool:
     return _NUMERIC_PART.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
 
 
+@lru_cache(maxsize=64)  # the worker asks for each reply, but there are few hosts
 def is_loopback(host: str) -> bool:
     """Return whether a URL's host is `localhost` or an address of this machine alone."""
     try:
