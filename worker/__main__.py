@@ -57,7 +57,7 @@ from worker.servicebus.link import QueueLink, check_endpoint, utc_now
 from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
-from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
+from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
@@ -136,11 +136,11 @@ class Worker:
         self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
         self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
         self._loops = self._watched_loops()
-        readiness = WorkerReadiness(self._states, self._device, lambda: shutdown.reason)
+        check = partial(check_readiness, self._states, self._device, lambda: shutdown.reason)
         pages = {
             "/live": check_page(self._loops.live),
-            "/ready": check_page(readiness.ready),
-            "/started": check_page(readiness.started),
+            "/ready": check_page(partial(check, are_broken_allowed=False)),
+            "/started": check_page(partial(check, are_broken_allowed=True)),
             "/metrics": metrics_page(self._metrics.exposition),
         }
         self._health = HealthServer(settings.health_host, settings.health_port, pages)

@@ -147,44 +147,31 @@ class DeviceProbe:
             self._answered.set()
 
 
-class WorkerReadiness:
-    """Decides whether the worker is ready: it runs, and models, queues and device are in order."""
+def check_readiness(
+    model_states: ModelStates,
+    device: DeviceProbe,
+    shutdown_reason: Callable[[], str],
+    *,
+    are_broken_allowed: bool,
+) -> tuple[bool, Mapping[str, Any]]:
+    """Return whether models, queues and device are in order, and details. The worker must run.
 
-    def __init__(
-        self, states: ModelStates, device: DeviceProbe, shutdown_reason: Callable[[], str]
-    ) -> None:
-        """Store what provides the state. `shutdown_reason` returns "" while the worker runs."""
-        self._states = states
-        self._device = device
-        self._shutdown_reason = shutdown_reason
-
-    def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the worker is ready, and details.
-
-        It is not if a model is set aside, so that a rollout of a broken model stops. Nevertheless,
-        it serves its other models.
-        """
-        return self._judge(are_broken_allowed=False)
-
-    def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start has ended, and details; broken models count only if all are."""
-        return self._judge(are_broken_allowed=True)
-
-    def _judge(self, *, are_broken_allowed: bool) -> tuple[bool, Mapping[str, Any]]:
-        states = self._states()
-        if reason := self._shutdown_reason():
-            return False, {"reason": f"draining: {reason}", "models": states}
-        broken = sorted(name for name, state in states.items() if state.get("set_aside"))
-        waiting = sorted(
-            name for name, state in states.items() if not state["ready"] and name not in broken
-        )
-        is_serving_others = are_broken_allowed and len(broken) < len(states)
-        if waiting or (broken and not is_serving_others):
-            lists = {"not ready yet": waiting, "set aside": broken}
-            reason = "; ".join(
-                f"{key}: {', '.join(found)}" for key, found in lists.items() if found
-            )
-            return False, {"reason": reason, "models": states}
-        computes, device = self._device.look()
-        details: dict[str, Any] = {"models": states, "device": dict(device)}
-        return computes, details if computes else {"reason": "the device is lost", **details}
+    `shutdown_reason` returns "" while it runs. If broken models are not allowed, a rollout of a
+    broken model stops, although the worker serves its other models. If they are, they count only if
+    all models are broken.
+    """
+    states = model_states()
+    if reason := shutdown_reason():
+        return False, {"reason": f"draining: {reason}", "models": states}
+    broken = sorted(name for name, state in states.items() if state.get("set_aside"))
+    waiting = sorted(
+        name for name, state in states.items() if not state["ready"] and name not in broken
+    )
+    is_serving_others = are_broken_allowed and len(broken) < len(states)
+    if waiting or (broken and not is_serving_others):
+        lists = {"not ready yet": waiting, "set aside": broken}
+        reason = "; ".join(f"{key}: {', '.join(found)}" for key, found in lists.items() if found)
+        return False, {"reason": reason, "models": states}
+    computes, found = device.look()
+    details: dict[str, Any] = {"models": states, "device": dict(found)}
+    return computes, details if computes else {"reason": "the device is lost", **details}

@@ -2,11 +2,12 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
+from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 
 
 @dataclass
@@ -24,7 +25,9 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.probe = DeviceProbe(self.compute, self.failures.append)
-        self.readiness = WorkerReadiness(lambda: self.models, self.probe, lambda: self.leaving)
+        check = partial(check_readiness, lambda: self.models, self.probe, lambda: self.leaving)
+        self.ready = partial(check, are_broken_allowed=False)
+        self.started = partial(check, are_broken_allowed=True)
 
     def compute(self) -> None:
         if self.error is not None:
@@ -38,7 +41,7 @@ def worker() -> Worker:
 
 def test_worker_is_ready_after_a_computation(worker: Worker) -> None:
     worker.probe.run_kernel()
-    good, details = worker.readiness.ready()
+    good, details = worker.ready()
     assert good
     assert details["models"] == worker.models
     assert "reason" not in details
@@ -48,7 +51,7 @@ def test_worker_is_ready_after_a_computation(worker: Worker) -> None:
 def test_models_that_are_not_ready_are_named(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
-    good, details = worker.readiness.ready()
+    good, details = worker.ready()
     assert not good
     assert details["reason"] == "not ready yet: classifier"
 
@@ -56,21 +59,21 @@ def test_models_that_are_not_ready_are_named(worker: Worker) -> None:
 def test_worker_with_a_broken_model_has_started(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"] |= {"ready": False, "set_aside": True}
-    good, details = worker.readiness.ready()
+    good, details = worker.ready()
     assert not good
     assert details["reason"] == "set aside: classifier"
-    assert worker.readiness.started()[0]
+    assert worker.started()[0]
 
     worker.models["noop"]["ready"] = False
-    assert worker.readiness.started()[1]["reason"] == "not ready yet: noop; set aside: classifier"
+    assert worker.started()[1]["reason"] == "not ready yet: noop; set aside: classifier"
     worker.models["noop"]["set_aside"] = True
-    assert not worker.readiness.started()[0], "no model is served"
+    assert not worker.started()[0], "no model is served"
 
 
 def test_lost_device_is_not_ready(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.probe.run_kernel()
-    good, details = worker.readiness.ready()
+    good, details = worker.ready()
     assert not good
     assert details["reason"] == "the device is lost"
     assert details["device"] == {"problem": "RuntimeError"}
@@ -80,7 +83,7 @@ def test_lost_device_is_not_ready(worker: Worker) -> None:
 def test_shutting_down_is_not_ready(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.leaving = "received SIGTERM"
-    good, details = worker.readiness.ready()
+    good, details = worker.ready()
     assert not good
     assert details["reason"] == "draining: received SIGTERM"
     assert details["models"] == worker.models
