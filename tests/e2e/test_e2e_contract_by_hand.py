@@ -23,7 +23,7 @@ from tests.e2e.contract_rows.outages import BLOBS, SERVICE_BUS
 from tests.e2e.contract_rows.replies import PROGRESS, REPLIES
 from tests.e2e.contract_rows.row import Row
 from tests.e2e.contract_rows.waits import WAITS
-from tests.e2e.system import System, running
+from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -156,7 +156,13 @@ def end(system: System, row: Row) -> None:
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":
-            system.http.delete(f"/v1/jobs/{request['job_id']}", headers=key_of("owner"))
+            path = f"/v1/jobs/{request['job_id']}"
+            # The job exists when the request has started it, after up to two seconds.
+            until(
+                lambda: system.http.delete(path, headers=key_of("owner")).status_code != 404,
+                10.0,
+                "the job can be cancelled",
+            )
         case "dead-letter":
             by_hand.dead_letter_first(system, request["model"])
         case code:
