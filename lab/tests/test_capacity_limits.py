@@ -135,7 +135,7 @@ def test_idle_operations_are_documented() -> None:
     # One list for each prefix with a limit of deletions, and one for the uploads.
     lists = len(re.findall(r"^ {8}\S+: \(.*_DELETED\),$", housekeeping, re.MULTILINE)) + 1
     manifests = (ROOT / "infra" / "worker.yaml").read_text("utf-8")
-    [polling_seconds] = re.findall(r'"pollingInterval": (\d+)', manifests)
+    [polling_seconds] = re.findall(r"pollingInterval: (\d+)", manifests)
     for what, each, count, unit in (
         ("heartbeats", "worker", 3600 / DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
         (
