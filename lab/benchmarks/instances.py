@@ -52,6 +52,7 @@ COUNTED_JOBS: Final = 100
 _WATCH_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.2
+_BETWEEN_WAITERS_SECONDS: Final = 0.02
 # Each orchestration looks for its outcome 10 and 30 s after its start, which no wait causes.
 _AFTER_FIRST_CHECKS_SECONDS: Final = 12.0
 _WAITING_PARTS: Final = ("gateway", "blobs")
@@ -227,16 +228,21 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
         base_url=rig.url, timeout=120, limits=limits, trust_env=False
     ) as client:
 
-        async def wait() -> None:
+        async def wait(number: int) -> None:
+            await asyncio.sleep(number * _BETWEEN_WAITERS_SECONDS)
             await client.post(
                 "/v1/models/never/jobs",
                 content=b".",
                 headers={"content-type": "text/plain", "prefer": "wait=60"},
             )
 
-        waiting = [asyncio.create_task(wait()) for _ in range(waiters)]
-        while _HubCounts.read(rig.task_hub).starts < waiters:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(_POLL_SECONDS)
+        waiting = [asyncio.create_task(wait(number)) for number in range(waiters)]
+        while _HubCounts.read(rig.task_hub).starts < waiters:
+            ended, _ = await asyncio.wait(
+                waiting, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if ended:
+                raise RuntimeError(f"a request does not wait: {ended.pop().exception()!r}")
         await asyncio.sleep(_AFTER_FIRST_CHECKS_SECONDS)
         before, cpu = blobs.read(), _processor_seconds(rig, *_WAITING_PARTS)
         begun_at = time.monotonic()
