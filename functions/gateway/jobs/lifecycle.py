@@ -64,6 +64,12 @@ The pause is FOLLOW_SHARE times as long as the last read, so a busy machine read
 
 FOLLOW_SHARE: Final = 4
 
+NEW_WAIT_SECONDS: Final = 0.5
+"""While any request has waited for less than this, the pause may be half of FOLLOW_SECONDS.
+
+This holds only if the log has lines, as with several instances.
+"""
+
 UNUSED_SECONDS: Final = 0.03
 """How long a request waits at least before a read of the log of ends if the log has no lines."""
 
@@ -233,8 +239,11 @@ class Waiters:
             except Unavailable as error:
                 _log.debug("the log of ends could not be read: %s", error)
                 await asyncio.sleep(AWAY_SECONDS)
+            newest = next(reversed(self._waiting.values()), oldest)
+            is_new = self._log.is_used and loop.time() - newest.since < NEW_WAIT_SECONDS
+            shortest_seconds = FOLLOW_SECONDS / 2 if is_new else FOLLOW_SECONDS
             used_seconds = FOLLOW_SHARE * (loop.time() - begun_at)
-            pause_seconds = min(max(used_seconds, FOLLOW_SECONDS), LONGEST_FOLLOW_SECONDS)
+            pause_seconds = min(max(used_seconds, shortest_seconds), LONGEST_FOLLOW_SECONDS)
 
     async def _pass(self, end: JobEnd) -> None:
         outcome = end.outcome or await self._outcomes.find(end.job_id)

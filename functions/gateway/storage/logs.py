@@ -14,6 +14,10 @@ MAX_READ_BYTES: Final = 4 * 1024 * 1024
 """How much of a log one request reads at most."""
 
 
+LONGEST_GATHER_SECONDS: Final = 0.1
+"""How long after a slow request lines wait for others at most."""
+
+
 @dataclass(slots=True)
 class LogTail:
     """Reads one log from its beginning. The log may not exist yet."""
@@ -39,7 +43,7 @@ class LogWriter:
     """Appends lines to logs.
 
     Lines that arrive during a request, or as long after it as it took, share the next request. So
-    on a busy machine fewer requests have more lines.
+    on a busy machine fewer requests have more lines each.
     """
 
     def __init__(self, blobs: Blobs) -> None:
@@ -72,7 +76,8 @@ class LogWriter:
             try:
                 await self._blobs.append(batch.blob, b"".join(batch.lines))
             finally:
-                self._next_at = 2 * loop.time() - begun_at
+                ended_at = loop.time()
+                self._next_at = ended_at + min(ended_at - begun_at, LONGEST_GATHER_SECONDS)
 
 
 @dataclass(slots=True)

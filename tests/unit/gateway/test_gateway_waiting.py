@@ -17,6 +17,7 @@ from gateway.jobs.lifecycle import (
     AWAY_SECONDS,
     FOLLOW_SECONDS,
     LOOKS_A_SECOND,
+    NEW_WAIT_SECONDS,
     Jobs,
     OutcomeStore,
     Waiters,
@@ -188,6 +189,19 @@ class TestManyWaiters:
 
 
 class TestLog:
+    def test_new_waits_are_read_for_twice_as_often(self) -> None:
+        async def main() -> list[float]:
+            instance = Instance(ScriptedStore(ends_at=1000))
+            instance.end_elsewhere(0.0, "another")
+            await instance.wait(1)
+            return instance.blobs.reads
+
+        reads = run(main())
+        early = [at for at in reads if at <= NEW_WAIT_SECONDS]
+        assert len(early) == pytest.approx(2 * NEW_WAIT_SECONDS / FOLLOW_SECONDS, abs=3)
+        late = len(reads) - len(early)
+        assert late == pytest.approx((1 - NEW_WAIT_SECONDS) / FOLLOW_SECONDS, abs=2)
+
     def test_end_elsewhere_is_seen_within_30_ms(self) -> None:
         async def main() -> tuple[str | None, float]:
             instance = Instance(ScriptedStore(ends_at=1000))
