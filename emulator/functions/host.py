@@ -98,8 +98,14 @@ class Host:
 
         If a route template is invalid, only the main port is started, and responds with status 503.
         """
-        # The app process loads the app while this process imports the modules that serve the app.
-        await asyncio.gather(asyncio.to_thread(_import_services), self._supervisor.load())
+        importing = asyncio.to_thread(_import_services)
+        if self._options.is_isolated:
+            # The app process loads the app while this process imports the modules that serve it.
+            await asyncio.gather(importing, self._supervisor.load())
+        else:
+            # To load an app changes `sys.path`, from which no other thread may import meanwhile.
+            await importing
+            await self._supervisor.load()
         from emulator.functions.main_port import MainPort  # noqa: PLC0415 - imported just now
 
         options = self._options
