@@ -129,9 +129,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--gateways",
         type=int,
-        default=2,
         metavar="N",
-        help=f"gateway hosts with the {AZURE_STORAGE} engine (default: %(default)s)",
+        help=f"gateway hosts, only for the {AZURE_STORAGE} engine (default: 2)",
     )
     add("--jobs", type=int, default=200, help="jobs to submit (default: %(default)s)")
     add("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
@@ -179,7 +178,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         help="directory for the system, which is kept (default: temporary)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.gateways is not None and options.engine != AZURE_STORAGE:
+        parser.error(f"several gateway hosts need --engine {AZURE_STORAGE}")
+    return options
 
 
 def _engine(options: argparse.Namespace) -> StormEngine:
@@ -192,7 +194,7 @@ def _engine(options: argparse.Namespace) -> StormEngine:
         crash_rate=rate if crash_rate is None else crash_rate,
         split_brain_rate=rate if split_brain_rate is None else split_brain_rate,
         seed=options.seed,
-        gateways=options.gateways,
+        gateways=options.gateways or 2,
     )
 
 
