@@ -6,6 +6,7 @@ its lifespan events have no effect.
 """
 
 import asyncio
+import gc
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, MutableMapping
@@ -71,6 +72,7 @@ class WebCaller:
         try:
             await call.ended
         except asyncio.CancelledError:
+            task.add_done_callback(_close_generators)
             task.cancel()
             raise
         finally:
@@ -97,6 +99,15 @@ class WebCaller:
             "client": None if client is None else (client[0], 0),
             "state": {},
         }
+
+
+def _close_generators(cancelled: asyncio.Task[None]) -> None:
+    """Close the generators of a cancelled response.
+
+    A generator whose chunk was being sent is closed only when it is freed, and the exception is in
+    a cycle of references with it.
+    """
+    cancelled.get_loop().call_soon(gc.collect)
 
 
 class _Call:
