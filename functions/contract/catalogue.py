@@ -55,6 +55,7 @@ FIRST_VERSION: Final = "1"
 # which version runs their job.
 _SHARED_KEYS: Final = frozenset(
     {"task", "media_types", "result_media_type", "results", "reports_progress", "parameters"}
+    | {"streams", "openai"}
     | {"inputs", "max_input_bytes", "max_upload_bytes", "max_pixels"}
     | {"deadline_seconds", "max_deadline_seconds", "versions", "fallback"}
 )
@@ -63,6 +64,18 @@ _DEPENDENT_KEYS: Final = {
     "implementation": frozenset({"weights", "weights_sha256", "options", "memory_bytes"}),
     "weights": frozenset({"weights_sha256"}),
 }
+
+OPENAI_OPERATIONS: Final = (
+    "chat.completions",
+    "completions",
+    "responses",
+    "embeddings",
+    "images.generations",
+    "images.edits",
+    "audio.transcriptions",
+    "audio.speech",
+)
+"""The operations of the OpenAI API that a model can offer, as the key `openai` names them."""
 
 Option = str | int | float | bool
 """The value of one entry of a model's `options` in the catalogue."""
@@ -110,6 +123,10 @@ class ModelEntry:
     fallback: str = field(default="", repr=False)
     inputs: Mapping[str, NamedInput] = field(default_factory=dict, hash=False)
     results: Mapping[str, NamedResult] = field(default_factory=dict, hash=False, repr=False)
+    max_concurrent_jobs: int = field(default=16, repr=False)
+    streams: bool = field(default=False, repr=False)
+    openai: tuple[str, ...] = field(default=(), repr=False)
+    gpus: int = field(default=1, repr=False)
 
     @property
     def version(self) -> str:
@@ -455,7 +472,20 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
     return MappingProxyType(value)
 
 
+def _read_operations(path: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise CatalogueError(f"{path}: expected a list of operations, found {value!r:.100}")
+    for each in value:
+        if each not in OPENAI_OPERATIONS:
+            raise CatalogueError(
+                f"{path}: {each!r:.100} is not an operation of the OpenAI API that this version "
+                f"knows; expected one of {', '.join(OPENAI_OPERATIONS)}"
+            )
+    return tuple(value)
+
+
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "openai": _read_operations,
     "options": _read_options,
     "parameters": read_schemas,
     "results": read_results,
@@ -478,6 +508,8 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_delivery_count", 1, 2000),
         ("max_batch_size", 1, 4096),
         ("max_run_seconds", 1, 6 * 24 * 3600),
+        ("max_concurrent_jobs", 1, 1024),
+        ("gpus", 1, 16),
         ("max_input_bytes", 1, _MAX_INPUT_BYTES),
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),

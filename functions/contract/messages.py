@@ -187,6 +187,9 @@ class JobRequest:
 
     `reply_to` is None if the producer wants no reply. `attempt` is how often the sender has sent
     the request, counted from 1. It is not the number of the delivery, and workers do not use it.
+
+    If `stream` is true, the worker writes what the model emits to the stream of the job.
+    `operation` is the operation of the OpenAI API that the caller has called, or None.
     """
 
     job_id: str
@@ -199,6 +202,8 @@ class JobRequest:
     attempt: int = 1
     extra: Mapping[str, Json] = field(default_factory=dict)
     inputs: Mapping[str, InputPayload] = field(default_factory=dict)
+    stream: bool = False
+    operation: str | None = None
 
     @property
     def all_inputs(self) -> tuple[InputPayload, ...]:
@@ -375,7 +380,7 @@ _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _REQUEST_FIELDS = frozenset(
     {"schema", "job_id", "model", "input", "parameters"}
-    | {"created_at", "deadline", "reply_to", "attempt"}
+    | {"created_at", "deadline", "reply_to", "attempt", "stream", "operation"}
 )
 _REPLY_FIELDS = frozenset(
     {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
@@ -408,6 +413,8 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
     named = {name: _input_to_json(payload) for name, payload in request.inputs.items()}
     return {
         **request.extra,
+        **({"stream": True} if request.stream else {}),
+        **({"operation": request.operation} if request.operation else {}),
         "schema": _NAMES_VERSION if named else _SCHEMA_VERSION,
         "job_id": request.job_id,
         "model": request.model,
@@ -449,6 +456,8 @@ def request_from_json(value: Json) -> JobRequest:
         # In a message of schema version 1, `inputs` is an unknown field like any other.
         extra=fields.others(_REQUEST_FIELDS | {"inputs"} if has_names else _REQUEST_FIELDS),
         inputs=_read_named(fields, "input", _input_from_json) if has_names else {},
+        stream=fields.optional(fields.boolean, "stream") or False,
+        operation=fields.optional_text("operation"),
     )
 
 

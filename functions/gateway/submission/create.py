@@ -208,6 +208,8 @@ class JobCreator:
             created_at=created_at,
             deadline=created_at + timedelta(seconds=new_job.deadline_seconds),
             parameters=new_job.parameters,
+            stream=new_job.stream,
+            operation=new_job.operation,
         )
         return PreparedJob(request, replace(new_job, model=model))
 

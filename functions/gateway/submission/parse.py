@@ -85,6 +85,8 @@ class NewJob:
     is_pinned: bool = False
     parent: str | None = None
     held: HeldBytes | None = field(default=None, repr=False)
+    stream: bool = False
+    operation: str | None = None
 
     @property
     def size_bytes(self) -> int:

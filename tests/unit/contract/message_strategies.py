@@ -62,6 +62,8 @@ REQUESTS = st.builds(
     attempt=st.integers(1, 1000),
     extra=EXTRA,
     inputs=st.just({}) | st.dictionaries(PAYLOAD_NAMES, INPUTS, min_size=1, max_size=4),
+    stream=st.booleans(),
+    operation=st.none() | TEXT,
 )
 DURATIONS = st.floats(0, 1e9)
 NAMES = st.none() | TEXT
