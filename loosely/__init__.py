@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from loosely.client.settings import __version__
 
 if TYPE_CHECKING:
-    from loosely.client.clients import AsyncClient, Client
+    from loosely.client.clients import AsyncClient, Client, JobStream
     from loosely.client.errors import (
         AccessDenied,
         GatewayFailure,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         Problem,
         RequestRefused,
+        StreamRestarted,
         UnexpectedAnswer,
         WaitTimedOut,
     )
@@ -40,16 +41,19 @@ if TYPE_CHECKING:
         Place,
         Progress,
         Result,
+        StreamEvent,
         Timeline,
         TimelineDelivery,
         TimelineStep,
         Upload,
     )
     from loosely.client.retry import Retry
+    from loosely.client.streams import AsyncJobStream
 
 __all__ = [
     "AccessDenied",
     "AsyncClient",
+    "AsyncJobStream",
     "Client",
     "Event",
     "GatewayFailure",
@@ -64,6 +68,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobPage",
+    "JobStream",
     "LooselyError",
     "Model",
     "NotFound",
@@ -75,6 +80,8 @@ __all__ = [
     "RequestRefused",
     "Result",
     "Retry",
+    "StreamEvent",
+    "StreamRestarted",
     "Timeline",
     "TimelineDelivery",
     "TimelineStep",
@@ -88,7 +95,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import and return the object with this public name."""
     if name in __all__:
-        for module in ("errors", "resources", "retry", "clients"):
+        for module in ("errors", "resources", "retry", "streams", "clients"):
             found: object = getattr(import_module(f"loosely.client.{module}"), name, None)
             if found is not None:
                 globals()[name] = found

@@ -10,8 +10,10 @@ import httpx
 
 from loosely.client.operations import ClientOperations
 from loosely.client.requests import RequestBuilder
+from loosely.client.resources import Job, StreamEvent
 from loosely.client.retry import Retry
 from loosely.client.settings import DEFAULT_URL, read_api_key
+from loosely.client.streams import AsyncJobStream
 from loosely.client.transport import AsyncTransport, BlockingTransport, http_options
 
 P = ParamSpec("P")
@@ -38,18 +40,33 @@ def block_each(
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        values = operation(cast(Kind, self._operations), *args, **kwargs)
-        try:
-            while True:
-                try:
-                    value = _complete(anext(values))
-                except StopAsyncIteration:
-                    return
-                yield value
-        finally:
-            _complete(values.aclose())
+        return _iterate(operation(cast(Kind, self._operations), *args, **kwargs))
 
     return method
+
+
+def block_stream(
+    operation: Callable[Concatenate[Kind, P], AsyncJobStream],
+) -> "Callable[Concatenate[Client, P], JobStream]":
+    """Return a method of `Client` that returns the stream of ``operation``."""
+
+    @wraps(operation)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> JobStream:
+        return JobStream(operation(cast(Kind, self._operations), *args, **kwargs))
+
+    return method
+
+
+def _iterate(values: AsyncGenerator[T, None]) -> Iterator[T]:
+    try:
+        while True:
+            try:
+                value = _complete(anext(values))
+            except StopAsyncIteration:
+                return
+            yield value
+    finally:
+        _complete(values.aclose())
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -62,6 +79,52 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(
         "the operation needs an event loop, but Client has no event loop; use AsyncClient"
     )
+
+
+class JobStream:
+    """An iterator over the events of a job. See :class:`~loosely.AsyncJobStream`."""
+
+    def __init__(self, stream: AsyncJobStream) -> None:
+        """Take the events from a stream whose transport blocks."""
+        self._stream = stream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StreamEvent:
+        try:
+            return _complete(anext(self._stream))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. The job continues."""
+        _complete(self._stream.close())
+
+    def chunks(self) -> Iterator[Any]:
+        """Yield only the chunks. Raises StreamRestarted if earlier ones count no more."""
+        return _iterate(self._stream.chunks())
+
+    @property
+    def job(self) -> Job | None:
+        """The job, when it is known. After the last event it has ended."""
+        return self._stream.job
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The id at which `follow` continues, also in another process."""
+        return self._stream.last_event_id
+
+    @property
+    def result(self) -> Any:
+        """The job's result, as `Job.result`. Raises RuntimeError before the end of the stream."""
+        return self._stream.result
 
 
 class Client:
@@ -126,6 +189,8 @@ class Client:
     cancel = block(ClientOperations.cancel)
     result = block(ClientOperations.result)
     iter_events = block_each(ClientOperations.iter_events)
+    stream = block_stream(ClientOperations.stream)
+    follow = block_stream(ClientOperations.follow)
     upload = block(ClientOperations.upload)
     models = block(ClientOperations.models)
     model = block(ClientOperations.model)

@@ -4,6 +4,7 @@ LooselyError
 ├── GatewayUnreachable         no response; the gateway may have received the request
 ├── UnexpectedAnswer           the response is not in the format of a Loosely gateway
 ├── WaitTimedOut               the job did not end within the time to wait; the job continues
+├── StreamRestarted            the job runs again: its earlier chunks count no more
 └── Problem                    the gateway sent a problem document (RFC 9457)
     ├── RequestRefused         no job was made; also raised for codes unknown to this version
     │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
@@ -11,7 +12,7 @@ LooselyError
     │   ├── AccessDenied       unauthenticated, forbidden
     │   ├── NotFound           unknown-model, unknown-job, not-found, …
     │   ├── IdempotencyMismatch    idempotency-mismatch
-    │   ├── Overloaded         rate-limited, saturated, overloaded: try again later
+    │   ├── Overloaded         rate-limited, saturated, too-many-streams, …: try again later
     │   └── GatewayFailure     unavailable, internal-error
     └── JobEnded               a job was made, and it ended without a result
         ├── InputRejected      the model cannot use the input
@@ -70,6 +71,14 @@ class WaitTimedOut(LooselyError, TimeoutError):
         super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
         self.job_id = job_id
         self.wait_seconds = wait_seconds
+
+
+class StreamRestarted(LooselyError):
+    """The job runs again as the attempt ``attempt``. Drop all its chunks, and read on."""
+
+    def __init__(self, attempt: int) -> None:
+        super().__init__(f"the job runs again, as attempt {attempt}: its earlier chunks are void")
+        self.attempt = attempt
 
 
 class Problem(LooselyError):
@@ -199,6 +208,7 @@ _KINDS: Final[Mapping[str, type[Problem]]] = {
     "unknown-dead-letter": NotFound,
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,
+    "too-many-streams": Overloaded,
     "saturated": Overloaded,
     "overloaded": Overloaded,
     "unavailable": GatewayFailure,

@@ -3,10 +3,11 @@
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from random import random
 from typing import Any, Final
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -38,6 +39,7 @@ from loosely.client.resources import (
     JobPage,
     Model,
     Result,
+    StreamEvent,
     Timeline,
     Upload,
     UploadTarget,
@@ -45,6 +47,8 @@ from loosely.client.resources import (
 from loosely.client.responses import HttpResponse, read_as, read_error, read_job
 from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
+from loosely.client.sse import EVENT_STREAM
+from loosely.client.streams import AsyncJobStream, StreamReader
 from loosely.client.transport import Transport
 
 #: The longest wait of one request. Load balancers in clouds close connections idle for longer.
@@ -108,6 +112,7 @@ class ClientOperations:
         label: str | None = None,
         wait_seconds: int = 0,
         idempotency_key: str | None = None,
+        stream: bool = False,
     ) -> Job:
         """Submit an input to ``model`` and return the job.
 
@@ -124,6 +129,7 @@ class ClientOperations:
             label: A short text by which `jobs` finds the job later.
             wait_seconds: The maximum number of seconds to wait for the job's end.
             idempotency_key: All calls with the same key make only one job. Default: a new key.
+            stream: Keep what the model emits while it runs, for `follow`.
 
         Raises RequestRefused if the gateway made no job, and JobEnded if the job ended within
         ``wait_seconds`` without a result.
@@ -134,7 +140,15 @@ class ClientOperations:
             )
         key = idempotency_key or str(uuid.uuid4())
         submission = Submission(
-            model, key, wait_seconds, parameters, deadline_seconds, webhook_url, priority, label
+            model,
+            key,
+            wait_seconds,
+            parameters,
+            deadline_seconds,
+            webhook_url,
+            priority,
+            label,
+            stream,
         )
         return await self._submit(source, media_type, inputs or {}, submission)
 
@@ -169,6 +183,57 @@ class ClientOperations:
         )
         job = await self._submit(source, media_type, inputs or {}, submission, give_up_at)
         return await self._wait(job, wait_seconds, give_up_at)
+
+    def stream(  # noqa: PLR0913 - the options of a submit
+        self,
+        source: Source | Upload,
+        model: str,
+        *,
+        media_type: str | None = None,
+        inputs: Mapping[str, Source | Upload] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
+        priority: Priority | None = None,
+        label: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJobStream:
+        """Submit an input to ``model``, and iterate over what the model emits while it runs.
+
+        The arguments are those of `submit`, which the first step of the iteration does. The
+        iteration continues after a restart of the gateway, and raises JobEnded at its end if there
+        is no result. A model that does not stream has only events with its progress, if any.
+
+        Example:
+            >>> with client.stream(b"Why is the sky blue?", "chat") as stream:
+            ...     for event in stream:
+            ...         print(event.kind, event.data)
+            ...     print(stream.result)
+        """
+        submit = partial(
+            self.submit,
+            source,
+            model,
+            media_type=media_type,
+            inputs=inputs,
+            parameters=parameters,
+            deadline_seconds=deadline_seconds,
+            webhook_url=webhook_url,
+            priority=priority,
+            label=label,
+            idempotency_key=idempotency_key,
+            stream=True,
+        )
+        return AsyncJobStream(self._stream(submit))
+
+    def follow(self, job: Job | str, *, after: str | None = None) -> AsyncJobStream:
+        """Iterate over the events of a job, by default from the first, until it has ended.
+
+        ``after`` is the id of the last event that is known: the ``last_event_id`` of a stream.
+        Raises ValueError if it is not an id of an event.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        return AsyncJobStream(self._follow(job_id, StreamReader(after)), after)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait until a job has ended, by default without a limit, and return the succeeded job.
@@ -353,7 +418,11 @@ class ClientOperations:
         return read_as(response, JobPage.from_document, "a list of jobs")
 
     async def _send(
-        self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
+        self,
+        request: HttpRequest,
+        expected: Collection[int],
+        give_up_at: float = math.inf,
+        send: Callable[[HttpRequest], Awaitable[HttpResponse]] | None = None,
     ) -> HttpResponse:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
@@ -366,7 +435,7 @@ class ClientOperations:
             asked_at = self._clock()
             limited = self._limit_timeout(request, give_up_at)
             try:
-                response = await self._transport.send(limited)
+                response = await (send or self._transport.send)(limited)
             except GatewayUnreachable as unreachable:
                 error, is_sent = unreachable, unreachable.is_sent
             else:
@@ -391,6 +460,64 @@ class ClientOperations:
             if pause_seconds is None or now + pause_seconds > limit_at:
                 raise error
             await self._transport.sleep(pause_seconds)
+
+    async def _stream(
+        self, submit: Callable[[], Awaitable[Job]]
+    ) -> AsyncGenerator[StreamEvent | Job, None]:
+        job = await submit()
+        yield job
+        async with aclosing(self._follow(job.id, StreamReader())) as found:
+            async for each in found:
+                yield each
+
+    async def _follow(
+        self, job_id: str, reader: StreamReader
+    ) -> AsyncGenerator[StreamEvent | Job, None]:
+        """Yield the events of a job, and at the end the job, over as many responses as needed."""
+        failures, failing_since = 0, 0.0
+        while reader.ended is None:
+            error = GatewayUnreachable(self.url, "it ended the stream before the end of the job")
+            last_id, opened_at = reader.last_id, self._clock()
+            async with aclosing(await self._open_stream(job_id, reader)) as chunks:
+                try:
+                    async for chunk in chunks:
+                        for event in _read_events(reader, chunk, self.url):
+                            yield event
+                        if reader.ended or reader.is_interrupted:
+                            break
+                except GatewayUnreachable as broken:
+                    error = broken
+            if reader.ended or reader.is_interrupted:
+                continue
+            now = self._clock()
+            if reader.last_id != last_id or now - opened_at >= 1:
+                failures = 0
+            failures += 1
+            failing_since = failing_since if failures > 1 else now
+            pause_seconds = self._retry.pause_seconds(
+                error, failures, now - failing_since, self._draw
+            )
+            if pause_seconds is None:
+                error.job_id = job_id
+                raise error
+            await self._transport.sleep(pause_seconds)
+        yield reader.ended
+        yield await self._wait(reader.ended, None, math.inf)
+
+    async def _open_stream(self, job_id: str, reader: StreamReader) -> AsyncGenerator[bytes, None]:
+        reader.start_response()
+        resumption = {} if reader.last_id is None else {"last-event-id": reader.last_id}
+        request = self._requests.build(
+            *("GET", "jobs", job_id, "events"), headers={"accept": EVENT_STREAM, **resumption}
+        )
+        try:
+            response = await self._send(request, (200,), send=self._transport.open)
+        except LooselyError as error:
+            error.job_id = job_id
+            raise
+        if response.chunks is None:
+            raise UnexpectedAnswer(response.shown_url, 200, "the response is not an event stream")
+        return response.chunks
 
     async def _submit(
         self,
@@ -571,6 +698,13 @@ class ClientOperations:
             return request
         timeout_seconds = min(request.timeout_seconds, left_seconds + _GRACE_SECONDS)
         return replace(request, timeout_seconds=timeout_seconds, queue_seconds=left_seconds)
+
+
+def _read_events(reader: StreamReader, chunk: bytes, url: str) -> list[StreamEvent]:
+    try:
+        return reader.read(chunk)
+    except (ValueError, RecursionError) as error:
+        raise UnexpectedAnswer(url, 200, f"with an invalid event: {error}") from error
 
 
 def _time_text(time: datetime | None) -> str | None:

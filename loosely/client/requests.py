@@ -140,11 +140,14 @@ class Submission:
     webhook_url: str | None = None
     priority: Priority | None = None
     label: str | None = None
+    is_stream: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers ``Prefer`` and ``Idempotency-Key``."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
+        if self.is_stream:
+            prefer += ", stream"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
     def query(self) -> dict[str, str]:

@@ -201,6 +201,24 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """An event of a job's stream.
+
+    ``kind`` is ``chunk``, ``progress`` or ``attempt``. ``data`` of a chunk is the text or the JSON
+    value that the model has emitted, and of progress an object with ``fraction`` and ``message``.
+    """
+
+    kind: str
+    data: Any
+    id: str | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The attempt of the job that made the event, from 1."""
+        return int((self.id or "1").partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 

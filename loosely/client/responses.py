@@ -1,6 +1,6 @@
 """Read the gateway's HTTP responses. This module opens no connections."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ _SURELY_ACCEPTED_BYTES = 256 * 1024
 class HttpResponse:
     """An HTTP response with its whole body. The names in ``headers`` are in lower case.
 
-    ``shown_url`` is the part of the request's URL that error messages may show.
+    ``shown_url`` is the part of the request's URL that error messages may show. ``chunks`` has the
+    body of an event stream, which is received while the caller iterates.
     """
 
     status: int
@@ -26,6 +27,7 @@ class HttpResponse:
     body: bytes = field(repr=False)
     url: str = field(repr=False)
     shown_url: str
+    chunks: AsyncGenerator[bytes, None] | None = field(default=None, repr=False)
 
     @property
     def retry_after_seconds(self) -> float | None:

@@ -1,7 +1,7 @@
 """Send requests with httpx: `Client` blocks the thread, `AsyncClient` uses an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from io import BytesIO
 from typing import Any, BinaryIO, Final, TypeAlias
 
@@ -11,6 +11,7 @@ from loosely.client.errors import GatewayUnreachable
 from loosely.client.requests import LOOPBACK_HOSTS, Body, FileBody, HttpRequest, parse_url
 from loosely.client.responses import HttpResponse
 from loosely.client.settings import __version__
+from loosely.client.sse import EVENT_STREAM
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 #: The maximum number of requests that one client sends at the same time. Further requests wait.
@@ -37,6 +38,28 @@ class BlockingTransport:
         except httpx.HTTPError as error:
             raise _unreachable(request, error) from error
 
+    async def open(self, request: HttpRequest) -> HttpResponse:
+        """Send a request without a body. An event stream is only read as far as its headers."""
+        try:
+            response = self._http.send(_build(self._http, request, None), stream=True)
+            if _is_event_stream(response):
+                return _read(request, response, self._read_stream(request, response))
+            response.read()
+            return _read(request, response)
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+
+    async def _read_stream(
+        self, request: HttpRequest, response: httpx.Response
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            for chunk in response.iter_bytes():
+                yield chunk
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+        finally:
+            response.close()
+
     async def sleep(self, seconds: float) -> None:
         """Block the calling thread for this number of seconds."""
         self._sleep(seconds)
@@ -53,11 +76,7 @@ class AsyncTransport:
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Wait until fewer than `MAX_CONNECTIONS` requests are open, and send the request."""
-        try:
-            async with asyncio.timeout(request.queue_seconds):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise _unreachable(request, httpx.PoolTimeout("")) from error
+        await self._take_turn(request)
         body = request.body
         if isinstance(body, FileBody) or (body and request.is_chunked):
             content: AsyncIterator[bytes] | bytes | None = _read_chunks_in_thread(body)
@@ -69,6 +88,42 @@ class AsyncTransport:
             raise _unreachable(request, error) from error
         finally:
             self._free.release()
+
+    async def open(self, request: HttpRequest) -> HttpResponse:
+        """Send a request without a body. An event stream is only read as far as its headers."""
+        await self._take_turn(request)
+        is_open = False
+        try:
+            response = await self._http.send(_build(self._http, request, None), stream=True)
+            is_open = _is_event_stream(response)
+            if is_open:
+                return _read(request, response, self._read_stream(request, response))
+            await response.aread()
+            return _read(request, response)
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+        finally:
+            if not is_open:
+                self._free.release()
+
+    async def _read_stream(
+        self, request: HttpRequest, response: httpx.Response
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+        finally:
+            self._free.release()
+            await response.aclose()
+
+    async def _take_turn(self, request: HttpRequest) -> None:
+        try:
+            async with asyncio.timeout(request.queue_seconds):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise _unreachable(request, httpx.PoolTimeout("")) from error
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for this number of seconds."""
@@ -111,13 +166,23 @@ def _build(
     )
 
 
-def _read(request: HttpRequest, response: httpx.Response) -> HttpResponse:
+def _is_event_stream(response: httpx.Response) -> bool:
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response.status_code == 200 and media_type == EVENT_STREAM
+
+
+def _read(
+    request: HttpRequest,
+    response: httpx.Response,
+    chunks: AsyncGenerator[bytes, None] | None = None,
+) -> HttpResponse:
     return HttpResponse(
         response.status_code,
         dict(response.headers),
-        response.content,
+        response.content if chunks is None else b"",
         str(response.url),
         request.shown_url,
+        chunks,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loosely import AsyncClient, Client, Retry
+from loosely import AsyncClient, AsyncJobStream, Client, JobStream, Retry, StreamEvent
 
 
 class SleepClock:
@@ -36,6 +36,8 @@ class AnyClient:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             value = getattr(self.client, name)(*args, **options)
+            if isinstance(value, JobStream | AsyncJobStream):
+                return AnyStream(value, self._runner)
             if isinstance(value, Iterator):
                 return list(value)
             if isinstance(value, AsyncIterator):
@@ -43,6 +45,28 @@ class AnyClient:
             return self._runner.run(value) if asyncio.iscoroutine(value) else value
 
         return call
+
+
+class AnyStream:
+    """Wraps a `JobStream` or an `AsyncJobStream`. All methods block and return lists."""
+
+    def __init__(self, stream: JobStream | AsyncJobStream, runner: asyncio.Runner) -> None:
+        self._stream = stream
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def events(self) -> list[StreamEvent]:
+        return self._list(self._stream)
+
+    def chunks(self) -> list[Any]:
+        return self._list(self._stream.chunks())
+
+    def _list(self, values: Iterator[Any] | AsyncIterator[Any]) -> list[Any]:
+        if isinstance(values, AsyncIterator):
+            return self._runner.run(_collect(values))
+        return list(values)
 
 
 async def _collect(values: AsyncIterator[Any]) -> list[Any]:

@@ -59,6 +59,8 @@ class ScriptedResponse:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: Close the connection before the end of the body.
+    is_cut: bool = False
 
 
 def timeline_document(**members: Any) -> dict[str, Any]:
@@ -133,6 +135,16 @@ def problem_response(status: int, code: str, detail: str, **members: Any) -> Scr
     return json_response(status, {**document, "detail": detail, **members})
 
 
+def event_response(*events: tuple[str, str | None, Any], is_cut: bool = False) -> ScriptedResponse:
+    """Return a response with events, each of a type, an id or None, and data as JSON."""
+    lines = [": keep-alive\n\n"]
+    for kind, event_id, data in events:
+        head = "" if event_id is None else f"id: {event_id}\n"
+        lines.append(f"{head}event: {kind}\ndata: {json.dumps(data)}\n\n")
+    headers = {"content-type": "text/event-stream; charset=utf-8"}
+    return ScriptedResponse(200, "".join(lines).encode(), headers, is_cut)
+
+
 #: Close the connection without a response.
 HANG_UP = ScriptedResponse(0, b"")
 
@@ -179,10 +191,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(reply.status)
-        for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():
+        length = len(reply.body) + reply.is_cut
+        for name, value in {**reply.headers, "content-length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply.body)
+        self.close_connection = self.close_connection or reply.is_cut
 
     def _chunks(self) -> Iterator[bytes]:
         while chunk := self.rfile.read(int(self.rfile.readline(), 16)):

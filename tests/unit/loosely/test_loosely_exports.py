@@ -10,11 +10,11 @@ from loosely import AsyncClient, Client
 from loosely.client import errors
 
 PUBLIC = """
-AccessDenied AsyncClient Client Event GatewayFailure GatewayUnreachable
+AccessDenied AsyncClient AsyncJobStream Client Event GatewayFailure GatewayUnreachable
 IdempotencyMismatch InputRejected InvalidRequest Job JobCancelled JobDurations JobEnded
-JobExpired JobFailed JobPage LooselyError Model NotFound Overloaded PayloadTooLarge Place
-Problem Progress RequestRefused Result Retry Timeline TimelineDelivery TimelineStep
-UnexpectedAnswer Upload WaitTimedOut
+JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Overloaded PayloadTooLarge
+Place Problem Progress RequestRefused Result Retry StreamEvent StreamRestarted Timeline
+TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
@@ -47,6 +47,6 @@ def test_both_clients_have_same_methods() -> None:
         return {name: list(signature(getattr(client, name)).parameters) for name in public}
 
     assert methods(Client) == methods(AsyncClient)
-    iterators = {"iter_events", "jobs"}
+    iterators = {"iter_events", "jobs", "stream", "follow"}
     waited_for = {name for name in methods(AsyncClient) if name not in iterators}
     assert all(iscoroutinefunction(getattr(AsyncClient, name)) for name in waited_for)
