@@ -34,6 +34,7 @@ from contract.names import low_priority_queue
 from worker.blobs import BlobStore, storage_account
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.loaded_model import LoadedModel, ModelLoader
+from worker.inference.loading import LoadProgress
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
@@ -57,6 +58,7 @@ from worker.servicebus.link import QueueLink, check_endpoint, utc_now
 from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
+from worker.stops import StopOrders
 from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
@@ -123,6 +125,7 @@ class Worker:
             decoders=DecoderProcesses(),
             locks=LockRenewer(),
             shutdown=shutdown,
+            stops=StopOrders(blobs),
         )
         weights = WeightsStore.of(settings.weights, settings.guard, settings.payload_storage)
         self._loader = ModelLoader(weights, settings.torch_threads)
@@ -133,6 +136,7 @@ class Worker:
         self._loads.take_over_notes([model.name for model in models])
         self._consumers = [self._consumer(model) for model in models]
         self._receiving: list[threading.Thread] = []
+        self._running: list[threading.Thread] = []
         self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
         self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
         self._loops = self._watched_loops()
@@ -149,20 +153,28 @@ class Worker:
         """Create the consumer of a model, which receives and runs the model's jobs."""
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
         queues = self._queues(model)
+        loading = LoadProgress(model.name, lambda: self._shutdown.is_requested)
 
         def make_manager(workload: ModelWorkload) -> ModelManager:
             return ModelManager(
-                *(model, self._load, self._sharing, workload, telemetry, self._loads),
+                *(
+                    model,
+                    partial(self._load, loading),
+                    self._sharing,
+                    workload,
+                    telemetry,
+                    self._loads,
+                ),
                 self._settings.broken_model_seconds,
             )
 
         queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]
         return make_consumer(model, self._services, queues, telemetry, make_manager, queue_views)
 
-    def _load(self, model: ModelEntry) -> LoadedModel:
+    def _load(self, loading: LoadProgress, model: ModelEntry) -> LoadedModel:
         # If the load kills the process, this must not count against the job that runs meanwhile.
         with self._services.running.noting_load():
-            return self._loader.load(model)
+            return self._loader.load(model, loading)
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
@@ -181,12 +193,13 @@ class Worker:
         """Start all threads. They load the models and connect to the queues."""
         self._health.start()
         self._thread("lock-renewal", lambda: self._services.locks.run(self._stop_background))
+        self._thread("stop-orders", lambda: self._services.stops.run(self._stop_background))
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
         self._thread("device-probe", lambda: self._device.run(self._stop_background))
         self._events.start()
         self._publishing = self._thread("heartbeats", self._heartbeats.run)
         for consumer in self._consumers:
-            self._thread(f"{consumer.name}-device", consumer.run_device)
+            self._running.append(self._thread(f"{consumer.name}-device", consumer.run_device))
             for queue in consumer.queues:
                 receive = partial(consumer.run_queue, queue)
                 self._receiving.append(self._thread(f"{queue.name}-receive", receive))
@@ -217,7 +230,8 @@ class Worker:
         self._stop_background.set()
         self._heartbeats.close()
         closes_by = time.monotonic() + _CLOSE_SECONDS
-        for thread in self._receiving:
+        # The models are unloaded, so that a model can end what it has started.
+        for thread in (*self._receiving, *self._running):
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._services.notes.wait(max(0.0, closes_by - time.monotonic()))
         if self._publishing is not None:

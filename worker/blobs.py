@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.errors import InvalidSetting, PayloadCorrupt
@@ -77,6 +82,18 @@ class BlobStore:
                 f"{ref.size_bytes} bytes"
             )
         return download.chunks()
+
+    def read_from(self, blob: str, offset: int, max_bytes: int, timeout_seconds: float) -> bytes:
+        """Return what a blob has from `offset` on; nothing if it does not exist or ends there."""
+        try:
+            download = self._container.download_blob(
+                blob, offset, max_bytes, max_concurrency=1, **_limit(timeout_seconds)
+            )
+            return bytes(download.readall())
+        except HttpResponseError as error:
+            if error.status_code in {404, 416}:
+                return b""
+            raise
 
     def write(
         self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None

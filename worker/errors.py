@@ -248,6 +248,10 @@ class ModelKillsWorker(ModelUnusable, code="model-kills-worker"):
     """The last attempts to load the model have all killed the worker's process."""
 
 
+class LoadInterrupted(ModelUnusable, code="load-interrupted", retryable=True):
+    """The worker shuts down while it loads the model. A constructor should not catch this error."""
+
+
 class DeviceMissing(ModelUnusable, code="device-missing"):
     """WORKER_REQUIRE_DEVICE requires a GPU, but this process cannot use one."""
 

@@ -1,26 +1,39 @@
-"""A loaded model, with the same interface for item models and batch models.
+"""A loaded model, with the same interface for item, batch and concurrent models.
 
-An item model processes one item in each call, a batch model a whole batch
-(docs/how-to/models.md). These threads call the methods of `LoadedModel`:
+An item model processes one item in each call, a batch model a whole batch, and a concurrent model
+many items at once, on an event loop (docs/how-to/models.md). These threads call the methods of
+`LoadedModel`:
 
     open_inputs    CPU threads      measure the inputs of a job, so that they can be decoded
     preprocess     CPU threads      preprocess decoded inputs to an item
     call_model     device thread    run one batch of items
+    run_loop       device thread    run the event loop of a concurrent model
     encode_output  CPU threads      postprocess one output, and encode the results
 
 `LoadedModel` does not catch the errors that the model's own code raises.
 """
 
+import asyncio
 import contextlib
 import importlib
+import inspect
 import io
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
@@ -39,10 +52,13 @@ from worker.errors import (
     UnsupportedMediaType,
 )
 from worker.inference.declarations import ParameterArguments, Parameters
+from worker.inference.generators import drain
 from worker.inference.model_checks import (
+    ModelKind,
     check_declared_results,
     check_methods,
     input_kind,
+    kind_of,
     make_instance,
     named_inputs,
     required_sample_rate,
@@ -56,13 +72,15 @@ from worker.inputs.opened import (
     open_input,
     open_together,
 )
-from worker.models import Context, Results, Weights
+from worker.models import Context, Loading, Results, Weights
 from worker.weights.store import WeightsStore
 
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 # The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
 _PLAIN_MODES: Final = ("L", "RGB")
 MAX_MESSAGE_CHARACTERS: Final = 500
+# How long the tasks that a model has left on its event loop may take to end.
+_CLOSE_SECONDS: Final = 1.0
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -71,6 +89,8 @@ Result = InlineJson | InlineBytes
 
 InputBytes = tuple[Data, str]
 """The bytes and the media type of an input."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +108,14 @@ class ModelLoader:
         self._weights = weights
         self._torch_thread_count = torch_thread_count
 
-    def load(self, model: ModelEntry) -> "LoadedModel":
-        """Load a model with its weights. Raises ModelUnusable if it cannot be loaded."""
+    def load(self, model: ModelEntry, loading: Loading | None = None) -> "LoadedModel":
+        """Load a model with its weights. Raises ModelUnusable if it cannot be loaded.
+
+        `loading` is for the model's constructor.
+        """
         try:
-            return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
+            weights = self._weights.get(model)
+            return LoadedModel.load(model, self._torch_thread_count, weights, loading)
         except ModelUnusable:
             raise
         except (Exception, SystemExit) as error:
@@ -110,12 +134,12 @@ class LoadedModel:
         self.accepts = input_kind(model, infer)
         self.reads_files = self.accepts == "file"
         """Whether the model reads each input from an open file."""
-        self.preprocesses = hasattr(infer, "preprocess")
-        """Whether the model is a batch model, which needs a decoded input no longer than that."""
+        self.kind = kind_of(infer)
+        self.preprocesses = self.kind is ModelKind.BATCH
+        """Whether the model needs a decoded input only until it is preprocessed."""
         self._kind = InputKind(self.accepts, model.max_pixels, rate)
         check_methods(model, infer)
-        adapter = BatchAdapter if self.preprocesses else ItemAdapter
-        self._adapter = adapter(infer, takes_contexts=model.reports_progress)
+        self._adapter = _make_adapter(model, infer, self.kind)
         check_declared_results(model, infer)
         self._named = {
             name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
@@ -125,10 +149,15 @@ class LoadedModel:
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
             torch.inference_mode if torch else contextlib.nullcontext
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
     def load(
-        cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
+        cls,
+        model: ModelEntry,
+        torch_thread_count: int,
+        weights: Weights | None = None,
+        loading: Loading | None = None,
     ) -> "LoadedModel":
         """Import the model's module, and make an instance of its class `Infer`."""
         module = importlib.import_module(model.implementation)
@@ -139,7 +168,7 @@ class LoadedModel:
         make = getattr(module, "Infer", None)
         if not callable(make):
             raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
-        return cls(model, make_instance(model, make, weights))
+        return cls(model, make_instance(model, make, weights, loading))
 
     def prepare(
         self,
@@ -211,6 +240,8 @@ class LoadedModel:
 
         `contexts` has one context for each item if the model reports progress.
         """
+        if isinstance(self._adapter, ConcurrentAdapter):
+            return self.run_loop(self._adapter.run_all(batch, contexts))
         with self._inference_mode():
             outputs: Sequence[Any] = self._adapter.run(batch, contexts)
         if isinstance(outputs, Mapping | str | bytes):
@@ -230,6 +261,19 @@ class LoadedModel:
         """Run the model on items that belong to no job."""
         contexts = [NullContext()] * len(batch) if self._model.reports_progress else []
         return self.call_model(batch, contexts)
+
+    def call_concurrent(self, item: Any, context: Context) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine that runs a concurrent model on one item, for `run_loop`."""
+        if not isinstance(self._adapter, ConcurrentAdapter):
+            raise TypeError(f"{self._model.name} is no concurrent model")
+        return self._adapter.run_one(item, context)
+
+    def run_loop(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the model's event loop, which exists until `close`."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        with self._inference_mode():
+            return self._loop.run_until_complete(main)
 
     def encode_output(self, output: Any) -> EncodedResults:
         """Postprocess one output of a batch, and encode it as `encode_results` does."""
@@ -267,9 +311,18 @@ class LoadedModel:
         return 0 if hook is None else max(0, int(hook(cost)))
 
     def close(self) -> None:
-        """Call the model's own method `close` if the model has this method."""
-        if (hook := self._hook("close")) is not None:
-            hook()
+        """Call the model's own method `close` if it has this method, and close its event loop."""
+        try:
+            if (hook := self._hook("close")) is not None:
+                ending = hook()
+                if inspect.isawaitable(ending):
+                    self.run_loop(_await(ending))
+        finally:
+            if self._loop is not None:
+                self._loop.run_until_complete(_cancel_tasks())
+                # Without waiting for the loop's threads, which a model's code may block.
+                self._loop.close()
+                self._loop = None
 
     def _hook(self, name: str) -> Callable[..., Any] | None:
         hook = getattr(self._infer, name, None)
@@ -360,6 +413,52 @@ class ItemAdapter:
             return self._infer(item.item, *context, **item.inputs, **item.arguments)
         # An example item has no parameters, so its call has the arguments' defaults.
         return self._infer(item, *context, **(self._arguments.of({}) if self._arguments else {}))
+
+
+class ConcurrentAdapter(ItemAdapter):
+    """Calls a concurrent model, whose calls are coroutines or async generators."""
+
+    def __init__(self, infer: Any, model: ModelEntry) -> None:
+        super().__init__(infer, takes_contexts=True)
+        self._model = model
+
+    async def run_one(self, item: Any, context: Context) -> Any:
+        """Run the model on one item, and return its output."""
+        running: Any = self._run_one(item, context)
+        if isinstance(running, AsyncGenerator):
+            return await drain(running, context, self._model)
+        return await running
+
+    async def run_all(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """Run the model on all items of a batch at once, and return the outputs in order."""
+        pairs = zip(batch, contexts, strict=True)
+        tasks = [asyncio.create_task(self.run_one(*pair)) for pair in pairs]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _make_adapter(model: ModelEntry, infer: Any, kind: ModelKind) -> BatchAdapter | ItemAdapter:
+    if kind is ModelKind.CONCURRENT:
+        return ConcurrentAdapter(infer, model)
+    adapter = BatchAdapter if kind is ModelKind.BATCH else ItemAdapter
+    return adapter(infer, takes_contexts=model.reports_progress)
+
+
+async def _await(ending: Awaitable[T]) -> T:
+    return await ending
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what still runs on the event loop, such as tasks that a model has started."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _identity(value: Any) -> Any:

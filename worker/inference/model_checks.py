@@ -5,6 +5,7 @@ All functions raise ModelUnfit if the class or the entry cannot be used.
 
 import inspect
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any, Final, cast, get_args
 
 from contract import media
@@ -18,7 +19,7 @@ from worker.inference.declarations import (
     returned_results,
 )
 from worker.inputs.audio import RATES
-from worker.models import Accepts, Weights
+from worker.models import Accepts, Loading, Weights
 
 _KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
 # The media types that can be decoded, by kind of input.
@@ -34,12 +35,38 @@ DECODABLE_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 """The only media types of a named input, by its kind. Text may have all types of text."""
 
 
-def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
-    """Create an instance of `Infer` with the options of the catalogue entry and the weights."""
+class ModelKind(StrEnum):
+    """How a model is called: with one item, with a batch, or with many items at once."""
+
+    ITEM = "item"
+    BATCH = "batch"
+    CONCURRENT = "concurrent"
+
+
+def kind_of(infer: Any) -> ModelKind:
+    """Return the kind of a model. `infer` is its class `Infer`, or an instance of it."""
+    call = inspect.getattr_static(infer, "__call__", None)
+    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        return ModelKind.CONCURRENT
+    return ModelKind.BATCH if hasattr(infer, "preprocess") else ModelKind.ITEM
+
+
+def make_instance(
+    model: ModelEntry,
+    make: Callable[..., Any],
+    weights: Weights | None,
+    loading: Loading | None = None,
+) -> Any:
+    """Create an instance of `Infer` with the options of the catalogue entry and the weights.
+
+    The constructor gets `loading` if it has an argument with this name.
+    """
     arguments: dict[str, object] = dict(model.options)
     if weights is not None:
         arguments["weights"] = weights
     parameters = inspect.signature(make).parameters
+    if loading is not None and "loading" in parameters:
+        arguments["loading"] = loading
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for name in arguments:
         if name not in parameters and not takes_any:
@@ -72,6 +99,8 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
     for name in ("preprocess", "postprocess"):
         if hasattr(infer, name) and not callable(getattr(infer, name)):
             raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
+    if kind_of(infer) is ModelKind.CONCURRENT:
+        _check_concurrent(model, infer)
     is_batch_model = hasattr(infer, "preprocess")
     if hasattr(infer, "postprocess") and not is_batch_model:
         raise ModelUnfit(
@@ -80,6 +109,20 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
         )
     _check_takes_context(model, infer)
     _check_parameters(model, infer.preprocess if is_batch_model else infer)
+
+
+def _check_concurrent(model: ModelEntry, infer: Any) -> None:
+    for name in ("preprocess", "postprocess"):
+        if hasattr(infer, name):
+            raise ModelUnfit(
+                f"{model.implementation}: Infer has {name}, but an `async def __call__` runs one "
+                f"item without it; call {name} in __call__, or write `def __call__`"
+            )
+    if not model.reports_progress:
+        raise ModelUnfit(
+            f"{model.name}.reports_progress: an `async def __call__` takes the item and the "
+            "context; add reports_progress = true to the entry"
+        )
 
 
 def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:

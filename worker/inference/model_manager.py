@@ -12,6 +12,7 @@ from typing import Any
 
 from contract.catalogue import ModelEntry
 from worker.errors import (
+    LoadInterrupted,
     ModelBroken,
     ModelFailed,
     ModelKillsWorker,
@@ -20,6 +21,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.inference.loaded_model import LoadedModel, NoParentJob
+from worker.inference.model_checks import ModelKind
 from worker.memory.device_errors import (
     BudgetExceeded,
     error_chain,
@@ -85,10 +87,11 @@ class ModelManager:
         """How long the last successful load took, in seconds; None before the first load."""
         self.limit = self._new_limit()
 
-    def runs_items(self) -> bool:
-        """Return whether an item model is loaded, which runs one item in each call."""
+    @property
+    def kind(self) -> ModelKind | None:
+        """The kind of the loaded model; None while no model is loaded."""
         loaded = self.loaded
-        return loaded is not None and not loaded.preprocesses
+        return None if loaded is None else loaded.kind
 
     @property
     def is_standing_by(self) -> bool:
@@ -176,6 +179,8 @@ class ModelManager:
                 if reserved_bytes is None:
                     break
                 self._enter(reservation, reserved_bytes)
+            except LoadInterrupted:
+                stopping.wait(_LONGEST_WAIT_SECONDS)
             except (Exception, SystemExit) as error:
                 # A model's code may raise anything, and may call sys.exit.
                 if is_device_lost(error):
@@ -382,7 +387,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
     if sample is None:
         return
     unit_cost = loaded.cost(sample)
-    for count in batch_sizes(model.max_batch_size):
+    for count in batch_sizes(most_together(model, loaded.kind)):
         cost = unit_cost * count
         is_measured = limit.is_measured(cost)
         if is_measured and count > 1:
@@ -414,6 +419,11 @@ def _run(loaded: LoadedModel, batch: list[Any]) -> None:
     # An example item warms up the model until it would run jobs of other models.
     with contextlib.suppress(NoParentJob):
         loaded.call_without_jobs(batch)
+
+
+def most_together(model: ModelEntry, kind: ModelKind) -> int:
+    """Return how many jobs of the model may run together."""
+    return model.max_concurrent_jobs if kind is ModelKind.CONCURRENT else model.max_batch_size
 
 
 def batch_sizes(largest: int) -> list[int]:

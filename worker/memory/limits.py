@@ -130,6 +130,11 @@ class BatchLimit:
         """The highest cost of the next batch. An item with a higher cost runs alone."""
         return self._learned_cost
 
+    @property
+    def measured_cost(self) -> float:
+        """The highest cost of a batch that fits into memory and need not be measured."""
+        return self._learned_cost
+
     @contextlib.contextmanager
     def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, also exclusively, and run the block as one batch."""
@@ -182,6 +187,12 @@ class MeasuredBatchLimit(BatchLimit):
         peaks = self._device_model.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
         return min(self._learned_cost, self.fitting_cost, untried)
+
+    @property
+    def measured_cost(self) -> float:
+        """The highest cost that fits into memory and was measured; 0 without a measurement."""
+        peaks = self._device_model.profile.peaks
+        return min(self._learned_cost, self.fitting_cost, peaks[-1][0] if peaks else 0.0)
 
     @property
     def fitting_cost(self) -> float:

@@ -1,8 +1,9 @@
 """The models, one file for each. A model's author writes only the class `Infer` in this file.
 
-`Infer` is an `ItemModel` or a `BatchModel`, but need not derive from these protocols.
+`Infer` is an `ItemModel`, a `BatchModel` or a `ConcurrentModel`, but need not derive from these
+protocols.
 
-A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model,
+A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in other models,
 as keyword-only arguments or as a mapping in the argument `parameters`. Named inputs are
 keyword-only arguments whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or contains an
 `Input`. A model with named results returns a `Results` object.
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, get_args
 
-from worker.errors import Cancelled, ChildFailed, InvalidInput
+from worker.errors import Cancelled, ChildFailed, InvalidInput, LoadInterrupted
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
 from worker.weights.weights import Weights
@@ -26,10 +27,13 @@ __all__ = [
     "BatchModel",
     "Cancelled",
     "ChildFailed",
+    "ConcurrentModel",
     "Context",
     "Input",
     "InvalidInput",
     "ItemModel",
+    "LoadInterrupted",
+    "Loading",
     "Range",
     "Results",
     "Weights",
@@ -133,6 +137,19 @@ class Context(Protocol):
         """
 
 
+class Loading(Protocol):
+    """The argument `loading` of a constructor, for a model whose load takes long."""
+
+    def progress(self, message: str) -> None:
+        """Say what the load does now, in at most 500 characters. Raises as `check` does."""
+
+    def check(self) -> None:
+        """Raise LoadInterrupted if the worker shuts down."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep. Raises LoadInterrupted as soon as the worker shuts down."""
+
+
 class ItemModel(Protocol):
     """A model that processes one item in each call. It has no method `preprocess`.
 
@@ -177,3 +194,19 @@ class BatchModel(Protocol):
 
     def __call__(self, batch: list[Any], /) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order."""
+
+
+class ConcurrentModel(Protocol):
+    """A model that processes many items at once, each in a coroutine on one event loop.
+
+        class Infer:
+            async def __call__(self, item: Any, context: Context) -> Any:
+                ...                                          # in the device thread
+
+    At most `max_concurrent_jobs` calls run at the same time. If a job must stop, its call gets
+    `asyncio.CancelledError`. Code that blocks the event loop delays all jobs of the model. The call
+    may also be an async generator.
+    """
+
+    async def __call__(self, item: Any, context: Context, /) -> Any:
+        """Run the model on one item, and return the item's result."""

@@ -3,7 +3,7 @@
 receive    one thread for each queue
 prepare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
            large inputs
-infer      the model's device thread
+infer      the model's device thread; in a concurrent model, on an event loop
 reply      a pool of threads
 settle     requested by any thread, done by the thread that received the message
 """
@@ -33,10 +33,13 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_checks import ModelKind
 from worker.inference.model_manager import ModelManager
 from worker.inputs.opened import OpenedInput
 from worker.inputs.payloads import LARGE_FILE_BYTES
 from worker.memory.device_errors import is_device_lost
+from worker.pipeline.concurrent import ConcurrentRuns, cost_of
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
@@ -96,6 +99,7 @@ class Consumer:
     notes: DeliveryNotes
     running: RunningJobs
     suspects: Suspects
+    concurrent: ConcurrentRuns
 
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
@@ -229,7 +233,8 @@ class Consumer:
     def _queue_for_device(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job):
             self.in_flight.bring_back_job(job)
-            if not self.batches.add_item(job, job.cost, is_low=job.delivery.queue == self.low.name):
+            cost = job.cost if self.manager.kind is not ModelKind.CONCURRENT else cost_of(job)
+            if not self.batches.add_item(job, cost, is_low=job.delivery.queue == self.low.name):
                 raise HandedBack("this worker is shutting down or unloading the model")
 
     def run_device(self) -> None:
@@ -252,6 +257,8 @@ class Consumer:
 
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped."""
+        if (loaded := self.manager.loaded) is not None and loaded.kind is ModelKind.CONCURRENT:
+            loaded.run_loop(self._run_concurrently(loaded))
         while batch := self.batches.take_batch(self.manager.limit.max_cost):
             for part in self.infer.split_batch(batch):
                 self._run_batch(part)
@@ -260,6 +267,10 @@ class Consumer:
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
             time.sleep(_POLL_SECONDS)
+
+    async def _run_concurrently(self, loaded: LoadedModel) -> None:
+        async for inferred in self.concurrent.run_jobs(loaded):
+            self._end_run(inferred)
 
     def _run_batch(self, batch: list[ReceivedJob]) -> None:
         if self.shutdown.is_requested:
@@ -275,16 +286,20 @@ class Consumer:
             job = inferred.job
             left.discard(job)
             job.ran_alone = self.running.end_run(job.delivery, LockState.RAN)
-            if inferred.loaded is not None and not inferred.loaded.preprocesses:
+            if inferred.loaded is not None and inferred.loaded.kind is ModelKind.ITEM:
                 self.capacity.note_item(job.inference_ms / 1000)
-            if inferred.error is not None:
-                self.fail_job(job, inferred.error, InferenceFailed)
-            else:
-                self._finish_run(job)
-                self._reply_threads.submit(self._reply_with_result, job, inferred)
+            self._end_run(inferred)
         for job in left:
             # This job had ended before, so it has no outcome.
             self.running.end_run(job.delivery, LockState.RAN)
+
+    def _end_run(self, inferred: Inferred) -> None:
+        job = inferred.job
+        if inferred.error is not None:
+            self.fail_job(job, inferred.error, InferenceFailed)
+        else:
+            self._finish_run(job)
+            self._reply_threads.submit(self._reply_with_result, job, inferred)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
         """Write a delivery note for each redelivered job in a batch that is about to run.

@@ -14,6 +14,7 @@ from worker.inputs.urls import UrlFetcher
 from worker.memory.queued_work import QueueView
 from worker.memory.reservation import ModelWorkload
 from worker.pipeline.children import ChildServices, JobChildren
+from worker.pipeline.concurrent import ConcurrentRuns
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
@@ -25,6 +26,7 @@ from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.receiver import LockRenewer, ModelQueue
+from worker.stops import StopOrders
 from worker.telemetry.recording import ModelTelemetry
 
 
@@ -43,6 +45,7 @@ class SharedServices:
     decoders: DecoderProcesses
     locks: LockRenewer
     shutdown: Shutdown
+    stops: StopOrders
     running: RunningJobs = field(default_factory=RunningJobs)
     suspects: Suspects = field(default_factory=Suspects)
 
@@ -129,7 +132,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         ),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(manager.admits, in_flight, model, manager.runs_items),
+        capacity=Capacity(manager.admits, in_flight, model, lambda: manager.kind),
         batches=batches,
         cache=services.cache,
         progress=progress,
@@ -138,4 +141,12 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         notes=services.notes,
         running=services.running,
         suspects=services.suspects,
+        concurrent=ConcurrentRuns(
+            *(model, manager, in_flight, batches, progress),
+            notes=services.notes,
+            running=services.running,
+            runs=infer.runs,
+            stops=services.stops,
+            shutdown=services.shutdown,
+        ),
     )

@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from contract.catalogue import ModelEntry
 from worker.errors import Cancelled, DeviceLost, HandedBack, OutOfMemory
 from worker.inference.loaded_model import EncodedResults, LoadedModel
+from worker.inference.model_checks import ModelKind
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.memory.limits import BatchLimit
@@ -73,6 +74,11 @@ class Batcher(Generic[T]):
         size, _ = self._measure_next()
         return [(self._normal or self._low).popleft().item for _ in range(size)]
 
+    def take_next(self, max_cost: float) -> T | None:
+        """Remove and return the next item; None if its cost exceeds `max_cost`, or without one."""
+        items = self._normal or self._low
+        return items.popleft().item if items and items[0].cost <= max_cost else None
+
     def wait_seconds(self, now: float) -> float | None:
         """Return how long a free device should wait for a batch; None if there are no items.
 
@@ -116,6 +122,15 @@ class BatchQueue(Generic[T]):
         self._changed = threading.Condition()
         self._is_paused = False
         self._is_closed = False
+        self._on_change: Callable[[], object] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the queue accepts items."""
+        return not (self._is_paused or self._is_closed)
+
+    def __len__(self) -> int:
+        return len(self._batcher)
 
     def add_item(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
         """Add an item. Return False if it is refused, because the queue is paused or closed."""
@@ -123,25 +138,47 @@ class BatchQueue(Generic[T]):
             if self._is_closed or self._is_paused:
                 return False
             self._batcher.add_item(item, self._clock(), cost, is_low=is_low)
-            self._changed.notify()
+            self._notify()
             return True
 
     def take_batch(self, max_cost: float = inf) -> list[T]:
         """Wait for the next batch of at most `max_cost`. Return [] if paused or closed."""
         with self._changed:
             self._batcher.max_cost = max_cost
-            while not (self._is_closed or self._is_paused):
+            while self.is_open:
                 now = self._clock()
                 if batch := self._batcher.take_batch(now):
                     return batch
                 self._changed.wait(self._batcher.wait_seconds(now))
             return []
 
+    def take_next(self, max_cost: float) -> T | None:
+        """Remove and return the next item without waiting.
+
+        Return None if there is none, if its cost exceeds `max_cost`, or if paused or closed.
+        """
+        with self._changed:
+            return self._batcher.take_next(max_cost) if self.is_open else None
+
+    @contextmanager
+    def calling(self, on_change: Callable[[], object]) -> Iterator[None]:
+        """Call `on_change` after each change during the `with` block, on any thread."""
+        self._on_change = on_change
+        try:
+            yield
+        finally:
+            self._on_change = None
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        if (on_change := self._on_change) is not None:
+            on_change()
+
     def pause(self) -> None:
         """Refuse items and make `take_batch` return [] until `resume` is called."""
         with self._changed:
             self._is_paused = True
-            self._changed.notify_all()
+            self._notify()
 
     def resume(self) -> None:
         """Accept items again."""
@@ -152,7 +189,7 @@ class BatchQueue(Generic[T]):
         """Refuse items and make `take_batch` return [] from now on."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify_all()
+            self._notify()
 
     def take_all(self) -> list[T]:
         """Remove and return all items that are still in the queue."""
@@ -203,7 +240,7 @@ class InferStep:
         """
         if len(batch) == 1:
             return [batch]
-        if not self._manager.runs_items():
+        if self._manager.kind is not ModelKind.ITEM:
             slow = [job for job in batch if job.delivery.history.batch_overrun_count]
             rest = [job for job in batch if job not in slow]
             return [*([rest] if rest else []), *([job] for job in slow)]

@@ -1,22 +1,25 @@
 """Report the progress of long-running jobs to the gateway, and stop cancelled jobs.
 
-The model only stores its latest progress. One thread sends the reports of all running jobs, so that
-a slow gateway never delays the device. Without progress, a report is sent every few seconds,
+The model only stores its latest progress. Other threads send the reports of all running jobs, so
+that a slow gateway never delays the device. Without progress, a report is sent every few seconds,
 because the gateway's answer says whether the job was cancelled: status 410 means that the job must
 stop. Each report is a PUT request to the progress URL, which is derived from the reply URL.
 """
 
+import asyncio
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 from contract.messages import format_time
 from contract.names import progress_url
-from worker.errors import Cancelled, ChildFailed
+from worker.errors import Cancelled, ChildFailed, InferenceFailed
 from worker.inference.loaded_model import check_progress
 from worker.pipeline.children import JobChildren
 
@@ -24,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
+_THREAD_COUNT = 8
 
 Post = Callable[[str, bytes], bool]
 """The type of a function that sends a report to a URL.
@@ -59,8 +63,12 @@ class JobContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return whether the gateway has answered that the job must stop."""
+        """Return whether the gateway has said that the job must stop."""
         return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Record that the gateway has ordered the job to stop."""
+        self._cancelled.set()
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Store the job's progress, from 0 to 1, for the next report. Raises as `check` does."""
@@ -82,6 +90,11 @@ class JobContext:
     ) -> list[Any]:
         """Run one job of another model for each input, and return their results in this order."""
         self.check()
+        if _is_in_event_loop():
+            raise InferenceFailed(
+                "context.run would block all jobs of the model; write "
+                "`await asyncio.to_thread(context.run, …)`"
+            )
         try:
             return self._children.run_child_jobs(model, inputs, parameters or {}, self.check)
         except ChildFailed:
@@ -120,7 +133,15 @@ class JobContext:
         body = json.dumps({key: value for key, value in report.items() if value is not None})
         self._sequence += 1
         if not self._post(self._url, body.encode("utf-8", "replace")):
-            self._cancelled.set()
+            self.cancel()
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class ProgressReporter:
@@ -137,17 +158,28 @@ class ProgressReporter:
         self._clock = clock
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
+        self._threads = ThreadPoolExecutor(_THREAD_COUNT, "report")
 
     def open_context(
-        self, reply_url: str | None, attempt: int, check_job: Callable[[], None]
+        self,
+        reply_url: str | None,
+        attempt: int,
+        check_job: Callable[[], None],
+        *,
+        waits: bool = True,
     ) -> JobContext:
-        """Send the first report of a job that is about to run, and return the job's context."""
+        """Return the context of a job that is about to run, and send the job's first report.
+
+        With `waits`, the report is sent before this method returns, and otherwise at once on the
+        thread of the reports.
+        """
         children = self._children_of(reply_url)
         context = JobContext(
             reply_url, attempt, check_job, self._post, self._has_news.set, children
         )
-        context.send_report()
-        self._reported_at[context] = self._clock()
+        if waits:
+            context.send_report()
+        self._reported_at[context] = self._clock() if waits else -math.inf
         self._has_news.set()
         return context
 
@@ -167,11 +199,11 @@ class ProgressReporter:
 
     def send_due_reports(self) -> float | None:
         """Send the due reports. Return in how many seconds the next is due; None if no job runs."""
-        for context in list(self._reported_at):
-            if self._due_at(context) <= self._clock():
-                self._report(context)
-        due = [self._due_at(context) for context in list(self._reported_at)]
-        return max(0.0, min(due) - self._clock()) if due else None
+        due = [each for each in list(self._reported_at) if self._due_at(each) <= self._clock()]
+        # The jobs of a concurrent model must not wait for each other's reports.
+        list(self._threads.map(self._report, due))
+        next_at = [self._due_at(context) for context in list(self._reported_at)]
+        return max(0.0, min(next_at) - self._clock()) if next_at else None
 
     def _report(self, context: JobContext) -> None:
         try:

@@ -34,6 +34,7 @@ from worker.errors import (
     WorkerError,
     WrongModel,
 )
+from worker.inference.model_checks import ModelKind
 from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
@@ -439,11 +440,11 @@ class Capacity:
         admits: Callable[[], bool],
         in_flight: InFlight,
         model: ModelEntry,
-        runs_items: Callable[[], bool],
+        kind: Callable[[], ModelKind | None],
     ) -> None:
         self._admits = admits
-        self._max_batch_size = model.max_batch_size
-        self._runs_items = runs_items
+        self._model = model
+        self._kind = kind
         # The average time that one item of an item model runs; None before the first item.
         self._item_seconds: float | None = None
         self._normal = in_flight.of_queue(model.queue)
@@ -462,7 +463,7 @@ class Capacity:
             return 0
         remaining = min(
             self._to_run_count() - sum(len(each.to_run) for each in queues),
-            self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
+            self._held_count() - sum(each.busy_count for each in queues),
             _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
             MAX_OFFLOADED_COUNT - sum(len(each.offloaded) for each in queues),
         )
@@ -473,14 +474,23 @@ class Capacity:
         before = seconds if self._item_seconds is None else self._item_seconds
         self._item_seconds = before + _LAST_SHARE * (seconds - before)
 
+    def _held_count(self) -> int:
+        """Return how many jobs may be held: those that may run, and as many that have run."""
+        if self._kind() is ModelKind.CONCURRENT:
+            return self._model.max_concurrent_jobs * (_BATCHES_HELD // _BATCHES_TO_RUN)
+        return self._model.max_batch_size * _BATCHES_HELD
+
     def _to_run_count(self) -> int:
         """Return how many jobs may run or wait to run.
 
         A batch model has two batches. An item model has one item, and those that run within a
-        second.
+        second. A concurrent model has only those that it may run now.
         """
-        most_count = self._max_batch_size * _BATCHES_TO_RUN
-        if not self._runs_items():
+        kind = self._kind()
+        if kind is ModelKind.CONCURRENT:
+            return self._model.max_concurrent_jobs
+        most_count = self._model.max_batch_size * _BATCHES_TO_RUN
+        if kind is not ModelKind.ITEM:
             return most_count
         if self._item_seconds is None:
             return 1

@@ -7,6 +7,7 @@ that the cause of a further death is certain, and the death harms no other job.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,8 @@ class RunLimit:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._calls: dict[int, _Call] = {}
+        # By the thread that makes the call, or by the job of a call that ignores its cancellation.
+        self._calls: dict[object, _Call] = {}
 
     @contextlib.contextmanager
     def timing_run(self, *jobs: ReceivedJob) -> Iterator[None]:
@@ -40,6 +42,22 @@ class RunLimit:
             yield
         finally:
             self._calls.pop(thread, None)
+
+    def note_loop(self, jobs: Sequence[ReceivedJob]) -> None:
+        """Note that the event loop of this thread is not blocked, and which jobs it runs."""
+        thread = threading.get_ident()
+        if jobs:
+            self._calls[thread] = _Call(self._clock(), jobs)
+        else:
+            self._calls.pop(thread, None)
+
+    def note_stuck(self, job: ReceivedJob) -> None:
+        """Note that a job runs too long and cannot be stopped, so that it is overdue."""
+        self._calls[job] = _Call(-math.inf, (job,))
+
+    def note_ended(self, job: ReceivedJob) -> None:
+        """Note that the code of a job does not run any more."""
+        self._calls.pop(job, None)
 
     @contextlib.contextmanager
     def pausing_run(self) -> Iterator[Sequence[ReceivedJob]]:

@@ -55,6 +55,7 @@ from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.servicebus.sender import QueueReplies
 from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, MemorySettings
+from worker.stops import StopOrders
 from worker.telemetry.recording import ModelTelemetry
 
 _REPLIES: Final = "replies"
@@ -454,6 +455,7 @@ class LoadMeasurement:
             decoders=self._decoders,
             locks=locks,
             shutdown=Shutdown(),
+            stops=StopOrders(blobs),
         )
         telemetry = ModelTelemetry(model.name)
         low = _MemoryQueue(low_priority_queue(model.queue))

@@ -35,6 +35,7 @@ from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
 from worker.servicebus.sender import QueueReplies
 from worker.settings import MemorySettings
+from worker.stops import StopOrders
 from worker.telemetry.recording import ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
@@ -90,6 +91,7 @@ class RecordedJobs:
             decoders=DecoderProcesses(),
             locks=self.locks,
             shutdown=self.shutdown,
+            stops=StopOrders(self.blobs),
         )
         queues = (
             ModelQueue("noop", endpoint, self.locks, 10.0),

@@ -7,6 +7,7 @@ import pytest
 from contract.catalogue import Catalogue
 from tests.unit.worker.received import locked_message, received_job
 from worker.errors import Settlement
+from worker.inference.model_checks import ModelKind
 from worker.pipeline.receive import MAX_OFFLOADED_COUNT, Capacity, InFlight, ReceivedJob
 from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import ModelTelemetry
@@ -17,11 +18,9 @@ MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)
 class HeldMessages:
     def __init__(self) -> None:
         self.is_admitted = True
-        self.runs_items = False
+        self.kind = ModelKind.BATCH
         self.in_flight = InFlight(ModelTelemetry(MODEL.name))
-        self.capacity = Capacity(
-            lambda: self.is_admitted, self.in_flight, MODEL, lambda: self.runs_items
-        )
+        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL, lambda: self.kind)
 
     def take(self, count: int, *, low: bool = False) -> list[ReceivedJob]:
         jobs = []
@@ -129,7 +128,7 @@ def test_job_that_ends_while_offloaded_does_not_run(held: HeldMessages) -> None:
 def test_jobs_of_a_slow_item_model_are_left_to_others(
     held: HeldMessages, run_ms: float, count: int
 ) -> None:
-    held.runs_items = True
+    held.kind = ModelKind.ITEM
     assert held.capacity.normal_count() == 1, "before the first item has run"
     held.capacity.note_item(run_ms / 1000)
     assert held.capacity.normal_count() == count

@@ -1,0 +1,90 @@
+"""Test a model that runs many jobs at once."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.storage.blob import BlobServiceClient
+
+from contract.names import PAYLOAD_CONTAINER
+from contract.streams import encode_stop, stop_log
+from tests import connections
+from tests.e2e.system import System, running, until
+from worker.servicebus.link import utc_now
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+CATALOGUE = """
+[many]
+description = "Runs many jobs at once."
+implementation = "tests.e2e.concurrent_model"
+media_types = ["text/plain"]
+deadline_seconds = 120
+lock_seconds = 5
+reports_progress = true
+max_concurrent_jobs = 3
+"""
+
+
+class ConcurrentJob:
+    """A job of the model `many`, which runs until the test ends it."""
+
+    def __init__(self, system: System, folder: Path, **task: Any) -> None:
+        folder.mkdir()
+        self.system, self.folder = system, folder
+        body = json.dumps({"folder": str(folder), **task})
+        self.id = system.accept("many", body.encode(), "text/plain")
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def end(self) -> None:
+        (self.folder / "end").touch()
+
+    def wait_for(self, name: str) -> None:
+        until(lambda: self.has(name), 15, f"the job has the file {name}")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(
+        tmp_path_factory.mktemp("concurrent") / "data",
+        CATALOGUE,
+        environment={"ACCEPT_WHEN_SATURATED": "true"},
+    ) as started:
+        yield started
+
+
+def test_jobs_join_and_leave(system: System, tmp_path: Path) -> None:
+    jobs = [ConcurrentJob(system, tmp_path / str(number)) for number in range(4)]
+    until(lambda: sum(job.has("running") for job in jobs) == 3, 15, "three jobs run")
+    (waiting,) = [job for job in jobs if not job.has("running")]
+    first = next(job for job in jobs if job.has("running"))
+    first.end()
+    assert system.final(first.id)["result"] == {"most": 3}
+    waiting.wait_for("running")
+    for job in jobs:
+        job.end()
+    assert {system.final(job.id)["status"] for job in jobs} == {"succeeded"}
+
+
+def test_stop_order_frees_the_place(system: System, tmp_path: Path) -> None:
+    job = ConcurrentJob(system, tmp_path / "job")
+    job.wait_for("running")
+    ordered_at = time.time()
+    order_stop(system, job.id)
+    job.wait_for("cancelled")
+    assert float((job.folder / "cancelled").read_text()) - ordered_at < 0.5
+
+
+def order_stop(system: System, job_id: str) -> None:
+    """Append a line to the log of stop orders, as the gateway does."""
+    storage = connections.blob_storage(system.part("blobs").ports["blobs"])
+    account = BlobServiceClient.from_connection_string(storage)
+    blob = account.get_blob_client(PAYLOAD_CONTAINER, stop_log(utc_now()))
+    if not blob.exists():
+        blob.create_append_blob()
+    blob.append_block(encode_stop(job_id) + b"\n")
