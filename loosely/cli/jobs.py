@@ -4,7 +4,8 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,9 @@ from loosely.cli.output import (
     spinner,
     timeline_view,
 )
+from loosely.cli.streams import StreamView
 from loosely.client.clients import Client
-from loosely.client.errors import GatewayUnreachable, LooselyError, UnexpectedAnswer
+from loosely.client.errors import GatewayUnreachable, JobEnded, LooselyError, UnexpectedAnswer
 from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
 from loosely.client.resources import Job, Result, Timeline
@@ -171,6 +173,10 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Show what the model emits while it runs, as it comes."),
+    ] = False,
     save: SaveOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -181,8 +187,9 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     Waits until the job ends, also during a restart of the gateway. Ctrl-C ends the wait, not the
     job.
     """
-    if detach and save is not None:
-        raise typer.BadParameter("cannot be used with --detach", param_hint="--save")
+    if detach and (stream or save is not None):
+        hint = "--stream" if stream else "--save"
+        raise typer.BadParameter("cannot be used with --detach", param_hint=hint)
     send = partial(
         Client.submit,
         source=_read_source(file),
@@ -194,26 +201,20 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         priority=priority,
         label=label,
         idempotency_key=idempotency_key or str(uuid.uuid4()),
+        stream=stream,
     )
     with exit_on_error(as_json=as_json), spinner("sending") as progress:
-        try:
-            # The gateway responds with the job's id at once, so that it is known if a wait fails.
-            with connect(url, api_key) as client:
-                job = send(client)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="FILE") from None
-        except (GatewayUnreachable, UnexpectedAnswer) as error:
-            if error.idempotency_key is None:
-                raise
-            with connect(url, api_key, FOLLOWING_RETRY) as client:
-                job = send(client)
-        if not (job.is_final or detach):
-            with connect(url, api_key, FOLLOWING_RETRY) as client:
-                job = _follow(client, job, progress)
+        view = StreamView(progress, as_json=as_json)
+        job = _send(send, url, api_key)
+        if stream or not (job.is_final or detach):
+            with connect(url, api_key, FOLLOWING_RETRY) as client, _telling_job_continues(job):
+                job = _stream(client, job, view) if stream else _follow(client, job, progress)
     if as_json:
         echo_json(job.body)
     elif detach and not job.is_final:
         typer.echo(printable(job.id))
+    elif view.chunks and job.error is None:
+        Console(stderr=True).print(job_summary(job), view.summary(), soft_wrap=True)
     else:
         _show(job, is_saved=save is not None)
     if job.is_final and job.status != "succeeded":
@@ -224,6 +225,20 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     if save is not None:
         with exit_on_error(as_json=as_json), connect(url, api_key) as client:
             _save_results(client, job, save)
+
+
+def _send(send: Callable[[Client], Job], url: str | None, api_key: str | None) -> Job:
+    try:
+        # The gateway responds with the job's id at once, so that it is known if a wait fails.
+        with connect(url, api_key) as client:
+            return send(client)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="FILE") from None
+    except (GatewayUnreachable, UnexpectedAnswer) as error:
+        if error.idempotency_key is None:
+            raise
+        with connect(url, api_key, FOLLOWING_RETRY) as client:
+            return send(client)
 
 
 def status(
@@ -396,15 +411,32 @@ def _check_readable(file: Path, param_hint: str) -> None:
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     """Show the job's status until the job has ended, and return the ended job."""
     job, is_warned = submitted, False
-    try:
+    progress.status = f"{job.id}  {job.status}"
+    for event in client.iter_events(job.id):
+        job = event.job
         progress.status = f"{job.id}  {job.status}"
-        for event in client.iter_events(job.id):
-            job = event.job
-            progress.status = f"{job.id}  {job.status}"
-            if job.place.phase == "model_broken" and not is_warned:
-                is_warned = True
-                text = f"no worker can load the model {job.model}: tell the operator"
-                typer.echo(f"{printable(text)}; the job waits until its deadline", err=True)
+        if job.place.phase == "model_broken" and not is_warned:
+            is_warned = True
+            text = f"no worker can load the model {job.model}: tell the operator"
+            typer.echo(f"{printable(text)}; the job waits until its deadline", err=True)
+    return job
+
+
+def _stream(client: Client, submitted: Job, view: StreamView) -> Job:
+    """Show the events of a job until it has ended, and return the ended job."""
+    view.progress.status = f"{submitted.id}  {submitted.status}"
+    with client.follow(submitted) as events, suppress(JobEnded):
+        for event in events:
+            view.show(event)
+    view.finish()
+    return events.job or submitted
+
+
+@contextmanager
+def _telling_job_continues(job: Job) -> Iterator[None]:
+    """Tell how to find the job if the wait for its end fails or is interrupted."""
+    try:
+        yield
     except (KeyboardInterrupt, LooselyError) as error:
         typer.echo(
             f"the job continues; show its status with: loosely status {printable(job.id)}", err=True
@@ -412,7 +444,6 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
         if isinstance(error, LooselyError):
             raise
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    return job
 
 
 def _save_results(client: Client, job: Job, folder: Path, first: Result | None = None) -> None:

@@ -343,17 +343,23 @@ def printable_lines(text: str) -> str:
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
 
+def printable_part(text: str) -> str:
+    """Return a part of a text with its line ends and tabs, ``U+FFFD`` for control characters."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _REPLACEMENT for c in text)
+
+
 def _replace_control_characters(line: str) -> str:
     return "".join(c if c.isprintable() else _REPLACEMENT for c in line)
 
 
 @dataclass(slots=True)
 class SpinnerText:
-    """A job's status, and the seconds since the spinner started."""
+    """A job's status, and the seconds since the spinner started. ``stop`` ends the spinner."""
 
     status: str
     started_at: float
     clock: Callable[[], float] = time.monotonic
+    stop: Callable[[], object] = lambda: None
 
     def __rich__(self) -> Text:
         """Return the text with the current number of seconds. Rich calls this when it draws."""
@@ -368,5 +374,6 @@ def spinner(status: str) -> Iterator[SpinnerText]:
     if not console.is_terminal:
         yield progress
         return
-    with console.status(progress):
+    with console.status(progress) as shown:
+        progress.stop = shown.stop
         yield progress
