@@ -1,6 +1,7 @@
 """Create the FastAPI app with its routes, middleware, error handlers and CORS rules."""
 
 import logging
+import re
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -122,8 +123,32 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
             return Response(status_code=204, headers=headers)
         detail = f"this path supports only the methods {headers['Allow']}"
     elif kind is problems.NOT_FOUND:
-        detail = "the API has no resource at this path"
+        detail = "the API has no resource at this path" + _hint(request.url.path)
     return problem_response(request, HttpProblem(kind, detail, headers=headers))
+
+
+# The paths of other services, which their clients call after a change of the base URL: those of
+# Replicate and Cog, also with the name of a model or a deployment, those of fal, and OpenAI's.
+_JOB_PATHS: Final = re.compile(
+    r"(?:/v1)?(?:/(?:models|deployments)/[^/]+/[^/]+)?/predictions(?:/.*)?"
+    r"|/fal-ai/.+|/[^/]+/.+/requests/[^/]+(?:/(?:status|cancel|stream))*"
+)
+_OPENAI_PATHS: Final = re.compile(
+    r"(?:/v1)?/(?:chat/completions|completions|responses|embeddings|images/[^/]+|audio/[^/]+|files)"
+    r"(?:/.*)?"
+)
+
+
+def _hint(path: str) -> str:
+    """Return which route is ours, if a client of another service calls this path."""
+    if _JOB_PATHS.fullmatch(path):
+        return (
+            "; a prediction or a request to fal is a job here: POST /v1/models/{model}/jobs starts "
+            "one, GET /v1/jobs/{id} returns it, DELETE /v1/jobs/{id} cancels it"
+        )
+    if _OPENAI_PATHS.fullmatch(path):
+        return "; the OpenAI API is under /openai/v1: set this as the path of the base URL"
+    return ""
 
 
 def _allowed_methods(request: Request) -> list[str]:
