@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequen
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+from urllib.parse import unquote, unquote_to_bytes
 
 from contract import media
 from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
@@ -301,11 +302,35 @@ def _read_upload(path: str, announced: str | None, upload: Json) -> SubmittedInp
 def _read_url(model: ModelEntry, path: str, announced: str | None, url: Json) -> SubmittedInput:
     if not isinstance(url, str):
         raise malformed(f"{path}.url: expected a string")
-    _check_url_length(f"{path}.url", url)
     media_type = media.essence(announced) if announced else None
+    if url[:5].lower() == "data:":
+        found, data = _decode_data_uri(f"{path}.url", url)
+        return _read_bytes(model, media_type or found, data)
+    _check_url_length(f"{path}.url", url)
     if media_type:
         check_accepted(model, media_type)
     return SubmittedInput("", url=PayloadUrl(url, media_type))
+
+
+def _decode_data_uri(path: str, url: str) -> tuple[str | None, bytes]:
+    """Return the media type, if any, and the content of a `data:` URI (RFC 2397)."""
+    head, comma, content = url[5:].partition(",")
+    if not comma:
+        raise malformed(
+            f"{path}: a data: URI needs a comma before its content, as in "
+            "data:image/png;base64,iVBORw0…"
+        )
+    is_base64 = head.lower().replace(" ", "").endswith(";base64")
+    try:
+        data = unquote_to_bytes(content)
+        data = base64.b64decode(data, validate=True) if is_base64 else data
+    except ValueError:
+        kind = "base64" if is_base64 else "text"
+        raise malformed(f"{path}: the content of the data: URI is not valid {kind}") from None
+    media_type = media.essence(unquote(head))
+    if media_type and not media.is_media_type(media_type):
+        raise malformed(f"{path}: the data: URI has no valid media type before its content")
+    return media_type or None, data
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:

@@ -130,7 +130,11 @@ _INPUT: Final[Schema] = {
         "json": {},
         "text": {"type": "string", "minLength": 1},
         "upload": {"type": "string", "description": "The id of an upload from `POST /v1/uploads`."},
-        "url": _URL,
+        "url": {
+            "type": "string",
+            "format": "uri",
+            "description": "An https URL with a public address, or a `data:` URI (RFC 2397).",
+        },
         "media_type": {**_OPTIONAL_TEXT, "examples": ["image/jpeg"]},
     },
     "oneOf": [{"required": [name]} for name in ("base64", "json", "text", "upload", "url")],
