@@ -152,6 +152,10 @@ class DeliveryMarks:
         batched, ran        the device took the job in a batch; the model returned
         stored, replied     the result was postprocessed, and stored if it is large; the reply was
                             written, and the worker began to send it
+        first_chunk         the model emitted its first chunk
+
+    `chunks` is how many chunks it emitted. If `stream_lost` is true, events of the job could not be
+    written to its stream.
     """
 
     received_at: datetime
@@ -164,6 +168,9 @@ class DeliveryMarks:
     ran_ms: float | None = None
     stored_ms: float | None = None
     replied_ms: float | None = None
+    first_chunk_ms: float | None = None
+    chunks: int | None = field(default=None, kw_only=True)
+    stream_lost: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -663,7 +670,10 @@ def _timing_from_json(fields: Fields) -> Timing:
     )
 
 
-_MARKS = ("fetched_ms", "decoded_ms", "batched_ms", "ran_ms", "stored_ms", "replied_ms")
+_MARKS = (
+    *("fetched_ms", "decoded_ms", "batched_ms", "ran_ms", "stored_ms", "replied_ms"),
+    "first_chunk_ms",
+)
 
 
 def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
@@ -672,7 +682,8 @@ def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
     values = {
         "received_at": format_time(marks.received_at),
         "enqueued_at": None if enqueued_at is None else format_time(enqueued_at),
-        **{name: getattr(marks, name) for name in ("worker", "device", *_MARKS)},
+        **{name: getattr(marks, name) for name in ("worker", "device", *_MARKS, "chunks")},
+        "stream_lost": marks.stream_lost or None,
     }
     return without_none(values)
 
@@ -690,6 +701,8 @@ def marks_from_json(fields: Fields) -> DeliveryMarks:
         fields.optional_text("worker"),
         fields.optional_text("device"),
         *(fields.optional(fields.number, name) for name in _MARKS),
+        chunks=fields.optional(fields.integer, "chunks"),
+        stream_lost=fields.optional(fields.boolean, "stream_lost") or False,
     )
 
 

@@ -167,7 +167,8 @@ class ModelSum:
     `accepted` includes the new jobs of redriven dead letters, and `failed` has error codes.
     `failed_at_seconds` has the time of the last failure with each code, in seconds since 1970.
     `wait` and `run` say how long the jobs that succeeded were queued, and how long their batches
-    ran. `waiting` is the largest recorded number of queued messages; in the totals of a process it
+    ran, and `first_chunk` how long jobs with `chunks` were queued and ran until the first chunk.
+    `waiting` is the largest recorded number of queued messages; in the totals of a process it
     is the last one.
     """
 
@@ -179,6 +180,8 @@ class ModelSum:
     failed_at_seconds: dict[str, float] = field(default_factory=dict)
     wait: Histogram = field(default_factory=Histogram)
     run: Histogram = field(default_factory=Histogram)
+    chunks: int = 0
+    first_chunk: Histogram = field(default_factory=Histogram)
     waiting: int | None = None
 
     @property
@@ -199,6 +202,8 @@ class ModelSum:
             )
         self.wait.add(other.wait)
         self.run.add(other.run)
+        self.chunks += other.chunks
+        self.first_chunk.add(other.first_chunk)
         if other.waiting is not None:
             # Two processes may have counted the same queue.
             self.waiting = max(other.waiting, self.waiting or 0)
@@ -229,14 +234,25 @@ class JobCounters:
         self._note_change()
 
     def record_end(
-        self, model: str, status: str, code: str | None, durations: tuple[float, float] | None
+        self,
+        model: str,
+        status: str,
+        code: str | None,
+        durations: tuple[float, float] | None,
+        stream: tuple[float, int] | None = None,
     ) -> None:
-        """Count a job that ended. `durations` has its wait and its run in seconds, if known."""
+        """Count a job that ended. `durations` has its wait and its run in seconds, if known.
+
+        `stream` has the seconds until its first chunk, and the number of its chunks.
+        """
         now_seconds = self._clock().timestamp()
         minute, totals = self._current(model)
         # Each minute has the codes of the totals, so that the hour has no more codes either.
         name = _limited_code(code, totals.failed)
         for sums in (minute, totals):
+            if stream is not None:
+                sums.first_chunk.observe(stream[0])
+                sums.chunks += stream[1]
             match status:
                 case "succeeded":
                     sums.succeeded += 1

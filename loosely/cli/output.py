@@ -116,6 +116,7 @@ _STEP_TEXTS = {
     "fetched": "input read",
     "decoded": "input decoded",
     "batched": "on the device",
+    "first_chunk": "first chunk emitted",
     "run": "model returned",
     "stored": "result stored",
     "replied": "reply sent",

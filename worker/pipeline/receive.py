@@ -100,7 +100,7 @@ class ReceivedJob:
     traceback: str | None = None
     ran_alone: bool = False
     _received: float = field(default_factory=time.perf_counter)
-    _marks_ms: dict[str, float] = field(default_factory=dict)
+    _marks_ms: dict[str, Any] = field(default_factory=dict)
 
     @property
     def attempt(self) -> int:
@@ -409,6 +409,8 @@ class InFlight:
         self._telemetry.record_outcome(code)
         if job is not None:
             job.span.end_span(code, {"loosely.batch_size": job.batch_size})
+            queued = job.received_at - job.queued_since
+            self._telemetry.record_stream(queued.total_seconds(), job.marks())
         model, job_id = self._telemetry.model, delivery.message_id
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):

@@ -31,6 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from contract.messages import DeliveryMarks
 from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
 from worker.errors import Cancelled, HandedBack, NotWaitedFor, WorkerError
 
@@ -150,6 +151,15 @@ class Metrics:
         )
         self.inference = self._histogram(
             "inference_seconds", "Time that the model needed for one batch.", _INFERENCE_BUCKETS
+        )
+        self.first_chunk = self._histogram(
+            "first_chunk_seconds",
+            "Time from when a message was put into the queue until the model's first chunk.",
+            _WAIT_BUCKETS,
+        )
+        self.chunks = self._counter("chunks", "Chunks that the model emitted.")
+        self.streams_lost = self._counter(
+            "streams_lost", "Jobs of which not all events could be written to their streams."
         )
         self.lock_losses = self._counter(
             "lock_losses", "Messages whose lock was lost before they were settled."
@@ -321,6 +331,9 @@ class ModelTelemetry:
         self._queue_wait = self._metrics.queue_wait.labels(model)
         self._batch_size = self._metrics.batch_size.labels(model)
         self._inference = self._metrics.inference.labels(model)
+        self._first_chunk = self._metrics.first_chunk.labels(model)
+        self._chunks = self._metrics.chunks.labels(model)
+        self._streams_lost = self._metrics.streams_lost.labels(model)
         self.lock_losses = self._metrics.lock_losses.labels(model)
         self.splits = self._metrics.splits.labels(model)
         self.reused_replies = self._metrics.reused_replies.labels(model)
@@ -363,6 +376,13 @@ class ModelTelemetry:
             return
         known = outcome if outcome in self._metrics.outcomes else _OTHER
         self._metrics.settled.labels(self.model, known).inc()
+
+    def record_stream(self, queued_seconds: float, marks: DeliveryMarks) -> None:
+        """Record what a job emitted, if it did, and whether its events were written."""
+        if marks.first_chunk_ms is not None:
+            self._first_chunk.observe(max(0.0, queued_seconds) + marks.first_chunk_ms / 1000)
+        self._chunks.inc(marks.chunks or 0)
+        self._streams_lost.inc(marks.stream_lost)
 
     @contextmanager
     def record_batch(self, jobs: Sequence[JobSpan]) -> Iterator[None]:

@@ -37,6 +37,7 @@ from gateway.jobs.model import (
     final_record,
     first_record_of,
     is_final,
+    marks_of,
     outcome_from_json,
     outcome_to_json,
     recorded_output,
@@ -143,13 +144,18 @@ class OutcomeStore:
 
     def count_end(self, model: str, outcome: JobOutcome) -> None:
         """Count the end of a job in the metrics of its model."""
-        error, durations = outcome.error, None
+        error, durations, stream = outcome.error, None, None
         if (reply := outcome.reply) is not None:
             if isinstance(reply.outcome, JobError):
                 error = reply.outcome
-            durations = (reply.timing.queued_ms / 1000, reply.timing.inference_ms / 1000)
+            timing = reply.timing
+            durations = (timing.queued_ms / 1000, timing.inference_ms / 1000)
+            marks = marks_of(outcome) if "first_chunk_ms" in (timing.delivery or {}) else None
+            if marks is not None and marks.first_chunk_ms is not None:
+                seconds = (timing.queued_ms + marks.first_chunk_ms) / 1000
+                stream = (seconds, marks.chunks or 0)
         code = None if error is None else error.code
-        self._counters.record_end(model, outcome.status, code, durations)
+        self._counters.record_end(model, outcome.status, code, durations, stream)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from contract.catalogue import Priority, split_name
 from contract.errors import ContractError, PayloadCorrupt
 from contract.media import essence
 from contract.messages import (
+    DeliveryMarks,
     FailureCode,
     Fields,
     InlineBytes,
@@ -35,6 +36,7 @@ from contract.messages import (
     error_from_json,
     error_to_json,
     format_time,
+    marks_from_json,
     payload_from_json,
     payload_to_json,
     reply_from_json,
@@ -577,3 +579,13 @@ async def add_text_result(payloads: PayloadStore, record: Record) -> Record:
     except (MissingPayload, PayloadCorrupt, Unavailable):
         return record
     return {**record, "result": payload_to_json(InlineBytes(ref.media_type, data))}
+
+
+def marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
+    """Return the marks in the worker's reply; None if they are missing or not valid."""
+    if outcome is None or outcome.reply is None or outcome.reply.timing.delivery is None:
+        return None
+    try:
+        return marks_from_json(Fields(outcome.reply.timing.delivery))
+    except ContractError:
+        return None

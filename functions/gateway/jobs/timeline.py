@@ -31,9 +31,7 @@ from contract.errors import ContractError
 from contract.messages import (
     DeliveryMarks,
     FailureCode,
-    Fields,
     format_time,
-    marks_from_json,
 )
 from contract.names import ACTIVITY_ENQUEUE, delivery_notes
 from gateway.durable import HistoryEvent
@@ -46,6 +44,7 @@ from gateway.jobs.model import (
     WebhookDelivery,
     is_final,
     job_path,
+    marks_of,
 )
 from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
@@ -78,6 +77,7 @@ class StepName(StrEnum):
     FETCHED = "fetched"
     DECODED = "decoded"
     BATCHED = "batched"
+    FIRST_CHUNK = "first_chunk"
     RUN = "run"
     STORED = "stored"
     REPLIED = "replied"
@@ -90,6 +90,7 @@ _MARKS: Final = (
     (StepName.FETCHED, "fetched_ms"),
     (StepName.DECODED, "decoded_ms"),
     (StepName.BATCHED, "batched_ms"),
+    (StepName.FIRST_CHUNK, "first_chunk_ms"),
     (StepName.RUN, "ran_ms"),
     (StepName.STORED, "stored_ms"),
     (StepName.REPLIED, "replied_ms"),
@@ -124,7 +125,8 @@ class JobTimelineStep(TypedDict):
         Field(
             description=(
                 "`started`: the orchestration; absent if it started after the end. `batched`: the "
-                "device took the job. `run`: the model returned. `stored`: the result was stored. "
+                "device took the job. `first_chunk`: the model emitted its first chunk. "
+                "`run`: the model returned. `stored`: the result was stored. "
                 "`returned`: a worker gave the message back. `now`: the job has not ended."
             )
         ),
@@ -498,17 +500,7 @@ def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
 def _is_from_gateway(record: Record, outcome: JobOutcome | None) -> bool:
     """Return whether a gateway created the outcome because no worker replied to the job."""
     code = (record["error"] or {}).get("code")
-    return _marks_of(outcome) is None and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
-
-
-def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
-    """Return the marks in the worker's reply; None if they are missing or not valid."""
-    if outcome is None or outcome.reply is None or outcome.reply.timing.delivery is None:
-        return None
-    try:
-        return marks_from_json(Fields(outcome.reply.timing.delivery))
-    except ContractError:
-        return None
+    return marks_of(outcome) is None and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
 
 
 def _with_answer(
@@ -520,7 +512,7 @@ def _with_answer(
     job's final record describe the delivery.
     """
     timing = record["timing"]
-    marks = _marks_of(outcome)
+    marks = marks_of(outcome)
     has_marks = marks is not None
     if marks is None:
         # An older worker reports only when its batch began, how long it ran, and when it replied.

@@ -87,6 +87,14 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
         "Time for which the batches of jobs that succeeded ran.",
         labels=labels,
     )
+    chunks = CounterMetricFamily(
+        f"{PREFIX}chunks", "Chunks that the models of ended jobs emitted.", labels=labels
+    )
+    first_chunk = HistogramMetricFamily(
+        f"{PREFIX}first_chunk_seconds",
+        "Time from when a job was put into the queue until its first chunk.",
+        labels=labels,
+    )
     for each in processes:
         for model, sums in each.totals.items():
             own = (model, each.process)
@@ -101,7 +109,9 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
                 ended.add_metric((model, status, code, each.process), count)
             wait.add_metric(own, _buckets(sums.wait), sums.wait.sum_seconds)
             run.add_metric(own, _buckets(sums.run), sums.run.sum_seconds)
-    yield from (accepted, ended, wait, run)
+            chunks.add_metric(own, sums.chunks)
+            first_chunk.add_metric(own, _buckets(sums.first_chunk), sums.first_chunk.sum_seconds)
+    yield from (accepted, ended, wait, run, chunks, first_chunk)
 
 
 def _queue_metrics(figures: Figures) -> Iterator["Metric"]:

@@ -240,6 +240,8 @@ def _sum_to_json(each: ModelSum) -> dict[str, Json]:
         "failed_at": {code: int(at) for code, at in each.failed_at_seconds.items()},
         "wait": _histogram_to_json(each.wait),
         "run": _histogram_to_json(each.run),
+        "chunks": each.chunks,
+        "first_chunk": _histogram_to_json(each.first_chunk),
     }
     value = {name: found for name, found in value.items() if found}
     if each.waiting is not None:
@@ -268,6 +270,8 @@ def _sum_from_json(value: Mapping[str, Json]) -> ModelSum:
         failed_at_seconds={code: float(at) for code, at in value.get("failed_at", {}).items()},
         wait=_histogram_from_json(value.get("wait") or {}),
         run=_histogram_from_json(value.get("run") or {}),
+        chunks=int(value.get("chunks", 0)),
+        first_chunk=_histogram_from_json(value.get("first_chunk") or {}),
         waiting=value.get("waiting"),
     )
 

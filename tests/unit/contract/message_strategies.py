@@ -68,7 +68,14 @@ REQUESTS = st.builds(
 DURATIONS = st.floats(0, 1e9)
 NAMES = st.none() | TEXT
 MARKS = st.builds(
-    DeliveryMarks, TIMES, st.none() | TIMES, NAMES, NAMES, *[st.none() | DURATIONS] * 6
+    DeliveryMarks,
+    TIMES,
+    st.none() | TIMES,
+    NAMES,
+    NAMES,
+    *[st.none() | DURATIONS] * 7,
+    chunks=st.none() | st.integers(0, 10**6),
+    stream_lost=st.booleans(),
 )
 NOTES = st.builds(
     DeliveryNote,

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract.heartbeats import ModelHeartbeat, ModelState
-from contract.messages import encode_request
+from contract.messages import encode_request, format_time
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
 from gateway import housekeeping
@@ -328,6 +328,23 @@ async def test_metrics_have_counters_of_all_processes(gateway: RunningGateway) -
     assert found["loosely_gateway_workers", ("state", "ready")] == 1
     # The counters were written before they were shown, so no other instance shows less.
     assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
+
+
+async def test_chunks_are_counted_at_the_end(gateway: RunningGateway) -> None:
+    marks = {"received_at": format_time(gateway.clock()), "first_chunk_ms": 40, "chunks": 12}
+    for delivery in (marks, {**marks, "chunks": -1}, {**marks, "first_chunk_ms": None}):
+        await gateway.accept()
+        timing = {"queued_ms": 20, "inference_ms": 90, "delivery": delivery}
+        await gateway.reply(result={"json": 1}, timing=timing)
+    text = (await gateway.http.get("/metrics")).text
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["loosely_gateway_chunks_total"] == 12
+    assert found["loosely_gateway_first_chunk_seconds_count"] == 1
+    assert found["loosely_gateway_first_chunk_seconds_sum"] == pytest.approx(0.06)
 
 
 async def test_metrics_need_the_counts_of_all_processes(gateway: RunningGateway) -> None:

@@ -63,7 +63,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
         if status == "accepted":
             counters.record_accepted(model)
         else:
-            counters.record_end(model, status, code, (seconds, seconds / 2))
+            counters.record_end(model, status, code, (seconds, seconds / 2), (seconds, minute))
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
@@ -87,6 +87,9 @@ def test_merged_counts_equal_those_of_one_process(found: list[Any], shares: list
             assert (each.cancelled, each.expired) == (other.cancelled, other.expired)
             assert each.wait.counts == other.wait.counts
             assert each.run.sum_seconds == pytest.approx(other.run.sum_seconds, abs=0.01)
+            assert (each.chunks, each.first_chunk.counts) == (
+                *(other.chunks, other.first_chunk.counts),
+            )
             assert each.failed_at_seconds == other.failed_at_seconds
 
 

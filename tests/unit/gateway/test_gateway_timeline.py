@@ -1,6 +1,7 @@
 """Test the timeline of a job: the sum of its steps, its deliveries, and differing clocks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,12 @@ async def test_queued_job_ends_now(gateway: RunningGateway) -> None:
     assert names(timeline) == ["accepted", "enqueued", "started", "now"]
     assert (timeline["total_ms"], timeline["final_at"]) == (2000.0, None)
     assert (timeline["deliveries"], timeline["webhook"]) == ([], None)
+    check_sum(timeline)
+
+
+def test_first_chunk_is_a_step() -> None:
+    timeline = answered(replace(MARKS, first_chunk_ms=25.0, chunks=3))
+    assert parts(timeline).items() >= {"batched": 6.5, "first_chunk": 15.0, "run": 35.0}.items()
     check_sum(timeline)
 
 

@@ -1,6 +1,7 @@
 """Test the metrics that Prometheus scrapes from a worker, and the document that lists them."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import Counter
@@ -8,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from contract.messages import DeliveryMarks
 from worker.errors import InvalidInput
 from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
@@ -49,6 +51,20 @@ def test_each_event_increases_its_metrics() -> None:
     assert value(metrics, "queue_wait_seconds_sum", model="noop") == 0.3
     assert value(metrics, "batch_size_sum", model="noop") == 3
     assert value(metrics, "inference_seconds_count", model="noop") == 1
+
+
+def test_stream_is_recorded() -> None:
+    metrics = Metrics()
+    noop = ModelTelemetry("noop", metrics)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    noop.record_stream(1.5, DeliveryMarks(at, first_chunk_ms=500.0, chunks=7))
+    noop.record_stream(-1.0, DeliveryMarks(at, first_chunk_ms=250.0, chunks=1, stream_lost=True))
+    noop.record_stream(1.5, DeliveryMarks(at))
+    assert value(metrics, "first_chunk_seconds_count", model="noop") == 2
+    # A broker clock that is ahead must not shorten the time.
+    assert value(metrics, "first_chunk_seconds_sum", model="noop") == 2.25
+    assert value(metrics, "chunks_total", model="noop") == 8
+    assert value(metrics, "streams_lost_total", model="noop") == 1
 
 
 def test_series_start_with_zero() -> None:

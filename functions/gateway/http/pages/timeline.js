@@ -13,6 +13,7 @@ const STEPS = {
   fetched: ["input read", "input"],
   decoded: ["input decoded", "input"],
   batched: ["waited for the device", "queue"],
+  first_chunk: ["the model made its first chunk", "run"],
   run: ["the model ran", "run"],
   stored: ["result stored", "reply"],
   replied: ["reply sent", "reply"],
