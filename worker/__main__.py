@@ -299,7 +299,12 @@ class Worker:
             self._settings.heartbeat_seconds,
             self._sharing,
             [
-                describe_model(consumer.manager, consumer.in_flight, consumer.manager.telemetry)
+                describe_model(
+                    consumer.manager,
+                    consumer.in_flight,
+                    consumer.manager.telemetry,
+                    consumer.concurrent,
+                )
                 for consumer in self._consumers
             ],
             is_draining=self._shutdown.is_requested,

@@ -17,8 +17,10 @@ from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_he
 from contract.media import JSON
 from contract.names import heartbeat_blob
 from worker.blobs import BlobStore
+from worker.inference.model_checks import ModelKind
 from worker.inference.model_manager import ModelManager
 from worker.memory.sharing import DeviceSharing
+from worker.pipeline.concurrent import ConcurrentRuns
 from worker.pipeline.receive import InFlight
 from worker.processes.lock_journal import WorkerDeath
 from worker.processes.setup import worker_name
@@ -105,9 +107,12 @@ def describe_worker(  # noqa: PLR0913 - what a heartbeat contains
 
 
 def describe_model(
-    manager: ModelManager, in_flight: InFlight, telemetry: ModelTelemetry
+    manager: ModelManager,
+    in_flight: InFlight,
+    telemetry: ModelTelemetry,
+    concurrent: ConcurrentRuns | None = None,
 ) -> ModelHeartbeat:
-    """Return the heartbeat's information about one model."""
+    """Return the heartbeat's information about one model. `concurrent` has its running jobs."""
     problem = manager.problem
     if manager.loaded is not None:
         state = ModelState.LOADED
@@ -117,6 +122,7 @@ def describe_model(
         state = ModelState.UNLOADED
     else:
         state = ModelState.LOADING
+    runs = concurrent if manager.kind is ModelKind.CONCURRENT else None
     return ModelHeartbeat(
         name=telemetry.model,
         state=state,
@@ -126,4 +132,6 @@ def describe_model(
         in_flight=in_flight.held_count,
         batch_size=telemetry.last_batch_size,
         device_bytes=manager.reserved_bytes if manager.has_device else None,
+        concurrent_jobs=runs.count if runs else None,
+        max_concurrent_jobs=runs.model.max_concurrent_jobs if runs else None,
     )

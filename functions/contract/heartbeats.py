@@ -46,7 +46,8 @@ class ModelHeartbeat:
     `code` and `reason` describe the error of the last load; None if it did not fail. `in_flight` is
     how many of the model's messages the worker has received and not settled, `batch_size` is how
     many jobs ran in the last batch, and `device_bytes` is the memory that is reserved for the
-    model.
+    model. A concurrent model has `concurrent_jobs`, how many jobs it runs now, and
+    `max_concurrent_jobs`.
     """
 
     name: str
@@ -57,6 +58,8 @@ class ModelHeartbeat:
     in_flight: int = 0
     batch_size: int | None = None
     device_bytes: int | None = None
+    concurrent_jobs: int | None = None
+    max_concurrent_jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
             in_flight=model.integer("in_flight"),
             batch_size=model.optional(model.integer, "batch_size"),
             device_bytes=model.optional(model.integer, "device_bytes"),
+            concurrent_jobs=model.optional(model.integer, "concurrent_jobs"),
+            max_concurrent_jobs=model.optional(model.integer, "max_concurrent_jobs"),
         )
 
 

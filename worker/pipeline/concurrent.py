@@ -205,10 +205,12 @@ class ConcurrentRuns:
 
         self.running.begin_run(job.delivery)
         self.stops.watch(job, job.request.job_id, stop)
-        run = _Run(job, time.monotonic())
+        run = _Run(job, self.runs.clock())
         self._running.append(run)
         run.task = asyncio.create_task(self._run(loaded, job, context, self.count))
         run.task.add_done_callback(lambda _: wake())
+        # Now, because the job may block the loop as soon as it begins.
+        self._note_loop()
 
     async def _run(
         self, loaded: LoadedModel, job: ReceivedJob, context: Context, batch_size: int
@@ -243,7 +245,7 @@ class ConcurrentRuns:
             self.stops.unwatch(run.job)
             self.runs.note_ended(run.job)
             run.job.ran_alone = self.running.end_run(run.job.delivery, LockState.RAN)
-        self.runs.note_loop([run.job for run in self._running])
+        self._note_loop()
         return [self._outcome(run, together, use) for run in ended]
 
     @staticmethod
@@ -260,10 +262,10 @@ class ConcurrentRuns:
 
     def _stop_runs(self) -> None:
         """Cancel the coroutines of the jobs that must stop."""
-        now = time.monotonic()
-        if not self._is_stop_ordered and now < self._checked_at + _CHECK_SECONDS:
+        if not self._is_stop_ordered and time.monotonic() < self._checked_at + _CHECK_SECONDS:
             return
-        self._checked_at, self._is_stop_ordered = now, False
+        self._checked_at, self._is_stop_ordered = time.monotonic(), False
+        now = self.runs.clock()
         for run in self._running:
             if run.stopped is None and (reason := self._reason_to_stop(run, now)) is not None:
                 run.stopped = reason
@@ -271,6 +273,9 @@ class ConcurrentRuns:
             if not run.is_stuck and now > run.begun + self.runs.seconds + _END_SECONDS:
                 run.is_stuck = True
                 self.runs.note_stuck(run.job)
+        self._note_loop()
+
+    def _note_loop(self) -> None:
         self.runs.note_loop([run.job for run in self._running])
 
     def _reason_to_stop(self, run: _Run, now: float) -> WorkerError | None:

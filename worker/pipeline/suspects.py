@@ -29,7 +29,7 @@ class RunLimit:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
-        self._clock = clock
+        self.clock = clock
         # By the thread that makes the call, or by the job of a call that ignores its cancellation.
         self._calls: dict[object, _Call] = {}
 
@@ -37,7 +37,7 @@ class RunLimit:
     def timing_run(self, *jobs: ReceivedJob) -> Iterator[None]:
         """Note that the `with` block is a call of the model's code for these jobs."""
         thread = threading.get_ident()
-        self._calls[thread] = _Call(self._clock(), jobs)
+        self._calls[thread] = _Call(self.clock(), jobs)
         try:
             yield
         finally:
@@ -47,7 +47,7 @@ class RunLimit:
         """Note that the event loop of this thread is not blocked, and which jobs it runs."""
         thread = threading.get_ident()
         if jobs:
-            self._calls[thread] = _Call(self._clock(), jobs)
+            self._calls[thread] = _Call(self.clock(), jobs)
         else:
             self._calls.pop(thread, None)
 
@@ -62,17 +62,17 @@ class RunLimit:
     @contextlib.contextmanager
     def pausing_run(self) -> Iterator[Sequence[ReceivedJob]]:
         """Do not count the `with` block, in which the current call waits. Yield the call's jobs."""
-        thread, paused_at = threading.get_ident(), self._clock()
+        thread, paused_at = threading.get_ident(), self.clock()
         call = self._calls.pop(thread, None)
         try:
             yield () if call is None else call.jobs
         finally:
             if call is not None:
-                self._calls[thread] = call._replace(since=call.since + self._clock() - paused_at)
+                self._calls[thread] = call._replace(since=call.since + self.clock() - paused_at)
 
     def take_overdue(self) -> list[Sequence[ReceivedJob]]:
         """Return the jobs of each call that exceeds the limit. Each call is returned only once."""
-        latest = self._clock() - self.seconds
+        latest = self.clock() - self.seconds
         overdue = [thread for thread, call in list(self._calls.items()) if call.since < latest]
         calls = [self._calls.pop(thread, None) for thread in overdue]
         return [call.jobs for call in calls if call is not None]

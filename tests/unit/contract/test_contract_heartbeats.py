@@ -38,6 +38,8 @@ models = st.builds(
     in_flight=counts,
     batch_size=st.none() | counts,
     device_bytes=st.none() | counts,
+    concurrent_jobs=st.none() | counts,
+    max_concurrent_jobs=st.none() | counts,
 )
 heartbeats = st.builds(
     Heartbeat,

@@ -58,11 +58,17 @@ class RecordedBlobs(BlobStore):
             raise self.failure
         self.blobs[blob] = data
 
+    def read_from(self, blob: str, offset: int, max_bytes: int, timeout_seconds: float) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        return self.blobs.get(blob, b"")[offset : offset + max_bytes]
+
 
 @dataclass
 class RecordedJobs:
     """A consumer, its jobs, and a record of how the message of each job was settled.
 
+    If a test runs the consumer's device thread, the model is an instance `infer` of its class.
     The method `job` returns a job without a reply address, unless `reply_to` is given.
     """
 
@@ -70,8 +76,12 @@ class RecordedJobs:
     now: float = 0.0
     gateway: str = "127.0.0.1:1"
     has_settled: threading.Event = field(default_factory=threading.Event)
+    model: ModelEntry = NOOP
+    infer: object = None
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     def __post_init__(self) -> None:
+        self.sharing = DeviceSharing(self.memory)
         endpoint, catalogue = AzureEndpoint(address="unused"), Catalogue.load()
         gateway = GatewayClient(frozenset({self.gateway}))
         self.blobs = RecordedBlobs()
@@ -98,19 +108,18 @@ class RecordedJobs:
             ModelQueue("noop-low", endpoint, self.locks, 10.0, is_low=True),
         )
         self.consumer = make_consumer(
-            NOOP, services, queues, ModelTelemetry("noop"), self._make_manager
+            self.model, services, queues, ModelTelemetry("noop"), self._make_manager
         )
         self.in_flight = self.consumer.in_flight
         self.consumer.settle = SettleStep(
             self.in_flight, {"noop": self.request_settlement}, services.suspects
         )
 
-    @staticmethod
-    def _make_manager(workload: ModelWorkload) -> ModelManager:
-        def load_nothing(model: ModelEntry) -> LoadedModel:
-            raise AssertionError(f"{model.name} is not loaded here")
+    def _make_manager(self, workload: ModelWorkload) -> ModelManager:
+        def load(model: ModelEntry) -> LoadedModel:
+            return LoadedModel(model, self.infer)
 
-        return ModelManager(NOOP, load_nothing, DeviceSharing(MemorySettings()), workload)
+        return ModelManager(self.model, load, self.sharing, workload)
 
     def request_settlement(self, request: SettleRequest) -> None:
         self.settled.append(request)
@@ -122,11 +131,12 @@ class RecordedJobs:
         reply_to: ReplyTo | None = None,
         deadline_seconds: float = 60.0,
         history: DeliveryHistory = NO_HISTORY,
+        sequence_number: int = 7,
     ) -> ReceivedJob:
         delivery = locked_message(
             delivery_count=delivery_count,
             enqueued_at=datetime.now(UTC),
-            sequence_number=7,
+            sequence_number=sequence_number,
             history=history,
         )
         job = received_job(
