@@ -40,6 +40,7 @@ REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  a parameter name, not a se
 
 # The prefixes of the names of blobs. The sums are the counts of jobs of gateway processes.
 UPLOADS: Final = "uploads/"
+FILES: Final = "files/"
 OUTCOMES: Final = "outcomes/"
 DELIVERIES: Final = "deliveries/"
 ENDS: Final = "ends/"

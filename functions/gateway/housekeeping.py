@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from contract.names import DELIVERIES, ENDS, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
+from contract.names import DELIVERIES, ENDS, FILES, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable, UnknownInstance
@@ -78,6 +78,7 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
     old_blobs = {
         CLAIMS: (now - services.claim_lifetime, MAX_FREQUENT_DELETED),
         DEAD_LETTERS: (letters_before, MAX_DELETED),
+        FILES: (letters_before, MAX_DELETED),
         "inputs/": (payloads_before, MAX_DELETED),
         "results/": (payloads_before, MAX_DELETED),
         "progress/": (payloads_before, MAX_DELETED),

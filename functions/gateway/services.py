@@ -30,6 +30,7 @@ from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, PayloadContainer
+from gateway.storage.files import FileStore
 from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
@@ -69,6 +70,8 @@ class Services:
         self.estimates = WaitEstimates(queues, clock, states)
 
         self.outcomes = OutcomeStore(blobs, self.counters)
+        lifetime = timedelta(hours=settings.retention_hours)
+        self.files = FileStore(blobs, payloads, clock, lifetime)
         self.waiters = Waiters(EndsLog(blobs, clock), self.outcomes)
         self.progress = ProgressStore(blobs, catalogue)
         self.starts = DelayedStarts(self.outcomes)

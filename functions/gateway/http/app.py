@@ -17,6 +17,7 @@ from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
+from gateway.http.openai import files
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
@@ -48,6 +49,7 @@ MODULES: Final = (
     dead_letters,
     operations,
     open_inference,
+    files,
     pages,
 )
 

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 from contract.catalogue import Catalogue, Priority, join_name
 from contract.messages import FailureCode, Stage
 from gateway import problems
+from gateway.http.openai import errors as openai
 from gateway.jobs.model import JobResource, JobStatus
 from gateway.problems import HttpProblem, ProblemKind
 from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
@@ -117,7 +118,8 @@ def json_response(
 def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return the response that reports a problem, and log it unless it is that of a failed job.
 
-    Under /v2, the body is an error of the Open Inference Protocol, elsewhere a problem document.
+    Under /v2, the body is an error of the Open Inference Protocol, and under /openai/v1 one of the
+    OpenAI API. Elsewhere it is a problem document.
     """
     if "job" not in problem.extra:
         _log.info(
@@ -130,6 +132,10 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
         if "ran" in problem.extra:
             error["ran"] = problem.extra["ran"]
         return json_response(error, problem.kind.status, problem.headers)
+    if request.url.path.startswith(f"{openai.PREFIX}/"):
+        return json_response(
+            openai.error_document(problem), problem.kind.status, openai.error_headers(problem)
+        )
     document = problem.document(request.url.path, trace_id(traceparent_of(request.scope)))
     return Response(
         _encode(document), problem.kind.status, problem.headers, media_type=PROBLEM_MEDIA_TYPE

@@ -6,6 +6,7 @@ The time is at most proportional to the size of the body, even if the body is ma
 import re
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote
 
 MAX_PARTS: Final = 10
 _MAX_HEADER_BYTES: Final = 8 * 1024
@@ -16,15 +17,20 @@ _PARAMETER: Final = re.compile(r';\s*([\w!#$%&*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """A part of a form. `is_file` is true if the part has a file name."""
+    """A part of a form; `file_name` is None if the part is no file."""
 
     name: str
-    is_file: bool
+    file_name: str | None
     media_type: str
     data: bytes = field(repr=False)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the part has a file name."""
+        return self.file_name is not None
 
-def read_form(content_type: str, body: bytes) -> list[FormPart]:
+
+def read_form(content_type: str, body: bytes, max_parts: int = MAX_PARTS) -> list[FormPart]:
     """Return the parts of a form. Raises ValueError if it is malformed or has too many parts."""
     boundary = _parameters(content_type).get("boundary", "")
     if not 1 <= len(boundary) <= _MAX_BOUNDARY_CHARACTERS:
@@ -34,8 +40,8 @@ def read_form(content_type: str, body: bytes) -> list[FormPart]:
     position = len(delimiter) - 2 if body.startswith(delimiter[2:]) else _end(body, delimiter, 0)
     parts: list[FormPart] = []
     while body[position : position + 2] != b"--":
-        if len(parts) == MAX_PARTS:
-            raise ValueError(f"the form has more than {MAX_PARTS} parts")
+        if len(parts) == max_parts:
+            raise ValueError(f"the form has more than {max_parts} parts")
         # If a part has no headers, the line break of the delimiter is also their end.
         headers_end = body.find(b"\r\n\r\n", position, position + _MAX_HEADER_BYTES)
         if headers_end < 0:
@@ -67,8 +73,10 @@ def _part(number: int, head: bytes, data: bytes) -> FormPart:
     found = _parameters(headers.get("content-disposition", ""))
     if lines[0].strip() or "name" not in found:
         raise ValueError(f"part {number} of the form has no name")
-    is_file = "filename" in found or "filename*" in found
-    return FormPart(found["name"], is_file, headers.get("content-type", ""), data)
+    file_name = found.get("filename")
+    if "filename*" in found:  # RFC 5987: UTF-8''name with percent-encoded bytes
+        file_name = unquote(found["filename*"].rpartition("'")[2])
+    return FormPart(found["name"], file_name, headers.get("content-type", ""), data)
 
 
 def _parameters(header: str) -> dict[str, str]:

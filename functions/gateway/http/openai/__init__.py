@@ -1,0 +1,1 @@
+"""The OpenAI API, under /openai/v1, so that unmodified OpenAI clients can use the models."""
