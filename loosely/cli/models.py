@@ -155,7 +155,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             max=_MAX_CALLERS,
             metavar="N",
             help="Measure the model as in a worker while N callers each wait for one job. Suggest "
-            "the batch size and the wait.",
+            "the batch size and the wait, or max_concurrent_jobs.",
         ),
     ] = None,
     timeout: Annotated[
@@ -319,11 +319,13 @@ class CheckOutput:
         self._console = console
         self._batches: list[Mapping[str, Any]] = []
         self._loads: list[Mapping[str, Any]] = []
+        self._is_concurrent = False
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Print one JSON line of the check as text, or keep a measurement for `finish`."""
         match line["event"]:
             case "loaded":
+                self._is_concurrent = line["kind"] == "concurrent"
                 print_to(
                     self._console,
                     f"{printable(line['model'])} loaded in {line['seconds']:.1f} s: "
@@ -366,7 +368,13 @@ class CheckOutput:
         self._loads, self._batches = [], []
 
     def _print_table(self, columns: Mapping[str, str], lines: Iterable[Mapping[str, Any]]) -> None:
-        heads = (Column(name, justify="right") for name in columns)
+        if self._is_concurrent:
+            # These jobs run at the same time, each in a call of its own.
+            columns = {name: form for name, form in columns.items() if name != "jobs per batch"}
+        names = (
+            "jobs at once" if self._is_concurrent and each == "batch" else each for each in columns
+        )
+        heads = (Column(name, justify="right") for name in names)
         table = Table(*heads, box=None, pad_edge=False)
         for line in lines:
             values = {**line, "memory": _mebibytes(line["peak_bytes"])}

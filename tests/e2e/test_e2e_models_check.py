@@ -46,6 +46,15 @@ class Infer:
     def __call__(self, batch):
         return [{"characters": len(text)} for text in batch]
 """
+TOGETHER = """
+class Infer:
+    accepts = "text"
+
+    async def __call__(self, text, context):
+        context.progress(0.5)
+        return {"characters": len(text)}
+"""
+TOGETHER_ENTRY = "reports_progress = true\nmax_concurrent_jobs = 3"
 
 
 def model_that_returns(result: str) -> str:
@@ -73,10 +82,18 @@ def write_input(folder: Path, content: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("code", "sizes"), [(CODE, ["1"]), (BATCHES, ["1", "2", "4", "6"])], ids=["item", "batch"]
+    ("code", "more", "sizes"),
+    [
+        (CODE, "", ["1"]),
+        (BATCHES, "", ["1", "2", "4", "6"]),
+        (TOGETHER, TOGETHER_ENTRY, ["1", "2", "3"]),
+    ],
+    ids=["item", "batch", "concurrent"],
 )
-def test_check_prints_results_and_times(tmp_path: Path, code: str, sizes: list[str]) -> None:
-    done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"), code=code)
+def test_check_prints_results_and_times(
+    tmp_path: Path, code: str, more: str, sizes: list[str]
+) -> None:
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"), code=code, more=more)
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if "ing " not in line]
     assert "tried loaded in" in done.stdout

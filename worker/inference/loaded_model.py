@@ -53,6 +53,7 @@ from worker.errors import (
 )
 from worker.inference.declarations import ParameterArguments, Parameters
 from worker.inference.generators import drain
+from worker.inference.loading import LoadProgress
 from worker.inference.model_checks import (
     ModelKind,
     check_declared_results,
@@ -168,7 +169,7 @@ class LoadedModel:
         make = getattr(module, "Infer", None)
         if not callable(make):
             raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
-        return cls(model, make_instance(model, make, weights, loading))
+        return cls(model, make_instance(model, make, weights, loading or LoadProgress(model.name)))
 
     def prepare(
         self,

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Final
 
 from worker.errors import LoadInterrupted
-from worker.inference.loaded_model import check_progress
 
 _log = logging.getLogger(__name__)
 
 _STEP_SECONDS: Final = 0.1
+_MAX_CHARACTERS: Final = 500
 
 
 class LoadProgress:
     """The `worker.models.Loading` of one load. Other threads may read `message`."""
 
-    def __init__(self, model: str, is_stopping: Callable[[], bool]) -> None:
+    def __init__(self, model: str, is_stopping: Callable[[], bool] = lambda: False) -> None:
         self._model = model
         self._is_stopping = is_stopping
         self.message: str | None = None
@@ -24,10 +24,9 @@ class LoadProgress:
 
     def progress(self, message: str) -> None:
         """Store and log what the load does now. Raises as `check` does."""
-        check_progress(None, message)
         self.check()
         if message != self.message:
-            self.message = message
+            self.message = message[:_MAX_CHARACTERS]
             _log.info("%s: loading the model: %s", self._model, message)
 
     def check(self) -> None:

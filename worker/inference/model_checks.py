@@ -55,7 +55,7 @@ def make_instance(
     model: ModelEntry,
     make: Callable[..., Any],
     weights: Weights | None,
-    loading: Loading | None = None,
+    loading: Loading,
 ) -> Any:
     """Create an instance of `Infer` with the options of the catalogue entry and the weights.
 
@@ -65,7 +65,7 @@ def make_instance(
     if weights is not None:
         arguments["weights"] = weights
     parameters = inspect.signature(make).parameters
-    if loading is not None and "loading" in parameters:
+    if "loading" in parameters:
         arguments["loading"] = loading
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for name in arguments:

@@ -141,7 +141,7 @@ class Loading(Protocol):
     """The argument `loading` of a constructor, for a model whose load takes long."""
 
     def progress(self, message: str) -> None:
-        """Say what the load does now, in at most 500 characters. Raises as `check` does."""
+        """Say what the load does now; 500 characters are shown. Raises as `check` does."""
 
     def check(self) -> None:
         """Raise LoadInterrupted if the worker shuts down."""

@@ -207,14 +207,12 @@ class ConcurrentRuns:
         self.stops.watch(job, job.request.job_id, stop)
         run = _Run(job, self.runs.clock())
         self._running.append(run)
-        run.task = asyncio.create_task(self._run(loaded, job, context, self.count))
+        run.task = asyncio.create_task(self._run(loaded, job, context))
         run.task.add_done_callback(lambda _: wake())
         # Now, because the job may block the loop as soon as it begins.
         self._note_loop()
 
-    async def _run(
-        self, loaded: LoadedModel, job: ReceivedJob, context: Context, batch_size: int
-    ) -> Inferred:
+    async def _run(self, loaded: LoadedModel, job: ReceivedJob, context: Context) -> Inferred:
         output, failure = None, None
         started_at, started = datetime.now(UTC), time.perf_counter()
         with log_fields(job_id=job.request.job_id, model=self.model.name):
@@ -229,7 +227,7 @@ class ConcurrentRuns:
                 # The frames of the traceback may reference the memory that others need.
                 failure = error.with_traceback(None) if is_out_of_memory(error) else error
         ended = time.perf_counter()
-        job.record_run(started_at, (ended - started) * 1000, batch_size)
+        job.record_run(started_at, (ended - started) * 1000, 1)
         job.mark_step("ran_ms", ended)
         return Inferred(job, loaded, output, failure)
 

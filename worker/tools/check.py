@@ -35,7 +35,8 @@ from worker.inference.loaded_model import (
     Result,
     serialize_results,
 )
-from worker.inference.model_manager import batch_sizes, run_sample
+from worker.inference.model_checks import ModelKind
+from worker.inference.model_manager import batch_sizes, most_together, run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
@@ -68,16 +69,24 @@ def check(
     yield _step(f"loading {model.name}")
     loaded, line = _load(model, loader)
     yield line
-    yield _step(f"running {model.name}", model.max_run_seconds)
-    item, line = _run_input(loaded, sample)
-    yield line
-    if caller_count:
-        yield from _measure_load(model, sample, loaded, item, memory, caller_count)
-        return
-    # An item model never runs a batch.
-    for size in batch_sizes(model.max_batch_size if loaded.preprocesses else 1):
-        yield _step(f"measuring batches of {size}")
-        yield _batch(loaded, [item] * size)
+    try:
+        yield _step(f"running {model.name}", model.max_run_seconds)
+        item, line = _run_input(loaded, sample)
+        yield line
+        if caller_count:
+            yield from _measure_load(model, sample, loaded, item, memory, caller_count)
+            return
+        # An item model never runs a batch.
+        most = 1 if loaded.kind is ModelKind.ITEM else most_together(model, loaded.kind)
+        for size in batch_sizes(most):
+            yield _step(f"measuring {_together(loaded.kind, size)}")
+            yield _batch(loaded, [item] * size)
+    finally:
+        loaded.close()
+
+
+def _together(kind: ModelKind, size: int) -> str:
+    return f"{size} jobs at once" if kind is ModelKind.CONCURRENT else f"batches of {size}"
 
 
 def _step(text: str, limit_seconds: float | None = None) -> Line:
@@ -93,6 +102,7 @@ def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
         "event": "loaded",
         "model": model.name,
         "accepts": loaded.accepts,
+        "kind": loaded.kind.value,
         "seconds": round(time.perf_counter() - begun, 3),
         "resident_bytes": _resident_bytes(loaded),
         "process_bytes": _process_bytes(),
@@ -134,8 +144,9 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
         # In a folder of its own, the measurement does not wait for workers on the same device.
         settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
         load = LoadMeasurement(model, loaded, sample, settings)
-        for size in batch_sizes(max(caller_count, model.max_batch_size)):
-            yield _step(f"measuring {caller_count} callers in batches of {size}")
+        for size in batch_sizes(max(caller_count, most_together(model, loaded.kind))):
+            together = _together(loaded.kind, size)
+            yield _step(f"measuring {caller_count} callers in {together}")
             try:
                 peaks[size] = _peak_bytes(loaded, [item] * size)
             except Exception as error:
@@ -144,17 +155,19 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
                 break  # larger batches do not fit into memory either
             results.append(load.measure(size, caller_count))
             yield _load_line(results[-1], peaks[size], caller_count)
-    found = suggest(results, prepare_seconds * 1000)
+    found = suggest(results, prepare_seconds * 1000, loaded.kind)
     one, chosen = (
         next(each for each in results if each.batch_size == size)
         for size in (1, found.max_batch_size)
     )
     lines = {"max_batch_size": found.max_batch_size, "max_wait_ms": found.max_wait_ms}
+    if loaded.kind is ModelKind.CONCURRENT:
+        lines = {"max_concurrent_jobs": found.max_batch_size}
     if _cuda() is not None:
         lines["memory_bytes"] = _resident_bytes(loaded) + peaks[found.max_batch_size]
     yield {
         "event": "suggestion",
-        "reasons": {"max_batch_size": found.size_reason, "max_wait_ms": found.wait_reason},
+        "reasons": dict(zip(lines, (found.size_reason, found.wait_reason), strict=False)),
         "toml": "".join(f"{key} = {to_toml(value)}\n" for key, value in lines.items()),
         "max_batch_size": found.max_batch_size,
         "job_ms": _ms(one.throughput.batch_ms / 1000),

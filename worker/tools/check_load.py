@@ -36,6 +36,7 @@ from contract.settings import AzureEndpoint
 from worker.blobs import BlobStore
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_checks import ModelKind
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
@@ -151,8 +152,12 @@ class Suggestion:
     wait_reason: str
 
 
-def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
+def suggest(
+    results: Sequence[LoadResult], prepare_ms: float, kind: ModelKind = ModelKind.BATCH
+) -> Suggestion:
     """Suggest a batch size and a wait, from results in ascending order of batch size.
+
+    For a concurrent model, the batch size is how many jobs run at once.
 
     The batch size is the smallest one with almost the highest throughput. The wait is as long as
     the worker takes to prepare the other inputs of such a batch, up to two limits.
@@ -161,12 +166,15 @@ def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
     least = best.throughput.per_second * (1 - _WORTHWHILE_SHARE)
     chosen = next(result for result in results if result.throughput.per_second >= least)
     size, rate = chosen.batch_size, chosen.throughput.per_second
+    is_concurrent = kind is ModelKind.CONCURRENT
+    together = (
+        f"{best.batch_size} jobs at once" if is_concurrent else f"batches of {best.batch_size}"
+    )
     if chosen is best:
         size_reason = f"the highest throughput, {rate:.1f} items/s"
     else:
         size_reason = (
-            f"{rate:.1f} items/s, and batches of {best.batch_size} have only "
-            f"{best.throughput.per_second:.1f} items/s"
+            f"{rate:.1f} items/s, and {together} have only {best.throughput.per_second:.1f} items/s"
         )
     size_reason += f", with a p95 of {chosen.percentile_ms(95):.0f} ms"
     if size == 1:
@@ -265,7 +273,7 @@ class _MemoryBlobs(BlobStore):
 class _HeldModel(ModelManager):
     """A manager whose loaded model stays, for the measurement of the next batch size."""
 
-    def leave(self) -> None:
+    def unload(self) -> None:
         self.loaded = None
 
 
@@ -350,7 +358,7 @@ class LoadMeasurement:
 
     def measure(self, batch_size: int, caller_count: int) -> LoadResult:
         """Run batches for some seconds, with one job for each caller, or raise LoadFailed."""
-        model = replace(self._model, max_batch_size=batch_size)
+        model = replace(self._model, max_batch_size=batch_size, max_concurrent_jobs=batch_size)
         queue = _MemoryQueue(model.queue)
         names = [f"load-{number}" for number in range(caller_count)]
         callers = _Callers({name: self._request(name) for name in names}, queue)

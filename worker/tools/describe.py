@@ -32,7 +32,7 @@ from worker.inference.declarations import (
     read_declared_results,
     read_input_arguments,
 )
-from worker.inference.model_checks import DECODABLE_TYPES
+from worker.inference.model_checks import DECODABLE_TYPES, ModelKind, kind_of
 from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
 from worker.tools.lock_weights import replace_text
@@ -55,6 +55,8 @@ _ACCEPTED: Final[Mapping[str, Accepts]] = {
     "NDArray": "tensor",
     "BufferedIOBase": "file",
 }
+# What a generator yields.
+_YIELDED: Final = re.compile(r"(?:\w+\.)*(?:Async)?(?:Iterator|Iterable|Generator)\[(\w+).*\]")
 _RETURNED: Final = {"Image": "image/png", "bytes": media.OCTET_STREAM, "str": media.TEXT}
 
 
@@ -105,6 +107,8 @@ def describe_entry(module: str, infer: type) -> dict[str, Any]:
     returned = _hint(inspect.signature(getattr(infer, "postprocess", call)).return_annotation)
     if hasattr(infer, "preprocess") and not hasattr(infer, "postprocess"):
         returned = returned.removeprefix("list[").removesuffix("]")
+    if found := _YIELDED.fullmatch(returned):
+        returned = found[1]
     text = inspect.cleandoc(infer.__doc__ or sys.modules[module].__doc__ or "").strip()
     accepts = getattr(infer, "accepts", None) or _find(_ACCEPTED, "".join(inputs[:1])) or "json"
     return {
@@ -112,7 +116,8 @@ def describe_entry(module: str, infer: type) -> dict[str, Any]:
         "description": text.splitlines()[0] if text else f"{module}.",
         "media_types": list(MEDIA_TYPES.get(accepts, MEDIA_TYPES["bytes"])),
         "result_media_type": _find(_RETURNED, returned) or media.JSON,
-        "reports_progress": any("Context" in hint for hint in contexts),
+        "reports_progress": any("Context" in hint for hint in contexts)
+        or kind_of(infer) is ModelKind.CONCURRENT,
     }
 
 
@@ -226,6 +231,9 @@ def _run(name: str, catalogue: Path, output: TextIO, *, is_written: bool) -> Non
         sys.stderr.write(f"{name} has no parameters\n")
     if entry:
         sys.stderr.write(f"{name} may run for {entry.max_run_seconds} s (max_run_seconds)\n")
+        if kind_of(infer) is ModelKind.CONCURRENT:
+            count = entry.max_concurrent_jobs
+            sys.stderr.write(f"{name} may run {count} jobs at once (max_concurrent_jobs)\n")
     new = {} if entry else describe_entry(module, infer)
     if new and not hasattr(infer, "accepts"):
         sys.stderr.write(f"check media_types: {module}.Infer has no attribute accepts\n")

@@ -1,14 +1,18 @@
 """Test the measurement of a model under load, and the settings that a measurement suggests."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineJson, JobReply, Timing
 from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_checks import ModelKind
+from worker.models import Accepts, Context
 from worker.settings import MemorySettings
 from worker.tools.check_load import (
     BatchThroughput,
@@ -109,6 +113,29 @@ def test_load_fills_batches_on_worker_threads(tmp_path: Path) -> None:
     assert small.throughput.items / small.throughput.batches < 1.2
     assert 1 < large.throughput.items / large.throughput.batches < 4 * 1.2
     assert 0 < large.percentile_ms(50) <= large.percentile_ms(95)
+
+
+class Waiting:
+    accepts: ClassVar[Accepts] = "text"
+    is_closed = False
+
+    async def __call__(self, text: str, context: Context) -> int:
+        assert not self.is_closed
+        await asyncio.sleep(0.02)
+        return len(text)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_load_runs_concurrent_jobs_at_once(tmp_path: Path) -> None:
+    model = replace(NOOP, reports_progress=True, media_types=("text/plain",))
+    memory = MemorySettings(folder=tmp_path, is_admitting=False)
+    loaded = LoadedModel(model, Waiting())
+    load = LoadMeasurement(model, loaded, ModelInput(b"abc", "text/plain"), memory)
+    one, four = load.measure(1, 4), load.measure(4, 4)
+    assert four.throughput.per_second > 2 * one.throughput.per_second
+    assert suggest([one, four], 1.0, ModelKind.CONCURRENT).max_batch_size == 4
 
 
 def test_failed_job_fails_the_measurement(tmp_path: Path) -> None:

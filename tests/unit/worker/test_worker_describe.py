@@ -33,6 +33,13 @@ class Infer:
         context.progress(item["fraction"])
         return {}
 """
+TALK = """
+from collections.abc import AsyncIterator
+from worker.models import Context
+class Infer:
+    async def __call__(self, item: str, context: Context) -> AsyncIterator[str]:
+        yield item
+"""
 TEXT = "text/plain"
 PICTURES = ["image/jpeg", "image/png", "image/webp"]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +53,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "write_batch": (WRITE_BATCH, {"media_types": [TEXT], "result_media_type": TEXT}),
+    "talk": (
+        TALK,
+        {"media_types": [TEXT], "result_media_type": TEXT, "reports_progress": True},
+    ),
     "report": (REPORT, {"media_types": ["application/json"], "reports_progress": True}),
 }
 

@@ -15,11 +15,12 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from contract.parameters import read_schemas
 from tests.unit.worker.pictures import white_png
-from worker.errors import InferenceFailed, InvalidInput, ModelUnfit
+from worker.errors import InferenceFailed, InvalidInput, LoadInterrupted, ModelUnfit
 from worker.inference.declarations import read_arguments
 from worker.inference.loaded_model import LoadedModel, NullContext, encode_results, serialize_result
+from worker.inference.loading import LoadProgress
 from worker.inference.model_checks import make_instance
-from worker.models import Accepts, Context, Range, Weights
+from worker.models import Accepts, Context, Loading, Range, Weights
 
 NOOP = Catalogue.load()["noop"]
 PICTURES = replace(NOOP, name="pictures", media_types=("image/png",), max_pixels=100)
@@ -276,10 +277,13 @@ class Wants:
         return None
 
 
+LOADING = LoadProgress("noop")
+
+
 def test_constructor_gets_weights_and_options_by_name() -> None:
     model = replace(NOOP, options={"architecture": "resnet50"})
-    assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
-    anything = make_instance(model, lambda **given: given, WEIGHTS)
+    assert make_instance(model, Wants, WEIGHTS, LOADING).given == (WEIGHTS, "resnet50", 0.5)
+    anything = make_instance(model, lambda **given: given, WEIGHTS, LOADING)
     assert anything == {"architecture": "resnet50", "weights": WEIGHTS}
 
 
@@ -296,7 +300,39 @@ def test_missing_or_unknown_option_is_named(
     make: type, options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
-        make_instance(replace(NOOP, options=options), make, weights)
+        make_instance(replace(NOOP, options=options), make, weights, LOADING)
+
+
+def test_constructor_gets_the_progress_of_its_load() -> None:
+    class Slow:
+        def __init__(self, loading: Loading) -> None:
+            loading.progress("downloading")
+            loading.wait(60)
+
+    is_stopping = iter([False, False, True])
+    loading = LoadProgress("noop", lambda: next(is_stopping))
+    with pytest.raises(LoadInterrupted):
+        make_instance(NOOP, Slow, None, loading)
+    assert loading.message == "downloading"
+
+
+class Talks:
+    accepts: ClassVar[Accepts] = "text"
+
+    async def __call__(self, item: str, context: Context) -> str:
+        return item
+
+
+def test_concurrent_model_needs_its_context() -> None:
+    with pytest.raises(ModelUnfit, match=r"noop.reports_progress: .* reports_progress = true"):
+        LoadedModel(NOOP, Talks())
+
+
+@pytest.mark.parametrize("name", ["preprocess", "postprocess"])
+def test_concurrent_model_has_no_other_step(name: str) -> None:
+    infer = type("Infer", (Talks,), {name: lambda self, item: item})()
+    with pytest.raises(ModelUnfit, match=f"Infer has {name}, but an `async def __call__`"):
+        LoadedModel(replace(NOOP, reports_progress=True), infer)
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
