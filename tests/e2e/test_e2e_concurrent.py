@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from azure.storage.blob import BlobServiceClient
 
@@ -78,6 +79,30 @@ def test_stop_order_frees_the_place(system: System, tmp_path: Path) -> None:
     order_stop(system, job.id)
     job.wait_for("cancelled")
     assert float((job.folder / "cancelled").read_text()) - ordered_at < 0.5
+
+
+def test_jobs_of_a_killed_worker_run_again(system: System, tmp_path: Path) -> None:
+    jobs = [ConcurrentJob(system, tmp_path / str(number)) for number in range(2)]
+    for job in jobs:
+        job.wait_for("running")
+    system.kill_and_wait("worker")
+    for job in jobs:
+        job.end()
+    ended = [system.final(job.id) for job in jobs]
+    assert [(job["status"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 2
+
+
+def test_shutdown_ends_jobs_and_closes_the_model(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    catalogue = CATALOGUE + f'options = {{closed = "{closed}"}}\n'
+    with running(tmp_path / "data", catalogue) as system:
+        job = ConcurrentJob(system, tmp_path / "job")
+        job.wait_for("running")
+        psutil.Process(system.pid("worker")).terminate()
+        assert not closed.exists()
+        job.end()
+        assert system.final(job.id)["status"] == "succeeded"
+        until(closed.exists, 15, "the model is closed")
 
 
 def order_stop(system: System, job_id: str) -> None:

@@ -60,6 +60,8 @@ class JobContext:
         self._state: tuple[float | None, str | None] = (None, None)
         self._cancelled = threading.Event()
         self.has_news = False
+        self.hears_orders = False
+        """Whether the log of stop orders, and not only the reports, says that the job must stop."""
 
     @property
     def is_cancelled(self) -> bool:
@@ -99,7 +101,8 @@ class JobContext:
             return self._children.run_child_jobs(model, inputs, parameters or {}, self.check)
         except ChildFailed:
             # The child may be cancelled because this job was cancelled.
-            self.send_last_report()
+            self.send_report()
+            self.check()
             raise
 
     def send_report(self) -> None:
@@ -109,8 +112,12 @@ class JobContext:
             self._send()
 
     def send_last_report(self) -> None:
-        """Send the last report, and raise what `check` raises."""
-        self.send_report()
+        """Send the last report, and raise what `check` raises.
+
+        Without news, the report is not sent if the job also hears of its cancellation otherwise.
+        """
+        if self.has_news or not self.hears_orders:
+            self.send_report()
         self.check()
 
     def report_stopped(self) -> None:
@@ -177,6 +184,7 @@ class ProgressReporter:
         context = JobContext(
             reply_url, attempt, check_job, self._post, self._has_news.set, children
         )
+        context.hears_orders = not waits
         if waits:
             context.send_report()
         self._reported_at[context] = self._clock() if waits else -math.inf

@@ -24,6 +24,7 @@ from tests.unit.worker.managed_models import (
     until,
 )
 from worker.errors import WeightsMissing, WeightsUnavailable
+from worker.inference.loading import LoadProgress
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.profile import MemoryProfile, MemoryProfiles
 from worker.memory.sharing import needed_bytes, profile_key
@@ -37,6 +38,23 @@ FULL = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
 def models(tmp_path: Path) -> Iterator[Models]:
     with running_models(tmp_path) as models:
         yield models
+
+
+def test_shutdown_interrupts_a_load(models: Models) -> None:
+    stopping, is_loading = threading.Event(), threading.Event()
+    loading = LoadProgress("a", stopping.is_set)
+
+    def load() -> Infer:
+        is_loading.set()
+        loading.wait(LONG_SECONDS)
+        return Infer(20)
+
+    managed = models.start("a", load)
+    assert is_loading.wait(LONG_SECONDS)
+    stopping.set()
+    managed.stop()
+    assert not managed.thread.is_alive()
+    assert managed.manager.problem is None
 
 
 class TestMemory:

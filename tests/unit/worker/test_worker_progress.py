@@ -87,6 +87,20 @@ def test_start_is_reported_at_once(gateway: ProgressGateway) -> None:
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
+def test_concurrent_job_does_not_wait_for_reports(gateway: ProgressGateway) -> None:
+    job = gateway.job()
+    context = gateway.reporter.open_context(
+        job.request.reply_url, job.attempt, job.check_usable, waits=False
+    )
+    assert gateway.told == []
+    gateway.reporter.send_due_reports()
+    context.send_last_report()
+    assert len(gateway.told) == 1
+    context.progress(1.0)
+    context.send_last_report()
+    assert gateway.fractions() == [None, 1.0]
+
+
 def test_only_the_latest_progress_is_reported(gateway: ProgressGateway) -> None:
     context = gateway.open_context(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
