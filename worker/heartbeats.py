@@ -122,7 +122,7 @@ def describe_model(
         state = ModelState.UNLOADED
     else:
         state = ModelState.LOADING
-    runs = concurrent if manager.kind is ModelKind.CONCURRENT else None
+    runs = concurrent if manager.loaded_kind() is ModelKind.CONCURRENT else None
     return ModelHeartbeat(
         name=telemetry.model,
         state=state,

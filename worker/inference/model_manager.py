@@ -87,9 +87,8 @@ class ModelManager:
         """How long the last successful load took, in seconds; None before the first load."""
         self.limit = self._new_limit()
 
-    @property
-    def kind(self) -> ModelKind | None:
-        """The kind of the loaded model; None while no model is loaded."""
+    def loaded_kind(self) -> ModelKind | None:
+        """Return the kind of the loaded model; None while no model is loaded."""
         loaded = self.loaded
         return None if loaded is None else loaded.kind
 

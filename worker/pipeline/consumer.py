@@ -233,7 +233,9 @@ class Consumer:
     def _queue_for_device(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job):
             self.in_flight.bring_back_job(job)
-            cost = job.cost if self.manager.kind is not ModelKind.CONCURRENT else cost_of(job)
+            cost = (
+                job.cost if self.manager.loaded_kind() is not ModelKind.CONCURRENT else cost_of(job)
+            )
             if not self.batches.add_item(job, cost, is_low=job.delivery.queue == self.low.name):
                 raise HandedBack("this worker is shutting down or unloading the model")
 

@@ -132,7 +132,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         ),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(manager.admits, in_flight, model, lambda: manager.kind),
+        capacity=Capacity(manager.admits, in_flight, model, manager.loaded_kind),
         batches=batches,
         cache=services.cache,
         progress=progress,

@@ -240,7 +240,7 @@ class InferStep:
         """
         if len(batch) == 1:
             return [batch]
-        if self._manager.kind is not ModelKind.ITEM:
+        if self._manager.loaded_kind() is not ModelKind.ITEM:
             slow = [job for job in batch if job.delivery.history.batch_overrun_count]
             rest = [job for job in batch if job not in slow]
             return [*([rest] if rest else []), *([job] for job in slow)]
