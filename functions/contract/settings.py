@@ -126,6 +126,17 @@ class SettingsReader:
             f"{name}__{address_key} to use a managed identity"
         )
 
+    def redis_url(self) -> str | None:
+        """Return the URL of the Redis that stores streams; None if append blobs store them."""
+        name = "STREAM_REDIS_URL"
+        url = self.text(name).strip()
+        if url and not re.match("rediss?://[^/]", url):
+            # The value is not in the message, because it may contain a password.
+            raise InvalidSetting(
+                f"{name}: expected a URL such as rediss://:PASSWORD@HOST:PORT, or nothing"
+            )
+        return url or None
+
     def catalogue_path(self) -> Path:
         """Return the path of the catalogue file."""
         return Path(self.text("MODEL_CATALOGUE") or DEFAULT_PATH)

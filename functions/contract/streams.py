@@ -25,6 +25,9 @@ MAX_CHUNK_BYTES: Final = 64 * 1024
 MAX_STREAM_BYTES: Final = 32 * 1024 * 1024
 """The largest total size of the chunks of one attempt."""
 
+REDIS_FIELD: Final = "event"
+"""The only field of an entry in a Redis Stream. Its value is the line of the event."""
+
 STREAMS: Final = "streams/"
 STOPS: Final = "stops/"
 

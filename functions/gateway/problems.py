@@ -177,6 +177,14 @@ TOO_MANY_LOOK_UPS: Final = ProblemKind(
     "and `webhook.url`, and try again after `Retry-After` seconds.",
     retryable=True,
 )
+TOO_MANY_STREAMS: Final = ProblemKind(
+    "too-many-streams",
+    429,
+    "Too many streams are open",
+    "Close a stream, or try again after `Retry-After` seconds. The job is not affected: read it "
+    "with `GET /v1/jobs/{id}`. The operator sets `MAX_STREAMS` and `MAX_TENANT_STREAMS`.",
+    retryable=True,
+)
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",
     500,

@@ -32,6 +32,8 @@ from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.storage.files import FileStore
 from gateway.storage.payloads import PayloadLinks, PayloadStore
+from gateway.streams.following import Streams
+from gateway.streams.store import BlobStreams, RedisStreams, StreamStore
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
@@ -59,6 +61,8 @@ class Services:
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
     resolver: Resolver = field(default_factory=Resolver)
     start_delay_seconds: float = START_DELAY_SECONDS
+    stream_store: StreamStore | None = None
+    """Where the logs of streams are; None if they are append blobs."""
 
     def __post_init__(self) -> None:
         settings, catalogue, clock = self.settings, self.catalogue, self.clock
@@ -78,6 +82,14 @@ class Services:
         self.jobs = Jobs(self.outcomes, self.progress, self.waiters, self.starts, clock)
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(self.jobs, self.progress, blobs, clock)
+        self.streams = Streams(
+            store=self.stream_store or BlobStreams(blobs),
+            jobs=self.jobs,
+            outcomes=self.outcomes,
+            progress=self.progress,
+            waiters=self.waiters,
+            settings=settings,
+        )
 
         self.conclude = Conclude(self.outcomes, self.progress, self.waiters)
         self.creator = JobCreator(
@@ -153,6 +165,7 @@ class Services:
                 f"HEARTBEATS: this setting must be true, because the model {with_fallback[0]} has "
                 "a fallback in the catalogue: the heartbeats show whether a version has a worker"
             )
+        url = settings.stream_redis_url
         early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(
             settings=settings,
@@ -165,4 +178,5 @@ class Services:
             webhooks=WebhookSender(settings.guard, resolver),
             tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
             resolver=resolver,
+            stream_store=RedisStreams(url) if url else None,
         )

@@ -23,6 +23,10 @@ MAX_WAIT_SECONDS: Final = 200
 BODY_MEMORY_BYTES: Final = 128 * 1024**2
 """The default limit for the total size, in bytes, of all large request bodies in one process."""
 
+MAX_STREAMS: Final = 1000
+MAX_TENANT_STREAMS: Final = 500
+"""The default limits for the open streams in one process, in all and of one tenant."""
+
 DEFAULT_RETENTION_HOURS = 72
 DEFAULT_WAIT_SECONDS = 30
 
@@ -58,6 +62,9 @@ class GatewaySettings:
     trace_exporters: tuple[str, ...] = ()
     has_heartbeats: bool = True
     has_minute_sums: bool = True
+    stream_redis_url: str | None = field(default=None, repr=False)
+    max_streams: int = MAX_STREAMS
+    max_tenant_streams: int = MAX_TENANT_STREAMS
 
     @property
     def is_open(self) -> bool:
@@ -96,6 +103,9 @@ class GatewaySettings:
             trace_exporters=reader.trace_exporters(),
             has_heartbeats=reader.flag("HEARTBEATS", default=True),
             has_minute_sums=reader.flag("MINUTE_SUMS", default=True),
+            stream_redis_url=reader.redis_url(),
+            max_streams=reader.whole("MAX_STREAMS", MAX_STREAMS, 1, 100_000),
+            max_tenant_streams=reader.whole("MAX_TENANT_STREAMS", MAX_TENANT_STREAMS, 1, 100_000),
         )
 
 

@@ -27,7 +27,7 @@ from gateway.durable import Durable
 from gateway.http.responses import PROBLEM_MEDIA_TYPE
 from gateway.problems import malformed
 
-MAX_REQUEST_SECONDS: Final = 55 * 60
+MAX_REQUEST_SECONDS: Final = 57 * 60
 """The longest time of a request. After `functionTimeout` the host restarts the language worker."""
 
 # The host's proxy closes an idle connection after a minute. If this server were first, the proxy

@@ -55,6 +55,10 @@ LEFT_TO_DEFAULTS = {
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
         "URL_INPUT_RATE",
+        # Append blobs store streams, until an operator has a Redis.
+        "STREAM_REDIS_URL",
+        "MAX_STREAMS",
+        "MAX_TENANT_STREAMS",
         "HEARTBEATS",
         "MINUTE_SUMS",
         "GUARD_ALLOW",

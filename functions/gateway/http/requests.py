@@ -225,7 +225,7 @@ def noticing_hang_up(request: Request) -> Iterator[None]:
 
     def watch() -> asyncio.Task[None]:
         if not watching:
-            watching.append(asyncio.create_task(_wait_for_hang_up(request)))
+            watching.append(asyncio.create_task(wait_for_hang_up(request.receive)))
         return watching[0]
 
     token = caller_gone.set(watch)
@@ -239,8 +239,9 @@ def noticing_hang_up(request: Request) -> Iterator[None]:
         raise ClientDisconnect
 
 
-async def _wait_for_hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def wait_for_hang_up(receive: Receive) -> None:
+    """Return when the caller has disconnected. The body of the request must have been read."""
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 

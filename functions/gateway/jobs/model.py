@@ -104,6 +104,7 @@ class Ticket:
     label: str | None = None
     outcome: Json = field(default=None, repr=False)
     parent: str | None = None
+    stream: bool = False
 
     def request(self) -> JobRequest:
         """Return the job's request, without a reply URL, unless its message was sent."""
@@ -148,6 +149,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         "label": label,
         "outcome": None if outcome is None else outcome_to_json(outcome),
         "parent": parent,
+        "stream": request.stream or None,
     }
     value |= {name: each for name, each in optional.items() if each is not None}
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -177,6 +179,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         label=value.get("label"),
         outcome=value.get("outcome"),
         parent=value.get("parent"),
+        stream=value.get("stream", False),
     )
 
 
@@ -270,7 +273,9 @@ Record = dict[str, Any]
      "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal,
      "label": absent if the job has no label,
      "parent": the id of the parent job, absent if the job has none,
-     "results": a payload in JSON for each named result, absent if the job has none}
+     "results": a payload in JSON for each named result, absent if the job has none,
+     "stream": true if the job writes its events to a log, otherwise absent,
+     "stream_lost": true if some events could not be written, otherwise absent}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
 """
@@ -294,6 +299,7 @@ def initial_record(ticket: Ticket) -> Record:
         **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
         **({"label": ticket.label} if ticket.label is not None else {}),
         **({"parent": ticket.parent} if ticket.parent is not None else {}),
+        **({"stream": True} if ticket.stream else {}),
     }
 
 
@@ -321,6 +327,8 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
         if reply.results:
             named = {name: payload_to_json(each) for name, each in reply.results.items()}
             record["results"] = named
+        if (reply.timing.delivery or {}).get("stream_lost") is True:
+            record["stream_lost"] = True
     # Both times are from the gateway's clock, because a worker's clock may be wrong.
     elapsed = outcome.at - datetime.fromisoformat(initial["created_at"])
     total_ms = max(0.0, round(elapsed.total_seconds() * 1000, 3))

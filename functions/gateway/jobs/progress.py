@@ -121,7 +121,7 @@ class ProgressStore:
 
         If the storage does not respond, the record of an ended job is returned unchanged.
         """
-        if not self._is_reported(record["model"]) or (
+        if not self.is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
         ):
             return record
@@ -149,7 +149,7 @@ class ProgressStore:
         gets the order in the response to its next report. Call this before the event `cancel` is
         raised, or the order is lost if the process dies after the event.
         """
-        if not self._is_reported(model):
+        if not self.is_reported(model):
             return None
         progress = await self.update(
             job_id, lambda found: found.with_stop_order() if found.report else found
@@ -158,7 +158,7 @@ class ProgressStore:
 
     async def read_if_reported(self, job_id: str, model: str) -> ProgressState:
         """Return the job's progress; NO_PROGRESS if its model does not report progress."""
-        return await self.read(job_id) if self._is_reported(model) else NO_PROGRESS
+        return await self.read(job_id) if self.is_reported(model) else NO_PROGRESS
 
     async def outcome_at_deadline(self, job_id: str, model: str, now: datetime) -> JobOutcome:
         """Return the outcome of a job whose deadline has passed.
@@ -173,7 +173,8 @@ class ProgressStore:
             return JobOutcome.cancelled(now, found.report.started_at)
         return JobOutcome.expired(now, EXPIRED_WHILE_RUNNING)
 
-    def _is_reported(self, model: str) -> bool:
+    def is_reported(self, model: str) -> bool:
+        """Return whether this model reports progress."""
         found = self._catalogue.get(model)
         return found is not None and found.reports_progress
 

@@ -159,6 +159,7 @@ REQUIRED = {
     "aiohttp": "aiohttp",
     "yarl": "yarl",
     "opentelemetry": "opentelemetry-api",
+    "redis": "redis",
 }
 
 

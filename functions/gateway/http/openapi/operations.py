@@ -109,6 +109,28 @@ PREFER: Final = describe_parameter(
     "end of the job. `respond-async` does not wait.",
     {"type": "string", "examples": ["wait=10", "respond-async"]},
 )
+LAST_EVENT_ID: Final = describe_parameter(
+    "Last-Event-ID",
+    "header",
+    "The id of the last event that the caller has. Only later events are sent.",
+    {"type": "string", "pattern": "^[0-9]{1,9}-[0-9]{1,9}$", "examples": ["1-3"]},
+)
+AFTER_OPTION: Final = query_option(
+    "The same as `Last-Event-ID`, which counts if both are given.",
+    pattern="^[0-9]{1,9}-[0-9]{1,9}$",
+)
+EVENTS: Final[Responses] = {
+    200: {
+        "description": "The events: `chunk`, `progress`, `attempt`, `stream_lost`, `resume`, "
+        "`behind` and `end`",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'id: 1-1\nevent: chunk\ndata: "Paris"\n\n',
+            }
+        },
+    }
+}
 IF_NONE_MATCH: Final = describe_parameter(
     "If-None-Match",
     "header",

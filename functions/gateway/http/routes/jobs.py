@@ -6,9 +6,10 @@ import binascii
 import logging
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from mimetypes import guess_extension
 from typing import Annotated, Final
 from urllib.parse import urlencode
@@ -35,8 +36,12 @@ from contract.names import webhook_instance
 from gateway import problems
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import Unavailable, UnknownInstance
+from gateway.http.event_stream import EventStreamResponse, JobEvents, parse_after
 from gateway.http.openapi.operations import (
+    AFTER_OPTION,
+    EVENTS,
     IF_NONE_MATCH,
+    LAST_EVENT_ID,
     NOT_MODIFIED,
     PREFER,
     Responses,
@@ -297,6 +302,29 @@ async def _read_result(
     payload = payload_from_json(Fields(found["result"] if name is None else named[name]))
     file_stem = job_id if name is None else f"{job_id}-{name}"
     return await _result_response(request, payload, file_stem, redirects=redirect != "false")
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    summary="Follow a job",
+    response_model=None,
+    responses={**EVENTS, **job_problem_responses(400, 404, 429, 503)},
+    openapi_extra={"parameters": [LAST_EVENT_ID]},
+)
+async def get_events(
+    request: Request, job_id: str, after: Annotated[str | None, AFTER_OPTION] = None
+) -> Response:
+    """Return the events of a job as server-sent events, from the first one or after an id.
+
+    The last event is `end`, with the job. Models that do not stream have `progress` and `end` only.
+    """
+    refuse_unknown_query(request, ("after",))
+    key = parse_after(request.headers.getlist("last-event-id"), after)
+    with ExitStack() as slot:
+        slot.enter_context(services_of(request).streams.opening(caller_of(request).tenant))
+        found = await find_own_job(request, job_id)
+        events = JobEvents(request, job_id, found, key, show=partial(shown_job, request))
+        return EventStreamResponse(events.pieces(), slot.pop_all(), events.resume)
 
 
 @router.get(
