@@ -45,6 +45,9 @@ class StreamView:
                 text = "the text above does not count"
                 typer.echo(f"the job runs again, as attempt {event.attempt}: {text}", err=True)
             self.chunks = 0
+        elif event.kind == "stream_lost":
+            self.finish()
+            typer.echo("some chunks are missing, because they could not be stored", err=True)
         elif isinstance(event.data, dict):
             self._show_progress(event.data)
 

@@ -204,8 +204,9 @@ class Event:
 class StreamEvent:
     """An event of a job's stream.
 
-    ``kind`` is ``chunk``, ``progress`` or ``attempt``. ``data`` of a chunk is the text or the JSON
-    value that the model has emitted, and of progress an object with ``fraction`` and ``message``.
+    ``kind`` is ``chunk``, ``progress``, ``attempt`` or, if events could not be stored,
+    ``stream_lost``. ``data`` of a chunk is the text or the JSON value that the model has emitted,
+    and of progress an object with ``fraction`` and ``message``.
     """
 
     kind: str

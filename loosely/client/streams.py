@@ -8,7 +8,7 @@ from loosely.client.errors import StreamRestarted
 from loosely.client.resources import Job, StreamEvent, decode_json
 from loosely.client.sse import EventParser
 
-_KINDS: Final = frozenset({"chunk", "progress", "attempt"})
+_KINDS: Final = frozenset({"chunk", "progress", "attempt", "stream_lost"})
 _INTERRUPTIONS: Final = frozenset({"resume", "behind"})
 
 

@@ -51,6 +51,12 @@ def test_another_attempt_is_told(submit: Run, gateway: ScriptedGateway) -> None:
     assert "as attempt 2: the text above does not count" in done.stderr
 
 
+def test_missing_chunks_are_told(submit: Run, gateway: ScriptedGateway) -> None:
+    lost = ("stream_lost", None, {"message": "lost"})
+    gateway.responses = [ACCEPTED, event_response(PARIS, lost, ENDED)]
+    assert "some chunks are missing" in submit("--stream").stderr
+
+
 def test_result_is_shown_without_chunks(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [ACCEPTED, event_response(("end", None, SUCCEEDED))]
     assert "Egyptian cat" in submit("--stream").stdout

@@ -66,6 +66,8 @@ _MODEL: Final[Mapping[str, Any]] = {
     "defaults": {"deadline_seconds": 60},
     "parameters": None,
     "inputs": {},
+    "streams": False,
+    "openai": [],
     "queue_length": 0,
     "estimated_wait_seconds": 0.1,
     "links": {"self": "/v1/models/classifier", "jobs": "/v1/models/classifier/jobs"},

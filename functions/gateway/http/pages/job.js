@@ -1,7 +1,8 @@
 // The requests of the playground: list the models, submit, upload, follow and cancel a job, read its
-// result. A request that fails raises a Problem, which `problem.js` shows.
+// stream and its result. A request that fails raises a Problem, which `problem.js` shows.
 
 import { Problem, fetchFrom, send } from "/pages/gateway.js";
+import { isLater, readEvents } from "/pages/events.js";
 
 const POLL_SECONDS = 1;
 const MAX_FAILURES = 30;
@@ -22,9 +23,9 @@ export async function getModel(name) {
 }
 
 /** Return the description of a model with all members. An older gateway, which may answer during an
- * upgrade, describes no named inputs and no named results. */
+ * upgrade, describes no named inputs, no named results and no streams. */
 function completed(model) {
-  return { inputs: {}, results: {}, ...model };
+  return { inputs: {}, results: {}, streams: false, openai: [], ...model };
 }
 
 /** Return all inputs of a request by name. The name of the first input is "". */
@@ -59,15 +60,16 @@ export function submission(request, uploads = null) {
   const query = new URLSearchParams();
   if (uploads && !hasNamed(request)) query.set("upload", uploads[""]);
   for (const [name, value] of Object.entries(request.options)) {
-    if (name !== "wait" && value !== null) query.set(name, value);
+    if (!["wait", "stream"].includes(name) && value !== null) query.set(name, value);
   }
   const text = String(query);
   const { type, body } = content(request, uploads);
+  const { wait, stream } = request.options;
   return {
     path: `/v1/models/${encodeURIComponent(request.model.name)}/jobs${text && `?${text}`}`,
     headers: {
       ...(type && { "Content-Type": type }),
-      Prefer: request.options.wait > 0 ? `wait=${request.options.wait}` : "respond-async",
+      Prefer: stream ? "respond-async, stream" : wait > 0 ? `wait=${wait}` : "respond-async",
     },
     body,
   };
@@ -165,6 +167,41 @@ export async function* followJob(job, signal, report) {
     yield job;
     // A gateway that does not wait must not be asked without a pause.
     if (!isFinal(job)) await pause(0.2, signal);
+  }
+}
+
+/**
+ * Yield the events of a job, each once and in order, until the event `end`, which has the job.
+ *
+ * After any break, the stream continues with another request; `report` is called with a text.
+ */
+export async function* streamJob(job, signal, report) {
+  let last = null;
+  let failures = 0;
+  for (;;) {
+    let failure = { title: "The stream was interrupted", detail: "It ended before the job.", isUnreachable: true };
+    let isOrderly = false;
+    try {
+      const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
+      const response = await send(`${job.links.self}/events`, { headers, signal, cache: "no-store" });
+      for await (const event of readEvents(response.body)) {
+        failures = 0;
+        isOrderly = ["resume", "behind"].includes(event.type);
+        if (isOrderly) break;
+        if (event.type !== "end" && event.id && !isLater(event.id, last)) continue;
+        last = event.id ?? last;
+        yield event;
+        if (event.type === "end") return;
+      }
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      if (error instanceof Problem && !error.document.retryable && !error.document.isUnreachable) throw error;
+      failure = error.document ?? failure;
+    }
+    if (isOrderly) continue;
+    if (++failures > MAX_FAILURES) throw new Problem(failure);
+    report(`${failure.title}. Asking again …`);
+    await pause(1, signal);
   }
 }
 

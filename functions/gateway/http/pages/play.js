@@ -2,6 +2,7 @@
 //
 //     input.js     the inputs: file, camera, microphone, text, JSON
 //     job.js       the requests
+//     stream.js    what the model emits while it runs
 //     result.js    the drawings of results; picture.js and sound.js have the larger ones
 //     problem.js   problems
 //     snippets.js  the request as commands
@@ -10,19 +11,25 @@
 import { addKeyField, element, onKeyChange } from "/pages/key.js";
 import { checkJson, choice, forgetUrls, InputPanel, makeJsonCheck, showJsonCheck } from "/pages/input.js";
 import {
-  cancelJob, followJob, getModel, isFinal, listModels, needsUpload, problemOf, readResult, readTimeline, submitJob,
+  cancelJob, followJob, getModel, isFinal, listModels, needsUpload, problemOf, readResult, readTimeline, streamJob,
+  submitJob,
 } from "/pages/job.js";
 import { formatMilliseconds, formatSize } from "/pages/figures.js";
 import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
 import { drawResult } from "/pages/result.js";
 import { LANGUAGES } from "/pages/snippets.js";
+import { StreamView } from "/pages/stream.js";
 import { drawTimeline } from "/pages/timeline.js";
 
 const REFRESH_MS = 10_000;
 const IDLE_MS = 15 * 60_000;
+const FACTS_MS = 200;
 const MANY_MODELS = 6;
 const find = (id) => document.getElementById(id);
+
+// The operations of the OpenAI API whose models emit text.
+const TEXT_OPERATIONS = new Set(["chat.completions", "completions", "responses"]);
 
 const STATUS_MARKS = {
   sending: "↑", queued: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
@@ -95,7 +102,10 @@ function selectModel(chosen) {
   const isOther = model !== chosen || !find("deadline").value;
   model = chosen;
   history.replaceState(null, "", `#${encodeURIComponent(model.name)}`);
-  if (isOther) find("deadline").value = model.defaults.deadline_seconds;
+  if (isOther) {
+    find("deadline").value = model.defaults.deadline_seconds;
+    find("stream").checked = model.streams || model.openai.some((each) => TEXT_OPERATIONS.has(each));
+  }
   find("deadline").max = model.limits.deadline_seconds;
   find("deadline-text").textContent = `1 to ${model.limits.deadline_seconds}. The job expires if it has not ended by then.`;
   showParameters();
@@ -201,6 +211,7 @@ function readOptions() {
   const deadline = number("deadline", "The deadline");
   return {
     wait: number("wait", "The wait"),
+    stream: find("stream").checked,
     deadline_seconds: deadline === model.defaults.deadline_seconds ? null : deadline,
     priority: find("priority").value === "normal" ? null : find("priority").value,
     label: find("label").value || null,
@@ -210,7 +221,7 @@ function readOptions() {
 
 function showOptions() {
   const options = readOptions();
-  const shown = [`wait ${options.wait} s`, options.priority && "low priority", options.deadline_seconds && `deadline ${options.deadline_seconds} s`,
+  const shown = [options.stream ? "stream" : `wait ${options.wait} s`, options.priority && "low priority", options.deadline_seconds && `deadline ${options.deadline_seconds} s`,
     options.label && `label ${options.label}`, options.parameters && "parameters"];
   find("options-summary").textContent = shown.filter(Boolean).join(", ");
 }
@@ -225,7 +236,7 @@ class Run {
     this.stopped = new AbortController(); // the page shows another run
     this.submit = new AbortController(); // the user does not wait for the answer of the submit
     this.isCancelled = false;
-    this.beganAt = performance.now();
+    this.stream = new StreamView(find("stream-view"), performance.now());
   }
 
   async start() {
@@ -264,7 +275,51 @@ class Run {
 
   async followed() {
     const report = (text) => this.showStatus(this.job.status, text);
-    for await (const job of followJob(this.job, this.stopped.signal, report)) this.show(job);
+    if (!this.request.options.stream) {
+      for await (const job of followJob(this.job, this.stopped.signal, report)) this.show(job);
+      return;
+    }
+    // Until the model emits something, the page shows the place in the queue.
+    const waiting = new AbortController();
+    this.showQueue(AbortSignal.any([this.stopped.signal, waiting.signal]));
+    try {
+      for await (const event of streamJob(this.job, this.stopped.signal, report)) {
+        waiting.abort();
+        this.showEvent(event);
+      }
+    } finally {
+      waiting.abort();
+    }
+  }
+
+  async showQueue(signal) {
+    try {
+      for await (const job of followJob(this.job, signal, () => {})) {
+        if (!signal.aborted && !isFinal(job)) this.show(job);
+      }
+    } catch {
+      // The stream reports what is wrong.
+    }
+  }
+
+  showEvent({ type, data }) {
+    if (this !== current) return;
+    if (type === "end") {
+      this.show(data);
+      return;
+    }
+    if (type === "chunk") this.stream.add(data);
+    if (type === "attempt") this.stream.restart();
+    const isWaiting = this.job.status === "queued";
+    const attempt = type === "attempt" ? data.attempt : this.job.attempt;
+    const progress = type === "progress" ? data : this.job.progress;
+    if (isWaiting || type !== "chunk") {
+      this.show({ ...this.job, status: isWaiting ? "running" : this.job.status, attempt, progress });
+    } else if (performance.now() - this.factsAt > FACTS_MS) {
+      this.showFacts();
+    }
+    if (type === "attempt") this.showStatus(this.job.status, "A worker was lost, and the job runs again");
+    if (type === "stream_lost") this.showStatus(this.job.status, "Some chunks are missing; the result is complete");
   }
 
   async ended() {
@@ -274,6 +329,8 @@ class Run {
     const reads = names.map((name) => readResult(this.job, name));
     await Promise.allSettled(reads);
     if (this !== current) return;
+    // A result that is not JSON has the text or the picture again.
+    if (this.request.model.result_media_type !== "application/json") find("stream-view").replaceChildren();
     for (const [at, name] of names.entries()) await this.addResult(name, reads[at]);
     await this.showTimeline();
   }
@@ -328,6 +385,17 @@ class Run {
       succeeded: "Succeeded after", failed: "Failed after", cancelled: "Cancelled after", expired: "Expired after",
     }[job.status] + (isFinal(job) ? ` ${formatMilliseconds(job.timing?.total_ms)}` : "");
     this.showStatus(job.status, text);
+    this.showFacts();
+    const progress = isFinal(job) ? null : job.progress;
+    find("progress").hidden = !progress;
+    find("progress-text").textContent = progress?.message ?? "";
+    if (progress?.fraction === null) find("progress").removeAttribute("value");
+    else if (progress) find("progress").value = progress.fraction;
+  }
+
+  showFacts() {
+    const { job } = this;
+    this.factsAt = performance.now();
     const { position, eta_seconds: eta } = job.queue;
     const timing = job.timing;
     const milliseconds = (value) => (value === null || value === undefined ? null : formatMilliseconds(value));
@@ -338,14 +406,10 @@ class Run {
       ["In the queue", milliseconds(timing?.queued_ms)],
       ["Model", milliseconds(timing?.inference_ms)],
       ["Batch", timing?.batch_size],
+      ...this.stream.facts(),
       ["Label", job.label],
       ["Job", element("code", {}, job.id)],
     ]);
-    const progress = isFinal(job) ? null : job.progress;
-    find("progress").hidden = !progress;
-    find("progress-text").textContent = progress?.message ?? "";
-    if (progress?.fraction === null) find("progress").removeAttribute("value");
-    else if (progress) find("progress").value = progress.fraction;
   }
 
   showStatus(status, text) {
@@ -407,8 +471,8 @@ function run() {
     return;
   }
   current?.stopped.abort();
+  for (const id of ["result", "stream-view"]) forgetUrls(find(id));
   current = new Run({ ...request, key: randomKey() });
-  forgetUrls(find("result"));
   for (const id of ["problem", "result", "timeline", "job-facts"]) find(id).replaceChildren();
   for (const id of ["progress", "story"]) find(id).hidden = true;
   setRunning(true);

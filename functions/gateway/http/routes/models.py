@@ -108,6 +108,17 @@ class ModelDescription(TypedDict):
         dict[str, InputDescription],
         Field(description="The named inputs, which the model has in addition to its input."),
     ]
+    streams: Annotated[
+        bool,
+        Field(description="Whether jobs have a stream even if the request does not ask for one."),
+    ]
+    openai: Annotated[
+        list[str],
+        Field(
+            description="The operations of the OpenAI API that the model offers.",
+            examples=[["chat.completions"]],
+        ),
+    ]
     queue_length: Annotated[
         int | None,
         Field(
@@ -203,6 +214,8 @@ async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelD
             }
             for name, each in model.inputs.items()
         },
+        "streams": model.streams,
+        "openai": list(model.openai),
         "queue_length": wait.length,
         "estimated_wait_seconds": wait.wait_seconds,
         "links": {"self": path, "jobs": f"{path}/jobs"},
