@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from loosely.cli.output import SpinnerText, duration_text, printable, printable_part
-from loosely.client.resources import StreamEvent
+from loosely.client.resources import JobEvent
 
 
 class StreamView:
@@ -29,7 +29,7 @@ class StreamView:
         self._started_at = self._first_at = self._last_at = clock()
         self._is_at_line_start = True
 
-    def show(self, event: StreamEvent) -> None:
+    def show(self, event: JobEvent) -> None:
         """Print an event: as a line of JSON, or the text of a chunk."""
         if event.kind == "chunk":
             self.progress.stop()

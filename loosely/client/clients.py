@@ -10,7 +10,7 @@ import httpx
 
 from loosely.client.operations import ClientOperations
 from loosely.client.requests import RequestBuilder
-from loosely.client.resources import Job, StreamEvent
+from loosely.client.resources import Job, JobEvent
 from loosely.client.retry import Retry
 from loosely.client.settings import DEFAULT_URL, read_api_key
 from loosely.client.streams import AsyncJobStream
@@ -91,7 +91,7 @@ class JobStream:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> StreamEvent:
+    def __next__(self) -> JobEvent:
         try:
             return _complete(anext(self._stream))
         except StopAsyncIteration:

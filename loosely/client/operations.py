@@ -36,10 +36,10 @@ from loosely.client.requests import (
 from loosely.client.resources import (
     Event,
     Job,
+    JobEvent,
     JobPage,
     Model,
     Result,
-    StreamEvent,
     Timeline,
     Upload,
     UploadTarget,
@@ -463,7 +463,7 @@ class ClientOperations:
 
     async def _stream(
         self, submit: Callable[[], Awaitable[Job]]
-    ) -> AsyncGenerator[StreamEvent | Job, None]:
+    ) -> AsyncGenerator[JobEvent | Job, None]:
         job = await submit()
         yield job
         async with aclosing(self._follow(job.id, StreamReader())) as found:
@@ -472,7 +472,7 @@ class ClientOperations:
 
     async def _follow(
         self, job_id: str, reader: StreamReader
-    ) -> AsyncGenerator[StreamEvent | Job, None]:
+    ) -> AsyncGenerator[JobEvent | Job, None]:
         """Yield the events of a job, and at the end the job, over as many responses as needed."""
         failures, failing_since = 0, 0.0
         while reader.ended is None:
@@ -700,7 +700,7 @@ class ClientOperations:
         return replace(request, timeout_seconds=timeout_seconds, queue_seconds=left_seconds)
 
 
-def _read_events(reader: StreamReader, chunk: bytes, url: str) -> list[StreamEvent]:
+def _read_events(reader: StreamReader, chunk: bytes, url: str) -> list[JobEvent]:
     try:
         return reader.read(chunk)
     except (ValueError, RecursionError) as error:

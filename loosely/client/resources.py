@@ -201,7 +201,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEvent:
+class JobEvent:
     """An event of a job's stream.
 
     ``kind`` is ``chunk``, ``progress``, ``attempt`` or, if events could not be stored,

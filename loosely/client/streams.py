@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final, Self
 
 from loosely.client.errors import StreamRestarted
-from loosely.client.resources import Job, StreamEvent, decode_json
+from loosely.client.resources import Job, JobEvent, decode_json
 from loosely.client.sse import EventParser
 
 _KINDS: Final = frozenset({"chunk", "progress", "attempt", "stream_lost"})
@@ -30,9 +30,9 @@ class StreamReader:
         self.is_interrupted = False
         self._parser = EventParser()
 
-    def read(self, received: bytes) -> list[StreamEvent]:
+    def read(self, received: bytes) -> list[JobEvent]:
         """Return the events that are complete with these bytes and were not returned before."""
-        events: list[StreamEvent] = []
+        events: list[JobEvent] = []
         for each in self._parser.feed(received):
             if each.type in _INTERRUPTIONS:
                 self.is_interrupted = True
@@ -46,7 +46,7 @@ class StreamReader:
                     self._last, self.last_id = found, each.id
                 elif each.id is not None:
                     continue
-                events.append(StreamEvent(each.type, json.loads(each.data), each.id))
+                events.append(JobEvent(each.type, json.loads(each.data), each.id))
         return events
 
 
@@ -71,7 +71,7 @@ class AsyncJobStream:
     """
 
     def __init__(
-        self, found: AsyncGenerator[StreamEvent | Job, None], last_event_id: str | None = None
+        self, found: AsyncGenerator[JobEvent | Job, None], last_event_id: str | None = None
     ) -> None:
         """Take the events and the states of the job from a generator."""
         self._found = found
@@ -82,9 +82,9 @@ class AsyncJobStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> StreamEvent:
+    async def __anext__(self) -> JobEvent:
         async for found in self._found:
-            if isinstance(found, StreamEvent):
+            if isinstance(found, JobEvent):
                 self.last_event_id = found.id or self.last_event_id
                 return found
             self.job = found

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loosely import AsyncClient, AsyncJobStream, Client, JobStream, Retry, StreamEvent
+from loosely import AsyncClient, AsyncJobStream, Client, JobEvent, JobStream, Retry
 
 
 class SleepClock:
@@ -57,7 +57,7 @@ class AnyStream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def events(self) -> list[StreamEvent]:
+    def events(self) -> list[JobEvent]:
         return self._list(self._stream)
 
     def chunks(self) -> list[Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loosely import Retry, StreamEvent
+from loosely import JobEvent, Retry
 from loosely.cli.output import SpinnerText
 from loosely.cli.streams import StreamView, chunk_text
 from tests.unit.loosely.command_line import Run
@@ -86,7 +86,7 @@ def test_summary_has_the_rate() -> None:
     times = iter([10.0, 10.5, 10.5, 11.5])
     view = StreamView(SpinnerText("", 0), as_json=True, clock=lambda: next(times))
     for number in range(3):
-        view.show(StreamEvent("chunk", "a", f"1-{number + 1}"))
+        view.show(JobEvent("chunk", "a", f"1-{number + 1}"))
     assert view.summary() == " 3 chunks, first after 500.0 ms, 2.0 a second"
 
 

@@ -13,7 +13,7 @@ PUBLIC = """
 AccessDenied AsyncClient AsyncJobStream Client Event GatewayFailure GatewayUnreachable
 IdempotencyMismatch InputRejected InvalidRequest Job JobCancelled JobDurations JobEnded
 JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Overloaded PayloadTooLarge
-Place Problem Progress RequestRefused Result Retry StreamEvent StreamRestarted Timeline
+Place Problem Progress RequestRefused Result Retry JobEvent StreamRestarted Timeline
 TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})

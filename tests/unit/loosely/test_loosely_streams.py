@@ -8,11 +8,11 @@ from loosely import (
     AsyncClient,
     Client,
     GatewayUnreachable,
+    JobEvent,
     JobFailed,
     NotFound,
     Overloaded,
     Retry,
-    StreamEvent,
     StreamRestarted,
     UnexpectedAnswer,
 )
@@ -35,7 +35,7 @@ AGAIN, BERLIN = ("attempt", "2-0", {"attempt": 2}), ("chunk", "2-1", "Berlin")
 ENDED = ("end", None, job_document("succeeded", result="Paris in France"))
 
 
-def _ids(events: list[StreamEvent]) -> list[str | None]:
+def _ids(events: list[JobEvent]) -> list[str | None]:
     return [event.id for event in events]
 
 
@@ -45,9 +45,9 @@ class TestStream:
         gateway.responses = [ACCEPTED, event_response(PARIS, IN_FRANCE, progress, ENDED)]
         stream = connect(gateway.url).stream(b"Where?", "chat", idempotency_key="mine")
         assert stream.events() == [
-            StreamEvent("chunk", "Paris", "1-1"),
-            StreamEvent("chunk", " in France", "1-2"),
-            StreamEvent("progress", {"fraction": 1.0, "message": None}, "1-3"),
+            JobEvent("chunk", "Paris", "1-1"),
+            JobEvent("chunk", " in France", "1-2"),
+            JobEvent("progress", {"fraction": 1.0, "message": None}, "1-3"),
         ]
         assert stream.result == "Paris in France"
         assert (stream.job.id, stream.job.status) == (JOB_ID, "succeeded")
