@@ -134,4 +134,5 @@ def describe_model(
         device_bytes=manager.reserved_bytes if manager.has_device else None,
         concurrent_jobs=runs.count if runs else None,
         max_concurrent_jobs=runs.model.max_concurrent_jobs if runs else None,
+        streams=in_flight.stream_count,
     )

@@ -47,7 +47,7 @@ class ModelHeartbeat:
     how many of the model's messages the worker has received and not settled, `batch_size` is how
     many jobs ran in the last batch, and `device_bytes` is the memory that is reserved for the
     model. A concurrent model has `concurrent_jobs`, how many jobs it runs now, and
-    `max_concurrent_jobs`.
+    `max_concurrent_jobs`. `streams` is how many of the running jobs have a stream.
     """
 
     name: str
@@ -60,6 +60,7 @@ class ModelHeartbeat:
     device_bytes: int | None = None
     concurrent_jobs: int | None = None
     max_concurrent_jobs: int | None = None
+    streams: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
             device_bytes=model.optional(model.integer, "device_bytes"),
             concurrent_jobs=model.optional(model.integer, "concurrent_jobs"),
             max_concurrent_jobs=model.optional(model.integer, "max_concurrent_jobs"),
+            streams=model.optional(model.integer, "streams"),
         )
 
 

@@ -324,6 +324,13 @@ class InFlight:
         """Return how many unsettled messages are neither postponed nor offloaded."""
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
+    @property
+    def stream_count(self) -> int:
+        """Return how many jobs that have started have a stream."""
+        with self._lock:
+            started = self._jobs.keys() - self._not_started
+            return sum(self._jobs[each].request.stream for each in started)
+
     def jobs_without_outcome(self) -> list[ReceivedJob]:
         """Return the jobs for which `record_end` was not called."""
         with self._lock:

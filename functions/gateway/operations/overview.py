@@ -165,6 +165,14 @@ class OpsWorkerModel(TypedDict):
     load_seconds: float | None
     in_flight: Annotated[int, Field(description="Messages received and not settled.")]
     batch_size: Annotated[int | None, Field(description="Jobs in the last batch.")]
+    concurrent_jobs: Annotated[
+        int | None,
+        Field(description="Jobs that a concurrent model runs now; null for other models."),
+    ]
+    max_concurrent_jobs: int | None
+    streams: Annotated[
+        int | None, Field(description="Running jobs with a stream; null if unknown.")
+    ]
 
 
 class OpsWorker(TypedDict):
@@ -617,6 +625,9 @@ def _worker_document(worker: SeenWorker, now: datetime) -> OpsWorker:
                 "load_seconds": model.load_seconds,
                 "in_flight": model.in_flight,
                 "batch_size": model.batch_size,
+                "concurrent_jobs": model.concurrent_jobs,
+                "max_concurrent_jobs": model.max_concurrent_jobs,
+                "streams": model.streams,
             }
             for model in beat.models
         ],

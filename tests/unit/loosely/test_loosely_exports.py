@@ -12,9 +12,9 @@ from loosely.client import errors
 PUBLIC = """
 AccessDenied AsyncClient AsyncJobStream Client Event GatewayFailure GatewayUnreachable
 IdempotencyMismatch InputRejected InvalidRequest Job JobCancelled JobDurations JobEnded
-JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Overloaded PayloadTooLarge
-Place Problem Progress RequestRefused Result Retry JobEvent StreamRestarted Timeline
-TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
+JobEvent JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Overloaded
+PayloadTooLarge Place Problem Progress RequestRefused Result Retry StreamRestarted
+Timeline TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 

@@ -334,6 +334,9 @@ const MODEL_COLUMNS = [
   { title: "Model" }, { title: "State" }, { title: "In flight", isNumber: true },
   { title: "Batch", isNumber: true }, { title: "Time to load", isNumber: true },
 ];
+// Only in the table of a worker that has such models or jobs.
+const PLACES_COLUMN = { title: "Places used", isNumber: true };
+const STREAMS_COLUMN = { title: "Streams", isNumber: true };
 
 function workerCards({ workers, sources }) {
   if (!sources.heartbeats.enabled) {
@@ -358,12 +361,16 @@ function deadWorkers(dead) {
 }
 
 function workerCard(worker) {
+  const hasPlaces = worker.models.some(({ max_concurrent_jobs: places }) => places);
+  const hasStreams = worker.models.some(({ streams }) => streams);
+  const columns = [...MODEL_COLUMNS, ...(hasPlaces ? [PLACES_COLUMN] : []), ...(hasStreams ? [STREAMS_COLUMN] : [])];
   const row = (model) => ({
     key: model.name,
     cells: [
       model.name, [stateBadge(MODEL_STATES, model.state),
         model.reason ? h("span", { class: "hint" }, ` ${model.reason}`) : null],
       formatNumber(model.in_flight), formatNumber(model.batch_size), formatDuration(model.load_seconds),
+      ...(hasPlaces ? [placesOf(model)] : []), ...(hasStreams ? [formatNumber(model.streams)] : []),
     ],
   });
   return h("article", { class: "worker card", "data-key": worker.id, "aria-label": `Worker ${worker.id}` },
@@ -372,7 +379,12 @@ function workerCard(worker) {
       + `up for ${formatDuration((Date.parse(page.overview.at) - Date.parse(worker.started_at)) / 1000)}`),
     worker.devices.map(memoryBar),
     worker.models.length ? foldIdle("model", worker.models, isIdleModel, ({ name }) => name,
-      (shown, caption) => table(caption, MODEL_COLUMNS, shown.map(row)), `Models of ${worker.id}`) : null);
+      (shown, caption) => table(caption, columns, shown.map(row)), `Models of ${worker.id}`) : null);
+}
+
+/** Return how many places of a concurrent model are used: "3 of 16". */
+function placesOf({ concurrent_jobs: jobs, max_concurrent_jobs: places }) {
+  return places ? `${formatNumber(jobs)} of ${formatNumber(places)}` : UNKNOWN;
 }
 
 function isIdleModel({ state, in_flight: inFlight }) {
