@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -361,6 +362,17 @@ def test_values_of_a_generator_are_the_result(media_type: str, result: Any) -> N
     entry = replace(ENTRY, media_types=("text/plain",), result_media_type=media_type)
     loaded = LoadedModel(entry, Yielding())
     assert loaded.call_model(["Par|is"], [NullContext()]) == [result]
+    loaded.close()
+
+
+def test_model_of_the_guide_runs() -> None:
+    guide = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n([^`]*create_subprocess_exec[^`]*)```", guide)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    entry = replace(ENTRY, media_types=("application/json",))
+    loaded = LoadedModel(entry, names["Infer"]())
+    assert loaded.call_model(["a", 2], [NullContext()] * 2) == ["a", "2"]
     loaded.close()
 
 
