@@ -94,6 +94,8 @@ def _fingerprint_of(job: NewJob) -> str:
     # their requests.
     if job.label is not None:
         options["label"] = job.label
+    if job.operation is not None:
+        options["operation"] = job.operation
     if named := {name: each for name, each in job.inputs.items() if name is not None}:
         options["inputs"] = {
             name: {**_describe(each), "sha256": hashlib.sha256(each.data).hexdigest()}

@@ -8,15 +8,18 @@ from fastapi import Request
 
 from contract.catalogue import ENVELOPE_BYTES, Catalogue
 from contract.media import essence
+from contract.messages import Json
 from gateway import problems
 from gateway.bodies import HeldBytes
 from gateway.http.requests import body_of, caller_of, services_of
+from gateway.json_text import parse_json
 from gateway.problems import HttpProblem, malformed
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.parse import check_coding
 
 MAX_PARTS: Final = 50
 _FORM: Final = "multipart/form-data"
+_NOT_TEXT: Final = frozenset({"n", "output_compression", "partial_images", "stream", "temperature"})
 
 
 class Form:
@@ -48,6 +51,17 @@ class Form:
         if len(found) > 1:
             raise _invalid(name, "it is given more than once; give it only once")
         return found[0] if found else None
+
+    def take_parameters(self) -> dict[str, Json]:
+        """Remove and return all other texts, with numbers and lists where the API has them."""
+        parameters: dict[str, Json] = {}
+        for name in self.names():
+            is_list = any(part.name == f"{name}[]" for part in self._parts)
+            texts = self.take_texts(name)
+            if not is_list and len(texts) > 1:
+                raise _invalid(name, "it is given more than once; give it only once")
+            parameters[name] = list[Json](texts) if is_list else _read_value(name, texts[0])
+        return parameters
 
     def names(self) -> list[str]:
         """Return the names of the parts that were not taken yet, without `[]`."""
@@ -92,6 +106,16 @@ def _read(content_type: str, body: bytes) -> Form:
         return Form(read_form(content_type, body, MAX_PARTS))
     except ValueError as error:
         raise malformed(f"the body is not a form: {error}") from None
+
+
+def _read_value(name: str, text: str) -> Json:
+    """Return the value of a member that is text in a form, and a number or a boolean in JSON."""
+    if name not in _NOT_TEXT:
+        return text
+    try:
+        return parse_json(text)
+    except ValueError:
+        raise _invalid(name, "expected a number, true or false") from None
 
 
 def _text(part: FormPart) -> str:
