@@ -9,7 +9,6 @@ stop. Each report is a PUT request to the progress URL, which is derived from th
 import asyncio
 import json
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
+FIRST_SECONDS = 0.2
 _THREAD_COUNT = 8
 
 Post = Callable[[str, bytes], bool]
@@ -177,8 +177,8 @@ class ProgressReporter:
     ) -> JobContext:
         """Return the context of a job that is about to run, and send the job's first report.
 
-        With `waits`, the report is sent before this method returns, and otherwise at once on the
-        thread of the reports.
+        With `waits`, the report is sent before this method returns, and otherwise later, on the
+        thread of the reports, if the job still runs then.
         """
         children = self._children_of(reply_url)
         context = JobContext(
@@ -187,7 +187,9 @@ class ProgressReporter:
         context.hears_orders = not waits
         if waits:
             context.send_report()
-        self._reported_at[context] = self._clock() if waits else -math.inf
+        # A report costs a request, which a job that ends sooner need not have.
+        ago_seconds = 0.0 if waits else HEARTBEAT_SECONDS - FIRST_SECONDS
+        self._reported_at[context] = self._clock() - ago_seconds
         self._has_news.set()
         return context
 

@@ -16,7 +16,13 @@ from worker.errors import Cancelled, Expired, LockLost
 from worker.inference.loaded_model import NullContext
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.children import ChildServices, JobChildren
-from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, JobContext, ProgressReporter
+from worker.pipeline.progress import (
+    FIRST_SECONDS,
+    HEARTBEAT_SECONDS,
+    PAUSE_SECONDS,
+    JobContext,
+    ProgressReporter,
+)
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.receiver import LockRenewer
@@ -92,7 +98,9 @@ def test_concurrent_job_does_not_wait_for_reports(gateway: ProgressGateway) -> N
     context = gateway.reporter.open_context(
         job.request.reply_url, job.attempt, job.check_usable, waits=False
     )
+    assert gateway.reporter.send_due_reports() == pytest.approx(FIRST_SECONDS)
     assert gateway.told == []
+    gateway.now += FIRST_SECONDS + 0.01
     gateway.reporter.send_due_reports()
     context.send_last_report()
     assert len(gateway.told) == 1
