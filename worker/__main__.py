@@ -25,6 +25,8 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
+from azure.storage.blob import BlobServiceClient
+
 from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
@@ -59,6 +61,9 @@ from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
 from worker.stops import StopOrders
+from worker.streams.blobs import AppendBlobs
+from worker.streams.store import StreamStore
+from worker.streams.writer import StreamWriter
 from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
@@ -103,7 +108,9 @@ class Worker:
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
-        blobs = BlobStore(storage_account(settings.payload_storage))
+        account = storage_account(settings.payload_storage)
+        blobs = BlobStore(account)
+        self._streams = StreamWriter(_stream_store(settings, account))
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
@@ -126,6 +133,7 @@ class Worker:
             locks=LockRenewer(),
             shutdown=shutdown,
             stops=StopOrders(blobs),
+            streams=self._streams,
         )
         weights = WeightsStore.of(settings.weights, settings.guard, settings.payload_storage)
         self._loader = ModelLoader(weights, settings.torch_threads)
@@ -236,6 +244,7 @@ class Worker:
         self._services.notes.wait(max(0.0, closes_by - time.monotonic()))
         if self._publishing is not None:
             self._publishing.join(max(0.0, closes_by - time.monotonic()))
+        self._streams.close()
         self._services.gateway.close()
         self._services.decoders.close()
         self._events.acknowledge()
@@ -316,6 +325,14 @@ class Worker:
         # The probe's own test computation has failed, so no second test computation is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
+
+
+def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> StreamStore:
+    if settings.stream_redis_url is None:
+        return AppendBlobs(account)
+    from worker.streams.redis_streams import RedisStreams  # noqa: PLC0415  only where needed
+
+    return RedisStreams(settings.stream_redis_url, settings.retention_hours * 3600)
 
 
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:

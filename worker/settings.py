@@ -34,6 +34,7 @@ _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
 DEFAULT_HEARTBEAT_SECONDS = 5
+DEFAULT_RETENTION_HOURS = 72
 
 
 class ScheduledEventMode(StrEnum):
@@ -94,7 +95,8 @@ class WorkerSettings:
     """The settings of a worker process.
 
     Without `models`, the worker runs all models. Without `heartbeat_seconds`, it writes no
-    heartbeats. Without `broken_model_seconds`, the jobs of a broken model wait.
+    heartbeats. Without `broken_model_seconds`, the jobs of a broken model wait. Without
+    `stream_redis_url`, streams are append blobs; in Redis, they are kept for `retention_hours`.
     """
 
     service_bus: AzureEndpoint
@@ -119,6 +121,8 @@ class WorkerSettings:
     heartbeat_seconds: int = 0
     lock_seconds: int = 0
     broken_model_seconds: float = 0.0
+    stream_redis_url: str | None = field(default=None, repr=False)
+    retention_hours: int = DEFAULT_RETENTION_HOURS
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -149,6 +153,8 @@ class WorkerSettings:
             ),
             lock_seconds=reader.whole("WORKER_LOCK_SECONDS", 0, 0, 300),
             broken_model_seconds=reader.seconds("WORKER_BROKEN_MODEL_SECONDS", 0.0),
+            stream_redis_url=reader.redis_url(),
+            retention_hours=reader.whole("RETENTION_HOURS", DEFAULT_RETENTION_HOURS, 1, 10_000),
         )
 
 

@@ -84,8 +84,19 @@ def parse_event_id(text: str) -> EventId:
 
 def encode_event(event: StreamEvent) -> bytes:
     """Return an event as a line of a log, without a line end."""
-    value = {"id": event.id, "event": event.type.value, "data": event.data}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return join_event(event.key, event.type, encode_data(event.data))
+
+
+def encode_data(data: Json) -> bytes:
+    """Return the data of an event as JSON. Raises TypeError or ValueError if JSON cannot."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def join_event(key: EventId, event_type: StreamEventType, data: bytes) -> bytes:
+    """Return an event, whose data is JSON, as a line of a log."""
+    text = f'{{"id":"{format_event_id(key)}","event":"{event_type.value}","data":'
+    return b"".join((text.encode(), data, b"}"))
 
 
 def parse_event(line: bytes) -> StreamEvent | None:

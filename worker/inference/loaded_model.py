@@ -32,7 +32,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from math import isfinite
-from types import MappingProxyType
+from types import GeneratorType, MappingProxyType
 from typing import Any, Final, TypeVar
 
 from PIL import Image
@@ -52,7 +52,7 @@ from worker.errors import (
     UnsupportedMediaType,
 )
 from worker.inference.declarations import ParameterArguments, Parameters
-from worker.inference.generators import drain
+from worker.inference.generators import drain, drain_batch, drain_item
 from worker.inference.loading import LoadProgress
 from worker.inference.model_checks import (
     ModelKind,
@@ -74,6 +74,7 @@ from worker.inputs.opened import (
     open_together,
 )
 from worker.models import Context, Loading, Results, Weights
+from worker.streams.chunks import encode_chunk
 from worker.weights.store import WeightsStore
 
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
@@ -353,9 +354,9 @@ class LoadedModel:
 class BatchAdapter:
     """Calls a batch model, which processes a whole batch in each call."""
 
-    def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
+    def __init__(self, infer: Any, model: ModelEntry) -> None:
         self._infer = infer
-        self._takes_contexts = takes_contexts
+        self._model = model
         arguments = ParameterArguments(infer.preprocess)
         self._arguments = arguments if arguments.exist else None
         self.postprocess: Callable[[Any], Any] = getattr(infer, "postprocess", _identity)
@@ -371,7 +372,11 @@ class BatchAdapter:
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Any:
         """Call the model once for the whole batch, and return the model's outputs."""
-        return self._infer(batch, list(contexts)) if self._takes_contexts else self._infer(batch)
+        given = [list(contexts)] if self._model.reports_progress else []
+        found: Any = self._infer(batch, *given)
+        if isinstance(found, GeneratorType):
+            return drain_batch(found, len(batch), contexts, self._model)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +389,9 @@ class _ItemWithArguments:
 class ItemAdapter:
     """Calls an item model, which processes one item in each call."""
 
-    def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
+    def __init__(self, infer: Any, model: ModelEntry) -> None:
         self._infer = infer
-        self._takes_contexts = takes_contexts
+        self._model = model
         arguments = ParameterArguments(infer)
         self._arguments = arguments if arguments.exist else None
         self.postprocess: Callable[[Any], Any] = _identity
@@ -404,10 +409,16 @@ class ItemAdapter:
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Any:
         """Call the model once for each item of the batch, and return the outputs in order."""
-        if self._takes_contexts:
+        if self._model.reports_progress:
             pairs = zip(batch, contexts, strict=True)
-            return [self._run_one(item, context) for item, context in pairs]
-        return [self._run_one(item) for item in batch]
+            return [self._run_item(item, context) for item, context in pairs]
+        return [self._run_item(item) for item in batch]
+
+    def _run_item(self, item: Any, *context: Context) -> Any:
+        found: Any = self._run_one(item, *context)
+        return (
+            drain_item(found, context, self._model) if isinstance(found, GeneratorType) else found
+        )
 
     def _run_one(self, item: Any, *context: Context) -> Any:
         if isinstance(item, _ItemWithArguments):
@@ -418,10 +429,6 @@ class ItemAdapter:
 
 class ConcurrentAdapter(ItemAdapter):
     """Calls a concurrent model, whose calls are coroutines or async generators."""
-
-    def __init__(self, infer: Any, model: ModelEntry) -> None:
-        super().__init__(infer, takes_contexts=True)
-        self._model = model
 
     async def run_one(self, item: Any, context: Context) -> Any:
         """Run the model on one item, and return its output."""
@@ -444,8 +451,7 @@ class ConcurrentAdapter(ItemAdapter):
 def _make_adapter(model: ModelEntry, infer: Any, kind: ModelKind) -> BatchAdapter | ItemAdapter:
     if kind is ModelKind.CONCURRENT:
         return ConcurrentAdapter(infer, model)
-    adapter = BatchAdapter if kind is ModelKind.BATCH else ItemAdapter
-    return adapter(infer, takes_contexts=model.reports_progress)
+    return (BatchAdapter if kind is ModelKind.BATCH else ItemAdapter)(infer, model)
 
 
 async def _await(ending: Awaitable[T]) -> T:
@@ -614,6 +620,16 @@ class NoParentJob(Exception):
 
 class NullContext:
     """A context that sends no reports, for runs of a model without a job."""
+
+    is_streaming = False
+    operation: str | None = None
+
+    def emit(self, chunk: Json) -> None:
+        """Check the chunk as the stream of a job does."""
+        encode_chunk(chunk)
+
+    async def wait_for_room(self) -> None:
+        """Do nothing, because nothing is written."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Check the report as a worker does."""

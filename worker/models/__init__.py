@@ -111,15 +111,38 @@ class Results:
 class Context(Protocol):
     """The object with which a model reports the progress of one running job.
 
-    With it, the model also runs jobs of other models. All methods raise an error if the job must
-    stop. The error is Cancelled if the job was cancelled.
+    With it, the model also emits parts of its result while it runs, and runs jobs of other models.
+    All methods except `wait_for_room` raise an error if the job must stop. The error is Cancelled
+    if the job was cancelled.
     """
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether somebody has asked for the chunks. If not, `emit` only checks the job."""
+
+    @property
+    def operation(self) -> str | None:
+        """The operation of OpenAI's API that the caller has called; None for an ordinary job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Report the job's progress: a fraction from 0 to 1, a text, or both.
 
         Raises ValueError if the fraction is not from 0 to 1, or if the text has more than 500
         characters.
+        """
+
+    def emit(self, chunk: Any) -> None:
+        """Give a part of the result to the callers that follow the job's stream.
+
+        A chunk is a text or a JSON value. Raises ValueError if it has more than 64 KiB as JSON. If
+        the callers' store is slower than the model, this waits for up to two seconds in all, except
+        on an event loop.
+        """
+
+    async def wait_for_room(self) -> None:
+        """Wait while more than 1 MiB of chunks is not written.
+
+        An `async def` model that emits much awaits this after `emit`. A generator need not.
         """
 
     def check(self) -> None:

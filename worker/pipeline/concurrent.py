@@ -195,7 +195,7 @@ class ConcurrentRuns:
         if self.progress is None:
             raise TypeError(f"{self.model.name} has no progress reports")
         job.context = context = self.progress.open_context(
-            job.request.reply_url, job.attempt, job.check_usable, waits=False
+            job.request, job.attempt, job.check_usable, waits=False
         )
 
         def stop() -> None:

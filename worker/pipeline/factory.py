@@ -27,6 +27,7 @@ from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.stops import StopOrders
+from worker.streams.writer import StreamWriter
 from worker.telemetry.recording import ModelTelemetry
 
 
@@ -48,6 +49,7 @@ class SharedServices:
     stops: StopOrders
     running: RunningJobs = field(default_factory=RunningJobs)
     suspects: Suspects = field(default_factory=Suspects)
+    streams: StreamWriter | None = None
 
 
 def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process do not share
@@ -97,7 +99,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         )
 
     progress = (
-        ProgressReporter(services.gateway.send_progress, children_of)
+        ProgressReporter(services.gateway.send_progress, children_of, streams=services.streams)
         if model.reports_progress
         else None
     )

@@ -283,6 +283,9 @@ class InferStep:
     @contextmanager
     def _watch(self, jobs: Sequence[ReceivedJob]) -> Iterator[None]:
         spans = [job.span for job in jobs]
+        for job in jobs:
+            if job.stream is not None:
+                job.stream.begin_run()
         with self._manager.telemetry.record_batch(spans), self.runs.timing_run(*jobs):
             yield
 
@@ -301,9 +304,7 @@ class InferStep:
         if (reason := job.reason_to_skip()) is not None:
             return reason
         if job.context is None:
-            job.context = self._progress.open_context(
-                job.request.reply_url, job.attempt, job.check_usable
-            )
+            job.context = self._progress.open_context(job.request, job.attempt, job.check_usable)
         if job.context.is_cancelled:
             return Cancelled("the job was cancelled before it ran")
         return None

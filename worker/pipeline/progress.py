@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-from contract.messages import format_time
+from contract.messages import JobRequest, Json, format_time
 from contract.names import progress_url
 from worker.errors import Cancelled, ChildFailed, InferenceFailed
 from worker.inference.loaded_model import check_progress
 from worker.pipeline.children import JobChildren
+from worker.streams.writer import JobStream, StreamWriter
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +42,17 @@ class JobContext:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it needs of the job and of the reporter
         self,
-        reply_url: str | None,
+        request: JobRequest,
         attempt: int,
         check_job: Callable[[], None],
         post: Post,
         wake_reporter: Callable[[], None],
         children: JobChildren,
+        stream: JobStream | None,
     ) -> None:
-        self._url = progress_url(reply_url or "")
+        self.operation = request.operation
+        self.stream = stream
+        self._url = progress_url(request.reply_url or "")
         self._attempt = attempt
         self._check_job = check_job
         self._post = post
@@ -87,6 +91,24 @@ class JobContext:
             raise Cancelled("the job was cancelled while it ran")
         self._check_job()
 
+    @property
+    def is_streaming(self) -> bool:
+        """Return whether chunks are written to a stream."""
+        return self.stream is not None
+
+    def emit(self, chunk: Json) -> None:
+        """Write a chunk to the job's stream, if it has one. Raises as `check` does."""
+        self.check()
+        if (stream := self.stream) is not None:
+            stream.emit(chunk)
+            if stream.is_full and not _is_in_event_loop():
+                stream.wait_for_room(self.check)
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much of what was emitted is not written."""
+        if self.stream is not None:
+            await self.stream.wait_for_room_async()
+
     def run(
         self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
     ) -> list[Any]:
@@ -108,6 +130,8 @@ class JobContext:
     def send_report(self) -> None:
         """Send the latest progress to the gateway, whose answer may cancel the job."""
         with self._sending:
+            if self.has_news and self.stream is not None:
+                self.stream.report(*self._state)
             self.has_news = False
             self._send()
 
@@ -159,17 +183,19 @@ class ProgressReporter:
         post: Post,
         children_of: Callable[[str | None], JobChildren],
         clock: Callable[[], float] = time.monotonic,
+        streams: StreamWriter | None = None,
     ) -> None:
         self._post = post
         self._children_of = children_of
         self._clock = clock
+        self._streams = streams
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
         self._threads = ThreadPoolExecutor(_THREAD_COUNT, "report")
 
     def open_context(
         self,
-        reply_url: str | None,
+        request: JobRequest,
         attempt: int,
         check_job: Callable[[], None],
         *,
@@ -177,12 +203,16 @@ class ProgressReporter:
     ) -> JobContext:
         """Return the context of a job that is about to run, and send the job's first report.
 
+        If the job has a stream, it begins at the same time.
         With `waits`, the report is sent before this method returns, and otherwise later, on the
         thread of the reports, if the job still runs then.
         """
-        children = self._children_of(reply_url)
+        stream = None
+        if request.stream and self._streams is not None:
+            stream = self._streams.open_stream(request.job_id, attempt, check_job)
+        children = self._children_of(request.reply_url)
         context = JobContext(
-            reply_url, attempt, check_job, self._post, self._has_news.set, children
+            request, attempt, check_job, self._post, self._has_news.set, children, stream
         )
         context.hears_orders = not waits
         if waits:
@@ -196,6 +226,8 @@ class ProgressReporter:
     def close_context(self, context: JobContext) -> None:
         """Stop sending reports of a job that no longer runs."""
         self._reported_at.pop(context, None)
+        if context.stream is not None:
+            context.stream.end_run()
 
     def start(self) -> None:
         """Start the thread that sends the reports."""

@@ -40,6 +40,7 @@ from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import LockRenewer, MessageLock, Renew, SettleRequest
+from worker.streams.writer import JobStream
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 
 _log = logging.getLogger(__name__)
@@ -127,8 +128,18 @@ class ReceivedJob:
         seconds = (time.perf_counter() if at is None else at) - self._received
         return round(seconds * 1000, 3)
 
+    @property
+    def stream(self) -> JobStream | None:
+        """Return the job's stream; None if it has none, or before it runs."""
+        return None if self.context is None else self.context.stream
+
     def marks(self) -> DeliveryMarks:
         """Return the steps that the job has reached in this worker, with their times."""
+        if (stream := self.stream) is not None:
+            if stream.first_chunk_at is not None:
+                self.mark_step("first_chunk_ms", stream.first_chunk_at)
+                self._marks_ms["chunks"] = stream.chunk_count
+            self._marks_ms["stream_lost"] = stream.is_lost
         return DeliveryMarks(
             self.received_at,
             self.delivery.enqueued_at,

@@ -81,12 +81,16 @@ class ReplyStep:
     ) -> str:
         """Send the reply to a job that has not ended, and return `succeeded` or its error's code.
 
+        Before, what is left of the job's stream is written, if the store answers in time.
+
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.
             ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
             Poison: The receiver will never accept this reply.
             Expired: The job's deadline had passed when the reply arrived.
         """
+        if job.stream is not None:
+            job.stream.flush()
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.make_reply(outcome, results)) if job.request.reply_to else b""
         # The reply is cached before all calls that may fail, so that a redelivered job need not run
@@ -142,6 +146,8 @@ class SettleStep:
 
     def settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
         """Settle a job's message as its error says. Return the request, if it is the first."""
+        if job.stream is not None:
+            job.stream.close()
         error = LockLost("") if job.lock.is_lost else error
         request = _request(job.delivery, error, job)
         return request if self._settle(request, error.code, job) else None

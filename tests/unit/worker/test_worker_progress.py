@@ -74,7 +74,7 @@ class ProgressGateway:
         )
 
     def open_context(self, job: ReceivedJob) -> JobContext:
-        return self.reporter.open_context(job.request.reply_url, job.attempt, job.check_usable)
+        return self.reporter.open_context(job.request, job.attempt, job.check_usable)
 
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]
@@ -95,9 +95,7 @@ def test_start_is_reported_at_once(gateway: ProgressGateway) -> None:
 
 def test_concurrent_job_does_not_wait_for_reports(gateway: ProgressGateway) -> None:
     job = gateway.job()
-    context = gateway.reporter.open_context(
-        job.request.reply_url, job.attempt, job.check_usable, waits=False
-    )
+    context = gateway.reporter.open_context(job.request, job.attempt, job.check_usable, waits=False)
     assert gateway.reporter.send_due_reports() == pytest.approx(FIRST_SECONDS)
     assert gateway.told == []
     gateway.now += FIRST_SECONDS + 0.01
