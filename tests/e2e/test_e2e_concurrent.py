@@ -85,7 +85,10 @@ def test_jobs_of_a_killed_worker_run_again(system: System, tmp_path: Path) -> No
     jobs = [ConcurrentJob(system, tmp_path / str(number)) for number in range(2)]
     for job in jobs:
         job.wait_for("running")
-    system.kill_and_wait("worker")
+    system.kill("worker")
+    for job in jobs:
+        (job.folder / "running").unlink()
+    until(lambda: all(job.has("running") for job in jobs), 30, "the jobs run again, together")
     for job in jobs:
         job.end()
     ended = [system.final(job.id) for job in jobs]

@@ -176,7 +176,10 @@ class Consumer:
             # An earlier worker could not deliver the reply.
             self.end_job(job, RunTooLong.after(self.infer.runs.seconds))
         else:
-            self.suspects.start_in_turn(job, partial(self._start_preparing, job))
+            is_concurrent = self.manager.loaded_kind() is ModelKind.CONCURRENT
+            # One by one, many jobs that ran together would pass their deadlines.
+            allowed_deaths = 1 if is_concurrent else 0
+            self.suspects.start_in_turn(job, partial(self._start_preparing, job), allowed_deaths)
 
     def _open_message(
         self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool

@@ -206,10 +206,15 @@ class Suspects:
             with self._lock:
                 self._suspended_count -= 1
 
-    def start_in_turn(self, job: ReceivedJob, start: Callable[[], object]) -> None:
-        """Call `start`, which must not block, as soon as the job may start and has not ended."""
+    def start_in_turn(
+        self, job: ReceivedJob, start: Callable[[], object], allowed_deaths: int = 0
+    ) -> None:
+        """Call `start`, which must not block, as soon as the job may start and has not ended.
+
+        The job is a suspect if more than `allowed_deaths` processes have died while it ran.
+        """
         with self._lock:
-            is_suspect = job.delivery.history.running_count > 0
+            is_suspect = job.delivery.history.running_count > allowed_deaths
             if self._suspended_count or (not is_suspect and self._running is None):
                 self._in_progress.add(job)
                 is_ready = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,12 @@ def test_job_that_waits_for_children_does_not_run(journal: LockJournal) -> None:
         assert states(journal) == [LockState.RAN, LockState.RUNNING_ALONE]
         running.end_run(child)
     assert states(journal)[0] is LockState.RUNNING_ALONE
+
+
+def test_death_may_be_allowed() -> None:
+    suspects, started = Suspects(), list[int]()
+    for number, deaths in enumerate((1, 1, 2)):
+        job = received_job(message(number, history=DeliveryHistory(running_count=deaths)))
+        suspects.start_in_turn(job, partial(started.append, number), allowed_deaths=1)
+    assert started == [0, 1]
+    assert suspects.exist
