@@ -20,6 +20,7 @@ from functools import partial
 from typing import Final
 
 from contract.names import DELIVERIES, ENDS, FILES, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
+from contract.streams import STOPS, STREAMS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable, UnknownInstance
@@ -85,7 +86,9 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         CHILDREN: (payloads_before, MAX_DELETED),
         DELIVERIES: (payloads_before, MAX_DELETED),
         OUTCOMES: (payloads_before, MAX_FREQUENT_DELETED),
+        STREAMS: (payloads_before, MAX_FREQUENT_DELETED),
         ENDS: (now - ENDS_KEPT, MAX_DELETED),
+        STOPS: (now - ENDS_KEPT, MAX_DELETED),
         HEARTBEATS: (now - FORGOTTEN_AFTER, MAX_DELETED),
         SUMS: (now - SUMS_KEPT, MAX_DELETED),
     }

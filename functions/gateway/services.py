@@ -31,9 +31,10 @@ from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.storage.files import FileStore
+from gateway.storage.logs import LogWriter
 from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.streams.following import Streams
-from gateway.streams.store import BlobStreams, RedisStreams, StreamStore
+from gateway.streams.store import BlobLogs, RedisLogs, StreamLogs
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
@@ -61,7 +62,7 @@ class Services:
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
     resolver: Resolver = field(default_factory=Resolver)
     start_delay_seconds: float = START_DELAY_SECONDS
-    stream_store: StreamStore | None = None
+    stream_store: StreamLogs | None = None
     """Where the logs of streams are; None if they are append blobs."""
 
     def __post_init__(self) -> None:
@@ -81,9 +82,11 @@ class Services:
         self.starts = DelayedStarts(self.outcomes)
         self.jobs = Jobs(self.outcomes, self.progress, self.waiters, self.starts, clock)
         self.search = JobSearch(self.jobs, self.progress)
-        self.cancellation = JobCancellation(self.jobs, self.progress, blobs, clock)
+        self.cancellation = JobCancellation(
+            self.jobs, self.progress, blobs, LogWriter(blobs), clock
+        )
         self.streams = Streams(
-            store=self.stream_store or BlobStreams(blobs),
+            store=self.stream_store or BlobLogs(blobs),
             jobs=self.jobs,
             outcomes=self.outcomes,
             progress=self.progress,
@@ -178,5 +181,5 @@ class Services:
             webhooks=WebhookSender(settings.guard, resolver),
             tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
             resolver=resolver,
-            stream_store=RedisStreams(url) if url else None,
+            stream_store=RedisLogs(url) if url else None,
         )

@@ -115,7 +115,9 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'progress', days: payloadDays }
             { prefix: 'deliveries', days: payloadDays }
             { prefix: 'children', days: payloadDays }
+            { prefix: 'streams', days: payloadDays }
             { prefix: 'ends', days: 1 }
+            { prefix: 'stops', days: 1 }
             { prefix: 'heartbeats', days: 1 }
             { prefix: 'sums', days: 1 }
             { prefix: 'uploads', days: deadlineDays + 1 }

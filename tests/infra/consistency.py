@@ -393,7 +393,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
         for path in (files.root / "functions" / folder).rglob("*.py")
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters", "heartbeats", "children", "sums", "ends"}
+    written |= {"dead-letters", "heartbeats", "children", "sums", "ends", "streams", "stops"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -420,7 +420,7 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         days = lifecycle_days(files, hours, deadline)
         kept = timedelta(hours=hours)
         longest = timedelta(seconds=deadline)
-        for prefix in ("inputs", "results", "outcomes", "progress", "deliveries"):
+        for prefix in ("inputs", "results", "outcomes", "progress", "deliveries", "streams"):
             assert timedelta(days=days[prefix]) > kept + 2 * longest, prefix
         assert timedelta(days=days["dead-letters"]) > kept
         assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + longest
@@ -476,7 +476,7 @@ def everything_ends_long_before_the_function_timeout(files: DeploymentFiles) -> 
     host = json.loads(files.text("functions/host.json"))
     assert host["functionTimeout"] == "01:00:00"
     steps = re.findall(r"^        (?:\"[\w/]+\"|[A-Z_]+): ", files.text(HOUSEKEEPING), re.MULTILINE)
-    assert len(steps) == 14
+    assert len(steps) == 17
     longest = {
         "a request": MAX_REQUEST_SECONDS,
         "a stream": LONGEST_STREAM_SECONDS + BLOCKED_SECONDS,

@@ -15,6 +15,7 @@ from typing import Final
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from contract import media
 from contract.errors import MalformedMessage
 from contract.streams import (
     BEFORE_ALL,
@@ -24,7 +25,12 @@ from contract.streams import (
     format_event_id,
     parse_event_id,
 )
-from gateway.http.requests import durable_of, services_of, wait_for_hang_up
+from gateway.http.requests import (
+    choose_media_type,
+    durable_of,
+    services_of,
+    wait_for_hang_up,
+)
 from gateway.jobs.model import JobResource, Record, add_text_result
 from gateway.problems import malformed
 from gateway.streams.feeds import ReaderBehind
@@ -137,6 +143,12 @@ class EventStreamResponse(Response):
             self._is_sending, self._sent_at = True, loop.time()
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             self._is_sending, self._sent_at = False, loop.time()
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether the Accept header of a request prefers server-sent events to JSON."""
+    accept = ",".join(request.headers.getlist("accept"))
+    return choose_media_type(accept, (media.JSON, MEDIA_TYPE)) == MEDIA_TYPE
 
 
 def parse_after(headers: Sequence[str], option: str | None) -> EventId:

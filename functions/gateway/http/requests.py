@@ -198,7 +198,12 @@ async def read_small_json(request: Request, hint: str = "") -> Json:
 
 
 def read_parts(
-    request: Request, options: Mapping[str, str | None], held: HeldBytes, *, is_pinned: bool
+    request: Request,
+    options: Mapping[str, str | None],
+    held: HeldBytes,
+    *,
+    is_pinned: bool,
+    wants_stream: bool = False,
 ) -> RequestParts:
     """Return what a request, with these options in its query, says about its jobs."""
     content_type = request.headers.get("content-type", "")
@@ -211,6 +216,7 @@ def read_parts(
         is_pinned=is_pinned,
         traceparent=traceparent_of(request.scope),
         media_type=essence(content_type),
+        wants_stream=wants_stream,
     )
 
 
@@ -353,6 +359,7 @@ class Preference:
 
     wait_seconds: int | None = None
     respond_async: bool = False
+    stream: bool = False
 
     def wait_or(self, default_seconds: int) -> int:
         """Return how many seconds to wait: `wait`, or 0 with `respond-async`, or the default."""
@@ -360,9 +367,9 @@ class Preference:
             return self.wait_seconds
         return 0 if self.respond_async else default_seconds
 
-    def applied(self, *, answered_async: bool) -> str | None:
+    def applied(self, *, answered_async: bool, streams: bool = False) -> str | None:
         """Return the value of the Preference-Applied header; None if no preference was applied."""
-        parts = []
+        parts = ["stream"] if self.stream and streams else []
         if self.respond_async and answered_async:
             parts.append("respond-async")
         if self.wait_seconds is not None:
@@ -376,16 +383,18 @@ def parse_prefer(values: Iterable[str]) -> Preference:
     RFC 7240 ignores unknown and invalid preferences, and those after the first of a name.
     """
     wait_seconds: int | None = None
-    respond_async = False
+    respond_async = stream = False
     for part in _PART.findall(",".join(values)):
         name, _, value = part.partition(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
         if name == "respond-async" and not value:
             respond_async = True
+        elif name == "stream" and not value:
+            stream = True
         elif name == "wait" and wait_seconds is None and value.isascii() and value.isdigit():
             # Nine digits always exceed the limit, and int() raises for thousands of digits.
             wait_seconds = min(int(value.lstrip("0")[:9] or "0"), MAX_WAIT_SECONDS)
-    return Preference(wait_seconds, respond_async)
+    return Preference(wait_seconds, respond_async, stream)
 
 
 _RANGE: Final = re.compile(r"\s*([\w!#$&^.+*-]+)/([\w!#$&^.+*-]+)\s*(?:;(.*))?", re.ASCII)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from contract.names import EVENT_CANCEL
+from contract.streams import encode_stop, stop_log
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
@@ -20,6 +21,7 @@ from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final
 from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
+from gateway.storage.logs import LogWriter
 
 CHILDREN: Final = "children/"
 """The prefix of the names of the blobs."""
@@ -92,6 +94,7 @@ class JobCancellation:
     jobs: Jobs
     progress: ProgressStore
     blobs: Blobs
+    stops: LogWriter
     clock: Clock
 
     async def cancel(self, durable: Durable, job_id: str, record: Record) -> bool:
@@ -107,6 +110,7 @@ class JobCancellation:
                 cancelled = JobOutcome.cancelled(self.clock())
                 recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
                 return recorded.status is JobStatus.CANCELLED
+            await self._announce_stop(job_id)
             with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
                 await durable.raise_event(job_id, EVENT_CANCEL, {"started_at": started_at})
         except FinalInstance:
@@ -117,6 +121,16 @@ class JobCancellation:
             # The worker of the parent also cancels the children when it stops.
             _log.warning("job %s: its child jobs could not be cancelled", job_id, exc_info=True)
         return True
+
+    async def _announce_stop(self, job_id: str) -> None:
+        """Append the order to the log that workers of concurrent models read.
+
+        Without a line, a worker learns of the order from the response to its next report.
+        """
+        try:
+            await self.stops.append(stop_log(self.clock()), encode_stop(job_id))
+        except Unavailable as error:
+            _log.warning("job %s: its worker learns late that it must stop: %s", job_id, error)
 
     async def cancel_children(self, durable: Durable, job_id: str) -> None:
         """Cancel the child jobs of a job that have not ended."""

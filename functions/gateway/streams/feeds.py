@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from contract.streams import EventId, StreamEvent
-from gateway.streams.store import LogPlace, StreamStore
+from gateway.streams.store import LogPlace, StreamLogs
 
 MAX_BEHIND_BYTES: Final = 1024 * 1024
 """By how much a reader may be behind its feed."""
@@ -154,7 +154,7 @@ class Feeds:
     """The feeds of all jobs in one store that have readers."""
 
     def __init__(
-        self, store: StreamStore, shortest_pause_seconds: float, longest_pause_seconds: float
+        self, store: StreamLogs, shortest_pause_seconds: float, longest_pause_seconds: float
     ) -> None:
         """Read a log with these pauses, depending on how long it has had no event."""
         self._store = store

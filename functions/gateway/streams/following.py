@@ -17,7 +17,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.problems import HttpProblem
 from gateway.settings import GatewaySettings
 from gateway.streams.feeds import Feeds, LogUnreadable
-from gateway.streams.store import ProgressStreams, StreamStore
+from gateway.streams.store import ProgressLogs, StreamLogs
 
 LOG_PAUSES_SECONDS: Final = 0.02, 0.5
 PROGRESS_PAUSES_SECONDS: Final = 1.0, 1.0
@@ -33,7 +33,7 @@ _WAIT_SECONDS: Final = 3600.0
 class Streams:
     """Follows jobs for the callers of this process."""
 
-    store: StreamStore
+    store: StreamLogs
     jobs: Jobs
     outcomes: OutcomeStore
     progress: ProgressStore
@@ -42,7 +42,7 @@ class Streams:
 
     def __post_init__(self) -> None:
         self._logs = Feeds(self.store, *LOG_PAUSES_SECONDS)
-        self._progress = Feeds(ProgressStreams(self.progress), *PROGRESS_PAUSES_SECONDS)
+        self._progress = Feeds(ProgressLogs(self.progress), *PROGRESS_PAUSES_SECONDS)
         self._by_tenant: Counter[str] = Counter()
         self._by_job: Counter[str] = Counter()
 

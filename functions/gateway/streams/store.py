@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from contract.streams import (
@@ -62,7 +64,7 @@ class LogPlace:
         return found
 
 
-class StreamStore(Protocol):
+class StreamLogs(Protocol):
     """Reads the logs of streams."""
 
     reads_at_once: int
@@ -72,7 +74,7 @@ class StreamStore(Protocol):
         """Return the events at each place; None if a log cannot be read now. Moves the places."""
 
 
-class BlobStreams:
+class BlobLogs:
     """Reads logs in append blobs, one request for each."""
 
     # Other requests of this process use the same connections.
@@ -100,7 +102,7 @@ class BlobStreams:
         return place.pass_by([event for event in events if event is not None])
 
 
-class ProgressStreams:
+class ProgressLogs:
     """Reads the progress of jobs that write no log, as if it were one."""
 
     reads_at_once = 8
@@ -124,7 +126,7 @@ class ProgressStreams:
         return place.pass_by([event])
 
 
-class RedisStreams:
+class RedisLogs:
     """Reads logs in Redis Streams, many with one command.
 
     A cluster refuses a command for keys in several of its slots, so Redis must not be a cluster.
@@ -134,8 +136,12 @@ class RedisStreams:
 
     def __init__(self, url: str) -> None:
         """Connect at the first read."""
+        # The next read is the retry.
         self._redis: Redis = Redis.from_url(
-            url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+            url,
+            socket_timeout=_REDIS_SECONDS,
+            socket_connect_timeout=_REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),
         )
         self._is_available = True
 

@@ -90,8 +90,10 @@ def _fingerprint_of(job: NewJob) -> str:
         "webhook_url": job.webhook_url,
         "priority": job.priority,
     }
-    # The claims of earlier versions, which had no labels and no named inputs, must still match
-    # their requests.
+    # The claims of earlier versions, which had no streams, labels and named inputs, must still
+    # match their requests.
+    if job.stream:
+        options["stream"] = True
     if job.label is not None:
         options["label"] = job.label
     if job.operation is not None:

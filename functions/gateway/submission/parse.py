@@ -23,7 +23,7 @@ from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions
 
-_NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
+_NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds", "stream"})
 _OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
 _MEMBERS: Final = _NOT_TEXT | {"input", "inputs", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
@@ -41,6 +41,7 @@ class RequestParts:
 
     `options` contains the options in the query. `is_pinned` says whether the request names a
     version of the model. `parent` is the id of the job whose model sends the request.
+    `wants_stream` says whether its headers ask for a stream.
     """
 
     content_type: str
@@ -52,6 +53,7 @@ class RequestParts:
     traceparent: str
     is_pinned: bool
     parent: str | None = None
+    wants_stream: bool = False
 
 
 @dataclass(slots=True)
@@ -394,6 +396,7 @@ def _make_job(
         is_pinned=parts.is_pinned,
         parent=parts.parent,
         held=parts.body.held,
+        stream=parse_stream(options, default=parts.wants_stream or model.streams),
     )
 
 
@@ -544,6 +547,18 @@ def parse_priority(options: Mapping[str, Json]) -> Priority:
     except ValueError:
         known = " or ".join(Priority)
         raise malformed(f"priority: expected {known}") from None
+
+
+def parse_stream(options: Mapping[str, Json], *, default: bool) -> bool:
+    """Return whether the job writes its events to a log; the default if no option says it."""
+    given = options.get("stream")
+    if given is None:
+        return default
+    if isinstance(given, bool):
+        return given
+    if given not in {"true", "false"}:
+        raise malformed("stream: expected true or false")
+    return bool(given == "true")
 
 
 MAX_LABEL_CHARACTERS: Final = 100

@@ -24,7 +24,7 @@ from contract.streams import (
 )
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.streams.feeds import Feeds
-from gateway.streams.store import BlobStreams, RedisStreams, StreamStore
+from gateway.streams.store import BlobLogs, RedisLogs, StreamLogs
 from tests.conformance.gateway.emulated_services import storage
 from tests.ports import free_port
 
@@ -34,7 +34,7 @@ CHUNK = StreamEventType.CHUNK
 class Log(Protocol):
     """A store, and the way in which a worker writes to it."""
 
-    store: StreamStore
+    store: StreamLogs
 
     async def write(self, job_id: str, *events: StreamEvent) -> None: ...
 
@@ -42,7 +42,7 @@ class Log(Protocol):
 class BlobLog:
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
-        self.store: StreamStore = BlobStreams(blobs)
+        self.store: StreamLogs = BlobLogs(blobs)
 
     async def write(self, job_id: str, *events: StreamEvent) -> None:
         lines = b"".join(encode_event(event) + b"\n" for event in events)
@@ -52,8 +52,8 @@ class BlobLog:
 class RedisLog:
     def __init__(self, url: str) -> None:
         self.redis: Any = Redis.from_url(url)
-        self._streams = RedisStreams(url)
-        self.store: StreamStore = self._streams
+        self._streams = RedisLogs(url)
+        self.store: StreamLogs = self._streams
 
     async def write(self, job_id: str, *events: StreamEvent) -> None:
         for event in events:

@@ -88,7 +88,8 @@ CASES = [
     envelope(
         "webhook_url in JSON",
         {"input": {"text": "a"}, "webhook_url": "https://a.example"},
-        "the members are deadline_seconds, input, inputs, label, parameters, priority, webhook; "
+        "the members are deadline_seconds, input, inputs, label, parameters, priority, stream, "
+        "webhook; "
         'in a JSON body, the webhook is {"webhook": {"url": …}}',
     ),
     envelope("unknown member of input", {"input": {"text": "a", "charset": "x"}}, "input.charset"),

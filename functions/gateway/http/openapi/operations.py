@@ -96,6 +96,14 @@ LABEL_IN_HEADER: Final = describe_parameter(
         "pattern": r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$",
     },
 )
+STREAM: Final = describe_parameter(
+    "stream",
+    "query",
+    "Whether the job writes its events to a log, which `GET /v1/jobs/{id}/events` reads. If "
+    "absent: `streams` of the model, and `true` with `Accept: text/event-stream` or "
+    "`Prefer: stream`.",
+    {"type": "string", "enum": ["true", "false"]},
+)
 UPLOAD: Final = describe_parameter(
     "upload",
     "query",
@@ -106,8 +114,8 @@ PREFER: Final = describe_parameter(
     "Prefer",
     "header",
     f"Preferences (RFC 7240). `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}) for the "
-    "end of the job. `respond-async` does not wait.",
-    {"type": "string", "examples": ["wait=10", "respond-async"]},
+    "end of the job. `respond-async` does not wait. `stream` is the same as the option `stream`.",
+    {"type": "string", "examples": ["wait=10", "respond-async", "respond-async, stream"]},
 )
 LAST_EVENT_ID: Final = describe_parameter(
     "Last-Event-ID",
@@ -119,16 +127,14 @@ AFTER_OPTION: Final = query_option(
     "The same as `Last-Event-ID`, which counts if both are given.",
     pattern="^[0-9]{1,9}-[0-9]{1,9}$",
 )
-EVENTS: Final[Responses] = {
-    200: {
-        "description": "The events: `chunk`, `progress`, `attempt`, `stream_lost`, `resume`, "
-        "`behind` and `end`",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'id: 1-1\nevent: chunk\ndata: "Paris"\n\n',
-            }
+EVENTS: Final = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "description": "The events `chunk`, `progress`, `attempt`, `stream_lost`, `resume`, "
+            "`behind` and `end`, and in the response to a submit first `job`.",
         },
+        "example": 'id: 1-1\nevent: chunk\ndata: "Paris"\n\n',
     }
 }
 IF_NONE_MATCH: Final = describe_parameter(
@@ -169,6 +175,7 @@ _FORM: Final = _describe_closed(
     deadline_seconds=_POSITIVE,
     label=_LABEL,
     priority=_PRIORITY,
+    stream={"type": "string", "enum": ["true", "false"]},
     webhook_url=_URL,
 )
 _ENVELOPE: Final = _describe_closed(
@@ -183,6 +190,7 @@ _ENVELOPE: Final = _describe_closed(
     deadline_seconds={"type": ["integer", "null"], "minimum": 1},
     label={**_LABEL, **_OPTIONAL_TEXT},
     priority={**_PRIORITY, **_OPTIONAL_TEXT, "enum": [*Priority, None]},
+    stream={"type": ["boolean", "null"]},
     webhook={**_describe_closed(["url"], url=_URL), "type": ["object", "null"]},
 )
 SUBMIT_BODY: Final[dict[str, Any]] = {

@@ -308,7 +308,10 @@ async def _read_result(
     "/v1/jobs/{job_id}/events",
     summary="Follow a job",
     response_model=None,
-    responses={**EVENTS, **job_problem_responses(400, 404, 429, 503)},
+    responses={
+        200: {"description": "The events of the job", "content": EVENTS},
+        **job_problem_responses(400, 404, 429, 503),
+    },
     openapi_extra={"parameters": [LAST_EVENT_ID]},
 )
 async def get_events(

@@ -1,15 +1,19 @@
 """The route POST /v1/models/{model}/jobs, which submits a job and waits for its end."""
 
+from contextlib import ExitStack
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.http.event_stream import EventStreamResponse, JobEvents, encode_sse, wants_events
 from gateway.http.openapi.operations import (
+    EVENTS,
     IDEMPOTENCY_KEY,
     LABEL,
     LABEL_IN_HEADER,
     PREFER,
     PRIORITY,
+    STREAM,
     SUBMIT_BODY,
     UPLOAD,
     job_problem_responses,
@@ -59,15 +63,16 @@ router = APIRouter(tags=["jobs"], route_class=TextRoute)
     response_model=JobResource,
     response_description="The job has ended with a result",
     responses={
+        200: {"content": EVENTS},
         202: {
             "model": JobResource,
             "description": "The job was accepted; `Location` contains its URL",
         },
-        **job_problem_responses(400, 404, 409, 413, 415, 422, 500, 503, 504),
+        **job_problem_responses(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra={
         "requestBody": SUBMIT_BODY,
-        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, LABEL, LABEL_IN_HEADER, UPLOAD],
+        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, LABEL, LABEL_IN_HEADER, STREAM, UPLOAD],
     },
 )
 async def submit(
@@ -83,13 +88,18 @@ async def submit(
         str | None, query_option("The URL to which the job is posted when it has ended.")
     ] = None,
 ) -> Response:
-    """Submit a job. Return the job if it ends within the time of `Prefer: wait`; otherwise 202."""
+    """Submit a job. Return the job if it ends within the time of `Prefer: wait`; otherwise 202.
+
+    With `Accept: text/event-stream`, the response is a stream: the event `job` with the job, and
+    then the events of `GET /v1/jobs/{id}/events`.
+    """
     services, durable = services_of(request), durable_of(request)
     options = {
         "deadline_seconds": deadline_seconds,
         "label": label_option_of(request),
         "parameters": parameters,
         "priority": request.query_params.get("priority"),
+        "stream": request.query_params.get("stream"),
         "upload": request.query_params.get("upload"),
         "webhook_url": webhook_url,
     }
@@ -97,23 +107,40 @@ async def submit(
     refuse_unknown_query(request, options)
     key = idempotency_key_of(request)
     preference = parse_prefer(request.headers.getlist("prefer"))
-    wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
+    follows = wants_events(request)
+    wait_seconds = 0 if follows else preference.wait_or(services.settings.default_wait_seconds)
     is_pinned = names_version(model)
-    with services.bodies.counting(caller_of(request).tenant) as held, noticing_hang_up(request):
-        # No variable refers to the parts, because their body would need memory during the wait.
-        new_job = await parse_submission(
-            read_parts(request, options, held, is_pinned=is_pinned), found, services.bodies
-        )
-        if key is None:
-            (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
+    tenant = caller_of(request).tenant
+    with ExitStack() as slot:
+        if follows:
+            slot.enter_context(services.streams.opening(tenant))
+        with services.bodies.counting(tenant) as held, noticing_hang_up(request):
+            # No variable refers to the parts, because their body would need memory during the wait.
+            new_job = await parse_submission(
+                read_parts(
+                    request,
+                    options,
+                    held,
+                    is_pinned=is_pinned,
+                    wants_stream=follows or preference.stream,
+                ),
+                found,
+                services.bodies,
+            )
+            if key is None:
+                (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
+            else:
+                submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
+        # Build the response.
+        job_id, record = submitted.job_id, submitted.record
+        events = JobEvents(request, job_id, record, show=job_resource)
+        if found.reports_progress:
+            record = await services.progress.add_to_if_available(job_id, record)
+        record = await add_text_result(services.payloads, record)
+        if follows:
+            response = await _stream(request, job_id, record, events, slot.pop_all())
         else:
-            submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
-    # Build the response.
-    job_id, record = submitted.job_id, submitted.record
-    if found.reports_progress:
-        record = await services.progress.add_to_if_available(job_id, record)
-    record = await add_text_result(services.payloads, record)
-    response = await _answer(request, job_id, record, preference)
+            response = await _answer(request, job_id, record, preference)
     if submitted.is_replay:
         response.headers.update(REPLAYED)
     return response
@@ -124,7 +151,8 @@ async def _answer(
 ) -> Response:
     job, has_ended = job_resource(job_id, record), is_final(record)
     headers = {"Vary": "Prefer"}
-    if applied := preference.applied(answered_async=not has_ended):
+    streams = record.get("stream", False)
+    if applied := preference.applied(answered_async=not has_ended, streams=streams):
         headers["Preference-Applied"] = applied
     if not has_ended:
         services = services_of(request)
@@ -139,3 +167,14 @@ async def _answer(
         return json_response(job, 200, headers)
     problem.headers |= headers
     return problem_response(request, problem)
+
+
+async def _stream(
+    request: Request, job_id: str, record: Record, events: JobEvents, slot: ExitStack
+) -> Response:
+    """Return the stream that begins with the job, whose place `slot` is freed at its end."""
+    services, job = services_of(request), job_resource(job_id, record)
+    if not is_final(record):
+        await add_queue_position(job, priority_of(record), services.catalogue, services.estimates)
+    headers = {"Vary": "Accept, Prefer", "Content-Location": job_path(job_id)}
+    return EventStreamResponse(events.pieces(encode_sse("job", job)), slot, events.resume, headers)
