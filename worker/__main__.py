@@ -174,6 +174,7 @@ class Worker:
                     self._loads,
                 ),
                 self._settings.broken_model_seconds,
+                loading,
             )
 
         queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]

@@ -135,4 +135,5 @@ def describe_model(
         concurrent_jobs=runs.count if runs else None,
         max_concurrent_jobs=runs.model.max_concurrent_jobs if runs else None,
         streams=in_flight.stream_count,
+        loading=manager.loading_text,
     )

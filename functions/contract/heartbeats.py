@@ -47,7 +47,8 @@ class ModelHeartbeat:
     how many of the model's messages the worker has received and not settled, `batch_size` is how
     many jobs ran in the last batch, and `device_bytes` is the memory that is reserved for the
     model. A concurrent model has `concurrent_jobs`, how many jobs it runs now, and
-    `max_concurrent_jobs`. `streams` is how many of the running jobs have a stream.
+    `max_concurrent_jobs`. `streams` is how many of the running jobs have a stream. `loading` is
+    what the model's load does now, for example `downloading`; None if the model did not say so.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelHeartbeat:
     concurrent_jobs: int | None = None
     max_concurrent_jobs: int | None = None
     streams: int | None = None
+    loading: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     value = asdict(heartbeat) | {"started_at": format_time(heartbeat.started_at)}
     value["models"] = [without_none(model) for model in value["models"]]
     for model in value["models"]:
-        if "reason" in model:
-            model["reason"] = model["reason"][:_MAX_TEXT]
+        for key in {"reason", "loading"} & model.keys():
+            model[key] = model[key][:_MAX_TEXT]
     return json.dumps(without_none(value), separators=(",", ":")).encode()
 
 
@@ -138,6 +140,7 @@ def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
             concurrent_jobs=model.optional(model.integer, "concurrent_jobs"),
             max_concurrent_jobs=model.optional(model.integer, "max_concurrent_jobs"),
             streams=model.optional(model.integer, "streams"),
+            loading=_optional_short_text(model, "loading"),
         )
 
 

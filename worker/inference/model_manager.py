@@ -21,6 +21,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.inference.loaded_model import LoadedModel, NoParentJob
+from worker.inference.loading import LoadProgress
 from worker.inference.model_checks import ModelKind
 from worker.memory.device_errors import (
     BudgetExceeded,
@@ -58,8 +59,9 @@ class ModelManager:
         telemetry: ModelTelemetry | None = None,
         journal: LoadJournal | None = None,
         refuse_after_seconds: float = 0.0,
+        loading: LoadProgress | None = None,
     ) -> None:
-        """Store the dependencies. The model is loaded later, by `load`.
+        """Store the dependencies. The model is loaded later, by `load`, which tells `loading`.
 
         Jobs wait for `refuse_after_seconds` while the model is set aside. Then they are received
         and fail; if it is 0, they are never received.
@@ -80,6 +82,7 @@ class ModelManager:
         """
         self._journal = journal or LoadJournal(None)
         self._refuse_after_seconds = refuse_after_seconds
+        self._loading = loading or LoadProgress(model.name)
         self._set_aside_at: float | None = None
         self.is_loading = False
         """Whether the model is being loaded now, after its memory was reserved."""
@@ -91,6 +94,11 @@ class ModelManager:
         """Return the kind of the loaded model; None while no model is loaded."""
         loaded = self.loaded
         return None if loaded is None else loaded.kind
+
+    @property
+    def loading_text(self) -> str | None:
+        """What the load of the model does now; None without a load, or if it does not say."""
+        return self._loading.message if self.is_loading else None
 
     @property
     def is_standing_by(self) -> bool:
@@ -221,6 +229,7 @@ class ModelManager:
 
     def _enter(self, reservation: MemoryReservation, reserved_bytes: int) -> None:
         started = time.monotonic()
+        self._loading.message = None
         self.is_loading = True
         try:
             size_bytes = self._load_into(reservation, reserved_bytes)

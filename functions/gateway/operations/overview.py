@@ -173,6 +173,10 @@ class OpsWorkerModel(TypedDict):
     streams: Annotated[
         int | None, Field(description="Running jobs with a stream; null if unknown.")
     ]
+    loading: Annotated[
+        str | None,
+        Field(description="What the load of the model does now, if the model says so."),
+    ]
 
 
 class OpsWorker(TypedDict):
@@ -628,6 +632,7 @@ def _worker_document(worker: SeenWorker, now: datetime) -> OpsWorker:
                 "concurrent_jobs": model.concurrent_jobs,
                 "max_concurrent_jobs": model.max_concurrent_jobs,
                 "streams": model.streams,
+                "loading": model.loading,
             }
             for model in beat.models
         ],

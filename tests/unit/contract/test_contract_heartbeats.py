@@ -40,6 +40,7 @@ models = st.builds(
     device_bytes=st.none() | counts,
     concurrent_jobs=st.none() | counts,
     max_concurrent_jobs=st.none() | counts,
+    loading=st.none() | texts,
 )
 heartbeats = st.builds(
     Heartbeat,

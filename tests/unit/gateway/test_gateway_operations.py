@@ -126,7 +126,11 @@ async def test_overview_shows_each_worker(gateway: RunningGateway) -> None:
         device="L4",
         total_bytes=100,
         used_bytes=60,
-        models=(ModelHeartbeat("noop", ModelState.LOADED, None, None, 0.5, 2, 4, 40, 3, 16, 1),),
+        models=(
+            ModelHeartbeat(
+                *("noop", ModelState.LOADED, None, None, 0.5, 2, 4, 40, 3, 16, 1, "warming up")
+            ),
+        ),
     )
     beat(gateway, "pod-8", is_draining=True)
     gateway.clock.now += timedelta(seconds=5)
@@ -158,6 +162,7 @@ async def test_overview_shows_each_worker(gateway: RunningGateway) -> None:
                 "concurrent_jobs": 3,
                 "max_concurrent_jobs": 16,
                 "streams": 1,
+                "loading": "warming up",
             }
         ],
     }

@@ -19,6 +19,7 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
+from worker.inference.loading import LoadProgress
 from worker.inference.model_manager import ModelManager
 from worker.memory.queued_work import Peeked
 from worker.memory.reservation import ModelWorkload
@@ -110,8 +111,10 @@ class ManagedModel:
             queues=[self],
         )
         self.telemetry = ModelTelemetry(self.model.name)
+        self.loading = LoadProgress(self.model.name)
         self.manager = ModelManager(
-            *(self.model, self._load, self.sharing, occupant, self.telemetry, self.journal)
+            *(self.model, self._load, self.sharing, occupant, self.telemetry, self.journal),
+            loading=self.loading,
         )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()

@@ -160,8 +160,11 @@ def test_model_is_loading_loaded_or_waiting(models: Models) -> None:
     assert is_loading.wait(30)
     loading = seen(first)
     assert (loading.state, loading.load_seconds) == (ModelState.LOADING, None)
+    first.loading.progress("downloading")
+    assert seen(first).loading == "downloading"
     gate.set()
     loaded = until_state(first, ModelState.LOADED)
+    assert loaded.loading is None
     assert loaded.load_seconds is not None
     assert first.entered.wait(30)
     second = models.start("b", 40)

@@ -368,7 +368,7 @@ function workerCard(worker) {
     key: model.name,
     cells: [
       model.name, [stateBadge(MODEL_STATES, model.state),
-        model.reason ? h("span", { class: "hint" }, ` ${model.reason}`) : null],
+        ...[model.loading, model.reason].map((text) => text && h("span", { class: "hint" }, ` ${text}`))],
       formatNumber(model.in_flight), formatNumber(model.batch_size), formatDuration(model.load_seconds),
       ...(hasPlaces ? [placesOf(model)] : []), ...(hasStreams ? [formatNumber(model.streams)] : []),
     ],
