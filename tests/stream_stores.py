@@ -15,12 +15,11 @@ from azure.core.exceptions import ResourceNotFoundError
 from contract.names import PAYLOAD_CONTAINER
 from contract.settings import AzureEndpoint
 from contract.streams import StreamEvent, parse_event, stream_blob, stream_key
-from tests import connections
 from tests.ports import free_port
 from worker.blobs import storage_account
 from worker.streams.blobs import AppendBlobs
-from worker.streams.redis_streams import RedisStreams
-from worker.streams.store import StreamStore
+from worker.streams.redis_streams import RedisStreamLogs
+from worker.streams.store import StreamLogs
 
 _START_SECONDS = 20.0
 
@@ -60,10 +59,10 @@ def _wait_for_redis(url: str) -> None:
 class BlobLogs:
     """A store of streams in local blobs, and its logs."""
 
-    def __init__(self, port: int) -> None:
-        endpoint = AzureEndpoint(connection_string=connections.blob_storage(port))
+    def __init__(self, connection_string: str) -> None:
+        endpoint = AzureEndpoint(connection_string=connection_string)
         self._account = storage_account(endpoint)
-        self.store: StreamStore = AppendBlobs(self._account)
+        self.store: StreamLogs = AppendBlobs(self._account)
 
     def events(self, job_id: str) -> list[StreamEvent | None]:
         """Return all events of a log. None stands for a line that is no event."""
@@ -89,7 +88,7 @@ class RedisLogs:
 
     def __init__(self, url: str) -> None:
         self._redis: Any = redis.Redis.from_url(url)
-        self.store: StreamStore = RedisStreams(url, kept_seconds=60)
+        self.store: StreamLogs = RedisStreamLogs(url, kept_seconds=60)
 
     def events(self, job_id: str) -> list[StreamEvent | None]:
         """Return all events of a log. None stands for an entry that is no event."""

@@ -62,7 +62,7 @@ from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
 from worker.stops import StopOrders
 from worker.streams.blobs import AppendBlobs
-from worker.streams.store import StreamStore
+from worker.streams.store import StreamLogs
 from worker.streams.writer import StreamWriter
 from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
@@ -328,12 +328,12 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> StreamStore:
+def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> StreamLogs:
     if settings.stream_redis_url is None:
         return AppendBlobs(account)
-    from worker.streams.redis_streams import RedisStreams  # noqa: PLC0415  only where needed
+    from worker.streams.redis_streams import RedisStreamLogs  # noqa: PLC0415  only where needed
 
-    return RedisStreams(settings.stream_redis_url, settings.retention_hours * 3600)
+    return RedisStreamLogs(settings.stream_redis_url, settings.retention_hours * 3600)
 
 
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:

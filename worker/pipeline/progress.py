@@ -21,7 +21,7 @@ from contract.names import progress_url
 from worker.errors import Cancelled, ChildFailed, InferenceFailed
 from worker.inference.loaded_model import check_progress
 from worker.pipeline.children import JobChildren
-from worker.streams.writer import JobStream, StreamWriter
+from worker.streams.writer import OpenStream, StreamWriter
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class JobContext:
         post: Post,
         wake_reporter: Callable[[], None],
         children: JobChildren,
-        stream: JobStream | None,
+        stream: OpenStream | None,
     ) -> None:
         self.operation = request.operation
         self.stream = stream

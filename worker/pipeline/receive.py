@@ -40,7 +40,7 @@ from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import LockRenewer, MessageLock, Renew, SettleRequest
-from worker.streams.writer import JobStream
+from worker.streams.writer import OpenStream
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class ReceivedJob:
         return round(seconds * 1000, 3)
 
     @property
-    def stream(self) -> JobStream | None:
+    def stream(self) -> OpenStream | None:
         """Return the job's stream; None if it has none, or before it runs."""
         return None if self.context is None else self.context.stream
 

@@ -26,7 +26,7 @@ from urllib3.util import Timeout
 from contract.names import PAYLOAD_CONTAINER
 from contract.streams import parse_event, stream_blob
 from worker.servicebus.link import utc_now
-from worker.streams.store import EMPTY, Append, Appended, LogEnd, StoreUnavailable
+from worker.streams.store import EMPTY, Append, Appended, LogEnd, LogsUnavailable
 
 _VERSION: Final = "2021-12-02"
 _SCOPE: Final = "https://storage.azure.com/.default"
@@ -60,23 +60,23 @@ class AppendBlobs:
         self._pools = self._make_pools(parts.scheme, parts.hostname or "")
 
     def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
-        """Append to each log, as `StreamStore` says."""
+        """Append to each log, as `StreamLogs` says."""
         return [self._append(each) for each in appends]
 
     def read_end(self, job_id: str) -> LogEnd:
-        """Return where the log of a job ends. Raises StoreUnavailable."""
+        """Return where the log of a job ends. Raises LogsUnavailable."""
         blob = stream_blob(job_id)
         status, _, headers = self._request("HEAD", blob)
         size_bytes = int(headers.get("content-length", 0))
         if status == HTTPStatus.NOT_FOUND or (status == HTTPStatus.OK and not size_bytes):
             return EMPTY
         if status != HTTPStatus.OK:
-            raise StoreUnavailable(f"HTTP status {status}")
+            raise LogsUnavailable(f"HTTP status {status}")
         tail = self._read(blob, max(0, size_bytes - _TAIL_BYTES), size_bytes - 1)
         for line in reversed(tail.splitlines()):
             if (event := parse_event(line)) is not None:
                 return LogEnd(event.key, size_bytes)
-        raise StoreUnavailable("the blob does not end with an event")
+        raise LogsUnavailable("the blob does not end with an event")
 
     def close(self) -> None:
         """Close the connections."""
@@ -93,7 +93,7 @@ class AppendBlobs:
                 # Perhaps the response to an earlier request with these bytes was lost.
                 is_ours = self._read(blob, begin, begin + len(data) - 1) == data
                 return Appended.WRITTEN if is_ours else Appended.REFUSED
-        except (HTTPError, AzureError, StoreUnavailable):
+        except (HTTPError, AzureError, LogsUnavailable):
             return Appended.UNKNOWN
         if status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
             return Appended.REFUSED  # the log was deleted, or has as many blocks as a blob may have
@@ -112,7 +112,7 @@ class AppendBlobs:
             return data
         if status in {HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
             return b""
-        raise StoreUnavailable(f"HTTP status {status}")
+        raise LogsUnavailable(f"HTTP status {status}")
 
     def _request(
         self,
@@ -130,7 +130,7 @@ class AppendBlobs:
             )
         except HTTPError as error:
             # Only the class, because the text may contain the signed URL.
-            raise StoreUnavailable(type(error).__name__) from None
+            raise LogsUnavailable(type(error).__name__) from None
         return response.status, response.data, response.headers
 
     def _sign(self) -> None:
@@ -149,7 +149,7 @@ class AppendBlobs:
                     self._headers = {**self._headers, "Authorization": f"Bearer {token.token}"}
                     seconds = token.expires_on - time.time()
             except AzureError as error:
-                raise StoreUnavailable(type(error).__name__) from None
+                raise LogsUnavailable(type(error).__name__) from None
             self._signed_until = time.monotonic() + seconds
 
     def _make_sas(self, account_key: str) -> str:

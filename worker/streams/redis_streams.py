@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from contract.streams import REDIS_FIELD, format_event_id, parse_event_id, stream_key
-from worker.streams.store import EMPTY, Append, Appended, LogEnd, StoreUnavailable
+from worker.streams.store import EMPTY, Append, Appended, LogEnd, LogsUnavailable
 
 _TIMEOUT_SECONDS: Final = 2.0
 
@@ -32,7 +32,7 @@ return false
 _DIGEST: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
-class RedisStreams:
+class RedisStreamLogs:
     """Redis Streams, each of which is kept for a time after its last event."""
 
     max_appends = 2
@@ -48,7 +48,7 @@ class RedisStreams:
         )
 
     def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
-        """Append to all logs in one round trip, as `StreamStore` says."""
+        """Append to all logs in one round trip, as `StreamLogs` says."""
         try:
             found = self._run(appends)
             if any(isinstance(each, NoScriptError) for each in found):
@@ -59,11 +59,11 @@ class RedisStreams:
         return [_result(*each) for each in zip(appends, found, strict=True)]
 
     def read_end(self, job_id: str) -> LogEnd:
-        """Return where the log of a job ends. Raises StoreUnavailable."""
+        """Return where the log of a job ends. Raises LogsUnavailable."""
         try:
             found = self._redis.xrevrange(stream_key(job_id), count=1)
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(type(error).__name__) from None
+            raise LogsUnavailable(type(error).__name__) from None
         return LogEnd(parse_event_id(found[0][0].decode())) if found else EMPTY
 
     def close(self) -> None:

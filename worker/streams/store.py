@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from contract.streams import BEFORE_ALL, EventId
 
 
-class StoreUnavailable(Exception):
+class LogsUnavailable(Exception):
     """The store did not do what it was asked to do, or possibly did it. It may work later."""
 
 
@@ -60,7 +60,7 @@ class Appended(Enum):
     UNKNOWN = auto()
 
 
-class StreamStore(Protocol):
+class StreamLogs(Protocol):
     """Stores the logs of streams. Several threads call the methods."""
 
     max_appends: int
@@ -73,7 +73,7 @@ class StreamStore(Protocol):
         """Append to several logs, and return what became of each append."""
 
     def read_end(self, job_id: str) -> LogEnd:
-        """Return where a log ends. Raises StoreUnavailable."""
+        """Return where a log ends. Raises LogsUnavailable."""
 
     def close(self) -> None:
         """Close the connections."""

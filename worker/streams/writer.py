@@ -32,8 +32,8 @@ from worker.streams.store import (
     Append,
     Appended,
     LogEnd,
-    StoreUnavailable,
-    StreamStore,
+    LogsUnavailable,
+    StreamLogs,
 )
 from worker.telemetry.recording import ServiceStatus
 
@@ -64,7 +64,7 @@ _CLOSE_SECONDS: Final = 1.0
 _Event = tuple[StreamEventType, bytes]
 
 
-class JobStream:
+class OpenStream:
     """The stream of one running job. Any thread may call the methods.
 
     Attributes:
@@ -272,7 +272,7 @@ class JobStream:
 class StreamWriter:
     """Writes the streams of all jobs in this process. Its threads start with the first stream."""
 
-    def __init__(self, store: StreamStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: StreamLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.Lock()
         self.clock = clock
         self._store = store
@@ -280,17 +280,17 @@ class StreamWriter:
         # The next thread to append waits, and the others wait for their turn to do so.
         self._turn = threading.Lock()
         self._changed = threading.Condition(self.lock)
-        self._due: list[tuple[float, int, JobStream]] = []
+        self._due: list[tuple[float, int, OpenStream]] = []
         self._numbers = itertools.count()
         self._threads: list[threading.Thread] = []
         self._is_closed = False
 
-    def open_stream(self, job_id: str, attempt: int, check: Callable[[], None]) -> JobStream:
+    def open_stream(self, job_id: str, attempt: int, check: Callable[[], None]) -> OpenStream:
         """Begin the stream of a job that is about to run.
 
         `check` raises a WorkerError if this worker must not write any more.
         """
-        stream = JobStream(self, job_id, attempt, check)
+        stream = OpenStream(self, job_id, attempt, check)
         with self.lock:
             self._start()
             stream._add(StreamEventType.ATTEMPT, encode_data(None))
@@ -305,7 +305,7 @@ class StreamWriter:
             thread.join(_CLOSE_SECONDS)
         self._store.close()
 
-    def schedule(self, stream: JobStream, at: float | None = None) -> None:
+    def schedule(self, stream: OpenStream, at: float | None = None) -> None:
         """Append the stream's events when they are due, or at this time. Needs the lock."""
         due_at = stream.next_due(self.clock()) if at is None else at
         if due_at is None or (stream.due_at is not None and stream.due_at <= due_at):
@@ -336,7 +336,7 @@ class StreamWriter:
                     for stream in streams:
                         stream._lose()
 
-    def _wait_for_due(self) -> list[JobStream]:
+    def _wait_for_due(self) -> list[OpenStream]:
         """Return the next streams to append to; none after `close`."""
         with self.lock:
             while not (streams := self._take_due(self.clock())) and not self._is_closed:
@@ -345,8 +345,8 @@ class StreamWriter:
                     self._changed.wait(wait)
             return streams
 
-    def _take_due(self, now: float) -> list[JobStream]:
-        streams: list[JobStream] = []
+    def _take_due(self, now: float) -> list[OpenStream]:
+        streams: list[OpenStream] = []
         while self._due and self._due[0][0] <= now and len(streams) < self._store.jobs_per_append:
             due_at, _, stream = heapq.heappop(self._due)
             # Otherwise it was sent earlier than planned.
@@ -355,7 +355,7 @@ class StreamWriter:
                 streams.append(stream)
         return streams
 
-    def _append(self, streams: Sequence[JobStream]) -> None:
+    def _append(self, streams: Sequence[OpenStream]) -> None:
         streams = [stream for stream in streams if stream.end is not None or self._open(stream)]
         with self.lock:
             pairs = [(stream, stream.make_append()) for stream in streams if stream.is_open]
@@ -370,11 +370,11 @@ class StreamWriter:
             for (stream, append), appended in zip(pairs, found, strict=True):
                 stream.finish_append(append, appended, self.clock())
 
-    def _open(self, stream: JobStream) -> bool:
+    def _open(self, stream: OpenStream) -> bool:
         """Find the end of a log that may exist. Return False if that does not work now."""
         try:
             end = self._store.read_end(stream.job_id)
-        except StoreUnavailable as error:
+        except LogsUnavailable as error:
             self._status.mark_down(error)
             with self.lock:
                 if stream.is_open:

@@ -15,6 +15,7 @@ from contract.streams import (
     StreamEventType,
     encode_event,
 )
+from tests import connections
 from tests.conformance.gateway.emulated_services import running
 from tests.conformance.worker.worker_services import wait_until
 from tests.ports import free_port
@@ -25,10 +26,10 @@ from worker.streams.store import (
     Append,
     Appended,
     LogEnd,
-    StoreUnavailable,
-    StreamStore,
+    LogsUnavailable,
+    StreamLogs,
 )
-from worker.streams.writer import FLUSH_SECONDS, JobStream, StreamWriter
+from worker.streams.writer import FLUSH_SECONDS, OpenStream, StreamWriter
 
 _NUMBERS = count()
 _RELAXED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -48,7 +49,7 @@ def logs(
         return
     port = free_port()
     with running("emulator.blobs", port, "--data", str(folder)):
-        found = BlobLogs(port)
+        found = BlobLogs(connections.blob_storage(port))
         yield found
         found.close()
 
@@ -63,7 +64,7 @@ def event(attempt: int, number: int, data: str | None = "x") -> tuple[EventId, b
     return (attempt, number), encode_event(StreamEvent(attempt, number, kind, data))
 
 
-def append(store: StreamStore, *appends: Append) -> Sequence[Appended]:
+def append(store: StreamLogs, *appends: Append) -> Sequence[Appended]:
     return store.append(appends)
 
 
@@ -149,7 +150,7 @@ def writer(logs: BlobLogs) -> Iterator[StreamWriter]:
 class _Kept:
     """A store whose connections outlive its writers."""
 
-    def __init__(self, store: StreamStore) -> None:
+    def __init__(self, store: StreamLogs) -> None:
         self._store = store
         self.max_appends = store.max_appends
         self.jobs_per_append = store.jobs_per_append
@@ -167,7 +168,7 @@ class _Kept:
 class _Faulty(_Kept):
     """A store that loses requests and responses, and that performs lost requests later."""
 
-    def __init__(self, store: StreamStore, seed: int) -> None:
+    def __init__(self, store: StreamLogs, seed: int) -> None:
         super().__init__(store)
         self._random = random.Random(seed)
         self._late: list[Append] = []
@@ -187,7 +188,7 @@ class _Faulty(_Kept):
 
     def read_end(self, job_id: str) -> LogEnd:
         if self._random.random() < 0.2:
-            raise StoreUnavailable("a lost response")
+            raise LogsUnavailable("a lost response")
         return super().read_end(job_id)
 
 
@@ -269,7 +270,7 @@ class TestWriter:
         emitted: dict[int, list[str]] = {}
         writers = [StreamWriter(_Faulty(logs.store, seed + each)) for each in range(attempts)]
 
-        def run(attempt: int, stream: JobStream) -> None:
+        def run(attempt: int, stream: OpenStream) -> None:
             source = random.Random(seed + attempt)
             for number in range(30):
                 text = f"{attempt}-{number}-" + "x" * source.randrange(size)
@@ -279,7 +280,7 @@ class TestWriter:
             stream.end_run()
             stream.flush()
 
-        threads, streams = list[threading.Thread](), list[JobStream]()
+        threads, streams = list[threading.Thread](), list[OpenStream]()
         for attempt, writer in enumerate(writers, 1):
             emitted[attempt] = []
             streams.append(writer.open_stream(job_id, attempt, usable))

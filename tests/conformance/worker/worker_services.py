@@ -76,6 +76,13 @@ max_wait_ms = 0
 lock_seconds = 5
 reports_progress = true
 
+[talking]
+description = "Emits numbers until the test opens the gate or the lock is lost."
+implementation = "tests.conformance.worker.worker_talking"
+media_types = ["application/json"]
+lock_seconds = 5
+reports_progress = true
+
 [together]
 description = "Each batch waits until it is full."
 implementation = "tests.conformance.worker.worker_models"
@@ -365,6 +372,7 @@ def message(
     *,
     deadline_seconds: float = 600.0,
     reply_url: str | None = None,
+    stream: bool = False,
 ) -> ServiceBusMessage:
     now = datetime.now(UTC)
     payload: Payload = (
@@ -379,6 +387,7 @@ def message(
         created_at=now,
         deadline=now + timedelta(seconds=deadline_seconds),
         reply_to=ReplyUrl(reply_url or gateway.url(identity)),
+        stream=stream,
     )
     return ServiceBusMessage(
         encode_request(request),
