@@ -42,8 +42,7 @@ class StreamView:
         elif event.kind == "attempt":
             if self.chunks:
                 self.finish()
-                text = "the text above does not count"
-                typer.echo(f"the job runs again, as attempt {event.attempt}: {text}", err=True)
+                typer.echo("the job runs again: the text above does not count", err=True)
             self.chunks = 0
         elif event.kind == "stream_lost":
             self.finish()

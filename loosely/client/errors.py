@@ -74,11 +74,10 @@ class WaitTimedOut(LooselyError, TimeoutError):
 
 
 class StreamRestarted(LooselyError):
-    """The job runs again as the attempt ``attempt``. Drop all its chunks, and read on."""
+    """The job runs again. Drop all its chunks, and read on."""
 
-    def __init__(self, attempt: int) -> None:
-        super().__init__(f"the job runs again, as attempt {attempt}: its earlier chunks are void")
-        self.attempt = attempt
+    def __init__(self) -> None:
+        super().__init__("the job runs again, so its earlier chunks count no more")
 
 
 class Problem(LooselyError):

@@ -108,7 +108,7 @@ class AsyncJobStream:
                 yield event.data
             elif event.kind == "attempt" and self._has_chunks:
                 self._has_chunks = False
-                raise StreamRestarted(event.attempt)
+                raise StreamRestarted
 
     @property
     def result(self) -> Any:

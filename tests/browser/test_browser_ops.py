@@ -6,20 +6,27 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.blob import BlobServiceClient
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
+from contract.names import PAYLOAD_CONTAINER, heartbeat_blob
 from gateway.keys import make_key
 from loosely.local.environment import shared_environment
 from loosely.local.parts import SystemSettings, worker_part
 from loosely.local.ports import Ports
+from tests import connections
 from tests.browser.browser import Browser
 from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
 from tests.browser.conftest import open_tab
@@ -190,6 +197,36 @@ def test_warning_about_workers_comes_and_goes(tab: Browser, idle: System) -> Non
         assert "last sign of life" in card
         assert "noop" in card
         assert final(idle, "acme", job_id)["status"] == "succeeded"
+    assert unexpected_messages(tab) == []
+
+
+@contextmanager
+def seen_worker(system: System, *models: ModelHeartbeat) -> Iterator[None]:
+    """Show the heartbeat of a worker that serves these models during the `with` block."""
+    heartbeat = Heartbeat("pod-7", "1", datetime.now(UTC), 60.0, models=models)
+    port = system.part("blobs").ports["blobs"]
+    with BlobServiceClient.from_connection_string(connections.blob_storage(port)) as service:
+        with suppress(ResourceExistsError):
+            service.create_container(PAYLOAD_CONTAINER)
+        blob = service.get_blob_client(PAYLOAD_CONTAINER, heartbeat_blob(heartbeat.worker))
+        blob.upload_blob(encode_heartbeat(heartbeat), overwrite=True)
+        yield
+        blob.delete_blob()
+
+
+def test_places_and_streams_are_shown(tab: Browser, idle: System) -> None:
+    slow = ModelHeartbeat("slow", ModelState.LOADED, concurrent_jobs=3, max_concurrent_jobs=16)
+    noop = ModelHeartbeat("noop", ModelState.LOADED, streams=0)
+    with seen_worker(idle, noop, replace(slow, streams=2)):
+        open_ops(tab, "watcher")
+        tab.wait_for_text("#worker-cards", "pod-7")
+        heads, first, second = (
+            [cell.text for cell in row.find_elements("css selector", "th, td")]
+            for row in tab.find_all("#worker-cards table tr")
+        )
+    assert heads[-2:] == ["Places used", "Streams"]
+    assert first[-1] == "0"
+    assert second[-2:] == ["3 of 16", "2"]
     assert unexpected_messages(tab) == []
 
 

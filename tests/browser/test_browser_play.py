@@ -1,5 +1,6 @@
 """Test the playground in a real browser: inputs, jobs, timelines, errors, and code to copy."""
 
+import base64
 import hashlib
 import json
 import os
@@ -90,6 +91,18 @@ CATALOGUE = "".join(
         entry("pair", "tests.browser.named_inputs_model", "image/jpeg image/png", NAMED_INPUTS),
         shape("parts", RESULTS),
         entry("slow", "tests.e2e.slow_model", "text/plain", "reports_progress = true", limit=1000),
+        entry(
+            "teller",
+            "tests.e2e.stream_model",
+            "application/json text/plain",
+            'reports_progress = true\nstreams = true\nresult_media_type = "text/plain"',
+        ),
+        entry(
+            "painter",
+            "tests.e2e.stream_model",
+            "application/json text/plain",
+            "reports_progress = true",
+        ),
         entry(
             "echo",
             "tests.browser.echo_model",
@@ -708,6 +721,90 @@ def test_progress_is_shown_until_the_cancellation(
     browser.wait_for_text("#badge", "cancelled")
     assert job_of(browser, system)["status"] == "cancelled"
     assert browser.messages == []
+
+
+# --- Streams ---
+
+SHOWN = "#stream-view pre"
+
+
+def open_stream(browser: Browser, model: str, folder: Path, **task: Any) -> None:
+    open_text(browser, model, json.dumps({"folder": str(folder), **task}))
+
+
+def release(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        (folder / f"chunk-{number}").touch()
+
+
+def test_text_appears_as_it_comes(browser: Browser, system: System, tmp_path: Path) -> None:
+    open_stream(browser, "teller", tmp_path, chunks=["The", " capital", " is Paris."])
+    start(browser)
+    release(tmp_path, 1)
+    browser.wait(lambda: browser.text_of(SHOWN) == "The", "the first text is not shown")
+    browser.wait_for_text("#badge", "running")
+    browser.wait_for_text("#job-facts", "First token")
+    check_with_axe(browser)
+    check_width(browser)
+    browser.emulate()
+    release(tmp_path, 2)
+    browser.wait(lambda: browser.text_of(SHOWN) == "The capital", "the next text is not shown")
+    release(tmp_path, 3)
+    browser.wait_for_text("#badge", "succeeded")
+    browser.wait_for_text("#result", "The capital is Paris.")
+    assert browser.text_of(SHOWN) == ""
+    assert "Tokens a second" in browser.find("#job-facts").text
+    assert "first_chunk" in browser.find("#timeline").text
+    assert job_of(browser, system)["result"] == "The capital is Paris."
+    assert browser.messages == []
+
+
+def test_preview_is_replaced_by_the_next(browser: Browser, tmp_path: Path) -> None:
+    pictures = []
+    for width in (3, 5):
+        file = picture(tmp_path, width)
+        pictures.append(base64.b64encode(file.read_bytes()).decode())
+    chunks = [f"data:image/png;base64,{pictures[0]}", {"b64_json": pictures[1]}, {"step": 3}]
+    open_stream(browser, "painter", tmp_path, chunks=chunks, result={"done": True})
+    set_options(browser)
+    click(browser, "#stream")
+    start(browser)
+    read_width = "return document.querySelector('#stream-view img')?.naturalWidth"
+    for number, expected in ((1, 3), (2, 5)):
+        release(tmp_path, number)
+        browser.wait(lambda: browser.run(read_width) == expected, "the preview is not shown")  # noqa: B023
+    release(tmp_path, 3)
+    browser.wait_for_text("#badge", "succeeded")
+    browser.wait_for_text("#result", "done")
+    # The result is JSON, so what was emitted stays.
+    assert browser.text_of(SHOWN).strip() == '{"step":3}'
+    assert len(browser.find_all("#stream-view img")) == 1
+
+
+def test_lost_worker_drops_the_text(browser: Browser, system: System, tmp_path: Path) -> None:
+    open_stream(browser, "teller", tmp_path, chunks=["one", " two"])
+    start(browser)
+    release(tmp_path, 1)
+    browser.wait(lambda: browser.text_of(SHOWN) == "one", "the text is not shown")
+    (tmp_path / "chunk-1").unlink()
+    system.kill_and_wait("worker")
+    browser.wait(lambda: browser.text_of(SHOWN) == "", "the text of the lost worker is shown")
+    release(tmp_path, 1, 2)
+    browser.wait_for_text("#badge", "succeeded")
+    browser.wait_for_text("#result", "one two")
+
+
+def test_copied_code_reads_the_stream(browser: Browser, tmp_path: Path) -> None:
+    release(tmp_path, 1, 2)
+    open_stream(browser, "teller", tmp_path, chunks=["one", " two"])
+    run(browser)
+    for language in LANGUAGES:
+        (tmp_path / "result.plain").unlink(missing_ok=True)
+        printed = run_snippet(browser, language, tmp_path)
+        assert " two" in printed
+        assert "1-2" in printed
+        if language != "curl":
+            assert (tmp_path / "result.plain").read_text() == "one two"
 
 
 # --- Problems ---

@@ -48,7 +48,7 @@ def test_another_attempt_is_told(submit: Run, gateway: ScriptedGateway) -> None:
     gateway.responses = [ACCEPTED, event_response(PARIS, AGAIN, BERLIN, ENDED)]
     done = submit("--stream")
     assert done.stdout == "Paris\nBerlin\n"
-    assert "as attempt 2: the text above does not count" in done.stderr
+    assert "the job runs again: the text above does not count" in done.stderr
 
 
 def test_missing_chunks_are_told(submit: Run, gateway: ScriptedGateway) -> None:

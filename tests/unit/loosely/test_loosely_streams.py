@@ -208,9 +208,17 @@ class TestAttempts:
     ) -> None:
         gateway.responses = [event_response(PARIS, AGAIN, BERLIN, ENDED)]
         stream = connect(gateway.url).follow(JOB_ID)
-        with pytest.raises(StreamRestarted, match="attempt 2"):
+        with pytest.raises(StreamRestarted, match="runs again"):
             stream.chunks()
         assert stream.chunks() == ["Berlin"]
+
+    def test_same_attempt_can_begin_anew(self, gateway: ScriptedGateway, connect: Connect) -> None:
+        again = ("attempt", "1-3", {"attempt": 1})
+        gateway.responses = [event_response(PARIS, IN_FRANCE, again, ("chunk", "1-4", "B"), ENDED)]
+        stream = connect(gateway.url).follow(JOB_ID)
+        with pytest.raises(StreamRestarted):
+            stream.chunks()
+        assert stream.chunks() == ["B"]
 
     def test_chunks_ignore_an_attempt_before(
         self, gateway: ScriptedGateway, connect: Connect

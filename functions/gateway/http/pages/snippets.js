@@ -63,7 +63,12 @@ function makeCurl(request, origin) {
     ? names.length ? [`--data-raw ${withIds(body)}`] : Object.entries(inputsOf(request)).map(curlPart)
     : [names.length ? "-X POST" : name ? `--data-binary ${shell(`@${name}`)}` : `--data-raw ${single}`];
   const sent = Object.entries(headers).map(([header, value]) => `-H ${shell(`${header.toLowerCase()}: ${value}`)}`);
-  const submit = joined(["curl -sS", ...data, ...sent, ...key, withIds(`${origin}${path}`)]);
+  const url = withIds(`${origin}${path}`);
+  if (request.options.stream) {
+    // The last event, `end`, has the job with its result or the link to it.
+    return `${[...parts, joined(["curl -sSN", ...data, ...sent, `-H 'accept: text/event-stream'`, ...key, url])].join("\n")}\n`;
+  }
+  const submit = joined(["curl -sS", ...data, ...sent, ...key, url]);
   const named = namedResults(request);
   // The status is 202 if the job has not ended. Then ask again.
   parts.push(`job=$(${submit})`, `id=$(printf %s "$job" | sed -n 's/^{"id": *"\\([^"]*\\)".*/\\1/p')`,
@@ -138,7 +143,12 @@ function makePython(request, origin) {
     "",
     ...(readKey() ? [`# The client reads the key from $${KEY}.`] : []),
     `with Client(${python(origin)}) as client:`,
-    `    job = client.run(\n${argumentsText}    )`,
+    ...(options.stream ? [
+      `    stream = client.stream(\n${argumentsText}    )`,
+      "    for event in stream:",
+      "        print(event.id, event.kind, event.data)",
+      "    job = stream.job",
+    ] : [`    job = client.run(\n${argumentsText}    )`]),
     ...shown,
     "",
   ].join("\n").trimStart();
@@ -205,6 +215,10 @@ function makeJavaScript(request, origin) {
     "  headers: {", ...sent, "  },",
     ...(sentBody === null ? [] : [`  body: ${sentBody},`]),
     "})).json();",
+    ...(request.options.stream ? [
+      'const stream = await send(`${job.links.self}/events`, { headers: { Accept: "text/event-stream" } });',
+      "for await (const piece of stream.body.pipeThrough(new TextDecoderStream())) process.stdout.write(piece);",
+    ] : []),
     'while (["queued", "running", "cancelling"].includes(job.status)) {',
     '  job = await (await send(job.links.self, { headers: { Prefer: "wait=30" } })).json();',
     "}",
