@@ -30,6 +30,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite
 from types import GeneratorType, MappingProxyType
@@ -274,6 +275,11 @@ class LoadedModel:
         """Run a coroutine on the model's event loop, which exists until `close`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            # By default, `asyncio.to_thread` has few threads on a machine with few processors.
+            threads = ThreadPoolExecutor(
+                self._model.max_concurrent_jobs, f"{self._model.name}-call"
+            )
+            self._loop.set_default_executor(threads)
         with self._inference_mode():
             return self._loop.run_until_complete(main)
 

@@ -90,7 +90,7 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
     """Check that an instance of `Infer` can be called as an item model or a batch model."""
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
-    for name in ("max_batch_size", "max_wait_ms"):
+    for name in ("max_batch_size", "max_wait_ms", "max_concurrent_jobs"):
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:
             raise ModelUnfit(
