@@ -81,6 +81,24 @@ def test_stop_order_frees_the_place(system: System, tmp_path: Path) -> None:
     assert float((job.folder / "cancelled").read_text()) - ordered_at < 0.5
 
 
+def test_cancelled_job_frees_its_place(system: System, tmp_path: Path) -> None:
+    jobs = [ConcurrentJob(system, tmp_path / str(number)) for number in range(4)]
+    until(lambda: sum(job.has("running") for job in jobs) == 3, 15, "three jobs run")
+    (waiting,) = [job for job in jobs if not job.has("running")]
+    cancelled = next(job for job in jobs if job.has("running"))
+    until(lambda: system.job(cancelled.id)["status"] == "running", 15, "its caller sees it run")
+    ordered_at = time.time()
+    system.http.delete(f"/v1/jobs/{cancelled.id}")
+    waiting.wait_for("running")
+    assert (waiting.folder / "running").stat().st_mtime - ordered_at < 1.0
+    assert float((cancelled.folder / "cancelled").read_text()) - ordered_at < 0.5
+    assert system.final(cancelled.id)["status"] == "cancelled"
+    for job in jobs:
+        job.end()
+    ended = {system.final(job.id)["status"] for job in jobs if job is not cancelled}
+    assert ended == {"succeeded"}
+
+
 def test_jobs_of_a_killed_worker_run_again(system: System, tmp_path: Path) -> None:
     jobs = [ConcurrentJob(system, tmp_path / str(number)) for number in range(2)]
     for job in jobs:
