@@ -15,7 +15,6 @@ from typing import Final
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from contract import media
 from contract.errors import MalformedMessage
 from contract.streams import (
     BEFORE_ALL,
@@ -25,17 +24,10 @@ from contract.streams import (
     format_event_id,
     parse_event_id,
 )
-from gateway.http.requests import (
-    choose_media_type,
-    durable_of,
-    services_of,
-    wait_for_hang_up,
-)
+from gateway.http.requests import EVENT_STREAM, durable_of, services_of, wait_for_hang_up
 from gateway.jobs.model import JobResource, Record, add_text_result
 from gateway.problems import malformed
 from gateway.streams.feeds import ReaderBehind
-
-MEDIA_TYPE: Final = "text/event-stream"
 
 COMMENT_SECONDS: Final = 15.0
 """After what silence a stream gets a comment."""
@@ -49,7 +41,7 @@ BLOCKED_SECONDS: Final = 60.0
 _COMMENT: Final = b":\n\n"
 # Without `charset`, which Starlette adds to a text's media type. The format is always UTF-8.
 _HEADERS: Final = {
-    "Content-Type": MEDIA_TYPE,
+    "Content-Type": EVENT_STREAM,
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",
 }
@@ -143,12 +135,6 @@ class EventStreamResponse(Response):
             self._is_sending, self._sent_at = True, loop.time()
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             self._is_sending, self._sent_at = False, loop.time()
-
-
-def wants_events(request: Request) -> bool:
-    """Return whether the Accept header of a request prefers server-sent events to JSON."""
-    accept = ",".join(request.headers.getlist("accept"))
-    return choose_media_type(accept, (media.JSON, MEDIA_TYPE)) == MEDIA_TYPE
 
 
 def parse_after(headers: Sequence[str], option: str | None) -> EventId:

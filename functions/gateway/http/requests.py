@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from contract import media
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.media import essence
@@ -409,6 +410,15 @@ def choose_media_type(header: str, offers: Sequence[str]) -> str:
     """
     ranges = [found for part in header.split(",")[:_MAX_RANGES] if (found := _parse_range(part))]
     return max(offers, key=lambda offer: _weight(offer, ranges)) if ranges else offers[0]
+
+
+EVENT_STREAM: Final = "text/event-stream"
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether the Accept header of a request prefers server-sent events to JSON."""
+    accept = ",".join(request.headers.getlist("accept"))
+    return choose_media_type(accept, (media.JSON, EVENT_STREAM)) == EVENT_STREAM
 
 
 def _parse_range(part: str) -> tuple[str, float] | None:

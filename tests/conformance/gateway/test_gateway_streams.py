@@ -1,15 +1,12 @@
 """Test streams on both stores: our blob storage emulator, and a real redis-server."""
 
 import asyncio
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from uuid_utils import uuid7
 
 from contract.streams import (
@@ -23,10 +20,11 @@ from contract.streams import (
     stream_key,
 )
 from gateway.storage.blobs import Blobs, PayloadContainer
-from gateway.streams.feeds import Feeds
-from gateway.streams.store import BlobLogs, RedisLogs, StreamLogs
+from gateway.streams.feeds import MAX_BEHIND_BYTES, Feeds, LogUnreadable, ReaderBehind
+from gateway.streams.store import BlobLogs, LogPlace, RedisLogs, StreamLogs
 from tests.conformance.gateway.emulated_services import storage
 from tests.ports import free_port
+from tests.stream_stores import running_redis
 
 CHUNK = StreamEventType.CHUNK
 
@@ -66,17 +64,9 @@ class RedisLog:
 
 
 @pytest.fixture(scope="module")
-def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    if (program := shutil.which("redis-server")) is None:
-        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
-    port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    with subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL) as process:
-        try:
-            yield port
-        finally:
-            process.terminate()
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture(params=["blobs", "redis"])
@@ -86,13 +76,7 @@ async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
         yield BlobLog(Blobs(container))
         await container.close()
         return
-    opened = RedisLog(f"redis://127.0.0.1:{request.getfixturevalue('redis_port')}")
-    for _ in range(100):
-        try:
-            await opened.redis.ping()
-            break
-        except RedisError:
-            await asyncio.sleep(0.05)
+    opened = RedisLog(request.getfixturevalue("redis_url"))
     yield opened
     await opened.close()
 
@@ -143,6 +127,20 @@ def job_id() -> str:
     return str(uuid7())
 
 
+class CountingLogs:
+    """Counts the reads of a store, and fails while `is_down`."""
+
+    def __init__(self, logs: StreamLogs) -> None:
+        self.logs = logs
+        self.reads_at_once = logs.reads_at_once
+        self.count = 0
+        self.is_down = False
+
+    async def read(self, places: Sequence[LogPlace]) -> list[list[StreamEvent] | None]:
+        self.count += len(places)
+        return [None for _ in places] if self.is_down else await self.logs.read(places)
+
+
 class TestFollowing:
     async def test_events_come_in_order_and_once(self, log: Log, job_id: str) -> None:
         reader = Reader(feeds_of(log), job_id)
@@ -189,3 +187,111 @@ class TestFollowing:
 
     async def test_job_without_a_log_only_ends(self, log: Log, job_id: str) -> None:
         assert await Reader(feeds_of(log), job_id).finish() == []
+
+    async def test_later_attempt_follows_the_first(self, log: Log, job_id: str) -> None:
+        await log.write(job_id, begin(1), chunk(1, 1), begin(2), chunk(2, 1))
+        reader = Reader(feeds_of(log), job_id, (1, 1))
+        assert await reader.finish() == ["2-0", "2-1"]
+
+
+class TestSharing:
+    async def test_readers_of_a_job_share_reads(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        feeds = Feeds(logs, 0.02, 0.5)
+        readers = [Reader(feeds, job_id) for _ in range(100)]
+        await log.write(job_id, begin(1))
+        await asyncio.gather(*(reader.has(1) for reader in readers))
+        before = logs.count
+        for number in range(1, 20):
+            await log.write(job_id, chunk(1, number))
+            await asyncio.gather(*(reader.has(number + 1) for reader in readers))
+        assert logs.count - before < 100
+        found = await asyncio.gather(*(reader.finish() for reader in readers))
+        assert {len(ids) for ids in found} == {20}
+
+    async def test_late_reader_gets_all(self, log: Log, job_id: str) -> None:
+        feeds = feeds_of(log)
+        first = Reader(feeds, job_id)
+        await log.write(job_id, *(chunk(1, number) for number in range(200)))
+        await first.has(200)
+        late = Reader(feeds, job_id)
+        await log.write(job_id, chunk(1, 200))
+        await asyncio.gather(first.has(201), late.has(201))
+        assert await first.finish() == await late.finish()
+
+    async def test_silent_log_is_read_less_often(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        reader = Reader(Feeds(logs, 0.2, 0.5), job_id)
+        await asyncio.sleep(0.5)
+        assert logs.count <= 4
+        await reader.finish()
+
+    async def test_nobody_reads_after_the_last_reader(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        reader = Reader(Feeds(logs, 0.02, 0.5), job_id)
+        await log.write(job_id, chunk(1, 1))
+        await reader.has(1)
+        reader.task.cancel()
+        await asyncio.wait([reader.task])
+        await asyncio.sleep(0.1)
+        before = logs.count
+        await asyncio.sleep(0.1)
+        assert logs.count == before
+
+
+async def _take_all(found: AsyncIterator[list[StreamEvent]], got: list[StreamEvent]) -> None:
+    async for events in found:
+        got += events
+
+
+class TestSlowReader:
+    async def test_is_dropped_and_can_resume(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        feeds = Feeds(logs, 0.02, 0.5)
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async with aclosing(feeds.follow(job_id, BEFORE_ALL, end)) as found:
+            slow = asyncio.ensure_future(anext(found))
+            while logs.count < 2:  # noqa: ASYNC110 - until the reader no longer reads alone
+                await asyncio.sleep(0.01)
+            fast = Reader(feeds, job_id)
+            await log.write(job_id, begin(1))
+            got = await slow
+            count = MAX_BEHIND_BYTES // 50_000 + 20
+            for number in range(1, count):
+                await log.write(job_id, chunk(1, number, "x" * 50_000))
+                await fast.has(number + 1)
+            with pytest.raises(ReaderBehind) as caught:
+                await _take_all(found, got)
+            assert caught.value.after == got[-1].key
+        again = Reader(feeds, job_id, caught.value.after)
+        ids = [event.id for event in got] + await again.finish()
+        assert ids == [f"1-{number}" for number in range(count)] == await fast.finish()
+
+
+class TestStoreIsDown:
+    async def test_stream_goes_on_afterwards(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        reader = Reader(Feeds(logs, 0.02, 0.5), job_id)
+        await log.write(job_id, chunk(1, 1))
+        await reader.has(1)
+        logs.is_down = True
+        await log.write(job_id, chunk(1, 2))
+        await asyncio.sleep(0.1)
+        logs.is_down = False
+        await reader.has(2)
+        assert await reader.finish() == ["1-1", "1-2"]
+
+    async def test_end_does_not_wait_for_ever(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        reader = Reader(Feeds(logs, 0.02, 0.5), job_id)
+        await log.write(job_id, chunk(1, 1))
+        await reader.has(1)
+        logs.is_down = True
+        with pytest.raises(LogUnreadable):
+            await reader.finish()
+
+
+async def test_unreachable_redis_is_no_answer(job_id: str) -> None:
+    logs = RedisLogs(f"redis://127.0.0.1:{free_port()}")
+    assert await logs.read([LogPlace(job_id, BEFORE_ALL)]) == [None]
+    await logs.close()

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.event_stream import EventStreamResponse, JobEvents, encode_sse, wants_events
+from gateway.http.event_stream import EventStreamResponse, JobEvents, encode_sse
 from gateway.http.openapi.operations import (
     EVENTS,
     IDEMPOTENCY_KEY,
@@ -33,6 +33,7 @@ from gateway.http.requests import (
     read_parts,
     refuse_unknown_query,
     services_of,
+    wants_events,
 )
 from gateway.http.responses import (
     add_queue_position,
@@ -49,6 +50,7 @@ from gateway.jobs.model import (
     job_resource,
     priority_of,
 )
+from gateway.submission.create import SubmittedJob
 from gateway.submission.parse import parse_submission
 
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
@@ -133,12 +135,11 @@ async def submit(
                 submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
         # Build the response.
         job_id, record = submitted.job_id, submitted.record
-        events = JobEvents(request, job_id, record, show=job_resource)
         if found.reports_progress:
             record = await services.progress.add_to_if_available(job_id, record)
         record = await add_text_result(services.payloads, record)
         if follows:
-            response = await _stream(request, job_id, record, events, slot.pop_all())
+            response = await _stream(request, submitted, record, slot.pop_all())
         else:
             response = await _answer(request, job_id, record, preference)
     if submitted.is_replay:
@@ -170,11 +171,13 @@ async def _answer(
 
 
 async def _stream(
-    request: Request, job_id: str, record: Record, events: JobEvents, slot: ExitStack
+    request: Request, submitted: SubmittedJob, shown: Record, slot: ExitStack
 ) -> Response:
     """Return the stream that begins with the job, whose place `slot` is freed at its end."""
-    services, job = services_of(request), job_resource(job_id, record)
-    if not is_final(record):
-        await add_queue_position(job, priority_of(record), services.catalogue, services.estimates)
+    services, job_id = services_of(request), submitted.job_id
+    job = job_resource(job_id, shown)
+    if not is_final(shown):
+        await add_queue_position(job, priority_of(shown), services.catalogue, services.estimates)
+    events = JobEvents(request, job_id, submitted.record, show=job_resource)
     headers = {"Vary": "Accept, Prefer", "Content-Location": job_path(job_id)}
     return EventStreamResponse(events.pieces(encode_sse("job", job)), slot, events.resume, headers)
