@@ -1,0 +1,33 @@
+"""The catalogue entries of `openai_model`, one for each kind of result."""
+
+CATALOGUE = """
+[embedder]
+description = "Makes vectors of texts."
+implementation = "tests.e2e.openai_model"
+options = {makes = "vectors"}
+media_types = ["application/json"]
+openai = ["embeddings"]
+
+[painter]
+description = "Makes and turns pictures."
+implementation = "tests.e2e.openai_model"
+options = {makes = "image"}
+media_types = ["application/json", "image/png"]
+result_media_type = "image/png"
+openai = ["images.generations", "images.edits"]
+
+[listener]
+description = "Writes how long a recording is."
+implementation = "tests.e2e.openai_model"
+options = {makes = "transcript"}
+media_types = ["audio/wav"]
+openai = ["audio.transcriptions"]
+
+[speaker]
+description = "Is silent for as long as a text would take."
+implementation = "tests.e2e.openai_model"
+options = {makes = "speech"}
+media_types = ["application/json"]
+result_media_type = "audio/wav"
+openai = ["audio.speech"]
+"""
