@@ -1,9 +1,9 @@
 """Gather the events that models emit, and append them to the logs of their jobs.
 
 The first chunk of a job is appended at once. Later ones wait for others, until GATHER_SECONDS after
-the last append or until there are GATHER_BYTES. A job has one append in flight at most, so a slow
-store gets fewer, larger appends. The store never makes a job fail: if events cannot be written in
-time, the rest of the stream is lost, and the reply says so.
+the last append or until there are GATHER_BYTES. A job has one append in flight at most, and pauses
+after it as long as it took, so a slow store gets fewer, larger appends. The store never makes a job
+fail: if events cannot be written in time, the rest of the stream is lost, and the reply says so.
 
 The log of each attempt begins with the event `attempt`. A job that runs again in the same delivery,
 or after a delivery that was not counted, has a further event `attempt` instead.
@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 GATHER_SECONDS: Final = 0.04
 GATHER_BYTES: Final = 32 * 1024
+_LONGEST_PAUSE_SECONDS: Final = 0.1
 
 FLUSH_SECONDS: Final = 2.0
 """How long the end of a job waits for the store, and how long all calls of `emit` together do."""
@@ -97,6 +98,7 @@ class OpenStream:
         self.end: LogEnd | None = EMPTY if attempt == 1 else None
         self.due_at: float | None = None
         self.sent_at = 0.0
+        self._pauses_until = 0.0
         self.append_count = 0
         self.failure_count = 0
 
@@ -215,7 +217,7 @@ class OpenStream:
             return now
         is_many = self.append_count >= _MANY_APPENDS
         seconds = _GATHER_SECONDS_AFTER_MANY if is_many else GATHER_SECONDS
-        return max(now, self.sent_at + seconds)
+        return max(now, self.sent_at + seconds, self._pauses_until)
 
     def start_append(self, now: float) -> None:
         """Take the pending events for an append, unless those of a failed append are to go."""
@@ -247,6 +249,8 @@ class OpenStream:
         if appended is Appended.WRITTEN:
             self.end, self.append_count = append.new_end, self.append_count + 1
             self.failure_count = 0
+            # So a store or a machine that is slow has fewer appends, of more events each.
+            self._pauses_until = now + min(now - self.sent_at, _LONGEST_PAUSE_SECONDS)
             self._unsent_bytes -= sum(len(data) for _, data in self._sending)
             self._sending = []
             self._changed.notify_all()
