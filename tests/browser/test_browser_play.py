@@ -98,6 +98,12 @@ CATALOGUE = "".join(
             'reports_progress = true\nstreams = true\nresult_media_type = "text/plain"',
         ),
         entry(
+            "chat",
+            "tests.e2e.stream_model",
+            "application/json text/plain",
+            'reports_progress = true\nopenai = ["chat.completions"]',
+        ),
+        entry(
             "painter",
             "tests.e2e.stream_model",
             "application/json text/plain",
@@ -779,6 +785,28 @@ def test_preview_is_replaced_by_the_next(browser: Browser, tmp_path: Path) -> No
     # The result is JSON, so what was emitted stays.
     assert browser.text_of(SHOWN).strip() == '{"step":3}'
     assert len(browser.find_all("#stream-view img")) == 1
+
+
+def test_chat_shows_the_text_of_its_chunks(browser: Browser, tmp_path: Path) -> None:
+    release(tmp_path, 1, 2)
+    open_model(browser, "chat")
+    click(browser, ".sample[value='chat.completions.json']")
+    assert "capital of France" in str(browser.find("#text").get_attribute("value"))
+    chunks = [
+        {"object": "chat.completion.chunk", "choices": [{"delta": {"content": text}}]}
+        for text in ("Par", "is")
+    ]
+    result = {"object": "chat.completion", "choices": [{"message": {"content": "Paris"}}]}
+    open_stream(browser, "chat", tmp_path, chunks=chunks, result=result)
+    run(browser)
+    assert browser.find("#result pre.text").text == "Paris"
+    assert browser.text_of(SHOWN) == ""
+    facts = browser.find("#job-facts").text
+    assert "Tokens\n2" in facts
+    browser.run("document.querySelector('#stream').checked = false")
+    run(browser)
+    assert browser.find("#result pre.text").text == "Paris"
+    assert "Tokens" not in browser.find("#job-facts").text
 
 
 def test_lost_worker_drops_the_text(browser: Browser, system: System, tmp_path: Path) -> None:

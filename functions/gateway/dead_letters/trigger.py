@@ -51,6 +51,7 @@ _STEPS: Final = (
     ("replied_ms", "the worker sent the reply"),
     ("stored_ms", "the result was stored"),
     ("ran_ms", "the model returned"),
+    ("first_chunk_ms", "the model emitted chunks"),
     ("batched_ms", "the model ran"),
     ("decoded_ms", "the job waited for a batch"),
     ("fetched_ms", "the input was decoded"),

@@ -60,6 +60,7 @@ def test_any_bytes_are_parsed(pieces: list[bytes]) -> None:
         (b"\xef\xbb\xbfdata: a\n\n", [ServerSentEvent("", "a")]),
         (b"data\n\n", [ServerSentEvent("", "")]),
         (b"data: a\ndata: b\r\r\n", [ServerSentEvent("", "a\nb")]),
+        (b"data: a\r\ndata: b\r\n\r\n", [ServerSentEvent("", "a\nb")]),
         (b"event: x\nid: 1\n\ndata: a\n\n", [ServerSentEvent("", "a")]),
         (b"id: 1\0\ndata: a\n\n", [ServerSentEvent("", "a")]),
         (b"data: a\n", []),

@@ -18,6 +18,15 @@ const SAMPLES = [
   { name: "hello.txt", text: "A sentence", type: "text/plain", content: "A burst of requests waits instead of failing." },
   { name: "point.json", text: "An object", type: JSON_TYPE, content: '{"x": 0.5, "tags": ["a", "b"]}' },
 ];
+// The bodies of the OpenAI API are the inputs of the models that offer its operations.
+const OPENAI_SAMPLES = {
+  "chat.completions": ["A question", '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 64}'],
+  completions: ["The beginning of a text", '{"prompt": "The capital of France is", "max_tokens": 16}'],
+  responses: ["A question to answer", '{"input": "What is the capital of France?", "max_output_tokens": 64}'],
+  embeddings: ["Two sentences", '{"input": ["A burst of requests waits.", "Many requests wait."]}'],
+  "images.generations": ["A description", '{"prompt": "A cat on a sofa"}'],
+  "audio.speech": ["A sentence to speak", '{"input": "A burst of requests waits.", "voice": "alloy"}'],
+};
 
 const find = (id) => document.getElementById(id);
 const isText = (type) => type.startsWith("text/");
@@ -206,7 +215,12 @@ class InputField {
   }
 
   sampleButtons() {
-    const fitting = SAMPLES.filter((each) => this.entry.media_types.includes(each.type));
+    const { media_types: types, openai = [] } = this.entry;
+    const fitting = [
+      ...SAMPLES.filter(({ type }) => types.includes(type) && !(type === JSON_TYPE && openai.length)),
+      ...openai.filter((each) => OPENAI_SAMPLES[each] && types.includes(JSON_TYPE)).map((each) =>
+        ({ name: `${each}.json`, type: JSON_TYPE, text: OPENAI_SAMPLES[each][0], content: OPENAI_SAMPLES[each][1] })),
+    ];
     const buttons = fitting.map((sample) => {
       const button = element("button", { type: "button", className: "sample", value: sample.name });
       if (sample.type.startsWith("image/")) {
@@ -264,8 +278,9 @@ export class InputPanel extends InputField {
     // During an upgrade, an older gateway may describe the same model without named inputs.
     const isSame = String(Object.keys(model.inputs)) === String([...this.named.keys()]);
     if (hasChanged || !isSame) this.addNamed(Object.entries(model.inputs));
-    this.setEntry({ title: model.name, media_types: model.media_types, limits: model.limits, required: true }, models);
-    for (const [name, field] of this.named) field.setEntry({ title: name, ...model.inputs[name] });
+    const { name, media_types, limits, openai } = model;
+    this.setEntry({ title: name, media_types, limits, openai, required: true }, models);
+    for (const [title, field] of this.named) field.setEntry({ title, ...model.inputs[title] });
   }
 
   addNamed(inputs) {

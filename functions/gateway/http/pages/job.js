@@ -62,9 +62,10 @@ export function submission(request, uploads = null) {
   for (const [name, value] of Object.entries(request.options)) {
     if (!["wait", "stream"].includes(name) && value !== null) query.set(name, value);
   }
+  const { wait, stream } = request.options;
+  if (!stream && request.model.streams) query.set("stream", "false");
   const text = String(query);
   const { type, body } = content(request, uploads);
-  const { wait, stream } = request.options;
   return {
     path: `/v1/models/${encodeURIComponent(request.model.name)}/jobs${text && `?${text}`}`,
     headers: {

@@ -318,7 +318,7 @@ class Run {
     } else if (performance.now() - this.factsAt > FACTS_MS) {
       this.showFacts();
     }
-    if (type === "attempt") this.showStatus(this.job.status, "A worker was lost, and the job runs again");
+    if (type === "attempt") this.showStatus(this.job.status, "The job runs again from its beginning");
     if (type === "stream_lost") this.showStatus(this.job.status, "Some chunks are missing; the result is complete");
   }
 
@@ -329,9 +329,10 @@ class Run {
     const reads = names.map((name) => readResult(this.job, name));
     await Promise.allSettled(reads);
     if (this !== current) return;
-    // A result that is not JSON has the text or the picture again.
-    if (this.request.model.result_media_type !== "application/json") find("stream-view").replaceChildren();
     for (const [at, name] of names.entries()) await this.addResult(name, reads[at]);
+    // A result that is not JSON has the text or the picture again, and that of a chat the text.
+    const hasText = find("result").querySelector("pre.text")?.textContent === this.stream.text;
+    if (hasText || this.request.model.result_media_type !== "application/json") find("stream-view").replaceChildren();
     await this.showTimeline();
   }
 

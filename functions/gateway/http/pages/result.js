@@ -42,6 +42,8 @@ async function drawingsOf(blob, input) {
 
 async function drawJson(value, input) {
   const drawings = [];
+  const answer = value?.choices?.[0]?.message?.content ?? value?.choices?.[0]?.text; // of the OpenAI API
+  if (typeof answer === "string") drawings.push(element("pre", { className: "text", tabIndex: 0 }, answer));
   for (const member of Object.values(Object(value))) {
     if (isLabels(member)) drawings.push(drawLabels(member));
     if (isObjects(member)) {
