@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from worker.models import Accepts, Context
+from worker.models import Accepts, Cancelled, Context
 
 
 class Infer:
     """Runs until the file `end` exists in the folder that the input names.
 
-    It creates the file `running`, and `cancelled` when the job is stopped. With `blocks`, it blocks
-    the event loop instead of waiting.
+    It creates the file `running`, and `cancelled` when the job is stopped.
     """
 
     accepts: ClassVar[Accepts] = "bytes"
@@ -31,11 +30,9 @@ class Infer:
         try:
             while not (folder / "end").exists():
                 await asyncio.sleep(0.01)
-                if task.get("blocks"):
-                    self._block(folder)
                 most = max(most, self._count)
                 context.progress(0.5)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Cancelled):
             (folder / "cancelled").write_text(str(time.time()))
             raise
         finally:
@@ -49,8 +46,3 @@ class Infer:
     def _note_close(self) -> None:
         if self._closed:
             Path(self._closed).touch()
-
-    @staticmethod
-    def _block(folder: Path) -> None:
-        while not (folder / "end").exists():
-            time.sleep(0.01)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -33,10 +32,10 @@ max_concurrent_jobs = 3
 class ConcurrentJob:
     """A job of the model `many`, which runs until the test ends it."""
 
-    def __init__(self, system: System, folder: Path, **task: Any) -> None:
+    def __init__(self, system: System, folder: Path) -> None:
         folder.mkdir()
         self.system, self.folder = system, folder
-        body = json.dumps({"folder": str(folder), **task})
+        body = json.dumps({"folder": str(folder)})
         self.id = system.accept("many", body.encode(), "text/plain")
 
     def has(self, name: str) -> bool:
