@@ -41,6 +41,7 @@ _ADVICE = {
     "idempotency-mismatch": "use a new idempotency key for a different request",
     "saturated": "try again later, or use a longer --deadline",
     "overloaded": "try again later",
+    "too-many-streams": "close other streams, or try again later",
     "inference-failed": "see the worker's log, on this machine with `loosely logs worker`",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
     "expired": "submit the job again with a longer --deadline",

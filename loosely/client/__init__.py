@@ -2,5 +2,6 @@
 
 Import the public names from `loosely`. A call passes through `clients` (blocking or asynchronous),
 `operations` (each operation once, as a coroutine), `requests` and `responses`, `retry` and
-`transport` (httpx). Callers get the `resources` and the `errors`.
+`transport` (httpx). `streams` has the events of jobs, from the parser in `sse`. Callers get the
+`resources` and the `errors`.
 """
