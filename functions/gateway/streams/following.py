@@ -151,7 +151,7 @@ def _running(finding: Coroutine[Any, Any, Record]) -> Iterator[asyncio.Task[Reco
 
 def _is_shown(event: StreamEvent) -> bool:
     """Return whether readers see an event; the begin of the first attempt says nothing."""
-    return event.type is not StreamEventType.ATTEMPT or event.attempt > 1
+    return event.type is not StreamEventType.ATTEMPT or event.key != (1, 0)
 
 
 def _too_many(reason: str) -> HttpProblem:

@@ -171,6 +171,16 @@ class TestEndedJob:
         assert events[2]["event"] == "attempt"
         assert events[2]["data"] == {"attempt": 2}
 
+    async def test_second_run_of_an_attempt_is_announced(self, gateway: RunningGateway) -> None:
+        job_id = await gateway.accept(stream="true")
+        await write(gateway, job_id, "a")
+        again = StreamEvent(1, 2, StreamEventType.ATTEMPT)
+        await gateway.blobs.append(stream_blob(job_id), encode_event(again) + b"\n")
+        await write_more(gateway, job_id, 3, "b")
+        await gateway.reply()
+        events = await follow(gateway, job_id)
+        assert [each["event"] for each in events] == ["chunk", "attempt", "chunk", "end"]
+
     async def test_lost_events_are_reported(self, gateway: RunningGateway) -> None:
         job_id = await gateway.accept(stream="true")
         body = reply_body(job_id, result={"json": 1})

@@ -1,7 +1,9 @@
 """Test models that emit: what generators yield, and what is emitted without a job."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -152,6 +154,20 @@ def test_text_model_must_yield_texts() -> None:
 
     with pytest.raises(InferenceFailed, match="yielded a int; expected texts"):
         LoadedModel(TEXT, Infer()).call_model(["abc"], [Emitted()])
+
+
+def test_model_of_the_guide_emits() -> None:
+    guide = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
+    (code,) = [
+        each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "yield" in each
+    ]
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(code, names)
+    context = Emitted()
+    assert list(LoadedModel(TEXT, names["Infer"]()).call_model(["one two"], [context])) == [
+        "one two "
+    ]
+    assert context.chunks == ["one ", "two "]
 
 
 @pytest.mark.parametrize("chunks", ["ab", ["a"], 7])
