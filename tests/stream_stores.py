@@ -19,7 +19,7 @@ from tests.ports import free_port
 from worker.blobs import storage_account
 from worker.streams.blobs import AppendBlobs
 from worker.streams.redis_streams import RedisStreamLogs
-from worker.streams.store import StreamLogs
+from worker.streams.store import WritableLogs
 
 _START_SECONDS = 20.0
 
@@ -62,7 +62,7 @@ class BlobLogs:
     def __init__(self, connection_string: str) -> None:
         endpoint = AzureEndpoint(connection_string=connection_string)
         self._account = storage_account(endpoint)
-        self.store: StreamLogs = AppendBlobs(self._account)
+        self.store: WritableLogs = AppendBlobs(self._account)
 
     def events(self, job_id: str) -> list[StreamEvent | None]:
         """Return all events of a log. None stands for a line that is no event."""
@@ -88,7 +88,7 @@ class RedisLogs:
 
     def __init__(self, url: str) -> None:
         self._redis: Any = redis.Redis.from_url(url)
-        self.store: StreamLogs = RedisStreamLogs(url, kept_seconds=60)
+        self.store: WritableLogs = RedisStreamLogs(url, kept_seconds=60)
 
     def events(self, job_id: str) -> list[StreamEvent | None]:
         """Return all events of a log. None stands for an entry that is no event."""

@@ -62,7 +62,7 @@ from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
 from worker.stops import StopOrders
 from worker.streams.blobs import AppendBlobs
-from worker.streams.store import StreamLogs
+from worker.streams.store import WritableLogs
 from worker.streams.writer import StreamWriter
 from worker.telemetry.health import DeviceProbe, Loops, check_readiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
@@ -328,7 +328,7 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> StreamLogs:
+def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> WritableLogs:
     if settings.stream_redis_url is None:
         return AppendBlobs(account)
     from worker.streams.redis_streams import RedisStreamLogs  # noqa: PLC0415  only where needed

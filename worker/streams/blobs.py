@@ -67,7 +67,7 @@ class AppendBlobs:
         self._client = _Client(parts.scheme, parts.netloc)
 
     def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
-        """Append to each log, as `StreamLogs` says."""
+        """Append to each log, as `WritableLogs` says."""
         return [self._append(each) for each in appends]
 
     def read_end(self, job_id: str) -> LogEnd:

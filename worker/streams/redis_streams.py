@@ -48,7 +48,7 @@ class RedisStreamLogs:
         )
 
     def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
-        """Append to all logs in one round trip, as `StreamLogs` says."""
+        """Append to all logs in one round trip, as `WritableLogs` says."""
         try:
             found = self._run(appends)
             if any(isinstance(each, NoScriptError) for each in found):

@@ -60,7 +60,7 @@ class Appended(Enum):
     UNKNOWN = auto()
 
 
-class StreamLogs(Protocol):
+class WritableLogs(Protocol):
     """Stores the logs of streams. Several threads call the methods."""
 
     max_appends: int

@@ -33,7 +33,7 @@ from worker.streams.store import (
     Appended,
     LogEnd,
     LogsUnavailable,
-    StreamLogs,
+    WritableLogs,
 )
 from worker.telemetry.recording import ServiceStatus
 
@@ -276,7 +276,7 @@ class OpenStream:
 class StreamWriter:
     """Writes the streams of all jobs in this process. Its threads start with the first stream."""
 
-    def __init__(self, store: StreamLogs, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: WritableLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.Lock()
         self.clock = clock
         self._store = store

@@ -27,7 +27,7 @@ from worker.streams.store import (
     Appended,
     LogEnd,
     LogsUnavailable,
-    StreamLogs,
+    WritableLogs,
 )
 from worker.streams.writer import FLUSH_SECONDS, OpenStream, StreamWriter
 
@@ -64,7 +64,7 @@ def event(attempt: int, number: int, data: str | None = "x") -> tuple[EventId, b
     return (attempt, number), encode_event(StreamEvent(attempt, number, kind, data))
 
 
-def append(store: StreamLogs, *appends: Append) -> Sequence[Appended]:
+def append(store: WritableLogs, *appends: Append) -> Sequence[Appended]:
     return store.append(appends)
 
 
@@ -150,7 +150,7 @@ def writer(logs: BlobLogs) -> Iterator[StreamWriter]:
 class _Kept:
     """A store whose connections outlive its writers."""
 
-    def __init__(self, store: StreamLogs) -> None:
+    def __init__(self, store: WritableLogs) -> None:
         self._store = store
         self.max_appends = store.max_appends
         self.jobs_per_append = store.jobs_per_append
@@ -168,7 +168,7 @@ class _Kept:
 class _Faulty(_Kept):
     """A store that loses requests and responses, and that performs lost requests later."""
 
-    def __init__(self, store: StreamLogs, seed: int) -> None:
+    def __init__(self, store: WritableLogs, seed: int) -> None:
         super().__init__(store)
         self._random = random.Random(seed)
         self._late: list[Append] = []
