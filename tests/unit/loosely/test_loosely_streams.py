@@ -1,6 +1,8 @@
 """Test how `Client` and `AsyncClient` read the stream of a job, and how they resume it."""
 
 import asyncio
+from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -159,6 +161,41 @@ class TestResumption:
         gateway.responses = [*parts, event_response(ENDED)]
         stream = connect(gateway.url, retry=Retry(total_seconds=1)).follow(JOB_ID)
         assert [event.data for event in stream.events()] == list(range(1, 50))
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_random_breaks_lose_and_repeat_nothing(
+        self,
+        gateway: ScriptedGateway,
+        connect: Connect,
+        monkeypatch: pytest.MonkeyPatch,
+        seed: int,
+    ) -> None:
+        random = Random(seed)
+        first = [("chunk", f"1-{number}", "ä" * number) for number in range(1, 20)]
+        second = [("chunk", f"2-{number}", number) for number in range(1, 20)]
+        events = [*first, AGAIN, *second]
+        ids = [event_id for _, event_id, _ in events]
+
+        def respond() -> ScriptedResponse:
+            last = gateway.requests[-1].headers.get("last-event-id")
+            start = 0 if last is None else ids.index(last) + 1
+            # A gateway that repeats an event is no reason to show it twice.
+            whole = event_response(*events[max(0, start - random.randrange(3)) :], ENDED)
+            match random.randrange(6):
+                case 0:
+                    return HANG_UP
+                case 1:
+                    return problem_response(503, "unavailable", "not now")
+                case 2:
+                    return event_response(*events[start : start + 4], ("behind", None, {}))
+                case _:
+                    cut = whole.body[: random.randrange(600)]
+                    return replace(whole, body=cut, is_cut=len(cut) < len(whole.body))
+
+        monkeypatch.setattr(gateway, "next_response", respond)
+        stream = connect(gateway.url).follow(JOB_ID)
+        assert [(each.kind, each.id, each.data) for each in stream.events()] == events
+        assert len(gateway.requests) > 3
 
     def test_limit_is_waited_for(
         self, gateway: ScriptedGateway, connect: Connect, clock: SleepClock
