@@ -189,11 +189,11 @@ class TestResumption:
                 case 2:
                     return event_response(*events[start : start + 4], ("behind", None, {}))
                 case _:
-                    cut = whole.body[: random.randrange(600)]
+                    cut = whole.body[: random.randrange(1200)]
                     return replace(whole, body=cut, is_cut=len(cut) < len(whole.body))
 
         monkeypatch.setattr(gateway, "next_response", respond)
-        stream = connect(gateway.url).follow(JOB_ID)
+        stream = connect(gateway.url, retry=Retry(total_seconds=3600)).follow(JOB_ID)
         assert [(each.kind, each.id, each.data) for each in stream.events()] == events
         assert len(gateway.requests) > 3
 
