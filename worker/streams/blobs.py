@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from http import HTTPStatus
 from http.client import (
     HTTPConnection,
@@ -170,7 +171,6 @@ class _Client:
         self._is_secure = scheme == "https"
         proxy = None if proxy_bypass(netloc) else getproxies().get(scheme)
         self._proxy = urlsplit(proxy).netloc if proxy else None
-        self._tls = ssl.create_default_context(cafile=certifi.where())
         self._local = threading.local()
         self._connections: list[HTTPConnection] = []
 
@@ -209,6 +209,10 @@ class _Client:
         elif time.monotonic() - self._local.used_at > _KEEP_ALIVE_SECONDS:
             found.close()
         return found
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=certifi.where())
 
     def _make_connection(self) -> HTTPConnection:
         address = self._proxy or self._netloc

@@ -47,7 +47,7 @@ FLUSH_SECONDS: Final = 2.0
 """How long the end of a job waits for the store, and how long all calls of `emit` together do."""
 
 MAX_UNSENT_BYTES: Final = 1024 * 1024
-"""If more is not written yet, `emit` waits."""
+"""If more is not written yet, `emit` waits. An append has at most as much."""
 
 # A call of `emit` on an event loop cannot wait. If so much is not written, the stream is lost.
 _MAX_HELD_BYTES: Final = 4 * 1024 * 1024
@@ -149,9 +149,10 @@ class OpenStream:
         """Wait while too much is not written. Raises what `check` raises, called meanwhile."""
         while self.is_full:
             check()
+            begun_at = time.monotonic()
             with self._writer.lock:
                 self._changed.wait(_POLL_SECONDS)
-            self._count_wait(_POLL_SECONDS)
+            self._count_wait(time.monotonic() - begun_at)
 
     async def wait_for_room_async(self) -> None:
         """Wait while too much is not written."""
@@ -223,7 +224,10 @@ class OpenStream:
         """Take the pending events for an append, unless those of a failed append are to go."""
         self.due_at, self.sent_at = None, now
         if not self._sending:
-            self._sending, self._pending, self._is_urgent = self._pending, [], False
+            sizes = itertools.accumulate(len(data) for _, data in self._pending)
+            count = sum(size <= MAX_UNSENT_BYTES for size in sizes)
+            self._sending, self._pending = self._pending[:count], self._pending[count:]
+            self._is_urgent = False
 
     def make_append(self) -> Append:
         """Return the append of the taken events. Always the same one until `end` changes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contract.messages import InlineJson
+from contract.messages import InlineJson, JobError
 from contract.streams import StreamEvent, StreamEventType
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
@@ -132,6 +132,27 @@ def test_killed_worker_leaves_a_whole_log(
         StreamEventType.CHUNK,
         StreamEventType.PROGRESS,
     }
+
+
+def test_run_in_a_smaller_batch_is_announced(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
+) -> None:
+    logs = BlobLogs(services.blobs_url)
+    jobs = {say: job_id() for say in ("good", "bad")}
+    start_worker("echoing")
+    services.send(
+        "echoing",
+        *(message(gateway, jobs[say], "echoing", {"say": say}, stream=True) for say in jobs),
+    )
+    outcomes = {say: gateway.taken(jobs[say]).outcome for say in jobs}
+    assert outcomes["good"] == InlineJson([{"say": "good"}])
+    assert isinstance(outcomes["bad"], JobError)
+    attempt, chunk = StreamEventType.ATTEMPT, StreamEventType.CHUNK
+    for identity in jobs.values():
+        found = events(logs, identity)
+        assert [each.type for each in found] == [attempt, chunk, attempt, chunk]
+        assert [each.id for each in found] == ["1-0", "1-1", "1-2", "1-3"]
+    logs.close()
 
 
 def test_job_succeeds_without_its_store(

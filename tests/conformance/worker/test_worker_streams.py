@@ -20,7 +20,7 @@ from tests.conformance.gateway.emulated_services import running
 from tests.conformance.worker.worker_services import wait_until
 from tests.ports import free_port
 from tests.stream_stores import BlobLogs, RedisLogs, running_redis
-from worker.errors import LockLost
+from worker.errors import InferenceFailed, LockLost
 from worker.streams.store import (
     EMPTY,
     Append,
@@ -250,6 +250,27 @@ class TestWriter:
         stream.flush()
         assert chunks(logs, job_id) == ["new"]
 
+    def test_many_bytes_are_split(self, logs: BlobLogs, writer: StreamWriter, job_id: str) -> None:
+        stream = writer.open_stream(job_id, 1, usable)
+        texts = [str(number) * 60_000 for number in range(10)] * 4
+        for text in texts:
+            stream.emit(text)
+        stream.wait_for_room(usable)
+        assert not stream.is_full
+        stream.flush()
+        assert chunks(logs, job_id) == texts
+
+    def test_too_many_bytes_fail_the_job(
+        self, logs: BlobLogs, writer: StreamWriter, job_id: str
+    ) -> None:
+        stream = writer.open_stream(job_id, 1, usable)
+        for _ in range(516):
+            stream.emit("x" * 65_000)
+            stream.wait_for_room(usable)
+        with pytest.raises(InferenceFailed, match="more than 33554432 bytes; emit less"):
+            stream.emit("x" * 65_000)
+        stream.close()
+
     def test_no_lock_means_no_event(
         self, logs: BlobLogs, writer: StreamWriter, job_id: str
     ) -> None:
@@ -307,6 +328,17 @@ class _Down(_Kept):
 
     def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
         return [Appended.UNKNOWN] * len(appends)
+
+
+def test_dead_store_does_not_stop_the_model(logs: BlobLogs, job_id: str) -> None:
+    writer = StreamWriter(_Down(logs.store))
+    stream = writer.open_stream(job_id, 1, usable)
+    for _ in range(30):
+        stream.emit("x" * 60_000)
+        stream.wait_for_room(usable)
+    assert stream.is_lost
+    stream.flush()
+    writer.close()
 
 
 def test_dead_store_costs_one_flush(logs: BlobLogs, job_id: str) -> None:

@@ -83,6 +83,15 @@ media_types = ["application/json"]
 lock_seconds = 5
 reports_progress = true
 
+[echoing]
+description = "Emits its inputs, and fails on a batch with the input bad."
+implementation = "tests.conformance.worker.worker_echoing"
+media_types = ["application/json"]
+max_batch_size = 2
+max_wait_ms = 60000
+lock_seconds = 300
+reports_progress = true
+
 [together]
 description = "Each batch waits until it is full."
 implementation = "tests.conformance.worker.worker_models"
