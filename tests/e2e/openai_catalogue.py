@@ -30,4 +30,12 @@ options = {makes = "speech"}
 media_types = ["application/json"]
 result_media_type = "audio/wav"
 openai = ["audio.speech"]
+
+[talker]
+description = "Repeats what it is told."
+implementation = "tests.e2e.openai_talker"
+media_types = ["application/json"]
+result_media_type = "text/plain"
+reports_progress = true
+openai = ["chat.completions", "completions", "responses"]
 """

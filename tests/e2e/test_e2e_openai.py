@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import io
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -78,6 +80,69 @@ def test_file_is_stored_and_deleted(client: OpenAI) -> None:
     assert list(client.files.list()) == []
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(made.id)
+
+
+def ask(text: str) -> Any:
+    return [{"role": "user", "content": text}]
+
+
+class TestChat:
+    def test_text_is_the_answer(self, models: System, client: OpenAI) -> None:
+        answer = client.chat.completions.with_raw_response.create(
+            model="talker", messages=ask("a b"), metadata={"user": "7"}
+        )
+        choice = answer.parse().choices[0]
+        assert (choice.message.content, choice.finish_reason) == ("a b ", "stop")
+        found = models.http.get("/v1/jobs?label=user=7*").json()["jobs"]
+        assert [job["id"] for job in found] == [answer.headers["x-loosely-job"]]
+
+    def test_stream_has_each_word(self, client: OpenAI) -> None:
+        stream = client.chat.completions.create(
+            model="talker",
+            messages=ask("one two three"),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        *chunks, usage = list(stream)
+        words = [chunk.choices[0].delta.content for chunk in chunks]
+        assert words == ["one ", "two ", "three ", None]
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        assert (usage.choices, usage.usage is not None) == ([], True)
+
+    def test_words_come_as_they_are_made(self, client: OpenAI) -> None:
+        begun_at = time.monotonic()
+        stream = client.chat.completions.create(
+            model="talker", messages=ask("slow " * 20), stream=True
+        )
+        times = [time.monotonic() - begun_at for _ in stream]
+        assert times[0] < times[-1] - 1
+
+    def test_text_completion(self, client: OpenAI) -> None:
+        whole = client.completions.create(model="talker", prompt="a b")
+        assert whole.choices[0].text == "a b "
+        with OpenAI(base_url=client.base_url, api_key="unused") as lenient:
+            stream = lenient.completions.create(model="talker", prompt="a b", stream=True)
+            assert [chunk.choices[0].text for chunk in stream] == ["a ", "b ", ""]
+
+    def test_failed_stream_raises(self, client: OpenAI) -> None:
+        with pytest.raises(openai.APIError, match="failed on this input"):
+            list(client.chat.completions.create(model="talker", messages=ask("fail"), stream=True))
+
+    def test_hang_up_cancels_the_stream(self, models: System, client: OpenAI) -> None:
+        stream = client.chat.completions.create(
+            model="talker", messages=ask("slow " * 500), stream=True
+        )
+        job_id = stream.response.headers["x-loosely-job"]
+        next(stream)
+        stream.close()
+        assert models.final(job_id)["status"] == "cancelled"
+
+    def test_models_are_listed(self, client: OpenAI) -> None:
+        assert "talker" in {model.id for model in client.models.list()}
+        assert client.models.retrieve("talker").owned_by == "loosely"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("nobody")
 
 
 def test_data_uri_is_an_input(models: System) -> None:

@@ -17,7 +17,8 @@ from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
-from gateway.http.openai import audio, embeddings, files, images
+from gateway.http.openai import audio, chat, embeddings, files, images
+from gateway.http.openai import models as openai_models
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
@@ -49,10 +50,12 @@ MODULES: Final = (
     dead_letters,
     operations,
     open_inference,
+    chat,
     audio,
     embeddings,
     files,
     images,
+    openai_models,
     pages,
 )
 

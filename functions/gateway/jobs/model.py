@@ -105,6 +105,7 @@ class Ticket:
     outcome: Json = field(default=None, repr=False)
     parent: str | None = None
     stream: bool = False
+    operation: str | None = None
 
     def request(self) -> JobRequest:
         """Return the job's request, without a reply URL, unless its message was sent."""
@@ -150,6 +151,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         "outcome": None if outcome is None else outcome_to_json(outcome),
         "parent": parent,
         "stream": request.stream or None,
+        "operation": request.operation,
     }
     value |= {name: each for name, each in optional.items() if each is not None}
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -180,6 +182,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         outcome=value.get("outcome"),
         parent=value.get("parent"),
         stream=value.get("stream", False),
+        operation=value.get("operation"),
     )
 
 
@@ -275,6 +278,7 @@ Record = dict[str, Any]
      "parent": the id of the parent job, absent if the job has none,
      "results": a payload in JSON for each named result, absent if the job has none,
      "stream": true if the job writes its events to a log, otherwise absent,
+     "operation": the operation of the OpenAI API, absent for other jobs,
      "stream_lost": true if some events could not be written, otherwise absent}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
@@ -300,6 +304,7 @@ def initial_record(ticket: Ticket) -> Record:
         **({"label": ticket.label} if ticket.label is not None else {}),
         **({"parent": ticket.parent} if ticket.parent is not None else {}),
         **({"stream": True} if ticket.stream else {}),
+        **({"operation": ticket.operation} if ticket.operation is not None else {}),
     }
 
 

@@ -574,18 +574,22 @@ _LABEL: Final = re.compile(LABEL_PATTERN.removeprefix("^").removesuffix("$"))
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
+def is_label(text: str) -> bool:
+    """Return whether a text can be a label."""
+    return _LABEL.fullmatch(text) is not None and not _SURROGATE.search(text)
+
+
 def parse_label(options: Mapping[str, Json]) -> str | None:
     """Return the label that the caller gave the job; None if there is none."""
     label = options.get("label")
     if label is None:
         return None
-    is_text = isinstance(label, str) and _LABEL.fullmatch(label) is not None
-    if not is_text or _SURROGATE.search(label):
+    if not isinstance(label, str) or not is_label(label):
         raise malformed(
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
             "characters or line breaks"
         )
-    return str(label)
+    return label
 
 
 def _parse_parameters(given: Json) -> dict[str, Json]:

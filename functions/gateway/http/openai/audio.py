@@ -66,7 +66,9 @@ async def transcribe(request: Request) -> Response:
             parameters["response_format"] = kind
         inputs: dict[str | None, SubmittedInput] = {None: read_file(model, None, file)}
         job = new_job(request, call, inputs, parameters, held)
-    return _show_transcript(kind, await run(request, job))
+        del form, file, inputs  # their memory is not needed while the job runs
+        result = await run(request, job)
+    return _show_transcript(kind, result)
 
 
 def _show_transcript(kind: str, result: CallResult) -> Response:
@@ -102,7 +104,8 @@ async def speak(request: Request) -> Response:
         if wanted is not None and made != media.OCTET_STREAM and _FORMATS.get(wanted) != made:
             raise refused("response_format", f"{call.name} returns only {made}; omit it")
         job = json_job(request, call, body, held)
-    result = await run(request, job)
+        del body  # its memory is not needed while the job runs
+        result = await run(request, job)
     if not result.is_a("audio") and result.media_type != media.OCTET_STREAM:
         raise HttpProblem(
             problems.INFERENCE_FAILED,

@@ -38,12 +38,14 @@ from gateway.problems import HttpProblem, malformed
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.create import SubmittedJob
 from gateway.submission.parse import (
+    MAX_LABEL_CHARACTERS,
     NewJob,
     SubmittedInput,
     check_accepted,
     check_coding,
     check_required_inputs,
     check_size,
+    is_label,
     parse_label,
     parse_options,
 )
@@ -135,21 +137,25 @@ async def read_object(request: Request, held: HeldBytes) -> tuple[dict[str, Any]
     return found, body
 
 
-def json_job(request: Request, call: Call, body: bytes, held: HeldBytes) -> NewJob:
+def json_job(
+    request: Request, call: Call, body: bytes, held: HeldBytes, metadata: Json = None
+) -> NewJob:
     """Return the job of a call whose input is the JSON body of the request, unchanged."""
     check_accepted(call.model, media.JSON)
     check_size(call.model, len(body))
-    return new_job(request, call, {None: SubmittedInput(media.JSON, body)}, {}, held)
+    inputs: dict[str | None, SubmittedInput] = {None: SubmittedInput(media.JSON, body)}
+    return new_job(request, call, inputs, {}, held, metadata)
 
 
-def new_job(
+def new_job(  # noqa: PLR0913, PLR0917 - the parts of a job
     request: Request,
     call: Call,
     inputs: dict[str | None, SubmittedInput],
     parameters: dict[str, Json],
     held: HeldBytes,
+    metadata: Json = None,
 ) -> NewJob:
-    """Return the job of a call, whose inputs were checked."""
+    """Return the job of a call, whose inputs were checked. Without a label, `metadata` is one."""
     check_required_inputs(call.model, inputs)
     label = label_option_of(request)
     checked, deadline_seconds = parse_options(call.model, {"parameters": parameters})
@@ -160,40 +166,67 @@ def new_job(
         inputs,
         checked,
         deadline_seconds,
-        label=parse_label({"label": label}),
+        label=_label_of(metadata) if label is None else parse_label({"label": label}),
         is_pinned=names_version(call.name),
         held=held,
         operation=call.operation,
     )
 
 
-async def run(request: Request, job: NewJob) -> CallResult:
-    """Run a job, and return its result. Raises HttpProblem if it fails or takes too long.
+def _label_of(metadata: Json) -> str | None:
+    """Return metadata as a label, such as `user=7, run=b`, without what a label cannot have."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise refused("metadata", "expected a JSON object whose values are texts")
+    text = ", ".join(f"{name}={value}" for name, value in metadata.items())
+    return "".join(each for each in text if is_label(each))[:MAX_LABEL_CHARACTERS] or None
 
-    The body must have been read. If the client hangs up, the job is cancelled. A client that sent
-    an Idempotency-Key may repeat the request, so its job goes on.
+
+async def submit(request: Request, job: NewJob, wait_seconds: int) -> SubmittedJob:
+    """Submit a job, and wait up to `wait_seconds` for its end. The body must have been read.
+
+    If the client hangs up, the job is cancelled. A client that sent an Idempotency-Key may repeat
+    the request, so its job goes on.
     """
     services, durable, key = services_of(request), durable_of(request), idempotency_key_of(request)
     submitted: SubmittedJob | None = None
     try:
         with noticing_hang_up(request):
             if key is None:
-                (submitted,) = await services.creator.create(durable, [job], MAX_WAIT_SECONDS)
+                (submitted,) = await services.creator.create(durable, [job], wait_seconds)
             else:
-                submitted = await services.idempotency.create(durable, key, job, MAX_WAIT_SECONDS)
+                submitted = await services.idempotency.create(durable, key, job, wait_seconds)
     except ClientDisconnect:
-        if submitted is not None and key is None and not is_final(submitted.record):
-            with contextlib.suppress(UnknownInstance):
-                await services.cancellation.cancel(durable, submitted.job_id, submitted.record)
+        if submitted is not None and key is None:
+            await cancel(request, submitted.job_id, submitted.record)
         raise
+    return submitted
+
+
+async def cancel(request: Request, job_id: str, record: Record) -> None:
+    """Cancel a job unless it has ended."""
+    if not is_final(record):
+        with contextlib.suppress(UnknownInstance):
+            await services_of(request).cancellation.cancel(durable_of(request), job_id, record)
+
+
+async def run(request: Request, job: NewJob) -> CallResult:
+    """Run a job, and return its result. Raises HttpProblem if it fails or takes too long."""
+    submitted = await submit(request, job, MAX_WAIT_SECONDS)
+    return await result_of(request, submitted.job_id, submitted.record)
+
+
+async def result_of(request: Request, job_id: str, record: Record) -> CallResult:
+    """Return the result of a job. Raises HttpProblem, which names the job, if it has none."""
     try:
-        return await _result_of(request, submitted.job_id, submitted.record)
+        return await _read_result(request, job_id, record)
     except HttpProblem as problem:
-        problem.headers[JOB_HEADER] = submitted.job_id
+        problem.headers[JOB_HEADER] = job_id
         raise
 
 
-async def _result_of(request: Request, job_id: str, record: Record) -> CallResult:
+async def _read_result(request: Request, job_id: str, record: Record) -> CallResult:
     if not is_final(record):
         raise HttpProblem(
             problems.EXPIRED,

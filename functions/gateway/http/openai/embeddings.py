@@ -38,7 +38,8 @@ async def create_embeddings(request: Request) -> Response:
         if asked.get("encoding_format") not in _ENCODINGS:
             raise refused("encoding_format", "expected float or base64")
         job = json_job(request, call, body, held)
-    result = await run(request, job)
+        del body  # its memory is not needed while the job runs
+        result = await run(request, job)
     found = result.json()
     if isinstance(found, dict) and "object" in found:
         return result.response()

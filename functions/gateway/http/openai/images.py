@@ -53,7 +53,9 @@ async def generate_images(request: Request) -> Response:
         call = find_call(request, GENERATIONS, asked.get("model"))
         _check(call.model, asked)
         job = json_job(request, call, body, held)
-    return _show(request, asked, await run(request, job))
+        del body  # its memory is not needed while the job runs
+        result = await run(request, job)
+    return _show(request, asked, result)
 
 
 @router.post("/openai/v1/images/edits")
@@ -76,7 +78,9 @@ async def edit_images(request: Request) -> Response:
         _check(call.model, asked)
         inputs = {each: read_file(call.model, each, file) for each, file in files.items()}
         job = new_job(request, call, inputs, asked, held)
-    return _show(request, asked, await run(request, job))
+        del form, first, others, files, inputs  # their memory is not needed while the job runs
+        result = await run(request, job)
+    return _show(request, asked, result)
 
 
 def read_file(model: ModelEntry, name: str | None, file: FormPart) -> SubmittedInput:
