@@ -22,11 +22,11 @@ from gateway.streams.store import LogPlace, StreamLogs
 MAX_BEHIND_BYTES: Final = 1024 * 1024
 """By how much a reader may be behind its feed."""
 
-TICK_SECONDS: Final = 0.02
-"""The shortest pause between two reads."""
-
 IDLE_SHARE: Final = 1500
 """The pause between two reads is this part of the time since the log's last event."""
+
+BUSY_SHARE: Final = 4
+"""After a slow read, the next one waits at least for this part of the time that it took."""
 
 READER_SECONDS: Final = 0.0002
 """How much of a process's time one reader may use, if it gets events, before the next read."""
@@ -154,10 +154,10 @@ class Feeds:
     """The feeds of all jobs in one store that have readers."""
 
     def __init__(
-        self, store: StreamLogs, shortest_pause_seconds: float, longest_pause_seconds: float
+        self, logs: StreamLogs, shortest_pause_seconds: float, longest_pause_seconds: float
     ) -> None:
         """Read a log with these pauses, depending on how long it has had no event."""
-        self._store = store
+        self._logs = logs
         self._pauses = shortest_pause_seconds, longest_pause_seconds
         self._feeds: dict[str, _Feed] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -175,7 +175,7 @@ class Feeds:
         place = LogPlace(job_id, after)
         while (feed := self._feeds.get(job_id)) is None or place.last < feed.begins_after:
             is_final = end.done()
-            (events,) = await self._store.read([place])
+            (events,) = await self._logs.read([place])
             if events is None:
                 if is_final:
                     raise LogUnreadable
@@ -234,24 +234,24 @@ class Feeds:
         while self._feeds:
             begun_at = loop.time()
             due = heapq.nsmallest(
-                self._store.reads_at_once,
+                self._logs.reads_at_once,
                 (feed for feed in self._feeds.values() if feed.next_at <= begun_at),
                 key=lambda feed: feed.next_at,
             )
             woken = await self._read_some(due) if due else 0
             now = loop.time()
             # A busy machine reads less often. With many readers, each gets several events at once.
-            busy_seconds = max(now - begun_at, woken * READER_SECONDS)
+            busy_seconds = max((now - begun_at) / BUSY_SHARE, woken * READER_SECONDS)
             await asyncio.sleep(busy_seconds)
             self._wake.clear()
             next_at = min((feed.next_at for feed in self._feeds.values()), default=0.0)
-            await self._pause(max(TICK_SECONDS - busy_seconds, next_at - loop.time()))
+            await self._pause(max(self._logs.pause_seconds - busy_seconds, next_at - loop.time()))
 
     async def _read_some(self, due: Sequence[_Feed]) -> int:
         """Read the logs of some feeds; return how many readers were woken."""
         for feed in due:
             feed.is_final_read = feed.ended_at is not None
-        found = await self._store.read([feed.place for feed in due])
+        found = await self._logs.read([feed.place for feed in due])
         now, woken = asyncio.get_running_loop().time(), 0
         for feed, events in zip(due, found, strict=True):
             if events is None:

@@ -133,6 +133,7 @@ class CountingLogs:
     def __init__(self, logs: StreamLogs) -> None:
         self.logs = logs
         self.reads_at_once = logs.reads_at_once
+        self.pause_seconds = logs.pause_seconds
         self.count = 0
         self.is_down = False
 
