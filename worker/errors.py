@@ -213,6 +213,19 @@ class NotFinished(WorkerError, code="not-finished", retryable=True, settlement=S
     """The job was interrupted by no fault of its own, for example by the end of a grace period."""
 
 
+class EngineLost(NotFinished, code="engine-lost"):
+    """The engine server of the model died while it ran the job. The model is loaded again.
+
+    `is_crash` says if the engine itself caused its death. `has_started` is False if it had ended
+    before the job.
+    """
+
+    def __init__(self, message: str, *, is_crash: bool = True, has_started: bool = True) -> None:
+        super().__init__(message)
+        self.is_crash = is_crash
+        self.has_started = has_started
+
+
 class LockLost(WorkerError, code="lock-lost", retryable=True, settlement=Settlement.LEAVE):
     """The message's lock is lost. Another worker has received the message or will receive it."""
 
@@ -242,6 +255,10 @@ class ModelFailed(ModelUnusable, code="model-failed"):
 
 class ModelUnfit(ModelUnusable, code="model-unfit"):
     """The model's class does not fit its entry in the catalogue."""
+
+
+class EngineFailed(ModelUnusable, code="engine-failed"):
+    """The engine server of the model cannot be started, or does not get healthy."""
 
 
 class ModelKillsWorker(ModelUnusable, code="model-kills-worker"):

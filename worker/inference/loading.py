@@ -21,6 +21,8 @@ class LoadProgress:
         self._is_stopping = is_stopping
         self.message: str | None = None
         """What the load does now; None before it has said so."""
+        self.request_reload: Callable[[], None] = lambda: None
+        """Makes the thread that runs the model unload and load it."""
 
     def progress(self, message: str) -> None:
         """Store and log what the load does now. Raises as `check` does."""
@@ -33,6 +35,10 @@ class LoadProgress:
         """Raise LoadInterrupted if the worker shuts down."""
         if self._is_stopping():
             raise LoadInterrupted("the worker shuts down while it loads the model")
+
+    def reload(self) -> None:
+        """Request that the model is loaded again, when its running jobs have ended."""
+        self.request_reload()
 
     def wait(self, seconds: float) -> None:
         """Sleep. Raises LoadInterrupted as soon as the worker shuts down."""

@@ -83,6 +83,7 @@ class ModelManager:
         self._journal = journal or LoadJournal(None)
         self._refuse_after_seconds = refuse_after_seconds
         self._loading = loading or LoadProgress(model.name)
+        self._loading.request_reload = workload.request_unload
         self._set_aside_at: float | None = None
         self.is_loading = False
         """Whether the model is being loaded now, after its memory was reserved."""

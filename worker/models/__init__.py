@@ -169,6 +169,12 @@ class Loading(Protocol):
     def check(self) -> None:
         """Raise LoadInterrupted if the worker shuts down."""
 
+    def reload(self) -> None:
+        """Request that the model is loaded again, for example because its server has died.
+
+        Any thread may call this, also after the load. The running jobs end first.
+        """
+
     def wait(self, seconds: float) -> None:
         """Sleep. Raises LoadInterrupted as soon as the worker shuts down."""
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import (
     DeviceLost,
+    EngineLost,
     Expired,
     Fault,
     Infrastructure,
@@ -193,6 +194,9 @@ def _new_history(
         return history.add_overrun(job.overrun_count)
     if isinstance(error, DeviceLost):
         return history.add_death(ran_alone=job is not None and job.ran_alone, is_crash=True)
+    if isinstance(error, EngineLost) and error.has_started:
+        ran_alone = job is not None and job.ran_alone
+        return history.add_death(ran_alone=ran_alone, is_crash=error.is_crash)
     return history.add_failure() if isinstance(error, Infrastructure) else None
 
 

@@ -26,6 +26,8 @@ def test_only_listed_modules_read_the_environment() -> None:
     assert set(names(readers)) == {
         "functions/function_app.py",
         "worker/__main__.py",
+        # An engine server gets a part of the environment.
+        "worker/processes/engine_server.py",
         "worker/tools/check.py",
         "worker/tools/describe.py",
         "worker/tools/lock_weights.py",
