@@ -1,5 +1,6 @@
 """Run the product's long test suites: `./dev conformance NAME`.
 
+openai  the OpenAI API with the packages openai of Python and JavaScript, litellm and LangChain
 rest    the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 worker  a worker that is killed 20 times with kill -9 at random times under load
 """
@@ -9,7 +10,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SUITES = {"rest": "tests.conformance.rest.suite", "worker": "lab.storm.worker_kills"}
+SUITES = {
+    "openai": "tests.conformance.openai.suite",
+    "rest": "tests.conformance.rest.suite",
+    "worker": "lab.storm.worker_kills",
+}
 """The module of each suite, by the suite's name."""
 
 

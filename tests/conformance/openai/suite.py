@@ -1,0 +1,91 @@
+"""Test the OpenAI API of a whole system with unmodified clients.
+
+The clients are the packages `openai` of Python and of JavaScript, litellm and LangChain. They are
+installed into `.venv-openai`, which later runs use again. JavaScript needs Node.js 20 or newer, and
+npm; outside CI it is skipped without them.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.e2e.openai_catalogue import CATALOGUE
+from tests.e2e.system import ROOT, running
+
+FOLDER = Path(__file__).parent
+INSTALLED = ROOT / ".venv-openai"
+SCRIPTS = ("python", "litellm", "langchain")
+RUN_SECONDS = 600
+
+
+def environment(name: str, requirements: Path) -> Path:
+    """Create a virtual environment unless an earlier run did; return its interpreter's path."""
+    folder, wanted = INSTALLED / name, requirements.read_text(encoding="utf-8")
+    python, stamp = folder / "bin" / "python", folder / "stamp"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def install_javascript() -> Path:
+    """Install the npm package, and return the path of the script beside it."""
+    folder = INSTALLED / "javascript"
+    folder.mkdir(parents=True, exist_ok=True)
+    script = shutil.copy(FOLDER / "openai_client.mjs", folder)
+    wanted = FOLDER / "package.json"
+    made = folder / "package.json"
+    if not made.exists() or made.read_bytes() != wanted.read_bytes():
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        shutil.copy(wanted, made)
+        try:
+            subprocess.run(command, cwd=folder, check=True)
+        except BaseException:
+            made.unlink()
+            raise
+    return Path(script)
+
+
+def run(command: Sequence[str | Path], arguments: Sequence[str]) -> str | None:
+    """Run a client. Return an error text, or None if all its checks passed."""
+    done = subprocess.run(
+        [*command, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+    )
+    return done.stderr[-4000:] or "it failed" if done.returncode else None
+
+
+def main(_arguments: list[str]) -> int:
+    """Start a local system, and run all clients on it. Return 1 if one has failed, otherwise 0."""
+    python = environment("clients", FOLDER / "requirements.txt")
+    has_node = shutil.which("npm") is not None or bool(os.environ.get("CI"))
+    commands = {name: [python, FOLDER / f"{name}_client.py"] for name in SCRIPTS}
+    if has_node:
+        commands["javascript"] = [Path("node"), install_javascript()]
+    chats = ["talker", "say Paris again and again", "Paris"]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-openai-")))
+        system = stack.enter_context(running(folder / "data", CATALOGUE))
+        recording = ROOT / "examples" / "speech.wav"
+        arguments = [f"{system.url}/openai/v1", str(recording), *chats]
+        failures = {name: run(command, arguments) for name, command in commands.items()}
+    for name, failure in failures.items():
+        sys.stdout.write(f"{name}: {failure or 'passed'}\n")
+    if not has_node:
+        sys.stdout.write("javascript: skipped, install nodejs and npm to run it\n")
+    return 1 if any(failures.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
