@@ -11,8 +11,8 @@ async def stream(chat: ChatOpenAI, prompt: str) -> str:
     return "".join([str(each.content) async for each in chat.astream(prompt)])
 
 
-def main(url: str, _recording: str, *chats: str) -> None:
-    """Run all checks."""
+async def main(url: str, _recording: str, *chats: str) -> None:
+    """Run all checks. LangChain shares asynchronous connections, so they need one event loop."""
     to_gateway = {"base_url": url, "api_key": "unused"}
     for start in range(0, len(chats), 3):
         model, prompt, expected = chats[start : start + 3]
@@ -20,10 +20,10 @@ def main(url: str, _recording: str, *chats: str) -> None:
         text = str(chat.invoke(prompt).content)
         assert expected in text, text
         assert "".join(str(each.content) for each in chat.stream(prompt)).strip() == text.strip()
-        assert expected in asyncio.run(stream(chat, prompt))
+        assert expected in await stream(chat, prompt)
     vectors = OpenAIEmbeddings(model="embedder", check_embedding_ctx_length=False, **to_gateway)
     assert [len(each) for each in vectors.embed_documents(["cat", "dog"])] == [32, 32]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(main(*sys.argv[1:]))

