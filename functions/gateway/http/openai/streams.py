@@ -34,8 +34,8 @@ DONE: Final = b"data: [DONE]\n\n"
 
 _log = logging.getLogger(__name__)
 
-# The event loop has only weak references to tasks.
-_cancelling: Final[set[asyncio.Task[None]]] = set()
+cancelling: Final[set[asyncio.Task[None]]] = set()
+"""The tasks that cancel jobs after a hang-up. The event loop has only weak references to them."""
 
 
 class StreamFormat(Protocol):
@@ -140,8 +140,8 @@ class CallStream:
         finally:
             if self._is_followed and self._cancels and not is_final(self._record):
                 task = asyncio.create_task(self._cancel_later())
-                _cancelling.add(task)
-                task.add_done_callback(_cancelling.discard)
+                cancelling.add(task)
+                task.add_done_callback(cancelling.discard)
 
     async def _show(self, events: list[StreamEvent]) -> list[bytes]:
         pieces: list[bytes] = []
