@@ -123,6 +123,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'uploads', days: deadlineDays + 1 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: retentionDays + 1 }
+            { prefix: 'files', days: retentionDays + 1 }
           ]: {
             name: 'delete-${rule.prefix}'
             enabled: true

@@ -394,6 +394,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
     written |= {"dead-letters", "heartbeats", "children", "sums", "ends", "streams", "stops"}
+    written.add("files")
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -423,6 +424,7 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         for prefix in ("inputs", "results", "outcomes", "progress", "deliveries", "streams"):
             assert timedelta(days=days[prefix]) > kept + 2 * longest, prefix
         assert timedelta(days=days["dead-letters"]) > kept
+        assert timedelta(days=days["files"]) > kept
         assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + longest
         assert timedelta(days=days["claims"]) > timedelta(hours=LIFETIME_HOURS)
         assert timedelta(days=days["sums"]) > SUMS_KEPT

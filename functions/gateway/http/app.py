@@ -225,6 +225,16 @@ _CORS_REQUEST_HEADERS: Final = (
     "X-Api-Key",
     "traceparent",
     "tracestate",
+    # What OpenAI's client for browsers sends.
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    *(
+        f"x-stainless-{name}"
+        for name in (
+            *("arch", "helper-method", "lang", "os", "package-version", "retry-count", "runtime"),
+            *("runtime-version", "timeout"),
+        )
+    ),
 )
 _CORS_RESPONSE_HEADERS: Final = (
     "Allow",
@@ -239,5 +249,7 @@ _CORS_RESPONSE_HEADERS: Final = (
     "Retry-After",
     "WWW-Authenticate",
     "traceresponse",
+    "x-loosely-job",
+    "x-should-retry",
 )
 _PREFLIGHT_SECONDS: Final = 600

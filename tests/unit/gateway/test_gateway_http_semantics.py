@@ -101,7 +101,7 @@ async def test_configured_origin_gets_cors_headers() -> None:
             headers={
                 **page,
                 "access-control-request-method": "POST",
-                "access-control-request-headers": "authorization, prefer, idempotency-key",
+                "access-control-request-headers": "authorization, prefer, x-stainless-lang",
             },
         )
         assert preflight.status_code == 200

@@ -13,6 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from contract.messages import InlineBytes, InlineJson
+from gateway.http.openai import calls
 from tests.unit.gateway.conftest import (
     RunningGateway,
     error_body,
@@ -274,6 +275,17 @@ class TestCall:
         assert job_id in str(caught.value)
         assert caught.value.response.headers["x-loosely-job"] == job_id
         assert caught.value.response.headers["x-should-retry"] == "false"
+
+    async def test_slow_job_is_named_and_goes_on(
+        self, gateway: RunningGateway, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(calls, "MAX_WAIT_SECONDS", 0)
+        with pytest.raises(openai.InternalServerError, match="background") as caught:
+            await client.embeddings.create(model="embedder", input="a")
+        job_id = gateway.queues.request().job_id
+        assert (caught.value.status_code, job_id in str(caught.value)) == (504, True)
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert (await gateway.job(job_id))["status"] == "queued"
 
     async def test_unknown_model_is_not_found(self, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="did you mean embedder") as caught:
