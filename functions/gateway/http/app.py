@@ -19,6 +19,7 @@ from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
 from gateway.http.openai import audio, chat, embeddings, files, images
 from gateway.http.openai import models as openai_models
+from gateway.http.openai import responses as openai_responses
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
@@ -56,6 +57,7 @@ MODULES: Final = (
     files,
     images,
     openai_models,
+    openai_responses,
     pages,
 )
 

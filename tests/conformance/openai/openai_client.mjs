@@ -24,6 +24,29 @@ async function chat(model, prompt, expected) {
   assert.ok((await runner.finalContent()).includes(expected));
 }
 
+async function respond(model, prompt, expected) {
+  const asked = { model, input: prompt };
+  const whole = await client.responses.create(asked);
+  assert.ok(whole.output_text.includes(expected), whole.output_text);
+  const events = [];
+  for await (const event of await client.responses.create({
+    ...asked, background: true, stream: true,
+  })) events.push(event);
+  const last = events.at(-1);
+  assert.equal(last.type, "response.completed");
+  const middle = events[Math.floor(events.length / 2)].sequence_number;
+  const resumed = [];
+  for await (const event of await client.responses.retrieve(last.response.id, {
+    stream: true, starting_after: middle,
+  })) resumed.push(event.sequence_number);
+  assert.deepEqual(
+    resumed,
+    events.map((event) => event.sequence_number).filter((number) => number > middle),
+  );
+  const found = await client.responses.retrieve(last.response.id);
+  assert.equal(found.status, "completed");
+}
+
 async function make() {
   const vectors = await client.embeddings.create({ model: "embedder", input: ["cat", "dog"] });
   assert.deepEqual(vectors.data.map((each) => each.embedding.length), [32, 32]);
@@ -58,6 +81,7 @@ async function store() {
 for (let start = 0; start < chats.length; start += 3) {
   const [model, prompt, expected] = chats.slice(start, start + 3);
   await chat(model, prompt, expected);
+  await respond(model, prompt, expected);
 }
 await make();
 await store();

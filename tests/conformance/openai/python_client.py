@@ -7,6 +7,7 @@ name, a prompt, and a text that its answer must contain.
 import asyncio
 import base64
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,31 @@ def chat(client: Any, model: str, prompt: str, expected: str) -> None:
         for _ in stream:
             pass
         assert expected in stream.get_final_completion().choices[0].message.content
+
+
+def respond(client: Any, model: str, prompt: str, expected: str) -> None:
+    """Ask for responses: whole, in the background, and as a stream that is resumed."""
+    asked = {"model": model, "input": prompt}
+    whole = client.responses.create(**asked)
+    assert whole.status == "completed", whole
+    assert expected in whole.output_text, whole.output_text
+    made = client.responses.create(**asked, background=True)
+    assert made.status in {"queued", "in_progress", "completed"}, made
+    ends_at = time.monotonic() + 120
+    while (found := client.responses.retrieve(made.id)).status in {"queued", "in_progress"}:
+        assert time.monotonic() < ends_at
+        time.sleep(0.2)
+    assert (found.id, found.status) == (made.id, "completed")
+    assert expected in found.output_text
+    events = list(client.responses.create(**asked, background=True, stream=True))
+    numbers = [event.sequence_number for event in events]
+    assert numbers == sorted(set(numbers)), numbers
+    assert events[-1].type == "response.completed", events[-1]
+    middle = numbers[len(numbers) // 2]
+    resumed = client.responses.retrieve(events[-1].response.id, stream=True, starting_after=middle)
+    assert [e.sequence_number for e in resumed] == [n for n in numbers if n > middle]
+    long = client.responses.create(model=model, input="slow " * 200, background=True)
+    assert client.responses.cancel(long.id).status in {"cancelled", "in_progress", "completed"}
 
 
 def make(client: Any, recording: Path) -> None:
@@ -85,6 +111,7 @@ def main(url: str, recording: str, *chats: str) -> None:
             model, prompt, expected = chats[start : start + 3]
             assert model in names
             chat(client, model, prompt, expected)
+            respond(client, model, prompt, expected)
             asyncio.run(chat_at_once(url, model, prompt, expected))
         make(client, Path(recording))
         store(client, Path(recording))

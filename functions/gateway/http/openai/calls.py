@@ -68,6 +68,7 @@ class CallResult:
     """The result of a call's job, as bytes of this media type."""
 
     job_id: str
+    record: Record
     media_type: str
     data: bytes
 
@@ -250,4 +251,4 @@ async def _read_result(request: Request, job_id: str, record: Record) -> CallRes
                 raise HttpProblem(
                     problems.UNKNOWN_JOB, "the result was deleted after its retention"
                 ) from None
-    return CallResult(job_id, media.essence(payload.media_type), data)
+    return CallResult(job_id, record, media.essence(payload.media_type), data)

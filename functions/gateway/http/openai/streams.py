@@ -66,12 +66,16 @@ def encode_error(problem: HttpProblem) -> list[bytes]:
 
 
 async def stream_call(
-    request: Request, job: NewJob, make_format: Callable[[str, Record], StreamFormat]
+    request: Request,
+    job: NewJob,
+    make_format: Callable[[str, Record], StreamFormat],
+    *,
+    cancels: bool = True,
 ) -> EventStreamResponse:
     """Submit a job, and return the response that streams what its model emits.
 
-    `make_format` is called with the job's id and record. A client that hangs up cancels the job,
-    see `CallStream`.
+    `make_format` is called with the job's id and record. If it `cancels`, a client that hangs up
+    cancels the job, unless it sent an Idempotency-Key (see `CallStream`).
     """
     with contextlib.ExitStack() as slot:
         slot.enter_context(services_of(request).streams.opening(caller_of(request).tenant))
@@ -81,7 +85,7 @@ async def stream_call(
             submitted.job_id,
             submitted.record,
             make_format(submitted.job_id, submitted.record),
-            cancels=idempotency_key_of(request) is None,
+            cancels=cancels and idempotency_key_of(request) is None,
         )
         return stream.response(slot.pop_all())
     raise AssertionError("the block returns or raises")
