@@ -4,9 +4,9 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 import pytest
@@ -20,9 +20,7 @@ from tests.unit.gateway.conftest import (
     open_gateway,
     write_catalogue,
 )
-from tests.unit.gateway.openai_client import client_of
-
-T = TypeVar("T")
+from tests.unit.gateway.openai_client import answered, client_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 2, 2) + bytes(9)
 WAV = b"RIFF\0\0\0\0WAVE sound"
@@ -80,17 +78,6 @@ async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
 @pytest.fixture
 def client(gateway: RunningGateway) -> AsyncOpenAI:
     return client_of(gateway)
-
-
-async def answered(gateway: RunningGateway, call: Awaitable[T], **outcome: Any) -> T:
-    """Return the result of a call whose job has this outcome."""
-    number = len(gateway.queues.sent)
-    task = asyncio.ensure_future(call)
-    sent = asyncio.create_task(gateway.queues.wait_for(number + 1))
-    await asyncio.wait([task, sent], return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        await gateway.reply(gateway.queues.request(number), **outcome)
-    return await task
 
 
 def result(value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
-from contract.streams import StreamEvent, StreamEventType, encode_event, stream_blob
+from contract.streams import StreamEvent
 from gateway.http.openai import streams
 from tests.unit.gateway.conftest import (
     RunningGateway,
@@ -19,7 +19,7 @@ from tests.unit.gateway.conftest import (
     open_gateway,
     write_catalogue,
 )
-from tests.unit.gateway.openai_client import client_of
+from tests.unit.gateway.openai_client import answered, client_of, log_of
 from tests.unit.gateway.web_calls import scope_of
 
 CATALOGUE = """
@@ -62,21 +62,10 @@ async def run(
         )
         return [each async for each in asked]
 
-    number = len(gateway.queues.sent)
-    asking = asyncio.create_task(ask())
-    await gateway.queues.wait_for(number + 1)
-    request = gateway.queues.request(number)
+    found = await answered(gateway, ask(), events, **outcome)
+    request = gateway.queues.request()
     assert (request.stream, request.operation) == (True, "chat.completions")
-    lines = b"".join(encode_event(event) + b"\n" for event in events)
-    await gateway.blobs.append(stream_blob(request.job_id), lines)
-    await gateway.reply(request, **outcome)
-    return await asking
-
-
-def log(*chunks: Any, attempt: int = 1) -> list[StreamEvent]:
-    begin = StreamEvent(attempt, 0, StreamEventType.ATTEMPT)
-    found = enumerate(chunks, 1)
-    return [begin, *(StreamEvent(attempt, n, StreamEventType.CHUNK, each) for n, each in found)]
+    return found
 
 
 def texts(chunks: list[ChatCompletionChunk]) -> list[str | None]:
@@ -90,7 +79,7 @@ class TestStream:
     async def test_chunks_of_an_engine_pass(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
-        events = log(chunk("a"), chunk("b", "stop"))
+        events = log_of(chunk("a"), chunk("b", "stop"))
         found = await run(gateway, client, *events, result={"json": {"object": "chat.completion"}})
         assert [each.id for each in found] == ["x", "x"]
         assert texts(found) == ["a", "b"]
@@ -98,7 +87,7 @@ class TestStream:
     async def test_result_without_chunks_is_one(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
-        found = await run(gateway, client, *log(), **TEXT)
+        found = await run(gateway, client, *log_of(), **TEXT)
         assert texts(found) == ["hello", None]
 
     async def test_whole_answer_of_an_engine_is_one(
@@ -107,28 +96,28 @@ class TestStream:
         message = {"role": "assistant", "content": "hello"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         whole = {"object": "chat.completion", "choices": [choice]}
-        found = await run(gateway, client, *log(), result={"json": whole})
+        found = await run(gateway, client, *log_of(), result={"json": whole})
         assert texts(found) == ["hello"]
         assert found[0].choices[0].finish_reason == "stop"
 
     async def test_new_attempt_after_chunks_is_an_error(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
-        events = [*log("he"), *log("hello", attempt=2)]
+        events = [*log_of("he"), *log_of("hello", attempt=2)]
         with pytest.raises(openai.APIError, match="the job runs again"):
             await run(gateway, client, *events, **TEXT)
 
     async def test_new_attempt_before_chunks_is_not(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
-        events = [*log(), *log("hel", "lo", attempt=2)]
+        events = [*log_of(), *log_of("hel", "lo", attempt=2)]
         assert texts(await run(gateway, client, *events, **TEXT)) == ["hel", "lo", None]
 
     async def test_failed_job_is_an_error(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
         with pytest.raises(openai.APIError, match="it did not work"):
-            await run(gateway, client, *log("he"), error=error_body("inference-failed"))
+            await run(gateway, client, *log_of("he"), error=error_body("inference-failed"))
 
     async def test_lost_events_are_an_error(
         self, gateway: RunningGateway, client: AsyncOpenAI
@@ -136,7 +125,7 @@ class TestStream:
         delivery = {"received_ms": 1, "stream_lost": True}
         timing = {"queued_ms": 1, "inference_ms": 1, "batch_size": 1, "delivery": delivery}
         with pytest.raises(openai.APIError, match="some events could not be stored"):
-            await run(gateway, client, *log("he"), **TEXT, timing=timing)
+            await run(gateway, client, *log_of("he"), **TEXT, timing=timing)
 
     async def test_second_stream_is_refused_before_it_begins(
         self, gateway: RunningGateway, client: AsyncOpenAI
