@@ -88,6 +88,9 @@ LEFT_TO_DEFAULTS = {
         # Container Apps send no scheduled events, and there each container has its own folders.
         "WORKER_SCHEDULED_EVENTS",
         "WORKER_WEIGHTS_CACHE",
+        # Append blobs store streams, until an operator has a Redis.
+        "STREAM_REDIS_URL",
+        "RETENTION_HOURS",
         # Workers in Azure read weights from blob storage only.
         "HF_ENDPOINT",
         "HF_TOKEN",

@@ -225,13 +225,20 @@ class TestRefusals:
             # The place is free after the hang-up.
             assert names(await follow(gateway, job_id)) == ["end"]
 
-    async def test_a_thousand_refusals_keep_no_place(self) -> None:
-        async with open_gateway(max_streams=2) as gateway:
+    async def test_a_thousand_reconnects_keep_no_place(self) -> None:
+        async with open_gateway(max_streams=1) as gateway:
             job_id = await gateway.accept()
             await gateway.reply()
             for _ in range(1000):
                 await follow(gateway, job_id)
             assert gateway.services.streams.reader_count() == 0
+
+    async def test_reconnects_count_for_their_key_alone(self, closed: RunningGateway) -> None:
+        path = f"/v1/jobs/{await job_of(closed, 'a')}/events"
+        await closed.reply()
+        found = [(await ask(closed, "a2", path)).status_code for _ in range(1000)]
+        assert (found.count(200), found.count(429)) == (3, 997)
+        assert (await ask(closed, "a", path)).status_code == 200
 
 
 class TestSubmit:
