@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +15,25 @@ from PIL import Image
 
 from tests.e2e.openai_catalogue import CATALOGUE
 from tests.e2e.system import ROOT, System, running
+from tests.engine_server import words
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
+ENGINE = f"""
+[engine]
+description = "Answers with words that depend on the prompt."
+implementation = "worker.models.engine"
+media_types = ["application/json"]
+reports_progress = true
+openai = ["chat.completions", "completions", "responses", "embeddings"]
+options = {{command = '{sys.executable} {ROOT}/tests/engine_server.py --port {{port}}'}}
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("openai") / "data", CATALOGUE) as started:
+    with running(tmp_path_factory.mktemp("openai") / "data", CATALOGUE + ENGINE) as started:
         yield started
 
 
@@ -143,6 +156,39 @@ class TestChat:
         assert client.models.retrieve("talker").owned_by == "loosely"
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("nobody")
+
+
+class TestEngine:
+    def test_chat_is_that_of_the_engine(self, client: OpenAI) -> None:
+        expected = words("tokens=5 hello", 5)
+        create = client.chat.completions.create
+        messages = ask("tokens=5 hello")
+        whole = create(model="engine", messages=messages)
+        assert (whole.choices[0].message.content, whole.model) == ("".join(expected), "engine")
+        options: Any = {"include_usage": True}
+        stream = create(model="engine", messages=messages, stream=True, stream_options=options)
+        chunks = list(stream)
+        found = [c.choices[0].delta.content for c in chunks if c.choices]
+        assert [text for text in found if text] == expected
+        assert chunks[-1].usage
+
+    def test_embeddings_pass(self, client: OpenAI) -> None:
+        found = client.embeddings.create(model="engine", input=["a", "b"], encoding_format="float")
+        assert [len(each.embedding) for each in found.data] == [4, 4]
+
+    def test_refusal_names_the_reason(self, client: OpenAI) -> None:
+        with pytest.raises(openai.UnprocessableEntityError, match="the prompt is too long"):
+            client.chat.completions.create(model="engine", messages=ask("fault=refuses"))
+
+    def test_response_resumes_while_it_runs(self, client: OpenAI) -> None:
+        asked: Any = {"model": "engine", "input": "tokens=20 rate=10 hello", "background": True}
+        stream = client.responses.create(**asked, stream=True)
+        first, *_ = (next(stream) for _ in range(4))
+        stream.close()
+        events = list(client.responses.retrieve(first.response.id, stream=True, starting_after=3))
+        assert [event.sequence_number for event in events[:2]] == [4, 5]
+        assert events[-1].type == "response.completed"
+        assert client.responses.retrieve(first.response.id).status == "completed"
 
 
 def test_data_uri_is_an_input(models: System) -> None:
