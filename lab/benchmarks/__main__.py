@@ -11,6 +11,7 @@ emulators   the local Service Bus alone: send, receive, complete, and round trip
 worker      a busy worker without a gateway, compared with a loop that only runs the model
 memory      two models that together need more memory than the device has
 bodies      how much memory the gateway needs for large request bodies
+streams     streamed chats through the gateway, beside the engine alone
 hangups     how soon the gateway drops the waits of callers that disconnect
 peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
@@ -28,6 +29,7 @@ from lab.benchmarks import (
     memory,
     operations,
     saturation,
+    streams,
     whole,
 )
 from lab.benchmarks.peers import run as peers
@@ -41,6 +43,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "hops": hops.main,
     "instances": instances.main,
     "operations": operations.main,
+    "streams": streams.main,
     "worker": saturation.main,
     "memory": memory.main,
     "peers": peers.main,
