@@ -12,6 +12,7 @@ worker      a busy worker without a gateway, compared with a loop that only runs
 memory      two models that together need more memory than the device has
 bodies      how much memory the gateway needs for large request bodies
 streams     streamed chats through the gateway, beside the engine alone
+readers     500 readers of streams, on both stores, beside noop jobs
 hangups     how soon the gateway drops the waits of callers that disconnect
 peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
@@ -28,6 +29,7 @@ from lab.benchmarks import (
     instances,
     memory,
     operations,
+    readers,
     saturation,
     streams,
     whole,
@@ -43,6 +45,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "hops": hops.main,
     "instances": instances.main,
     "operations": operations.main,
+    "readers": readers.main,
     "streams": streams.main,
     "worker": saturation.main,
     "memory": memory.main,
