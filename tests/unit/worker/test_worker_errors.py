@@ -28,7 +28,7 @@ SETTLEMENTS = {
     errors.ReplyUndelivered: Settlement.ABANDON,
     errors.DeviceLost: Settlement.ABANDON,
     errors.WorkerFault: Settlement.ABANDON,
-    errors.NotFinished: Settlement.ABANDON,
+    errors.EngineLost: Settlement.ABANDON,
     errors.UnreadableMessage: Settlement.DEAD_LETTER,
     errors.TooManyFailures: Settlement.DEAD_LETTER,
     errors.WrongModel: Settlement.DEAD_LETTER,
