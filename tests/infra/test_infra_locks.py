@@ -1,6 +1,7 @@
 """Check the package locks of the gateway and the worker, and the documented lowest versions."""
 
 import importlib.metadata
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -154,6 +155,12 @@ def test_only_torchs_lock_contains_cuda() -> None:
 def test_no_lock_contains_torchaudio() -> None:
     # PyPI's build needs CUDA. transformers imports torchaudio if it is there.
     assert "torchaudio" not in WORKER
+
+
+def test_torchaudio_does_not_break_transformers() -> None:
+    # Without the package there is nothing to break. `./dev environment` removes an old one.
+    if importlib.util.find_spec("torchaudio") is not None:
+        importlib.import_module("torchaudio")
 
 
 def test_workers_lock_targets_the_images_python() -> None:
