@@ -246,7 +246,7 @@ class ModelFailed(ModelUnusable, code="model-failed"):
         if isinstance(error, ModuleNotFoundError) and error.name:
             text += (
                 f": there is no module {error.name}; if a package contains it, add the package to "
-                "requirements.txt and install it"
+                "requirements.txt and run `pip install -r requirements.txt`"
             )
         elif isinstance(error, SyntaxError):
             text += f": {error.filename}, line {error.lineno}: {error.msg}"

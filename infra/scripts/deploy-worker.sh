@@ -18,7 +18,7 @@ name=${registry%%.*}
 choose_tag() { # print a tag for the image of the current files
     # A project that `loosely deploy` has written is no repository of its own: the tag is a digest of its files.
     if [ ! -e "$root/.git" ]; then
-        (cd "$root" && find functions/contract models requirements.txt weights worker -type f 2>/dev/null |
+        (cd "$root" && find functions/contract models requirements*.txt weights worker -type f 2>/dev/null |
             LC_ALL=C sort | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -c1-12)
         return
     fi

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,18 +19,38 @@ from loosely.local.environment import (
     shared_environment,
 )
 from loosely.local.errors import USAGE_EXIT_CODE, ExtraMissing
-from loosely.local.model_folder import ModelFolder, current_model_folder, make_model_folder
+from loosely.local.model_folder import (
+    Example,
+    ModelFolder,
+    current_model_folder,
+    make_model_folder,
+)
 from loosely.local.package import write_azd_project, write_package
+
+INSTALL_COMMANDS: Final = (
+    "pip install -r requirements.txt",
+    "pip install --no-deps -r requirements-no-deps.txt",
+)
+"""What installs the packages of a model folder."""
 
 
 def new(
     folder: Annotated[Path, typer.Argument(help="The folder to make. It may exist if empty.")],
+    example: Annotated[
+        Example, typer.Option(help="chat: a language model and embeddings, with transformers.")
+    ] = Example.BRIGHTNESS,
 ) -> None:
     """Make a model folder: a catalogue, a model with its test, and an example input."""
     with exit_on_up_error():
-        make_model_folder(folder, find_root())
-    typer.echo(f"made {folder} with the model `brightness`; serve it:\n")
-    typer.echo(f"  cd {shlex.quote(str(folder))}\n  loosely up --watch")
+        make_model_folder(folder, find_root(), example)
+    models, commands = "the model `brightness`; serve it", ["loosely up --watch"]
+    if example is Example.CHAT:
+        models = (
+            "the models `chat` and `embeddings`; install what they need (190 MB), and serve them"
+        )
+        commands = [*INSTALL_COMMANDS, *commands]
+    typer.echo(f"made {folder} with {models}:\n")
+    typer.echo("\n".join(f"  {each}" for each in (f"cd {shlex.quote(str(folder))}", *commands)))
 
 
 def test(

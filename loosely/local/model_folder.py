@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 from loosely.local.environment import find_root, read_environment
@@ -10,6 +11,13 @@ from loosely.local.errors import FolderUnusable
 
 _CATALOGUE = "models.toml"
 _EXAMPLE = "chelsea.jpg"
+
+
+class Example(StrEnum):
+    """What a new model folder contains."""
+
+    BRIGHTNESS = "brightness"
+    CHAT = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,8 @@ def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> Mod
     return replace(found, catalogue=Path(chosen).resolve()) if chosen else found
 
 
-def make_model_folder(path: Path, root: Path) -> None:
-    """Write a new model folder with one model, its test and an example input.
+def make_model_folder(path: Path, root: Path, example: Example = Example.BRIGHTNESS) -> None:
+    """Write a new model folder with the models of an example, their tests and inputs.
 
     Raises FolderUnusable if ``path`` is not empty or cannot be written.
     """
@@ -61,13 +69,14 @@ def make_model_folder(path: Path, root: Path) -> None:
     examples = root / "examples"
     try:
         shutil.copytree(
-            examples / "model-folder",
+            examples / ("chat-folder" if example is Example.CHAT else "model-folder"),
             path,
             ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".loosely"),
             copy_function=shutil.copyfile,
             dirs_exist_ok=True,
         )
-        (path / "examples").mkdir()
-        shutil.copyfile(examples / _EXAMPLE, path / "examples" / _EXAMPLE)
+        if example is Example.BRIGHTNESS:
+            (path / "examples").mkdir()
+            shutil.copyfile(examples / _EXAMPLE, path / "examples" / _EXAMPLE)
     except OSError as error:
         raise FolderUnusable(f"{path} cannot be written: {error.strerror or error}") from error

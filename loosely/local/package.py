@@ -27,6 +27,7 @@ _COPIED_TO_IMAGE = """\
 *
 !functions/contract
 !models
+!requirements-no-deps.txt
 !requirements.txt
 !weights
 !worker
@@ -47,6 +48,18 @@ COPY requirements.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --no-compile -r /tmp/requirements.txt && pip check
 USER 10001:10001
 """
+# After `pip check`, which would miss what these packages require.
+_INSTALL_WITHOUT_DEPENDENCIES = """
+USER root
+COPY requirements-no-deps.txt /tmp/requirements-no-deps.txt
+RUN pip install --no-cache-dir --no-compile --no-deps -r /tmp/requirements-no-deps.txt
+USER 10001:10001
+"""
+_REQUIREMENTS = {
+    "requirements.txt": _INSTALL_REQUIREMENTS,
+    "requirements-no-deps.txt": _INSTALL_WITHOUT_DEPENDENCIES,
+}
+"""The lines of the Dockerfile for each list of packages that a model folder may have."""
 
 
 def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, Path]:
@@ -84,7 +97,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     """
     description = target / "azure.yaml"
     is_ours = description.is_file() and _PROJECT_MARK in description.read_text("utf-8", "replace")
-    names = ("azure.yaml", ".dockerignore", "requirements.txt", *_PROJECT_PARTS)
+    names = ("azure.yaml", ".dockerignore", *_REQUIREMENTS, *_PROJECT_PARTS)
     if not is_ours and any((target / name).exists() for name in names):
         raise FolderUnusable(
             f"{target} contains files that `loosely deploy` has not written: move them elsewhere"
@@ -95,7 +108,8 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     shutil.copyfile(root / "azure.yaml", description)
     for name in _PROJECT_PARTS:
         shutil.rmtree(target / name, ignore_errors=True)
-    (target / "requirements.txt").unlink(missing_ok=True)
+    for name in _REQUIREMENTS:
+        (target / name).unlink(missing_ok=True)
     copy_function_app(target / "functions", root / "functions")
     shutil.copyfile(folder.catalogue, target / "functions" / _CATALOGUE)
     shutil.copytree(root / "infra", target / "infra", ignore=_BUILT)
@@ -211,8 +225,8 @@ def _copy_models(target: Path, root: Path, folder: ModelFolder, weights: Sequenc
         shutil.copyfile(folder.path / path, target / "weights" / path)
     if others:
         dockerfile += _COPY_WEIGHTS
-    requirements = folder.path / "requirements.txt"
-    if requirements.is_file():
-        shutil.copyfile(requirements, target / requirements.name)
-        dockerfile += _INSTALL_REQUIREMENTS
+    for name, lines in _REQUIREMENTS.items():
+        if (folder.path / name).is_file():
+            shutil.copyfile(folder.path / name, target / name)
+            dockerfile += lines
     return dockerfile

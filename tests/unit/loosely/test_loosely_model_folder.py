@@ -11,7 +11,7 @@ import yaml
 
 from loosely.local.environment import check_requirements, find_root
 from loosely.local.errors import ExtraMissing, FolderUnusable
-from loosely.local.model_folder import ModelFolder, find_model_folder, make_model_folder
+from loosely.local.model_folder import Example, ModelFolder, find_model_folder, make_model_folder
 from loosely.local.package import write_azd_project, write_package
 from loosely.local.watch import FileWatch, find_code_error
 
@@ -80,6 +80,18 @@ class TestMake:
             *("models.toml", "README.md", ".gitignore", "examples/chelsea.jpg"),
             *("models/__init__.py", "models/brightness.py", "tests/test_brightness.py"),
         }
+
+    def test_chat_checks_its_weights_by_digest(self, tmp_path: Path) -> None:
+        make_model_folder(tmp_path / "chat", ROOT, Example.CHAT)
+        entries = tomllib.loads((tmp_path / "chat" / "models.toml").read_text("utf-8"))
+        assert {name: entry["openai"] for name, entry in entries.items()} == {
+            "chat": ["chat.completions"],
+            "embeddings": ["embeddings"],
+        }
+        for entry in entries.values():
+            assert entry["weights"].startswith("package:")
+            assert len(entry["weights_sha256"]) == 64
+        assert (tmp_path / "chat" / "examples" / "question.txt").is_file()
 
 
 def changes_of(watch: FileWatch) -> list[Path]:
@@ -166,6 +178,18 @@ class TestPackage:
         dockerfile = (worker / "Dockerfile").read_text("utf-8")
         assert "-r /tmp/requirements.txt" in dockerfile
         assert dockerfile.rstrip().endswith("USER 10001:10001")
+
+    def test_weights_are_installed_without_dependencies(self, tmp_path: Path) -> None:
+        make_model_folder(tmp_path / "chat", ROOT, Example.CHAT)
+        _, worker = package(tmp_path / "chat", tmp_path / "out")
+        assert (worker / "requirements-no-deps.txt").is_file()
+        dockerfile = (worker / "Dockerfile").read_text("utf-8")
+        # `pip check` would miss what they require.
+        *_, after_check = dockerfile.split("pip check")
+        assert "--no-deps -r /tmp/requirements-no-deps.txt" in after_check
+        deploy(tmp_path / "chat", tmp_path / "azure")
+        ignored = (tmp_path / "azure" / ".dockerignore").read_text("utf-8")
+        assert "!requirements-no-deps.txt\n" in ignored
 
     def test_repository_packages_shipped_models(self, tmp_path: Path) -> None:
         app, worker = package(ROOT, tmp_path)

