@@ -18,6 +18,7 @@ from contract.names import low_priority_queue
 from contract.queues import cloud_lock_seconds, config
 from contract.weights import list_hub_files
 from infra.manifests import (
+    ENGINE,
     count_max_workers,
     make_cron_triggers,
     make_queue_trigger,
@@ -56,13 +57,15 @@ def make_app_name(model: ModelEntry) -> str:
 
 def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
     """Return the settings of KEDA's triggers: one dict for each queue of the model."""
+    # The messages of running jobs count, too, and one engine runs many.
+    running = model.max_concurrent_jobs if model.implementation == ENGINE else 0
+    counts = {
+        model.queue: MESSAGES_PER_WORKER,
+        low_priority_queue(model.queue): LOW_PRIORITY_MESSAGES_PER_WORKER,
+    }
     return [
-        {"name": model.queue, "messageCount": MESSAGES_PER_WORKER, "activationMessageCount": 0},
-        {
-            "name": low_priority_queue(model.queue),
-            "messageCount": LOW_PRIORITY_MESSAGES_PER_WORKER,
-            "activationMessageCount": 0,
-        },
+        {"name": queue, "messageCount": max(count, running), "activationMessageCount": 0}
+        for queue, count in counts.items()
     ]
 
 
@@ -80,7 +83,7 @@ def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
 
 
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the content of catalogue.json: the body limit, the queues and the models."""
+    """Return the content of catalogue.json: limits, the queues and the models."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     lock_seconds = {
         queue["name"]: cloud_lock_seconds(model)
@@ -105,6 +108,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
             }
             for queue in namespace["Queues"]
         ],
+        "mostGpus": max(model.gpus if model.uses_gpu else 0 for model in catalogue.values()),
         "longestDeadlineSeconds": max(model.max_deadline_seconds for model in catalogue.values()),
         "models": [
             {

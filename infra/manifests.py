@@ -13,8 +13,13 @@ from contract.warm import parse_period
 # The maximum number of a model's workers. An overlay that shares GPUs multiplies this number.
 MAX_GPU_NODES = 8
 MAX_CPU_WORKERS = 4
+# What a pod has for each of its GPUs, in cores and GiB. The shared memory is that of vLLM's example
+# for Kubernetes.
+_GPU_CORES = 2
+_GPU_MEMORY, _GPU_MAX_MEMORY, _SHARED_MEMORY = 6, 16, 2
 # The part of the grace period, in seconds, in which the process ends after the drain.
 _AFTER_DRAIN_SECONDS = 15
+ENGINE = "worker.models.engine"
 _TEMPLATE = Path(__file__).with_name("worker.yaml")
 
 Manifest = dict[str, Any]
@@ -41,13 +46,25 @@ def make_manifests(
         drain_seconds=grace_seconds - _AFTER_DRAIN_SECONDS,
         min_workers=model.min_workers,
         max_workers=count_max_workers(model),
+        gpus=model.gpus,
+        gpu_cores=model.gpus * _GPU_CORES,
+        gpu_memory=model.gpus * _GPU_MEMORY,
+        gpu_max_memory=model.gpus * _GPU_MAX_MEMORY,
+        shared_memory=model.gpus * _SHARED_MEMORY,
     )
-    deployment, scaled_object, disruption_budget, devices = yaml.safe_load_all(text)
+    documents = yaml.safe_load_all(text)
+    deployment, scaled_object, disruption_budget, devices, additions = documents
     pod, more = deployment["spec"]["template"]["spec"], devices[device]
     pod |= more["pod"]
     [container] = pod["containers"]
     container["env"] += more["env"]
     container["resources"] = more["resources"]
+    if model.implementation == ENGINE or (model.uses_gpu and model.gpus > 1):
+        pod["volumes"] += additions["volumes"]
+        container["volumeMounts"] += additions["mounts"]
+    if model.implementation == ENGINE:
+        [cache] = [each for each in pod["volumes"] if each["name"] == "cache"]
+        cache["emptyDir"] = additions["engine_cache"]
     scaled_object["spec"]["triggers"] = [
         {
             "type": "azure-servicebus",

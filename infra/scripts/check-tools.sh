@@ -45,6 +45,16 @@ for list in GATEWAY_SETTINGS WORKER_SETTINGS; do
         stop "$list: the storage's rules depend on RETENTION_HOURS, so set it by itself: azd env set RETENTION_HOURS …"
 done
 
+# Each worker of a model with several GPUs owns them: one machine must have as many, and share none.
+gpus=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["mostGpus"])' "$root/infra/catalogue.json")
+sharing=$(optional_value GPU_SHARING) || sharing=none
+if [ "$gpus" -gt 1 ]; then
+    [ "$host" != aca ] ||
+        stop "a model needs $gpus GPUs, but a replica on Container Apps has one: azd env set WORKER_HOST aks"
+    [ "$sharing" = none ] ||
+        stop "a model needs $gpus GPUs, but GPU_SHARING is $sharing: azd env set GPU_SHARING none"
+fi
+
 is_in() { # LOCATIONS: whether the region is one of these lines
     printf '%s\n' "$1" | tr -d ' ' | tr '[:upper:]' '[:lower:]' | grep -qx "$region"
 }
@@ -53,13 +63,13 @@ offers() { # SERVICE LOCATIONS: stop unless the service exists in the region
     is_in "$2" || stop "$region does not offer $1: azd env set AZURE_LOCATION another region"
 }
 
-find_machine() { # SIZE: set $family and $node_cores; stop unless the region offers the size
+find_machine() { # SIZE: set $family, $node_cores and $node_gpus; stop unless the region offers the size
     # A family may contain blanks: "Standard NCASv3_T4 Family".
     found=$(az vm list-skus --location "$region" --all --size "$1" --resource-type virtualMachines \
-        --query "[?name=='$1'].[family, capabilities[?name=='vCPUs'].value | [0], length(restrictions[?type=='Location'])]" \
+        --query "[?name=='$1'].[family, capabilities[?name=='vCPUs'].value | [0], capabilities[?name=='GPUs'].value | [0] || '0', length(restrictions[?type=='Location'])]" \
         --output tsv)
     [ -n "$found" ] || stop "$region does not offer $1"
-    IFS=$tab read -r family node_cores restrictions <<FOUND
+    IFS=$tab read -r family node_cores node_gpus restrictions <<FOUND
 $found
 FOUND
     [ "$restrictions" = 0 ] || stop "$region does not offer $1 to this subscription"
@@ -117,6 +127,8 @@ check_region() { # stop if a service or the quota that the choices need is missi
     [ "$count" != 0 ] || count=1
     spot=$(optional_value USE_SPOT) || spot=true
     find_machine "$machine"
+    [ "$gpus" -le 1 ] || [ "$gpus" -le "$node_gpus" ] ||
+        stop "a model needs $gpus GPUs, but $machine has $node_gpus: azd env set GPU_NODE_SIZE another machine"
     cores=$(($(count_new_nodes gpu "$count") * node_cores))
     check_quota cores "$((system_cores + cores))" "the cluster's nodes"
     if [ "$family" = "$system_family" ]; then

@@ -23,7 +23,7 @@ def account(subscription: str) -> Output:
 # `az vm list-skus`: https://learn.microsoft.com/rest/api/compute/resource-skus/list
 # Without `--all`, az leaves out machines with a restriction of the type Location:
 # https://learn.microsoft.com/cli/azure/vm#az-vm-list-skus
-def sku(name: str, family: str, cores: int, *restrictions: str) -> Output:
+def sku(name: str, family: str, cores: int, *restrictions: str, gpus: int = 0) -> Output:
     return {
         "resourceType": "virtualMachines",
         "name": name,
@@ -36,6 +36,7 @@ def sku(name: str, family: str, cores: int, *restrictions: str) -> Output:
             {"name": "MaxResourceVolumeMB", "value": "0"},
             {"name": "vCPUs", "value": str(cores)},
             {"name": "vCPUsAvailable", "value": str(cores)},
+            *([{"name": "GPUs", "value": str(gpus)}] if gpus else []),
         ],
         "restrictions": [
             {
@@ -54,9 +55,11 @@ def sku(name: str, family: str, cores: int, *restrictions: str) -> Output:
 # and https://github.com/skypilot-org/skypilot/issues/464 for those with blanks.
 SKUS = {
     "Standard_D4as_v5": sku("Standard_D4as_v5", "standardDASv5Family", 4),
-    "Standard_NC4as_T4_v3": sku("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4),
-    "Standard_ND96asr_v4": sku("Standard_ND96asr_v4", "Standard NDASv4_A100 Family", 96),
-    "Standard_NC24ads_A100_v4": sku("Standard_NC24ads_A100_v4", "StandardNCADSA100v4Family", 24),
+    "Standard_NC4as_T4_v3": sku("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4, gpus=1),
+    "Standard_ND96asr_v4": sku("Standard_ND96asr_v4", "Standard NDASv4_A100 Family", 96, gpus=8),
+    "Standard_NC24ads_A100_v4": sku(
+        "Standard_NC24ads_A100_v4", "StandardNCADSA100v4Family", 24, gpus=1
+    ),
 }
 
 

@@ -76,6 +76,52 @@ def test_shared_or_fallback_version_keeps_a_worker(tmp_path: Path) -> None:
     assert {name: spec["minReplicaCount"] for name, spec in scaled.items()} == counts
 
 
+def manifests_of(tmp_path: Path, keys: str) -> list[dict[str, Any]]:
+    path = tmp_path / "models.toml"
+    entry = 'description = "-"\nmedia_types = ["application/json"]\n'
+    path.write_text(f"[chat]\n{entry}{keys}", encoding="utf-8")
+    files = {each.name: text for each, text in make_files(Catalogue.load(path)).items()}
+    return list(yaml.safe_load_all(files["models.yaml"]))
+
+
+def worker_pod(tmp_path: Path, keys: str) -> dict[str, Any]:
+    pod: dict[str, Any] = manifests_of(tmp_path, keys)[0]["spec"]["template"]["spec"]
+    return pod
+
+
+def test_running_jobs_of_an_engine_start_no_worker(tmp_path: Path) -> None:
+    keys = 'implementation = "worker.models.engine"\nmax_concurrent_jobs = 64\n'
+    triggers = manifests_of(tmp_path, keys)[1]["spec"]["triggers"]
+    assert [each["metadata"]["messageCount"] for each in triggers] == ["64", "100"]
+
+
+def test_worker_owns_the_gpus_of_its_model(tmp_path: Path) -> None:
+    pod = worker_pod(tmp_path, 'implementation = "models.chat"\ngpus = 4\n')
+    [container] = pod["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "8", "memory": "24Gi"},
+        "limits": {"memory": "64Gi", "nvidia.com/gpu": 4},
+    }
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "shared-memory"]
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+@pytest.mark.parametrize(
+    ("implementation", "cache", "has_shared_memory"),
+    [("worker.models.engine", "64Gi", True), ("models.chat", "16Gi", False)],
+)
+def test_engine_has_more_disk_and_shared_memory(
+    tmp_path: Path, implementation: str, cache: str, has_shared_memory: bool
+) -> None:
+    pod = worker_pod(tmp_path, f'implementation = "{implementation}"\n')
+    volumes = {each["name"]: each["emptyDir"] for each in pod["volumes"]}
+    assert volumes["cache"]["sizeLimit"] == cache
+    assert ("shared-memory" in volumes) is has_shared_memory
+    mounts = {each["name"] for each in pod["containers"][0]["volumeMounts"]}
+    assert mounts == volumes.keys()
+
+
 def app_names(tmp_path: Path, *models: str) -> list[str]:
     path = tmp_path / "models.toml"
     entry = 'implementation = "worker.models.noop"\nmedia_types = ["text/plain"]\n'

@@ -601,6 +601,34 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none"
 
+    @pytest.mark.parametrize(
+        ("gpus", "choices", "reason"),
+        [
+            (2, {"WORKER_HOST": "aca"}, "a replica on Container Apps has one"),
+            (2, {"GPU_SHARING": "mig"}, "but GPU_SHARING is mig"),
+            (2, {}, "a model needs 2 GPUs, but Standard_NC4as_T4_v3 has 1"),
+            (8, {"GPU_NODE_SIZE": "Standard_D4as_v5"}, "but Standard_D4as_v5 has 0"),
+            (8, {"GPU_NODE_SIZE": "Standard_ND96asr_v4", "USE_SPOT": "false"}, ""),
+        ],
+    )
+    def test_gpus_of_a_worker_are_in_one_machine(
+        self, scripts: ScriptRunner, gpus: int, choices: dict[str, str], reason: str
+    ) -> None:
+        path = scripts.root / "infra" / "catalogue.json"
+        before = path.read_text("utf-8")
+        scripts.update_state(
+            values=choices,
+            usages={"Standard NDASv4_A100 Family": usage("Standard NDASv4_A100 Family", 96)},
+        )
+        try:
+            path.write_text(before.replace('"mostGpus": 1', f'"mostGpus": {gpus}'), "utf-8")
+            if reason:
+                assert reason in scripts.check_error("check-tools.sh")
+            else:
+                scripts.check_output("check-tools.sh")
+        finally:
+            path.write_text(before, "utf-8")
+
     def test_unneeded_services_are_ignored(self, scripts: ScriptRunner) -> None:
         scripts.update_state(
             values={"DURABLE_BACKEND": "storage", "USE_SPOT": "false"},
