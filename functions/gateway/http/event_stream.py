@@ -81,6 +81,7 @@ class EventStreamResponse(Response):
         with self._slot:
             start = {"type": "http.response.start", "status": self.status_code}
             await send({**start, "headers": self.raw_headers})
+            # The middleware that compresses sends the headers with the first part of the body.
             await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
             self._sent_at = loop.time()
             pumping = asyncio.create_task(self._pump(send))

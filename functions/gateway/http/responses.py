@@ -94,8 +94,7 @@ MIN_BYTES: Final = 8 * 1024
 _THREAD_BYTES: Final = 128 * 1024
 _LEVEL: Final = 5
 _SUFFIX: Final = b'-gzip"'
-# A stream of events must not wait for its first event before its headers are sent.
-_TEXT: Final = re.compile(r"text/(?!event-stream).*|application/(?:.*\+)?json\b.*", re.IGNORECASE)
+_TEXT: Final = re.compile(r"text/.*|application/(?:.*\+)?json\b.*", re.IGNORECASE)
 _GZIP: Final = re.compile(
     r"\s*gzip\s*(?:;\s*q=(?P<weight>[01](?:\.[0-9]{0,3})?)\s*)?", re.ASCII | re.IGNORECASE
 )

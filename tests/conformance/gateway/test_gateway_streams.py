@@ -128,7 +128,7 @@ def job_id() -> str:
 
 
 class CountingLogs:
-    """Counts the reads of a store, and fails while `is_down`."""
+    """Counts the reads of a store, fails while `is_down`, and returns while `may_return` is set."""
 
     def __init__(self, logs: StreamLogs) -> None:
         self.logs = logs
@@ -136,10 +136,16 @@ class CountingLogs:
         self.pause_seconds = logs.pause_seconds
         self.count = 0
         self.is_down = False
+        self.may_return = asyncio.Event()
+        self.may_return.set()
 
     async def read(self, places: Sequence[LogPlace]) -> list[list[StreamEvent] | None]:
         self.count += len(places)
-        return [None for _ in places] if self.is_down else await self.logs.read(places)
+        found: list[list[StreamEvent] | None] = [None for _ in places]
+        if not self.is_down:
+            found = await self.logs.read(places)
+        await self.may_return.wait()
+        return found
 
 
 class TestFollowing:
@@ -193,6 +199,21 @@ class TestFollowing:
         await log.write(job_id, begin(1), chunk(1, 1), begin(2), chunk(2, 1))
         reader = Reader(feeds_of(log), job_id, (1, 1))
         assert await reader.finish() == ["2-0", "2-1"]
+
+    async def test_read_before_the_end_is_not_the_last(self, log: Log, job_id: str) -> None:
+        logs = CountingLogs(log.store)
+        reader = Reader(Feeds(logs, 0.02, 0.5), job_id)
+        await log.write(job_id, chunk(1, 1))
+        await reader.has(1)
+        logs.may_return.clear()
+        before = logs.count
+        while logs.count == before:  # noqa: ASYNC110 - until a read has begun
+            await asyncio.sleep(0.01)
+        await log.write(job_id, chunk(1, 2))
+        reader.end.set_result(None)
+        await asyncio.sleep(0.05)
+        logs.may_return.set()
+        assert await reader.finish() == ["1-1", "1-2"]
 
 
 class TestSharing:

@@ -210,8 +210,10 @@ class TestRefusals:
         answer = await gateway.http.get(f"/v1/jobs/{job_id}/events", params={"after": text})
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
-    async def test_too_many_streams_of_a_tenant(self) -> None:
-        async with open_gateway(max_tenant_streams=1) as gateway:
+    @pytest.mark.parametrize("limit", ["max_tenant_streams", "max_streams"])
+    async def test_too_many_streams(self, limit: str) -> None:
+        settings: dict[str, Any] = {limit: 1}
+        async with open_gateway(**settings) as gateway:
             async with listen(gateway, SUBMIT, **submitting()) as caller:
                 job_id = (await caller.next())["data"]["id"]
                 for answer in (
@@ -310,8 +312,23 @@ class TestSubmit:
             assert (await caller.next())["event"] == "end"
         assert len(gateway.queues.sent) == 1
 
+    async def test_key_belongs_to_a_stream(self, gateway: RunningGateway) -> None:
+        headers = {"idempotency-key": "once", "content-type": "application/octet-stream"}
+        assert (await gateway.submit(content=b"x", headers=headers)).status_code == 202
+        other = await gateway.submit(content=b"x", headers=headers, params={"stream": "true"})
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
+
 
 class TestConnection:
+    async def test_large_chunks_are_not_compressed(self, gateway: RunningGateway) -> None:
+        job_id = await gateway.accept(stream="true")
+        await write(gateway, job_id, "x" * 20_000)
+        await gateway.reply()
+        headers = {"accept-encoding": "gzip"}
+        answer = await gateway.http.get(f"/v1/jobs/{job_id}/events", headers=headers)
+        assert "content-encoding" not in answer.headers
+        assert names(read_events(answer.text)) == ["chunk", "end"]
+
     async def test_hang_up_closes_the_reader(self, gateway: RunningGateway) -> None:
         streams = gateway.services.streams
         async with listen(gateway, SUBMIT, **submitting()) as caller:

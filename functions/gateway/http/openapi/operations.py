@@ -117,23 +117,32 @@ PREFER: Final = describe_parameter(
     "end of the job. `respond-async` does not wait. `stream` is the same as the option `stream`.",
     {"type": "string", "examples": ["wait=10", "respond-async", "respond-async, stream"]},
 )
+_EVENT_ID: Final = "^(?:[0-9]{1,9}-[0-9]{1,9})?$"
 LAST_EVENT_ID: Final = describe_parameter(
     "Last-Event-ID",
     "header",
     "The id of the last event that the caller has. Only later events are sent.",
-    {"type": "string", "pattern": "^[0-9]{1,9}-[0-9]{1,9}$", "examples": ["1-3"]},
+    {"type": "string", "pattern": _EVENT_ID, "examples": ["1-3"]},
 )
 AFTER_OPTION: Final = query_option(
     "The same as `Last-Event-ID`, which counts if both are given.",
-    pattern="^[0-9]{1,9}-[0-9]{1,9}$",
+    pattern=_EVENT_ID,
 )
 EVENTS: Final = {
     "text/event-stream": {
-        "schema": {
-            "type": "string",
-            "description": "The events `chunk`, `progress`, `attempt`, `stream_lost`, `resume`, "
-            "`behind` and `end`, and in the response to a submit first `job`.",
-        },
+        "schema": describe_object(
+            ["event", "data"],
+            id={"type": "string", "examples": ["1-1"]},
+            event={
+                "type": "string",
+                "enum": [
+                    *("job", "chunk", "progress", "attempt"),
+                    *("stream_lost", "resume", "behind", "end"),
+                ],
+                "description": "`job` is in the response to a submit only.",
+            },
+            data={"type": "string", "description": "The data of the event as JSON."},
+        ),
         "example": 'id: 1-1\nevent: chunk\ndata: "Paris"\n\n',
     }
 }
