@@ -106,7 +106,7 @@ class TestChat:
         )
         choice = answer.parse().choices[0]
         assert (choice.message.content, choice.finish_reason) == ("a b ", "stop")
-        found = models.http.get("/v1/jobs?label=user=7*").json()["jobs"]
+        found = models.http.get("/v1/jobs?metadata=user%3D7").json()["jobs"]
         assert [job["id"] for job in found] == [answer.headers["x-loosely-job"]]
 
     def test_stream_has_each_word(self, client: OpenAI) -> None:

@@ -166,6 +166,8 @@ def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: d
             ticket.webhook_url,
             ticket.priority,
             label=ticket.label,
+            metadata=ticket.metadata,
+            is_background=ticket.is_background,
         )
     except (ValueError, KeyError, TypeError):
         raise NotRedrivable(

@@ -106,6 +106,8 @@ class Ticket:
     parent: str | None = None
     stream: bool = False
     operation: str | None = None
+    metadata: Mapping[str, str] | None = None
+    is_background: bool = False
 
     def request(self) -> JobRequest:
         """Return the job's request, without a reply URL, unless its message was sent."""
@@ -123,6 +125,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     label: str | None = None,
     outcome: "JobOutcome | None" = None,
     parent: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    is_background: bool = False,
 ) -> Ticket:
     """Return the ticket of a new job, which the history of its orchestration stores.
 
@@ -152,6 +156,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         "parent": parent,
         "stream": request.stream or None,
         "operation": request.operation,
+        "metadata": dict(metadata) if metadata else None,
+        "background": is_background or None,
     }
     value |= {name: each for name, each in optional.items() if each is not None}
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -183,6 +189,8 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         parent=value.get("parent"),
         stream=value.get("stream", False),
         operation=value.get("operation"),
+        metadata=value.get("metadata"),
+        is_background=value.get("background", False),
     )
 
 
@@ -279,6 +287,8 @@ Record = dict[str, Any]
      "results": a payload in JSON for each named result, absent if the job has none,
      "stream": true if the job writes its events to a log, otherwise absent,
      "operation": the operation of the OpenAI API, absent for other jobs,
+     "metadata": texts by name, absent if the call had none,
+     "background": true if the call did not wait for the job, otherwise absent,
      "stream_lost": true if some events could not be written, otherwise absent}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
@@ -305,6 +315,8 @@ def initial_record(ticket: Ticket) -> Record:
         **({"parent": ticket.parent} if ticket.parent is not None else {}),
         **({"stream": True} if ticket.stream else {}),
         **({"operation": ticket.operation} if ticket.operation is not None else {}),
+        **({"metadata": ticket.metadata} if ticket.metadata else {}),
+        **({"background": True} if ticket.is_background else {}),
     }
 
 
@@ -477,6 +489,12 @@ class JobResource(TypedDict):
             examples=["order 4711"],
         ),
     ]
+    metadata: NotRequired[
+        Annotated[
+            dict[str, str],
+            Field(description="The `metadata` of a call of the OpenAI API, if any."),
+        ]
+    ]
     tenant: NotRequired[
         Annotated[str, Field(description="The owner; only for a caller that sees all tenants.")]
     ]
@@ -573,6 +591,8 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     }
     if (parent := record.get("parent")) is not None:
         resource["parent"] = parent
+    if metadata := record.get("metadata"):
+        resource["metadata"] = metadata
     return resource
 
 

@@ -1,4 +1,4 @@
-"""Find jobs by tenant, model, status, problem code, label, time and id.
+"""Find jobs by tenant, model, status, problem code, label, metadata, time and id.
 
 A search reads the orchestrations of jobs, newest first, as `listing` describes. No index is
 written, so a submit costs nothing more, and every instance of the app finds the same jobs.
@@ -59,8 +59,8 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
 class JobFilter:
     """The conditions that the jobs of a search must meet. A member that is None allows any value.
 
-    `models` contains names of entries of the catalogue. `created_after` is inclusive,
-    `created_before` is exclusive.
+    `models` contains names of entries of the catalogue, and `metadata` is `NAME=VALUE`.
+    `created_after` is inclusive, `created_before` is exclusive.
     """
 
     tenant: str | None = None
@@ -68,6 +68,7 @@ class JobFilter:
     status: JobStatus | None = None
     code: str | None = None
     label: str | None = None
+    metadata: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     id: str | None = None
@@ -102,7 +103,7 @@ class JobFilter:
         is_other_model = self.models is not None and found["model"] not in self.models
         if is_other_model or self.tenant not in {None, tenant_of(found)}:
             return False
-        if self.label is not None and not _is_match(self.label, found.get("label")):
+        if not self._matches_texts(found):
             return False
         created_at = datetime.fromisoformat(found["created_at"])
         if self.created_after is not None and created_at < self.created_after:
@@ -114,6 +115,15 @@ class JobFilter:
         # Without a final record, the recorded outcome decides, which is read later.
         wants_end = self.code is not None or (self.status is not None and self.status.is_final)
         return wants_end is instance.runtime_status.is_final
+
+    def _matches_texts(self, found: Record) -> bool:
+        """Return whether the job has the label and the metadata of this filter."""
+        if self.label is not None and not _is_match(self.label, found.get("label")):
+            return False
+        if self.metadata is None:
+            return True
+        pairs = found.get("metadata", {}).items()
+        return any(_is_match(self.metadata, f"{name}={value}") for name, value in pairs)
 
     def matches(self, record: Record) -> bool:
         """Return whether the job's current record has the status and the code of this filter."""

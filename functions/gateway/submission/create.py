@@ -133,6 +133,8 @@ class PreparedJob:
             label=self.new_job.label,
             outcome=outcome,
             parent=self.new_job.parent,
+            metadata=self.new_job.metadata,
+            is_background=self.new_job.is_background,
         )
 
 

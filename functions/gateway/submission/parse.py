@@ -90,6 +90,8 @@ class NewJob:
     held: HeldBytes | None = field(default=None, repr=False)
     stream: bool = False
     operation: str | None = None
+    metadata: Mapping[str, str] | None = None
+    is_background: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -574,9 +576,9 @@ _LABEL: Final = re.compile(LABEL_PATTERN.removeprefix("^").removesuffix("$"))
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
-def is_label(text: str) -> bool:
-    """Return whether a text can be a label."""
-    return _LABEL.fullmatch(text) is not None and not _SURROGATE.search(text)
+def has_surrogate(text: str) -> bool:
+    """Return whether UTF-8 cannot encode a text that JSON can contain."""
+    return _SURROGATE.search(text) is not None
 
 
 def parse_label(options: Mapping[str, Json]) -> str | None:
@@ -584,12 +586,13 @@ def parse_label(options: Mapping[str, Json]) -> str | None:
     label = options.get("label")
     if label is None:
         return None
-    if not isinstance(label, str) or not is_label(label):
+    is_text = isinstance(label, str) and _LABEL.fullmatch(label) is not None
+    if not is_text or has_surrogate(label):
         raise malformed(
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
             "characters or line breaks"
         )
-    return label
+    return str(label)
 
 
 def _parse_parameters(given: Json) -> dict[str, Json]:

@@ -141,6 +141,56 @@ class TestResponse:
                     await call(made.id)
 
 
+class TestMetadata:
+    async def test_pair_or_its_beginning_finds_jobs(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        given: list[dict[str, str]] = [{"user": "7", "run": "a=b"}, {"user": "71"}, {}]
+        for metadata in given:
+            made = await client.responses.create(
+                model="talker", input="hi", background=True, metadata=metadata
+            )
+            assert (await client.responses.retrieve(made.id)).metadata == metadata
+        ids = [gateway.queues.request(number).job_id for number in range(3)]
+        for pair, expected in {
+            "user=7": ids[:1],
+            "run=a=b": ids[:1],
+            "user=7*": ids[1::-1],
+            "user=": [],
+        }.items():
+            page = await gateway.get("/v1/jobs", metadata=pair)
+            assert [job["id"] for job in page["jobs"]] == expected, pair
+        assert (await gateway.job(ids[0]))["metadata"] == given[0]
+        assert "metadata" not in await gateway.job(ids[2])
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            {str(n): "" for n in range(17)},
+            {"n" * 65: ""},
+            {"n": "v" * 513},
+            {"n": 1},
+            {"n": "\ud800"},
+            "user=7",
+        ],
+    )
+    async def test_limits(self, gateway: RunningGateway, metadata: Any) -> None:
+        body = json.dumps({"model": "talker", "input": "hi", "metadata": metadata})
+        answer = await gateway.http.post("/openai/v1/responses", content=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "metadata")
+        assert gateway.queues.sent == []
+
+    async def test_search_without_a_pair_is_refused(self, gateway: RunningGateway) -> None:
+        assert (await gateway.http.get("/v1/jobs?metadata=user")).status_code == 400
+
+    async def test_background_stays(self, client: AsyncOpenAI) -> None:
+        made = await client.responses.create(model="talker", input="hi", background=True)
+        assert (made.background, (await client.responses.retrieve(made.id)).background) == (
+            True,
+            True,
+        )
+
+
 class TestStream:
     async def test_text_has_the_events_of_the_api(
         self, gateway: RunningGateway, client: AsyncOpenAI

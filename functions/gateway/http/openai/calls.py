@@ -38,20 +38,23 @@ from gateway.problems import HttpProblem, malformed
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.create import SubmittedJob
 from gateway.submission.parse import (
-    MAX_LABEL_CHARACTERS,
     NewJob,
     SubmittedInput,
     check_accepted,
     check_coding,
     check_required_inputs,
     check_size,
-    is_label,
+    has_surrogate,
     parse_label,
     parse_options,
 )
 from gateway.telemetry import traceparent_of
 
 JOB_HEADER: Final = "x-loosely-job"
+
+_MAX_PAIRS: Final = 16
+_MAX_NAME: Final = 64
+_MAX_VALUE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def new_job(  # noqa: PLR0913, PLR0917 - the parts of a job
     held: HeldBytes,
     metadata: Json = None,
 ) -> NewJob:
-    """Return the job of a call, whose inputs were checked. Without a label, `metadata` is one."""
+    """Return the job of a call, whose inputs were checked."""
     check_required_inputs(call.model, inputs)
     label = label_option_of(request)
     checked, deadline_seconds = parse_options(call.model, {"parameters": parameters})
@@ -167,21 +170,29 @@ def new_job(  # noqa: PLR0913, PLR0917 - the parts of a job
         inputs,
         checked,
         deadline_seconds,
-        label=_label_of(metadata) if label is None else parse_label({"label": label}),
+        label=parse_label({"label": label}),
         is_pinned=names_version(call.name),
         held=held,
         operation=call.operation,
+        metadata=_parse_metadata(metadata),
     )
 
 
-def _label_of(metadata: Json) -> str | None:
-    """Return metadata as a label, such as `user=7, run=b`, without what a label cannot have."""
-    if metadata is None:
+def _parse_metadata(given: Json) -> dict[str, str] | None:
+    """Check metadata, whose limits are those of OpenAI."""
+    if given is None:
         return None
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise refused("metadata", "expected a JSON object whose values are texts")
-    text = ", ".join(f"{name}={value}" for name, value in metadata.items())
-    return "".join(each for each in text if is_label(each))[:MAX_LABEL_CHARACTERS] or None
+    if not isinstance(given, dict) or len(given) > _MAX_PAIRS:
+        raise refused("metadata", f"expected a JSON object with at most {_MAX_PAIRS} members")
+    for name, value in given.items():
+        is_text = isinstance(value, str) and not has_surrogate(name + value)
+        if not is_text or len(name) > _MAX_NAME or len(value) > _MAX_VALUE:
+            raise refused(
+                "metadata",
+                f"expected names of at most {_MAX_NAME} characters, and texts of at most "
+                f"{_MAX_VALUE} characters as values",
+            )
+    return given
 
 
 async def submit(request: Request, job: NewJob, wait_seconds: int) -> SubmittedJob:

@@ -10,6 +10,7 @@ depend only on the log of the job, so a stream can be resumed after any number, 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -82,6 +83,7 @@ async def create_response(request: Request) -> Response:
         if "background" in asked:
             body = encode_json({name: each for name, each in asked.items() if name != "background"})
         job = json_job(request, call, body, held, asked.get("metadata"))
+        job = replace(job, is_background=in_background)
         del asked, body  # their memory is not needed while the job runs
         if is_streamed:
             made = partial(ResponseStream, after=-1)
@@ -112,7 +114,8 @@ async def retrieve_response(
     with ExitStack() as slot:
         slot.enter_context(services_of(request).streams.opening(caller_of(request).tenant))
         form = ResponseStream(job_id, record, after=int(after))
-        following = CallStream(request, job_id, record, form, cancels=False)
+        cancels = not record.get("background", False)
+        following = CallStream(request, job_id, record, form, cancels=cancels)
         return following.response(slot.pop_all())
     raise AssertionError("the block returns or raises")
 
@@ -165,6 +168,7 @@ def show(job_id: str, record: Record) -> dict[str, Any]:
         "object": "response",
         "created_at": int(datetime.fromisoformat(record["created_at"]).timestamp()),
         "status": _STATUSES.get(JobStatus(record["status"]), "in_progress"),
+        "background": record.get("background", False),
         "error": error,
         "incomplete_details": None,
         "instructions": None,
@@ -182,7 +186,8 @@ def complete(result: CallResult) -> dict[str, Any]:
     """Return the response of a job that has succeeded: an engine's with our id, or a text."""
     shown, found = show(result.job_id, result.record), result.json()
     if isinstance(found, dict) and found.get("object") == "response":
-        return {**found, "id": shown["id"]}
+        # The engine does not know of the background.
+        return {**found, "id": shown["id"], **({"background": True} if shown["background"] else {})}
     usage = usage_of(found)
     return {
         **shown,

@@ -142,8 +142,8 @@ _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 LINK_LIFETIME: Final = timedelta(minutes=15)
 
 _OPTIONS: Final = (
-    *("code", "created_after", "created_before", "cursor", "id", "label", "limit", "model"),
-    *("status", "tenant"),
+    *("code", "created_after", "created_before", "cursor", "id", "label", "limit", "metadata"),
+    *("model", "status", "tenant"),
 )
 _CODE: Final = re.compile("[a-z][a-z0-9-]{0,99}")
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}\*")
@@ -560,6 +560,13 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
             maxLength=MAX_LABEL_CHARACTERS + 1,
         ),
     ] = None,
+    metadata: Annotated[
+        str | None,
+        query_option(
+            "Only jobs with this `NAME=VALUE` in their metadata. A `*` at the end stands for any "
+            "further text."
+        ),
+    ] = None,
     created_after: Annotated[
         str | None,
         query_option("Only jobs that were created at this time or later.", format="date-time"),
@@ -597,6 +604,7 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
         status=_parse_status(status),
         code=_parse_code(code),
         label=_parse_label(label),
+        metadata=_parse_pair(metadata),
         created_after=parse_time("created_after", created_after),
         created_before=parse_time("created_before", created_before),
         id=_parse_id(id),
@@ -651,6 +659,12 @@ def _parse_code(text: str | None) -> str | None:
         return text
     known = ", ".join((*FailureCode, CANCELLED_CODE))
     raise malformed(f"code: expected the code of a failed job, for example {known}")
+
+
+def _parse_pair(text: str | None) -> str | None:
+    if text is None or "=" in text:
+        return text
+    raise malformed("metadata: expected NAME=VALUE, for example user=7")
 
 
 def _parse_label(text: str | None) -> str | None:
