@@ -10,7 +10,6 @@ from loosely.local.environment import find_root, read_environment
 from loosely.local.errors import FolderUnusable
 
 _CATALOGUE = "models.toml"
-_EXAMPLE = "chelsea.jpg"
 
 
 class Example(StrEnum):
@@ -18,6 +17,13 @@ class Example(StrEnum):
 
     BRIGHTNESS = "brightness"
     CHAT = "chat"
+
+
+_CONTENTS = {
+    Example.BRIGHTNESS: ("model-folder", ("chelsea.jpg",)),
+    Example.CHAT: ("chat-folder", ("question.txt", "sentences.json")),
+}
+"""The folder in `examples` that is copied, and the example inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +73,17 @@ def make_model_folder(path: Path, root: Path, example: Example = Example.BRIGHTN
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FolderUnusable(f"{path} exists and is not an empty folder: choose another name")
     examples = root / "examples"
+    source, inputs = _CONTENTS[example]
     try:
         shutil.copytree(
-            examples / ("chat-folder" if example is Example.CHAT else "model-folder"),
+            examples / source,
             path,
             ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".loosely"),
             copy_function=shutil.copyfile,
             dirs_exist_ok=True,
         )
-        if example is Example.BRIGHTNESS:
-            (path / "examples").mkdir()
-            shutil.copyfile(examples / _EXAMPLE, path / "examples" / _EXAMPLE)
+        (path / "examples").mkdir()
+        for name in inputs:
+            shutil.copyfile(examples / name, path / "examples" / name)
     except OSError as error:
         raise FolderUnusable(f"{path} cannot be written: {error.strerror or error}") from error

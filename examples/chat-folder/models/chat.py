@@ -13,7 +13,7 @@ from worker.models import Accepts, Context, InvalidInput, Weights
 
 
 class Infer:
-    """Answers the request of OpenAI's chat completions, or a question in plain text.
+    """Answers the request of OpenAI's chat completions or responses, or a question in plain text.
 
     Args:
         max_tokens: The longest answer, unless the request asks for a shorter one.
@@ -75,10 +75,11 @@ class Infer:
 
     def _options(self, request: dict[str, Any], prompt: Any) -> dict[str, Any]:
         """Return the arguments of `generate`. Without a temperature the answer is always equal."""
-        asked = request.get("max_completion_tokens") or request.get("max_tokens")
+        names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+        asked = next((request[name] for name in names if request.get(name)), self._max_tokens)
         temperature, top_p = request.get("temperature") or 0, request.get("top_p") or 1
         try:
-            limit = min(int(asked or self._max_tokens), self._max_tokens)
+            limit = min(int(asked), self._max_tokens)
             room = self._network.config.max_position_embeddings - prompt["input_ids"].shape[1]
             temperature, top_p = float(temperature), float(top_p)
         except (TypeError, ValueError):
@@ -102,9 +103,13 @@ def _read(item: bytes) -> dict[str, Any]:
         request = None
     if not isinstance(request, dict):
         return {"messages": [{"role": "user", "content": text.strip()}]}
-    messages = request.get("messages")
+    messages = request.get("messages") or request.get("input")  # of responses
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not messages:
         raise InvalidInput('"messages" must be a list with at least one message')
+    if instructions := request.get("instructions"):
+        messages = [{"role": "system", "content": instructions}, *messages]
     return {**request, "messages": [_message(each) for each in messages]}
 
 

@@ -1,5 +1,6 @@
 """Tests of the models `chat` and `embeddings`, which `loosely test` runs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from loosely import Client, InputRejected
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+JSON = "application/json"
 
 
 def test_the_capital_of_france_is_paris(loosely_client: Client) -> None:
@@ -19,14 +21,15 @@ def test_the_capital_of_france_is_paris(loosely_client: Client) -> None:
 
 def test_an_answer_has_at_most_max_tokens(loosely_client: Client) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "Tell me a story."}]}]
-    asked = {"messages": messages, "max_tokens": 4, "temperature": 0.5}
-    assert loosely_client.run(asked, "chat").result["usage"]["completion_tokens"] == 4
+    asked = json.dumps({"messages": messages, "max_tokens": 4, "temperature": 0.5}).encode()
+    result = loosely_client.run(asked, "chat", media_type=JSON).result
+    assert result["usage"]["completion_tokens"] == 4
 
 
-@pytest.mark.parametrize("asked", [{"messages": "no"}, {"messages": [{}]}])
-def test_a_wrong_request_is_refused(loosely_client: Client, asked: object) -> None:
+@pytest.mark.parametrize("asked", [b'{"messages": 7}', b'{"messages": [{}]}'])
+def test_a_wrong_request_is_refused(loosely_client: Client, asked: bytes) -> None:
     with pytest.raises(InputRejected, match="message"):
-        loosely_client.run(asked, "chat")
+        loosely_client.run(asked, "chat", media_type=JSON)
 
 
 def test_similar_sentences_have_similar_vectors(loosely_client: Client) -> None:

@@ -85,7 +85,7 @@ class TestMake:
         make_model_folder(tmp_path / "chat", ROOT, Example.CHAT)
         entries = tomllib.loads((tmp_path / "chat" / "models.toml").read_text("utf-8"))
         assert {name: entry["openai"] for name, entry in entries.items()} == {
-            "chat": ["chat.completions"],
+            "chat": ["chat.completions", "responses"],
             "embeddings": ["embeddings"],
         }
         for entry in entries.values():
