@@ -5,6 +5,9 @@
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
     ./dev storm --killers 20 --jobs 400
+    ./dev storm --streams 60 --kills 40 --store redis
+
+With `--streams N`, the jobs are N chats with an engine, whose readers must get each event once.
 
 Three options run another test, in which no component is killed. With `--cancel N`, N jobs are
 cancelled while no worker runs, and N jobs while a worker runs, each job right after the response
@@ -44,6 +47,7 @@ from lab.storm.run import (
     run_scenario,
     wait_until_all_ended,
 )
+from lab.storm.streams import STORES, StreamStorm, plan_streams
 from lab.storm.throttling import OPTIONS as THROTTLING_OPTIONS
 from lab.storm.throttling import throttling
 
@@ -153,6 +157,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="instead of a storm, let N of the jobs kill their worker",
     )
+    add(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="instead of other jobs, follow N streams of an engine, which is killed too",
+    )
+    add("--store", choices=STORES, default=STORES[0], help="the store of streams (%(default)s)")
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
@@ -185,7 +196,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _engine(options: argparse.Namespace) -> StormEngine:
-    others = (options.cancel, options.throttle, options.killers)
+    others = (options.cancel, options.throttle, options.killers, options.streams)
     rate = 0.005 if all(each is None for each in others) else 0.0
     crash_rate, split_brain_rate = options.crash_rate, options.split_brain_rate
     return StormEngine(
@@ -208,6 +219,10 @@ def main(arguments: list[str]) -> int:
     elif options.killers is not None:
         scenario, jobs = killers, plan_killers(options.jobs, options.killers, options.seed)
         rig_options = KILLERS_OPTIONS
+    elif options.streams is not None:
+        streams = StreamStorm(options.store)
+        scenario, jobs = streams.run, [*plan_streams(options.streams, options.seed)]
+        rig_options = streams.options
     elif options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:

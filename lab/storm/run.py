@@ -190,7 +190,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
         "queued after cancellation": len(broken.requeued),
         run.fault_name: f"{len(run.faults)}  {format_counts(run.faults)}",
         "deaths without a kill": f"{own_deaths.total()}  {format_counts(own_deaths.elements())}",
-        "ran more than once": f"{len(rerun)} jobs",
+        "ran more than once": f"{len(rerun)} jobs" if run.runs else "not counted",
         "unknown at times": sum(job.was_unknown for job in accepted),
         "repeated requests": run.retries,
         "seconds": round(time.monotonic() - run.begun),

@@ -1,5 +1,6 @@
 """Run jobs while processes are killed at random, jobs are cancelled, or Service Bus throttles."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.storm.rig import AZURE_STORAGE, LOCAL, ROOT
+from lab.storm.streams import REDIS, STORES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
@@ -30,6 +32,15 @@ def test_each_accepted_job_ends_once(tmp_path: Path, engine: str) -> None:
 def test_jobs_cancelled_at_once_end_as_cancelled(tmp_path: Path, engine: str) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_readers_get_each_event_once(tmp_path: Path, store: str) -> None:
+    if store == REDIS and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    options = ("--streams", "8", "--store", store, "--kills", "6", "--seed", "1")
+    printed = run_storm(tmp_path, *options)
+    assert "\nstreams                   8\n" in printed
 
 
 def test_only_killers_are_dead_lettered(tmp_path: Path) -> None:
