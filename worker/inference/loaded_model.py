@@ -318,6 +318,11 @@ class LoadedModel:
         hook = self._hook("memory_bytes")
         return 0 if hook is None else max(0, int(hook(cost)))
 
+    @property
+    def has_fixed_memory(self) -> bool:
+        """Whether jobs need no device memory beyond that of the idle model."""
+        return bool(getattr(self._infer, "has_fixed_memory", False))
+
     def close(self) -> None:
         """Call the model's own method `close` if it has this method, and close its event loop."""
         try:

@@ -283,11 +283,16 @@ class ModelManager:
             else (device_lock.shared(), None)
         )
         with access:
-            loaded, resident_bytes = device.load(lambda: self._load(self._model), limit_bytes)
-        if profile is None:
-            profile = MemoryProfile(resident_bytes, load_seconds=time.monotonic() - started)
-            profiles.put(key, profile)
-        device_model = DeviceModel(device, loaded, profile, reserved_bytes)
+            loaded, resident_bytes = self._build_on(device, limit_bytes)
+        measured = profile
+        if measured is None:
+            measured = MemoryProfile(resident_bytes, load_seconds=time.monotonic() - started)
+        if loaded.has_fixed_memory:
+            # No job has to run alone to be measured.
+            measured = measured.with_peak(most_together(self._model, loaded.kind), 0)
+        if measured != profile:
+            profiles.put(key, measured)
+        device_model = DeviceModel(device, loaded, measured, reserved_bytes)
 
         def save_measurement(device_model: DeviceModel) -> None:
             profiles.put(key, device_model.profile)
@@ -307,6 +312,20 @@ class ModelManager:
             raise
         self.loaded, self._resident_bytes, self.limit = loaded, resident_bytes, limit
         return needed_bytes(device_model.profile, self._model, device)
+
+    def _build_on(self, device: Device, limit_bytes: int | None) -> tuple[LoadedModel, int]:
+        """Load the model on the device, and close it if it is larger than `limit_bytes`."""
+        built = list[LoadedModel]()
+
+        def build() -> LoadedModel:
+            built.append(self._load(self._model))
+            return built[0]
+
+        try:
+            return device.load(build, limit_bytes)
+        except BudgetExceeded:
+            self._close(built.pop())
+            raise
 
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return the measured need after a load ran out of memory, or the whole device."""

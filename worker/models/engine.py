@@ -68,6 +68,7 @@ class Infer:
     """
 
     accepts = "bytes"
+    has_fixed_memory = True
 
     def __init__(
         self,

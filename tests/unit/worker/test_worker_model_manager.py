@@ -66,6 +66,33 @@ class TestMemory:
         assert managed.manager.admits()
         assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
+    def test_fixed_memory_needs_no_measurement(self, models: Models) -> None:
+        class Fixed(Infer):
+            has_fixed_memory = True
+
+            def memory_bytes(self, cost: float) -> int:
+                return self.resident
+
+            def sample(self) -> None:  # type: ignore[override]
+                return None
+
+        managed = models.load("a", lambda: Fixed(50), memory_bytes=60)
+        assert managed.passes == []
+        assert managed.manager.limit.measured_cost == 4
+        assert 50 <= managed.manager.reserved_bytes <= 51
+        models.load("b", 15)
+        assert managed.manager.admits()
+
+    def test_model_above_its_reservation_is_closed(self, models: Models) -> None:
+        built = list[Infer]()
+
+        def load() -> Infer:
+            built.append(Infer(50))
+            return built[-1]
+
+        models.load("a", load, memory_bytes=40)
+        assert [each.is_closed for each in built] == [True, False]
+
     def test_profiles_are_used_at_the_next_start(self, tmp_path: Path) -> None:
         with running_models(tmp_path) as models:
             first = models.load("a", 20)
