@@ -17,7 +17,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.problems import HttpProblem
 from gateway.settings import GatewaySettings
 from gateway.streams.feeds import Feeds, LogUnreadable
-from gateway.streams.store import ProgressLogs, StreamLogs
+from gateway.streams.store import LogPlace, ProgressLogs, StreamLogs
 
 LOG_PAUSES_SECONDS: Final = 0.02, 0.5
 PROGRESS_PAUSES_SECONDS: Final = 1.0, 1.0
@@ -68,6 +68,20 @@ class Streams:
     def reader_count(self, job_id: str | None = None) -> int:
         """Return how many callers of this process follow a job, or any job."""
         return self._by_job.total() if job_id is None else self._by_job[job_id]
+
+    async def find_run(self, job_id: str, record: Record) -> EventId:
+        """Return the id of the event with which the model's last run began, so far.
+
+        Raises Unavailable if the log cannot be read.
+        """
+        begun, place = BEFORE_ALL, LogPlace(job_id, BEFORE_ALL, has_more=bool(record.get("stream")))
+        while place.has_more:
+            (events,) = await self.store.read([place])
+            if events is None:
+                raise Unavailable("streams", f"the stream of job {job_id} cannot be read")
+            attempts = [event.key for event in events if event.type is StreamEventType.ATTEMPT]
+            begun = max([begun, *attempts])
+        return begun
 
     async def follow(
         self, durable: Durable, job_id: str, record: Record, after: EventId = BEFORE_ALL

@@ -251,6 +251,21 @@ class TestStream:
         response_id = events[0].response.id
         assert (await client.responses.retrieve(response_id)).output_text == "hello"
 
+    async def test_stream_after_a_new_attempt_has_only_this(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        log = [*log_of("he"), *log_of("hel", "lo", attempt=2)]
+        events = await answered(gateway, streamed(client), log, **TEXT)
+        response_id = events[0].response.id
+        again = await resumed(client, response_id, 0)
+        deltas = [event.delta for event in again if event.type == "response.output_text.delta"]
+        assert deltas == ["hel", "lo"]
+        assert again[0].sequence_number > max(event.sequence_number for event in events)
+        for place, event in enumerate(again):
+            assert await resumed(client, response_id, event.sequence_number) == again[place + 1 :]
+        with pytest.raises(openai.BadRequestError, match="the model runs again"):
+            await resumed(client, response_id, events[-1].sequence_number)
+
     @pytest.mark.parametrize("query", ["starting_after=x", "starting_after=-2", "more=1"])
     async def test_invalid_query_is_refused(
         self, gateway: RunningGateway, client: AsyncOpenAI, query: str

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from contract.streams import EventId
 from gateway import problems
 from gateway.http.openai.calls import (
     CallResult,
@@ -183,6 +184,9 @@ class CompletionStream:
     def begin(self) -> Iterable[bytes]:
         """Return no event."""
         return ()
+
+    def restart(self, begun: EventId) -> None:
+        """Do nothing, because the chunks have no numbers."""
 
     def chunk(self, data: Any) -> Iterable[bytes]:
         """Return a chunk of the API unchanged, and a text as one."""

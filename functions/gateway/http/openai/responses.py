@@ -4,7 +4,8 @@ https://platform.openai.com/docs/api-reference/responses
 
 A response is a job, and its id contains the job's id. A stream begins with our `response.created`.
 Then come the events of an engine, or those made of a model's texts, with new sequence numbers. They
-depend only on the log of the job, so a stream can be resumed after any number, in any process.
+depend only on the log of the job, so a stream can be resumed after any number, in any process. If
+the model runs again, the numbers jump, and a stream from before cannot be resumed.
 """
 
 import re
@@ -12,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
 from contract.messages import FailureCode
+from contract.streams import BEFORE_ALL, EventId
 from gateway import problems
 from gateway.http.openai.calls import (
     JOB_HEADER,
@@ -37,6 +38,7 @@ from gateway.http.openai.streams import CallStream, encode_data, stream_call
 from gateway.http.requests import (
     TextRoute,
     caller_of,
+    durable_of,
     find_own_job,
     refuse_unknown_query,
     services_of,
@@ -45,6 +47,7 @@ from gateway.http.responses import json_response
 from gateway.jobs.model import JobStatus, Record, is_final
 from gateway.json_text import encode_json
 from gateway.problems import HttpProblem
+from gateway.submission.create import SubmittedJob
 
 OPERATION: Final = "responses"
 
@@ -57,6 +60,11 @@ _STATUSES: Final = {
     JobStatus.FAILED: "failed",
     JobStatus.EXPIRED: "failed",
 }
+_CANCEL_SECONDS: Final = 2.0
+
+_ATTEMPT_NUMBERS: Final = 10**9
+"""By how much the sequence numbers of two attempts differ."""
+
 _BEGINNINGS: Final = frozenset({"response.created", "response.queued"})
 _ENDS: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
@@ -86,8 +94,7 @@ async def create_response(request: Request) -> Response:
         job = replace(job, is_background=in_background)
         del asked, body  # their memory is not needed while the job runs
         if is_streamed:
-            made = partial(ResponseStream, after=-1)
-            return await stream_call(request, job, made, cancels=not in_background)
+            return await stream_call(request, job, ResponseStream, cancels=not in_background)
         if in_background:
             submitted = await submit(request, job, 0)
             return await _answer(request, submitted.job_id, submitted.record)
@@ -109,24 +116,31 @@ async def retrieve_response(
     if stream != "true":
         return await _answer(request, job_id, record)
     after = starting_after or "-1"
-    if not re.fullmatch("-1|[0-9]{1,9}", after):
+    if not re.fullmatch("-1|[0-9]{1,15}", after):
         raise refused("starting_after", "expected the sequence_number of an event")
+    begun = await services_of(request).streams.find_run(job_id, record)
+    if 0 < int(after) < _first_number(begun):
+        raise refused(
+            "starting_after", "the model runs again, so its former events do not count; omit it"
+        )
     with ExitStack() as slot:
         slot.enter_context(services_of(request).streams.opening(caller_of(request).tenant))
-        form = ResponseStream(job_id, record, after=int(after))
+        form = ResponseStream(job_id, record, begun, int(after))
         cancels = not record.get("background", False)
-        following = CallStream(request, job_id, record, form, cancels=cancels)
+        following = CallStream(request, job_id, record, form, cancels=cancels, after=begun)
         return following.response(slot.pop_all())
     raise AssertionError("the block returns or raises")
 
 
 @router.post("/openai/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, response_id: str) -> Response:
-    """Cancel a response that has not ended, and return it."""
+    """Cancel a response that has not ended, and return it. Its worker gets a moment to stop."""
     refuse_unknown_query(request)
     job_id, record = await _find(request, response_id)
     await cancel(request, job_id, record)
-    return await _answer(request, job_id, await find_own_job(request, job_id))
+    job = SubmittedJob(job_id, await find_own_job(request, job_id), is_replay=False)
+    job = await services_of(request).creator.wait(durable_of(request), job, _CANCEL_SECONDS)
+    return await _answer(request, job_id, job.record)
 
 
 async def _find(request: Request, response_id: str) -> tuple[str, Record]:
@@ -217,20 +231,40 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": []}
 
 
-class ResponseStream:
-    """The events of a streamed response, of which those up to number `after` are left out."""
+def _first_number(begun: EventId) -> int:
+    """Return the number of the first event, after the begin, of the run that began with an event.
 
-    def __init__(self, job_id: str, record: Record, after: int) -> None:
+    It is above all numbers of former runs, which have at most four events more than chunks.
+    """
+    attempt, number = begun
+    return 1 if begun <= (1, 0) else (attempt - 1) * _ATTEMPT_NUMBERS + 4 * number + 4
+
+
+class ResponseStream:
+    """The events of a streamed response, of which those up to number `after` are left out.
+
+    `begun` is the event with which the model's run began.
+    """
+
+    def __init__(
+        self, job_id: str, record: Record, begun: EventId = BEFORE_ALL, after: int = -1
+    ) -> None:
         self._job_id = job_id
         self._record = {**record, "status": JobStatus.QUEUED.value, "error": None}
         self._after = after
+        self._begun = begun
         self._number = -1
         self._item: dict[str, Any] | None = None
         self._last: dict[str, Any] | None = None
 
     def begin(self) -> Iterable[bytes]:
         """Return the event `response.created`."""
-        return self._event("response.created", response=show(self._job_id, self._record))
+        yield from self._event("response.created", response=show(self._job_id, self._record))
+        self.restart(self._begun)
+
+    def restart(self, begun: EventId) -> None:
+        """Continue with the numbers of another run."""
+        self._number = _first_number(begun) - 1
 
     def chunk(self, data: Any) -> Iterable[bytes]:
         """Return an engine's event with our id and number, or the events for a text."""

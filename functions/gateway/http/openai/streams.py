@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from fastapi import Request
 
-from contract.streams import StreamEvent, StreamEventType
+from contract.streams import BEFORE_ALL, EventId, StreamEvent, StreamEventType
 from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.event_stream import EventStreamResponse
@@ -43,6 +43,9 @@ class StreamFormat(Protocol):
 
     def begin(self) -> Iterable[bytes]:
         """Return the events before the first chunk."""
+
+    def restart(self, begun: EventId) -> None:
+        """Note before the first chunk that the model runs again, since this event."""
 
     def chunk(self, data: Any) -> Iterable[bytes]:
         """Return the events for a chunk."""
@@ -98,7 +101,7 @@ class CallStream:
     then follows the job in this process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is streamed, and how
         self,
         request: Request,
         job_id: str,
@@ -106,12 +109,14 @@ class CallStream:
         form: StreamFormat,
         *,
         cancels: bool,
+        after: EventId = BEFORE_ALL,
     ) -> None:
         self._request = request
         self._job_id = job_id
         self._record = record
         self._form = form
         self._cancels = cancels
+        self._after = after
         self._has_chunks = False
         self._is_followed = True
 
@@ -126,7 +131,7 @@ class CallStream:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         services, durable = services_of(self._request), durable_of(self._request)
-        following = services.streams.follow_many(durable, self._job_id, self._record)
+        following = services.streams.follow_many(durable, self._job_id, self._record, self._after)
         try:
             if begin := b"".join(self._form.begin()):
                 yield begin
@@ -156,6 +161,8 @@ class CallStream:
                     self._has_chunks = True
                 case StreamEventType.ATTEMPT if self._has_chunks:
                     raise self._broken("the job runs again, so what was sent does not count")
+                case StreamEventType.ATTEMPT:
+                    self._form.restart(event.key)
                 case StreamEventType.END:
                     pieces += await self._end(event.data)
         return pieces
