@@ -230,7 +230,7 @@ class ModelManager:
 
     def _enter(self, reservation: MemoryReservation, reserved_bytes: int) -> None:
         started = time.monotonic()
-        self._loading.message = None
+        self._loading.begin()
         self.is_loading = True
         try:
             size_bytes = self._load_into(reservation, reserved_bytes)

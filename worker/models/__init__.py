@@ -169,10 +169,11 @@ class Loading(Protocol):
     def check(self) -> None:
         """Raise LoadInterrupted if the worker shuts down."""
 
-    def reload(self) -> None:
+    def reload(self, crash: str = "") -> None:
         """Request that the model is loaded again, for example because its server has died.
 
-        Any thread may call this, also after the load. The running jobs end first.
+        Any thread may call this, also after the load. The running jobs end first. `crash` says what
+        happened, if it is the model's own fault: after 10 in 600 s the model is broken.
         """
 
     def wait(self, seconds: float) -> None:

@@ -81,13 +81,15 @@ class Infer:
     ) -> None:
         free_bytes = _free_device_bytes()
         self._loading = loading
-        self._server = EngineServer(command, loading.reload)
+        self._is_ready = False
+        self._server = EngineServer(command, self._note_end)
         try:
             self._server.wait_until_healthy(health, start_seconds, loading)
             self._model = model or _first_model(self._server.url)
         except BaseException:
             self._server.stop()
             raise
+        self._is_ready = True
         self._device_bytes = max(0, free_bytes - _free_device_bytes())
         self._client: httpx.AsyncClient | None = None
 
@@ -100,6 +102,12 @@ class Infer:
         if self._client is not None:
             await self._client.aclose()
         self._server.stop()
+
+    def _note_end(self) -> None:
+        # The start reports the end of an engine that was never ready.
+        if self._is_ready:
+            crash = "" if self._server.was_killed else f"it printed: {self._server.last_lines}"
+            self._loading.reload(crash)
 
     async def __call__(self, item: bytes, context: Context, *, parameters: dict[str, Any]) -> Any:
         """Send one job to the engine, emit the chunks of its answer, and return the answer."""

@@ -15,7 +15,7 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from contract.parameters import read_schemas
 from tests.unit.worker.pictures import white_png
-from worker.errors import InferenceFailed, InvalidInput, LoadInterrupted, ModelUnfit
+from worker.errors import EngineFailed, InferenceFailed, InvalidInput, LoadInterrupted, ModelUnfit
 from worker.inference.declarations import read_arguments
 from worker.inference.loaded_model import LoadedModel, NullContext, encode_results, serialize_result
 from worker.inference.loading import LoadProgress
@@ -314,6 +314,19 @@ def test_constructor_gets_the_progress_of_its_load() -> None:
     with pytest.raises(LoadInterrupted):
         make_instance(NOOP, Slow, None, loading)
     assert loading.message == "downloading"
+
+
+def test_crashes_in_a_short_time_break_a_model() -> None:
+    now = 0.0
+    loading = LoadProgress("chat", clock=lambda: now)
+    for _ in range(10):
+        loading.reload()
+        loading.begin()
+        loading.reload("it printed: no memory")
+    with pytest.raises(EngineFailed, match="10 crashes in 600 s; the last: it printed: no memory"):
+        loading.begin()
+    now = 601.0
+    loading.begin()
 
 
 class Talks:
