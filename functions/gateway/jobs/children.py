@@ -109,6 +109,8 @@ class JobCancellation:
             if started_at is None:
                 cancelled = JobOutcome.cancelled(self.clock())
                 recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
+                if self.progress.is_reported(record["model"]):
+                    await self._announce_stop(job_id)  # it may run without having reported yet
                 return recorded.status is JobStatus.CANCELLED
             await self._announce_stop(job_id)
             with contextlib.suppress(Unavailable):  # the orchestration also checks for the order

@@ -384,3 +384,12 @@ async def test_order_to_stop_is_in_the_log(tmp_path: Path) -> None:
         assert (await gateway.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
         lines = await gateway.blobs.read_from(stop_log(gateway.clock()), 0, 1000)
         assert [parse_stop(line) for line in lines.splitlines()] == [job_id]
+
+
+async def test_order_before_a_report_is_in_the_log(tmp_path: Path) -> None:
+    async with open_gateway(catalogue_path=write_progress_catalogue(tmp_path)) as gateway:
+        job_id = await gateway.accept()
+        assert (await gateway.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
+        assert (await gateway.job(job_id))["status"] == "cancelled"
+        lines = await gateway.blobs.read_from(stop_log(gateway.clock()), 0, 1000)
+        assert [parse_stop(line) for line in lines.splitlines()] == [job_id]
