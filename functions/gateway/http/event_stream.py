@@ -143,11 +143,14 @@ def parse_after(headers: Sequence[str], option: str | None) -> EventId:
 
     Browsers send Last-Event-ID when they reconnect to the same URL, so the header counts first.
     """
-    text = headers[0].strip() if headers else option
-    try:
-        return parse_event_id(text) if text else BEFORE_ALL
-    except MalformedMessage as error:
-        raise malformed(f"{'Last-Event-ID' if headers else 'after'}: {error}") from None
+    given = {"after": option, "Last-Event-ID": headers[0].strip() if headers else None}
+    after = BEFORE_ALL
+    for name, text in given.items():
+        try:
+            after = parse_event_id(text) if text else after
+        except MalformedMessage as error:
+            raise malformed(f"{name}: {error}") from None
+    return after
 
 
 def encode_sse(event: str, data: object, event_id: str | None = None) -> bytes:

@@ -207,7 +207,10 @@ class TestRefusals:
     @pytest.mark.parametrize("text", ["1", "a-b", "1-2-3", "-1-2"])
     async def test_malformed_id(self, gateway: RunningGateway, text: str) -> None:
         job_id = await gateway.accept()
-        answer = await gateway.http.get(f"/v1/jobs/{job_id}/events", params={"after": text})
+        headers = {"last-event-id": "1-1"}
+        answer = await gateway.http.get(
+            f"/v1/jobs/{job_id}/events", params={"after": text}, headers=headers
+        )
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
     @pytest.mark.parametrize("limit", ["max_tenant_streams", "max_streams"])
