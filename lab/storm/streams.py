@@ -70,7 +70,9 @@ class ReadStream:
         self.events: list[tuple[str, str, Any]] = []
         self.chunks: list[str] = []
         self.attempts = 0
-        self.reconnects = 0
+        #: How many requests were sent, and how many of them were answered with the stream.
+        self.requests = 0
+        self.responses = 0
         self.is_lost = False
         self.final: dict[str, Any] | None = None
         self.faults: list[str] = []
@@ -111,7 +113,7 @@ class ReadStream:
         if self.final.get("result") != text:
             found.append(f"the end has the result {self.final.get('result')!r}")
         if not (text.startswith(got) if self.is_lost else got == text):
-            found.append(f"the chunks are {got!r}, not {text!r}")
+            found.append(f"the chunks ({len(got)} characters) are not the answer ({len(text)})")
         return found
 
 
@@ -293,7 +295,8 @@ class StreamStorm:
             "store of streams": self.store,
             "streams": sum(stream.final is not None for stream in streams),
             "events": sum(len(stream.events) for stream in streams),
-            "reconnects": sum(stream.reconnects for stream in streams),
+            "reconnects": f"{sum(each.responses - 1 for each in streams)}, after "
+            f"{sum(each.requests - each.responses for each in streams)} requests without an answer",
             "told attempts": f"{sum(each.attempts for each in streams)} in "
             f"{sum(each.attempts > 0 for each in streams)} streams",
             "told lost events": f"{sum(stream.is_lost for stream in streams)} streams",
@@ -357,6 +360,7 @@ async def _submit_and_follow(
 async def _follow(client: httpx.AsyncClient, job_id: str, stream: ReadStream) -> None:
     """Follow a job to its end, over as many responses as needed."""
     while stream.final is None:
+        stream.requests += 1
         headers = {"accept": "text/event-stream"}
         if stream.last_id is not None:
             headers["last-event-id"] = stream.last_id
@@ -364,7 +368,6 @@ async def _follow(client: httpx.AsyncClient, job_id: str, stream: ReadStream) ->
             async with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as found:
                 await _read(found, stream)
         if stream.final is None:
-            stream.reconnects += 1
             await asyncio.sleep(_RETRY_SECONDS)
 
 
@@ -374,6 +377,7 @@ async def _read(found: httpx.Response, stream: ReadStream) -> None:
     if found.status_code != 200:
         text = (await found.aread()).decode()
         raise UnexpectedResponse(f"{found.url}: {found.status_code} {text[:500]}")
+    stream.responses += 1
     parser = EventParser()
     async for piece in found.aiter_bytes():
         for event in parser.feed(piece):
