@@ -1,5 +1,6 @@
 """Run the product's long test suites: `./dev conformance NAME`.
 
+chat    the model folder of `loosely new --example chat`, with packages from PyPI
 openai  the OpenAI API with the packages openai of Python and JavaScript, litellm and LangChain
 rest    the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 worker  a worker that is killed 20 times with kill -9 at random times under load
@@ -11,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SUITES = {
+    "chat": "tests.conformance.chat.suite",
     "openai": "tests.conformance.openai.suite",
     "rest": "tests.conformance.rest.suite",
     "worker": "lab.storm.worker_kills",
