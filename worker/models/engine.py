@@ -8,7 +8,7 @@
     max_concurrent_jobs = 64
     memory_bytes = 20_000_000_000
     openai = ["chat.completions", "responses"]
-    options = { command = "vllm serve Qwen/Qwen3-8B --port {port}" }
+    options = { command = "vllm serve Qwen/Qwen3-8B --host 127.0.0.1 --port {port}" }
 
 The worker starts the command, waits until it is healthy, and sends each job as one request. A job's
 input is the JSON body of the request. A plain text is a chat with one message of the user, whose
