@@ -205,6 +205,7 @@ class _Client:
         found: HTTPConnection | None = getattr(self._local, "connection", None)
         if found is None:
             found = self._local.connection = self._make_connection()
+            self._local.used_at = time.monotonic()
             self._connections.append(found)
         elif time.monotonic() - self._local.used_at > _KEEP_ALIVE_SECONDS:
             found.close()

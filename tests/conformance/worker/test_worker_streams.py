@@ -1,9 +1,11 @@
 """Both stores of streams, and the writer of streams with each of them."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -91,6 +93,14 @@ class TestStore:
         stale = Append(job_id, first.new_end, [event(1, 1), event(1, 2)])
         assert append(logs.store, stale) == [Appended.REFUSED]
         assert keys(logs, job_id) == [(1, 0), (2, 0)]
+
+    def test_store_that_starts_late_is_used(self, tmp_path: Path, job_id: str) -> None:
+        port = free_port()
+        with contextlib.closing(BlobLogs(connections.blob_storage(port))) as late:
+            first = Append(job_id, EMPTY, [event(1, 0)])
+            assert append(late.store, first) == [Appended.UNKNOWN]
+            with running("emulator.blobs", port, "--data", str(tmp_path)):
+                assert append(late.store, first) == [Appended.WRITTEN]
 
     def test_late_first_append_is_refused(self, logs: BlobLogs, job_id: str) -> None:
         append(logs.store, Append(job_id, EMPTY, [event(2, 0)]))
