@@ -27,19 +27,20 @@ lock_seconds = 5
 reports_progress = true
 max_concurrent_jobs = 8
 max_run_seconds = {run_seconds}
-options = {{command = '{command}{fault}', start_seconds = 5}}
+options = {{command = '{command}{fault}', start_seconds = {start_seconds}}}
 """
 
 
-def entry(name: str, fault: str = "", run_seconds: int = 60) -> str:
-    return ENTRY.format(name=name, command=COMMAND, fault=fault, run_seconds=run_seconds)
+def entry(name: str, fault: str = "", run_seconds: int = 60, start_seconds: int = 60) -> str:
+    limits = {"run_seconds": run_seconds, "start_seconds": start_seconds}
+    return ENTRY.format(name=name, command=COMMAND, fault=fault, **limits)
 
 
 CATALOGUE = (
     entry("chat")
     + entry("hanging", run_seconds=2)
     + entry("dead", " --fault dies-at-start")
-    + entry("mute", " --fault never-healthy")
+    + entry("mute", " --fault never-healthy", start_seconds=5)
 )
 
 

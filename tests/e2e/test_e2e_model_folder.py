@@ -103,7 +103,10 @@ def test_wheel_has_components_without_tests(wheel: Path) -> None:
     } <= own
     strange = re.compile(r"(^|/)(tests/|__pycache__|local\.settings)|\.pyc$|^functions/\.venv")
     found = {name for name in own if strange.search(name)}
-    assert found == {"examples/model-folder/tests/test_brightness.py"}
+    assert found == {
+        "examples/chat-folder/tests/test_chat.py",
+        "examples/model-folder/tests/test_brightness.py",
+    }
 
 
 def test_new_refuses_a_folder_with_files(folder: Path, programs: Path) -> None:
