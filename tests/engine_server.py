@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -100,6 +101,8 @@ class TestEngine:
         fault = given.get("fault", self.options.fault)
         tokens = words(prompt, int(given.get("tokens", self.options.tokens)))
         pause_seconds = 1 / float(given.get("rate", self.options.rate))
+        if fault == "dies-in-stream":
+            sys.stderr.write(f"answering {prompt}\n")
         if fault == "refuses":
             return JSONResponse({"error": {"message": "the prompt is too long"}}, 400)
         if fault == "wrong-type":

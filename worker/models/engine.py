@@ -20,6 +20,7 @@ docs/how-to/language-models.md describes the options.
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -36,6 +37,8 @@ if driver_version():
     # The worker finds the GPU, whose memory the engine uses, only if a model imports torch.
     with contextlib.suppress(ImportError):
         import torch  # noqa: F401
+
+_log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _CONNECT_SECONDS: Final = 10.0
@@ -106,7 +109,10 @@ class Infer:
     def _note_end(self) -> None:
         # The start reports the end of an engine that was never ready.
         if self._is_ready:
-            crash = "" if self._server.was_killed else f"it printed: {self._server.last_lines}"
+            code, lines = self._server.exit_code, self._server.last_lines
+            # Callers see the reason, and the engine may have printed the prompts of jobs.
+            _log.error("the engine ended with exit code %s; it printed: %s", code, lines)
+            crash = "" if self._server.was_killed else f"the engine ended with exit code {code}"
             self._loading.reload(crash)
 
     async def __call__(self, item: bytes, context: Context, *, parameters: dict[str, Any]) -> Any:

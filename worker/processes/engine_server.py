@@ -111,9 +111,14 @@ class EngineServer:
         return self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """The exit code of the process, 128 + N after signal N; None while it runs."""
+        return self._process.poll()
+
+    @property
     def was_killed(self) -> bool:
         """Whether the process was ended by SIGKILL, by an operator or for lack of memory."""
-        return self._process.poll() == 128 + signal.SIGKILL
+        return self.exit_code == 128 + signal.SIGKILL
 
     @property
     def last_lines(self) -> str:
