@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -285,6 +286,24 @@ class Blobs:
             status, _, _ = await self._request("PUT", blob, data=data, query="comp=appendblock&")
         if status != HTTPStatus.CREATED:
             raise Unavailable("blobs", f"appending to {blob} failed with HTTP status {status}")
+
+    async def append_at(self, blob: str, position: int, data: bytes) -> bool:
+        """Append data to an append blob that is `position` bytes long; return whether it was.
+
+        A blob that is missing has 0 bytes, and is created. If the response is lost, the request is
+        repeated, and the result may be False although the first request has appended the data.
+        """
+        headers = {"x-ms-blob-condition-appendpos": str(position)}
+        send = partial(self._request, "PUT", blob, headers, data, "comp=appendblock&")
+        status, _, _ = await send()
+        if status == HTTPStatus.NOT_FOUND and position == 0:
+            await self._put(blob, b"", {"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"})
+            status, _, _ = await send()
+        if status in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
+            return False
+        if status != HTTPStatus.CREATED:
+            raise Unavailable("blobs", f"appending to {blob} failed with HTTP status {status}")
+        return True
 
     async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
         """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""

@@ -1,0 +1,105 @@
+"""The blobs of batches. Each method raises Unavailable if the storage fails."""
+
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
+from gateway.batches.model import BatchSpec, BatchState
+from gateway.storage.blobs import Blobs
+
+BATCHES: Final = "batches/"
+BATCHES_OF: Final = "batches-of/"
+"""The prefixes of the names of the blobs. Those with BATCHES_OF list the batches of a tenant."""
+
+_CACHED_SPECS: Final = 256
+
+
+def input_blob(batch_id: str) -> str:
+    """Return the name of the blob with the items of a request."""
+    return f"{BATCHES}{batch_id}/input"
+
+
+def segment_blob(batch_id: str, index: int) -> str:
+    """Return the name of the blob with the checked lines of a segment."""
+    return f"{BATCHES}{batch_id}/lines/{index:04}"
+
+
+def ends_blob(batch_id: str, index: int) -> str:
+    """Return the name of the append blob with the outcomes of a segment's lines."""
+    return f"{BATCHES}{batch_id}/ends/{index:04}"
+
+
+def results_blob(batch_id: str) -> str:
+    """Return the name of the append blob with the results, in the order of the input."""
+    return f"{BATCHES}{batch_id}/results"
+
+
+def errors_blob(batch_id: str) -> str:
+    """Return the name of the append blob with the lines that have no result, in order."""
+    return f"{BATCHES}{batch_id}/errors"
+
+
+def owner_prefix(tenant: str) -> str:
+    """Return the prefix of the blobs that list a tenant's batches."""
+    owner = hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"{BATCHES_OF}{owner}/"
+
+
+class BatchStore:
+    """Reads and writes the specs and the states of batches."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._specs: OrderedDict[str, BatchSpec] = OrderedDict()
+
+    async def create(self, spec: BatchSpec) -> None:
+        """Write the spec of a new batch."""
+        await self._blobs.create(f"{BATCHES}{spec.id}/spec", spec.encode())
+
+    async def list_for_owner(self, spec: BatchSpec) -> None:
+        """Let lists of the tenant's batches show this one."""
+        await self._blobs.create(f"{owner_prefix(spec.tenant)}{spec.id}", b"")
+
+    async def spec(self, batch_id: str) -> BatchSpec | None:
+        """Return the spec of a batch; None if there is no such batch."""
+        if (known := self._specs.get(batch_id)) is not None:
+            self._specs.move_to_end(batch_id)
+            return known
+        found = await self._blobs.read(f"{BATCHES}{batch_id}/spec")
+        if found is None:
+            return None
+        spec = self._specs[batch_id] = BatchSpec.decode(found.data)
+        if len(self._specs) > _CACHED_SPECS:
+            self._specs.popitem(last=False)
+        return spec
+
+    async def state(self, batch_id: str) -> tuple[BatchState, str | None]:
+        """Return the state of a batch and its ETag, which is None before the first step."""
+        found = await self._blobs.read(f"{BATCHES}{batch_id}/state")
+        return (
+            (BatchState(), None) if found is None else (BatchState.decode(found.data), found.etag)
+        )
+
+    async def write_state(self, batch_id: str, state: BatchState, etag: str | None) -> str | None:
+        """Replace the state that has this ETag; return the new ETag, or None if it has another.
+
+        None may also mean that the state was written and the response was lost: read it again.
+        """
+        name = f"{BATCHES}{batch_id}/state"
+        if etag is None:
+            return await self._blobs.create(name, state.encode())
+        return await self._blobs.replace(name, state.encode(), etag)
+
+    async def mark_cancelled(self, batch_id: str) -> None:
+        """Record that the batch must stop."""
+        await self._blobs.create(f"{BATCHES}{batch_id}/cancel", b"")
+
+    async def is_cancelled(self, batch_id: str) -> bool:
+        """Return whether the batch must stop."""
+        return await self._blobs.read(f"{BATCHES}{batch_id}/cancel") is not None
+
+    async def ids(self, tenant: str | None) -> list[str]:
+        """Return the ids of a tenant's batches, the newest first; of all tenants if None."""
+        prefix = BATCHES_OF if tenant is None else owner_prefix(tenant)
+        names = [blob.name async for blob in self._blobs.list(prefix)]
+        return sorted((name.rpartition("/")[2] for name in names), reverse=True)
