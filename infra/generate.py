@@ -15,7 +15,7 @@ from typing import Any
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
-from contract.queues import cloud_lock_seconds, config
+from contract.queues import LONGEST_BATCH_SECONDS, cloud_lock_seconds, config
 from contract.weights import list_hub_files
 from infra.manifests import (
     ENGINE,
@@ -110,6 +110,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
         ],
         "mostGpus": max(model.gpus if model.uses_gpu else 0 for model in catalogue.values()),
         "longestDeadlineSeconds": max(model.max_deadline_seconds for model in catalogue.values()),
+        "longestBatchSeconds": LONGEST_BATCH_SECONDS,
         "models": [
             {
                 "name": model.resource_name,

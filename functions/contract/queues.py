@@ -10,6 +10,9 @@ from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
 
+LONGEST_BATCH_SECONDS = 7 * 24 * 3600
+"""The longest time from the creation of a batch to its deadline."""
+
 CLOUD_LOCK_SECONDS = 60
 """The least lock duration of a queue in Azure, in seconds.
 
@@ -42,9 +45,16 @@ def may_take_replies(queue: str, own: frozenset[str]) -> bool:
 def config(catalogue: Catalogue) -> dict[str, Any]:
     """Return the content of Config.json."""
     queues = [
-        _queue(name, model)
+        _queue(name, model, seconds)
         for model in catalogue.values()
-        for name in (model.queue, low_priority_queue(model.queue))
+        for name, seconds in (
+            (model.queue, model.max_deadline_seconds),
+            # A line of a batch may wait until the deadline of its batch.
+            (
+                low_priority_queue(model.queue),
+                max(model.max_deadline_seconds, LONGEST_BATCH_SECONDS),
+            ),
+        )
     ]
     return {
         "UserConfig": {
@@ -64,13 +74,13 @@ def queue_delivery_count(model: ModelEntry) -> int:
     return min(max(10 * model.max_delivery_count, _LEAST_DELIVERY_COUNT), _LARGEST_DELIVERY_COUNT)
 
 
-def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
+def _queue(name: str, model: ModelEntry, longest_seconds: int) -> dict[str, Any]:
     return {
         "Name": name,
         "Properties": {
             "LockDuration": f"PT{model.lock_seconds}S",
             "MaxDeliveryCount": queue_delivery_count(model),
-            "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
+            "DefaultMessageTimeToLive": f"PT{longest_seconds}S",
             # The gateway's dead-letter trigger then informs the producer of an expired message.
             "DeadLetteringOnMessageExpiration": True,
             # A request that is sent twice has the same message id, so the second is dropped.

@@ -31,10 +31,13 @@ var payloads = 'payloads'
 var weights = 'weights'
 
 // Days after which the lifecycle rules delete. They must not delete before the gateway's housekeeping, which
-// keeps payloads for RETENTION_HOURS and two deadlines: a redriven job has a deadline of its own.
+// keeps payloads for RETENTION_HOURS and two deadlines: a redriven job has a deadline of its own. The first
+// deadline of a line is that of its batch.
 var deadlineDays = (loadJsonContent('../catalogue.json').longestDeadlineSeconds + 86399) / 86400
+var batchDays = (loadJsonContent('../catalogue.json').longestBatchSeconds + 86399) / 86400
+var firstDays = max(deadlineDays, batchDays)
 var retentionDays = (retentionHours + 23) / 24
-var payloadDays = retentionDays + 2 * deadlineDays + 1
+var payloadDays = retentionDays + firstDays + deadlineDays + 1
 
 var otherOrigins = filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))
 
@@ -120,10 +123,12 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'stops', days: 1 }
             { prefix: 'heartbeats', days: 1 }
             { prefix: 'sums', days: 1 }
-            { prefix: 'uploads', days: deadlineDays + 1 }
+            { prefix: 'uploads', days: firstDays + 1 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: retentionDays + 1 }
             { prefix: 'files', days: retentionDays + 1 }
+            { prefix: 'batches', days: retentionDays + batchDays + 1 }
+            { prefix: 'batches-of', days: retentionDays + batchDays + 1 }
           ]: {
             name: 'delete-${rule.prefix}'
             enabled: true

@@ -9,7 +9,12 @@ from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.names import low_priority_queue
-from contract.queues import CLOUD_LOCK_SECONDS, cloud_lock_seconds, config
+from contract.queues import (
+    CLOUD_LOCK_SECONDS,
+    LONGEST_BATCH_SECONDS,
+    cloud_lock_seconds,
+    config,
+)
 from contract.warm import parse_period
 from gateway.dead_letters.bulk import ACTION_TIME
 from gateway.housekeeping import STEP_SECONDS
@@ -394,7 +399,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
     written |= {"dead-letters", "heartbeats", "children", "sums", "ends", "streams", "stops"}
-    written.add("files")
+    written |= {"files", "batches", "batches-of"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -405,11 +410,14 @@ def lifecycle_days(
 ) -> dict[str, int]:
     """Return the days of the storage's lifecycle rules by prefix, as Bicep computes them."""
     storage = files.module("storage")
-    catalogue = "loadJsonContent('../catalogue.json').longestDeadlineSeconds"
-    names = {"retentionHours": retention_hours, "longestDeadlineSeconds": deadline_seconds}
+    names = {
+        "retentionHours": retention_hours,
+        "longestDeadlineSeconds": deadline_seconds,
+        "longestBatchSeconds": files.catalogue["longestBatchSeconds"],
+    }
     for name, text in re.findall(r"^var (\w+Days) = (.+)$", storage, re.MULTILINE):
-        expression = text.replace(catalogue, "longestDeadlineSeconds").replace("/", "//")
-        names[name] = eval(expression, {}, names)
+        expression = text.replace("loadJsonContent('../catalogue.json').", "").replace("/", "//")
+        names[name] = eval(expression, {"max": max}, names)
     return {
         prefix: eval(days, {}, names)
         for prefix, days in re.findall(r"\{ prefix: '([\w-]+)', days: (.+) \}", storage)
@@ -421,17 +429,21 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         days = lifecycle_days(files, hours, deadline)
         kept = timedelta(hours=hours)
         longest = timedelta(seconds=deadline)
+        batch = timedelta(seconds=LONGEST_BATCH_SECONDS)
         for prefix in ("inputs", "results", "outcomes", "progress", "deliveries", "streams"):
-            assert timedelta(days=days[prefix]) > kept + 2 * longest, prefix
+            assert timedelta(days=days[prefix]) > kept + longest + max(longest, batch), prefix
+        for prefix in ("batches", "batches-of"):
+            assert timedelta(days=days[prefix]) > kept + batch, prefix
         assert timedelta(days=days["dead-letters"]) > kept
         assert timedelta(days=days["files"]) > kept
-        assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + longest
+        assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + max(longest, batch)
         assert timedelta(days=days["claims"]) > timedelta(hours=LIFETIME_HOURS)
         assert timedelta(days=days["sums"]) > SUMS_KEPT
         assert timedelta(days=days["ends"]) > ENDS_KEPT
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     deadlines = [model.max_deadline_seconds for model in catalogue.values()]
     assert files.catalogue["longestDeadlineSeconds"] == max(deadlines)
+    assert files.catalogue["longestBatchSeconds"] == LONGEST_BATCH_SECONDS
     main = files.text("infra/main.bicep")
     assert main.count("    retentionHours: retentionHours\n") == 3, "not for all three"
     assert "retentionPolicies: [{ retentionPeriodInDays: retentionDays }]" in files.module(

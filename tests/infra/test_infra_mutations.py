@@ -230,16 +230,20 @@ FAULTS = [
     ("infra/main.parameters.json", "${ALERT_EMAIL=}", "${ALERT_EMAIL}"),
     ("infra/k8s/base/cluster/scraping.yaml", "loosely|loosely-gpu", "loosely"),
     # Lifecycle rules
-    ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: deadlineDays + 1 }", ""),
+    ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: firstDays + 1 }", ""),
     (
         "infra/modules/storage.bicep",
         "prefix: 'outcomes', days: payloadDays",
         "prefix: 'o', days: 7",
     ),
     ("infra/modules/storage.bicep", "'inputs', days: payloadDays", "'inputs', days: 7"),
-    ("infra/modules/storage.bicep", "days: deadlineDays + 1", "days: 2"),
-    ("infra/modules/storage.bicep", "+ 2 * deadlineDays + 1", "+ 1"),
+    ("infra/modules/storage.bicep", "days: firstDays + 1", "days: 2"),
+    ("infra/modules/storage.bicep", "+ firstDays + deadlineDays + 1", "+ 1"),
     ("infra/modules/storage.bicep", "days: retentionDays + 1", "days: 30"),
+    ("infra/modules/storage.bicep", "+ batchDays + 1", "+ 1"),
+    ("infra/modules/storage.bicep", "max(deadlineDays, batchDays)", "deadlineDays"),
+    ("infra/catalogue.json", '"longestBatchSeconds": 604800', '"longestBatchSeconds": 86400'),
+    ("infra/catalogue.json", '"PT604800S"', '"PT3600S"'),
     ("infra/catalogue.json", '"longestDeadlineSeconds": 3600', '"longestDeadlineSeconds": 60'),
     ("infra/modules/gateway.bicep", "  RETENTION_HOURS: string(retentionHours)\n", ""),
 ]

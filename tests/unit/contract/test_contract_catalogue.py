@@ -378,7 +378,8 @@ def test_each_model_has_two_queues() -> None:
     names = ("classifier", "voice-activity", "noop")
     assert set(by_name) == {*names, *(f"{name}-low" for name in names)}
     assert by_name["classifier"]["LockDuration"] == "PT10S"
-    assert by_name["classifier-low"] == by_name["classifier"]
+    low = {"DefaultMessageTimeToLive": f"PT{queues.LONGEST_BATCH_SECONDS}S"}
+    assert by_name["classifier-low"] == by_name["classifier"] | low
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
