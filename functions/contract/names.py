@@ -15,10 +15,15 @@ ORCHESTRATOR_WEBHOOK: Final = "webhook"
 ACTIVITY_ANNOUNCE_WEBHOOK: Final = "announce_webhook"
 ACTIVITY_DELIVER_WEBHOOK: Final = "deliver_webhook"
 
+# The orchestrator function of a batch, and the activity that does its work.
+ORCHESTRATOR_BATCH: Final = "batch"
+ACTIVITY_STEP_BATCH: Final = "step_batch"
+
 # External events. They are lower case because only the Python SDK distinguishes case.
 EVENT_REPLY: Final = "reply"
 EVENT_CANCEL: Final = "cancel"
 EVENT_STOPPED: Final = "stopped"
+EVENT_LINES: Final = "lines"
 
 # The Service Bus bindings also read this setting, which is a connection string. If it is not set,
 # they read SERVICE_BUS__fullyQualifiedNamespace.
@@ -96,6 +101,11 @@ def dead_letter_queue(queue: str) -> str:
 def webhook_instance(job_id: str) -> str:
     """Return the instance id of the orchestration that delivers a job's webhook."""
     return f"webhook-{job_id}"
+
+
+def batch_instance(batch_id: str) -> str:
+    """Return the instance id of the orchestration of a batch."""
+    return f"batch-{batch_id}"
 
 
 WORKER_ROUTE: Final = re.compile(

@@ -8,6 +8,7 @@ from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
 from contract.guard import Resolver
 from contract.queues import names
+from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
 from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
@@ -114,6 +115,7 @@ class Services:
             url_inputs=RateLimiter(clock),
             start_delay_seconds=self.start_delay_seconds,
         )
+        self.batch_waker = BatchWaker()
         self.children = ChildJobs(self.creator)
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)
 
