@@ -6,22 +6,35 @@ twice if a response is lost, and a cancelled line may still be replied to.
 """
 
 import json
+from typing import NamedTuple
 
 from contract.messages import Json
 from gateway.jobs.model import JobOutcome, outcome_to_json
 
 
-def encode_end(number: int, outcome: JobOutcome) -> bytes:
-    """Return the entry about the end of a line, without a line end. Lines count from 1."""
-    entry = {"n": number, "outcome": outcome_to_json(outcome)}
+class LineEnd(NamedTuple):
+    """The end of a line. Lines count from 1.
+
+    `model` is the entry of the catalogue that the line was sent to; None if it was not sent.
+    """
+
+    number: int
+    model: str | None
+    outcome: Json
+
+
+def encode_end(number: int, outcome: JobOutcome, model: str | None = None) -> bytes:
+    """Return the entry about the end of a line, without a line end."""
+    sent_to = {} if model is None else {"model": model}
+    entry = {"n": number, **sent_to, "outcome": outcome_to_json(outcome)}
     return json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def parse_end(entry: bytes) -> tuple[int, Json] | None:
-    """Return a line's number and its outcome as JSON; None for what is no entry."""
+def parse_end(entry: bytes) -> LineEnd | None:
+    """Return the end of a line from its entry; None for what is no entry."""
     try:
         value = json.loads(entry)
-        number, outcome = value["n"], value["outcome"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        end = LineEnd(value["n"], value.get("model"), value["outcome"])
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         return None
-    return (number, outcome) if type(number) is int and isinstance(outcome, dict) else None
+    return end if type(end.number) is int and isinstance(end.outcome, dict) else None

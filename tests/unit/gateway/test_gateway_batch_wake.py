@@ -65,9 +65,10 @@ def test_many_batches_share_the_rate() -> None:
 
 
 class TestEntry:
-    def test_outcome_comes_back(self) -> None:
+    @pytest.mark.parametrize("model", [None, "noop:2"])
+    def test_end_comes_back(self, model: str | None) -> None:
         outcome = JobOutcome.expired(datetime(2026, 1, 1, tzinfo=UTC))
-        assert parse_end(encode_end(7, outcome)) == (7, outcome_to_json(outcome))
+        assert parse_end(encode_end(7, outcome, model)) == (7, model, outcome_to_json(outcome))
 
     @pytest.mark.parametrize("entry", [b"", b"[1]", b'{"n":"1","outcome":{}}', b'{"n":1}', b"\xff"])
     def test_what_is_no_entry_is_skipped(self, entry: bytes) -> None:
