@@ -107,6 +107,7 @@ class Services:
             counters=self.counters,
             payloads=payloads,
             blobs=blobs,
+            files=self.files,
             jobs=self.jobs,
             waiters=self.waiters,
             starts=self.starts,

@@ -17,8 +17,9 @@ from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
-from gateway.http.openai import audio, chat, embeddings, files, images
+from gateway.http.openai import files as openai_files
 from gateway.http.openai import models as openai_models
+from gateway.http.openai import operations as openai_operations
 from gateway.http.openai import responses as openai_responses
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
@@ -51,11 +52,8 @@ MODULES: Final = (
     dead_letters,
     operations,
     open_inference,
-    chat,
-    audio,
-    embeddings,
-    files,
-    images,
+    openai_operations,
+    openai_files,
     openai_models,
     openai_responses,
     pages,

@@ -20,7 +20,6 @@ from starlette.types import Scope as AsgiScope
 
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry
-from contract.errors import UnknownModel
 from contract.media import essence
 from contract.messages import Json
 from gateway import problems
@@ -34,7 +33,7 @@ from gateway.keys import Caller, Scope
 from gateway.problems import HttpProblem, malformed, missing_scope
 from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
-from gateway.submission.parse import RequestParts
+from gateway.submission.parse import RequestParts, find_model
 from gateway.telemetry import traceparent_of
 
 MAX_SMALL_BYTES: Final = 16 * 1024
@@ -96,23 +95,10 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
     return None if given == "*" else given
 
 
-def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
-    """Return a model or version by name. Raises the problem `unknown-model`."""
-    try:
-        return catalogue.model(name)
-    except UnknownModel as error:
-        raise HttpProblem(problems.UNKNOWN_MODEL, str(error), nearest=list(error.nearest)) from None
-
-
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
     """Return the version with this name, or all versions of the model with this name."""
     find_model(catalogue, name)
     return catalogue.matching(name)
-
-
-def names_version(name: str) -> bool:
-    """Return whether the name of a model in a request contains a version, as in `classifier:2`."""
-    return ":" in name
 
 
 async def find_own_job(request: Request, job_id: str) -> Record:

@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, NotRequired
+from typing import Annotated, Final, NotRequired
 
 from fastapi import Request, Response
 from pydantic import Field
@@ -25,11 +25,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from contract.catalogue import Catalogue, Priority, join_name
-from contract.messages import FailureCode, Stage
+from contract.messages import Stage
 from gateway import problems
-from gateway.http.openai import errors as openai
 from gateway.jobs.model import JobResource, JobStatus
-from gateway.problems import HttpProblem, ProblemKind
+from gateway.openai import errors as openai
+from gateway.problems import HttpProblem
 from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
 from gateway.telemetry import trace_id, traceparent_of
 
@@ -99,14 +99,6 @@ _GZIP: Final = re.compile(
     r"\s*gzip\s*(?:;\s*q=(?P<weight>[01](?:\.[0-9]{0,3})?)\s*)?", re.ASCII | re.IGNORECASE
 )
 
-_FAILURES: Final[dict[str, ProblemKind]] = {
-    FailureCode.INVALID_INPUT: problems.INVALID_INPUT,
-    # 422 and not 415, because the request was accepted, but the model could not read the input.
-    FailureCode.UNSUPPORTED_MEDIA_TYPE: problems.INVALID_INPUT,
-    FailureCode.DEAD_LETTERED: problems.DEAD_LETTERED,
-    FailureCode.UNAVAILABLE: problems.UNAVAILABLE,
-}
-
 
 def json_response(
     content: object, status: int = 200, headers: Mapping[str, str] | None = None
@@ -140,31 +132,6 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     return Response(
         _encode(document), problem.kind.status, problem.headers, media_type=PROBLEM_MEDIA_TYPE
     )
-
-
-def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
-    """Return why an ended job failed; None if it succeeded. `has_run` is for expired jobs."""
-    error: dict[str, Any] = {**(job["error"] or {})}
-    match job["status"]:
-        case JobStatus.SUCCEEDED:
-            return None
-        case JobStatus.CANCELLED:
-            kind, detail = problems.CANCELLED, "the job was cancelled before it had a result"
-        case JobStatus.EXPIRED:
-            kind, detail = problems.EXPIRED, error["message"]
-        case _:
-            kind = _FAILURES.get(error["code"], problems.INFERENCE_FAILED)
-            detail = error["message"]
-    about: dict[str, Any] = {
-        "instance": job["links"]["self"],
-        "attempt": job["attempt"],
-        "trace_id": job["trace_id"],
-    }
-    if error:
-        about |= {key: error[key] for key in ("retryable", "stage")}
-    if kind is problems.EXPIRED:
-        about["ran"] = has_run if job["started_at"] is None else True
-    return HttpProblem(kind, detail, **about, job=job)
 
 
 def answer_conditionally(request: Request, response: Response, caching: str = _CACHING) -> Response:

@@ -44,9 +44,11 @@ from contract.messages import (
     request_from_json,
     request_to_json,
 )
+from gateway import problems
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import MissingPayload, Unavailable
 from gateway.keys import OPEN_TENANT
+from gateway.problems import HttpProblem, ProblemKind
 from gateway.queues.estimates import JobQueue
 from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import trace_id
@@ -594,6 +596,40 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     if metadata := record.get("metadata"):
         resource["metadata"] = metadata
     return resource
+
+
+_FAILURES: Final[dict[str, ProblemKind]] = {
+    FailureCode.INVALID_INPUT: problems.INVALID_INPUT,
+    # 422 and not 415, because the request was accepted, but the model could not read the input.
+    FailureCode.UNSUPPORTED_MEDIA_TYPE: problems.INVALID_INPUT,
+    FailureCode.DEAD_LETTERED: problems.DEAD_LETTERED,
+    FailureCode.UNAVAILABLE: problems.UNAVAILABLE,
+}
+
+
+def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
+    """Return why an ended job failed; None if it succeeded. `has_run` is for expired jobs."""
+    error: dict[str, Any] = {**(job["error"] or {})}
+    match job["status"]:
+        case JobStatus.SUCCEEDED:
+            return None
+        case JobStatus.CANCELLED:
+            kind, detail = problems.CANCELLED, "the job was cancelled before it had a result"
+        case JobStatus.EXPIRED:
+            kind, detail = problems.EXPIRED, error["message"]
+        case _:
+            kind = _FAILURES.get(error["code"], problems.INFERENCE_FAILED)
+            detail = error["message"]
+    about: dict[str, Any] = {
+        "instance": job["links"]["self"],
+        "attempt": job["attempt"],
+        "trace_id": job["trace_id"],
+    }
+    if error:
+        about |= {key: error[key] for key in ("retryable", "stage")}
+    if kind is problems.EXPIRED:
+        about["ran"] = has_run if job["started_at"] is None else True
+    return HttpProblem(kind, detail, **about, job=job)
 
 
 async def add_text_result(payloads: PayloadStore, record: Record) -> Record:

@@ -86,6 +86,11 @@ class FileStore:
             )
         return found
 
+    async def find_blob(self, tenant: str, file_id: str) -> str | None:
+        """Return the name of the blob of a file of the tenant; None if there is no such file."""
+        stored = await self._read(tenant, file_id)
+        return None if stored is None else _blob(tenant, stored.id)
+
     def content(self, tenant: str, stored: StoredFile) -> AsyncIterator[bytes]:
         """Yield the content of a file in pieces. Raises MissingPayload and PayloadCorrupt."""
         blob = _blob(tenant, stored.id)

@@ -75,6 +75,7 @@ from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs
+from gateway.storage.files import FileStore
 from gateway.storage.payloads import PayloadStore
 from gateway.storage.uploads import upload_blob_of, upload_expiry
 from gateway.submission.parse import (
@@ -161,6 +162,7 @@ class JobCreator:
     counters: JobCounters
     payloads: PayloadStore
     blobs: Blobs
+    files: FileStore
     jobs: Jobs
     waiters: Waiters
     starts: DelayedStarts
@@ -468,8 +470,8 @@ class JobCreator:
     ) -> InputPayload:
         if submitted.url is not None:
             return submitted.url
-        if submitted.upload is not None:
-            return await self._find_upload(new_job, name, submitted.upload, submitted.media_type)
+        if submitted.upload is not None or submitted.file is not None:
+            return await self.find_stored(new_job, name, submitted)
         if submitted.pieces is not None:
             await self.store_pieces(submitted)
         if submitted.stored is not None:
@@ -492,25 +494,31 @@ class JobCreator:
         )
         submitted.pieces = None
 
-    async def _find_upload(
-        self, new_job: NewJob, name: str | None, upload_id: str, announced: str
+    async def find_stored(
+        self, new_job: NewJob, name: str | None, submitted: SubmittedInput
     ) -> PayloadRef:
-        """Return a reference to an upload. By its ETag, the worker refuses a changed upload."""
-        expires_at = upload_expiry(upload_id)
-        blob = upload_blob_of(upload_id, new_job.tenant)
-        is_valid = expires_at is not None and self.clock() < expires_at
-        found = await self.blobs.look(blob, _HEAD_BYTES) if is_valid else None
-        if found is None:
-            raise invalid_input(
+        """Return a reference to an upload or a file. By its ETag, the worker refuses a change."""
+        if submitted.file is not None:
+            blob = await self.files.find_blob(new_job.tenant, submitted.file)
+            missing = f"there is no file {submitted.file[:100]!r}, or it has been deleted"
+        else:
+            upload_id = submitted.upload or ""
+            expires_at = upload_expiry(upload_id)
+            is_valid = expires_at is not None and self.clock() < expires_at
+            blob = upload_blob_of(upload_id, new_job.tenant) if is_valid else None
+            missing = (
                 f"there is no upload {upload_id[:100]!r}, because nothing was sent to its URL "
                 "or the upload has expired; create a new upload with POST /v1/uploads"
             )
+        found = await self.blobs.look(blob, _HEAD_BYTES) if blob else None
+        if blob is None or found is None:
+            raise invalid_input(missing)
         check_coding(found.content_encoding)
         model = new_job.model.entry_of_input(name)
         check_upload_size(model, found.size_bytes)
         media_type = check_media_type(
             model,
-            announced or media.essence(found.media_type) or None,
+            submitted.media_type or media.essence(found.media_type) or None,
             found.head,
             is_whole=len(found.head) == found.size_bytes,
         )

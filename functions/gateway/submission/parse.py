@@ -11,7 +11,8 @@ from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
 from contract import media
-from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
+from contract.catalogue import ENVELOPE_BYTES, Catalogue, ModelEntry, Priority
+from contract.errors import UnknownModel
 from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadRef, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
@@ -58,8 +59,9 @@ class RequestParts:
 
 @dataclass(slots=True)
 class SubmittedInput:
-    """One validated input; without `data` if the worker gets it. An upload is checked later.
+    """One validated input; without `data` if the worker gets it. Uploads are checked later.
 
+    `file` is the id of a file of the OpenAI API, which is checked as an upload is.
     `pieces` yields an input that is still arriving, and is replaced by `stored` when it is in a
     blob.
     """
@@ -68,6 +70,7 @@ class SubmittedInput:
     data: bytes = field(default=b"", repr=False)
     url: PayloadUrl | None = None
     upload: str | None = None
+    file: str | None = None
     pieces: AsyncIterator[bytes] | None = None
     stored: PayloadRef | None = None
 
@@ -107,6 +110,19 @@ class NewJob:
             each.data = b""
         if self.held is not None:
             self.held.release()
+
+
+def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
+    """Return a model or version by name. Raises the problem `unknown-model`."""
+    try:
+        return catalogue.model(name)
+    except UnknownModel as error:
+        raise HttpProblem(problems.UNKNOWN_MODEL, str(error), nearest=list(error.nearest)) from None
+
+
+def names_version(name: str) -> bool:
+    """Return whether the name of a model in a request contains a version, as in `classifier:2`."""
+    return ":" in name
 
 
 async def parse_submission(parts: RequestParts, model: ModelEntry, bodies: LargeBodies) -> NewJob:
@@ -289,7 +305,7 @@ def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> Submit
     if given[0] == "upload":
         return _read_upload(path, announced, source["upload"])
     if given[0] == "url":
-        return _read_url(model, path, announced, source["url"])
+        return read_url(model, path, announced, source["url"])
     data, default_type = _decode_input(path, given[0], source[given[0]])
     kind = media.essence(announced) if announced else default_type
     return _read_bytes(model, kind, data)
@@ -303,7 +319,8 @@ def _read_upload(path: str, announced: str | None, upload: Json) -> SubmittedInp
     return SubmittedInput(media.essence(announced or ""), upload=upload)
 
 
-def _read_url(model: ModelEntry, path: str, announced: str | None, url: Json) -> SubmittedInput:
+def read_url(model: ModelEntry, path: str, announced: str | None, url: Json) -> SubmittedInput:
+    """Return the input at a URL, which the worker gets, or in a `data:` URI."""
     if not isinstance(url, str):
         raise malformed(f"{path}.url: expected a string")
     media_type = media.essence(announced) if announced else None

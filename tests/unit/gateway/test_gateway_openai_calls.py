@@ -188,6 +188,11 @@ class TestImages:
         with pytest.raises(openai.BadRequestError, match=r"does not offer images\.edits"):
             await client.images.edit(model="artist", image=PNG, prompt="cats")
 
+    async def test_list_as_number_is_refused(self, gateway: RunningGateway) -> None:
+        asked = {"model": "painter", "prompt": "cats", "n": [2]}
+        answer = await gateway.http.post("/openai/v1/images/generations", json=asked)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
 
 class TestAudio:
     async def test_text_is_a_transcription(

@@ -50,25 +50,23 @@ from gateway.http.requests import (
     caller_of,
     charge_jobs,
     durable_of,
-    find_model,
     idempotency_key_of,
     label_option_of,
-    names_version,
     noticing_hang_up,
     parse_prefer,
     read_parts,
     services_of,
 )
-from gateway.http.responses import json_response, problem_of_job
+from gateway.http.responses import json_response
 from gateway.http.routes.submit import REPLAYED
-from gateway.jobs.model import is_final, job_path, job_resource, version_of
+from gateway.jobs.model import is_final, job_path, job_resource, problem_of_job, version_of
 from gateway.json_text import encode_json
 from gateway.problems import HttpProblem, malformed
 from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import SubmittedJob
-from gateway.submission.parse import NewJob, check_coding, parse_label
+from gateway.submission.parse import NewJob, check_coding, find_model, names_version, parse_label
 
 _UNCACHED = {"Cache-Control": "no-store"}
 

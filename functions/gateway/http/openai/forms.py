@@ -1,8 +1,8 @@
 """Read the forms (`multipart/form-data`) in which OpenAI clients send files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 
@@ -13,6 +13,7 @@ from gateway import problems
 from gateway.bodies import HeldBytes
 from gateway.http.requests import body_of, caller_of, services_of
 from gateway.json_text import parse_json
+from gateway.openai.calls import refused
 from gateway.problems import HttpProblem, malformed
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.parse import check_coding
@@ -31,14 +32,14 @@ class Form:
     def take_files(self, name: str) -> list[FormPart]:
         """Remove and return the files named `name` or `name[]`. Raises if there is none."""
         if not (found := self._take(name)) or not all(part.is_file for part in found):
-            raise _invalid(name, "expected a file")
+            raise refused(name, "expected a file")
         return found
 
     def take_file(self, name: str) -> FormPart:
         """Remove and return the only file with this name. Raises if there are none or several."""
         found = self.take_files(name)
         if len(found) > 1:
-            raise _invalid(name, "expected only one file")
+            raise refused(name, "expected only one file")
         return found[0]
 
     def take_texts(self, name: str) -> list[str]:
@@ -49,19 +50,22 @@ class Form:
         """Remove and return the text with this name; None if there is none."""
         found = self.take_texts(name)
         if len(found) > 1:
-            raise _invalid(name, "it is given more than once; give it only once")
+            raise refused(name, "it is given more than once; give it only once")
         return found[0] if found else None
 
-    def take_parameters(self) -> dict[str, Json]:
-        """Remove and return all other texts, with numbers and lists where the API has them."""
-        parameters: dict[str, Json] = {}
+    def take_members(self, files: Collection[str]) -> dict[str, Any]:
+        """Remove and return all parts as the members of a call, some of which are files.
+
+        The other members are texts, with numbers and lists if the API has them.
+        """
+        members: dict[str, Any] = {each: self._take(each) for each in files}
         for name in self.names():
             is_list = any(part.name == f"{name}[]" for part in self._parts)
             texts = self.take_texts(name)
             if not is_list and len(texts) > 1:
-                raise _invalid(name, "it is given more than once; give it only once")
-            parameters[name] = list[Json](texts) if is_list else _read_value(name, texts[0])
-        return parameters
+                raise refused(name, "it is given more than once; give it only once")
+            members[name] = texts if is_list else _read_value(name, texts[0])
+        return members
 
     def names(self) -> list[str]:
         """Return the names of the parts that were not taken yet, without `[]`."""
@@ -115,7 +119,7 @@ def _read_value(name: str, text: str) -> Json:
     try:
         return parse_json(text)
     except ValueError:
-        raise _invalid(name, "expected a number, true or false") from None
+        raise refused(name, "expected a number, true or false") from None
 
 
 def _text(part: FormPart) -> str:
@@ -124,9 +128,5 @@ def _text(part: FormPart) -> str:
     except UnicodeDecodeError:
         text = None
     if text is None:
-        raise _invalid(part.name, "expected text in UTF-8")
+        raise refused(part.name, "expected text in UTF-8")
     return text
-
-
-def _invalid(name: str, detail: str) -> HttpProblem:
-    return HttpProblem(problems.MALFORMED_REQUEST, f"{name}: {detail}", param=name)

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from contract.catalogue import ModelEntry
-from gateway.http.requests import TextRoute, find_model, refuse_unknown_query, services_of
+from gateway.http.requests import TextRoute, refuse_unknown_query, services_of
 from gateway.http.responses import json_response
+from gateway.submission.parse import find_model
 
 router = APIRouter(tags=["openai"], route_class=TextRoute, include_in_schema=False)
 

@@ -12,28 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from contract.messages import FailureCode
 from contract.streams import BEFORE_ALL, EventId
 from gateway import problems
-from gateway.http.openai.calls import (
-    JOB_HEADER,
-    CallResult,
-    cancel,
-    find_call,
-    json_job,
-    read_object,
-    refused,
-    result_of,
-    run,
-    submit,
-)
-from gateway.http.openai.chat import text_of, usage_of
+from gateway.http.openai.calls import cancel, read_job, result_of, run, submit
 from gateway.http.openai.streams import CallStream, encode_data, stream_call
 from gateway.http.requests import (
     TextRoute,
@@ -45,21 +31,13 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import JobStatus, Record, is_final
-from gateway.json_text import encode_json
+from gateway.openai.calls import JOB_HEADER, CallResult, refused
+from gateway.openai.chat import text_of
+from gateway.openai.responses import RESPONSES, complete, message_of, part_of, show
 from gateway.problems import HttpProblem
 from gateway.submission.create import SubmittedJob
 
-OPERATION: Final = "responses"
-
 _ID: Final = re.compile("resp_([0-9a-f]{32})")
-_STATELESS: Final = ("conversation", "previous_response_id")
-_STATUSES: Final = {
-    JobStatus.QUEUED: "queued",
-    JobStatus.CANCELLED: "cancelled",
-    JobStatus.SUCCEEDED: "completed",
-    JobStatus.FAILED: "failed",
-    JobStatus.EXPIRED: "failed",
-}
 _CANCEL_SECONDS: Final = 2.0
 
 _ATTEMPT_NUMBERS: Final = 10**9
@@ -78,22 +56,11 @@ async def create_response(request: Request) -> Response:
     The model gets the request's JSON without `background`. It returns a text, or the object of the
     OpenAI API; it emits texts, or the API's events.
     """
-    refuse_unknown_query(request)
     with services_of(request).bodies.counting(caller_of(request).tenant) as held:
-        asked, body = await read_object(request, held)
-        call = find_call(request, OPERATION, asked.get("model"))
-        if not isinstance(asked.get("input"), str | list) or not asked["input"]:
-            raise refused("input", "it is missing or empty")
-        for name in _STATELESS:
-            if asked.get(name) is not None:
-                raise refused(name, "the gateway keeps no conversations: send all of it in input")
-        in_background, is_streamed = bool(asked.get("background")), bool(asked.get("stream"))
-        if "background" in asked:
-            body = encode_json({name: each for name, each in asked.items() if name != "background"})
-        job = json_job(request, call, body, held, asked.get("metadata"))
+        asked, job = await read_job(request, RESPONSES, held)
+        in_background = bool(asked.get("background"))
         job = replace(job, is_background=in_background)
-        del asked, body  # their memory is not needed while the job runs
-        if is_streamed:
+        if asked.get("stream"):
             return await stream_call(request, job, ResponseStream, cancels=not in_background)
         if in_background:
             submitted = await submit(request, job, 0)
@@ -153,7 +120,7 @@ async def _find(request: Request, response_id: str) -> tuple[str, Record]:
         record = await find_own_job(request, job_id)
     except HttpProblem:
         raise unknown from None
-    if record.get("operation") != OPERATION:
+    if record.get("operation") != RESPONSES.name:
         raise unknown
     return job_id, record
 
@@ -167,68 +134,6 @@ async def _answer(request: Request, job_id: str, record: Record) -> Response:
     if not is_final(record):
         record = await services_of(request).progress.add_to_if_available(job_id, record)
     return json_response(show(job_id, record), headers=headers)
-
-
-def show(job_id: str, record: Record) -> dict[str, Any]:
-    """Return a response without its output."""
-    error = record["error"] and {
-        "code": "invalid_prompt"
-        if record["error"]["code"] == FailureCode.INVALID_INPUT
-        else "server_error",
-        "message": record["error"]["message"],
-    }
-    return {
-        "id": f"resp_{job_id.replace('-', '')}",
-        "object": "response",
-        "created_at": int(datetime.fromisoformat(record["created_at"]).timestamp()),
-        "status": _STATUSES.get(JobStatus(record["status"]), "in_progress"),
-        "background": record.get("background", False),
-        "error": error,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": record.get("metadata") or {},
-        "model": record["model"],
-        "output": [],
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-        "usage": None,
-    }
-
-
-def complete(result: CallResult) -> dict[str, Any]:
-    """Return the response of a job that has succeeded: an engine's with our id, or a text."""
-    shown, found = show(result.job_id, result.record), result.json()
-    if isinstance(found, dict) and found.get("object") == "response":
-        # The engine does not know of the background.
-        return {**found, "id": shown["id"], **({"background": True} if shown["background"] else {})}
-    usage = usage_of(found)
-    return {
-        **shown,
-        "output": [_message(result.job_id, text_of(found))],
-        "usage": {
-            "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage["total_tokens"],
-        },
-    }
-
-
-def _message(job_id: str, text: str | None) -> dict[str, Any]:
-    """Return the only item of a text's output; None: before the text."""
-    return {
-        "id": f"msg_{job_id.replace('-', '')}",
-        "type": "message",
-        "role": "assistant",
-        "status": "in_progress" if text is None else "completed",
-        "content": [] if text is None else [_part(text)],
-    }
-
-
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": []}
 
 
 def _first_number(begun: EventId) -> int:
@@ -305,21 +210,21 @@ class ResponseStream:
                 yield from self._delta(text_of(found))
             (item,) = whole["output"]
             text = item["content"][0]["text"]
-            yield from self._at_part("response.output_text.done", text=text, logprobs=[])
-            yield from self._at_part("response.content_part.done", part=_part(text))
+            yield from self._atpart_of("response.output_text.done", text=text, logprobs=[])
+            yield from self._atpart_of("response.content_part.done", part=part_of(text))
             yield from self._event("response.output_item.done", output_index=0, item=item)
         yield from self._event("response.completed", response=whole)
 
     def _delta(self, text: str) -> Iterator[bytes]:
         if self._item is None:
-            self._item = _message(self._job_id, None)
+            self._item = message_of(self._job_id, None)
             running = {**self._record, "status": JobStatus.RUNNING.value}
             yield from self._event("response.in_progress", response=show(self._job_id, running))
             yield from self._event("response.output_item.added", output_index=0, item=self._item)
-            yield from self._at_part("response.content_part.added", part=_part(""))
-        yield from self._at_part("response.output_text.delta", delta=text, logprobs=[])
+            yield from self._atpart_of("response.content_part.added", part=part_of(""))
+        yield from self._atpart_of("response.output_text.delta", delta=text, logprobs=[])
 
-    def _at_part(self, type: str, **more: Any) -> Iterator[bytes]:  # noqa: A002 - its name
+    def _atpart_of(self, type: str, **more: Any) -> Iterator[bytes]:  # noqa: A002 - its name
         place = {"item_id": f"msg_{self._hex}", "output_index": 0, "content_index": 0}
         return self._event(type, **place, **more)
 

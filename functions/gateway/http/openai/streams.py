@@ -18,11 +18,12 @@ from contract.streams import BEFORE_ALL, EventId, StreamEvent, StreamEventType
 from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.event_stream import EventStreamResponse
-from gateway.http.openai.calls import JOB_HEADER, CallResult, cancel, result_of, submit
-from gateway.http.openai.errors import error_document
+from gateway.http.openai.calls import cancel, result_of, submit
 from gateway.http.requests import caller_of, durable_of, idempotency_key_of, services_of
 from gateway.jobs.model import Record, is_final, job_path
 from gateway.json_text import encode_json
+from gateway.openai.calls import JOB_HEADER, CallResult
+from gateway.openai.errors import error_document
 from gateway.problems import HttpProblem
 from gateway.streams.feeds import ReaderBehind
 from gateway.submission.parse import NewJob

@@ -38,7 +38,6 @@ from gateway.http.requests import (
     caller_of,
     check_operator,
     durable_of,
-    find_model,
     find_versions,
     parse_limit,
     parse_time,
@@ -48,6 +47,7 @@ from gateway.http.responses import json_response
 from gateway.jobs.model import job_path
 from gateway.keys import Scope
 from gateway.problems import HttpProblem, malformed
+from gateway.submission.parse import find_model
 
 MAX_PURGED: Final = 500
 

@@ -9,9 +9,10 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.requests import TextRoute, find_model, refuse_unknown_query, services_of
+from gateway.http.requests import TextRoute, refuse_unknown_query, services_of
 from gateway.http.responses import json_response
 from gateway.queues.estimates import WaitEstimates
+from gateway.submission.parse import find_model
 
 router = APIRouter(tags=["models"], route_class=TextRoute)
 

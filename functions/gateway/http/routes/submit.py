@@ -24,10 +24,8 @@ from gateway.http.requests import (
     TextRoute,
     caller_of,
     durable_of,
-    find_model,
     idempotency_key_of,
     label_option_of,
-    names_version,
     noticing_hang_up,
     parse_prefer,
     read_parts,
@@ -35,12 +33,7 @@ from gateway.http.requests import (
     services_of,
     wants_events,
 )
-from gateway.http.responses import (
-    add_queue_position,
-    json_response,
-    problem_of_job,
-    problem_response,
-)
+from gateway.http.responses import add_queue_position, json_response, problem_response
 from gateway.jobs.model import (
     JobResource,
     Record,
@@ -49,9 +42,10 @@ from gateway.jobs.model import (
     job_path,
     job_resource,
     priority_of,
+    problem_of_job,
 )
 from gateway.submission.create import SubmittedJob
-from gateway.submission.parse import parse_submission
+from gateway.submission.parse import find_model, names_version, parse_submission
 
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 """The header of a response about a job that an earlier request created."""

@@ -13,7 +13,6 @@ from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
 from gateway.http.requests import (
     TextRoute,
     caller_of,
-    find_model,
     read_small_json,
     refuse_unknown_query,
     services_of,
@@ -24,6 +23,7 @@ from gateway.problems import HttpProblem, malformed
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import (
     check_accepted,
+    find_model,
     naming_input,
     only_media_type,
     refuse_unknown_inputs,

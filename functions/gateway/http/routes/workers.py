@@ -40,8 +40,6 @@ from gateway.http.requests import (
     TextRoute,
     check_job_id,
     durable_of,
-    find_model,
-    names_version,
     noticing_hang_up,
     parse_prefer,
     read_limited,
@@ -63,7 +61,7 @@ from gateway.jobs.model import (
 from gateway.jobs.progress import ProgressReport, report_from_json
 from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem, invalid_input, malformed
-from gateway.submission.parse import parse_submission
+from gateway.submission.parse import find_model, names_version, parse_submission
 
 MAX_REPORT_BYTES: Final = 8 * 1024
 
