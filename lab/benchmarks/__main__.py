@@ -9,6 +9,7 @@ operations  how many operations one job of each kind needs on each service
 instances   one, two and three gateway processes: rates, late answers, operations, waiting
 emulators   the local Service Bus alone: send, receive, complete, and round trips
 worker      a busy worker without a gateway, compared with a loop that only runs the model
+batches     batches beside single jobs and jobs with an orchestration each
 memory      two models that together need more memory than the device has
 bodies      how much memory the gateway needs for large request bodies
 streams     streamed chats through the gateway, beside the engine alone
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lab.benchmarks import (
+    batches,
     bodies,
     cpu,
     emulators,
@@ -38,6 +40,7 @@ from lab.benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
+    "batches": batches.main,
     "bodies": bodies.main,
     "cpu": cpu.main,
     "emulators": emulators.main,

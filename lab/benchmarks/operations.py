@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.names import ENDS, webhook_instance
+from gateway.batches.store import BATCHES
 from lab.benchmarks.observers import Counts, observe_amqp, observe_http
 from lab.benchmarks.proxy import run_proxies
 from lab.benchmarks.remote import ProxiedSystem, run_behind_proxies
@@ -35,7 +36,7 @@ CATALOGUE = """
 task = "echo"
 description = "For counts."
 implementation = "worker.models.noop"
-media_types = ["application/octet-stream"]
+media_types = ["application/octet-stream", "text/plain"]
 max_batch_size = 1
 max_wait_ms = 0
 lock_seconds = 30
@@ -182,11 +183,11 @@ class OperationCounter:
     def count(self, kind: str) -> JobOperations:
         """Run one job of a kind in `KINDS` on an idle system; return its number of operations."""
         self._wait_until_settled([])
-        before = self._read()
+        before = self.read()
         job_id, waited_seconds = KINDS[kind](self)
         self._wait_until_settled([job_id])
         service_bus, blobs, gateway = (
-            now - was for now, was in zip(self._read(), before, strict=True)
+            now - was for now, was in zip(self.read(), before, strict=True)
         )
         turns, events = self._history(job_id)
         return JobOperations(
@@ -200,7 +201,8 @@ class OperationCounter:
             waited_seconds=waited_seconds,
         )
 
-    def _read(self) -> list[Counter[str]]:
+    def read(self) -> list[Counter[str]]:
+        """Return the counts of operations on Service Bus, blob storage and the gateway."""
         return [each.read() for each in (self.service_bus, self.blobs, self.gateway)]
 
     def run_small(self) -> tuple[str, float]:
@@ -340,7 +342,7 @@ class OperationCounter:
         before: list[Counter[str]] = []
         changed_at = time.monotonic()
         while True:
-            now = self._read()
+            now = self.read()
             if now != before:
                 before, changed_at = now, time.monotonic()
             elif (
@@ -453,9 +455,12 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    A blob without a folder is a payload.
+    A blob without a folder is a payload. The blobs of a batch have the names of their kinds, such
+    as `PUT batches/ends`.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
+    if len(names) > 2 and f"{names[0]}/" == BATCHES:
+        return f"{method} {BATCHES}{names[2]}"
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"
 
 
