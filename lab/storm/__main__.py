@@ -6,8 +6,10 @@
     ./dev storm --throttle 120 --jobs 500
     ./dev storm --killers 20 --jobs 400
     ./dev storm --streams 60 --kills 40 --store redis
+    ./dev storm --batches 3 --lines 1000 --kills 40
 
 With `--streams N`, the jobs are N chats with an engine, whose readers must get each event once.
+With `--batches N`, the jobs are the lines of N batches, each of which must be once in its output.
 
 Three options run another test, in which no component is killed. With `--cancel N`, N jobs are
 cancelled while no worker runs, and N jobs while a worker runs, each job right after the response
@@ -31,6 +33,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from lab.storm.batches import BatchStorm, plan_batches
 from lab.storm.callers import StormCallers
 from lab.storm.jobs import StormJob, plan_cancellations, plan_jobs
 from lab.storm.killers import OPTIONS as KILLERS_OPTIONS
@@ -163,6 +166,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="instead of other jobs, follow N streams of an engine, which is killed too",
     )
+    add(
+        "--batches",
+        type=int,
+        metavar="N",
+        help="instead of other jobs, run N batches",
+    )
+    add("--lines", type=int, default=1000, help="lines of each batch (%(default)s)")
     add("--store", choices=STORES, default=STORES[0], help="the store of streams (%(default)s)")
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
@@ -223,6 +233,9 @@ def main(arguments: list[str]) -> int:
         streams = StreamStorm(options.store)
         scenario, jobs = streams.run, [*plan_streams(options.streams, options.seed)]
         rig_options = streams.options
+    elif options.batches is not None:
+        batches = BatchStorm(plan_batches(options.batches, options.lines, options.seed))
+        scenario, jobs = batches.run, batches.jobs
     elif options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:

@@ -140,13 +140,13 @@ class StormCallers:
         """
         path = f"/v1/jobs/{job.ids[0]}"
         known = replace(job.known, is_cancelled=True)
-        response = await self._until_answered("DELETE", path, job.headers)
+        response = await self.until_answered("DELETE", path, job.headers)
         if response.status_code not in {200, 202}:
             self.refuse(f"DELETE {path}: {response.status_code} {response.text[:500]}")
             return
         job.cancel_answered = True
         job.see(response.json(), known, " in the response to the DELETE")
-        await self._read(job, self._until_answered, moment=" right after the DELETE")
+        await self._read(job, self.until_answered, moment=" right after the DELETE")
 
     async def _read(
         self, job: StormJob, send: _Send, *, host_url: str = "", moment: str = ""
@@ -179,7 +179,7 @@ class StormCallers:
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
         """Read each job from a Functions host until it is answered, and record the job's state."""
-        await self._read_each(jobs, self._until_answered, host_url)
+        await self._read_each(jobs, self.until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
         left = iter(jobs)
@@ -197,11 +197,12 @@ class StormCallers:
     ) -> httpx.Response | None:
         return await self._once(method, url, headers=headers)
 
-    async def _until_answered(
-        self, method: str, url: str, headers: Mapping[str, str]
+    async def until_answered(
+        self, method: str, url: str, headers: Mapping[str, str], **request: Any
     ) -> httpx.Response:
+        """Send a request until it is answered, and not with 429 or 5xx; return the response."""
         while True:
-            response = await self._once(method, url, headers=headers)
+            response = await self._once(method, url, headers=headers, **request)
             if response is not None:
                 return response
             await asyncio.sleep(self._retry_seconds)

@@ -43,6 +43,13 @@ def test_readers_get_each_event_once(tmp_path: Path, store: str) -> None:
     assert "\nstreams                   8\n" in printed
 
 
+@pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
+def test_each_line_is_once_in_the_output(tmp_path: Path, engine: str) -> None:
+    options = ("--engine", engine, "--batches", "2", "--lines", "100", "--kills", "5")
+    printed = run_storm(tmp_path, *options, "--seed", "1")
+    assert "accepted                  200 of 200\n" in printed
+
+
 def test_only_killers_are_dead_lettered(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--killers", "5", "--jobs", "100", "--seed", "1")
     assert "\nended                     failed 5, succeeded 95\n" in printed
