@@ -31,7 +31,7 @@ RESULTS = good(1) + good(3) + good(4)
 
 def resource(status: str = "succeeded", **counts: int) -> dict[str, Any]:
     names = ("waiting", "running", "succeeded", "failed", "expired", "cancelled")
-    given = {"succeeded": 3, "failed": 1} if not counts else counts
+    given = counts or {"succeeded": 3, "failed": 1}
     found = {"total": LINES, **dict.fromkeys(names, 0), **given}
     finished_at = "2026-12-02T09:00:00Z" if status == "succeeded" else None
     return {"status": status, "counts": found, "finished_at": finished_at}
