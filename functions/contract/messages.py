@@ -196,7 +196,8 @@ class JobRequest:
     the request, counted from 1. It is not the number of the delivery, and workers do not use it.
 
     If `stream` is true, the worker writes what the model emits to the stream of the job.
-    `operation` is the operation of the OpenAI API that the caller has called, or None.
+    `operation` is the operation of the OpenAI API that the caller has called, or None. `batch` is
+    the id of the batch whose line the job is, or None.
     """
 
     job_id: str
@@ -211,6 +212,7 @@ class JobRequest:
     inputs: Mapping[str, InputPayload] = field(default_factory=dict)
     stream: bool = False
     operation: str | None = None
+    batch: str | None = None
 
     @property
     def all_inputs(self) -> tuple[InputPayload, ...]:
@@ -387,7 +389,7 @@ _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _REQUEST_FIELDS = frozenset(
     {"schema", "job_id", "model", "input", "parameters"}
-    | {"created_at", "deadline", "reply_to", "attempt", "stream", "operation"}
+    | {"created_at", "deadline", "reply_to", "attempt", "stream", "operation", "batch"}
 )
 _REPLY_FIELDS = frozenset(
     {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
@@ -422,6 +424,7 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
         **request.extra,
         **({"stream": True} if request.stream else {}),
         **({"operation": request.operation} if request.operation else {}),
+        **({"batch": request.batch} if request.batch else {}),
         "schema": _NAMES_VERSION if named else _SCHEMA_VERSION,
         "job_id": request.job_id,
         "model": request.model,
@@ -465,6 +468,7 @@ def request_from_json(value: Json) -> JobRequest:
         inputs=_read_named(fields, "input", _input_from_json) if has_names else {},
         stream=fields.optional(fields.boolean, "stream") or False,
         operation=fields.optional_text("operation"),
+        batch=fields.optional_text("batch"),
     )
 
 

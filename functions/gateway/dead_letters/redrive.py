@@ -115,7 +115,7 @@ class Redriver:
     async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
         """Return the orchestration of the job, which must end within SETTLE_SECONDS."""
         with self.waiters.waiting(job_id) as ended:
-            instance = await durable.status(job_id)
+            instance = await self.jobs.snapshot(durable, job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
             if instance is None or found is None:
                 raise NotRedrivable("the job no longer exists, because its retention has ended")
@@ -158,7 +158,9 @@ def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: d
     try:
         ticket = read_ticket(old.input)
         span = _parse_time(ticket.deadline) - _parse_time(ticket.created_at)
-        new = replace(request, job_id=job_id, created_at=now, deadline=now + span, reply_to=None)
+        new = replace(
+            request, job_id=job_id, created_at=now, deadline=now + span, reply_to=None, batch=None
+        )
         return write_ticket(
             new,
             ticket.traceparent,

@@ -110,6 +110,8 @@ class Ticket:
     operation: str | None = None
     metadata: Mapping[str, str] | None = None
     is_background: bool = False
+    batch: str | None = None
+    custom_id: str | None = None
 
     def request(self) -> JobRequest:
         """Return the job's request, without a reply URL, unless its message was sent."""
@@ -129,6 +131,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     parent: str | None = None,
     metadata: Mapping[str, str] | None = None,
     is_background: bool = False,
+    custom_id: str | None = None,
 ) -> Ticket:
     """Return the ticket of a new job, which the history of its orchestration stores.
 
@@ -160,6 +163,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         "operation": request.operation,
         "metadata": dict(metadata) if metadata else None,
         "background": is_background or None,
+        "batch": request.batch,
+        "custom_id": custom_id,
     }
     value |= {name: each for name, each in optional.items() if each is not None}
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -193,6 +198,8 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         operation=value.get("operation"),
         metadata=value.get("metadata"),
         is_background=value.get("background", False),
+        batch=value.get("batch"),
+        custom_id=value.get("custom_id"),
     )
 
 
@@ -291,6 +298,7 @@ Record = dict[str, Any]
      "operation": the operation of the OpenAI API, absent for other jobs,
      "metadata": texts by name, absent if the call had none,
      "background": true if the call did not wait for the job, otherwise absent,
+     "batch", "custom_id": the batch of a line and the caller's name of it, absent for other jobs,
      "stream_lost": true if some events could not be written, otherwise absent}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
@@ -319,6 +327,8 @@ def initial_record(ticket: Ticket) -> Record:
         **({"operation": ticket.operation} if ticket.operation is not None else {}),
         **({"metadata": ticket.metadata} if ticket.metadata else {}),
         **({"background": True} if ticket.is_background else {}),
+        **({"batch": ticket.batch} if ticket.batch is not None else {}),
+        **({"custom_id": ticket.custom_id} if ticket.custom_id is not None else {}),
     }
 
 
@@ -505,6 +515,12 @@ class JobResource(TypedDict):
             str, Field(description="The id of the job whose model submitted this job, if any.")
         ]
     ]
+    batch: NotRequired[
+        Annotated[str, Field(description="The id of the batch whose line this job is, if any.")]
+    ]
+    custom_id: NotRequired[
+        Annotated[str, Field(description="The `custom_id` of the line, if the job is one.")]
+    ]
     status: JobStatus
     created_at: Time
     started_at: Time | None
@@ -593,6 +609,8 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     }
     if (parent := record.get("parent")) is not None:
         resource["parent"] = parent
+    if (batch := record.get("batch")) is not None:
+        resource |= {"batch": batch, "custom_id": record["custom_id"]}
     if metadata := record.get("metadata"):
         resource["metadata"] = metadata
     return resource

@@ -64,6 +64,7 @@ REQUESTS = st.builds(
     inputs=st.just({}) | st.dictionaries(PAYLOAD_NAMES, INPUTS, min_size=1, max_size=4),
     stream=st.booleans(),
     operation=st.none() | TEXT,
+    batch=st.none() | TEXT,
 )
 DURATIONS = st.floats(0, 1e9)
 NAMES = st.none() | TEXT
