@@ -37,6 +37,7 @@ def test_line_id_names_batch_and_line(number: int) -> None:
         new_batch_id(NOW).upper(),
         line_id(new_batch_id(NOW), MAX_LINES + 1),
     ],
+    ids=["job", "empty", "no-id", "batch", "upper-case", "too-high"],
 )
 def test_other_ids_are_no_lines(job_id: str) -> None:
     assert line_of(job_id) is None
