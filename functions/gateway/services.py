@@ -8,6 +8,8 @@ from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
 from contract.guard import Resolver
 from contract.queues import names
+from gateway.batches.lines import BatchLines
+from gateway.batches.store import BatchStore
 from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
 from gateway.clock import Clock, utc_now
@@ -81,7 +83,20 @@ class Services:
         self.waiters = Waiters(EndsLog(blobs, clock), self.outcomes)
         self.progress = ProgressStore(blobs, catalogue)
         self.starts = DelayedStarts(self.outcomes)
-        self.jobs = Jobs(self.outcomes, self.progress, self.waiters, self.starts, clock)
+        self.batch_store, self.batch_waker = BatchStore(blobs), BatchWaker()
+        self.batch_lines = BatchLines(
+            blobs,
+            self.batch_store,
+            self.batch_waker,
+            catalogue,
+            self.outcomes,
+            self.progress,
+            self.waiters,
+            clock,
+        )
+        self.jobs = Jobs(
+            self.outcomes, self.progress, self.waiters, self.starts, self.batch_lines, clock
+        )
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(
             self.jobs, self.progress, blobs, LogWriter(blobs), clock
@@ -116,7 +131,6 @@ class Services:
             url_inputs=RateLimiter(clock),
             start_delay_seconds=self.start_delay_seconds,
         )
-        self.batch_waker = BatchWaker()
         self.children = ChildJobs(self.creator)
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)
 

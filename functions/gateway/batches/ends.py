@@ -9,7 +9,8 @@ import json
 from typing import NamedTuple
 
 from contract.messages import Json
-from gateway.jobs.model import JobOutcome, outcome_to_json
+from gateway.jobs.model import JobOutcome, JobStatus, outcome_to_json
+from gateway.jobs.search import CANCELLED_CODE
 
 
 class LineEnd(NamedTuple):
@@ -21,6 +22,19 @@ class LineEnd(NamedTuple):
     number: int
     model: str | None
     outcome: Json
+
+    @property
+    def status(self) -> str:
+        """The final status of the line."""
+        return str(self.outcome["status"])
+
+    @property
+    def code(self) -> str | None:
+        """The code of the line's error, or `cancelled`; None for a line that succeeded."""
+        if self.status == JobStatus.CANCELLED:
+            return CANCELLED_CODE
+        error = self.outcome.get("error") or self.outcome.get("reply", {}).get("error")
+        return str(error["code"]) if error else None
 
 
 def encode_end(number: int, outcome: JobOutcome, model: str | None = None) -> bytes:

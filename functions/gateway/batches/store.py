@@ -11,6 +11,9 @@ BATCHES: Final = "batches/"
 BATCHES_OF: Final = "batches-of/"
 """The prefixes of the names of the blobs. Those with BATCHES_OF list the batches of a tenant."""
 
+WHOLE: Final = 0
+"""Stands for all lines of a batch where the number of a line is expected."""
+
 _CACHED_SPECS: Final = 256
 
 
@@ -90,13 +93,18 @@ class BatchStore:
             return await self._blobs.create(name, state.encode())
         return await self._blobs.replace(name, state.encode(), etag)
 
-    async def mark_cancelled(self, batch_id: str) -> None:
-        """Record that the batch must stop."""
-        await self._blobs.create(f"{BATCHES}{batch_id}/cancel", b"")
+    async def mark_cancelled(self, batch_id: str, number: int = WHOLE) -> None:
+        """Record that the batch, or one line of it, must stop."""
+        await self._blobs.append(f"{BATCHES}{batch_id}/cancel", b"%d\n" % number)
+
+    async def cancelled(self, batch_id: str) -> frozenset[int]:
+        """Return the lines that must stop; with WHOLE, all of the batch must."""
+        found = await self._blobs.read(f"{BATCHES}{batch_id}/cancel")
+        return frozenset(map(int, found.data.split())) if found else frozenset()
 
     async def is_cancelled(self, batch_id: str) -> bool:
-        """Return whether the batch must stop."""
-        return await self._blobs.read(f"{BATCHES}{batch_id}/cancel") is not None
+        """Return whether the whole batch must stop."""
+        return WHOLE in await self.cancelled(batch_id)
 
     async def ids(self, tenant: str | None) -> list[str]:
         """Return the ids of a tenant's batches, the newest first; of all tenants if None."""

@@ -115,8 +115,9 @@ async def find_visible_instance(
 ) -> tuple[InstanceSnapshot, Record]:
     """Return the orchestration and the record of a job that the caller may see."""
     visible = visible_tenant(request, tenant)
-    instance = await durable_of(request).status(check_job_id(job_id))
-    found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    jobs = services_of(request).jobs
+    instance = await jobs.snapshot(durable_of(request), check_job_id(job_id))
+    found = await jobs.record_of(job_id, instance) if instance else None
     if instance is None or found is None or visible not in {None, tenant_of(found)}:
         raise unknown_job(job_id)
     return instance, found

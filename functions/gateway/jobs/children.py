@@ -106,15 +106,18 @@ class JobCancellation:
         """
         started_at = await self.progress.order_stop(job_id, record["model"])
         try:
-            if started_at is None:
-                cancelled = JobOutcome.cancelled(self.clock())
+            # A line of a batch has no orchestration that could wait for its worker.
+            if started_at is None or self.jobs.is_line(job_id):
+                cancelled = JobOutcome.cancelled(self.clock(), started_at)
                 recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
                 if self.progress.is_reported(record["model"]):
                     await self._announce_stop(job_id)  # it may run without having reported yet
-                return recorded.status is JobStatus.CANCELLED
-            await self._announce_stop(job_id)
-            with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
-                await durable.raise_event(job_id, EVENT_CANCEL, {"started_at": started_at})
+                if started_at is None:
+                    return recorded.status is JobStatus.CANCELLED
+            else:
+                await self._announce_stop(job_id)
+                with contextlib.suppress(Unavailable):  # the orchestration also looks for the order
+                    await durable.raise_event(job_id, EVENT_CANCEL, {"started_at": started_at})
         except FinalInstance:
             return False
         try:

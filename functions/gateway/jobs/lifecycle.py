@@ -267,21 +267,41 @@ class OutcomeTaker(Protocol):
         """
 
 
+class Lines(Protocol):
+    """The jobs that have no orchestration, because they are lines of a batch."""
+
+    def owns(self, job_id: str) -> bool:
+        """Return whether the job is a line of a batch."""
+        ...
+
+    async def snapshot(self, job_id: str) -> InstanceSnapshot | None:
+        """Return the orchestration that the job would have; None if the job does not exist."""
+        ...
+
+    async def finish(
+        self, durable: Durable, job_id: str, outcome: JobOutcome, model: str | None
+    ) -> JobOutcome:
+        """End the job as `Jobs.finish` does. Raises FinalInstance if it has ended."""
+        ...
+
+
 class Jobs:
     """Finds jobs by their ids, waits until they end, and ends them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - where the parts of a job are
         self,
         outcomes: OutcomeStore,
         progress: ProgressStore,
         waiters: Waiters,
         taker: OutcomeTaker,
+        lines: Lines,
         clock: Clock,
     ) -> None:
         self._outcomes = outcomes
         self._progress = progress
         self._waiters = waiters
         self._taker = taker
+        self._lines = lines
         self._clock = clock
         self._looks: set[asyncio.Task[Record | None]] = set()
 
@@ -290,8 +310,21 @@ class Jobs:
 
         Raises Unavailable if Durable Functions or the blob storage fails.
         """
-        instance = await durable.status(job_id)
+        instance = await self.snapshot(durable, job_id)
         return None if instance is None else await self.record_of(job_id, instance)
+
+    async def snapshot(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
+        """Return the job's orchestration, or that which a line of a batch would have.
+
+        Returns None if there is none. Raises Unavailable if a service fails.
+        """
+        if self._lines.owns(job_id):
+            return await self._lines.snapshot(job_id)
+        return await durable.status(job_id)
+
+    def is_line(self, job_id: str) -> bool:
+        """Return whether the job is a line of a batch, which has no orchestration."""
+        return self._lines.owns(job_id)
 
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
@@ -302,7 +335,7 @@ class Jobs:
         if (output := recorded_output(instance)) is not None:
             return output
         initial = first_record_of(instance)
-        if initial is None or is_final(initial):
+        if initial is None or is_final(initial) or self._lines.owns(job_id):
             return initial
         outcome = await self._outcomes.find(job_id)
         if outcome is None and (overdue := await self._overdue(job_id, initial, instance)):
@@ -399,6 +432,8 @@ class Jobs:
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended before this call, and no blob had an outcome.
         """
+        if self._lines.owns(job_id):
+            return await self._lines.finish(durable, job_id, outcome, model)
         if (taken := await self._taker.take(job_id, outcome)) is not None:
             return taken
         recorded = await self._outcomes.record(job_id, outcome, model)

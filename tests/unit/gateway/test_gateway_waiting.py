@@ -9,6 +9,9 @@ import pytest
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineJson, JobReply
+from gateway.batches.lines import BatchLines
+from gateway.batches.store import BatchStore
+from gateway.batches.wake import BatchWaker
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable
 from gateway.jobs.delayed_start import DelayedStarts
@@ -75,7 +78,17 @@ class Instance:
         self.waiters = Waiters(EndsLog(self.blobs, self.clock), self.store)
         progress = ProgressStore(self.blobs, Catalogue.load())
         starts = DelayedStarts(self.store)
-        self.jobs = Jobs(self.store, progress, self.waiters, starts, self.clock)
+        lines = BatchLines(
+            self.blobs,
+            BatchStore(self.blobs),
+            BatchWaker(),
+            Catalogue.load(),
+            self.store,
+            progress,
+            self.waiters,
+            self.clock,
+        )
+        self.jobs = Jobs(self.store, progress, self.waiters, starts, lines, self.clock)
 
     async def wait(self, limit: float, job_id: str = "job") -> str | None:
         """Wait for a job; return its status, or None if it has not ended."""

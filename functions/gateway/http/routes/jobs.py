@@ -34,6 +34,7 @@ from contract.messages import (
 )
 from contract.names import webhook_instance
 from gateway import problems
+from gateway.batches.ids import is_batch_id, line_id, line_of
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import Unavailable, UnknownInstance
 from gateway.http.event_stream import EventStreamResponse, JobEvents, parse_after
@@ -142,9 +143,21 @@ _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 LINK_LIFETIME: Final = timedelta(minutes=15)
 
 _OPTIONS: Final = (
-    *("code", "created_after", "created_before", "cursor", "id", "label", "limit", "metadata"),
+    *(
+        "batch",
+        "code",
+        "created_after",
+        "created_before",
+        "cursor",
+        "id",
+        "label",
+        "limit",
+        "metadata",
+    ),
     *("model", "status", "tenant"),
 )
+_BATCH_OPTIONS: Final = frozenset({"batch", "code", "cursor", "limit", "status", "tenant"})
+_BAD_CURSOR: Final = "cursor: this value is not valid; use the next_cursor of the previous page"
 _CODE: Final = re.compile("[a-z][a-z0-9-]{0,99}")
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}\*")
 _CURSOR: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}g?")
@@ -583,6 +596,13 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
             pattern=f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$",
         ),
     ] = None,
+    batch: Annotated[
+        str | None,
+        query_option(
+            "The lines of the batch with this id, in their order. Only `status`, `code`, `tenant`, "
+            "`limit` and `cursor` can be given with it. Without it, no lines of batches are listed."
+        ),
+    ] = None,
     tenant: Annotated[str | None, TENANT_OPTION] = None,
     limit: Annotated[
         str | None,
@@ -609,6 +629,8 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
         created_before=parse_time("created_before", created_before),
         id=_parse_id(id),
     )
+    if batch is not None:
+        return await _list_lines(request, batch, wanted, cursor, parse_limit(limit))
     oldest = _oldest_time(services.clock(), services.retention)
     ids, durable = _id_range(cursor, oldest), durable_of(request)
     page = await services.search.find(
@@ -620,6 +642,28 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     else:
         searched_to = searched_since(page.below)
     return answer_conditionally(request, _page_response(request, jobs, page.below, searched_to))
+
+
+async def _list_lines(
+    request: Request, batch_id: str, wanted: JobFilter, cursor: str | None, limit: int
+) -> Response:
+    """Return the response that lists lines of a batch."""
+    if others := request.query_params.keys() - _BATCH_OPTIONS:
+        raise malformed(f"{min(others)}: this option cannot be given together with batch")
+    services = services_of(request)
+    spec = await services.batch_store.spec(batch_id) if is_batch_id(batch_id) else None
+    if spec is None or wanted.tenant not in {None, spec.tenant}:
+        raise malformed(f"batch: there is no batch {batch_id[:100]!r}, or it has been deleted")
+    first = 1
+    if cursor is not None:
+        if (key := line_of(_parse_cursor(cursor))) is None or key.batch_id != batch_id:
+            raise malformed(_BAD_CURSOR)
+        first = key.number
+    page = await services.batch_lines.list_page(spec, wanted, first, limit)
+    jobs = [shown_job(request, *pair) for pair in page.jobs]
+    following = None if page.following is None else line_id(batch_id, page.following)
+    created_at = datetime.fromisoformat(spec.created_at)
+    return answer_conditionally(request, _page_response(request, jobs, following, created_at))
 
 
 def _page_response(
@@ -706,5 +750,5 @@ def _parse_cursor(cursor: str) -> str:
     except (binascii.Error, ValueError):
         below = ""
     if not _CURSOR.fullmatch(below):
-        raise malformed("cursor: this value is not valid; use the next_cursor of the previous page")
+        raise malformed(_BAD_CURSOR)
     return below

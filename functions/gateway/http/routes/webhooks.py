@@ -66,8 +66,9 @@ async def redeliver(request: Request, job_id: str) -> Response:
     """Deliver a job's webhook again now, with retries. The event id stays the same."""
     refuse_unknown_query(request)
     durable = durable_of(request)
-    instance = await durable.status(check_job_id(job_id))
-    job = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    jobs = services_of(request).jobs
+    instance = await jobs.snapshot(durable, check_job_id(job_id))
+    job = await jobs.record_of(job_id, instance) if instance else None
     if instance is None or job is None:
         raise unknown_job(job_id)
     _check_has_webhook(job_id, instance)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -61,6 +61,7 @@ from gateway.jobs.model import (
 from gateway.jobs.progress import ProgressReport, report_from_json
 from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem, invalid_input, malformed
+from gateway.services import Services
 from gateway.submission.parse import find_model, names_version, parse_submission
 
 MAX_REPORT_BYTES: Final = 8 * 1024
@@ -83,6 +84,12 @@ class ReplyWanted(TypedDict):
     """The response that shows that a job still needs a reply."""
 
     status: Literal["wanted"]
+    cancelled: NotRequired[
+        Annotated[
+            list[str],
+            Field(description="With `batch`: the jobs of the batch that must not be run."),
+        ]
+    ]
 
 
 class ChildJob(TypedDict):
@@ -148,10 +155,26 @@ async def reply(
     response_description="A reply is wanted",
     responses=problem_responses(401, 404, 410, 503),
 )
-async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
-    """Return 200 if the job still needs a reply; 410 if it has ended and must not be run."""
+async def wanted(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
+    request: Request,
+    job_id: str,
+    batch: Annotated[
+        str | None,
+        query_option("`true`: whether any line of the job's batch needs a reply.", enum=["true"]),
+    ] = None,
+    expires: str = "",
+    token: str = "",
+    queue: str = "",
+) -> Response:
+    """Return 200 if the job still needs a reply; 410 if it has ended and must not be run.
+
+    With `batch=true`, the answer is about all lines of the job's batch, so that a worker need not
+    ask for each.
+    """
     _check_token(request, job_id, expires, token)
     services = services_of(request)
+    if services.jobs.is_line(job_id):
+        return await _answer_line(services, job_id, queue, is_shared=batch == "true")
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
         # The request that submitted the job may delay the start of the orchestration.
@@ -169,6 +192,20 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
     # Only workers call this route, so the model has a worker.
     services.estimates.record_worker(found["model"])
     return json_response(_WANTED)
+
+
+async def _answer_line(services: Services, job_id: str, queue: str, *, is_shared: bool) -> Response:
+    """Answer whether a line of a batch, or with `is_shared` any line of it, needs a reply."""
+    answer, lines = _WANTED, services.batch_lines
+    if is_shared:
+        if (cancelled := await lines.cancelled_lines(job_id)) is None:
+            raise _already_final()
+        answer = {**_WANTED, "cancelled": cancelled}
+    elif not await lines.is_wanted(job_id):
+        raise _already_final()
+    if (model_queue := services.catalogue.find_queue(queue)) is not None:
+        services.estimates.record_worker(model_queue[0].name)
+    return json_response(answer)
 
 
 @router.put(
@@ -270,7 +307,7 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
         raise malformed("key: this query parameter is missing")
     services, durable = services_of(request), durable_of(request)
     entry = find_model(services.catalogue, model)
-    instance = await durable.status(job_id)
+    instance = await services.jobs.snapshot(durable, job_id)
     found = await services.jobs.record_of(job_id, instance) if instance else None
     if instance is None or found is None:
         raise unknown_job(job_id)
