@@ -224,8 +224,9 @@ var queries = [
     name: 'oldest-message'
     severity: 2
     text: 'The oldest job of a queue waits too long: is any worker of that model ready?'
-    // The gateway writes this line once a minute for each queue that is not empty.
-    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": the oldest message is " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) by queue'
+    // The gateway writes this line once a minute for each queue that is not empty. Lines of batches and other jobs
+    // of low priority may wait for normal jobs.
+    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": the oldest message is " seconds:real " s" * | where isnotnull(seconds) and queue !endswith "-low" | summarize value = max(seconds) by queue'
     measure: 'value'
     dimension: 'queue'
     threshold: oldestSeconds

@@ -313,6 +313,9 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
         assert "by (model)" in queries[name], name
     for name in ("no-ready-worker", "oldest-message", "given-up"):
         assert queries[name].endswith("by queue"), name
+    low_priority_waits = 'queue !endswith "-low"'
+    assert low_priority_waits in queries["oldest-message"]
+    assert low_priority_waits not in queries["no-ready-worker"]
     assert queries["failed-jobs"].endswith('by reason = strcat(model, " ", code)')
     gone = 'join kind=leftanti (exceptions | where tostring(details) has "RequestCanceled")'
     assert gone in queries["gateway-errors"], "an alert of callers that disconnect"

@@ -224,6 +224,7 @@ FAULTS = [
     ("infra/modules/alerts.bicep", "name: 'key-vault'", "name: 'vault'"),
     ("infra/modules/alerts.bicep", "      overrideQueryTimeRange: each.?range\n", ""),
     ("infra/modules/alerts.bicep", "event Preempt", "event Evict"),
+    ("infra/modules/alerts.bicep", ' and queue !endswith "-low"', ""),
     ("infra/modules/monitoring.bicep", "dashboards/worker.json", "workbook.json"),
     ("infra/modules/durable.bicep", "retentionPeriodInDays: retentionDays", "x: 1"),
     ("infra/modules/durable.bicep", "resource operatorRole", "resource otherRole"),
