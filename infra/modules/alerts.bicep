@@ -20,8 +20,8 @@ param gatewayUrl string
 param testsAvailability bool
 param usesAks bool
 
-@description('Number of messages in a queue above which an alert is raised.')
-param longQueue int = 500
+@description('Number of messages in a queue above which an alert is raised. A batch has up to 1,000 in its queue.')
+param longQueue int = 1000
 
 @description('Seconds that the oldest job in a queue may wait.')
 param oldestSeconds int = 600
