@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         WaitTimedOut,
     )
+    from loosely.client.mapping import Outcome
     from loosely.client.resources import (
         Event,
         Job,
@@ -73,6 +74,7 @@ __all__ = [
     "LooselyError",
     "Model",
     "NotFound",
+    "Outcome",
     "Overloaded",
     "PayloadTooLarge",
     "Place",
@@ -95,7 +97,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import and return the object with this public name."""
     if name in __all__:
-        for module in ("errors", "resources", "retry", "streams", "clients"):
+        for module in ("errors", "resources", "retry", "streams", "mapping", "clients"):
             found: object = getattr(import_module(f"loosely.client.{module}"), name, None)
             if found is not None:
                 globals()[name] = found

@@ -2,12 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from functools import wraps
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sized,
+)
+from contextlib import aclosing
+from functools import partial, wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import httpx
 
+from loosely.client.mapping import Input, Outcome, iterate_in_thread
 from loosely.client.operations import ClientOperations
 from loosely.client.requests import RequestBuilder
 from loosely.client.resources import Job, JobEvent
@@ -55,6 +66,34 @@ def block_stream(
         return JobStream(operation(cast(Kind, self._operations), *args, **kwargs))
 
     return method
+
+
+def block_map(
+    operation: Callable[
+        Concatenate[Kind, str, Iterable[Input] | AsyncIterable[Input], P],
+        AsyncGenerator[Outcome, None],
+    ],
+) -> "Callable[Concatenate[Client, str, Iterable[Input], P], Iterator[Outcome]]":
+    """Return a method of `Client` that runs ``operation`` in an event loop of its own."""
+
+    @wraps(operation)
+    def method(
+        self: "Client", model: str, inputs: Iterable[Input], *args: P.args, **kwargs: P.kwargs
+    ) -> Iterator[Outcome]:
+        if isinstance(inputs, Sized):
+            kwargs.setdefault("total", len(inputs))
+
+        async def iterate(given: AsyncIterable[Input]) -> AsyncGenerator[Outcome, None]:
+            async with httpx.AsyncClient(**http_options(self.url)) as http:
+                operations = cast(Kind, self._connect(AsyncTransport(http, asyncio.sleep)))
+                outcomes = operation(operations, model, given, *args, **kwargs)
+                async with aclosing(outcomes):
+                    async for each in outcomes:
+                        yield each
+
+        return iterate_in_thread(iterate, inputs)
+
+    return method  # type: ignore[return-value] # the model and the inputs also have names
 
 
 def _iterate(values: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -159,9 +198,8 @@ class Client:
         """
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.Client(**http_options(url))
-        self._operations = self._kind(
-            requests, BlockingTransport(self._http, sleep), retry or Retry(), clock
-        )
+        self._connect = partial(self._kind, requests, retry=retry or Retry(), clock=clock)
+        self._operations = self._connect(BlockingTransport(self._http, sleep))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -184,6 +222,7 @@ class Client:
     submit = block(ClientOperations.submit)
     run = block(ClientOperations.run)
     wait = block(ClientOperations.wait)
+    map = block_map(ClientOperations.map)
     get = block(ClientOperations.get)
     timeline = block(ClientOperations.timeline)
     cancel = block(ClientOperations.cancel)

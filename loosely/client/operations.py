@@ -3,7 +3,16 @@
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sized,
+)
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +30,9 @@ from loosely.client.errors import (
     WaitTimedOut,
     ending_of,
 )
+from loosely.client.mapping import DEFAULT_CONCURRENCY, Input, InputRunner, Outcome, run_each
 from loosely.client.media import is_json
+from loosely.client.progress import progress_bar
 from loosely.client.requests import (
     HttpRequest,
     Payload,
@@ -49,7 +60,7 @@ from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.sse import EVENT_STREAM
 from loosely.client.streams import AsyncJobStream, StreamReader
-from loosely.client.transport import Transport
+from loosely.client.transport import MAX_CONNECTIONS, Transport
 
 #: The longest wait of one request. Load balancers in clouds close connections idle for longer.
 POLL_SECONDS: Final = 60
@@ -234,6 +245,64 @@ class ClientOperations:
         """
         job_id = job if isinstance(job, str) else job.id
         return AsyncJobStream(self._follow(job_id, StreamReader(after)), after)
+
+    async def map(  # noqa: PLR0913 - the options of each submit, and those of the iteration
+        self,
+        model: str,
+        inputs: Iterable[Input] | AsyncIterable[Input],
+        *,
+        media_type: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        deadline_seconds: int | None = None,
+        priority: Priority | None = None,
+        label: str | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        in_order: bool = False,
+        retries: int = 2,
+        progress: bool | None = None,
+        total: int | None = None,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Run each input as a job of ``model``, and yield the outcomes as the jobs end.
+
+        An input that fails does not end the rest: its outcome has the error. An error that every
+        further input would meet is raised, for example if the model is unknown or if the gateway
+        stays away. The inputs are taken only as they are needed, so they may be a generator.
+
+        Args:
+            inputs: Bytes, paths of files, or uploads. `Outcome.index` counts them from 0.
+            media_type: Of all inputs. The other options of a submit, too, are those of each job.
+            concurrency: The maximum number of inputs that run at once, from 1 to 100.
+            in_order: Yield the outcomes in the order of the inputs.
+            retries: How often to submit an input again whose job failed with a retryable error.
+            progress: Show a progress bar. Default: if standard error is a terminal.
+            total: The number of inputs, for the progress bar. Default: their length, if known.
+
+        Jobs that run when the iteration is stopped continue. Raises ValueError if ``concurrency``
+        is out of range.
+
+        Example:
+            >>> for outcome in client.map("classifier", Path("pictures").glob("*.jpg")):
+            ...     print(outcome.source, outcome.error or outcome.result)
+        """
+        if not 1 <= concurrency <= MAX_CONNECTIONS:
+            raise ValueError(f"concurrency: expected 1 to {MAX_CONNECTIONS}, found {concurrency}")
+        run = partial(
+            self.run,
+            model=model,
+            media_type=media_type,
+            parameters=parameters,
+            deadline_seconds=deadline_seconds,
+            priority=priority,
+            label=label,
+        )
+        runner = InputRunner(run, retries, self._retry, self._transport.sleep)
+        outcomes = run_each(runner.run, inputs, concurrency, in_order=in_order)
+        total = len(inputs) if total is None and isinstance(inputs, Sized) else total
+        with progress_bar(model, total, is_shown=progress) as bar:
+            async with aclosing(outcomes):
+                async for outcome in outcomes:
+                    bar.add(is_failed=outcome.error is not None)
+                    yield outcome
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait until a job has ended, by default without a limit, and return the succeeded job.

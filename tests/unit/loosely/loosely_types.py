@@ -12,6 +12,7 @@ from loosely import (
     JobEnded,
     JobPage,
     Model,
+    Outcome,
     Problem,
     Result,
     Retry,
@@ -32,6 +33,7 @@ def synchronous(client: Client) -> None:
     assert_type(client.timeline("id").deliveries, tuple[TimelineDelivery, ...])
     assert_type(client.cancel("id"), Job)
     assert_type(client.result("id"), Result | Job)
+    assert_type(client.map("m", [b"", Path("file")], concurrency=4), Iterator[Outcome])
     assert_type(client.iter_events("id"), Iterator[Event])
     assert_type(client.upload(Path("file"), "m"), Upload)
     assert_type(client.submit(client.upload(b"", "m"), "m"), Job)
@@ -52,6 +54,7 @@ async def asynchronous(client: AsyncClient) -> None:
     assert_type(await client.timeline("id"), Timeline)
     assert_type(await client.cancel("id"), Job)
     assert_type(await client.result("id"), Result | Job)
+    assert_type(client.map(model="m", inputs=[b""]), AsyncGenerator[Outcome, None])
     assert_type(client.iter_events("id"), AsyncGenerator[Event, None])
     assert_type(await client.upload(b"", "m"), Upload)
     assert_type(await client.models(), tuple[Model, ...])

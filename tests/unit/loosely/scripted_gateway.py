@@ -168,8 +168,12 @@ class ScriptedGateway:
         self.requests: list[ReceivedRequest] = []
         #: Called for each request, for example to advance the time of a test.
         self.on_request: Callable[[], None] = lambda: None
+        #: Returns the response to a request, for clients that send several at once.
+        self.answer: Callable[[ReceivedRequest], ScriptedResponse] | None = None
 
-    def next_response(self) -> ScriptedResponse:
+    def next_response(self, request: ReceivedRequest) -> ScriptedResponse:
+        if self.answer is not None:
+            return self.answer(request)
         return self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
 
 
@@ -183,9 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.gateway.requests.append(ReceivedRequest(self.command, self.path, headers, body))
+        request = ReceivedRequest(self.command, self.path, headers, body)
+        self.gateway.requests.append(request)
         self.gateway.on_request()
-        reply = self.gateway.next_response()
+        reply = self.gateway.next_response(request)
         if reply is HANG_UP:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -212,6 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # clients may disconnect

@@ -12,7 +12,7 @@ from loosely.client import errors
 PUBLIC = """
 AccessDenied AsyncClient AsyncJobStream Client Event GatewayFailure GatewayUnreachable
 IdempotencyMismatch InputRejected InvalidRequest Job JobCancelled JobDurations JobEnded
-JobEvent JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Overloaded
+JobEvent JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Outcome Overloaded
 PayloadTooLarge Place Problem Progress RequestRefused Result Retry StreamRestarted
 Timeline TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
@@ -47,6 +47,6 @@ def test_both_clients_have_same_methods() -> None:
         return {name: list(signature(getattr(client, name)).parameters) for name in public}
 
     assert methods(Client) == methods(AsyncClient)
-    iterators = {"iter_events", "jobs", "stream", "follow"}
+    iterators = {"iter_events", "jobs", "map", "stream", "follow"}
     waited_for = {name for name in methods(AsyncClient) if name not in iterators}
     assert all(iscoroutinefunction(getattr(AsyncClient, name)) for name in waited_for)

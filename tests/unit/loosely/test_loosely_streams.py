@@ -22,6 +22,7 @@ from tests.unit.loosely.both_clients import Connect, SleepClock
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
+    ReceivedRequest,
     ScriptedGateway,
     ScriptedResponse,
     event_response,
@@ -164,11 +165,7 @@ class TestResumption:
 
     @pytest.mark.parametrize("seed", range(8))
     def test_random_breaks_lose_and_repeat_nothing(
-        self,
-        gateway: ScriptedGateway,
-        connect: Connect,
-        monkeypatch: pytest.MonkeyPatch,
-        seed: int,
+        self, gateway: ScriptedGateway, connect: Connect, seed: int
     ) -> None:
         random = Random(seed)
         first = [("chunk", f"1-{number}", "ä" * number) for number in range(1, 20)]
@@ -176,8 +173,8 @@ class TestResumption:
         events = [*first, AGAIN, *second]
         ids = [event_id for _, event_id, _ in events]
 
-        def respond() -> ScriptedResponse:
-            last = gateway.requests[-1].headers.get("last-event-id")
+        def respond(request: ReceivedRequest) -> ScriptedResponse:
+            last = request.headers.get("last-event-id")
             start = 0 if last is None else ids.index(last) + 1
             # A gateway that repeats an event is no reason to show it twice.
             whole = event_response(*events[max(0, start - random.randrange(3)) :], ENDED)
@@ -192,7 +189,7 @@ class TestResumption:
                     cut = whole.body[: random.randrange(1200)]
                     return replace(whole, body=cut, is_cut=len(cut) < len(whole.body))
 
-        monkeypatch.setattr(gateway, "next_response", respond)
+        gateway.answer = respond
         stream = connect(gateway.url, retry=Retry(total_seconds=3600)).follow(JOB_ID)
         assert [(each.kind, each.id, each.data) for each in stream.events()] == events
         assert len(gateway.requests) > 3
