@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -22,6 +22,7 @@ from loosely.cli.connection import (
     find_data_directory,
 )
 from loosely.cli.errors import ExitCode, exit_on_error
+from loosely.cli.many import name_inputs, name_lines, submit_many
 from loosely.cli.output import (
     JsonOption,
     SpinnerText,
@@ -39,12 +40,16 @@ from loosely.cli.output import (
 from loosely.cli.streams import StreamView
 from loosely.client.clients import Client
 from loosely.client.errors import GatewayUnreachable, JobEnded, LooselyError, UnexpectedAnswer
+from loosely.client.mapping import DEFAULT_CONCURRENCY, Outcome
 from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
 from loosely.client.resources import Job, Result, Timeline
+from loosely.client.retry import Retry
+from loosely.client.transport import MAX_CONNECTIONS
 from loosely.local.data_directory import RunningSystem
 
 _DEFAULT_PAGES = 10
+_STDIN = Path("-")
 _RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", re.ASCII)
 
@@ -133,9 +138,13 @@ def _read_pairs(option: str, what: str, given: Sequence[str]) -> Iterator[tuple[
 
 
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="The input file, or - for standard input."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="The input files, or folders of them. - is standard input: one input or, with "
+            "--out, an input on each line.",
+        ),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
     deadline: Annotated[
@@ -178,21 +187,59 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         typer.Option("--stream", help="Show what the model emits while it runs, as it comes."),
     ] = False,
     save: SaveOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="Write the results of many inputs: to a folder with a file for each input, or "
+            "to a file NAME.jsonl. What is there already is not run again.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MAX_CONNECTIONS, metavar="N", help="How many of many inputs run at once."
+        ),
+    ] = DEFAULT_CONCURRENCY,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a file to a model and show the result.
+    """Submit a file to a model and show the result, or many files and write their results.
 
     Waits until the job ends, also during a restart of the gateway. Ctrl-C ends the wait, not the
-    job.
+    job. Several files, a folder, or --out make one job for each input.
     """
+    if len(files) > 1 or out is not None or files[0].is_dir():
+        alone = {
+            "--detach": detach,
+            "--stream": stream,
+            "--save": save,
+            "--input": named_input,
+            "--idempotency-key": idempotency_key,
+        }
+        _refuse_options(alone)
+        is_lines = files == [_STDIN]
+        run = partial(
+            _map,
+            model,
+            media_type=media_type or ("text/plain" if is_lines else None),
+            parameters=parse_parameters(param or []) or None,
+            deadline_seconds=deadline,
+            priority=priority,
+            label=label,
+            concurrency=concurrency,
+        )
+        named = name_lines(sys.stdin.buffer) if is_lines else _name_files(files)
+        submit_many(run, partial(connect, url, api_key, Retry()), named, out)
+        return
     if detach and (stream or save is not None):
         hint = "--stream" if stream else "--save"
         raise typer.BadParameter("cannot be used with --detach", param_hint=hint)
     send = partial(
         Client.submit,
-        source=_read_source(file),
+        source=_read_source(files[0]),
         model=model,
         media_type=media_type,
         inputs=parse_inputs(named_input or []),
@@ -392,8 +439,29 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     typer.echo(f"{since}continue with: --cursor {printable(cursor)}", err=True)
 
 
+def _refuse_options(given: Mapping[str, object]) -> None:
+    """Raise BadParameter if one of these options is given."""
+    for hint, value in given.items():
+        if value:
+            raise typer.BadParameter("cannot be used with several inputs", param_hint=hint)
+
+
+def _map(
+    model: str, client: Client, *, inputs: Iterator[Source], **options: Any
+) -> Iterator[Outcome]:
+    return client.map(model, inputs, **options)
+
+
+def _name_files(files: Sequence[Path]) -> Collection[tuple[str, Source]]:
+    """Return the files with their names. Raises BadParameter if one cannot be read."""
+    for file in files:
+        if not file.is_dir():
+            _check_readable(file, "FILE")
+    return name_inputs(files).items()
+
+
 def _read_source(file: Path) -> Source:
-    if str(file) == "-":
+    if file == _STDIN:
         return sys.stdin.buffer.read()
     _check_readable(file, "FILE")
     return file
