@@ -69,6 +69,12 @@ UNKNOWN_JOB: Final = ProblemKind(
     "There is no such job",
     "The id is wrong, or the job was deleted after its retention.",
 )
+UNKNOWN_BATCH: Final = ProblemKind(
+    "unknown-batch",
+    404,
+    "There is no such batch",
+    "The id is wrong, or the batch was deleted after its retention.",
+)
 UNKNOWN_RESULT: Final = ProblemKind(
     "unknown-result",
     404,
@@ -147,12 +153,26 @@ UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
     "The model does not accept this media type",
     "`accepted` lists the accepted media types. The content must match its Content-Type.",
 )
+RANGE_NOT_SATISFIABLE: Final = ProblemKind(
+    "range-not-satisfiable",
+    416,
+    "The content is shorter than the range",
+    "`Content-Range` has the present length. The file of a running batch grows: repeat the request "
+    "later.",
+)
 INVALID_INPUT: Final = ProblemKind(
     "invalid-input",
     422,
     "The input cannot be used",
     "The input is empty or unreadable, or has more pixels than the model accepts, or one of the "
     "URLs is not allowed. `detail` contains the reason.",
+)
+INVALID_BATCH: Final = ProblemKind(
+    "invalid-batch",
+    422,
+    "Lines of the batch cannot be used",
+    "Nothing was started. `errors` lists up to 100 lines, with the reasons: correct them, and send "
+    "the batch again.",
 )
 IDEMPOTENCY_MISMATCH: Final = ProblemKind(
     "idempotency-mismatch",
@@ -183,6 +203,14 @@ TOO_MANY_STREAMS: Final = ProblemKind(
     "Too many streams are open",
     "Close a stream, or try again after `Retry-After` seconds. The job is not affected: read it "
     "with `GET /v1/jobs/{id}`. The operator sets `MAX_STREAMS` and `MAX_TENANT_STREAMS`.",
+    retryable=True,
+)
+TOO_MANY_BATCHES: Final = ProblemKind(
+    "too-many-batches",
+    429,
+    "There are too many batches",
+    "The tenant has as many batches as are kept. Batches that have ended are deleted after their "
+    "retention. Put more lines into each batch.",
     retryable=True,
 )
 INFERENCE_FAILED: Final = ProblemKind(

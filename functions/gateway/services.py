@@ -8,7 +8,10 @@ from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
 from contract.guard import Resolver
 from contract.queues import names
+from gateway.batches.create import Batches
+from gateway.batches.intake import LineIntake
 from gateway.batches.lines import BatchLines
+from gateway.batches.native_lines import NativeLines
 from gateway.batches.store import BatchStore
 from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
@@ -130,6 +133,19 @@ class Services:
             clock=clock,
             url_inputs=RateLimiter(clock),
             start_delay_seconds=self.start_delay_seconds,
+        )
+        # Those of OpenAI's API are read by ours until they have their own.
+        native = NativeLines(catalogue)
+        self.intake = LineIntake(blobs, payloads, self.bodies, self.creator, native, native)
+        self.batches = Batches(
+            self.batch_store,
+            blobs,
+            payloads,
+            self.creator,
+            self.intake,
+            self.batch_waker,
+            clock,
+            self.claim_lifetime,
         )
         self.children = ChildJobs(self.creator)
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)

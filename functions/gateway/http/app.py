@@ -24,6 +24,7 @@ from gateway.http.openai import responses as openai_responses
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
+    batches,
     dead_letters,
     health,
     jobs,
@@ -46,6 +47,7 @@ MODULES: Final = (
     workers,
     uploads,
     jobs,
+    batches,
     webhooks,
     models,
     health,
@@ -222,6 +224,7 @@ _CORS_REQUEST_HEADERS: Final = (
     "If-None-Match",
     "Loosely-Label",
     "Prefer",
+    "Range",
     "X-Api-Key",
     "traceparent",
     "tracestate",
@@ -237,8 +240,10 @@ _CORS_REQUEST_HEADERS: Final = (
     ),
 )
 _CORS_RESPONSE_HEADERS: Final = (
+    "Accept-Ranges",
     "Allow",
     "Content-Location",
+    "Content-Range",
     "ETag",
     "Idempotency-Replayed",
     "Link",

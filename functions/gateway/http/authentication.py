@@ -40,9 +40,11 @@ _OPEN: Final = re.compile(
     r"|/v1/jobs/[^/]+/(?:reply|progress|children)"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
-# Routes that show operators the jobs of all tenants, but not what the jobs contain.
-_OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
-_JOB: Final = re.compile(r"/v1/jobs/[^/]+")
+# Routes that show operators the jobs and batches of all tenants, but not what these contain.
+_OPERATED: Final = re.compile(
+    r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?|/v1/batches(?:/[^/]+)?"
+)
+_CANCELLED: Final = re.compile(r"/v1/(?:jobs|batches)/[^/]+")
 _ADMIN: Final = re.compile(r"/metrics|/v1/(?:admin|dead-letters|ops)(?:/.*)?", re.DOTALL)
 
 
@@ -58,7 +60,7 @@ def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
-    if method == "DELETE" and _JOB.fullmatch(path):
+    if method == "DELETE" and _CANCELLED.fullmatch(path):
         return (Scope.JOBS_WRITE, Scope.ADMIN)
     if method != "GET":
         return (Scope.JOBS_WRITE,)

@@ -134,10 +134,15 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     )
 
 
-def answer_conditionally(request: Request, response: Response, caching: str = _CACHING) -> Response:
-    """Return the response with its ETag, or 304 if If-None-Match has it; check If-Match."""
-    check_match(request, response)
-    tag = _make_etag(bytes(response.body))
+def answer_conditionally(
+    request: Request, response: Response, caching: str = _CACHING, tag: str | None = None
+) -> Response:
+    """Return the response with its ETag, or 304 if If-None-Match has it; check If-Match.
+
+    The ETag is `tag`, or a digest of the body.
+    """
+    tag = tag or _make_etag(bytes(response.body))
+    _check_tag(request, tag)
     response.headers["ETag"] = tag
     response.headers["Cache-Control"] = caching
     if not _has_tag(request.headers.getlist("if-none-match"), tag):
@@ -148,8 +153,12 @@ def answer_conditionally(request: Request, response: Response, caching: str = _C
 
 def check_match(request: Request, response: Response) -> None:
     """Raise the problem `precondition-failed` if If-Match does not contain the response's ETag."""
+    _check_tag(request, _make_etag(bytes(response.body)))
+
+
+def _check_tag(request: Request, tag: str) -> None:
     fields = request.headers.getlist("if-match")
-    if fields and not _has_tag(fields, _make_etag(bytes(response.body)), is_strong=True):
+    if fields and not _has_tag(fields, tag, is_strong=True):
         raise HttpProblem(
             problems.PRECONDITION_FAILED, "If-Match: the resource has changed; read it again"
         )

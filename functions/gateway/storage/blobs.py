@@ -45,7 +45,7 @@ from azure.storage.blob.aio import (
 from contract.names import PAYLOAD_CONTAINER
 from contract.settings import AzureEndpoint
 from gateway.clock import Clock, utc_now
-from gateway.errors import Unavailable
+from gateway.errors import MissingPayload, Unavailable
 
 # A caller is waiting, so the SDK's defaults (60 s for a read, 15 s before a retry) are too long.
 # With these values there are two attempts within ANSWER_SECONDS if the storage does not respond,
@@ -243,6 +243,8 @@ _PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 
 _PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"}
 
+_NO_CONDITION: Final[Mapping[str, str]] = {}
+
 _Answer = tuple[int, str, bytes]
 
 
@@ -307,9 +309,23 @@ class Blobs:
 
     async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
         """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""
-        wanted = {"x-ms-range": f"bytes={offset}-{offset + max_bytes - 1}"}
-        status, _, data = await self._request("GET", blob, wanted)
-        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
+        return await self._read_range(blob, offset, max_bytes) or b""
+
+    async def read_version(self, blob: str, offset: int, max_bytes: int, etag: str) -> bytes:
+        """Do the same for a blob with this ETag. Raises MissingPayload if it is gone or changed."""
+        data = await self._read_range(blob, offset, max_bytes, {"If-Match": etag})
+        if data is None:
+            raise MissingPayload(blob)
+        return data
+
+    async def _read_range(
+        self, blob: str, offset: int, max_bytes: int, condition: Mapping[str, str] = _NO_CONDITION
+    ) -> bytes | None:
+        headers = {"x-ms-range": f"bytes={offset}-{offset + max_bytes - 1}", **condition}
+        status, _, data = await self._request("GET", blob, headers)
+        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED}:
+            return None
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
         if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
             return data

@@ -199,10 +199,12 @@ class JobCreator:
         model = new_job.model
         if model.versions and not new_job.is_pinned:
             model = await self._choose_version(model, job_id)
-        self._refuse_if_saturated(model, new_job)
-        self._refuse_too_many_urls(new_job)
+        if (batch := new_job.batch) is None:
+            self._refuse_if_saturated(model, new_job)
+            self._refuse_too_many_urls(new_job)
         await self._check_addresses(new_job)
         created_at = self.clock()
+        deadline = created_at + timedelta(seconds=new_job.deadline_seconds)
         first, inputs = await self._store_inputs(new_job, job_id)
         request = JobRequest(
             job_id=job_id,
@@ -210,10 +212,11 @@ class JobCreator:
             input=first,
             inputs=inputs,
             created_at=created_at,
-            deadline=created_at + timedelta(seconds=new_job.deadline_seconds),
+            deadline=deadline if batch is None else batch.deadline,
             parameters=new_job.parameters,
             stream=new_job.stream,
             operation=new_job.operation,
+            batch=None if batch is None else batch.id,
         )
         return PreparedJob(request, replace(new_job, model=model))
 
@@ -428,12 +431,15 @@ class JobCreator:
                 with naming_input(name):
                     await self._check_address(f"{_path_of(name)}.url", each.url.url, job.tenant)
         if job.webhook_url is not None:
-            if not self.settings.webhook_secrets:
-                raise invalid_input(
-                    "webhook.url: this gateway sends no webhooks, "
-                    "because WEBHOOK_SECRETS is not set"
-                )
-            await self._check_address("webhook.url", job.webhook_url, job.tenant)
+            await self.check_webhook(job.webhook_url, job.tenant)
+
+    async def check_webhook(self, url: str, tenant: str) -> None:
+        """Raise HttpProblem if this gateway sends no webhooks, or none to this URL."""
+        if not self.settings.webhook_secrets:
+            raise invalid_input(
+                "webhook.url: this gateway sends no webhooks, because WEBHOOK_SECRETS is not set"
+            )
+        await self._check_address("webhook.url", url, tenant)
 
     async def _check_address(self, option: str, url: str, tenant: str) -> None:
         try:
@@ -470,7 +476,7 @@ class JobCreator:
     ) -> InputPayload:
         if submitted.url is not None:
             return submitted.url
-        if submitted.upload is not None or submitted.file is not None:
+        if submitted.is_stored:
             return await self.find_stored(new_job, name, submitted)
         if submitted.pieces is not None:
             await self.store_pieces(submitted)
@@ -497,14 +503,18 @@ class JobCreator:
     async def find_stored(
         self, new_job: NewJob, name: str | None, submitted: SubmittedInput
     ) -> PayloadRef:
-        """Return a reference to an upload or a file. By its ETag, the worker refuses a change."""
+        """Return a reference to an upload or a file. By its ETag, the worker refuses a change.
+
+        A job of a batch may use each upload that had not expired when the batch was created.
+        """
         if submitted.file is not None:
             blob = await self.files.find_blob(new_job.tenant, submitted.file)
             missing = f"there is no file {submitted.file[:100]!r}, or it has been deleted"
         else:
             upload_id = submitted.upload or ""
             expires_at = upload_expiry(upload_id)
-            is_valid = expires_at is not None and self.clock() < expires_at
+            used_at = new_job.batch.created_at if new_job.batch else self.clock()
+            is_valid = expires_at is not None and used_at < expires_at
             blob = upload_blob_of(upload_id, new_job.tenant) if is_valid else None
             missing = (
                 f"there is no upload {upload_id[:100]!r}, because nothing was sent to its URL "

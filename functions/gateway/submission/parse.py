@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
@@ -74,6 +75,20 @@ class SubmittedInput:
     pieces: AsyncIterator[bytes] | None = None
     stored: PayloadRef | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the caller has stored the input before, so that it must be looked up."""
+        return self.upload is not None or self.file is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTimes:
+    """The batch to which a job belongs. Its jobs end by `deadline`, whenever they are sent."""
+
+    id: str
+    created_at: datetime
+    deadline: datetime
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
@@ -92,6 +107,7 @@ class NewJob:
     parent: str | None = None
     held: HeldBytes | None = field(default=None, repr=False)
     stream: bool = False
+    batch: BatchTimes | None = None
     operation: str | None = None
     metadata: Mapping[str, str] | None = None
     is_background: bool = False
@@ -228,18 +244,22 @@ def _read_envelope(parts: RequestParts, model: ModelEntry, body: bytes) -> NewJo
             'the body must be a JSON object such as {"input": {"json": …}}; in place of json, the '
             "input may have text, base64, url or upload"
         )
-    _refuse_unknown("", envelope, _MEMBERS)
+    refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
         # These options are strings only in queries and forms.
         if isinstance(envelope.get(name), str):
             raise malformed(
                 f"{name}: expected the JSON value itself, not a string that contains it"
             )
-    inputs = {
-        None: _read_input(model, "input", envelope.pop("input")),
-        **_read_named_inputs(model, envelope.pop("inputs", None)),
-    }
+    inputs = read_inputs(model, envelope.pop("input"), envelope.pop("inputs", None))
     return _make_job(parts, model, inputs, {**parts.options, **_with_webhook_url(envelope)})
+
+
+def read_inputs(
+    model: ModelEntry, first: dict[str, Json], named: Json
+) -> dict[str | None, SubmittedInput]:
+    """Return the inputs in the members `input` and `inputs` of a JSON body."""
+    return {None: _read_input(model, "input", first), **_read_named_inputs(model, named)}
 
 
 def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str | None, SubmittedInput]:
@@ -295,7 +315,7 @@ def check_required_inputs(model: ModelEntry, names: Collection[str | None]) -> N
 
 def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
     """Read the JSON object of an input, which is at `path` in the body."""
-    _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
+    refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
         raise malformed(f"{path}: expected exactly one of the members {', '.join(_INPUTS)}")
@@ -365,7 +385,8 @@ def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
     return {**envelope, "webhook_url": webhook["url"]}
 
 
-def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]) -> None:
+def refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]) -> None:
+    """Raise the problem `malformed-request` for a member of the object at `path` not in `known`."""
     for name in found:
         if name not in known:
             text = f"unknown member {path}{name[:100]}; the members are {', '.join(sorted(known))}"

@@ -481,7 +481,7 @@ class MemoryBlobs(Blobs):
         await asyncio.sleep(0)
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
-        return SmallBlob(found[1], self.etags[blob]) if found else None
+        return SmallBlob(found[1], self.etags.get(blob, '"0"')) if found else None
 
     async def append(self, blob: str, data: bytes) -> None:
         await asyncio.sleep(0)
@@ -492,6 +492,11 @@ class MemoryBlobs(Blobs):
         await asyncio.sleep(0)
         await self.payloads.check()
         return self.payloads.blobs.get(blob, ("", b""))[1][offset:][:max_bytes]
+
+    async def read_version(self, blob: str, offset: int, max_bytes: int, etag: str) -> bytes:
+        if blob not in self.payloads.blobs or self.etags.get(blob, '"0"') != etag:
+            raise MissingPayload(blob)
+        return await self.read_from(blob, offset, max_bytes)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         await self.payloads.check()

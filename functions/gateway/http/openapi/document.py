@@ -11,7 +11,7 @@ from contract import media
 from contract.catalogue import FIRST_VERSION, Catalogue, ModelEntry
 from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
-from gateway.http.openapi.examples import EXAMPLES, JOB_ID, TRACE_ID
+from gateway.http.openapi.examples import BATCH_ID, EXAMPLES, JOB_ID, TRACE_ID
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import MAX_LIMIT
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, JobProblem, OipError, ProblemDetails
@@ -32,6 +32,7 @@ _OPERATION_IDS: Final = {
 }
 _TAGS: Final[Mapping[str, str]] = {
     "jobs": "Submit a job, wait for its result, follow it, list the jobs and cancel one.",
+    "batches": "Submit up to 50,000 jobs as one file, and get their results as one file.",
     "uploads": "Send an input that is too large for a submit: first get a link to blob storage.",
     "models": "The models, what they accept, and how long their jobs wait.",
     "open inference protocol": "The same jobs for clients of KServe and Triton.",
@@ -53,6 +54,7 @@ def _describe_text(description: str, example: str, **schema: str) -> Document:
 
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
     "job_id": _describe_text("The job's id.", JOB_ID, format="uuid"),
+    "batch_id": _describe_text("The batch's id.", BATCH_ID, format="uuid"),
     "model": _describe_text(
         "A name from `/v1/models`. `NAME:VERSION` names one version of a model.", "classifier"
     ),
@@ -196,7 +198,9 @@ def _refusal(path: str, status: int) -> Document:
 
 
 def _examples(path: str, status: int) -> Document:
-    instance = path.format(job_id=JOB_ID, letter_id=JOB_ID, model="classifier", name="mask")
+    instance = path.format(
+        job_id=JOB_ID, letter_id=JOB_ID, batch_id=BATCH_ID, model="classifier", name="mask"
+    )
     return {
         kind.code: {
             "summary": kind.title,
@@ -368,6 +372,8 @@ def _with_properties(
 
 _TRACE: Final = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 _HEADER_TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    "Accept-Ranges": ("The units of ranges that can be requested.", "bytes"),
+    "Content-Range": ("The range that the response has, and the length.", "bytes 0-99/2000"),
     "Accept-Encoding": ("The supported encodings of the request body.", "identity"),
     "Accept-Post": ("The media types that the model accepts.", "image/jpeg"),
     "Content-Location": ("The URL of the job.", f"/v1/jobs/{JOB_ID}"),
@@ -413,6 +419,23 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("submit_job", "202"): (
         *("Location", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed"),
     ),
+    ("create_batch", "202"): ("Location", "Retry-After", "Idempotency-Replayed"),
+    ("cancel_batch", "202"): ("Location", "Retry-After"),
+    ("list_batches", "200"): ("ETag", "Link"),
+    ("list_batches", "304"): ("ETag",),
+    ("get_batch", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
+    ("get_batch", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
+    **{
+        (operation, status): headers
+        for operation in ("get_batch_results", "get_batch_errors")
+        for status, headers in (
+            ("200", ("Accept-Ranges", "ETag", "Location")),
+            ("206", ("Accept-Ranges", "Content-Range", "ETag")),
+            ("303", ("Location",)),
+            ("304", ("ETag",)),
+            ("416", ("Content-Range",)),
+        )
+    },
     ("oip_infer", "200"): ("Idempotency-Replayed",),
     ("oip_infer_version", "200"): ("Idempotency-Replayed",),
     ("list_jobs", "200"): ("ETag", "Link"),

@@ -1,11 +1,16 @@
-"""Example responses for the OpenAPI document: those of the routes for jobs and for models."""
+"""Example responses for the OpenAPI document: those of the routes for jobs, batches and models."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway.batches.model import BatchSpec, BatchState, BatchStatus
+from gateway.batches.resource import BatchResource, batch_resource
+from gateway.batches.store import input_blob
 from gateway.jobs.model import JobResource, JobStatus
+from gateway.keys import OPEN_TENANT
 
 JOB_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+BATCH_ID: Final = "01982f0c-5f0e-8d4a-9a53-0d2c1b3f0000"
 
 _PATH: Final = f"/v1/jobs/{JOB_ID}"
 TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -48,6 +53,37 @@ _CANCELLED_JOB: Final[JobResource] = {
 _CANCELLING_JOB: Final[JobResource] = {**_CANCELLED_JOB, "status": JobStatus.CANCELLING}
 _CANCELLING_JOB["finished_at"] = None
 
+_NEW_BATCH: Final = batch_resource(
+    BatchSpec(
+        BATCH_ID,
+        OPEN_TENANT,
+        "classifier",
+        "2026-03-01T12:00:00.000Z",
+        "2026-03-02T12:00:00.000Z",
+        input_blob(BATCH_ID),
+        label="holiday pictures",
+    ),
+    BatchState(),
+)
+_RUNNING_BATCH: Final[BatchResource] = {
+    **_NEW_BATCH,
+    "status": BatchStatus.RUNNING,
+    "started_at": "2026-03-01T12:00:00.400Z",
+    "counts": {
+        "total": 2000,
+        "waiting": 1300,
+        "running": 100,
+        "succeeded": 597,
+        "failed": 3,
+        "expired": 0,
+        "cancelled": 0,
+    },
+    "progress": {"fraction": 0.3},
+    "estimate": {"rate_per_second": 41.5, "eta_seconds": 33.7},
+    "error_codes": {"invalid-input": 3},
+}
+_CANCELLING_BATCH: Final[BatchResource] = {**_RUNNING_BATCH, "status": BatchStatus.CANCELLING}
+
 _MODEL: Final[Mapping[str, Any]] = {
     "name": "classifier",
     "version": "1",
@@ -76,6 +112,15 @@ _MODEL: Final[Mapping[str, Any]] = {
 EXAMPLES: Final[Mapping[tuple[str, str], object]] = {
     ("submit_job", "200"): SUCCEEDED_JOB,
     ("submit_job", "202"): QUEUED_JOB,
+    ("create_batch", "202"): _NEW_BATCH,
+    ("get_batch", "200"): _RUNNING_BATCH,
+    ("cancel_batch", "200"): {**_RUNNING_BATCH, "status": BatchStatus.CANCELLED},
+    ("cancel_batch", "202"): _CANCELLING_BATCH,
+    ("list_batches", "200"): {
+        "batches": [_RUNNING_BATCH],
+        "next_cursor": None,
+        "links": {"next": None},
+    },
     ("get_job", "200"): SUCCEEDED_JOB,
     ("get_result", "200"): SUCCEEDED_JOB["result"],
     ("get_result", "202"): QUEUED_JOB,

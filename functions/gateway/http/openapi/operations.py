@@ -7,6 +7,9 @@ from fastapi import Query
 
 from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
+from contract.queues import LONGEST_BATCH_SECONDS
+from gateway.batches.create import MAX_ITEMS
+from gateway.batches.intake import MAX_CUSTOM_ID_CHARACTERS
 from gateway.http.requests import LABEL_HEADER
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
 from gateway.problems import kinds_of
@@ -146,6 +149,12 @@ EVENTS: Final = {
         "example": 'id: 1-1\nevent: chunk\ndata: "Paris"\n\n',
     }
 }
+RANGE: Final = describe_parameter(
+    "Range",
+    "header",
+    "A range of bytes: `bytes=N-`, `bytes=N-M` or `bytes=-N`. Others are ignored.",
+    {"type": "string", "examples": ["bytes=1024-"]},
+)
 IF_NONE_MATCH: Final = describe_parameter(
     "If-None-Match",
     "header",
@@ -218,10 +227,76 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
         },
     },
 }
-UPLOAD_BODY: Final = _describe_body(
+_LINE: Final = _describe_closed(
+    ["custom_id"],
+    custom_id={
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_CUSTOM_ID_CHARACTERS,
+        "description": "Names the line in the output. No two lines of a batch have the same.",
+    },
+    input={**_INPUT, "type": ["object", "null"]},
+    input_url={
+        **_OPTIONAL_TEXT,
+        "description": "The same as `input` with `url`. A line has one of input, input_url and "
+        "upload.",
+    },
+    upload={**_OPTIONAL_TEXT, "description": "The same as `input` with `upload`."},
+    inputs=_ENVELOPE["properties"]["inputs"],
+    parameters={"type": ["object", "null"]},
+)
+BATCH_BODY: Final = _describe_body(
     _describe_closed(
         ["model"],
-        model={"type": "string", "examples": ["noop"]},
+        model={
+            "type": "string",
+            "description": "A name from `/v1/models`, or `NAME:VERSION`.",
+            "examples": ["noop"],
+        },
+        items={
+            "type": ["array", "null"],
+            "minItems": 1,
+            "maxItems": MAX_ITEMS,
+            "items": _LINE,
+            "description": "The lines. More than these go in a file.",
+        },
+        file={
+            **_describe_closed(
+                ["upload"],
+                upload={
+                    "type": "string",
+                    "description": 'The id of an upload from `POST /v1/uploads` with `{"purpose": '
+                    '"batch"}`: JSONL with a line on each line.',
+                },
+            ),
+            "type": ["object", "null"],
+        },
+        parameters={
+            "type": ["object", "null"],
+            "description": "Parameters of all lines. Those of a line count before these.",
+        },
+        deadline_seconds={
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": LONGEST_BATCH_SECONDS,
+            "description": "How many seconds after its creation the batch expires. Default: a day.",
+        },
+        label={**_LABEL, **_OPTIONAL_TEXT},
+        metadata={"type": ["object", "null"], "additionalProperties": _TEXT},
+        webhook=_ENVELOPE["properties"]["webhook"],
+    ),
+    {"model": "noop", "items": [{"custom_id": "first", "input": {"text": "hello"}}]},
+)
+UPLOAD_BODY: Final = _describe_body(
+    _describe_closed(
+        [],
+        model={**_OPTIONAL_TEXT, "examples": ["noop"]},
+        purpose={
+            "type": ["string", "null"],
+            "enum": ["batch", None],
+            "description": "`batch` for the file of a batch, which has no model. If absent, the "
+            "upload is an input of the model.",
+        },
         media_type={
             **_OPTIONAL_TEXT,
             "description": "If absent: the only media type that the model accepts, or "

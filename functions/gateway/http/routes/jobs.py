@@ -446,13 +446,19 @@ async def _link_to_result(
     the URL: after the redirect, its browser would send `Origin: null` to the blob storage, and no
     CORS rule should allow this.
     """
-    services = services_of(request)
-    if await services.blobs.look(result.blob) is None:
+    if await services_of(request).blobs.look(result.blob) is None:
         raise HttpProblem(
             problems.UNKNOWN_JOB, "the result no longer exists, because its retention has ended"
         )
+    return await link_to(request, result, _file_name(result, file_stem), redirects=redirects)
+
+
+async def link_to(
+    request: Request, result: PayloadRef, file_name: str, *, redirects: bool
+) -> Response:
+    """Return a redirect to the URL of a blob, or only the URL if `redirects` is False."""
+    services = services_of(request)
     expires_at = services.clock() + LINK_LIFETIME
-    file_name = _file_name(result, file_stem)
     url = await services.links.to_read(result.blob, result.media_type, file_name, expires_at)
     # The URL gives access to the result, so caches must not store it.
     headers = {"Location": url, "Cache-Control": "no-store"}

@@ -1,4 +1,4 @@
-"""The route POST /v1/uploads. It returns a URL for the upload of a large input."""
+"""The route POST /v1/uploads. It returns a URL for the upload of a large input, or of a batch."""
 
 from typing import Annotated, Final, Literal
 
@@ -6,9 +6,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from contract.catalogue import Catalogue
 from contract.media import OCTET_STREAM, essence
 from contract.messages import Json, format_time
 from gateway import problems
+from gateway.batches.intake import JSONL, MAX_FILE_BYTES
 from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
 from gateway.http.requests import (
     TextRoute,
@@ -30,6 +32,7 @@ from gateway.submission.parse import (
 )
 
 _OPTIONAL: Final = ("media_type", "input")
+_JSONL: Final = (JSONL, "application/x-ndjson", "application/octet-stream", "text/plain")
 
 router = APIRouter(tags=["uploads"], route_class=TextRoute)
 
@@ -54,7 +57,7 @@ class UploadSlot(TypedDict):
 
 @router.post(
     "/v1/uploads",
-    summary="Get an upload URL for a large input",
+    summary="Get an upload URL for a large input or the file of a batch",
     status_code=201,
     response_model=UploadSlot,
     response_description="The URL accepts the input until `expires_at`",
@@ -66,20 +69,11 @@ async def create_upload(request: Request) -> Response:
     refuse_unknown_query(request)
     services = services_of(request)
     hint = "; send the input to the URL that this route returns"
-    name, announced, named_input = _parse_body(await read_small_json(request, hint))
-    model = find_model(services.catalogue, name)
-    if named_input is not None:
-        refuse_unknown_inputs(model, [named_input])
-    model = model.entry_of_input(named_input)
-    media_type, only = essence(announced or OCTET_STREAM), only_media_type(model, None)
-    if announced is None and only is None and OCTET_STREAM not in model.media_types:
-        accepted = list(model.media_types)
-        detail = f"media_type: expected one of {', '.join(accepted)}"
-        raise HttpProblem(problems.UNSUPPORTED_MEDIA_TYPE, detail, accepted=accepted)
-    if media_type == OCTET_STREAM and media_type not in model.media_types:
-        media_type = only or media_type
-    with naming_input(named_input):
-        check_accepted(model, media_type)
+    body = await read_small_json(request, hint)
+    if isinstance(body, dict) and body.get("purpose") is not None:
+        media_type, media_types, max_bytes = _parse_batch_file(body)
+    else:
+        media_type, media_types, max_bytes = _parse_input(services.catalogue, body)
     upload_id = new_upload(services.clock())
     expires_at = upload_expiry(upload_id)
     assert expires_at is not None, "the id was just created"
@@ -89,12 +83,44 @@ async def create_upload(request: Request) -> Response:
         "method": "PUT",
         "url": await services.links.to_write(blob, expires_at),
         "headers": {"content-type": media_type, "x-ms-blob-type": "BlockBlob"},
-        "max_bytes": model.max_upload_bytes,
-        "media_types": list(model.media_types),
+        "max_bytes": max_bytes,
+        "media_types": media_types,
         "expires_at": format_time(expires_at),
     }
     # The URL gives write access, so caches must not store it.
     return json_response(slot, 201, {"Cache-Control": "no-store"})
+
+
+def _parse_batch_file(body: dict[str, Json]) -> tuple[str, list[str], int]:
+    """Return the media type, the accepted ones, and the limit in bytes of a batch's file."""
+    if body["purpose"] != "batch" or not set(body) <= {"purpose", "media_type"}:
+        raise malformed(
+            'for the file of a batch, the body must be the JSON object {"purpose": "batch"}'
+        )
+    media_type = body.get("media_type") or JSONL
+    if not isinstance(media_type, str) or essence(media_type) not in _JSONL:
+        detail = f"media_type: expected one of {', '.join(_JSONL)}"
+        raise HttpProblem(problems.UNSUPPORTED_MEDIA_TYPE, detail, accepted=list(_JSONL))
+    return media_type, list(_JSONL), MAX_FILE_BYTES
+
+
+def _parse_input(catalogue: Catalogue, body: Json) -> tuple[str, list[str], int]:
+    """Return the same for an input of a model."""
+    name, announced, named_input = _parse_body(body)
+    model = find_model(catalogue, name)
+    if named_input is not None:
+        refuse_unknown_inputs(model, [named_input])
+    model = model.entry_of_input(named_input)
+    media_type, only = essence(announced or OCTET_STREAM), only_media_type(model, None)
+    accepted = list(model.media_types)
+    if announced is None and only is None and OCTET_STREAM not in accepted:
+        detail = f"media_type: expected one of {', '.join(accepted)}"
+        raise HttpProblem(problems.UNSUPPORTED_MEDIA_TYPE, detail, accepted=accepted)
+    if media_type == OCTET_STREAM and media_type not in accepted:
+        media_type = only or media_type
+    with naming_input(named_input):
+        check_accepted(model, media_type)
+    return media_type, accepted, model.max_upload_bytes
 
 
 def _parse_body(value: Json) -> tuple[str, str | None, str | None]:
