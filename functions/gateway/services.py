@@ -12,6 +12,8 @@ from gateway.batches.create import Batches
 from gateway.batches.intake import LineIntake
 from gateway.batches.lines import BatchLines
 from gateway.batches.native_lines import NativeLines
+from gateway.batches.openai_lines import OpenAiLines
+from gateway.batches.output_files import OutputFiles
 from gateway.batches.store import BatchStore
 from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
@@ -82,11 +84,13 @@ class Services:
 
         self.outcomes = OutcomeStore(blobs, self.counters)
         lifetime = timedelta(hours=settings.retention_hours)
-        self.files = FileStore(blobs, payloads, clock, lifetime)
+        self.batch_store = BatchStore(blobs)
+        outputs = OutputFiles(self.batch_store, blobs, lifetime)
+        self.files = FileStore(blobs, payloads, clock, lifetime, outputs)
         self.waiters = Waiters(EndsLog(blobs, clock), self.outcomes)
         self.progress = ProgressStore(blobs, catalogue)
         self.starts = DelayedStarts(self.outcomes)
-        self.batch_store, self.batch_waker = BatchStore(blobs), BatchWaker()
+        self.batch_waker = BatchWaker()
         self.batch_lines = BatchLines(
             blobs,
             self.batch_store,
@@ -134,9 +138,8 @@ class Services:
             url_inputs=RateLimiter(clock),
             start_delay_seconds=self.start_delay_seconds,
         )
-        # Those of OpenAI's API are read by ours until they have their own.
-        native = NativeLines(catalogue)
-        self.intake = LineIntake(blobs, payloads, self.bodies, self.creator, native, native)
+        openai_lines = OpenAiLines(catalogue, payloads)
+        self.intake = LineIntake(blobs, payloads, self.bodies, self.creator, NativeLines(catalogue), openai_lines)
         self.batches = Batches(
             self.batch_store,
             blobs,

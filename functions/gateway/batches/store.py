@@ -14,6 +14,9 @@ BATCHES_OF: Final = "batches-of/"
 WHOLE: Final = 0
 """Stands for all lines of a batch where the number of a line is expected."""
 
+_OPENAI: Final = ".openai"
+"""Ends the names of blobs that list batches of the OpenAI API."""
+
 _CACHED_SPECS: Final = 256
 
 
@@ -61,7 +64,8 @@ class BatchStore:
 
     async def list_for_owner(self, spec: BatchSpec) -> None:
         """Let lists of the tenant's batches show this one."""
-        await self._blobs.create(f"{owner_prefix(spec.tenant)}{spec.id}", b"")
+        kind = "" if spec.operation is None else _OPENAI
+        await self._blobs.create(f"{owner_prefix(spec.tenant)}{spec.id}{kind}", b"")
 
     async def spec(self, batch_id: str) -> BatchSpec | None:
         """Return the spec of a batch; None if there is no such batch."""
@@ -106,8 +110,13 @@ class BatchStore:
         """Return whether the whole batch must stop."""
         return WHOLE in await self.cancelled(batch_id)
 
-    async def ids(self, tenant: str | None) -> list[str]:
-        """Return the ids of a tenant's batches, the newest first; of all tenants if None."""
+    async def ids(self, tenant: str | None, *, is_openai: bool = False) -> list[str]:
+        """Return the ids of a tenant's batches, the newest first; of all tenants if None.
+
+        If `is_openai`, only those of the OpenAI API are returned.
+        """
         prefix = BATCHES_OF if tenant is None else owner_prefix(tenant)
         names = [blob.name async for blob in self._blobs.list(prefix)]
-        return sorted((name.rpartition("/")[2] for name in names), reverse=True)
+        kind = _OPENAI if is_openai else ""
+        found = [name.rpartition("/")[2] for name in names if name.endswith(kind)]
+        return sorted((each.removesuffix(_OPENAI) for each in found), reverse=True)

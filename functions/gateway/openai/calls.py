@@ -70,7 +70,10 @@ class CallResult:
     def json(self) -> Any:
         """Return the result as a JSON value; text as a string, and None for anything else."""
         if self.media_type == media.JSON:
-            return json.loads(self.data)
+            try:
+                return json.loads(self.data)
+            except (ValueError, RecursionError):
+                raise no_result("the model returned no JSON, but its result says so") from None
         return self.data.decode("utf-8", "replace") if self.is_a("text") else None
 
     def is_a(self, kind: str) -> bool:

@@ -6,14 +6,19 @@ key, otherwise by a user delegation SAS.
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobBlock, BlobSasPermissions, ContentSettings, generate_blob_sas
-from azure.storage.blob.aio import BlobClient
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import (
+    BlobBlock,
+    BlobSasPermissions,
+    ContentSettings,
+    StorageErrorCode,
+    generate_blob_sas,
+)
 
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify, verify_digest
@@ -58,30 +63,48 @@ class PayloadStore:
         No other call may write this blob. Each piece is a block, and the blob exists only when all
         blocks are committed. If this process dies before, Azure deletes the blocks after a week.
         """
-        await self._container.ensure()
-        client = self._container.client.get_blob_client(blob)
         digest, size_bytes = hashlib.sha256(), 0
-        blocks: list[BlobBlock] = []
+        blocks: list[str] = []
         try:
             async for piece in pieces:
                 digest.update(piece)
                 size_bytes += len(piece)
-                blocks.append(BlobBlock(f"{len(blocks):08}"))
-                async with answering("uploading a part of a payload", len(piece)):
-                    await client.stage_block(
-                        blocks[-1].id, piece, read_timeout=read_seconds(len(piece))
-                    )
-            async with answering("uploading a payload"):
-                about = ContentSettings(content_type=media_type)
-                await client.commit_block_list(blocks, content_settings=about)
+                blocks.append(f"{len(blocks):08}")
+                await self.put_block(blob, blocks[-1], piece)
+            is_whole = await self.commit_blocks(blob, blocks, media_type)
         except BaseException:
             if blocks:
-                await self._discard(client)
+                await self.discard_blocks(blob)
             raise
+        if not is_whole:
+            raise Unavailable("blobs", f"the storage has lost a part of {blob}")
         return PayloadRef(media_type, blob, size_bytes, digest.hexdigest())
 
-    async def _discard(self, client: BlobClient) -> None:
+    async def put_block(self, blob: str, block: str, data: bytes) -> None:
+        """Store a part of a payload. The ids of all blocks of a blob have the same length."""
+        await self._container.ensure()
+        async with answering("uploading a part of a payload", len(data)):
+            await self._container.client.get_blob_client(blob).stage_block(
+                block, data, read_timeout=read_seconds(len(data))
+            )
+
+    async def commit_blocks(self, blob: str, blocks: Sequence[str], media_type: str) -> bool:
+        """Make a blob of its blocks; return False if one of them is missing."""
+        about = ContentSettings(content_type=media_type)
+        async with answering("uploading a payload"):
+            try:
+                await self._container.client.get_blob_client(blob).commit_block_list(
+                    [BlobBlock(each) for each in blocks], content_settings=about
+                )
+            except HttpResponseError as error:
+                if error.error_code != StorageErrorCode.INVALID_BLOCK_LIST:  # type: ignore[attr-defined]  # set by the SDK
+                    raise
+                return False
+        return True
+
+    async def discard_blocks(self, blob: str) -> None:
         """Delete the blocks of a blob that is not committed: an empty blob replaces them."""
+        client = self._container.client.get_blob_client(blob)
         with contextlib.suppress(Unavailable):
             async with answering("deleting a part of a payload"):
                 await client.upload_blob(b"")

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from contract.errors import PayloadCorrupt
 from contract.media import OCTET_STREAM
+from contract.messages import Json
 from gateway import problems
 from gateway.errors import MissingPayload
 from gateway.http.openai.forms import Form, read_body
@@ -58,16 +59,26 @@ async def create_file(request: Request) -> Response:
     with services.bodies.counting(tenant) as held:
         form = await read_body(request, held)
         file, purpose = form.take_file("file"), form.take_text("purpose")
-        if purpose not in _PURPOSES:
-            raise invalid_input(f"purpose: expected {', '.join(_PURPOSES)}", param="purpose")
         seconds = _take_lifetime(form)
         if unknown := form.names():
             raise malformed(f"unknown part {unknown[0][:100]!r} in the form; remove it")
         if not file.data:
             raise invalid_input("file: the file is empty", param="file")
-        name = (file.file_name or "file")[:_MAX_NAME_CHARACTERS]
+        name, purpose = check_name(file.file_name), check_purpose(purpose)
         stored = await services.files.create(tenant, name, purpose, file.data, seconds)
-    return json_response(_show(stored))
+    return json_response(show_file(stored))
+
+
+def check_name(name: str | None) -> str:
+    """Return the name of a file."""
+    return (name or "file")[:_MAX_NAME_CHARACTERS]
+
+
+def check_purpose(purpose: Json) -> str:
+    """Return the purpose of a file. Raises the problem `invalid-input`."""
+    if purpose not in _PURPOSES:
+        raise invalid_input(f"purpose: expected {', '.join(_PURPOSES)}", param="purpose")
+    return str(purpose)
 
 
 def _take_lifetime(form: Form) -> int | None:
@@ -77,13 +88,19 @@ def _take_lifetime(form: Form) -> int | None:
     if anchor is None and text is None:
         return None
     seconds = int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0
-    if anchor != "created_at" or not _SHORTEST_SECONDS <= seconds <= _LONGEST_SECONDS:
-        raise invalid_input(
-            "expires_after: expected the anchor created_at, and from "
-            f"{_SHORTEST_SECONDS} to {_LONGEST_SECONDS} seconds",
-            param="expires_after",
-        )
-    return seconds
+    return check_lifetime(anchor, seconds)
+
+
+def check_lifetime(anchor: Json, seconds: Json) -> int:
+    """Return after how many seconds a file expires. Raises the problem `invalid-input`."""
+    is_whole = isinstance(seconds, int) and not isinstance(seconds, bool)
+    if anchor == "created_at" and is_whole and _SHORTEST_SECONDS <= seconds <= _LONGEST_SECONDS:
+        return int(seconds)
+    raise invalid_input(
+        "expires_after: expected the anchor created_at, and from "
+        f"{_SHORTEST_SECONDS} to {_LONGEST_SECONDS} seconds",
+        param="expires_after",
+    )
 
 
 @router.get("/openai/v1/files")
@@ -104,7 +121,7 @@ async def list_files(
     )
     page = {
         "object": "list",
-        "data": [_show(stored) for stored in found],
+        "data": [show_file(stored) for stored in found],
         "first_id": found[0].id if found else None,
         "last_id": found[-1].id if found else None,
         "has_more": has_more,
@@ -116,7 +133,7 @@ async def list_files(
 async def retrieve_file(request: Request, file_id: str) -> Response:
     """Return what is known of a file."""
     stored = await services_of(request).files.find(caller_of(request).tenant, file_id)
-    return json_response(_show(stored))
+    return json_response(show_file(stored))
 
 
 @router.get("/openai/v1/files/{file_id}/content")
@@ -150,7 +167,8 @@ async def delete_file(request: Request, file_id: str) -> Response:
     return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
-def _show(stored: StoredFile) -> FileObject:
+def show_file(stored: StoredFile) -> FileObject:
+    """Return a file as the API shows it."""
     return {
         "id": stored.id,
         "object": "file",
