@@ -139,7 +139,9 @@ class Services:
             start_delay_seconds=self.start_delay_seconds,
         )
         openai_lines = OpenAiLines(catalogue, payloads)
-        self.intake = LineIntake(blobs, payloads, self.bodies, self.creator, NativeLines(catalogue), openai_lines)
+        self.intake = LineIntake(
+            blobs, payloads, self.bodies, self.creator, NativeLines(catalogue), openai_lines
+        )
         self.batches = Batches(
             self.batch_store,
             blobs,

@@ -17,10 +17,12 @@ from gateway import problems
 from gateway.errors import Unavailable
 from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
+from gateway.http.openai import batches as openai_batches
 from gateway.http.openai import files as openai_files
 from gateway.http.openai import models as openai_models
 from gateway.http.openai import operations as openai_operations
 from gateway.http.openai import responses as openai_responses
+from gateway.http.openai import uploads as openai_uploads
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
@@ -58,6 +60,8 @@ MODULES: Final = (
     openai_files,
     openai_models,
     openai_responses,
+    openai_batches,
+    openai_uploads,
     pages,
 )
 

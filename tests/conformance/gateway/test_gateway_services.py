@@ -109,6 +109,16 @@ async def test_broken_pieces_leave_no_blob_or_block(payloads: PayloadStore, coun
         await client.get_block_list("all")
 
 
+async def test_blocks_make_a_blob_in_the_given_order(payloads: PayloadStore) -> None:
+    for block in ("a" * 16, "b" * 16):
+        await payloads.put_block("files/a", block, block[:1].encode())
+    assert not await payloads.commit_blocks("files/a", ["c" * 16], "text/plain")
+    for order in ("ba", "ba"):  # again, as after a lost response
+        blocks = [each * 16 for each in order]
+        assert await payloads.commit_blocks("files/a", blocks, "text/plain")
+        assert await payloads.get(PayloadRef("text/plain", "files/a", 2, None)) == b"ba"
+
+
 async def test_missing_or_changed_payload_is_an_error(payloads: PayloadStore) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):

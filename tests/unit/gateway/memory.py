@@ -8,7 +8,15 @@ host would have. It executes only the kinds of actions that this orchestrator re
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -131,6 +139,7 @@ class MemoryPayloads(PayloadStore):
     is_down: bool = False
     is_hanging: bool = False
     whole_reads: int = 0
+    blocks: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         await self.check()
@@ -141,6 +150,20 @@ class MemoryPayloads(PayloadStore):
         self, blob: str, pieces: AsyncIterator[bytes], media_type: str
     ) -> PayloadRef:
         return await self.put(blob, b"".join([piece async for piece in pieces]), media_type)
+
+    async def put_block(self, blob: str, block: str, data: bytes) -> None:
+        await self.check()
+        self.blocks[blob, block] = data
+
+    async def commit_blocks(self, blob: str, blocks: Sequence[str], media_type: str) -> bool:
+        await self.check()
+        if any((blob, each) not in self.blocks for each in blocks):
+            return False
+        self.blobs[blob] = media_type, b"".join(self.blocks[blob, each] for each in blocks)
+        return True
+
+    async def discard_blocks(self, blob: str) -> None:
+        self.blocks = {key: data for key, data in self.blocks.items() if key[0] != blob}
 
     async def get(self, ref: PayloadRef) -> bytes:
         self.whole_reads += 1
