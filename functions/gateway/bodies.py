@@ -88,9 +88,15 @@ class LargeBodies:
         if not self._tenants_bytes[tenant]:
             del self._tenants_bytes[tenant]
 
-    async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
+    async def parse(
+        self,
+        tenant: str,
+        body: bytes,
+        parse: Callable[[bytes], T],
+        small_bytes: int = SMALL_BODY_BYTES,
+    ) -> T:
         """Return `parse(body)`. A large body waits for the turn of its tenant in the thread."""
-        if len(body) <= SMALL_BODY_BYTES:
+        if len(body) <= small_bytes:
             return parse(body)
         async with self._turns.take(tenant):
             return await asyncio.get_running_loop().run_in_executor(self._thread, parse, body)

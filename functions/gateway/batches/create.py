@@ -119,7 +119,7 @@ def parse_batch(
     if not isinstance(name, str):
         raise malformed("model: expected the name of a model")
     model = find_model(catalogue, name)
-    if (value.get("file") is None) == (value.get("items") is None):
+    if ("file" in value) == ("items" in value):
         raise malformed("expected exactly one of the members file and items")
     batch_id = new_batch_id(now)
     seconds = _parse_deadline(value.get("deadline_seconds"))
@@ -138,7 +138,7 @@ def parse_batch(
         is_pinned=names_version(name),
     )
     digest = hashlib.sha256(body).hexdigest()
-    if value.get("file") is not None:
+    if "file" in value:
         return NewBatch(spec, [], _parse_file(value["file"]), digest)
     return NewBatch(spec, _parse_items(value["items"]), None, digest)
 

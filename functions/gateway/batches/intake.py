@@ -60,6 +60,8 @@ PIECE_BYTES: Final = 512 * 1024
 """The size in bytes of the pieces in which a file is read."""
 
 _MAX_MESSAGE_CHARACTERS: Final = 500
+# A piece of this size is checked on the event loop, in a few milliseconds.
+_SMALL_BYTES: Final = 8 * 1024
 _LOOK_UPS_AT_ONCE: Final = 16
 _DIGEST_BYTES: Final = 12
 
@@ -336,7 +338,7 @@ class LineIntake:
                     # The thread of large bodies checks, so that other requests are served.
                     data = reader.rest + piece
                     check = partial(_check_lines, reader, checker, is_end)
-                    found = await self._bodies.parse(spec.tenant, data, check)
+                    found = await self._bodies.parse(spec.tenant, data, check, _SMALL_BYTES)
                     problems += await self._find_stored(spec, found.lines)
                     problems += found.problems
                     if found.fatal is not None:
@@ -359,7 +361,7 @@ class LineIntake:
         def check(_: bytes) -> list[CheckedLine | LineProblem]:
             return [checker.check(number, item) for number, item in enumerate(items, 1)]
 
-        found = await self._bodies.parse(spec.tenant, b"".join(items), check)
+        found = await self._bodies.parse(spec.tenant, b"".join(items), check, _SMALL_BYTES)
         problems = [each for each in found if isinstance(each, LineProblem)]
         lines = [each for each in found if isinstance(each, CheckedLine)]
         problems += await self._find_stored(spec, lines)

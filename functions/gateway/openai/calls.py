@@ -39,9 +39,9 @@ from gateway.submission.parse import (
 
 JOB_HEADER: Final = "x-loosely-job"
 
-_MAX_PAIRS: Final = 16
-_MAX_NAME: Final = 64
-_MAX_VALUE: Final = 512
+MAX_PAIRS: Final = 16
+MAX_NAME: Final = 64
+MAX_VALUE: Final = 512
 _MAX_ID_CHARACTERS: Final = 100
 
 Members = dict[str, Any]
@@ -250,15 +250,15 @@ def parse_metadata(given: Json) -> dict[str, str] | None:
     """Check metadata, whose limits are those of OpenAI."""
     if given is None:
         return None
-    if not isinstance(given, dict) or len(given) > _MAX_PAIRS:
-        raise refused("metadata", f"expected a JSON object with at most {_MAX_PAIRS} members")
+    if not isinstance(given, dict) or len(given) > MAX_PAIRS:
+        raise refused("metadata", f"expected a JSON object with at most {MAX_PAIRS} members")
     for name, value in given.items():
         is_text = isinstance(value, str) and not has_surrogate(name + value)
-        if not is_text or len(name) > _MAX_NAME or len(value) > _MAX_VALUE:
+        if not is_text or len(name) > MAX_NAME or len(value) > MAX_VALUE:
             raise refused(
                 "metadata",
-                f"expected names of at most {_MAX_NAME} characters, and texts of at most "
-                f"{_MAX_VALUE} characters as values",
+                f"expected names of at most {MAX_NAME} characters, and texts of at most "
+                f"{MAX_VALUE} characters as values",
             )
     return given
 

@@ -9,9 +9,10 @@ from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
 from contract.queues import LONGEST_BATCH_SECONDS
 from gateway.batches.create import MAX_ITEMS
-from gateway.batches.intake import MAX_CUSTOM_ID_CHARACTERS
+from gateway.batches.intake import JSONL, MAX_CUSTOM_ID_CHARACTERS
 from gateway.http.requests import LABEL_HEADER
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
+from gateway.openai.calls import MAX_NAME, MAX_PAIRS, MAX_VALUE
 from gateway.problems import kinds_of
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import LABEL_PATTERN, MAX_LABEL_CHARACTERS
@@ -233,6 +234,7 @@ _LINE: Final = _describe_closed(
         "type": "string",
         "minLength": 1,
         "maxLength": MAX_CUSTOM_ID_CHARACTERS,
+        "pattern": r"^[^\u0000-\u001f\u007f]*$",
         "description": "Names the line in the output. No two lines of a batch have the same.",
     },
     input={**_INPUT, "type": ["object", "null"]},
@@ -245,69 +247,75 @@ _LINE: Final = _describe_closed(
     inputs=_ENVELOPE["properties"]["inputs"],
     parameters={"type": ["object", "null"]},
 )
-BATCH_BODY: Final = _describe_body(
-    _describe_closed(
-        ["model"],
-        model={
+_BATCH: Final = _describe_closed(
+    ["model"],
+    model={
+        "type": "string",
+        "description": "A name from `/v1/models`, or `NAME:VERSION`.",
+        "examples": ["noop"],
+    },
+    items={
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_ITEMS,
+        "items": _LINE,
+        "description": "The lines. More than these go in a file.",
+    },
+    file=_describe_closed(
+        ["upload"],
+        upload={
             "type": "string",
-            "description": "A name from `/v1/models`, or `NAME:VERSION`.",
-            "examples": ["noop"],
+            "description": "The id of an upload from `POST /v1/uploads` with "
+            '`{"purpose": "batch"}`: JSONL, a line on each line.',
         },
-        items={
-            "type": ["array", "null"],
-            "minItems": 1,
-            "maxItems": MAX_ITEMS,
-            "items": _LINE,
-            "description": "The lines. More than these go in a file.",
-        },
-        file={
-            **_describe_closed(
-                ["upload"],
-                upload={
-                    "type": "string",
-                    "description": 'The id of an upload from `POST /v1/uploads` with `{"purpose": '
-                    '"batch"}`: JSONL with a line on each line.',
-                },
-            ),
-            "type": ["object", "null"],
-        },
-        parameters={
-            "type": ["object", "null"],
-            "description": "Parameters of all lines. Those of a line count before these.",
-        },
-        deadline_seconds={
-            "type": ["integer", "null"],
-            "minimum": 1,
-            "maximum": LONGEST_BATCH_SECONDS,
-            "description": "How many seconds after its creation the batch expires. Default: a day.",
-        },
-        label={**_LABEL, **_OPTIONAL_TEXT},
-        metadata={"type": ["object", "null"], "additionalProperties": _TEXT},
-        webhook=_ENVELOPE["properties"]["webhook"],
     ),
+    parameters={
+        "type": ["object", "null"],
+        "description": "Parameters of all lines. Those of a line count before these.",
+    },
+    deadline_seconds={
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "maximum": LONGEST_BATCH_SECONDS,
+        "description": "How many seconds after its creation the batch expires. If absent: a day.",
+    },
+    label={**_LABEL, **_OPTIONAL_TEXT},
+    metadata={
+        "type": ["object", "null"],
+        "maxProperties": MAX_PAIRS,
+        "propertyNames": {"maxLength": MAX_NAME},
+        "additionalProperties": {"type": "string", "maxLength": MAX_VALUE},
+    },
+    webhook=_ENVELOPE["properties"]["webhook"],
+)
+BATCH_BODY: Final = _describe_body(
+    {**_BATCH, "oneOf": [{"required": [name]} for name in ("items", "file")]},
     {"model": "noop", "items": [{"custom_id": "first", "input": {"text": "hello"}}]},
 )
 UPLOAD_BODY: Final = _describe_body(
-    _describe_closed(
-        [],
-        model={**_OPTIONAL_TEXT, "examples": ["noop"]},
-        purpose={
-            "type": ["string", "null"],
-            "enum": ["batch", None],
-            "description": "`batch` for the file of a batch, which has no model. If absent, the "
-            "upload is an input of the model.",
-        },
-        media_type={
-            **_OPTIONAL_TEXT,
-            "description": "If absent: the only media type that the model accepts, or "
-            "`application/octet-stream` if it accepts this.",
-            "examples": ["application/octet-stream"],
-        },
-        input={
-            **_OPTIONAL_TEXT,
-            "description": "The name of a named input. Absent for the first input.",
-        },
-    ),
+    {
+        "oneOf": [
+            _describe_closed(
+                ["model"],
+                model={"type": "string", "examples": ["noop"]},
+                media_type={
+                    **_OPTIONAL_TEXT,
+                    "description": "If absent: the only media type that the model accepts, or "
+                    "`application/octet-stream` if it accepts this.",
+                    "examples": ["application/octet-stream"],
+                },
+                input={
+                    **_OPTIONAL_TEXT,
+                    "description": "The name of a named input. Absent for the first input.",
+                },
+            ),
+            _describe_closed(
+                ["purpose"],
+                purpose={"const": "batch", "description": "The upload is the file of a batch."},
+                media_type={**_OPTIONAL_TEXT, "examples": [JSONL]},
+            ),
+        ]
+    },
     {"model": "noop", "media_type": "application/octet-stream"},
 )
 _FILTER: Final[Schema] = {

@@ -70,7 +70,7 @@ async def create_upload(request: Request) -> Response:
     services = services_of(request)
     hint = "; send the input to the URL that this route returns"
     body = await read_small_json(request, hint)
-    if isinstance(body, dict) and body.get("purpose") is not None:
+    if isinstance(body, dict) and "purpose" in body:
         media_type, media_types, max_bytes = _parse_batch_file(body)
     else:
         media_type, media_types, max_bytes = _parse_input(services.catalogue, body)
