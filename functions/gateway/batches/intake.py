@@ -147,10 +147,10 @@ def refuse_other_formats(head: bytes) -> None:
     """Raise UnreadableFile if a file begins as no JSONL in UTF-8 does."""
     start = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n")
     compressed = next((kind for sign, kind in _COMPRESSED.items() if head.startswith(sign)), None)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
-        what = "the file is in UTF-16 or UTF-32: save it in UTF-8"
-    elif found := compressed or media.sniff(head):
+    if found := compressed or media.sniff(head):
         what = f"the file is {found}: send the JSONL itself, neither compressed nor in an archive"
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        what = "the file is in UTF-16 or UTF-32: save it in UTF-8"
     elif start.startswith(b"["):
         what = "the file is a JSON array: write each item on a line of its own, without commas"
     else:
@@ -269,9 +269,7 @@ def parse_line(data: bytes) -> dict[str, Json]:
     except ValueError as error:
         raise InvalidLine("invalid-json-line", f"not JSON that can be used: {error}") from None
     if not isinstance(value, dict):
-        raise InvalidLine(
-            "invalid-json-line", f"expected a JSON object, found {type(value).__name__}"
-        )
+        raise InvalidLine("invalid-json-line", "expected a JSON object")
     return value
 
 
