@@ -1,20 +1,12 @@
 // The search for jobs of the page /ops, and the story of one job.
 
-import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
+import { UNKNOWN, h, place, table, update } from "./dom.js";
 import { formatCount, formatDuration, sentence, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
-import { readForm } from "./ops-forms.js";
+import { readForm, statusBadge } from "./ops-forms.js";
 import { drawTimeline } from "./timeline.js";
 
 const LIMIT = 25;
-const STATUSES = {
-  queued: ["info", "…"], running: ["info", "▸"], cancelling: ["info", "…"], succeeded: ["ok", "✓"],
-  failed: ["critical", "✕"], cancelled: ["none", "–"], expired: ["warning", "!"],
-};
-
-function statusBadge(status) {
-  return badge(...(STATUSES[status] ?? ["none", ""]), status);
-}
 
 /** Return the name of the version that runs a job, as in the tables of queues and workers. */
 function modelOf(job) {
@@ -63,18 +55,19 @@ export function addJobs({ access }) {
   function show() {
     const { jobs, cursor, back } = shown;
     const hasTenants = jobs.some(({ tenant }) => tenant);
+    const isBatch = jobs.some(({ batch }) => batch);
     const columns = [{ title: "Job" }, { title: "Model" }, { title: "Status" }, { title: "Problem" },
-      { title: "Label" }, { title: "Tenant" }, { title: "Created" }, { title: "Total", isNumber: true }]
+      { title: isBatch ? "Line" : "Label" }, { title: "Tenant" }, { title: "Created" }, { title: "Total", isNumber: true }]
       .filter(({ title }) => hasTenants || title !== "Tenant");
     const rows = jobs.map((job) => ({
       key: job.id,
       cells: [
         h("a", { href: `#job=${job.id}`, class: "id" }, job.id), modelOf(job), statusBadge(job.status),
-        job.error ? job.error.code : UNKNOWN, job.label ?? UNKNOWN, ...(hasTenants ? [job.tenant ?? UNKNOWN] : []),
+        job.error ? job.error.code : UNKNOWN, (isBatch ? job.custom_id : job.label) ?? UNKNOWN, ...(hasTenants ? [job.tenant ?? UNKNOWN] : []),
         timeElement(job.created_at), formatDuration(job.timing?.total_ms === undefined ? null : job.timing.total_ms / 1000),
       ],
     }));
-    update(place("job-rows"), rows.length ? table("Jobs, newest first", columns, rows) : null);
+    update(place("job-rows"), rows.length ? table(isBatch ? "Lines of a batch, in their order" : "Jobs, newest first", columns, rows) : null);
     update(place("job-result"), `${jobs.length ? formatCount(jobs.length, "job") : "No job"} found. Looked back to `, timeElement(back),
       cursor ? ". Older jobs were not examined." : ": all jobs that are kept.");
     place("further").hidden = !cursor;
@@ -113,7 +106,8 @@ export function addJobs({ access }) {
   function showStory() {
     const { job, timeline } = story;
     const isNew = place("story").firstElementChild?.dataset.key !== wanted;
-    const facts = [["Model", modelOf(job)], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
+    const facts = [["Model", modelOf(job)], ["Batch", job.batch && h("a", { href: `#batch=${job.batch}`, class: "id" }, job.batch)],
+      ["Line", job.custom_id], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
       ["Deadline", timeElement(job.deadline)], ["Attempt", String(job.attempt)],
       ["Progress", job.progress ? `${Math.round((job.progress.fraction ?? 0) * 100)} % ${job.progress.message ?? ""}` : null],
       ["Named results", Object.entries(job.results ?? {}).map(([name, { media_type: type }]) => `${name} (${type})`).join(", ")]];

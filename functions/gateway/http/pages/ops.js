@@ -8,6 +8,7 @@ import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
 import { formatBytes, formatDuration, formatNumber, sentence } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { addKeyField, onKeyChange, readKey } from "./key.js";
+import { addBatches } from "./ops-batches.js";
 import { addJobs } from "./ops-jobs.js";
 import { addLetters } from "./ops-letters.js";
 
@@ -66,6 +67,7 @@ async function poll() {
     answeredAt = Date.now();
     showFigures();
     letters.refresh(overview);
+    batches.refresh();
     jobs.refresh();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -84,7 +86,7 @@ function refuse(problem) {
   if (![401, 403].includes(problem.document.status)) {
     // The jobs may be found although the figures are not known.
     page.access ??= { isOperator: false, canChange: false, canCancel: () => true, tenant: null, name: null };
-    jobs.start();
+    startLists();
     return;
   }
   page.halted = "refused";
@@ -96,8 +98,18 @@ function refuse(problem) {
   page.access = { isOperator: false, canChange: false, canCancel: () => true, tenant: null, name: null };
   place("figures").hidden = true;
   letters.clear();
-  if (problem.document.status === 403) jobs.start();
-  else jobs.clear();
+  if (problem.document.status === 403) startLists();
+  else clearLists();
+}
+
+function startLists() {
+  batches.start();
+  jobs.start();
+}
+
+function clearLists() {
+  batches.clear();
+  jobs.clear();
 }
 
 /** Return what a caller may do. */
@@ -130,7 +142,7 @@ onKeyChange(() => {
   announced = null;
   place("figures").hidden = true;
   letters.clear();
-  jobs.clear();
+  clearLists();
   goOn();
 });
 
@@ -210,7 +222,7 @@ function showFigures() {
   fillModels(overview.queues.map(({ model }) => model));
   showCharts();
   announceVerdicts(overview.verdicts);
-  jobs.start();
+  startLists();
 }
 
 /** Announce the worst verdict if its kind has changed, and not if only its figures have. */
@@ -434,7 +446,7 @@ function failureTable(failures) {
 }
 
 function fillModels(models) {
-  for (const id of ["chart-model", "letter-model", "job-model"]) {
+  for (const id of ["chart-model", "letter-model", "batch-model", "job-model"]) {
     const names = ["", ...models];
     const select = place(id);
     const kept = select.value;
@@ -490,13 +502,15 @@ function confirm(title, text, yes, isDangerous) {
 
 const access = () => page.access;
 const letters = addLetters({ confirm, access });
+const batches = addBatches({ confirm, access });
 const jobs = addJobs({ access });
 
 const ACTIONS = {
   pause: () => halt("paused"),
   "go-on": goOn,
-  find: ({ model, code = "", status = "" }) => jobs.find({ model, code, status }),
+  find: ({ model = "", code = "", status = "", batch = "" }) => jobs.find({ model, code, status, batch }),
   ...letters.actions,
+  ...batches.actions,
   ...jobs.actions,
 };
 
