@@ -10,6 +10,8 @@ const ANY_TYPE = "application/octet-stream";
 const WAV_TYPES = ["audio/wav", "audio/x-wav", "audio/vnd.wave", "audio/wave"];
 const MAX_PREVIEW_BYTES = 30_000_000;
 const DECODED_RATE = 44_100;
+const MAX_FILES = 1000; // the largest number of items in a request for a batch
+const MAX_THUMBNAILS = 24;
 
 const SAMPLES = [
   { name: "chelsea.jpg", text: "A cat", type: "image/jpeg" },
@@ -29,6 +31,7 @@ const OPENAI_SAMPLES = {
 };
 
 const find = (id) => document.getElementById(id);
+const isLines = ({ name }) => /\.(jsonl|ndjson)$/i.test(name);
 const isText = (type) => type.startsWith("text/");
 const modesOf = (entry) => [
   ["file", "File"],
@@ -48,6 +51,7 @@ class InputField {
     this.useModel = useModel;
     this.entry = null; // {title, media_types, limits, required}: what the input may be
     this.mode = "file";
+    this.batch = null; // {files} or {jsonl}: several inputs, instead of one
     this.file = null; // {name, blob, mediaType}: as it will be sent
     this.others = []; // the models that the user may choose for a file
   }
@@ -66,8 +70,8 @@ class InputField {
     this.entry = entry;
     this.others = others;
     const types = entry.media_types;
-    this.part("file").accept = types.includes(ANY_TYPE) ? "" : [...types, ...(takesSound(entry) ? ["audio/*"] : []),
-      ...(takesPictures(entry) ? ["image/*"] : [])].join(",");
+    this.part("file").accept = types.includes(ANY_TYPE) ? "" : [...types, ...(this.prefix ? [] : [".jsonl", ".ndjson"]),
+      ...(takesSound(entry) ? ["audio/*"] : []), ...(takesPictures(entry) ? ["image/*"] : [])].join(",");
     const modes = modesOf(entry);
     if (!modes.some(([mode]) => mode === this.mode)) this.mode = "file";
     this.part("modes").hidden = modes.length === 1;
@@ -75,6 +79,12 @@ class InputField {
     this.part("samples").replaceChildren(...this.sampleButtons());
     this.setMode(this.mode);
     if (this.file) this.setFile(this.file.original, this.file.originalName);
+    else if (this.batch) this.setFiles(this.batch.originals);
+  }
+
+  /** Use the files that the user has given. Only the first input takes several. */
+  setFiles([file]) {
+    return this.setFile(file, file.name);
   }
 
   /** Return the input as {name, blob, mediaType, text, json, limits}; null if there is none.
@@ -122,6 +132,7 @@ class InputField {
   async setFile(original, name) {
     this.part("input-problem").replaceChildren();
     const found = { original, originalName: name };
+    this.batch = null;
     try {
       const type = await typeOf(original);
       const isEditable = original.size < 1_000_000 && modesOf(this.entry).some(([mode]) => mode !== "file");
@@ -138,16 +149,17 @@ class InputField {
       return;
     }
     this.file = found;
-    this.setMode("file");
-    for (const [value, radio] of [...this.part("modes").querySelectorAll("input")].map((one) => [one.value, one])) {
-      radio.checked = value === "file";
-    }
+    this.chooseMode("file");
     await this.showPreview();
     this.onChange();
   }
 
   setText(text, mode) {
     this.part("text").value = text;
+    this.chooseMode(mode);
+  }
+
+  chooseMode(mode) {
     for (const radio of this.part("modes").querySelectorAll("input")) radio.checked = radio.value === mode;
     this.setMode(mode);
   }
@@ -195,18 +207,27 @@ class InputField {
     } else if (WAV_TYPES.includes(mediaType) && blob.size <= MAX_PREVIEW_BYTES) {
       shown.push(await drawSound(blob));
     }
+    this.showFacts(shown, name, facts);
+  }
+
+  removeButton() {
     const remove = element("button", { type: "button" }, "Remove");
     remove.addEventListener("click", () => {
       this.file = null;
+      this.batch = null;
       this.part("preview").replaceChildren();
       this.part("input-state").textContent = "The file was removed.";
       this.part("file").focus();
       this.onChange();
     });
+    return remove;
+  }
+
+  showFacts(shown, name, facts) {
     forgetUrls(this.part("preview"));
     this.part("preview").replaceChildren(...shown,
       element("p", { className: "file" }, element("strong", {}, name),
-        ` ${facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(", ")} `, remove));
+        ` ${facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(", ")} `, this.removeButton()));
     this.part("input-state").textContent = `${this.prefix ? this.taker : "The input"} is ${name}.`;
   }
 
@@ -253,8 +274,8 @@ class InputField {
     this.part("text").after(makeJsonCheck(`${this.prefix}text-check`));
     this.part("text").addEventListener("input", () => { this.checkText(); this.onChange(); });
     this.part("file").addEventListener("change", () => {
-      const [file] = this.part("file").files;
-      if (file) this.setFile(file, file.name);
+      const files = [...this.part("file").files];
+      if (files.length) this.setFiles(files);
       this.part("file").value = ""; // the same file can be chosen again
     });
   }
@@ -294,10 +315,66 @@ export class InputPanel extends InputField {
     }));
   }
 
+  /** Whether several inputs are given, of which each becomes a line of a batch. */
+  get isBatch() {
+    return this.mode === "file" && this.batch !== null;
+  }
+
+  async setFiles(files) {
+    if (files.length === 1 && !isLines(files[0])) {
+      await super.setFiles(files);
+      return;
+    }
+    this.part("input-problem").replaceChildren();
+    this.file = null;
+    try {
+      this.batch = { originals: files, ...await this.batchOf(files) };
+    } catch (error) {
+      this.batch = null;
+      this.part("preview").replaceChildren();
+      if (error.document) error.document.choices = []; // they would use one of the files
+      this.showFailure(this.part("input-problem"), error);
+      this.onChange();
+      return;
+    }
+    this.chooseMode("file");
+    this.showBatch();
+    this.onChange();
+  }
+
+  async batchOf(files) {
+    if (files.some(isLines)) {
+      if (files.length === 1) return { jsonl: files[0] };
+      throw inputProblem("A JSONL file is a batch by itself", "Choose one JSONL file, or several files that are not JSONL.");
+    }
+    if (files.length > MAX_FILES) {
+      throw inputProblem("There are too many files", `The page submits at most ${MAX_FILES} files at once; these are ${files.length}. `
+        + `Submit a folder with: loosely submit FOLDER --model ${this.model.name}`);
+    }
+    const needed = [...this.named.values()].find(({ entry }) => entry.required);
+    if (needed) {
+      throw inputProblem("The model needs more than one input", `Each line needs the input ${needed.entry.title}, too. `
+        + "Choose a JSONL file, whose lines have all inputs.");
+    }
+    const fitted = [];
+    for (const file of files) fitted.push(await this.fit(file, file.name, await typeOf(file)));
+    return { files: fitted };
+  }
+
+  showBatch() {
+    const { jsonl, files = [] } = this.batch;
+    const pictures = files.filter(({ mediaType }) => mediaType.startsWith("image/")).slice(0, MAX_THUMBNAILS)
+      .map(({ blob }) => element("img", { src: URL.createObjectURL(blob), alt: "" }));
+    const size = jsonl ? jsonl.size : files.reduce((sum, { blob }) => sum + blob.size, 0);
+    this.showFacts(pictures.length ? [element("div", { className: "thumbnails" }, ...pictures)] : [],
+      jsonl ? jsonl.name : `${files.length} files`, [formatSize(size), jsonl ? "a batch: one line for each input" : "as one batch"]);
+  }
+
   /** Return all inputs: the members of the first one, and `inputs` with those that have a name.
    *
-   * Raises Problem if an input is missing or cannot be sent. */
+   * Several inputs are in `batch`. Raises Problem if an input is missing or cannot be sent. */
   values() {
+    if (this.isBatch) return { batch: this.batch, inputs: {} };
     const first = this.value();
     const named = [...this.named].map(([name, field]) => [name, field.value()]);
     return { ...first, inputs: Object.fromEntries(named.filter(([, each]) => each)) };
@@ -316,10 +393,10 @@ export class InputPanel extends InputField {
     this.connectField();
     this.connectDrop();
     document.addEventListener("paste", (event) => {
-      const [file] = event.clipboardData?.files ?? [];
-      if (file) {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (files.length) {
         event.preventDefault();
-        this.fieldOf(event.target).setFile(file, file.name);
+        this.fieldOf(event.target).setFiles(files);
       }
     });
     find("camera").addEventListener("click", () => this.takePicture());
@@ -343,10 +420,10 @@ export class InputPanel extends InputField {
       });
     }
     document.addEventListener("drop", (event) => {
-      const [file] = event.dataTransfer?.files ?? [];
-      if (!file) return;
+      const files = [...(event.dataTransfer?.files ?? [])];
+      if (!files.length) return;
       event.preventDefault();
-      this.fieldOf(event.target).setFile(file, file.name);
+      this.fieldOf(event.target).setFiles(files);
     });
   }
 

@@ -129,7 +129,8 @@ export function uploadOrder(model, name, { mediaType }) {
   return JSON.stringify({ model: model.name, media_type: mediaType, ...(name && { input: name }) });
 }
 
-async function uploadInput(model, name, input, signal) {
+/** Upload one input of a model, and return the id of the upload. */
+export async function uploadInput(model, name, input, signal) {
   const { limits, blob } = input;
   if (blob.size > limits.upload_bytes) {
     throw new Problem({
@@ -140,6 +141,11 @@ async function uploadInput(model, name, input, signal) {
   const headers = { "Content-Type": "application/json" };
   const body = uploadOrder(model, name, input);
   const slot = await (await send("/v1/uploads", { method: "POST", headers, body, signal })).json();
+  return putUpload(slot, blob, signal);
+}
+
+/** Send a file to the URL of an upload, and return the id of the upload. */
+export async function putUpload(slot, blob, signal) {
   const answer = await fetchFrom("the blob storage", slot.url,
     { method: slot.method, headers: slot.headers, body: blob, signal });
   if (!answer.ok) throw storeProblem(answer);

@@ -2,12 +2,14 @@
 //
 //     input.js     the inputs: file, camera, microphone, text, JSON
 //     job.js       the requests
+//     batch.js     the requests for several inputs, and the table of their results
 //     stream.js    what the model emits while it runs
 //     result.js    the drawings of results; picture.js and sound.js have the larger ones
 //     problem.js   problems
 //     snippets.js  the request as commands
 //     timeline.js  where the time of the job went
 
+import { BatchView, DEADLINE, factsOf as batchFactsOf, readLines, refusalOf, submitBatch } from "/pages/batch.js";
 import { addKeyField, element, onKeyChange } from "/pages/key.js";
 import { checkJson, choice, forgetUrls, InputPanel, makeJsonCheck, showJsonCheck } from "/pages/input.js";
 import {
@@ -18,7 +20,7 @@ import { formatMilliseconds, formatSize } from "/pages/figures.js";
 import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
 import { drawResult } from "/pages/result.js";
-import { LANGUAGES } from "/pages/snippets.js";
+import { BATCH_LANGUAGES, LANGUAGES } from "/pages/snippets.js";
 import { StreamView } from "/pages/stream.js";
 import { drawTimeline } from "/pages/timeline.js";
 
@@ -32,7 +34,7 @@ const find = (id) => document.getElementById(id);
 const TEXT_OPERATIONS = new Set(["chat.completions", "completions", "responses"]);
 
 const STATUS_MARKS = {
-  sending: "↑", queued: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
+  sending: "↑", queued: "…", validating: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
 };
 
 const WAITS = {
@@ -101,15 +103,31 @@ function percentagesOf(versions) {
 function selectModel(chosen) {
   const isOther = model !== chosen || !find("deadline").value;
   model = chosen;
+  if (isOther) showDeadline();
   history.replaceState(null, "", `#${encodeURIComponent(model.name)}`);
   if (isOther) {
-    find("deadline").value = model.defaults.deadline_seconds;
     find("stream").checked = model.streams || model.openai.some((each) => TEXT_OPERATIONS.has(each));
   }
-  find("deadline").max = model.limits.deadline_seconds;
-  find("deadline-text").textContent = `1 to ${model.limits.deadline_seconds}. The job expires if it has not ended by then.`;
   showParameters();
   input.setModel(model, models);
+}
+
+/** Show the usual and the longest deadline of a job of the model, or of a batch. */
+function showDeadline() {
+  const [usual, most, what] = input.isBatch ? [DEADLINE.usual, DEADLINE.most, "batch"]
+    : [model.defaults.deadline_seconds, model.limits.deadline_seconds, "job"];
+  Object.assign(find("deadline"), { value: usual, defaultValue: usual, max: most });
+  find("deadline-text").textContent = `1 to ${most}. The ${what} expires if it has not ended by then.`;
+}
+
+/** Show the options of a job or of a batch. */
+function showKind() {
+  const isBatch = input.isBatch;
+  if (find("request").classList.contains("batch") === isBatch) return;
+  find("request").classList.toggle("batch", isBatch);
+  find("run").textContent = isBatch ? "Run the batch" : "Run";
+  showDeadline();
+  showLanguages();
 }
 
 /** Select the model that the address names after "#". */
@@ -212,7 +230,7 @@ function readOptions() {
   return {
     wait: number("wait", "The wait"),
     stream: find("stream").checked,
-    deadline_seconds: deadline === model.defaults.deadline_seconds ? null : deadline,
+    deadline_seconds: deadline === Number(find("deadline").defaultValue) ? null : deadline,
     priority: find("priority").value === "normal" ? null : find("priority").value,
     label: find("label").value || null,
     parameters: readParameters(),
@@ -221,7 +239,7 @@ function readOptions() {
 
 function showOptions() {
   const options = readOptions();
-  const shown = [options.stream ? "stream" : `wait ${options.wait} s`, options.priority && "low priority", options.deadline_seconds && `deadline ${options.deadline_seconds} s`,
+  const shown = [input.isBatch ? null : options.stream ? "stream" : `wait ${options.wait} s`, options.priority && "low priority", options.deadline_seconds && `deadline ${options.deadline_seconds} s`,
     options.label && `label ${options.label}`, options.parameters && "parameters"];
   find("options-summary").textContent = shown.filter(Boolean).join(", ");
 }
@@ -432,6 +450,63 @@ class Run {
   }
 }
 
+/** One press of "Run" with several inputs. Its `job` is the batch, which has the members that the base class uses. */
+class BatchRun extends Run {
+  async submitted() {
+    const signal = AbortSignal.any([this.stopped.signal, this.submit.signal]);
+    try {
+      this.show(await submitBatch(this.request, signal, (text) => this.showStatus("sending", text)));
+    } catch (error) {
+      if (error.name !== "AbortError" || this.stopped.signal.aborted) throw error;
+      throw new Problem({ title: "Cancelled before the batch was submitted", detail: "The upload was stopped. No batch was made." });
+    }
+    if (this.isCancelled) this.show(await cancelJob(this.job));
+    this.view = new BatchView(find("result"), this.request);
+  }
+
+  async followed() {
+    const report = (text) => this.showStatus(this.job.status, text);
+    for await (const batch of followJob(this.job, this.stopped.signal, report)) {
+      this.show(batch);
+      await this.showLines();
+    }
+  }
+
+  async showLines() {
+    const batch = this.job;
+    if (!batch.counts.total) return;
+    const jobs = await readLines(batch, this.stopped.signal);
+    if (this === current) this.view.show(batch, jobs);
+  }
+
+  async ended() {
+    await this.showLines();
+    const refusal = refusalOf(this.job);
+    if (refusal) throw refusal;
+  }
+
+  show(batch) {
+    if (this !== current) return;
+    this.job = batch;
+    const text = {
+      validating: "The lines are being checked", running: "The batch runs", cancelling: "The batch is being cancelled",
+      succeeded: "All lines have ended after", failed: "Refused after", cancelled: "Cancelled after", expired: "Expired after",
+    }[batch.status] + (isFinal(batch) ? ` ${formatMilliseconds(Date.parse(batch.finished_at) - Date.parse(batch.created_at))}` : "");
+    this.showStatus(batch.status, text);
+    find("progress").hidden = isFinal(batch) || !batch.counts.total;
+    find("progress").value = batch.progress?.fraction ?? 0;
+    const eta = isFinal(batch) ? null : batch.estimate?.eta_seconds ?? null;
+    showFacts(find("job-facts"), [
+      ...batchFactsOf(batch), ["Left", eta === null ? null : formatMilliseconds(eta * 1000)],
+      ["Label", batch.label], ["Batch", element("a", { href: `/ops#batch=${batch.id}` }, batch.id)],
+    ]);
+  }
+
+  async showTimeline() {
+    // The timelines are those of its lines.
+  }
+}
+
 /** Return the extension of a file with this media type, without the dot. */
 function fileSuffix(mediaType) {
   const type = mediaType.split(";")[0];
@@ -473,7 +548,7 @@ function run() {
   }
   current?.stopped.abort();
   for (const id of ["result", "stream-view"]) forgetUrls(find(id));
-  current = new Run({ ...request, key: randomKey() });
+  current = new (request.batch ? BatchRun : Run)({ ...request, key: randomKey() });
   for (const id of ["problem", "result", "timeline", "job-facts"]) find(id).replaceChildren();
   for (const id of ["progress", "story"]) find(id).hidden = true;
   setRunning(true);
@@ -489,12 +564,22 @@ function randomKey() {
 
 // --- The request as commands ---
 
+function showLanguages() {
+  const known = Object.keys(input.isBatch ? BATCH_LANGUAGES : LANGUAGES);
+  if (!known.includes(language)) [language] = known;
+  find("languages").replaceChildren(...choice("language", known.map((name) => [name, name]), language, (name) => {
+    language = name;
+    showSnippet();
+  }));
+}
+
 function showSnippet() {
   if (!model) return;
   let text;
   try {
+    showKind();
     showOptions();
-    text = LANGUAGES[language](readRequest(), location.origin);
+    text = (input.isBatch ? BATCH_LANGUAGES : LANGUAGES)[language](readRequest(), location.origin);
   } catch (error) {
     text = `# ${error.message}`;
   }
@@ -521,10 +606,7 @@ function openKeyField() {
 
 addKeyField();
 onKeyChange(() => { loadModels(); showSnippet(); });
-find("languages").replaceChildren(...choice("language", Object.keys(LANGUAGES).map((name) => [name, name]), language, (name) => {
-  language = name;
-  showSnippet();
-}));
+showLanguages();
 find("request").addEventListener("submit", (event) => {
   event.preventDefault();
   run();

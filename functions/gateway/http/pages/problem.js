@@ -29,6 +29,10 @@ export function showProblem(container, error, repeat = null) {
   if (error.retryAfterSeconds !== null && error.retryAfterSeconds !== undefined) {
     lines.push(element("p", {}, `Try again in ${error.retryAfterSeconds} s.`));
   }
+  if (problem.errors?.length) {
+    lines.push(element("ul", { className: "refused" }, ...problem.errors.map(({ line, custom_id: name, code: reason, message }) =>
+      element("li", {}, `${line ? `Line ${line}` : "The file"}${name ? ` (${name})` : ""}: ${reason}: ${message}`))));
+  }
   const facts = [
     ["Code", code && element("a", { href: `/docs/problems#${code}` }, code)],
     ["HTTP status", problem.status],

@@ -6,6 +6,8 @@ import { envelope, inputsOf, isFile, needsUpload, submission, uploadedNames, upl
 const KEY = "LOOSELY_API_KEY";
 
 export const LANGUAGES = { curl: makeCurl, Python: makePython, JavaScript: makeJavaScript };
+/** The languages for several inputs. */
+export const BATCH_LANGUAGES = { "Command line": makeBatchCommand, Python: makeBatchPython };
 
 const isJson = (request) => request.model.result_media_type === "application/json";
 
@@ -163,6 +165,42 @@ function python(value) {
     return `{${Object.entries(value).map(([key, each]) => `${python(key)}: ${python(each)}`).join(", ")}}`;
   }
   return JSON.stringify(value); // Python reads strings and numbers of JSON as they are
+}
+
+/** Return the files with the inputs of a batch, which the commands read. */
+function batchFiles({ jsonl, files }) {
+  return jsonl ? [jsonl.name] : files.map(({ name }) => name);
+}
+
+function makeBatchCommand({ model, batch, options }, origin) {
+  const given = [["model", model.name], ["deadline", options.deadline_seconds], ["label", options.label], ["parameters", options.parameters]]
+    .filter(([, value]) => value !== null).map(([name, value]) => `--${name} ${shell(String(value))}`);
+  return [
+    `export LOOSELY_URL=${shell(origin)}`,
+    `id=$(${joined(["loosely batch submit", ...batchFiles(batch).map(shell), ...given])})`,
+    'loosely batch results "$id" --out results.jsonl',
+    "",
+  ].join("\n");
+}
+
+function makeBatchPython({ model, batch, options }, origin) {
+  const given = [["deadline_seconds", options.deadline_seconds], ["label", options.label],
+    ["parameters", options.parameters && JSON.parse(options.parameters)]]
+    .filter(([, value]) => value !== null).map(([name, value]) => `, ${name}=${python(value)}`).join("");
+  const paths = batchFiles(batch).map((name) => `Path(${python(name)})`);
+  return [
+    "from pathlib import Path",
+    "",
+    "from loosely import Client",
+    "",
+    ...(readKey() ? [`# The client reads the key from $${KEY}.`] : []),
+    `with Client(${python(origin)}) as client:`,
+    `    batch = client.batches.create(${python(model.name)}, ${batch.jsonl ? paths[0] : `[${paths.join(", ")}]`}${given})`,
+    "    batch = client.batches.wait(batch)",
+    "    for line in client.batches.results(batch):",
+    "        print(line)",
+    "",
+  ].join("\n");
 }
 
 function makeJavaScript(request, origin) {
