@@ -49,8 +49,12 @@ function errorsOf(batch) {
   return batch.errors?.length ? h("a", { href: `#batch=${batch.id}` }, "why it was refused") : UNKNOWN;
 }
 
-const rateOf = ({ estimate }) => (estimate?.rate_per_second ? `${formatNumber(estimate.rate_per_second)} / s` : UNKNOWN);
-const leftOf = ({ estimate }) => formatDuration(estimate?.eta_seconds);
+/** Return how many lines end in a second, and how long the rest takes, of a batch that has not ended. */
+function paceOf(batch) {
+  if (isFinal(batch)) return [UNKNOWN, UNKNOWN];
+  const { rate_per_second: rate, eta_seconds: left } = batch.estimate ?? {};
+  return [rate ? `${formatNumber(rate)} / s` : UNKNOWN, formatDuration(left)];
+}
 
 /**
  * Add the batches. `confirm` asks the user, and `access` returns what the caller may do.
@@ -100,11 +104,11 @@ export function addBatches({ confirm, access }) {
     const rows = batches.map((batch) => ({
       key: batch.id,
       cells: [
-        [h("a", { href: `#batch=${batch.id}`, class: "id", title: batch.id }, `${batch.id.slice(0, 8)}…${batch.id.slice(19)}`),
-          batch.label ? h("span", { class: "hint" }, ` ${batch.label}`) : null],
+        [h("a", { href: `#batch=${batch.id}`, class: "id", title: batch.id }, `${batch.id.slice(0, 8)}…${batch.id.slice(24)}`),
+          batch.label ? h("div", { class: "hint" }, batch.label) : null],
         batch.model, ...(hidden[0] ? [] : [batch.tenant ?? UNKNOWN]), statusBadge(batch.status), progressOf(batch),
-        rateOf(batch), isFinal(batch) ? UNKNOWN : leftOf(batch), errorsOf(batch), timeElement(batch.created_at),
-        h("div", { class: "buttons" }, linesButton(batch, "Lines"), cancelButton(batch)),
+        ...paceOf(batch), errorsOf(batch), timeElement(batch.created_at),
+        h("div", { class: "buttons" }, batch.counts.total ? linesButton(batch, "Lines") : null, cancelButton(batch)),
       ],
     }));
     update(place("batch-rows"), rows.length ? table("Batches, those that run first", columns, rows) : null);
@@ -147,19 +151,19 @@ export function addBatches({ confirm, access }) {
   }
 
   function storyOf(batch) {
+    const [rate, left] = paceOf(batch);
     const facts = [["Model", batch.model], ["Label", batch.label], ["Tenant", batch.tenant], ["Created", timeElement(batch.created_at)],
       ["Started", batch.started_at && timeElement(batch.started_at)], ["Ended", batch.finished_at && timeElement(batch.finished_at)],
       ["Deadline", timeElement(batch.deadline)], ["Waiting", formatNumber(batch.counts.waiting)],
-      ["Rate", rateOf(batch)], ["Left", isFinal(batch) ? null : leftOf(batch)]];
+      ["Rate", rate], ["Left", left]];
     const refused = batch.errors ?? [];
     return [
       h("p", { id: "batch-status" }, statusBadge(batch.status)), progressOf(batch),
       h("dl", { class: "facts" }, facts.filter(([, value]) => value && value !== UNKNOWN)
         .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
       refused.length ? h("ul", { class: "refused" }, refused.map(({ line, custom_id: name, code, message }) => h("li", {},
-        `${line ? `Line ${line}` : "The file"}${name ? ` (${name})` : ""}: `,
-        h("a", { href: `/docs/problems#${encodeURIComponent(code)}` }, code), ` ${message}`))) : errorsOf(batch),
-      h("p", { class: "buttons" }, linesButton(batch, "Show its lines"), cancelButton(batch)),
+        `${line ? `Line ${line}` : "The file"}${name ? ` (${name})` : ""}: ${code}: ${message}`))) : errorsOf(batch),
+      h("p", { class: "buttons" }, batch.counts.total ? linesButton(batch, "Show its lines") : null, cancelButton(batch)),
     ];
   }
 
