@@ -2,7 +2,7 @@
 
 import { Problem, send } from "/pages/gateway.js";
 import { forgetUrls } from "/pages/input.js";
-import { problemOf, putUpload, readResult, uploadInput } from "/pages/job.js";
+import { isFinal, problemOf, putUpload, readResult, uploadInput } from "/pages/job.js";
 import { element } from "/pages/key.js";
 import { percent } from "/pages/picture.js";
 import { showProblem } from "/pages/problem.js";
@@ -70,7 +70,7 @@ async function uploadFiles({ model, batch }, signal, report) {
     while (next < lines.length) {
       const at = next++;
       const { id, file } = lines[at];
-      const upload = await uploadInput(model, "", file, signal);
+      const upload = await uploadInput(model, "", { ...file, limits: model.limits }, signal);
       items[at] = { custom_id: id, input: { upload, media_type: file.mediaType } };
       report(`Uploaded ${++done} of ${lines.length} files …`);
     }
@@ -118,7 +118,8 @@ export class BatchView {
     this.lineView = element("div", { className: "line-view" });
     this.note = element("p", { className: "soft" });
     this.buttons = element("p", { className: "buttons" });
-    container.replaceChildren(this.buttons, element("div", { className: "wide" },
+    // The table scrolls by itself, so that an opened line below it is near.
+    container.replaceChildren(this.buttons, element("div", { className: "batch-table", tabIndex: 0, role: "region", ariaLabel: "Lines of the batch" },
       element("table", { className: "batch-lines" }, element("caption", { className: "spoken" }, "Lines of the batch"),
         element("thead", {}, element("tr", {}, ...["Line", "Status", "Answer"].map((title) => element("th", { scope: "col" }, title)))),
         this.body)), this.note, this.lineView);
@@ -191,11 +192,13 @@ export function refusalOf(batch) {
 }
 
 /** Return the facts of a batch: a name and a text for each. */
-export function factsOf({ counts, estimate }) {
+export function factsOf(batch) {
+  const { counts, estimate } = batch;
+  const rate = isFinal(batch) ? null : estimate?.rate_per_second;
   const shown = ["waiting", "running", "succeeded", "failed", "expired", "cancelled"].filter((name) => counts[name]);
   return [
     ["Lines", counts.total || null],
     ...shown.map((name) => [name[0].toUpperCase() + name.slice(1), counts[name]]),
-    ["Rate", estimate?.rate_per_second ? `${estimate.rate_per_second.toFixed(1)} a second` : null],
+    ["Rate", rate ? `${rate.toFixed(1)} a second` : null],
   ];
 }
