@@ -17,7 +17,14 @@ WHOLE: Final = 0
 _OPENAI: Final = ".openai"
 """Ends the names of blobs that list batches of the OpenAI API."""
 
-_CACHED_SPECS: Final = 256
+# More than a page of a list may examine.
+_CACHED_SPECS: Final = 1024
+_CACHED_STATES: Final = 1024
+
+
+def state_blob(batch_id: str) -> str:
+    """Return the name of the blob that says how far a batch is."""
+    return f"{BATCHES}{batch_id}/state"
 
 
 def input_blob(batch_id: str) -> str:
@@ -57,6 +64,7 @@ class BatchStore:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._specs: OrderedDict[str, BatchSpec] = OrderedDict()
+        self._finals: OrderedDict[str, BatchState] = OrderedDict()
 
     async def create(self, spec: BatchSpec) -> None:
         """Write the spec of a new batch."""
@@ -82,17 +90,28 @@ class BatchStore:
 
     async def state(self, batch_id: str) -> tuple[BatchState, str | None]:
         """Return the state of a batch and its ETag, which is None before the first step."""
-        found = await self._blobs.read(f"{BATCHES}{batch_id}/state")
+        found = await self._blobs.read(state_blob(batch_id))
         return (
             (BatchState(), None) if found is None else (BatchState.decode(found.data), found.etag)
         )
+
+    async def shown_state(self, batch_id: str) -> BatchState:
+        """Return the state of a batch, to be shown. A final one, which never changes, is cached."""
+        if (known := self._finals.get(batch_id)) is not None:
+            return known
+        state, _ = await self.state(batch_id)
+        if state.status.is_final:
+            self._finals[batch_id] = state
+            if len(self._finals) > _CACHED_STATES:
+                self._finals.popitem(last=False)
+        return state
 
     async def write_state(self, batch_id: str, state: BatchState, etag: str | None) -> str | None:
         """Replace the state that has this ETag; return the new ETag, or None if it has another.
 
         None may also mean that the state was written and the response was lost: read it again.
         """
-        name = f"{BATCHES}{batch_id}/state"
+        name = state_blob(batch_id)
         if etag is None:
             return await self._blobs.create(name, state.encode())
         return await self._blobs.replace(name, state.encode(), etag)

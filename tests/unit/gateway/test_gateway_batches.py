@@ -9,7 +9,7 @@ import pytest
 from contract.names import batch_instance
 from gateway.batches.ids import is_batch_id, line_id
 from gateway.batches.model import BatchState, BatchStatus
-from gateway.batches.store import results_blob
+from gateway.batches.store import results_blob, state_blob
 from tests.unit.gateway.conftest import RunningGateway
 
 
@@ -168,6 +168,15 @@ class TestList:
         assert last["next_cursor"] is None
         found = await gateway.get("/v1/batches", label="batch 1")
         assert [each["id"] for each in found["batches"]] == [made[1]]
+
+    async def test_final_state_is_read_once(self, gateway: RunningGateway) -> None:
+        batch_id = (await create(gateway)).json()["id"]
+        for status in (BatchStatus.RUNNING, BatchStatus.SUCCEEDED):
+            await set_state(gateway, batch_id, BatchState(status))
+            page = await gateway.get("/v1/batches")
+            assert page["batches"][0]["status"] == status
+        await gateway.blobs.delete(state_blob(batch_id))
+        assert await gateway.get("/v1/batches") == page
 
 
 @pytest.mark.parametrize("path", ["no-batch", "01982f0c-5f0e-8d4a-9a53-0d2c1b3f0000"])

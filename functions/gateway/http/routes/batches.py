@@ -205,8 +205,7 @@ async def _find(
         raise HttpProblem(
             problems.UNKNOWN_BATCH, f"there is no batch {batch_id[:100]!r}, or it has been deleted"
         )
-    state, _ = await store.state(batch_id)
-    return spec, state
+    return spec, await store.shown_state(batch_id)
 
 
 @router.delete(
