@@ -17,6 +17,7 @@ const COLUMNS = [
 
 const isFinal = ({ status }) => FINAL.has(status);
 const pathOf = (id) => `${PATH}/${encodeURIComponent(id)}`;
+const modelOf = ({ model, version }) => (version ? `${model}:${version}` : model);
 const endedOf = ({ succeeded, failed, expired, cancelled }) => succeeded + failed + expired + cancelled;
 
 /** Return how many lines have ended, as a bar and in words. */
@@ -106,7 +107,7 @@ export function addBatches({ confirm, access }) {
       cells: [
         [h("a", { href: `#batch=${batch.id}`, class: "id", title: batch.id }, `${batch.id.slice(0, 8)}…${batch.id.slice(24)}`),
           batch.label ? h("div", { class: "hint" }, batch.label) : null],
-        batch.model, ...(hidden[0] ? [] : [batch.tenant ?? UNKNOWN]), statusBadge(batch.status), progressOf(batch),
+        modelOf(batch), ...(hidden[0] ? [] : [batch.tenant ?? UNKNOWN]), statusBadge(batch.status), progressOf(batch),
         ...paceOf(batch), errorsOf(batch), timeElement(batch.created_at),
         h("div", { class: "buttons" }, batch.counts.total ? linesButton(batch, "Lines") : null, cancelButton(batch)),
       ],
@@ -152,7 +153,7 @@ export function addBatches({ confirm, access }) {
 
   function storyOf(batch) {
     const [rate, left] = paceOf(batch);
-    const facts = [["Model", batch.model], ["Label", batch.label], ["Tenant", batch.tenant], ["Created", timeElement(batch.created_at)],
+    const facts = [["Model", modelOf(batch)], ["Label", batch.label], ["Tenant", batch.tenant], ["Created", timeElement(batch.created_at)],
       ["Started", batch.started_at && timeElement(batch.started_at)], ["Ended", batch.finished_at && timeElement(batch.finished_at)],
       ["Deadline", timeElement(batch.deadline)], ["Waiting", formatNumber(batch.counts.waiting)],
       ["Rate", rate], ["Left", left]];
