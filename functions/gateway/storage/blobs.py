@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -109,6 +109,8 @@ class PayloadContainer:
                 # With trust_env, the session starts two threads for each request, to read the
                 # netrc file and the environment.
                 trust_env=_needs_proxy(str(self.service.url)),
+                # An attacker who writes a blob must not make the gateway decompress it.
+                auto_decompress=False,
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             )
         return self._session
@@ -245,7 +247,12 @@ _PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"
 
 _NO_CONDITION: Final[Mapping[str, str]] = {}
 
-_Answer = tuple[int, str, bytes]
+
+class _Answer(NamedTuple):
+    status: int
+    etag: str
+    data: bytes
+    headers: Mapping[str, str]
 
 
 class Blobs:
@@ -350,6 +357,16 @@ class Blobs:
         headers: Mapping[str, str] | None = None,
         data: bytes = b"",
         query: str = "",
+    ) -> tuple[int, str, bytes]:
+        return (await self._send(method, blob, headers, data, query))[:3]
+
+    async def _send(
+        self,
+        method: str,
+        blob: str,
+        headers: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        query: str = "",
     ) -> _Answer:
         url = await self._url(blob, query)
         reason = ""
@@ -362,9 +379,9 @@ class Blobs:
                         # Only the class, because the error message may contain the signed URL.
                         reason = type(error).__name__
                     else:
-                        if answer[0] < HTTPStatus.INTERNAL_SERVER_ERROR:
+                        if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                             return answer
-                        reason = f"status {answer[0]}"
+                        reason = f"status {answer.status}"
                     if pause_seconds is not None:
                         await asyncio.sleep(pause_seconds)
         except TimeoutError:
@@ -382,7 +399,8 @@ class Blobs:
             allow_redirects=False,
             timeout=_SMALL_TIMEOUT,
         ) as answer:
-            return answer.status, answer.headers.get("ETag", ""), await answer.read()
+            etag = answer.headers.get("ETag", "")
+            return _Answer(answer.status, etag, await answer.read(), answer.headers)
 
     async def _url(self, blob: str, query: str = "") -> yarl.URL:
         now = self._container.clock()
@@ -402,30 +420,27 @@ class Blobs:
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
-        client = self._blob(blob)
-        async with answering("reading the properties of a blob"):
-            try:
-                found = await client.get_blob_properties()
-                head = b""
-                if found.size and head_bytes:
-                    stream = await client.download_blob(
-                        offset=0,
-                        length=min(head_bytes, found.size),
-                        etag=found.etag,
-                        match_condition=MatchConditions.IfNotModified,
-                        # An attacker who writes the blob must not make the gateway decompress it.
-                        decompress=False,
-                    )
-                    head = await stream.readall()
-            except (ResourceNotFoundError, ResourceModifiedError):
-                return None
-        about = found.content_settings
+        answer = None
+        if head_bytes:
+            wanted = {"x-ms-range": f"bytes=0-{head_bytes - 1}"}
+            answer = await self._send("GET", blob, wanted)
+        # An empty blob has no range.
+        if answer is None or answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            answer = await self._send("HEAD", blob)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return None
+        if answer.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+            raise Unavailable(
+                "blobs", f"reading the blob {blob} failed with HTTP status {answer.status}"
+            )
+        about = answer.headers
+        length = about.get("Content-Range", "").rpartition("/")[2] or about["Content-Length"]
         return BlobProperties(
-            about.content_type or "",
-            found.size,
-            str(found.etag),
-            head,
-            about.content_encoding or "",
+            about.get("Content-Type", ""),
+            int(length),
+            answer.etag,
+            answer.data,
+            about.get("Content-Encoding", ""),
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:

@@ -1,6 +1,7 @@
 """Test conditional writes and signed links, with the real SDK and our blob storage emulator."""
 
 import asyncio
+import gzip
 import os
 import signal
 import time
@@ -11,9 +12,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from azure.storage.blob import ContentSettings
 
 from gateway.clock import utc_now
-from gateway.errors import Unavailable
+from gateway.errors import MissingPayload, Unavailable
 from gateway.jobs.ends import EndsLog, JobEnd
 from gateway.jobs.model import JobOutcome
 from gateway.storage.blobs import (
@@ -105,6 +107,44 @@ async def test_missing_container_counts_as_empty(container: PayloadContainer) ->
     assert await blobs.look("a", 10) is None
     assert [found async for found in blobs.list("")] == []
     await blobs.delete("a")
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "head_bytes"), [(0, 0), (0, 4), (3, 0), (3, 4), (4, 4), (9, 4)]
+)
+async def test_properties_come_with_the_head(
+    container: PayloadContainer, size_bytes: int, head_bytes: int
+) -> None:
+    blobs, data = Blobs(container), bytes(range(size_bytes))
+    await PayloadStore(container).put("a", data, "text/plain")
+    found = await blobs.look("a", head_bytes)
+    assert found is not None
+    assert (found.media_type, found.size_bytes, found.head) == (
+        "text/plain",
+        size_bytes,
+        data[:head_bytes],
+    )
+    assert await blobs.read_version("a", 1, 2, found.etag) == data[1:3]
+
+
+async def test_compressed_blob_is_not_decompressed(container: PayloadContainer) -> None:
+    await container.ensure()
+    data = gzip.compress(b"text")
+    about = ContentSettings(content_type="text/plain", content_encoding="gzip")
+    await container.client.upload_blob("a", data, content_settings=about)
+    found = await Blobs(container).look("a", 100)
+    assert found is not None
+    assert (found.content_encoding, found.head) == ("gzip", data)
+
+
+async def test_changed_blob_is_not_read(container: PayloadContainer) -> None:
+    blobs = Blobs(container)
+    etag = await blobs.create("a", b"1")
+    assert etag is not None
+    await blobs.replace("a", b"2", etag)
+    for blob in ("a", "missing"):
+        with pytest.raises(MissingPayload):
+            await blobs.read_version(blob, 0, 1, etag)
 
 
 async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
