@@ -22,7 +22,7 @@ from gateway.batches.store import WHOLE, BatchStore, ends_blob, segment_blob
 from gateway.batches.wake import BatchWaker
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
-from gateway.errors import FinalInstance, Unavailable
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs.lifecycle import OutcomeStore, Waiters
 from gateway.jobs.model import (
     JobOutcome,
@@ -155,14 +155,11 @@ class BatchLines:
         self._batches: OrderedDict[str, _Batch] = OrderedDict()
         self._segments: OrderedDict[tuple[str, int], _Segment] = OrderedDict()
 
-    def owns(self, job_id: str) -> bool:
-        """Return whether the job is a line of a batch, which may not exist."""
-        return line_of(job_id) is not None
-
     async def snapshot(self, job_id: str) -> InstanceSnapshot | None:
         """Return the orchestration that the line would have; None if there is no such line."""
-        key, spec = _key_of(job_id), await self._store.spec(_key_of(job_id).batch_id)
-        batch = await self._find_batch(key)
+        if (key := line_of(job_id)) is None:
+            return None
+        spec, batch = await self._store.spec(key.batch_id), await self._find_batch(key)
         if spec is None or batch is None:
             return None
         index, place = segment_of(batch.segments, key.number)
@@ -186,9 +183,11 @@ class BatchLines:
 
         If this call ends the line, it returns the object `outcome` itself, as it does for a reply
         if another process has ended the line: a reader of the log then ignores the reply. Raises
-        FinalInstance if the line is known to have ended, or the batch no longer exists.
+        FinalInstance if the line is known to have ended, or the batch no longer exists, and
+        UnknownInstance if the id is not one of a line.
         """
-        key = _key_of(job_id)
+        if (key := line_of(job_id)) is None:
+            raise UnknownInstance(job_id)
         batch = await self._find_batch(key)
         if batch is None or batch.has_ended(key.number):
             raise FinalInstance(job_id)
@@ -214,7 +213,8 @@ class BatchLines:
 
     async def is_wanted(self, job_id: str) -> bool:
         """Return whether a reply of this line is wanted."""
-        key = _key_of(job_id)
+        if (key := line_of(job_id)) is None:
+            return False
         if not {WHOLE, key.number}.isdisjoint(await self._store.cancelled(key.batch_id)):
             return False
         batch = await self._find_batch(key)
@@ -227,9 +227,12 @@ class BatchLines:
 
     async def cancelled_lines(self, job_id: str) -> list[str] | None:
         """Return the jobs of the line's batch that must not run; None if none of it must."""
-        batch_id = _key_of(job_id).batch_id
-        numbers = await self._store.cancelled(batch_id)
-        return None if WHOLE in numbers else [line_id(batch_id, each) for each in sorted(numbers)]
+        if (key := line_of(job_id)) is None:
+            return None
+        numbers = await self._store.cancelled(key.batch_id)
+        if WHOLE in numbers:
+            return None
+        return [line_id(key.batch_id, each) for each in sorted(numbers)]
 
     async def list_page(
         self, spec: BatchSpec, wanted: JobFilter, first: int, limit: int
@@ -355,12 +358,6 @@ def _may_match(entry: _Entry | None, wanted: JobFilter) -> bool:
     if entry is None:
         return wanted.code is None and (wanted.status is None or not wanted.status.is_final)
     return wanted.status in {None, entry.status} and wanted.code in {None, entry.code}
-
-
-def _key_of(job_id: str) -> LineKey:
-    key = line_of(job_id)
-    assert key is not None, "the caller has checked it by `owns`"
-    return key
 
 
 _Key = TypeVar("_Key", bound=Hashable)

@@ -17,7 +17,7 @@ from contract.streams import encode_stop, stop_log
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
-from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.lifecycle import Jobs, is_line
 from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final
 from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
@@ -107,7 +107,7 @@ class JobCancellation:
         started_at = await self.progress.order_stop(job_id, record["model"])
         try:
             # A line of a batch has no orchestration that could wait for its worker.
-            if started_at is None or self.jobs.is_line(job_id):
+            if started_at is None or is_line(job_id):
                 cancelled = JobOutcome.cancelled(self.clock(), started_at)
                 recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
                 if self.progress.is_reported(record["model"]):

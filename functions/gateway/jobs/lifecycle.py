@@ -267,12 +267,13 @@ class OutcomeTaker(Protocol):
         """
 
 
+def is_line(job_id: str) -> bool:
+    """Return whether a job is a line of a batch, whose ids are UUIDs of version 8."""
+    return job_id[14:15] == "8"
+
+
 class Lines(Protocol):
     """The jobs that have no orchestration, because they are lines of a batch."""
-
-    def owns(self, job_id: str) -> bool:
-        """Return whether the job is a line of a batch."""
-        ...
 
     async def snapshot(self, job_id: str) -> InstanceSnapshot | None:
         """Return the orchestration that the job would have; None if the job does not exist."""
@@ -281,7 +282,7 @@ class Lines(Protocol):
     async def finish(
         self, durable: Durable, job_id: str, outcome: JobOutcome, model: str | None
     ) -> JobOutcome:
-        """End the job as `Jobs.finish` does. Raises FinalInstance if it has ended."""
+        """End the job as `Jobs.finish` does, with the same errors."""
         ...
 
 
@@ -318,13 +319,9 @@ class Jobs:
 
         Returns None if there is none. Raises Unavailable if a service fails.
         """
-        if self._lines.owns(job_id):
+        if is_line(job_id):
             return await self._lines.snapshot(job_id)
         return await durable.status(job_id)
-
-    def is_line(self, job_id: str) -> bool:
-        """Return whether the job is a line of a batch, which has no orchestration."""
-        return self._lines.owns(job_id)
 
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
@@ -335,7 +332,7 @@ class Jobs:
         if (output := recorded_output(instance)) is not None:
             return output
         initial = first_record_of(instance)
-        if initial is None or is_final(initial) or self._lines.owns(job_id):
+        if initial is None or is_final(initial) or is_line(job_id):
             return initial
         outcome = await self._outcomes.find(job_id)
         if outcome is None and (overdue := await self._overdue(job_id, initial, instance)):
@@ -432,7 +429,7 @@ class Jobs:
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended before this call, and no blob had an outcome.
         """
-        if self._lines.owns(job_id):
+        if is_line(job_id):
             return await self._lines.finish(durable, job_id, outcome, model)
         if (taken := await self._taker.take(job_id, outcome)) is not None:
             return taken

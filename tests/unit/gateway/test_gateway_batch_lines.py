@@ -124,6 +124,11 @@ class TestLine:
     async def test_beyond_the_last_is_unknown(self, batch: RunningBatch) -> None:
         assert (await batch.gateway.http.get(f"/v1/jobs/{batch.job(6)}")).status_code == 404
 
+    async def test_id_of_the_batch_is_no_job(self, batch: RunningBatch) -> None:
+        path = f"/v1/jobs/{batch.spec.id}"
+        assert (await batch.gateway.http.get(path)).status_code == 404
+        assert (await batch.gateway.http.delete(path)).status_code == 404
+
     async def test_of_another_tenant_is_unknown(self, closed: RunningGateway) -> None:
         batch = await start_batch(closed)
         assert (await closed.http.get(f"/v1/jobs/{batch.job(1)}")).status_code == 401
@@ -243,6 +248,13 @@ class TestCancelledLine:
 
 
 class TestWanted:
+    async def test_progress_of_cancelled_batch_is_refused(self, batch: RunningBatch) -> None:
+        url = batch.url(2).replace("/reply?", "/progress?")
+        report = {"attempt": 1, "sequence": 0, "started_at": batch.spec.created_at}
+        assert (await batch.gateway.http.put(url, json=report)).status_code == 200
+        await batch.gateway.services.batch_store.mark_cancelled(batch.spec.id)
+        assert (await batch.gateway.http.put(url, json=report)).status_code == 410
+
     async def test_is_a_line_that_runs(self, batch: RunningBatch) -> None:
         assert (await batch.wanted(1)).json() == {"status": "wanted"}
         assert (await batch.wanted(1, "&batch=true")).json()["cancelled"] == []

@@ -49,6 +49,7 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response
 from gateway.jobs.children import MAX_DEPTH, child_id, read_ancestors
+from gateway.jobs.lifecycle import is_line
 from gateway.jobs.model import (
     JobFailure,
     JobOutcome,
@@ -173,7 +174,7 @@ async def wanted(  # noqa: PLR0913, PLR0917 - each query parameter is a paramete
     """
     _check_token(request, job_id, expires, token)
     services = services_of(request)
-    if services.jobs.is_line(job_id):
+    if is_line(job_id):
         return await _answer_line(services, job_id, queue, is_shared=batch == "true")
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
@@ -236,7 +237,10 @@ async def put_progress(
     if has_stopped:
         await _record_stop(request, job_id, found["model"])
         return json_response(_ACCEPTED)
-    if is_final(found):
+    is_ended = is_final(found)
+    if not is_ended and is_line(job_id):
+        is_ended = not await services.batch_lines.is_wanted(job_id)
+    if is_ended:
         raise HttpProblem(problems.ALREADY_FINAL, "the job has ended; stop working on it")
     # Only workers send reports, so the model has a worker.
     services.estimates.record_worker(found["model"])
