@@ -5,6 +5,7 @@ prepare    a pool of threads; a second pool for inputs that are fetched from URL
            large inputs
 infer      the model's device thread; in a concurrent model, on an event loop
 reply      a pool of threads
+           (each queue has its own pools, so that jobs of low priority do not delay others)
 settle     requested by any thread, done by the thread that received the message
 """
 
@@ -72,6 +73,17 @@ _CHECK_SECONDS = 2.0
 _NOTE_SECONDS = 1.0
 
 
+class _Threads:
+    """The threads of the jobs of one queue."""
+
+    def __init__(self, queue: str) -> None:
+        prepare_count = preparing_threads(available_processors())
+        self.prepare = ThreadPoolExecutor(prepare_count, f"{queue}-prepare")
+        self.fetch = ThreadPoolExecutor(MAX_OFFLOADED_COUNT, f"{queue}-fetch")
+        self.large = ThreadPoolExecutor(prepare_count, f"{queue}-large")
+        self.reply = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{queue}-reply")
+
+
 @dataclass(eq=False)
 class Consumer:
     """Processes the jobs of one model: receives each job, calls the steps, and settles its message.
@@ -102,11 +114,10 @@ class Consumer:
     concurrent: ConcurrentRuns
 
     def __post_init__(self) -> None:
-        prepare_count = preparing_threads(available_processors())
-        self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
-        self._fetch_threads = ThreadPoolExecutor(MAX_OFFLOADED_COUNT, f"{self.name}-fetch")
-        self._large_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-large")
-        self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
+        self._threads = {queue.name: _Threads(queue.name) for queue in self.queues}
+
+    def _threads_of(self, job: ReceivedJob) -> _Threads:
+        return self._threads[job.delivery.queue]
 
     @property
     def name(self) -> str:
@@ -169,7 +180,7 @@ class Consumer:
             self.manager.telemetry.reused_replies.inc()
             self.in_flight.start_job(job)
             self._finish_run(job)
-            self._reply_threads.submit(self.reply_again, job, cached)
+            self._threads_of(job).reply.submit(self.reply_again, job, cached)
         elif (refusal := self.manager.refusal) is not None:
             self.end_job(job, refusal)
         elif delivery.history.overrun_count:
@@ -191,12 +202,13 @@ class Consumer:
         return self.receive.open_delivery(delivery, queue.renew_lock, utc_now())
 
     def _start_preparing(self, job: ReceivedJob) -> None:
-        threads = self._prepare_threads
+        pools = self._threads_of(job)
+        threads = pools.prepare
         if self._is_fetched(job):
-            threads = self._fetch_threads
+            threads = pools.fetch
         elif self._is_in_large_blob(job):
-            threads = self._large_threads
-        if threads is not self._prepare_threads:
+            threads = pools.large
+        if threads is not pools.prepare:
             # Slow servers and large files must not delay the other jobs of the model.
             self.in_flight.offload_job(job)
         threads.submit(self._open_input, job)
@@ -220,13 +232,13 @@ class Consumer:
             if opened is None:
                 self._queue_for_device(job)
             elif opened.is_small and self._is_fetched(job):
-                self._prepare_threads.submit(self._decode_input, job, opened)
+                self._threads_of(job).prepare.submit(self._decode_input, job, opened)
             elif opened.is_small or self._is_in_large_blob(job):
                 self._decode_input(job, opened)
             else:
                 self.in_flight.offload_job(job)
                 self._wake_receivers()
-                self._large_threads.submit(self._decode_input, job, opened)
+                self._threads_of(job).large.submit(self._decode_input, job, opened)
 
     def _decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
         with self.ending_on_error(job, InferenceFailed):
@@ -304,7 +316,7 @@ class Consumer:
             self.fail_job(job, inferred.error, InferenceFailed)
         else:
             self._finish_run(job)
-            self._reply_threads.submit(self._reply_with_result, job, inferred)
+            self._threads_of(job).reply.submit(self._reply_with_result, job, inferred)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
         """Write a delivery note for each redelivered job in a batch that is about to run.
@@ -395,9 +407,9 @@ class Consumer:
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start_job(job)
-            self._reply_threads.submit(self._reply_with_failure, job, error.to_job_error())
+            self._threads_of(job).reply.submit(self._reply_with_failure, job, error.to_job_error())
         elif isinstance(error, Cancelled) and job.context is not None:
-            self._reply_threads.submit(self._report_stopped, job, error)
+            self._threads_of(job).reply.submit(self._report_stopped, job, error)
         else:
             self._settle_without_reply(job, error)
 

@@ -50,7 +50,8 @@ class Batcher(Generic[T]):
     """Decides when to start a batch, and which items the batch contains. It reads no clock.
 
     The total size of a batch is at most `max_cost`, in the model's own unit. A larger item has a
-    batch of its own.
+    batch of its own. All items of a batch have the same priority, so that those of low priority
+    delay others only by the batch that already runs.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
@@ -72,11 +73,11 @@ class Batcher(Generic[T]):
         if self.wait_seconds(now) != 0.0:
             return []
         size, _ = self._measure_next()
-        return [(self._normal or self._low).popleft().item for _ in range(size)]
+        return [self._next.popleft().item for _ in range(size)]
 
     def take_next(self, max_cost: float) -> T | None:
         """Remove and return the next item; None if its cost exceeds `max_cost`, or without one."""
-        items = self._normal or self._low
+        items = self._next
         return items.popleft().item if items and items[0].cost <= max_cost else None
 
     def wait_seconds(self, now: float) -> float | None:
@@ -84,15 +85,14 @@ class Batcher(Generic[T]):
 
         A batch starts when it is full, or `max_wait_seconds` after its oldest item was added.
         """
-        heads = [items[0].since for items in (self._normal, self._low) if items]
-        if not heads:
+        if not self._next:
             return None
         _, is_full = self._measure_next()
-        return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
+        return 0.0 if is_full else max(0.0, self._next[0].since + self._max_wait_seconds - now)
 
     def take_all(self) -> list[T]:
         """Remove and return all items that wait for a batch."""
-        items = [waiting.item for waiting in self._in_order()]
+        items = [waiting.item for waiting in chain(self._normal, self._low)]
         self._normal.clear()
         self._low.clear()
         return items
@@ -100,7 +100,7 @@ class Batcher(Generic[T]):
     def _measure_next(self) -> tuple[int, bool]:
         """Return how many items the next batch would contain, and whether it would be full."""
         size, cost = 0, 0.0
-        for waiting in self._in_order():
+        for waiting in self._next:
             cost += waiting.cost
             if size and cost > self.max_cost:
                 return size, True
@@ -109,8 +109,10 @@ class Batcher(Generic[T]):
                 return size, True
         return size, False
 
-    def _in_order(self) -> Iterator[_Waiting[T]]:
-        return chain(self._normal, self._low)
+    @property
+    def _next(self) -> deque[_Waiting[T]]:
+        """The items from which the next batch is taken."""
+        return self._normal or self._low
 
 
 class BatchQueue(Generic[T]):
@@ -293,7 +295,7 @@ class InferStep:
         self, jobs: list[ReceivedJob]
     ) -> Iterator[tuple[ReceivedJob, BaseException | None]]:
         now = utc_now()
-        if sum(job.is_stale(now) for job in jobs) <= 1:
+        if sum(self._cancellation.must_ask(job, now) for job in jobs) <= 1:
             return zip(jobs, [self._reason_to_skip(job) for job in jobs], strict=True)
         return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
 

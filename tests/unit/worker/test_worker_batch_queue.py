@@ -89,9 +89,12 @@ def test_low_priority_comes_last() -> None:
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
         batcher.add_item(item, 0.0, is_low=is_low)
 
-    assert batcher.take_batch(0.0) == ["n1", "n2", "l1"]
-    assert batcher.wait_seconds(0.5) == 0.5, "the oldest item decides, even if it has low priority"
-    assert batcher.take_all() == ["l2"]
+    assert batcher.wait_seconds(0.25) == 0.75
+    assert batcher.take_batch(1.0) == ["n1", "n2"], "no item of low priority makes the batch longer"
+    batcher.add_item("n3", 1.5)
+    assert batcher.wait_seconds(2.0) == 0.5, "an older item of low priority does not start a batch"
+    assert batcher.take_batch(2.5) == ["n3"]
+    assert batcher.take_batch(2.5) == ["l1", "l2"]
 
 
 @given(
@@ -113,7 +116,7 @@ def test_batches_keep_priorities_and_the_cost_limit(
         if len(batcher):
             following = (batcher.take_all() or [0])[0]
             whole = [*batch, following]
-            full = len(whole) > max_batch_size
+            full = len(whole) > max_batch_size or items[following][1] != items[batch[-1]][1]
             assert full or sum(items[number][0] for number in whole) >= max_cost
             rest = [n for n in _in_order(items) if n not in taken]
             for number in rest:
