@@ -6,6 +6,7 @@ failed connection, the worker sends the reply again after a random delay that gr
 After any other status, it does not.
 """
 
+import json
 import ssl
 import threading
 import time
@@ -68,6 +69,13 @@ class _Answer(NamedTuple):
     problem: str | None = None
 
 
+class UnwantedLines(NamedTuple):
+    """The lines of a batch that must not run: these jobs, or all lines of the batch."""
+
+    job_ids: frozenset[str] = frozenset()
+    is_whole_batch: bool = False
+
+
 class GatewayClient:
     """The HTTP client with which the worker calls the gateway. Any thread may call the methods."""
 
@@ -109,15 +117,34 @@ class GatewayClient:
 
     def is_wanted(self, url: str) -> bool | None:
         """Return whether the gateway still waits for a job; None without a definite answer."""
-        status = self._request("GET", self._parse(url), _CHECK_TIMEOUT).status
-        if status is None:
+        answer = self._ask(url)
+        return None if answer is None else answer.status != _GONE
+
+    def find_unwanted(self, url: str) -> UnwantedLines | None:
+        """Return which lines of a batch must not run; None without a definite answer.
+
+        `url` is the reply URL of any line of the batch.
+        """
+        if (answer := self._ask(f"{url}&batch=true")) is None:
+            return None
+        if answer.status == _GONE:
+            return UnwantedLines(is_whole_batch=True)
+        try:
+            return UnwantedLines(frozenset(json.loads(answer.body)["cancelled"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return UnwantedLines()
+
+    def _ask(self, url: str) -> _Answer | None:
+        """Return the gateway's answer about a job; None if it is not definite."""
+        answer = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
+        if answer.status is None:
             return None
         # A gateway that is being started or replaced may answer 404.
-        if status >= 500 or status in _MAY_SUCCEED_LATER:
-            self._status.mark_down(f"HTTP status {status}")
+        if answer.status >= 500 or answer.status in _MAY_SUCCEED_LATER:
+            self._status.mark_down(f"HTTP status {answer.status}")
             return None
         self._status.mark_up()
-        return status != _GONE
+        return answer
 
     def send_progress(self, url: str, body: bytes) -> bool:
         """Send an encoded progress report. Return False if the job must stop."""

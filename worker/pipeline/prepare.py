@@ -1,9 +1,13 @@
 """Check that a job is still wanted, and read, decode and preprocess its input."""
 
 import io
+import math
 import threading
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from contract.catalogue import ModelEntry
@@ -18,7 +22,7 @@ from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunLimit, RunningJobs
-from worker.replies import GatewayClient
+from worker.replies import GatewayClient, UnwantedLines
 from worker.retries import Wait, backoff_seconds
 from worker.servicebus.link import utc_now
 
@@ -27,6 +31,9 @@ _MAX_CHECK_SECONDS = 30.0
 # If blob storage cannot be reached, a job is abandoned after this time, because jobs whose inputs
 # are not in blobs can still run.
 _MAX_READ_SECONDS = 20.0
+# How old an answer about a batch may be, and for how many batches one is kept.
+_BATCH_CHECK_SECONDS = 1.0
+_MAX_BATCHES = 1024
 
 
 class RetryPolicy:
@@ -55,16 +62,81 @@ class RetryPolicy:
         return wait
 
 
+class BatchChecks:
+    """Asks the gateway at most once a second for each batch which of its lines must not run.
+
+    Any thread may call the methods. Threads that need the same answer wait for one request.
+    """
+
+    def __init__(self, gateway: GatewayClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[str, _BatchAnswer] = OrderedDict()
+
+    def must_ask(self, batch: str) -> bool:
+        """Return whether the last answer about the batch is too old."""
+        return self._clock() >= self._answer_of(batch).asked_at + _BATCH_CHECK_SECONDS
+
+    def is_wanted(self, batch: str, job_id: str, url: str) -> bool | None:
+        """Return whether a line is still wanted; None if the gateway was asked in vain."""
+        answer = self._answer_of(batch)
+        with answer.asking:
+            if self.must_ask(batch):
+                answer.unwanted = self._gateway.find_unwanted(url)
+                answer.asked_at = self._clock()
+            unwanted = answer.unwanted
+        if unwanted is None:
+            return None
+        return not unwanted.is_whole_batch and job_id not in unwanted.job_ids
+
+    def _answer_of(self, batch: str) -> "_BatchAnswer":
+        with self._lock:
+            answer = self._answers.setdefault(batch, _BatchAnswer())
+            self._answers.move_to_end(batch)
+            if len(self._answers) > _MAX_BATCHES:
+                self._answers.popitem(last=False)
+            return answer
+
+
+@dataclass(slots=True)
+class _BatchAnswer:
+    """The gateway's last answer about a batch; None if it did not answer."""
+
+    unwanted: UnwantedLines | None = None
+    asked_at: float = -math.inf
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
 class CancellationCheck:
-    """Asks the gateway whether a job is still wanted, so that cancelled jobs do not run."""
+    """Asks the gateway whether a job is still wanted, so that cancelled jobs do not run.
+
+    The lines of a batch share one answer, except that a redelivered line first asks for itself, as
+    it may have ended.
+    """
 
     def __init__(self, gateway: GatewayClient, retries: RetryPolicy) -> None:
         self._gateway = gateway
         self._retries = retries
+        self._batches = BatchChecks(gateway)
+
+    def must_ask(self, job: ReceivedJob, now: datetime) -> bool:
+        """Return whether `is_wanted` would send a request for this job."""
+        if (batch := self._shared_batch(job)) is not None:
+            return self._batches.must_ask(batch)
+        return job.is_stale(now)
+
+    @staticmethod
+    def _shared_batch(job: ReceivedJob) -> str | None:
+        """Return the batch for which to ask instead of for the job; None to ask for the job."""
+        is_unknown = job.checked_at is None and job.delivery.delivery_count > 0
+        return None if is_unknown else job.request.batch
 
     def is_wanted(self, job: ReceivedJob) -> bool | None:
         """Return whether the job is still wanted; None if the gateway was asked in vain."""
         url, now = job.request.reply_url, utc_now()
+        if url is not None and job.is_wanted and (batch := self._shared_batch(job)) is not None:
+            return self._batches.is_wanted(batch, job.request.job_id, url)
         if url is None or not job.is_stale(now):
             return job.is_wanted
         is_wanted = self._gateway.is_wanted(url)
