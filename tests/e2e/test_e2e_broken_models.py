@@ -87,11 +87,17 @@ def test_job_that_exits_is_dead_lettered_alone(tmp_path: Path, code: int) -> Non
     with running(tmp_path / "data", catalogue) as system:
         before = [*pids(system), system.part("worker").pid]
         calm = max(serve_healthy_model(system) for _ in range(5))
+        log = system.data / "logs" / "worker.log"
         poison = system.accept("crasher", b"exit %d" % code, content_type="text/plain")
+        # Until its first death, nobody knows the job. A message that arrives in the milliseconds in
+        # which this process ends waits until its lock expires.
+        died = f"exited with code {code} without a shutdown"
+        until(lambda: died in log.read_text("utf-8"), 30, "the job has killed a process")
         waits = []
         while not (job := system.job(poison))["finished_at"]:
             waits.append(serve_healthy_model(system))
         assert job["error"]["code"] == "dead-lettered"
+        assert log.read_text("utf-8").count(died) == 3
         waits += [serve_healthy_model(system) for _ in range(5)]
         # The process starts again at once; a job that lost its lock would wait for 10 s.
         assert max(waits) < calm + 6.0

@@ -76,6 +76,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         request_unload=batches.pause,
         queues=queue_views,
     )
+    services.suspects.add_queue(workload.may_receive)
     manager = make_manager(workload)
 
     @contextlib.contextmanager

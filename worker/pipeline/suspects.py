@@ -3,7 +3,9 @@
 A job whose worker process died is delivered again. If the process ran only this job, the death
 counts against the job. If it ran several jobs, the cause is not known, and each of these jobs is a
 suspect (`worker.processes.history`). A suspect runs while this process works on no other job, so
-that the cause of a further death is certain, and the death harms no other job.
+that the cause of a further death is certain, and the death harms no other job. The broker must not
+send messages meanwhile, either: one that arrives while the process dies is noted nowhere, and waits
+until its lock expires.
 """
 
 import contextlib
@@ -17,6 +19,9 @@ from typing import NamedTuple
 from worker.pipeline.receive import ReceivedJob
 from worker.processes.history import LockState
 from worker.servicebus.link import LockedMessage
+
+# How often a suspect that waits checks whether the broker may still send messages.
+_POLL_SECONDS = 0.01
 
 
 class _Call(NamedTuple):
@@ -177,7 +182,8 @@ class _Start:
 class Suspects:
     """Starts the jobs of this process, and each suspect only while no other job is in progress.
 
-    While there is a suspect, no messages are received. Any thread may call the methods.
+    While there is a suspect, no messages are received. It starts when the broker may send none on
+    an earlier request. Any thread may call the methods.
     """
 
     def __init__(self) -> None:
@@ -188,6 +194,13 @@ class Suspects:
         self._others: list[_Start] = []
         self._running: ReceivedJob | None = None
         self._suspended_count = 0
+        # For each queue of this process, whether the broker may still send one of its messages.
+        self._may_receive: list[Callable[[], bool]] = []
+        self._is_polling = False
+
+    def add_queue(self, may_receive: Callable[[], bool]) -> None:
+        """Add a queue from which this process receives. `may_receive` must not block."""
+        self._may_receive.append(may_receive)
 
     @property
     def exist(self) -> bool:
@@ -246,6 +259,9 @@ class Suspects:
             elif self._running is None and self._others:
                 ready, self._others = self._others, []
             elif self._running is None and self._suspects and not self._in_progress:
+                if any(may_receive() for may_receive in self._may_receive):
+                    self._poll()
+                    return
                 # A job that has killed no worker alone is probably harmless. So it comes before the
                 # next death.
                 first = min(self._suspects, key=_evidence)
@@ -254,6 +270,19 @@ class Suspects:
             self._in_progress.update(each.job for each in ready)
         for each in ready:
             each.start()
+
+    def _poll(self) -> None:
+        """Call `_start_next` again soon, if no other call has requested this."""
+        if not self._is_polling:
+            self._is_polling = True
+            timer = threading.Timer(_POLL_SECONDS, self._start_after_poll)
+            timer.daemon = True
+            timer.start()
+
+    def _start_after_poll(self) -> None:
+        with self._lock:
+            self._is_polling = False
+        self._start_next()
 
 
 def _evidence(waiting: _Start) -> tuple[int, int]:

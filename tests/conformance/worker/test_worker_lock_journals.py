@@ -20,8 +20,11 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import (
     LocalServices,
     job_id,
+    message,
+    receive,
     received,
     submit,
+    take,
     wait_until,
 )
 from worker.errors import BrokerUnavailable, Settlement
@@ -249,3 +252,31 @@ def test_killed_workers_jobs_come_before_locks_expire(
     # The lock lasts five minutes.
     assert gateway.taken(identity).attempt == 2
     services.wait_until_empty("patient")
+
+
+@pytest.mark.timeout(90)
+def test_no_message_arrives_while_a_suspect_runs(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    gate, running = tmp_path / "gate", tmp_path / "running"
+    task = {"do": "wait", "running": str(running), "gate": str(gate)}
+    suspect, neighbour = job_id(), job_id()
+    killer = message(gateway, suspect, "single", task)
+    assert killer.application_properties is not None
+    killer.application_properties.update(DeliveryHistory(running_count=1).to_properties())
+    services.send("single", killer)
+    with (
+        services.receiver("single") as receiver,
+        services.client.get_queue_sender("patient") as sender,
+    ):
+        (held,) = receive(receiver, 1)
+        # The idle worker gives the broker credit for messages of both models.
+        start_worker("single,patient")
+        receiver.abandon_message(held)
+        wait_until(running.exists, "the suspect runs")
+        sender.send_messages(message(gateway, neighbour, "patient", {"do": "x"}))
+    with services.receiver("patient") as receiver:
+        (free,) = take(receiver, 1)
+    assert (free.message_id, free.delivery_count) == (neighbour, 0)
+    gate.touch()
+    assert gateway.taken(suspect).attempt == 2

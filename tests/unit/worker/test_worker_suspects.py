@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,30 @@ def test_all_jobs_start_while_one_waits_for_children(jobs: Started) -> None:
     jobs.suspects.end_turn(waiting)
     jobs.suspects.end_turn(usual)
     assert jobs.started[-1] is later
+
+
+def test_suspect_starts_when_no_message_can_arrive(jobs: Started) -> None:
+    queues = [True, True]
+    for number in range(len(queues)):
+        jobs.suspects.add_queue(partial(queues.__getitem__, number))
+    started = threading.Event()
+    suspect = received_job(message(1, history=SUSPECT))
+    jobs.suspects.start_in_turn(suspect, started.set)
+    queues[0] = False
+    usual = jobs.start()
+    assert jobs.started == [usual], "a job that still arrives starts before the suspect"
+    assert jobs.suspects.exist
+    queues[1] = False
+    assert not started.is_set()
+    jobs.suspects.end_turn(usual)
+    assert started.wait(10)
+
+
+def test_suspect_that_ends_first_is_not_awaited(jobs: Started) -> None:
+    jobs.suspects.add_queue(lambda: True)
+    jobs.suspects.end_turn(jobs.start(SUSPECT))
+    assert not jobs.suspects.exist
+    assert not jobs.started
 
 
 def test_job_that_waits_for_children_does_not_run(journal: LockJournal) -> None:
