@@ -46,6 +46,9 @@ MAX_SEGMENTS_READ: Final = 8
 BATCH_KNOWN: Final = timedelta(seconds=5)
 """How long a batch counts as not ended without another look at its state."""
 
+GATHER_SECONDS: Final = 0.02
+"""How long the end of a line waits for others, to be appended by the same request."""
+
 _CACHED_BATCHES: Final = 1024
 _CACHED_SEGMENTS: Final = 128
 _READS_AT_ONCE: Final = 16
@@ -310,7 +313,7 @@ class BatchLines:
 
     def _segment(self, batch_id: str, index: int) -> _Segment:
         def make() -> _Segment:
-            return _Segment(LogWriter(self._blobs))
+            return _Segment(LogWriter(self._blobs, GATHER_SECONDS))
 
         return _remember(self._segments, (batch_id, index), make, _CACHED_SEGMENTS)
 

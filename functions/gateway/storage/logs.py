@@ -13,6 +13,8 @@ from gateway.storage.blobs import Blobs
 MAX_READ_BYTES: Final = 4 * 1024 * 1024
 """How much of a log one request reads at most."""
 
+MAX_APPEND_BYTES: Final = 3 * 1024 * 1024
+"""How much one request appends at most, unless one line is longer. Azure allows 4 MiB."""
 
 LONGEST_GATHER_SECONDS: Final = 0.1
 """How long after a slow request lines wait for others at most."""
@@ -43,11 +45,13 @@ class LogWriter:
     """Appends lines to logs.
 
     Lines that arrive during a request, or as long after it as it took, share the next request. So
-    on a busy machine fewer requests have more lines each.
+    on a busy machine fewer requests have more lines each. Lines for different logs share none.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, gather_seconds: float = 0.0) -> None:
+        """Let each request wait at least `gather_seconds` for further lines."""
         self._blobs = blobs
+        self._gather_seconds = gather_seconds
         self._next_at = 0.0
         self._next: _Batch | None = None
         self._is_sending = asyncio.Lock()
@@ -58,17 +62,19 @@ class LogWriter:
         Raises Unavailable if the line was possibly not appended.
         """
         batch = self._next
-        if batch is None or batch.blob != blob:
+        if batch is None or not batch.takes(blob, len(line)):
             batch = self._next = _Batch(blob)
             batch.sending = asyncio.create_task(self._send(batch))
         batch.lines.append(line + b"\n")
+        batch.size_bytes += len(line) + 1
         # If one caller is cancelled, the lines of the others are still appended.
         await asyncio.shield(batch.sending)
 
     async def _send(self, batch: "_Batch") -> None:
         loop = asyncio.get_running_loop()
         async with self._is_sending:
-            if (pause_seconds := self._next_at - loop.time()) > 0:
+            pause_seconds = max(self._next_at - loop.time(), self._gather_seconds)
+            if pause_seconds > 0:
                 await asyncio.sleep(pause_seconds)
             if self._next is batch:
                 self._next = None
@@ -84,4 +90,8 @@ class LogWriter:
 class _Batch:
     blob: str
     lines: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
     sending: "asyncio.Task[None]" = field(init=False)
+
+    def takes(self, blob: str, line_bytes: int) -> bool:
+        return blob == self.blob and self.size_bytes + line_bytes < MAX_APPEND_BYTES
