@@ -17,6 +17,7 @@ from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
 from gateway import housekeeping
+from gateway.batches import orchestrator as batch_orchestrator
 from gateway.durable import Durable
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator
@@ -92,15 +93,27 @@ def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
-    """Start the orchestration that delivers the webhook of the job with the id `job`."""
+    """Start the orchestration that delivers the webhook of the job or batch with the id `job`."""
     await start_delivery(job, Durable(client))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Try once to post a job to its webhook; return the HTTP status or an error code."""
-    return await services.webhook_activities.deliver_job(job, Durable(client))
+    """Try once to post a job or batch to its webhook; return the HTTP status or an error code."""
+    return await services.webhook_activities.deliver(job, Durable(client))
+
+
+@app.orchestration_trigger("context")
+def batch(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    """Run a batch until it has ended, and return its final status."""
+    return (yield from batch_orchestrator.batch(context))
+
+
+@app.activity_trigger("batch")
+async def step_batch(batch: str) -> str:
+    """Do a part of the work of a batch; return what its orchestration does next, as JSON."""
+    return await services.batch_steps.run(batch)
 
 
 def _add_dead_letter_trigger(queue: str) -> None:

@@ -54,7 +54,7 @@ def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
     """Return a tenant's secrets, one for each of `secrets`; without a tenant, these themselves."""
     if not tenant:
         return tuple(secrets)
-    # The content of a webhook starts with "job_", so no webhook has this text as its content.
+    # The signed text of a webhook starts with "job_" or "batch_", so none has this text.
     text = f"loosely webhooks of the tenant {tenant}".encode()
     return tuple(hmac.digest(secret, text, "sha256") for secret in secrets)
 
@@ -64,10 +64,10 @@ def format_secrets(secrets: Sequence[bytes]) -> str:
     return ",".join(f"{_PREFIX}{base64.b64encode(secret).decode()}" for secret in secrets)
 
 
-def event_id(job_id: str) -> str:
-    """Return the event id of all attempts to deliver a job's webhook."""
+def event_id(ended_id: str, kind: str = "job") -> str:
+    """Return the event id of all attempts to deliver the webhook of a job or a `batch`."""
     # A dot separates the signed parts, so the id must not contain a dot.
-    return f"job_{job_id.replace('.', '_')}"
+    return f"{kind}_{ended_id.replace('.', '_')}"
 
 
 def signed_headers(

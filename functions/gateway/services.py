@@ -14,6 +14,8 @@ from gateway.batches.lines import BatchLines
 from gateway.batches.native_lines import NativeLines
 from gateway.batches.openai_lines import OpenAiLines
 from gateway.batches.output_files import OutputFiles
+from gateway.batches.sending import LineSender
+from gateway.batches.step import BatchSteps
 from gateway.batches.store import BatchStore
 from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
@@ -142,6 +144,14 @@ class Services:
         self.intake = LineIntake(
             blobs, payloads, self.bodies, self.creator, NativeLines(catalogue), openai_lines
         )
+        self.batch_steps = BatchSteps(
+            blobs,
+            self.batch_store,
+            self.intake,
+            LineSender(self.intake, self.creator, self.counters),
+            self.outcomes,
+            clock,
+        )
         self.batches = Batches(
             self.batch_store,
             blobs,
@@ -163,7 +173,13 @@ class Services:
         )
         self.letter_actions = LetterActions(blobs, redriver, clock)
         self.webhook_activities = WebhookActivities(
-            self.jobs, self.progress, payloads, self.webhooks, settings.webhook_secrets, clock
+            self.jobs,
+            self.batch_store,
+            self.progress,
+            payloads,
+            self.webhooks,
+            settings.webhook_secrets,
+            clock,
         )
         self.operations = Operations(
             catalogue,

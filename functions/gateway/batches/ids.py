@@ -11,7 +11,7 @@ So the id of a line's job says to which batch and line it belongs.
 
 import secrets
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 MAX_LINES: Final = 50_000
@@ -34,6 +34,11 @@ def new_batch_id(now: datetime) -> str:
     high = secrets.randbits(12) | _VERSION << 12
     low = (secrets.randbits(46) | 0b10 << 46) << 16
     return str(uuid.UUID(int=milliseconds << 80 | high << 64 | low))
+
+
+def created_at(batch_id: str) -> datetime:
+    """Return when a batch was created."""
+    return datetime.fromtimestamp((uuid.UUID(batch_id).int >> 80) / 1000, UTC)
 
 
 def line_id(batch_id: str, number: int) -> str:

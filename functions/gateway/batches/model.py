@@ -132,6 +132,9 @@ class BatchState:
     updated_at: str | None = None
     rate: float | None = None
     """How many lines ended in a second of late."""
+    measured_at: str | None = None
+    measured: int = 0
+    """When the rate was measured, and how many lines had ended then."""
 
     @property
     def total(self) -> int:

@@ -335,6 +335,13 @@ class JobCreator:
                 return job, self.clock()
         return await self._make_small(job), None
 
+    async def send(self, job: PreparedJob) -> None:
+        """Send the message of a job that has no orchestration.
+
+        Raises Unavailable, MessageTooLarge or UnknownModel.
+        """
+        await self._send_request(job.request, job.new_job.priority, job.new_job.traceparent)
+
     async def enqueue(self, ticket_text: str) -> str | None:
         """Send the message of a started job; return a JobError as JSON if that is impossible."""
         ticket = read_ticket(ticket_text)

@@ -511,6 +511,15 @@ class MemoryBlobs(Blobs):
         await self.payloads.check()
         self.put(blob, self.payloads.blobs.get(blob, ("", b""))[1] + data)
 
+    async def append_at(self, blob: str, position: int, data: bytes) -> bool:
+        await asyncio.sleep(0)
+        await self.payloads.check()
+        found = self.payloads.blobs.get(blob, ("", b""))[1]
+        if len(found) != position:
+            return False
+        self.put(blob, found + data)
+        return True
+
     async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
         await asyncio.sleep(0)
         await self.payloads.check()

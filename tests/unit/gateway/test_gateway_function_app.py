@@ -115,6 +115,8 @@ def test_exactly_the_expected_functions_are_registered() -> None:
         "webhook orchestrationTrigger:context",
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",
+        "batch orchestrationTrigger:context",
+        "step_batch activityTrigger:batch",
         *(
             f"dead_letters_{queue} durableClient:client serviceBusTrigger:message"
             for model in Catalogue.load().values()

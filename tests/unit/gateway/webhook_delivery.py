@@ -107,6 +107,6 @@ def receiver(gateway: RunningGateway) -> MemoryReceiver:
 
 async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads(
-        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
+        await gateway.services.webhook_activities.deliver(job_id, gateway.durable)
     )
     return outcome
