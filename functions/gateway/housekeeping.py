@@ -19,8 +19,21 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from contract.names import DELIVERIES, ENDS, FILES, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
+from contract.names import (
+    DELIVERIES,
+    ENDS,
+    FILES,
+    HEARTBEATS,
+    ORCHESTRATOR_BATCH,
+    OUTCOMES,
+    SUMS,
+    UPLOADS,
+    batch_instance,
+)
+from contract.queues import LONGEST_BATCH_SECONDS
 from contract.streams import STOPS, STREAMS
+from gateway.batches.ids import created_at, line_of
+from gateway.batches.store import BATCHES, BATCHES_OF, BatchStore
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable, UnknownInstance
@@ -53,6 +66,14 @@ STEP_SECONDS: Final = 60.0
 FOLLOWS_WITHIN: Final = timedelta(minutes=10)
 """An orchestration counts as stuck if it still runs this long after its job has ended."""
 
+STARTS_WITHIN: Final = timedelta(minutes=2)
+"""How old a batch must be to count as one whose orchestration is missing."""
+
+STUCK_AFTER: Final = timedelta(minutes=30)
+"""The orchestration of a batch counts as stuck if it has done nothing for so long."""
+
+LONGEST_BATCH: Final = timedelta(seconds=LONGEST_BATCH_SECONDS)
+
 MAX_JOBS: Final = 500
 """How many of the newest jobs one run checks."""
 
@@ -74,8 +95,8 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
     # A dead letter may be written at its job's deadline. A redriven job uses the same input, and
     # has as much time as the first job.
     payloads_before = letters_before - 2 * services.longest_deadline
-    # A job may read its upload until the job's deadline.
-    uploads_before = now - services.longest_deadline
+    # A job may read its upload until the job's deadline, and a line until that of its batch.
+    uploads_before = now - max(services.longest_deadline, LONGEST_BATCH)
     old_blobs = {
         CLAIMS: (now - services.claim_lifetime, MAX_FREQUENT_DELETED),
         DEAD_LETTERS: (letters_before, MAX_DELETED),
@@ -87,6 +108,8 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         DELIVERIES: (payloads_before, MAX_DELETED),
         OUTCOMES: (payloads_before, MAX_FREQUENT_DELETED),
         STREAMS: (payloads_before, MAX_FREQUENT_DELETED),
+        BATCHES: (letters_before - LONGEST_BATCH, MAX_FREQUENT_DELETED),
+        BATCHES_OF: (letters_before - LONGEST_BATCH, MAX_DELETED),
         ENDS: (now - ENDS_KEPT, MAX_DELETED),
         STOPS: (now - ENDS_KEPT, MAX_DELETED),
         HEARTBEATS: (now - FORGOTTEN_AFTER, MAX_DELETED),
@@ -94,13 +117,16 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
     }
     steps: dict[str, Callable[[], Awaitable[int]]] = {
         "orchestrations": lambda: recover(durable, services.jobs, now, services.retention),
+        "batches": lambda: restart_batches(durable, services.batch_store, now),
         "histories": lambda: durable.purge(now - services.retention),
         UPLOADS: lambda: _delete(
             blobs, UPLOADS, lambda b: has_expired(b.name, uploads_before), MAX_FREQUENT_DELETED
         ),
     }
+    # What a line has used or made lives as long as if its job had the deadline of its batch.
+    of_lines = max(timedelta(), LONGEST_BATCH - services.longest_deadline)
     for prefix, (before, most) in old_blobs.items():
-        is_old = partial(_is_older, before)
+        is_old = partial(_is_older, before, before - of_lines)
         steps[prefix] = partial(_delete, blobs, prefix, is_old, most)
     counts: dict[str, int] = {}
     failed: dict[str, str] = {}
@@ -120,8 +146,13 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
     return counts
 
 
-def _is_older(before: datetime, blob: ListedBlob) -> bool:
-    return blob.modified_at < before
+def _is_older(before: datetime, before_of_lines: datetime, blob: ListedBlob) -> bool:
+    return blob.modified_at < (before_of_lines if _is_of_line(blob.name) else before)
+
+
+def _is_of_line(blob: str) -> bool:
+    """Return whether a blob belongs to the job of a line, whose id is in its name."""
+    return any(line_of(part) is not None for part in blob.split("/")[1:2])
 
 
 async def _delete(
@@ -131,7 +162,8 @@ async def _delete(
     old: list[ListedBlob] = []
     listed = 0
     async for blob in blobs.list(prefix):
-        listed += 1
+        # A batch has so many, all kept for days, that they would hide the jobs' blobs behind them.
+        listed += not _is_of_line(blob.name)
         if is_old(blob):
             old.append(blob)
         # The names of claims are in no order of time, so all claims are listed.
@@ -161,6 +193,34 @@ async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timede
             await _end(durable, job_id, instance)
             ended += 1
     return ended
+
+
+async def restart_batches(durable: Durable, store: BatchStore, now: datetime) -> int:
+    """Start the orchestrations of batches that have none; return how many were started or ended.
+
+    One that is stuck is terminated, and started again by the next run.
+    """
+    changed = 0
+    for batch_id in await store.ids(None):
+        age = now - created_at(batch_id)
+        if not STARTS_WITHIN < age < LONGEST_BATCH + FOLLOWS_WITHIN:
+            continue
+        state, _ = await store.state(batch_id)
+        if state.status.is_final:
+            continue
+        instance_id = batch_instance(batch_id)
+        instance = await durable.status(instance_id)
+        if instance is None or instance.runtime_status.is_final:
+            _log.warning("batch %s has no orchestration; starting one", batch_id)
+            await durable.start(instance_id, batch_id, ORCHESTRATOR_BATCH)
+        elif now - instance.updated_at > STUCK_AFTER:
+            _log.warning("the orchestration of batch %s is stuck; terminating it", batch_id)
+            with contextlib.suppress(UnknownInstance):
+                await durable.terminate(instance_id, "this orchestration is stuck")
+        else:
+            continue
+        changed += 1
+    return changed
 
 
 async def _end(durable: Durable, job_id: str, instance: InstanceSnapshot) -> None:
