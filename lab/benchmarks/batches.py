@@ -51,6 +51,7 @@ _BATCH_SIZE = 8
 _LINE_SECONDS, _START_SECONDS = 0.1, 120.0
 _TEXT = "text/plain"
 _LOW = "/v1/models/noop/jobs?priority=low"
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COUNT = re.compile(r"ActiveMessageCount>(\d+)<")
 
 CATALOGUE = """
@@ -394,7 +395,10 @@ def measure_operations(folder: Path, count: int) -> list[Figure]:
         counted = [now - was for now, was in zip(counter.read(), before, strict=True)]
     figures = [Figure(f"{count:,} lines, behind proxies", f"{ran_seconds(batch):.1f} s")]
     for name, found in zip(("Service Bus", "blob storage", "gateway"), counted, strict=True):
-        each = (f"{operation} {number / count:.3f}" for operation, number in sorted(found.items()))
+        named = Counter[str]()
+        for operation, number in found.items():
+            named[_ID.sub("ID", operation)] += number
+        each = (f"{operation} {number / count:.3f}" for operation, number in sorted(named.items()))
         figures.append(Figure(f"operations of a line: {name}", ", ".join(each)))
     return figures
 
