@@ -1,7 +1,7 @@
 """Kill components while batches run, and check each line of their outputs (`--batches N`).
 
 The first half of the batches are uploaded files, the others lists of items. Each batch is created
-before another part of the kills. Some lines have a large input, and some fail on purpose.
+before another part of the kills. Some lines fail on purpose, and some of a file have a large input.
 Meanwhile each batch is read again and again: its counts may only grow, and what was read of its
 outputs may only be continued.
 """
@@ -143,7 +143,8 @@ def plan_batches(count: int, lines: int, seed: int) -> list[StormBatch]:
             MODEL,
             label=f"{batch}.{number}",
             is_failing=chance.random() < _FAILING_SHARE,
-            is_large=chance.random() < _LARGE_SHARE,
+            # The host refuses a body that is much larger than the largest input of a model.
+            is_large=chance.random() < _LARGE_SHARE and 2 * batch <= count,
         )
 
     return [
