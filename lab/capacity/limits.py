@@ -35,6 +35,7 @@ class JobShape:
     """A kind of job: how many operations of each service one job needs.
 
     `open_seconds` is how long the request that submits the job waits for the end of the job.
+    `gateway_seconds` is the processor time of the gateway.
     """
 
     name: str
@@ -42,6 +43,7 @@ class JobShape:
     service_bus_operations: float
     blob_operations: float
     open_seconds: float
+    gateway_seconds: float = GATEWAY_SECONDS_PER_JOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
         ),
         Limit(
             "gateway, processor",
-            processor / GATEWAY_SECONDS_PER_JOB,
+            processor / shape.gateway_seconds,
             "GATEWAY_MAX_INSTANCES, GATEWAY_MEMORY_MB",
         ),
         Limit(
@@ -132,7 +134,7 @@ def compute_need(jobs_per_second: float, shape: JobShape, deployment: Deployment
     need. The blob requests do not include the repeated reads that waiting requests make.
     """
     open_requests = jobs_per_second * shape.open_seconds
-    processor = jobs_per_second * GATEWAY_SECONDS_PER_JOB / (BUSY_SHARE * deployment.cores)
+    processor = jobs_per_second * shape.gateway_seconds / (BUSY_SHARE * deployment.cores)
     instances = max(1, math.ceil(processor), math.ceil(open_requests / deployment.concurrency))
     return Need(
         jobs_per_second * shape.actions,

@@ -19,6 +19,7 @@ from gateway.jobs.lifecycle import FOLLOW_SECONDS
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
 from infra.generate import MAX_QUEUE_MEGABYTES
+from lab.capacity.batches import compute_line_use
 from lab.capacity.limits import (
     COUNT_INTERVAL_SECONDS,
     WAITING_READS_PER_SECOND,
@@ -38,6 +39,7 @@ SHAPES = (
     JobShape("small, answered after 20 s in the queue", 5, 3, 9, 20),
     JobShape("small, with a webhook", 7, 3, 2, 0),
     JobShape("large: key, input and result in blobs, answered after 0.2 s", 2, 3, 9, 0.2),
+    compute_line_use(50).shape,
 )
 SMALL = SHAPES[0]
 DEFAULT = DeploymentLimits()
