@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.contract_rows.batches import BATCHES
 from tests.e2e.contract_rows.checking import check
 from tests.e2e.contract_rows.jobs import JOBS
 from tests.e2e.contract_rows.row import PICTURE, Row
@@ -17,6 +18,7 @@ from tests.e2e.system import System, run_loosely
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
+ONE_LINE = {"model": "noop", "items": [{"custom_id": "a", "input": {"text": "x"}}]}
 TENSOR = {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["x"]}]}
 
 
@@ -26,6 +28,7 @@ def ids(system: System) -> dict[str, str]:
     return {
         "job": system.submit("noop", b"x").json()["id"],
         "failed": failed.json()["job"]["id"],
+        "batch": system.http.post("/v1/batches", json=ONE_LINE).json()["id"],
         "unknown": "018f0000-0000-7000-8000-000000000000",
     }
 
@@ -37,6 +40,7 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"refuse-{row.title}") for row in REFUSALS),
         *(pytest.param(row, id=f"upload-{row.title}") for row in UPLOADS),
         *(pytest.param(row, id=f"job-{row.title}") for row in JOBS),
+        *(pytest.param(row, id=f"batch-{row.title}") for row in BATCHES),
         *(pytest.param(row, id=f"other-{row.title}") for row in OTHERS),
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
