@@ -17,7 +17,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -199,9 +199,9 @@ class FileStore:
             )
         return found
 
-    async def find_blob(self, tenant: str, file_id: str) -> str | None:
-        """Return the name of the blob of a file of the tenant; None if there is no such file."""
-        stored = await self._read(tenant, file_id)
+    async def find_blob(self, tenant: str, file_id: str, used_at: datetime) -> str | None:
+        """Return the blob of a file that had not expired at a time; None if there is none."""
+        stored = await self._read(tenant, file_id, used_at)
         return None if stored is None else _blob(tenant, stored.id)
 
     def content(self, tenant: str, stored: StoredFile) -> AsyncIterator[bytes]:
@@ -245,13 +245,15 @@ class FileStore:
     async def _look(self, tenant: str, file_id: str) -> StoredFile | None:
         return await self._read(tenant, file_id) or await self._others.find(tenant, file_id)
 
-    async def _read(self, tenant: str, file_id: str) -> StoredFile | None:
+    async def _read(
+        self, tenant: str, file_id: str, used_at: datetime | None = None
+    ) -> StoredFile | None:
         if not _ID.fullmatch(file_id):
             return None
         found = await self._blobs.read(_blob(tenant, file_id) + _ABOUT)
         stored = StoredFile(**json.loads(found.data)) if found else None
-        is_valid = stored is not None and stored.expires_at > self._clock().timestamp()
-        return stored if is_valid else None
+        now = used_at or self._clock()
+        return stored if stored is not None and stored.expires_at > now.timestamp() else None
 
 
 def _blob(tenant: str, file_id: str) -> str:

@@ -512,15 +512,15 @@ class JobCreator:
     ) -> PayloadRef:
         """Return a reference to an upload or a file. By its ETag, the worker refuses a change.
 
-        A job of a batch may use each upload that had not expired when the batch was created.
+        A job of a batch may use what had not expired when the batch was created.
         """
+        used_at = new_job.batch.created_at if new_job.batch else self.clock()
         if submitted.file is not None:
-            blob = await self.files.find_blob(new_job.tenant, submitted.file)
+            blob = await self.files.find_blob(new_job.tenant, submitted.file, used_at)
             missing = f"there is no file {submitted.file[:100]!r}, or it has been deleted"
         else:
             upload_id = submitted.upload or ""
             expires_at = upload_expiry(upload_id)
-            used_at = new_job.batch.created_at if new_job.batch else self.clock()
             is_valid = expires_at is not None and used_at < expires_at
             blob = upload_blob_of(upload_id, new_job.tenant) if is_valid else None
             missing = (

@@ -77,7 +77,7 @@ async def create_batch(request: Request) -> Response:
     seconds = _parse_window(asked.get("completion_window"))
     read_lifetime("output_expires_after", asked)
     file_id, now = asked.get("input_file_id"), services.clock()
-    blob = await services.files.find_blob(tenant, str(file_id))
+    blob = await services.files.find_blob(tenant, str(file_id), now)
     if blob is None or (await services.files.find(tenant, str(file_id))).purpose != PURPOSE:
         raise invalid_input(
             f"input_file_id: expected the id of a file with the purpose {PURPOSE}",
