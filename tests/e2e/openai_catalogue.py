@@ -1,4 +1,8 @@
-"""The catalogue entries of `openai_model`, one for each kind of result."""
+"""The catalogue entries of `openai_model`, one for each kind of result, and of an engine."""
+
+import sys
+
+from tests.e2e.system import ROOT
 
 CATALOGUE = """
 [embedder]
@@ -38,4 +42,15 @@ media_types = ["application/json"]
 result_media_type = "text/plain"
 reports_progress = true
 openai = ["chat.completions", "completions", "responses"]
+"""
+
+ENGINE = f"""
+[engine]
+description = "Answers with words that depend on the prompt."
+implementation = "worker.models.engine"
+media_types = ["application/json"]
+reports_progress = true
+max_concurrent_jobs = 32
+openai = ["chat.completions", "completions", "responses", "embeddings"]
+options = {{command = '{sys.executable} {ROOT}/tests/engine_server.py --port {{port}}'}}
 """

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,22 +12,12 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from tests.e2e.openai_catalogue import CATALOGUE
+from tests.conformance.openai import batch_client
+from tests.e2e.openai_catalogue import CATALOGUE, ENGINE
 from tests.e2e.system import ROOT, System, running
 from tests.engine_server import words
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-
-ENGINE = f"""
-[engine]
-description = "Answers with words that depend on the prompt."
-implementation = "worker.models.engine"
-media_types = ["application/json"]
-reports_progress = true
-openai = ["chat.completions", "completions", "responses", "embeddings"]
-options = {{command = '{sys.executable} {ROOT}/tests/engine_server.py --port {{port}}'}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +178,32 @@ class TestEngine:
         assert [event.sequence_number for event in events[:2]] == [4, 5]
         assert events[-1].type == "response.completed"
         assert client.responses.retrieve(first.response.id).status == "completed"
+
+
+class TestBatch:
+    def test_chats_are_answered_in_order(self, client: OpenAI) -> None:
+        batch_client.run_chats(client, "engine", 100)
+
+    def test_embeddings(self, client: OpenAI) -> None:
+        batch_client.run_embeddings(client, "embedder", 50)
+
+    def test_cancelled_batch_keeps_what_it_has(self, client: OpenAI) -> None:
+        batch_client.cancel(client, "engine", 400)
+
+    def test_wrong_lines_are_refused_by_number(self, client: OpenAI) -> None:
+        batch_client.refuse(client, "engine")
+
+    def test_transcriptions_of_files(self, client: OpenAI) -> None:
+        speech = ROOT / "examples" / "speech.wav"
+        by_id = client.files.create(file=speech, purpose="user_data").id
+        uri = "data:audio/wav;base64," + base64.b64encode(speech.read_bytes()).decode()
+        bodies = [{"model": "listener", "file": each} for each in (by_id, uri)]
+        path: Any = "/v1/audio/transcriptions"
+        batch = batch_client.wait(client, batch_client.create(client, path, bodies).id)
+        output, _ = batch_client.read(client, batch)
+        texts = [each["response"]["body"]["text"] for each in output]
+        assert len(texts) == 2
+        assert texts[0] == texts[1]
 
 
 def test_data_uri_is_an_input(models: System) -> None:

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.openai_catalogue import CATALOGUE
+from tests.e2e.openai_catalogue import ENGINE as TEST_ENGINE
 from tests.e2e.system import ROOT, running
 
 FOLDER = Path(__file__).parent
 INSTALLED = ROOT / ".venv-openai"
 SCRIPTS = ("python", "litellm", "langchain")
 RUN_SECONDS = 600
+BATCH_LINES = 2000
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 EXAMPLE = ROOT / "examples" / "chat-folder"
@@ -92,6 +94,7 @@ def run(command: Sequence[str | Path], arguments: Sequence[str]) -> str | None:
         timeout=RUN_SECONDS,
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
+    sys.stdout.write(done.stdout)
     return done.stderr[-4000:] or "it failed" if done.returncode else None
 
 
@@ -102,7 +105,7 @@ def main(_arguments: list[str]) -> int:
     commands = {name: [python, FOLDER / f"{name}_client.py"] for name in SCRIPTS}
     if has_node:
         commands["javascript"] = [Path("node"), install_javascript()]
-    catalogue = CATALOGUE + prepare_engine()
+    catalogue = CATALOGUE + TEST_ENGINE + prepare_engine()
     chats = ["talker", "say Paris again and again", "Paris", "smollm2", QUESTION, "Paris"]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-openai-")))
@@ -110,6 +113,8 @@ def main(_arguments: list[str]) -> int:
         recording = ROOT / "examples" / "speech.wav"
         arguments = [f"{system.url}/openai/v1", str(recording), *chats]
         failures = {name: run(command, arguments) for name, command in commands.items()}
+        batches = [arguments[0], str(BATCH_LINES), "engine", "embedder"]
+        failures["batches"] = run([python, FOLDER / "batch_client.py"], batches)
     for name, failure in failures.items():
         sys.stdout.write(f"{name}: {failure or 'passed'}\n")
     if not has_node:
