@@ -11,8 +11,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from contract.messages import PayloadRef
 from contract.names import FILES
-from gateway.batches.model import BatchState, BatchStatus, LineProblem
+from gateway.batches.model import BatchSpec, BatchState, BatchStatus, LineProblem
 from gateway.batches.store import errors_blob, results_blob
 from tests.unit.gateway.api_keys import SETTING
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, write_catalogue
@@ -24,7 +25,14 @@ implementation = "worker.models.noop"
 description = "Talks."
 media_types = ["application/json"]
 openai = ["chat.completions", "embeddings"]
+
+[listener]
+implementation = "worker.models.noop"
+description = "Writes what it hears."
+media_types = ["audio/wav"]
+openai = ["audio.transcriptions"]
 """
+WAV = b"RIFF\0\0\0\0WAVE sound"
 CHAT: Any = "/v1/chat/completions"
 
 
@@ -142,6 +150,42 @@ class TestCreate:
             assert [each.id async for each in other.files.list()] == []
 
 
+class TestFileOfLine:
+    async def recorded(self, client: AsyncOpenAI, seconds: int = 3600) -> str:
+        lifetime: Any = {"anchor": "created_at", "seconds": seconds}
+        made = await client.files.create(file=WAV, purpose="user_data", expires_after=lifetime)
+        return made.id
+
+    async def begin(
+        self, gateway: RunningGateway, client: AsyncOpenAI, file_id: str
+    ) -> tuple[BatchSpec, bytes]:
+        row = line(body={"model": "listener", "file": file_id}, url="/v1/audio/transcriptions")
+        made = await create(client, row, endpoint="/v1/audio/transcriptions")
+        spec = await gateway.services.batch_store.spec(uuid_of(made))
+        assert spec
+        return spec, json.dumps(row).encode()
+
+    async def test_may_expire_while_the_batch_runs(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        spec, row = await self.begin(gateway, client, await self.recorded(client))
+        assert (await gateway.services.intake.validate(spec)).problems == []
+        gateway.clock.now += timedelta(hours=2)
+        job = await gateway.services.intake.prepare(spec, 1, row)
+        assert isinstance(job.request.input, PayloadRef)
+        assert (job.request.input.media_type, job.request.input.size_bytes) == ("audio/wav", 18)
+
+    async def test_must_be_there_when_it_is_created(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        file_id = await self.recorded(client)
+        gateway.clock.now += timedelta(hours=2)
+        spec, _ = await self.begin(gateway, client, file_id)
+        found = (await gateway.services.intake.validate(spec)).problems
+        assert [(each.line, each.code) for each in found] == [(1, "invalid-input")]
+        assert "there is no file" in found[0].message
+
+
 class TestRetrieve:
     @pytest.mark.parametrize(
         ("state", "status", "time"),
@@ -247,15 +291,20 @@ class TestOutput:
         with pytest.raises(openai.UnprocessableEntityError, match="deleted with the batch"):
             await client.files.delete(output)
 
-    async def test_batch_of_our_own_api_has_no_file(
+    async def test_batch_of_our_own_api_is_not_shown(
         self, gateway: RunningGateway, client: AsyncOpenAI
     ) -> None:
         native = {"model": "talker", "items": [{"custom_id": "a", "input": {"json": 1}}]}
         answer = await gateway.http.post("/v1/batches", json=native)
         batch_id = answer.json()["id"]
         await gateway.services.batch_store.write_state(batch_id, BatchState(results_bytes=1), None)
-        with pytest.raises(openai.NotFoundError):
-            await client.files.retrieve(f"file-{batch_id.replace('-', '')}-output")
+        own_id = batch_id.replace("-", "")
+        for call in (
+            client.files.retrieve(f"file-{own_id}-output"),
+            client.batches.retrieve(f"batch_{own_id}"),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await call
 
 
 class TestUpload:
