@@ -62,6 +62,17 @@ def encode_json(value: Json) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
+def encode_any_json(value: Json) -> bytes:
+    """Return compact JSON of what a model has returned, also if it is not valid.
+
+    Half of a surrogate pair is escaped, and infinity is written as Python does.
+    """
+    try:
+        return encode_json(value)
+    except ValueError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
 def has_more_values(value: Json, limit: int) -> bool:
     """Return whether a JSON value contains more than `limit` values, in little time."""
     count, containers = 1, [value] if type(value) in _CONTAINERS else []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from contract.messages import Json
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_to_json
 from gateway.jobs.search import CANCELLED_CODE
+from gateway.json_text import encode_any_json
 
 
 class LineEnd(NamedTuple):
@@ -41,7 +42,7 @@ def encode_end(number: int, outcome: JobOutcome, model: str | None = None) -> by
     """Return the entry about the end of a line, without a line end."""
     sent_to = {} if model is None else {"model": model}
     entry = {"n": number, **sent_to, "outcome": outcome_to_json(outcome)}
-    return json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return encode_any_json(entry)
 
 
 def parse_end(entry: bytes) -> LineEnd | None:

@@ -22,7 +22,7 @@ from gateway.batches.model import BatchSpec, BatchState
 from gateway.batches.store import errors_blob, results_blob
 from gateway.errors import Unavailable
 from gateway.jobs.model import LOST, JobOutcome, JobStatus, outcome_from_json
-from gateway.json_text import encode_json
+from gateway.json_text import encode_any_json
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import MAX_READ_BYTES
 
@@ -60,10 +60,10 @@ async def append_output(
         record = line_record(spec, job_id, line["custom_id"], model, outcome)
         if outcome.status is JobStatus.SUCCEEDED:
             shown = await form.result_line(spec, line, job_id, record)
-            await results.add(encode_json(shown) + b"\n")
+            await results.add(encode_any_json(shown) + b"\n")
         else:
             shown = form.error_line(spec, line, job_id, record)
-            await errors.add(encode_json(shown) + b"\n")
+            await errors.add(encode_any_json(shown) + b"\n")
     state.results_bytes = await results.flush()
     state.errors_bytes = await errors.flush()
     state.composed += 1

@@ -297,6 +297,16 @@ class TestRun:
             assert state.succeeded > state.failed > 0
             assert state.error_codes == {FAILED.code: state.failed}
 
+    async def test_half_of_a_surrogate_pair_is_no_obstacle(self) -> None:
+        async with world(1) as made:
+            await made.step()
+            now = made.gateway.clock()
+            reply = JobReply(line_id(made.spec.id, 1), InlineJson("\ud800"), now, now)
+            entry = encode_end(1, JobOutcome.replied(reply, now), "noop") + b"\n"
+            made.blobs.put(ends_blob(made.spec.id, 0), entry)
+            assert (await made.step())["final"] == "succeeded"
+            assert made.output(results_blob(made.spec.id))[0]["result"] == "\ud800"
+
     async def test_window_bounds_the_lines_in_flight(self) -> None:
         async with world() as made:
             await made.step()
