@@ -90,7 +90,8 @@ async function download(path, name) {
   const answer = await send(`${path}?redirect=false`);
   // Only the link to a large file has this header.
   const link = answer.headers.has("Location") ? (await answer.json()).url : URL.createObjectURL(await answer.blob());
-  const anchor = element("a", { href: link, download: name });
+  // A browser that shows the file, which is of another origin, must not leave the page.
+  const anchor = element("a", { href: link, download: name, target: "_blank", rel: "noopener" });
   anchor.click();
   if (link.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(link), 60_000);
 }
@@ -143,9 +144,9 @@ export class BatchView {
 
   downloads(batch) {
     const { succeeded, failed, expired, cancelled } = batch.counts;
-    return [["results", succeeded, "result", batch.links.results], ["errors", failed + expired + cancelled, "error", batch.links.errors]]
-      .filter(([, count]) => count).map(([name, count, noun, path]) => {
-        const button = element("button", { type: "button", value: name }, `Download ${count} ${noun}${count === 1 ? "" : "s"}`);
+    return [["results", succeeded, batch.links.results], ["errors", failed + expired + cancelled, batch.links.errors]]
+      .filter(([, count]) => count).map(([name, , path]) => {
+        const button = element("button", { type: "button", value: name }, `Download the ${name}${isFinal(batch) ? "" : " so far"}`);
         button.addEventListener("click", async () => {
           await download(path, `${batch.id}-${name}.jsonl`).catch((error) => showProblem(this.lineView, error));
         });
