@@ -187,7 +187,7 @@ export class BatchView {
 export function refusalOf(batch) {
   if (batch.status !== "failed") return null;
   return new Problem({
-    code: batch.errors[0]?.code, title: "The batch was refused", errors: batch.errors, job: batch,
+    code: "invalid-batch", title: "The batch was refused", errors: batch.errors, job: batch,
     detail: "Nothing has run. Correct the lines, and submit the file again.",
   });
 }

@@ -40,14 +40,16 @@ function linesButton({ id }, text, code = "") {
     h("span", { class: "spoken" }, ` of batch ${id}`));
 }
 
-/** Return how many lines ended with each error code, or how many were refused. */
+/** Return how many lines ended with each error code; null if none failed. */
+function codesOf(batch) {
+  const codes = Object.entries(batch.error_codes).sort(([, one], [, other]) => other - one);
+  return codes.length ? h("ul", { class: "codes" }, codes.map(([code, count]) =>
+    h("li", { "data-key": code }, linesButton(batch, `${formatNumber(count)} ${code}`, code)))) : null;
+}
+
+/** Return what went wrong, for the table. */
 function errorsOf(batch) {
-  const codes = Object.entries(batch.error_codes ?? {}).sort(([, one], [, other]) => other - one);
-  if (codes.length) {
-    return h("ul", { class: "codes" }, codes.map(([code, count]) =>
-      h("li", { "data-key": code }, linesButton(batch, `${formatNumber(count)} ${code}`, code))));
-  }
-  return batch.errors?.length ? h("a", { href: `#batch=${batch.id}` }, "why it was refused") : UNKNOWN;
+  return codesOf(batch) ?? (batch.errors.length ? h("a", { href: `#batch=${batch.id}` }, "why it was refused") : UNKNOWN);
 }
 
 /** Return how many lines end in a second, and how long the rest takes, of a batch that has not ended. */
@@ -157,13 +159,12 @@ export function addBatches({ confirm, access }) {
       ["Started", batch.started_at && timeElement(batch.started_at)], ["Ended", batch.finished_at && timeElement(batch.finished_at)],
       ["Deadline", timeElement(batch.deadline)], ["Waiting", formatNumber(batch.counts.waiting)],
       ["Rate", rate], ["Left", left]];
-    const refused = batch.errors ?? [];
     return [
       h("p", { id: "batch-status" }, statusBadge(batch.status)), progressOf(batch),
       h("dl", { class: "facts" }, facts.filter(([, value]) => value && value !== UNKNOWN)
         .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-      refused.length ? h("ul", { class: "refused" }, refused.map(({ line, custom_id: name, code, message }) => h("li", {},
-        `${line ? `Line ${line}` : "The file"}${name ? ` (${name})` : ""}: ${code}: ${message}`))) : errorsOf(batch),
+      batch.errors.length ? h("ul", { class: "refused" }, batch.errors.map(({ line, custom_id: name, code, message }) => h("li", {},
+        `${line ? `Line ${line}` : "The file"}${name ? ` (${name})` : ""}: ${code}: ${message}`))) : codesOf(batch),
       h("p", { class: "buttons" }, batch.counts.total ? linesButton(batch, "Show its lines") : null, cancelButton(batch)),
     ];
   }
