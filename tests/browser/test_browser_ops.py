@@ -1,5 +1,6 @@
 """Test the page /ops in a real browser, on a system whose worker the tests start and kill."""
 
+import base64
 import json
 import os
 import signal
@@ -64,6 +65,7 @@ KEYS = {
 }
 LETTERS = "/v1/admin/dead-letters"
 REASON = "MaxDeliveryCountExceeded"
+OCTETS = "application/octet-stream"
 NO_WORKER = '#verdicts [data-code="no-worker"]'
 
 
@@ -443,15 +445,103 @@ def test_each_chart_has_a_table_and_arrow_keys(tab: Browser, idle: System) -> No
     assert plot.get_dom_attribute("aria-valuenow") == "1"
 
 
+def submit_batch(system: System, name: str, label: str, *texts: str, model: str = "noop") -> str:
+    """Submit a batch with a line for each text, and return its id."""
+    inputs = [{"base64": base64.b64encode(text.encode()).decode()} for text in texts]
+    lines = [
+        {"custom_id": f"{label} {number}", "input": {**each, "media_type": OCTETS}}
+        for number, each in enumerate(inputs)
+    ]
+    body = {"model": model, "label": label, "items": lines}
+    answer = system.http.post("/v1/batches", json=body, headers=bearer(name))
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def row_of(batch_id: str) -> str:
+    return f"#batch-rows tr[data-key='{batch_id}']"
+
+
+def test_batch_shows_progress_and_lines(tab: Browser, idle: System) -> None:
+    label = "<img src=/v1/jobs> night"
+    batch_id = submit_batch(idle, "acme", label, *"abc")
+    open_ops(tab, "watcher")
+    tab.wait_for_text(row_of(batch_id), "0 of 3")
+    for shown in ("acme", "noop", "running", label):
+        tab.wait_for_text(row_of(batch_id), shown)
+    assert tab.find_all("#batch-rows img, #batch-rows [data-do=cancel-batch]") == []
+    with worker(idle):
+        tab.wait_for_text(row_of(batch_id), "3 of 3")
+        tab.wait_for_text(row_of(batch_id), "succeeded")
+    tab.find(f"{row_of(batch_id)} [data-do=find]").click()
+    tab.wait_for_text("#job-result", "3 jobs found")
+    names = [cell.text for cell in tab.find_all("#job-rows td:nth-of-type(4)")]
+    assert names == [f"{label} {number}" for number in range(3)]
+    tab.find("#job-rows a").click()
+    tab.wait_for_text("#story .facts", batch_id)
+    assert unexpected_messages(tab) == []
+
+
+def test_codes_of_a_batch_find_its_lines(tab: Browser, idle: System, tmp_path: Path) -> None:
+    order = json.dumps({"folder": str(tmp_path), "steps": 0})
+    batch_id = submit_batch(idle, "bolt", "codes", "not JSON", order, model="slow")
+    with worker(idle):
+        open_ops(tab, "watcher", f"#batch={batch_id}")
+        tab.wait_for_text("#batch-status", "succeeded")
+    tab.wait_for_text("#batch-story", "2 of 2, 1 failed")
+    tab.find("#batch-story .codes button").click()
+    tab.wait_for_text("#job-result", "1 job found")
+    tab.wait_for_text("#job-rows", "codes 0")
+
+
+def test_refused_batch_names_its_lines(tab: Browser, idle: System) -> None:
+    slot = idle.http.post("/v1/uploads", json={"purpose": "batch"}, headers=bearer("acme")).json()
+    line = {"custom_id": "<b>bold</b>", "input": 1}
+    httpx.put(slot["url"], content=json.dumps(line), headers=slot["headers"]).raise_for_status()
+    body = {"model": "noop", "file": {"upload": slot["upload"]}}
+    batch = idle.http.post("/v1/batches", json=body, headers=bearer("acme")).json()
+    open_ops(tab, "watcher", f"#batch={batch['id']}")
+    tab.wait_for_text("#batch-status", "failed")
+    tab.wait_for_text("#batch-story .refused", "Line 1 (<b>bold</b>): malformed-request")
+    tab.wait_for_text(row_of(batch["id"]), "why it was refused")
+    assert tab.find_all("#batch-story b") == []
+
+
+def test_admin_cancels_a_batch_of_any_tenant(tab: Browser, idle: System) -> None:
+    batch_id = submit_batch(idle, "bolt", "too many", *"abc")
+    open_ops(tab, "admin")
+    tab.find(f"{row_of(batch_id)} [data-do=cancel-batch]").click()
+    tab.wait_for_text("#confirm-text", "3 lines of it have not ended")
+    tab.find("#confirm-yes").click()
+    tab.wait_for_text(row_of(batch_id), "3 of 3, 3 cancelled")
+    assert ask(idle, "bolt", f"/v1/batches/{batch_id}")["status"] == "cancelled"
+
+
+def test_tenant_finds_only_its_own_batches(tab: Browser, idle: System) -> None:
+    hidden = submit_batch(idle, "acme", "of acme", "x")
+    own = submit_batch(idle, "bolt", "of bolt", "x")
+    tab.open(f"/ops#batch={hidden}")
+    enter_key(tab, KEYS["bolt"][0])
+    tab.wait_for_text("#batch-rows", "of bolt")
+    assert tab.find_all(row_of(hidden)) == []
+    tab.wait_for_text("#batch-story", "The batch could not be read")
+    tab.find("#batch-label").send_keys("of b*", Keys.ENTER)
+    tab.wait(lambda: len(tab.find_all("#batch-rows tbody tr")) == 1, "the filter has no effect")
+    assert tab.find_all(row_of(own))
+
+
 def test_page_passes_axe_and_fits_320_pixels(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "axe", 2)
     job_id = accept(idle, "acme", "axe")
+    batch_id = submit_batch(idle, "acme", "axe", "x")
     with worker(idle):
         final(idle, "acme", job_id)
         open_ops(tab, "admin", f"#job={job_id}")
         tab.find("#worker-cards article")
         tab.find("#letter-rows table")
         tab.find("#story .steps")
+        tab.run("location.hash = arguments[0]", f"#batch={batch_id}")
+        tab.find("#batch-story .lines")
         tab.run("document.querySelector('#chart-places summary').click()")
         tab.find("#chart-places tbody tr")
         check_with_axe(tab)

@@ -151,7 +151,12 @@ def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
 
 
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Drag a file over the page, as from a file manager, and drop the file on an input."""
+    drop_files(browser, path, prefix=prefix)
+    browser.wait_for_text(f"#{prefix}preview .file", path.name)
+
+
+def drop_files(browser: Browser, *paths: Path, prefix: str = "") -> None:
+    """Drag files over the page, as from a file manager, and drop them on an input."""
     place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
     middle = browser.run(
@@ -159,11 +164,10 @@ def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
         "return [box.x + box.width / 2, box.y + box.height / 2]",
         place,
     )
-    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    data = {"items": [], "files": [*map(str, paths)], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         event = {"type": kind, "x": middle[0], "y": middle[1], "data": data}
         browser.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
-    browser.wait_for_text(f"#{prefix}preview .file", path.name)
 
 
 def enter(browser: Browser, selector: str, text: str) -> None:
@@ -1176,6 +1180,126 @@ def test_axe_finds_no_fault_in_a_result(browser: Browser, model: str, name: str)
     check_with_axe(browser)
     check_width(browser)
     assert browser.messages == []
+
+
+# --- Batches ---
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"picture {number}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        shutil.copy(EXAMPLES / ("chelsea.jpg", "coffee.jpg")[number % 2], path)
+    return paths
+
+
+def write_lines(folder: Path, *lines: dict[str, Any]) -> Path:
+    path = folder / "lines.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def download(browser: Browser, name: str, folder: Path) -> list[dict[str, Any]]:
+    """Download the results or the errors of the batch, and return their lines."""
+    behaviour = {"behavior": "allow", "downloadPath": str(folder)}
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    click(browser, f"#result button[value={name}]")
+    (path,) = until(lambda: [*folder.glob(f"*-{name}.jsonl")], 30, "the file is there")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_dropped_pictures_become_a_batch(browser: Browser, tmp_path: Path) -> None:
+    files = pictures(tmp_path, 20)
+    open_model(browser, "classifier")
+    drop_files(browser, *files)
+    browser.wait_for_text("#preview .file", "20 files")
+    assert len(browser.find_all("#preview img")) == 20
+    run(browser)
+    browser.wait_for_text("#state", "All lines have ended")
+    rows = browser.find_all("#result tbody tr")
+    assert [row.get_dom_attribute("data-line") for row in rows] == [path.name for path in files]
+    assert "Egyptian cat" in rows[0].text
+    assert "espresso" in rows[1].text
+    click(browser, "[data-line='picture 2.jpg'] button")
+    browser.wait_for_text("#result .labels", "Egyptian cat")
+    results = download(browser, "results", tmp_path)
+    assert [line["custom_id"] for line in results] == [path.name for path in files]
+    assert not browser.find_all("#result button[value=errors]")[0].is_displayed()
+    check_with_axe(browser)
+    check_width(browser)
+    assert browser.messages == []
+
+
+def test_lines_of_a_jsonl_file_run(browser: Browser, tmp_path: Path) -> None:
+    lines = [
+        {"custom_id": f"<img src=x> {number}", "input": {"text": f"<b>{number}</b>"}}
+        for number in range(150)
+    ]
+    open_model(browser, "noop")
+    drop_file(browser, write_lines(tmp_path, *lines))
+    set_options(browser, label="from the playground")
+    run(browser)
+    browser.wait_for_text("#result", "The first 100 of 150 lines")
+    assert len(browser.find_all("#result tbody tr")) == 100
+    assert browser.find_all("#result :is(img, b)") == []
+    browser.wait_for_text("#job-facts", "from the playground")
+    assert len(download(browser, "results", tmp_path)) == 150
+    assert browser.messages == []
+
+
+@pytest.mark.thorough
+def test_refused_lines_are_named(browser: Browser, tmp_path: Path) -> None:
+    lines = ({"custom_id": "1", "input": {"text": "x"}}, {"custom_id": "<b>", "input": 1})
+    open_model(browser, "noop")
+    drop_file(browser, write_lines(tmp_path, *lines))
+    run(browser, "failed")
+    browser.wait_for_text("#problem", "The batch was refused")
+    browser.wait_for_text("#problem .refused", "Line 2 (<b>): ")
+    assert browser.find_all("#problem b") == []
+    check_with_axe(browser)
+
+
+@pytest.mark.thorough
+def test_batch_is_cancelled_and_keeps_its_results(
+    browser: Browser, system: System, tmp_path: Path
+) -> None:
+    (tmp_path / "step-1").touch()
+    orders = [{"folder": str(tmp_path), "steps": steps} for steps in (1, 2)]
+    open_model(browser, "slow")
+    drop_file(
+        browser,
+        write_lines(
+            tmp_path,
+            *(
+                {"custom_id": f"order {number}", "input": {"text": json.dumps(order)}}
+                for number, order in enumerate(orders)
+            ),
+        ),
+    )
+    start(browser)
+    browser.wait_for_text("[data-line='order 0']", "succeeded")
+    click(browser, "#cancel")
+    browser.wait_for_text("#badge", "cancelled")
+    assert [line["custom_id"] for line in download(browser, "results", tmp_path)] == ["order 0"]
+    assert [line["custom_id"] for line in download(browser, "errors", tmp_path)] == ["order 1"]
+    link = str(browser.find("#job-facts a").get_dom_attribute("href"))
+    browser.open(link)
+    browser.wait_for_text("#batch-status", "cancelled")
+
+
+@pytest.mark.thorough
+def test_files_that_make_no_batch_are_refused(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("text")
+    lines = write_lines(tmp_path, {"custom_id": "1", "input": {"text": "x"}})
+    open_model(browser, "classifier")
+    drop_files(browser, *pictures(tmp_path, 2), tmp_path / "note.txt")
+    browser.wait_for_text("#input-problem", "note.txt is text/plain")
+    drop_files(browser, *pictures(tmp_path, 2), lines)
+    browser.wait_for_text("#input-problem", "A JSONL file is a batch by itself")
+    open_model(browser, "pair")
+    drop_files(browser, *pictures(tmp_path, 2))
+    browser.wait_for_text("#input-problem", "Each line needs the input other")
+    assert browser.find_all("#preview *") == []
+    assert not any("/v1/uploads" in one.url for one in browser.requests)
 
 
 @pytest.mark.thorough

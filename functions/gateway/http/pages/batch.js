@@ -6,7 +6,7 @@ import { isFinal, problemOf, putUpload, readResult, uploadInput } from "/pages/j
 import { element } from "/pages/key.js";
 import { percent } from "/pages/picture.js";
 import { showProblem } from "/pages/problem.js";
-import { drawResult } from "/pages/result.js";
+import { drawResult, fileSuffix } from "/pages/result.js";
 
 export const DEADLINE = { most: 7 * 86_400, usual: 86_400 }; // in seconds
 const SHOWN_LINES = 100;
@@ -118,17 +118,21 @@ export class BatchView {
     this.body = element("tbody", {});
     this.lineView = element("div", { className: "line-view" });
     this.note = element("p", { className: "soft" });
-    this.buttons = element("p", { className: "buttons" });
+    this.batch = null;
+    this.results = this.downloadButton("results");
+    this.errors = this.downloadButton("errors");
+    const heads = ["Line", "Status", "Answer"].map((title) => element("th", { scope: "col" }, title));
+    const table = element("table", { className: "batch-lines" }, element("caption", { className: "spoken" }, "Lines of the batch"),
+      element("thead", {}, element("tr", {}, ...heads)), this.body);
     // The table scrolls by itself, so that an opened line below it is near.
-    container.replaceChildren(this.buttons, element("div", { className: "batch-table", tabIndex: 0, role: "region", ariaLabel: "Lines of the batch" },
-      element("table", { className: "batch-lines" }, element("caption", { className: "spoken" }, "Lines of the batch"),
-        element("thead", {}, element("tr", {}, ...["Line", "Status", "Answer"].map((title) => element("th", { scope: "col" }, title)))),
-        this.body)), this.note, this.lineView);
+    container.replaceChildren(element("p", { className: "buttons" }, this.results, this.errors),
+      element("div", { className: "batch-table", tabIndex: 0, role: "region", ariaLabel: "Lines of the batch" }, table), this.note, this.lineView);
   }
 
   /** Show the batch, and its lines in their order. */
   show(batch, jobs) {
-    this.buttons.replaceChildren(...this.downloads(batch));
+    this.batch = batch;
+    this.showDownloads();
     for (const job of jobs) {
       const text = `${job.status} ${summaryOf(job)}`;
       const known = this.rows.get(job.id);
@@ -142,16 +146,21 @@ export class BatchView {
     this.note.textContent = total > jobs.length ? `The first ${jobs.length} of ${total} lines. The files have all of them.` : "";
   }
 
-  downloads(batch) {
-    const { succeeded, failed, expired, cancelled } = batch.counts;
-    return [["results", succeeded, batch.links.results], ["errors", failed + expired + cancelled, batch.links.errors]]
-      .filter(([, count]) => count).map(([name, , path]) => {
-        const button = element("button", { type: "button", value: name }, `Download the ${name}${isFinal(batch) ? "" : " so far"}`);
-        button.addEventListener("click", async () => {
-          await download(path, `${batch.id}-${name}.jsonl`).catch((error) => showProblem(this.lineView, error));
-        });
-        return button;
-      });
+  downloadButton(name) {
+    const button = element("button", { type: "button", value: name, hidden: true });
+    button.addEventListener("click", async () => {
+      const { id, links } = this.batch;
+      await download(links[name], `${id}-${name}.jsonl`).catch((error) => showProblem(this.lineView, error));
+    });
+    return button;
+  }
+
+  showDownloads() {
+    const { succeeded, failed, expired, cancelled } = this.batch.counts;
+    for (const [button, count] of [[this.results, succeeded], [this.errors, failed + expired + cancelled]]) {
+      button.hidden = !count;
+      button.textContent = `Download the ${button.value}${isFinal(this.batch) ? "" : " so far"}`;
+    }
   }
 
   row(job) {
@@ -176,7 +185,8 @@ export class BatchView {
     try {
       const problem = problemOf(job);
       if (problem) throw problem;
-      await drawResult(place, await readResult(job), file?.blob, `${job.id}.json`);
+      const blob = await readResult(job);
+      await drawResult(place, blob, file?.blob, `${job.id}.${fileSuffix(blob.type)}`);
     } catch (error) {
       showProblem(place, error);
     }

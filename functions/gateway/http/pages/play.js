@@ -19,7 +19,7 @@ import {
 import { formatMilliseconds, formatSize } from "/pages/figures.js";
 import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
-import { drawResult } from "/pages/result.js";
+import { drawResult, fileSuffix } from "/pages/result.js";
 import { BATCH_LANGUAGES, LANGUAGES } from "/pages/snippets.js";
 import { StreamView } from "/pages/stream.js";
 import { drawTimeline } from "/pages/timeline.js";
@@ -505,12 +505,6 @@ class BatchRun extends Run {
   async showTimeline() {
     // The timelines are those of its lines.
   }
-}
-
-/** Return the extension of a file with this media type, without the dot. */
-function fileSuffix(mediaType) {
-  const type = mediaType.split(";")[0];
-  return { "application/json": "json", "text/plain": "txt" }[type] ?? type.split("/")[1]?.replace(/[^a-z0-9]/g, "") ?? "bin";
 }
 
 function showFacts(list, facts) {

@@ -25,6 +25,12 @@ export async function drawResult(container, blob, input, name) {
     element("p", { className: "buttons" }, download, element("span", { className: "soft" }, `${blob.type || "unknown type"}, ${formatSize(blob.size)}`)));
 }
 
+/** Return the extension of a file with this media type, without the dot. */
+export function fileSuffix(mediaType) {
+  const type = mediaType.split(";")[0];
+  return { "application/json": "json", "text/plain": "txt" }[type] ?? type.split("/")[1]?.replace(/[^a-z0-9]/g, "") ?? "bin";
+}
+
 async function drawingsOf(blob, input) {
   const type = blob.type.split(";")[0];
   if (type === "application/json" && blob.size <= MAX_JSON_BYTES) return drawJson(JSON.parse(await blob.text()), input);
