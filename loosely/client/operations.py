@@ -8,7 +8,6 @@ from collections.abc import (
     AsyncIterable,
     Awaitable,
     Callable,
-    Collection,
     Iterable,
     Mapping,
     Sized,
@@ -40,8 +39,6 @@ from loosely.client.requests import (
     RequestBuilder,
     Source,
     Submission,
-    fetch_from_store,
-    put_upload,
     read_payload,
 )
 from loosely.client.resources import (
@@ -53,10 +50,10 @@ from loosely.client.resources import (
     Result,
     Timeline,
     Upload,
-    UploadTarget,
 )
-from loosely.client.responses import HttpResponse, read_as, read_error, read_job
+from loosely.client.responses import read_as, read_job
 from loosely.client.retry import Retry
+from loosely.client.sending import RequestSender
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.sse import EVENT_STREAM
 from loosely.client.streams import AsyncJobStream, StreamReader
@@ -66,8 +63,6 @@ from loosely.client.transport import MAX_CONNECTIONS, Transport
 POLL_SECONDS: Final = 60
 #: The longest time, in seconds, until `iter_events` sees a change that does not end the job.
 _EVENT_POLL_SECONDS: Final = 1
-#: The error code with which blob storage refuses to overwrite an upload that it has stored.
-_IS_STORED: Final = "UnauthorizedBlobOverwrite"
 #: For a smaller input, a refused submit costs less than a request for the model's limit.
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 #: The limit above which even an empty input is uploaded.
@@ -77,11 +72,9 @@ _REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
 _SHORTEST_POLL_SECONDS: Final = 0.9
 _DEFAULT_PAUSE_SECONDS: Final = 1.0
-#: Extra seconds in which a response that was sent at the last moment can arrive.
-_GRACE_SECONDS: Final = 2.0
 
 
-class ClientOperations:
+class ClientOperations(RequestSender):
     """The operations on one gateway. Each raises LooselyError if network or gateway fails."""
 
     def __init__(
@@ -92,22 +85,9 @@ class ClientOperations:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random,
     ) -> None:
-        self._requests = requests
-        self._transport = transport
-        self._retry = retry
-        self._clock = clock
-        self._draw = draw
-        self._has_connected = False
+        super().__init__(requests, transport, retry, clock, draw)
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    @property
-    def url(self) -> str:
-        """The gateway's URL."""
-        return self._requests.shown_url
 
     async def submit(  # noqa: PLR0913 - the options of a submit
         self,
@@ -337,23 +317,12 @@ class ClientOperations:
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
-            return await self._fetch_result(response)
+            return await self._fetch_stored(response)
         return Result(response.body, response.headers.get("content-type", ""))
 
     def _get_result(self, job_id: str, name: str | None) -> HttpRequest:
         named = () if name is None else (name,)
         return self._requests.build("GET", "jobs", job_id, "result", *named, headers=_ANY_TYPE)
-
-    async def _fetch_result(self, redirect: HttpResponse) -> Result:
-        """Return the result in blob storage to which the gateway's response redirects."""
-        try:
-            request = fetch_from_store(urljoin(redirect.url, redirect.headers.get("location", "")))
-        except ValueError:
-            raise UnexpectedAnswer(
-                redirect.shown_url, redirect.status, "the Location header is not a URL"
-            ) from None
-        response = await self._send_to_store(request, (200,), "a stored result was expected")
-        return Result(response.body, response.headers.get("content-type", ""))
 
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield an event for each change of a job's status or progress, until the job has ended.
@@ -486,50 +455,6 @@ class ClientOperations:
         response = await self._send(request, (200,))
         return read_as(response, JobPage.from_document, "a list of jobs")
 
-    async def _send(
-        self,
-        request: HttpRequest,
-        expected: Collection[int],
-        give_up_at: float = math.inf,
-        send: Callable[[HttpRequest], Awaitable[HttpResponse]] | None = None,
-    ) -> HttpResponse:
-        """Send a request, repeat it as the retry policy allows, and return the response.
-
-        Every request may be repeated: all attempts to submit a job have the same idempotency key.
-        Raises the error of the last attempt if the status is not ``expected``.
-        """
-        failures, failing_since, first_asked_at = 0, 0.0, self._clock()
-        while True:
-            error: LooselyError
-            asked_at = self._clock()
-            limited = self._limit_timeout(request, give_up_at)
-            try:
-                response = await (send or self._transport.send)(limited)
-            except GatewayUnreachable as unreachable:
-                error, is_sent = unreachable, unreachable.is_sent
-            else:
-                self._has_connected = True
-                if response.status in expected:
-                    return response
-                error, is_sent = read_error(response, request.posted_bytes), True
-            now = self._clock()
-            if is_sent:
-                self._has_connected = True
-                # The gateway waited for the job until it was restarted: this is a new failure.
-                if request.wait_seconds and 1 <= now - asked_at < limited.timeout_seconds:
-                    failures = 0
-            failures += 1
-            failing_since = failing_since if failures > 1 else now
-            pause_seconds = self._retry.pause_seconds(
-                error, failures, now - failing_since, self._draw
-            )
-            limit_at = give_up_at
-            if not self._has_connected:
-                limit_at = min(give_up_at, first_asked_at + self._retry.connect_seconds)
-            if pause_seconds is None or now + pause_seconds > limit_at:
-                raise error
-            await self._transport.sleep(pause_seconds)
-
     async def _stream(
         self, submit: Callable[[], Awaitable[Job]]
     ) -> AsyncGenerator[JobEvent | Job, None]:
@@ -659,41 +584,10 @@ class ClientOperations:
         input_name: str | None = None,
         give_up_at: float = math.inf,
     ) -> Upload:
-        """Request an upload URL, store the payload at this URL, and return the upload."""
         document = {"model": model, "media_type": payload.media_type}
         if input_name is not None:
             document["input"] = input_name
-        asked = self._requests.build("POST", "uploads", document=document)
-        response = await self._send(asked, (201,), give_up_at)
-        slot = read_as(response, UploadTarget.from_document, "an upload target")
-        if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
-            raise PayloadTooLarge.over(slot.max_bytes, payload.size_bytes)
-        try:
-            request = put_upload(slot, payload)
-        except ValueError:
-            raise UnexpectedAnswer(
-                response.shown_url, response.status, "the upload URL in the response is invalid"
-            ) from None
-        reason = "a stored upload was expected"
-        response = await self._send_to_store(request, (200, 201, 403), reason, give_up_at)
-        # The URL permits only to create the blob. So the blob exists if the response to an earlier
-        # attempt was lost.
-        if response.status == 403 and response.headers.get("x-ms-error-code") != _IS_STORED:
-            raise UnexpectedAnswer(request.shown_url, response.status, reason)
-        return Upload(slot.reference, payload.media_type, payload.size_bytes, slot.document)
-
-    async def _send_to_store(
-        self,
-        request: HttpRequest,
-        expected: Collection[int],
-        reason: str,
-        give_up_at: float = math.inf,
-    ) -> HttpResponse:
-        """Send a request to blob storage. For any other status, raise UnexpectedAnswer."""
-        try:
-            return await self._send(request, expected, give_up_at)
-        except UnexpectedAnswer as error:
-            raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
+        return await self._store(payload, document, give_up_at)
 
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
         """Poll a job until it has ended, and return the succeeded job."""
@@ -733,7 +627,7 @@ class ClientOperations:
         (media_type, *_) = parse_qs(urlsplit(link).query).get("rsct", [""])
         if not is_json(media_type):
             return None
-        return (await self._fetch_result(response)).json()
+        return (await self._fetch_stored(response)).json()
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
@@ -756,17 +650,6 @@ class ClientOperations:
                 pause_seconds = min(max(job.retry_after_seconds, 0.1), 60.0)
             left_seconds = give_up_at - self._clock()
             await self._transport.sleep(min(pause_seconds, max(0.0, left_seconds)))
-
-    def _give_up_at(self, wait_seconds: float | None) -> float:
-        return math.inf if wait_seconds is None else self._clock() + wait_seconds
-
-    def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request with timeouts that end soon after ``give_up_at``."""
-        left_seconds = max(1.0, give_up_at - self._clock())
-        if left_seconds == math.inf:
-            return request
-        timeout_seconds = min(request.timeout_seconds, left_seconds + _GRACE_SECONDS)
-        return replace(request, timeout_seconds=timeout_seconds, queue_seconds=left_seconds)
 
 
 def _read_events(reader: StreamReader, chunk: bytes, url: str) -> list[JobEvent]:
