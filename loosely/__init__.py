@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from loosely.client.settings import __version__
 
 if TYPE_CHECKING:
-    from loosely.client.clients import AsyncClient, Client, JobStream
+    from loosely.client.batches import AsyncBatches
+    from loosely.client.clients import AsyncClient, BlockingBatches, Client, JobStream
     from loosely.client.errors import (
         AccessDenied,
+        BatchRefused,
         GatewayFailure,
         GatewayUnreachable,
         IdempotencyMismatch,
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
     from loosely.client.resources import (
         Event,
         Job,
+        JobBatch,
         JobDurations,
         JobEvent,
         JobPage,
+        LineCounts,
         Model,
         Place,
         Progress,
@@ -53,8 +57,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDenied",
+    "AsyncBatches",
     "AsyncClient",
     "AsyncJobStream",
+    "BatchRefused",
+    "BlockingBatches",
     "Client",
     "Event",
     "GatewayFailure",
@@ -63,6 +70,7 @@ __all__ = [
     "InputRejected",
     "InvalidRequest",
     "Job",
+    "JobBatch",
     "JobCancelled",
     "JobDurations",
     "JobEnded",
@@ -71,6 +79,7 @@ __all__ = [
     "JobFailed",
     "JobPage",
     "JobStream",
+    "LineCounts",
     "LooselyError",
     "Model",
     "NotFound",
@@ -97,7 +106,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import and return the object with this public name."""
     if name in __all__:
-        for module in ("errors", "resources", "retry", "streams", "mapping", "clients"):
+        for module in ("errors", "resources", "retry", "streams", "mapping", "batches", "clients"):
             found: object = getattr(import_module(f"loosely.client.{module}"), name, None)
             if found is not None:
                 globals()[name] = found

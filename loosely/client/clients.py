@@ -18,27 +18,48 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import httpx
 
+from loosely.client.batches import AsyncBatches, BatchItem, BatchLines
 from loosely.client.mapping import Input, Outcome, iterate_in_thread
 from loosely.client.operations import ClientOperations
 from loosely.client.requests import RequestBuilder
-from loosely.client.resources import Job, JobEvent
+from loosely.client.resources import Job, JobBatch, JobEvent
 from loosely.client.retry import Retry
+from loosely.client.sending import RequestSender
 from loosely.client.settings import DEFAULT_URL, read_api_key
 from loosely.client.streams import AsyncJobStream
-from loosely.client.transport import AsyncTransport, BlockingTransport, http_options
+from loosely.client.transport import AsyncTransport, BlockingTransport, Transport, http_options
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Kind = TypeVar("Kind", bound=ClientOperations)
+U = TypeVar("U")
+Kind = TypeVar("Kind", bound=RequestSender)
+
+
+class Blocking:
+    """A class whose methods run the coroutines of ``_operations``, whose transport blocks.
+
+    ``_connect`` returns the same operations with another transport.
+    """
+
+    _operations: RequestSender
+    _connect: Callable[[Transport], RequestSender]
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return self._operations.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
 
 def block(
     operation: Callable[Concatenate[Kind, P], Coroutine[Any, Any, T]],
-) -> "Callable[Concatenate[Client, P], T]":
-    """Return a method of `Client` that runs the coroutine ``operation`` and returns its result."""
+) -> Callable[Concatenate[Blocking, P], T]:
+    """Return a method that runs the coroutine ``operation`` and returns its result."""
 
     @wraps(operation)
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return _complete(operation(cast(Kind, self._operations), *args, **kwargs))
 
     return method
@@ -46,11 +67,11 @@ def block(
 
 def block_each(
     operation: Callable[Concatenate[Kind, P], AsyncGenerator[T, None]],
-) -> "Callable[Concatenate[Client, P], Iterator[T]]":
-    """Return a method of `Client` that yields each value that ``operation`` yields."""
+) -> Callable[Concatenate[Blocking, P], Iterator[T]]:
+    """Return a method that yields each value that ``operation`` yields."""
 
     @wraps(operation)
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def method(self: Blocking, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return _iterate(operation(cast(Kind, self._operations), *args, **kwargs))
 
     return method
@@ -82,18 +103,52 @@ def block_map(
     ) -> Iterator[Outcome]:
         if isinstance(inputs, Sized):
             kwargs.setdefault("total", len(inputs))
-
-        async def iterate(given: AsyncIterable[Input]) -> AsyncGenerator[Outcome, None]:
-            async with httpx.AsyncClient(**http_options(self.url)) as http:
-                operations = cast(Kind, self._connect(AsyncTransport(http, asyncio.sleep)))
-                outcomes = operation(operations, model, given, *args, **kwargs)
-                async with aclosing(outcomes):
-                    async for each in outcomes:
-                        yield each
-
-        return iterate_in_thread(iterate, inputs)
+        return _iterate_in_loop(
+            self, lambda sender, given: operation(sender, model, given, *args, **kwargs), inputs
+        )
 
     return method  # type: ignore[return-value] # the model and the inputs also have names
+
+
+def block_submit(
+    operation: Callable[
+        Concatenate[AsyncBatches, str, BatchLines, P], Coroutine[Any, Any, JobBatch]
+    ],
+) -> "Callable[Concatenate[BlockingBatches, str, BatchLines, P], JobBatch]":
+    """Return a method of `BlockingBatches` that runs ``operation`` in an event loop of its own."""
+
+    @wraps(operation)
+    def method(
+        self: "BlockingBatches", model: str, lines: BatchLines, *args: P.args, **kwargs: P.kwargs
+    ) -> JobBatch:
+        async def submit(
+            sender: AsyncBatches, given: AsyncIterable[BatchItem]
+        ) -> AsyncGenerator[JobBatch, None]:
+            yield await operation(sender, model, given, *args, **kwargs)
+
+        if not isinstance(lines, Iterable) or isinstance(lines, bytes | str):
+            return _complete(operation(self._operations, model, lines, *args, **kwargs))
+        [batch] = _iterate_in_loop(self, submit, lines)
+        return batch
+
+    return method  # type: ignore[return-value] # the model and the lines also have names
+
+
+def _iterate_in_loop(
+    blocking: Blocking,
+    operation: Callable[[Any, AsyncIterable[U]], AsyncGenerator[T, None]],
+    inputs: Iterable[U],
+) -> Iterator[T]:
+    """Yield what ``operation`` yields for the inputs, in an event loop of its own."""
+
+    async def iterate(given: AsyncIterable[U]) -> AsyncGenerator[T, None]:
+        async with httpx.AsyncClient(**http_options(blocking.url)) as http:
+            sender = blocking._connect(AsyncTransport(http, asyncio.sleep))
+            async with aclosing(operation(sender, given)) as values:
+                async for each in values:
+                    yield each
+
+    return iterate_in_thread(iterate, inputs)
 
 
 def _iterate(values: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -166,7 +221,28 @@ class JobStream:
         return self._stream.result
 
 
-class Client:
+class BlockingBatches(Blocking):
+    """The operations on the batches of one gateway: ``Client.batches``."""
+
+    _operations: AsyncBatches
+
+    def __init__(
+        self, operations: AsyncBatches, connect: Callable[[Transport], AsyncBatches]
+    ) -> None:
+        """Take the operations, and how to make the same with another transport."""
+        self._operations, self._connect = operations, connect
+
+    submit = block_submit(AsyncBatches.submit)
+    get = block(AsyncBatches.get)
+    cancel = block(AsyncBatches.cancel)
+    list = block_each(AsyncBatches.list)
+    wait = block(AsyncBatches.wait)
+    results = block_each(AsyncBatches.results)
+    errors = block_each(AsyncBatches.errors)
+    save = block(AsyncBatches.save)
+
+
+class Client(Blocking):
     """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
     Every method raises :exc:`~loosely.LooselyError` if the network or the gateway fails. A request
@@ -181,6 +257,8 @@ class Client:
 
     #: The class that has the operations of this client.
     _kind: ClassVar[type[ClientOperations]] = ClientOperations
+    _operations: ClientOperations
+    _connect: Callable[[Transport], ClientOperations]
 
     def __init__(
         self,
@@ -200,9 +278,10 @@ class Client:
         self._http = httpx.Client(**http_options(url))
         self._connect = partial(self._kind, requests, retry=retry or Retry(), clock=clock)
         self._operations = self._connect(BlockingTransport(self._http, sleep))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        #: The operations on batches.
+        self.batches = BlockingBatches(
+            self._operations.batches, lambda transport: self._connect(transport).batches
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -213,11 +292,6 @@ class Client:
     def close(self) -> None:
         """Close the connections to the gateway."""
         self._http.close()
-
-    @property
-    def url(self) -> str:
-        """The gateway's URL."""
-        return self._operations.url
 
     submit = block(ClientOperations.submit)
     run = block(ClientOperations.run)

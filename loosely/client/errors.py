@@ -5,6 +5,7 @@ LooselyError
 ├── UnexpectedAnswer           the response is not in the format of a Loosely gateway
 ├── WaitTimedOut               the job did not end within the time to wait; the job continues
 ├── StreamRestarted            the job runs again: its earlier chunks count no more
+├── BatchRefused               lines of the batch cannot be used, and none ran
 └── Problem                    the gateway sent a problem document (RFC 9457)
     ├── RequestRefused         no job was made; also raised for codes unknown to this version
     │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
@@ -25,7 +26,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
-from loosely.client.resources import Job, decode_json
+from loosely.client.resources import Job, JobBatch, decode_json
+
+#: How many refused lines the text of an exception has.
+_SHOWN_LINES: Final = 10
 
 
 class LooselyError(Exception):
@@ -65,10 +69,10 @@ class UnexpectedAnswer(LooselyError):
 
 
 class WaitTimedOut(LooselyError, TimeoutError):
-    """The job ``job_id`` did not end within ``wait_seconds``. The job continues."""
+    """The job or batch ``job_id`` did not end within ``wait_seconds``. It continues."""
 
-    def __init__(self, job_id: str, wait_seconds: float) -> None:
-        super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
+    def __init__(self, job_id: str, wait_seconds: float, what: str = "job") -> None:
+        super().__init__(f"{what} {job_id} has not ended after {wait_seconds:g} s")
         self.job_id = job_id
         self.wait_seconds = wait_seconds
 
@@ -78,6 +82,19 @@ class StreamRestarted(LooselyError):
 
     def __init__(self) -> None:
         super().__init__("the job runs again, so its earlier chunks count no more")
+
+
+class BatchRefused(LooselyError):
+    """The gateway refused lines of ``batch``, whose ``errors`` list up to 100 of them."""
+
+    def __init__(self, batch: JobBatch) -> None:
+        lines = [
+            f"line {each.get('line')}: {each.get('code')}: {each.get('message')}"
+            for each in batch.errors[:_SHOWN_LINES]
+        ]
+        more = len(batch.errors) - len(lines)
+        super().__init__("\n".join([*lines, *([f"and {more} more"] if more else [])]))
+        self.batch = batch
 
 
 class Problem(LooselyError):

@@ -110,23 +110,23 @@ class InputRunner:
 
 
 async def run_each(
-    run: Callable[[int, T], Coroutine[Any, Any, Outcome]],
+    run: Callable[[int, T], Coroutine[Any, Any, S]],
     inputs: AsyncIterable[T] | Iterable[T],
     concurrency: int,
     *,
     in_order: bool,
-) -> AsyncGenerator[Outcome, None]:
-    """Yield the outcome of each input, while at most ``concurrency`` of them run.
+) -> AsyncGenerator[S, None]:
+    """Yield what ``run`` returns for each input and its index; at most ``concurrency`` run.
 
     At most twice as many inputs are taken before their outcomes are yielded. If ``inputs`` raises
     an error, the outcomes of the inputs before come first.
     """
     given = aiter(inputs if isinstance(inputs, AsyncIterable) else _iterate(inputs))
     places, window = asyncio.Semaphore(concurrency), asyncio.Semaphore(2 * concurrency)
-    tasks: set[asyncio.Task[Outcome]] = set()
+    tasks: set[asyncio.Task[S]] = set()
     to_yield: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
 
-    async def run_one(index: int, source: T) -> Outcome:
+    async def run_one(index: int, source: T) -> S:
         try:
             return await run(index, source)
         finally:

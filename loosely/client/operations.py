@@ -20,6 +20,7 @@ from random import random
 from typing import Any, Final
 from urllib.parse import parse_qs, urljoin, urlsplit
 
+from loosely.client.batches import AsyncBatches
 from loosely.client.errors import (
     GatewayUnreachable,
     LooselyError,
@@ -51,9 +52,9 @@ from loosely.client.resources import (
     Timeline,
     Upload,
 )
-from loosely.client.responses import read_as, read_job
+from loosely.client.responses import HttpResponse, read_as, read_job
 from loosely.client.retry import Retry
-from loosely.client.sending import RequestSender
+from loosely.client.sending import REDIRECTS, RequestSender
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.sse import EVENT_STREAM
 from loosely.client.streams import AsyncJobStream, StreamReader
@@ -68,7 +69,6 @@ _SURELY_SMALL_BYTES: Final = 1024 * 1024
 #: The limit above which even an empty input is uploaded.
 _UPLOAD_ALL: Final = -1
 _ANY_TYPE: Final = {"accept": "*/*"}
-_REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
 _SHORTEST_POLL_SECONDS: Final = 0.9
 _DEFAULT_PAUSE_SECONDS: Final = 1.0
@@ -86,6 +86,8 @@ class ClientOperations(RequestSender):
         draw: Callable[[], float] = random,
     ) -> None:
         super().__init__(requests, transport, retry, clock, draw)
+        #: The operations on batches.
+        self.batches = AsyncBatches(requests, transport, retry, clock, draw)
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
 
@@ -313,12 +315,12 @@ class ClientOperations(RequestSender):
 
         ``name`` is the name of a named result. Raises JobEnded if the job ended without a result.
         """
-        response = await self._send(self._get_result(job_id, name), (200, 202, *_REDIRECTS))
+        response = await self._send(self._get_result(job_id, name), (200, 202, *REDIRECTS))
         if response.status == 202:
             return read_job(response)
-        if response.status in _REDIRECTS:
-            return await self._fetch_stored(response)
-        return Result(response.body, response.headers.get("content-type", ""))
+        if response.status in REDIRECTS:
+            response = await self._fetch_stored(response)
+        return _result_of(response)
 
     def _get_result(self, job_id: str, name: str | None) -> HttpRequest:
         named = () if name is None else (name,)
@@ -616,18 +618,18 @@ class ClientOperations(RequestSender):
         """Return the result of a succeeded job if it is JSON and still exists, or ``None``."""
         try:
             response = await self._send(
-                self._get_result(job_id, name), (200, *_REDIRECTS), give_up_at
+                self._get_result(job_id, name), (200, *REDIRECTS), give_up_at
             )
         except RequestRefused:
             return None
         if response.status == 200:
-            return Result(response.body, response.headers.get("content-type", "")).json()
+            return _result_of(response).json()
         link = urljoin(response.url, response.headers.get("location", ""))
         # A link to blob storage names the media type with which the storage will respond.
         (media_type, *_) = parse_qs(urlsplit(link).query).get("rsct", [""])
         if not is_json(media_type):
             return None
-        return (await self._fetch_stored(response)).json()
+        return _result_of(await self._fetch_stored(response)).json()
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
@@ -650,6 +652,10 @@ class ClientOperations(RequestSender):
                 pause_seconds = min(max(job.retry_after_seconds, 0.1), 60.0)
             left_seconds = give_up_at - self._clock()
             await self._transport.sleep(min(pause_seconds, max(0.0, left_seconds)))
+
+
+def _result_of(response: HttpResponse) -> Result:
+    return Result(response.body, response.headers.get("content-type", ""))
 
 
 def _read_events(reader: StreamReader, chunk: bytes, url: str) -> list[JobEvent]:

@@ -27,6 +27,11 @@ class ProgressBar:
         if progress is not None:
             self._task = progress.add_task(text, total=total, note="")
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is a terminal."""
+        return self._progress is not None
+
     def add(self, *, is_failed: bool) -> None:
         """Count one more that has ended."""
         self.show(self._done + 1, self._failed + is_failed)

@@ -107,7 +107,8 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
     )
 
 
-def _to_member(given: Payload | Upload) -> dict[str, str]:
+def to_member(given: Payload | Upload) -> dict[str, str]:
+    """Return an input as a member of a JSON body."""
     if isinstance(given, Upload):
         return {"upload": given.reference, "media_type": given.media_type}
     encoded = base64.b64encode(_read_body(given.body)).decode()
@@ -222,9 +223,9 @@ class RequestBuilder:
         named: Mapping[str, Payload | Upload] | None = None,
     ) -> HttpRequest:
         """Return a request that submits a job, with payloads and uploads in a JSON body."""
-        document = {"input": _to_member(first), **submission.members()}
+        document = {"input": to_member(first), **submission.members()}
         if named:
-            document["inputs"] = {name: _to_member(each) for name, each in named.items()}
+            document["inputs"] = {name: to_member(each) for name, each in named.items()}
         return self.build(
             *("POST", "models", submission.model, "jobs"),
             headers=submission.headers,
@@ -277,10 +278,12 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
     )
 
 
-def fetch_from_store(url: str) -> HttpRequest:
+def fetch_from_store(url: str, headers: Mapping[str, str]) -> HttpRequest:
     """Return a request for the blob at ``url``, a secret of which messages show only the host."""
     parsed = parse_url(url)
-    return HttpRequest("GET", url, f"{parsed.scheme}://{parsed.host}", STORE_TIMEOUT_SECONDS)
+    return HttpRequest(
+        "GET", url, f"{parsed.scheme}://{parsed.host}", STORE_TIMEOUT_SECONDS, headers
+    )
 
 
 def parse_url(url: str) -> httpx.URL:

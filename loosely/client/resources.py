@@ -1,8 +1,8 @@
-"""The resources that the gateway returns: jobs, timelines, results, models and uploads."""
+"""The resources that the gateway returns: jobs, results, timelines, batches, models, uploads."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -368,6 +368,126 @@ class JobPage:
             tuple(job for job in jobs if job is not None),
             cursor if isinstance(cursor, str) and cursor else None,
             _datetime(document.get("searched_back_to")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LineCounts:
+    """How many lines a batch has, and how many are in each state.
+
+    ``total`` is 0 until the lines are checked. ``waiting`` lines were not sent yet, and ``running``
+    ones are in the model's queue or at a worker.
+    """
+
+    total: int = 0
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many lines have ended."""
+        return self.succeeded + self.failed + self.expired + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class JobBatch:
+    """A batch, as the gateway reports it: ``document`` has all members of ``body``.
+
+    ``status`` is ``validating``, ``running`` or ``cancelling``, and at the end ``succeeded`` (even
+    if lines failed), ``failed`` (the lines were refused), ``cancelled`` or ``expired``.
+    """
+
+    id: str
+    model: str
+    status: str
+    document: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: object, body: bytes) -> Self | None:
+        """Return the batch that ``document`` describes, or ``None`` if it is invalid."""
+        if not isinstance(document, dict):
+            return None
+        match [document.get(key) for key in ("id", "model", "status")]:
+            case [str(batch_id), str(model), str(status)] if batch_id:
+                return cls(batch_id, model, status, document, body)
+        return None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the batch has ended. After that, its status never changes."""
+        return self.status in FINAL_STATUSES
+
+    @property
+    def counts(self) -> LineCounts:
+        """How many lines are in each state."""
+        counts = _object(self.document, "counts") or {}
+        return LineCounts(*(_whole(counts, each.name) or 0 for each in fields(LineCounts)))
+
+    @property
+    def rate_per_second(self) -> float | None:
+        """How many lines end in a second, or ``None`` if it is not known."""
+        return _number(_object(self.document, "estimate") or {}, "rate_per_second")
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """After how many seconds the batch will probably have ended, if it is known."""
+        return _number(_object(self.document, "estimate") or {}, "eta_seconds")
+
+    @property
+    def errors(self) -> tuple[Mapping[str, Any], ...]:
+        """Why the lines were refused: up to 100, each with ``line``, ``code`` and ``message``."""
+        return _objects(self.document, "errors")
+
+    @property
+    def error_codes(self) -> dict[str, int]:
+        """How many lines ended with each error code."""
+        codes = _object(self.document, "error_codes") or {}
+        return {name: count for name, count in codes.items() if isinstance(count, int)}
+
+    @property
+    def label(self) -> str | None:
+        """The text that the caller gave the batch, or ``None``."""
+        return _text(self.document, "label")
+
+    @property
+    def created_at(self) -> datetime | None:
+        """The time at which the gateway accepted the batch."""
+        return _datetime(self.document.get("created_at"))
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """The time at which the batch ended, or ``None`` if it has not ended."""
+        return _datetime(self.document.get("finished_at"))
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The time at which the batch expires."""
+        return _datetime(self.document.get("deadline"))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """One page of a list of batches, newest first."""
+
+    batches: tuple[JobBatch, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self | None:
+        """Return the page that ``document`` describes, or ``None`` if it is invalid."""
+        if not isinstance(document.get("batches"), list):
+            return None
+        batches = [
+            JobBatch.from_document(each, json.dumps(each).encode()) for each in document["batches"]
+        ]
+        return cls(
+            tuple(batch for batch in batches if batch is not None),
+            _text(document, "next_cursor") or None,
         )
 
 

@@ -21,13 +21,14 @@ from loosely.client.requests import (
     fetch_from_store,
     put_upload,
 )
-from loosely.client.resources import Result, Upload, UploadTarget
+from loosely.client.resources import Upload, UploadTarget
 from loosely.client.responses import HttpResponse, read_as, read_error
 from loosely.client.retry import Retry
 from loosely.client.transport import Transport
 
 #: The error code with which blob storage refuses to overwrite an upload that it has stored.
 _IS_STORED: Final = "UnauthorizedBlobOverwrite"
+REDIRECTS: Final = frozenset({302, 303, 307})
 #: Extra seconds in which a response that was sent at the last moment can arrive.
 _GRACE_SECONDS: Final = 2.0
 
@@ -138,16 +139,21 @@ class RequestSender:
         except UnexpectedAnswer as error:
             raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
 
-    async def _fetch_stored(self, redirect: HttpResponse) -> Result:
-        """Return the result in blob storage to which the gateway's response redirects."""
+    async def _fetch_stored(
+        self,
+        redirect: HttpResponse,
+        headers: Mapping[str, str] | None = None,
+        expected: Collection[int] = (200,),
+    ) -> HttpResponse:
+        """Return the content in blob storage to which the gateway's response redirects."""
         try:
-            request = fetch_from_store(urljoin(redirect.url, redirect.headers.get("location", "")))
+            url = urljoin(redirect.url, redirect.headers.get("location", ""))
+            request = fetch_from_store(url, headers or {})
         except ValueError:
             raise UnexpectedAnswer(
                 redirect.shown_url, redirect.status, "the Location header is not a URL"
             ) from None
-        response = await self._send_to_store(request, (200,), "a stored result was expected")
-        return Result(response.body, response.headers.get("content-type", ""))
+        return await self._send_to_store(request, expected, "a stored result was expected")
 
     def _give_up_at(self, wait_seconds: float | None) -> float:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds

@@ -10,11 +10,12 @@ from loosely import AsyncClient, Client
 from loosely.client import errors
 
 PUBLIC = """
-AccessDenied AsyncClient AsyncJobStream Client Event GatewayFailure GatewayUnreachable
-IdempotencyMismatch InputRejected InvalidRequest Job JobCancelled JobDurations JobEnded
-JobEvent JobExpired JobFailed JobPage JobStream LooselyError Model NotFound Outcome Overloaded
-PayloadTooLarge Place Problem Progress RequestRefused Result Retry StreamRestarted
-Timeline TimelineDelivery TimelineStep UnexpectedAnswer Upload WaitTimedOut
+AccessDenied AsyncBatches AsyncClient AsyncJobStream BatchRefused BlockingBatches Client
+Event GatewayFailure GatewayUnreachable IdempotencyMismatch InputRejected InvalidRequest
+Job JobBatch JobCancelled JobDurations JobEnded JobEvent JobExpired JobFailed JobPage
+JobStream LineCounts LooselyError Model NotFound Outcome Overloaded PayloadTooLarge Place
+Problem Progress RequestRefused Result Retry StreamRestarted Timeline TimelineDelivery
+TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
