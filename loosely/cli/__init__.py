@@ -27,6 +27,7 @@ _SUBCOMMANDS = {
     "result": ("jobs", "result"),
     "cancel": ("jobs", "cancel"),
     "list": ("jobs", "list_jobs"),
+    "batch": ("batches", "app"),
     "models": ("models", "app"),
     "dead-letters": ("dead_letters", "app"),
     "keys": ("keys", "app"),

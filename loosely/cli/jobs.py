@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -22,7 +22,7 @@ from loosely.cli.connection import (
     find_data_directory,
 )
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.many import name_inputs, name_lines, submit_many
+from loosely.cli.many import STDIN, check_readable, name_files, name_lines, submit_many
 from loosely.cli.output import (
     JsonOption,
     SpinnerText,
@@ -49,7 +49,6 @@ from loosely.client.transport import MAX_CONNECTIONS
 from loosely.local.data_directory import RunningSystem
 
 _DEFAULT_PAGES = 10
-_STDIN = Path("-")
 _RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", re.ASCII)
 
@@ -78,6 +77,15 @@ def parse_time(text: str) -> datetime:
         ) from None
 
 
+MediaTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        callback=_check_media_type,
+        help="Media type. Default: detected from the file's content.",
+    ),
+]
 ParameterOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,7 +118,7 @@ def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
     """Return the files of the named inputs in the values NAME=FILE of the option ``--input``."""
     inputs = {name: Path(path) for name, path in _read_pairs("--input", "FILE", given)}
     for path in inputs.values():
-        _check_readable(path, "--input")
+        check_readable(path, "--input")
     return inputs
 
 
@@ -160,15 +168,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         str | None,
         typer.Option(metavar="TEXT", help="A short text by which `loosely list` finds the job."),
     ] = None,
-    media_type: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            callback=_check_media_type,
-            help="Media type. Default: detected from the file's content.",
-        ),
-    ] = None,
+    media_type: MediaTypeOption = None,
     named_input: InputOption = None,
     param: ParameterOption = None,
     idempotency_key: Annotated[
@@ -220,7 +220,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
             "--idempotency-key": idempotency_key,
         }
         _refuse_options(alone)
-        is_lines = files == [_STDIN]
+        is_lines = files == [STDIN]
         run = partial(
             _map,
             model,
@@ -231,7 +231,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
             label=label,
             concurrency=concurrency,
         )
-        named = name_lines(sys.stdin.buffer) if is_lines else _name_files(files)
+        named = name_lines(sys.stdin.buffer) if is_lines else name_files(files)
         submit_many(run, partial(connect, url, api_key, Retry()), named, out)
         return
     if detach and (stream or save is not None):
@@ -452,28 +452,11 @@ def _map(
     return client.map(model, inputs, **options)
 
 
-def _name_files(files: Sequence[Path]) -> Collection[tuple[str, Source]]:
-    """Return the files with their names. Raises BadParameter if one cannot be read."""
-    for file in files:
-        if not file.is_dir():
-            _check_readable(file, "FILE")
-    return name_inputs(files).items()
-
-
 def _read_source(file: Path) -> Source:
-    if file == _STDIN:
+    if file == STDIN:
         return sys.stdin.buffer.read()
-    _check_readable(file, "FILE")
+    check_readable(file, "FILE")
     return file
-
-
-def _check_readable(file: Path, param_hint: str) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        reason = f"{file}: {error.strerror or error}"
-        raise typer.BadParameter(reason, param_hint=param_hint) from None
 
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:

@@ -1,7 +1,7 @@
 """Submit many inputs with one command, and write the results so that a repeat continues."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from itertools import count
@@ -21,15 +21,19 @@ from loosely.client.resources import Job, Result, decode_json
 
 #: A file with this extension gets all results, one on each line. Other paths are folders.
 LINES = ".jsonl"
+STDIN = Path("-")
 
 
-def name_inputs(files: Sequence[Path]) -> Mapping[str, Path]:
-    """Return the files, and those in the given folders, by the names that their results get.
+def name_files(files: Sequence[Path]) -> Collection[tuple[str, Path]]:
+    """Return the files, and those in the given folders, with the names that their results get.
 
     The name is the path as given, or within the folder. Hidden files in folders are left out.
+    Raises BadParameter if a file cannot be read, or if two would have one name.
     """
     named: dict[str, Path] = {}
     for given in files:
+        if not given.is_dir():
+            check_readable(given, "FILE")
         for path in _files_in(given) if given.is_dir() else (given,):
             is_below = given.is_dir() or not (path.is_absolute() or ".." in path.parts)
             name = path.relative_to(given) if given.is_dir() else path if is_below else path.name
@@ -38,7 +42,17 @@ def name_inputs(files: Sequence[Path]) -> Mapping[str, Path]:
                     f"{named[str(name)]} and {path} would have one name: submit them separately",
                     param_hint="FILE",
                 )
-    return named
+    return named.items()
+
+
+def check_readable(file: Path, param_hint: str) -> None:
+    """Raise BadParameter if the file cannot be read."""
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        reason = f"{file}: {error.strerror or error}"
+        raise typer.BadParameter(reason, param_hint=param_hint) from None
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

@@ -24,22 +24,23 @@ _REPLACEMENT = "\ufffd"
 _BAR_CELLS = 24
 _MAX_DRAWN_SCORE = 1e15
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_STATUS_STYLES = {
+STATUS_STYLES = {
     "succeeded": "green",
     "failed": "red",
     "expired": "red",
     "cancelled": "yellow",
     "cancelling": "yellow",
     "running": "cyan",
+    "validating": "cyan",
 }
-_TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
+TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
 def job_summary(job: Job) -> Text:
     """Return one line that shows the job's model, status, durations, id, tenant and label."""
     line = Text.assemble(
         (printable(_model_of(job)), "bold"),
-        *("  ", (printable(job.status), _STATUS_STYLES.get(job.status, ""))),
+        *("  ", (printable(job.status), STATUS_STYLES.get(job.status, ""))),
         f"  {_times(job)}",
     )
     if job.error is not None:
@@ -65,12 +66,12 @@ def job_details(job: Job) -> RenderableType:
     for name, text in (("label", job.label), ("tenant", job.tenant)):
         if text is not None:
             table.add_row(name, Text(printable(text)))
-    table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
+    table.add_row("status", Text(printable(job.status), style=STATUS_STYLES.get(job.status, "")))
     if not job.is_final:
         for name, text in (("progress", _progress(job)), ("queue", _place(job))):
             if text:
                 table.add_row(name, Text(text))
-    for name in _TIME_MEMBERS:
+    for name in TIME_MEMBERS:
         if job.document.get(name):
             table.add_row(name.removesuffix("_at"), Text(printable(job.document[name])))
     if times := _times(job):
@@ -138,7 +139,7 @@ def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline: a bar for each step, a row for each delivery, notes."""
     head = Text.assemble(
         (printable(timeline.model), "bold"),
-        *("  ", (printable(timeline.status), _STATUS_STYLES.get(timeline.status, ""))),
+        *("  ", (printable(timeline.status), STATUS_STYLES.get(timeline.status, ""))),
         f"  {duration_text(timeline.total_ms)}",
         (f"  {printable(timeline.job_id)}", "dim"),
     )
