@@ -15,7 +15,12 @@ from typing import Any
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
-from contract.queues import LONGEST_BATCH_SECONDS, cloud_lock_seconds, config
+from contract.queues import (
+    LONGEST_BATCH_SECONDS,
+    LOW_PRIORITY_MESSAGES_PER_WORKER,
+    cloud_lock_seconds,
+    config,
+)
 from contract.weights import list_hub_files
 from infra.manifests import (
     ENGINE,
@@ -29,8 +34,6 @@ FOLDER = Path(__file__).parent
 
 # The number of waiting jobs for which KEDA starts one worker. KEDA's default is 5.
 MESSAGES_PER_WORKER = 5
-# Low-priority jobs may wait, so KEDA starts fewer workers for them.
-LOW_PRIORITY_MESSAGES_PER_WORKER = 100
 # The longest name of a container app. It must also not contain two hyphens in a row.
 _LONGEST_APP_NAME = 32
 # Seconds for the start of the drain, and for the end of the process after the drain.

@@ -13,6 +13,9 @@ DUPLICATE_WINDOW = "PT10M"
 LONGEST_BATCH_SECONDS = 7 * 24 * 3600
 """The longest time from the creation of a batch to its deadline."""
 
+LOW_PRIORITY_MESSAGES_PER_WORKER = 100
+"""How many messages of a low-priority queue a worker has on average. Low-priority jobs may wait."""
+
 CLOUD_LOCK_SECONDS = 60
 """The least lock duration of a queue in Azure, in seconds.
 

@@ -8,7 +8,7 @@ once: every other effect can be repeated. A message has the id of its line, so t
 second one. The first entry in a log counts. The output is appended at a known length. If the state
 was changed by another run, this one ends, and the next one reads it again.
 
-The window is a few seconds' worth of lines that were sent and have not ended. So the queue stays
+The window has the lines that were sent and have not ended, a few seconds' worth. So the queue stays
 short, other jobs pass, and a cancellation is quick.
 """
 
@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from contract.catalogue import split_name
 from contract.messages import FailureCode, JobError, Stage, format_time
+from contract.queues import LOW_PRIORITY_MESSAGES_PER_WORKER
 from gateway.batches.ends import encode_end, parse_end
 from gateway.batches.intake import LineIntake
 from gateway.batches.model import (
@@ -38,13 +40,17 @@ from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus
+from gateway.queues.model_states import ModelStates
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import MAX_READ_BYTES, LogTail
 
-MIN_WINDOW: Final = 64
+MIN_WINDOW: Final = 2 * LOW_PRIORITY_MESSAGES_PER_WORKER
 MAX_WINDOW: Final = 1000
 WINDOW_SECONDS: Final = 3.0
-"""The window has as many lines as end in this time, within these limits."""
+"""The window has as many lines as end in this time, within these limits.
+
+It has also as many as let KEDA start one more worker: without it, a long batch would run on one.
+"""
 
 SENT_AT_ONCE: Final = 100
 """How many lines are sent at once: a batch of messages."""
@@ -134,6 +140,7 @@ class BatchSteps:
         store: BatchStore,
         intake: LineIntake,
         sender: LineSender,
+        states: ModelStates,
         outcomes: OutcomeStore,
         clock: Clock,
     ) -> None:
@@ -141,6 +148,7 @@ class BatchSteps:
         self._store = store
         self._intake = intake
         self._sender = sender
+        self._states = states
         self._outcomes = outcomes
         self._clock = clock
         self._steps = asyncio.Semaphore(STEPS_AT_ONCE)
@@ -210,7 +218,7 @@ class BatchSteps:
             state.status = BatchStatus.CANCELLING
         elif self._clock() >= spec.deadline_at:
             stop = JobStatus.EXPIRED
-        await self._read_ends(run)
+        await self._read_ends(run, reads_ahead=bool(cancelled))
         pause_seconds = None
         if stop is None:
             await self._end_cancelled(run, cancelled)
@@ -249,12 +257,15 @@ class BatchSteps:
 
     # The logs of ends
 
-    async def _read_ends(self, run: _Run) -> None:
-        """Count the ends that were appended to the logs of the segments that are being sent."""
+    async def _read_ends(self, run: _Run, *, reads_ahead: bool) -> None:
+        """Count the ends that were appended to the logs of the segments that are being sent.
+
+        Lines that are not sent yet have ended only if they were cancelled one by one.
+        """
         state = run.state
         first = run.first_line(state.composed)
         for index in range(state.composed, len(state.segments)):
-            if first > state.sent + MAX_WINDOW:
+            if first > state.sent + (MAX_WINDOW if reads_ahead else 0):
                 break
             await self._read_log(run, index, first)
             first += state.segments[index]
@@ -330,8 +341,7 @@ class BatchSteps:
 
     async def _send(self, run: _Run) -> float | None:
         """Send lines until the window is full; return how long to wait if there are more."""
-        state = run.state
-        window = max(MIN_WINDOW, min(MAX_WINDOW, round(WINDOW_SECONDS * (state.rate or 0.0))))
+        state, window = run.state, await self._find_window(run)
         while state.sent < state.total and (room := window - state.in_flight) > 0:
             if run.is_late:
                 return 0.0
@@ -356,6 +366,14 @@ class BatchSteps:
             if not is_all:
                 break
         return None
+
+    async def _find_window(self, run: _Run) -> int:
+        """Return how many lines may be in flight."""
+        workers = await self._states.ready_count(split_name(run.spec.model)[0])
+        lines = WINDOW_SECONDS * (run.state.rate or 0.0)
+        if workers is not None:
+            lines = max(lines, LOW_PRIORITY_MESSAGES_PER_WORKER * (workers + 1))
+        return max(MIN_WINDOW, min(MAX_WINDOW, round(lines)))
 
     async def _read_lines(self, batch_id: str, index: int) -> list[bytes]:
         """Return the lines of a segment, which stay in memory for the next steps."""

@@ -5,12 +5,13 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
+from contract.catalogue import split_name
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.queues.workers import WorkerHeartbeats
 
-# How long the heartbeats are reused to find the ready or the broken models.
+# How long the heartbeats are reused to find the ready models, or to count or find broken ones.
 READY_FOR: Final = timedelta(seconds=2)
 BROKEN_FOR: Final = timedelta(seconds=10)
 
@@ -31,6 +32,13 @@ class ModelStates:
         """Return the models and versions with a ready worker; None if no heartbeat can be read."""
         beats = await self._read(READY_FOR)
         return None if beats is None else frozenset(beat.name for beat in beats if _is_ready(beat))
+
+    async def ready_count(self, model: str) -> int | None:
+        """Return how many live workers can run a model, in any version; None if unknown."""
+        beats = await self._read(BROKEN_FOR)
+        if not beats:
+            return None
+        return sum(split_name(beat.name)[0] == model and _is_ready(beat) for beat in beats)
 
     async def broken(self) -> frozenset[str]:
         """Return the models that no live worker can load; none if no heartbeat can be read."""

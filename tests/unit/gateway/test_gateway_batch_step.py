@@ -29,6 +29,7 @@ from gateway.jobs.model import JobOutcome
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.memory import MemoryBlobs, MemoryQueues
 from tests.unit.gateway.skipping import run
+from tests.unit.gateway.workers import beat
 
 T = TypeVar("T")
 
@@ -141,6 +142,7 @@ class World:
             BatchStore(self.blobs),
             intake,
             LineSender(intake, creator, services.counters),
+            creator.states,
             services.outcomes,
             self.gateway.clock,
         )
@@ -369,6 +371,14 @@ class TestRun:
             assert state.rate is not None
             assert state.rate > 30
             await made.run()
+
+    async def test_window_lets_one_more_worker_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(step, "LOW_PRIORITY_MESSAGES_PER_WORKER", 6)
+        async with world() as made:
+            for worker in ("a", "b"):
+                beat(made.gateway, worker)
+            await made.step()
+            assert len(made.queues.sent) == 18
 
     async def test_pause_grows_while_nothing_changes(self) -> None:
         async with world() as made:
