@@ -26,6 +26,7 @@ from tests.e2e.system import ROOT, System, running, until
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 EXAMPLES = ROOT / "examples"
+COMMANDS = Path(sys.executable).parent
 UPLOAD_BYTES = 20_000_000
 MODEL = """
 [{name}]
@@ -966,6 +967,7 @@ PROGRAMS = {
     "JavaScript": ("snippet.mjs", "node"),
 }
 LANGUAGES = [language for language, (_, program) in PROGRAMS.items() if shutil.which(program)]
+PROGRAMS["Command line"] = ("snippet.sh", "sh")  # for batches
 
 
 def run_snippet(browser: Browser, language: str, folder: Path) -> str:
@@ -976,7 +978,7 @@ def run_snippet(browser: Browser, language: str, folder: Path) -> str:
     done = subprocess.run(
         [program, name],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{COMMANDS}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=100,
@@ -1256,6 +1258,23 @@ def test_refused_lines_are_named(browser: Browser, tmp_path: Path) -> None:
     browser.wait_for_text("#problem .refused", "Line 2 (<b>): ")
     assert browser.find_all("#problem b") == []
     check_with_axe(browser)
+
+
+@pytest.mark.thorough
+def test_copied_batch_code_gets_the_results(browser: Browser, tmp_path: Path) -> None:
+    names = ["it's 1.jpg", "2.jpg"]
+    for name in names:
+        shutil.copy(EXAMPLES / "chelsea.jpg", tmp_path / name)
+    open_model(browser, "boxes")
+    drop_files(browser, *(tmp_path / name for name in names))
+    browser.wait_for_text("#preview .file", "2 files")
+    set_options(browser, label="it's", **{"parameter-inset": "0.5"})
+    printed = run_snippet(browser, "Python", tmp_path)
+    assert printed.count("'succeeded'") == 2
+    run_snippet(browser, "Command line", tmp_path)
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["custom_id"] for line in results] == names
+    assert [repr(line["result"]) in printed for line in results] == [True, True]
 
 
 @pytest.mark.thorough

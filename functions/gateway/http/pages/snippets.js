@@ -173,14 +173,14 @@ function batchFiles({ jsonl, files }) {
 }
 
 function makeBatchCommand({ model, batch, options }, origin) {
-  const given = [["model", model.name], ["deadline", options.deadline_seconds], ["label", options.label], ["parameters", options.parameters]]
-    .filter(([, value]) => value !== null).map(([name, value]) => `--${name} ${shell(String(value))}`);
-  return [
-    `export LOOSELY_URL=${shell(origin)}`,
-    `id=$(${joined(["loosely batch submit", ...batchFiles(batch).map(shell), ...given])})`,
-    'loosely batch results "$id" --out results.jsonl',
-    "",
-  ].join("\n");
+  const given = [["model", model.name], ["deadline", options.deadline_seconds], ["label", options.label],
+    ...Object.entries(JSON.parse(options.parameters ?? "{}")).map(([name, value]) => ["param", `${name}=${JSON.stringify(value)}`]),
+    ["out", "results.jsonl"], ["url", origin]].filter(([, value]) => value !== null);
+  const files = batchFiles(batch).map(shell);
+  // The command knows a JSONL file by this ending.
+  const source = !batch.jsonl || batch.jsonl.name.endsWith(".jsonl") ? files : [`- < ${files[0]}`];
+  const key = readKey() ? [`# The command reads the key from $${KEY}.`] : [];
+  return `${[...key, joined(["loosely batch submit", ...source, ...given.map(([name, value]) => `--${name} ${shell(String(value))}`)])].join("\n")}\n`;
 }
 
 function makeBatchPython({ model, batch, options }, origin) {
