@@ -135,7 +135,7 @@ class BatchStore:
         If `is_openai`, only those of the OpenAI API are returned.
         """
         prefix = BATCHES_OF if tenant is None else owner_prefix(tenant)
-        names = [blob.name async for blob in self._blobs.list(prefix)]
+        names = await self._blobs.list_names(prefix)
         kind = _OPENAI if is_openai else ""
         found = [name.rpartition("/")[2] for name in names if name.endswith(kind)]
         return sorted((each.removesuffix(_OPENAI) for each in found), reverse=True)

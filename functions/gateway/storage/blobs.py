@@ -9,13 +9,15 @@ expires.
 
 import asyncio
 import contextlib
+import html
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -245,6 +247,10 @@ _PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 
 _PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"}
 
+NAMES_AT_ONCE: Final = 1000
+_NAME: Final = re.compile("<Name>([^<]*)</Name>")
+_NEXT_MARKER: Final = re.compile("<NextMarker>([^<]+)</NextMarker>")
+
 _NO_CONDITION: Final[Mapping[str, str]] = {}
 
 
@@ -410,13 +416,14 @@ class Blobs:
             self._signature = generate_container_sas(
                 str(service.account_name),
                 self._container.name,
-                permission=ContainerSasPermissions(read=True, create=True, write=True),
+                permission=ContainerSasPermissions(read=True, create=True, write=True, list=True),
                 expiry=until,
                 **await self._container.signing_key(until),
             )
             self._signed_until = until
         base = f"{self._container.service.url.rstrip('/')}/{self._container.name}"
-        return yarl.URL(f"{base}/{quote(blob)}?{query}{self._signature}", encoded=True)
+        path = f"/{quote(blob)}" if blob else ""
+        return yarl.URL(f"{base}{path}?{query}{self._signature}", encoded=True)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
@@ -464,6 +471,30 @@ class Blobs:
                     await client.delete_blob(**given)
             except (ResourceNotFoundError, ResourceModifiedError):
                 return
+
+    async def list_names(self, prefix: str) -> list[str]:
+        """Return the names of the blobs with this prefix, which are plain ASCII, in their order.
+
+        By a plain request, because the SDK needs 0.2 ms of processor time for each blob.
+        """
+        found: list[str] = []
+        marker = ""
+        while True:
+            asked = {"restype": "container", "comp": "list", "prefix": prefix}
+            asked |= {"maxresults": str(NAMES_AT_ONCE), "marker": marker}
+            answer = await self._send("GET", "", query=f"{urlencode(asked)}&")
+            if answer.status == HTTPStatus.NOT_FOUND:  # the container does not exist
+                return found
+            if answer.status != HTTPStatus.OK:
+                raise Unavailable(
+                    "blobs", f"listing the blobs failed with HTTP status {answer.status}"
+                )
+            text = answer.data.decode()
+            found += _NAME.findall(text)
+            following = _NEXT_MARKER.search(text)
+            if following is None:
+                return found
+            marker = html.unescape(following[1])
 
     async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""

@@ -18,6 +18,7 @@ from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable
 from gateway.jobs.ends import EndsLog, JobEnd
 from gateway.jobs.model import JobOutcome
+from gateway.storage import blobs as storage_blobs
 from gateway.storage.blobs import (
     ANSWER_SECONDS,
     MAX_CONNECTIONS,
@@ -152,6 +153,17 @@ async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> Non
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
+
+
+async def test_names_are_listed_in_pages(
+    container: PayloadContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_blobs, "NAMES_AT_ONCE", 2)
+    blobs = Blobs(container)
+    assert await blobs.list_names("b/") == []
+    for name in ("b/2", "a/1", "b/1", "b/3", "b/4", "b/5"):
+        await blobs.create(name, b"")
+    assert await blobs.list_names("b/") == ["b/1", "b/2", "b/3", "b/4", "b/5"]
 
 
 async def test_signed_link_only_creates_its_blob(container: PayloadContainer) -> None:

@@ -547,6 +547,9 @@ class MemoryBlobs(Blobs):
             self.payloads.blobs.pop(blob, None)
             self.etags.pop(blob, None)
 
+    async def list_names(self, prefix: str) -> list[str]:
+        return [blob.name async for blob in self.list(prefix)]
+
     async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         await self.payloads.check()
         if self.is_unlistable:
