@@ -167,10 +167,13 @@ def _check_tag(request: Request, tag: str) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Add the position of a queued job to `job`; return the Retry-After header."""
+    """Add the position of a queued job to `job`; return the Retry-After header.
+
+    The line of a batch has none: most of them are not in the queue yet.
+    """
     model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION
-    if model is not None and job["status"] == JobStatus.QUEUED:
+    if model is not None and job["status"] == JobStatus.QUEUED and "batch" not in job:
         created_at = datetime.fromisoformat(job["created_at"])
         position = await estimates.estimate_position(model, created_at, priority)
         job["queue"] = position

@@ -107,6 +107,7 @@ class TestLine:
         job = await batch.shown(4)
         assert (job["status"], job["batch"], job["custom_id"]) == ("queued", batch.spec.id, "c4")
         assert (job["model"], job["label"]) == ("noop", "evaluation")
+        assert job["queue"]["position"] is None
 
     async def test_is_shown_after_its_reply(self, batch: RunningBatch) -> None:
         assert (await batch.reply(4)).status_code == 202
