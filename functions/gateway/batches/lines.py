@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from contract.catalogue import Catalogue, Priority, choose_version
 from contract.messages import InlineJson, JobRequest
-from gateway.batches.ends import encode_end, parse_end
+from gateway.batches.ends import LineEnd, encode_end, parse_end
 from gateway.batches.ids import LineKey, line_id, line_of
 from gateway.batches.model import BatchSpec, BatchStatus, segment_of
 from gateway.batches.store import WHOLE, BatchStore, ends_blob, segment_blob
@@ -35,12 +35,13 @@ from gateway.jobs.model import (
     outcome_to_json,
     write_ticket,
 )
+from gateway.jobs.orchestrator import log_failure
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobFilter
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import MAX_READ_BYTES, LogWriter
 
-MAX_SEGMENTS_READ: Final = 8
+MAX_SEGMENTS_READ: Final = 40
 """How many segments are read for one page of a list."""
 
 BATCH_KNOWN: Final = timedelta(seconds=5)
@@ -166,7 +167,9 @@ class BatchLines:
         if spec is None or batch is None:
             return None
         index, place = segment_of(batch.segments, key.number)
-        segment = await self._read_segment(key.batch_id, index)
+        segment = self._segment(key.batch_id, index)
+        await self._read_names(key.batch_id, index, segment)
+        await self._read_ends(key.batch_id, index, segment)
         model, outcome = await self._read_end(key, index, segment)
         ticket = _write_ticket(
             spec,
@@ -211,6 +214,9 @@ class BatchLines:
         self._waiters.notify(job_id, recorded)
         if model is not None and recorded is outcome:
             self._outcomes.count_end(model, outcome)
+            code = LineEnd(key.number, model, outcome_to_json(outcome)).code
+            ended = {"model": model, "status": outcome.status, "error": {"code": code}}
+            log_failure(job_id, ended)
         self._waker.wake(durable, key.batch_id)
         return recorded
 
@@ -251,11 +257,14 @@ class BatchLines:
             if number > state.total:
                 return LinePage(found, None)
             index, place = segment_of(state.segments, number)
-            segment = await self._read_segment(spec.id, index)
+            segment = self._segment(spec.id, index)
+            await self._read_ends(spec.id, index, segment)
             start, stop = number - place, number - place + state.segments[index]
             numbers = [
                 each for each in range(number, stop) if _may_match(segment.ends.get(each), wanted)
             ]
+            if numbers:
+                await self._read_names(spec.id, index, segment)
             for at in range(0, len(numbers), _READS_AT_ONCE):
                 part = numbers[at : at + _READS_AT_ONCE]
                 records = await asyncio.gather(
@@ -317,17 +326,15 @@ class BatchLines:
 
         return _remember(self._segments, (batch_id, index), make, _CACHED_SEGMENTS)
 
-    async def _read_segment(self, batch_id: str, index: int) -> _Segment:
-        """Return a segment with the names of its lines, and with the entries of its log."""
-        segment = self._segment(batch_id, index)
-        if not segment.custom_ids:
-            found = await self._blobs.read(segment_blob(batch_id, index))
-            if found is None:
-                raise Unavailable("blobs", f"segment {index} of batch {batch_id} is missing")
-            rows = found.data.split(b"\n")
-            segment.custom_ids = tuple(json.loads(row)["custom_id"] for row in rows if row)
-        await self._read_ends(batch_id, index, segment)
-        return segment
+    async def _read_names(self, batch_id: str, index: int, segment: _Segment) -> None:
+        """Read the names of the lines of a segment, which never change."""
+        if segment.custom_ids:
+            return
+        found = await self._blobs.read(segment_blob(batch_id, index))
+        if found is None:
+            raise Unavailable("blobs", f"segment {index} of batch {batch_id} is missing")
+        rows = found.data.split(b"\n")
+        segment.custom_ids = tuple(json.loads(row)["custom_id"] for row in rows if row)
 
     async def _read_ends(self, batch_id: str, index: int, segment: _Segment) -> None:
         """Read what was appended to the log of a segment."""

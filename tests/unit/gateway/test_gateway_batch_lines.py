@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from contract.messages import format_time
+from contract.messages import InlineJson, JobRequest, ReplyUrl, encode_request, format_time
 from gateway.batches.ends import encode_end
 from gateway.batches.ids import line_id, new_batch_id
 from gateway.batches.lines import BATCH_KNOWN
@@ -20,8 +21,10 @@ from tests.unit.gateway.conftest import (
     error_body,
     open_gateway,
     reply_body,
+    write_catalogue,
     write_progress_catalogue,
 )
+from tests.unit.gateway.dead_letters import give_up, redrive
 
 SEGMENTS = [3, 2]
 RESULT = {"result": {"json": {"n": 1}}}
@@ -122,6 +125,14 @@ class TestLine:
         noop = batch.gateway.services.counters.totals["noop"]
         assert (noop.succeeded, noop.failed["inference-failed"]) == (1, 1)
 
+    async def test_that_failed_is_logged(
+        self, batch: RunningBatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await batch.reply(1)
+        await batch.reply(2, error=error_body("inference-failed"))
+        warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert warnings == [f"job {batch.job(2)} of noop ended as failed: inference-failed"]
+
     async def test_beyond_the_last_is_unknown(self, batch: RunningBatch) -> None:
         assert (await batch.gateway.http.get(f"/v1/jobs/{batch.job(6)}")).status_code == 404
 
@@ -198,6 +209,70 @@ class TestReply:
         assert (await batch.reply(1)).status_code == 410
 
 
+class TestDeadLetter:
+    async def dead_letter(self, batch: RunningBatch) -> None:
+        request = JobRequest(
+            job_id=batch.job(2),
+            model="noop",
+            input=InlineJson(1),
+            created_at=batch.gateway.clock(),
+            deadline=batch.spec.deadline_at,
+            reply_to=ReplyUrl(batch.url(2)),
+            batch=batch.spec.id,
+        )
+        await give_up(batch.gateway, encode_request(request), request.job_id, queue="noop-low")
+
+    async def test_ends_its_line(self, batch: RunningBatch) -> None:
+        await self.dead_letter(batch)
+        await self.dead_letter(batch)
+        assert (await batch.shown(2))["error"]["code"] == "dead-lettered"
+        assert len(batch.entries(0)) == 1
+
+    async def test_is_redriven_as_a_job_of_its_own(self, batch: RunningBatch) -> None:
+        gateway = batch.gateway
+        await self.dead_letter(batch)
+        answer = await redrive(gateway, f"{batch.job(2)}~low")
+        assert answer.status_code == 202, answer.text
+        job = await gateway.job(answer.json()["job_id"])
+        assert (job["status"], job["label"]) == ("queued", "evaluation")
+        assert "batch" not in job
+        assert gateway.queues.request().batch is None
+        assert (await batch.shown(2))["status"] == "failed"
+
+
+CHILD = """
+[child]
+description = "Echoes."
+implementation = "worker.models.noop"
+media_types = ["application/octet-stream"]
+"""
+
+
+class TestChild:
+    async def test_belongs_to_its_line(self, tmp_path: Path) -> None:
+        async with open_gateway(catalogue_path=write_catalogue(tmp_path, CHILD)) as gateway:
+            batch = await start_batch(gateway)
+            url = batch.url(2).replace("/reply?", "/children?") + "&model=child&key=1"
+            headers = {"content-type": "application/octet-stream"}
+            answer = await gateway.http.post(url, content=b"crop", headers=headers)
+            assert answer.status_code == 202, answer.text
+            child = await gateway.job(answer.json()["id"])
+            assert (child["parent"], child["status"]) == (batch.job(2), "queued")
+            await gateway.reply(result={"json": "done"})
+            again = await gateway.http.post(url)
+            assert (again.status_code, again.json()["id"]) == (200, child["id"])
+            await batch.reply(2)
+            assert (await gateway.http.post(url + "0")).status_code == 410
+
+
+class TestEvents:
+    async def test_end_with_the_line(self, batch: RunningBatch) -> None:
+        await batch.reply(2)
+        answer = await batch.gateway.http.get(f"/v1/jobs/{batch.job(2)}/events")
+        assert "event: end" in answer.text
+        assert '"custom_id":"c2"' in answer.text
+
+
 class TestCancelledLine:
     async def cancel(self, batch: RunningBatch, number: int) -> httpx.Response:
         return await batch.gateway.http.delete(f"/v1/jobs/{batch.job(number)}")
@@ -232,7 +307,7 @@ class TestCancelledLine:
         recorded = await lines.finish(batch.gateway.durable, batch.job(2), cancelled, "noop")
         assert recorded.status == "succeeded"
 
-    async def test_that_runs_ends_at_once(self, tmp_path: Any) -> None:
+    async def test_that_runs_ends_at_once(self, tmp_path: Path) -> None:
         catalogue = write_progress_catalogue(tmp_path)
         async with open_gateway(catalogue_path=catalogue) as gateway:
             batch = await start_batch(gateway)
