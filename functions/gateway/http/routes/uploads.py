@@ -97,7 +97,7 @@ def _parse_batch_file(body: dict[str, Json]) -> tuple[str, list[str], int]:
         raise malformed(
             'for the file of a batch, the body must be the JSON object {"purpose": "batch"}'
         )
-    media_type = body.get("media_type") or JSONL
+    media_type = JSONL if body.get("media_type") is None else body["media_type"]
     if not isinstance(media_type, str) or essence(media_type) not in _JSONL:
         detail = f"media_type: expected one of {', '.join(_JSONL)}"
         raise HttpProblem(problems.UNSUPPORTED_MEDIA_TYPE, detail, accepted=list(_JSONL))
