@@ -237,7 +237,9 @@ class Batches:
             claim = self._read_claim(blob, own)
             if claim is not None:
                 if (known := await self.store.spec(claim.job_id)) is not None:
-                    await self._start_once(durable, known.id)
+                    # The first request may have died before the start.
+                    if await durable.status(batch_instance(known.id)) is None:
+                        await self.create(durable, known)
                     return SubmittedBatch(known, is_replay=True)
                 new = new.with_id(claim.job_id)  # the first request has died, or goes on as this
             if not is_checked:
@@ -294,11 +296,6 @@ class Batches:
                 "the Idempotency-Key was first sent with a different request; use a new key",
             )
         return claim
-
-    async def _start_once(self, durable: Durable, batch_id: str) -> None:
-        """Start the orchestration of a batch unless it exists. If it has ended, it stays so."""
-        if await durable.status(batch_instance(batch_id)) is None:
-            await durable.start(batch_instance(batch_id), batch_id, ORCHESTRATOR_BATCH)
 
     async def _check(self, new: NewBatch) -> NewBatch:
         """Check what must be looked up, and store the items. Raises HttpProblem."""
