@@ -277,7 +277,12 @@ class Consumer:
         if (loaded := self.manager.loaded) is not None and loaded.kind is ModelKind.CONCURRENT:
             loaded.run_loop(self._run_concurrently(loaded))
         while batch := self.batches.take_batch(self.manager.limit.max_cost):
+            is_low = batch[0].delivery.queue == self.low.name
             for part in self.infer.split_batch(batch):
+                # A batch of an item model may have many items that run one after another.
+                while is_low and (normal := self.batches.take_normal()):
+                    for each in self.infer.split_batch(normal):
+                        self._run_batch(each)
                 self._run_batch(part)
         for job in self.batches.take_all():
             self.end_job(job, HandedBack("the model was unloaded before the job ran"))

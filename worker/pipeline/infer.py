@@ -75,6 +75,11 @@ class Batcher(Generic[T]):
         size, _ = self._measure_next()
         return [self._next.popleft().item for _ in range(size)]
 
+    def take_normal(self) -> list[T]:
+        """Remove and return the next batch at once; [] if only items of low priority wait."""
+        size, _ = self._measure_next() if self._normal else (0, False)
+        return [self._normal.popleft().item for _ in range(size)]
+
     def take_next(self, max_cost: float) -> T | None:
         """Remove and return the next item; None if its cost exceeds `max_cost`, or without one."""
         items = self._next
@@ -153,6 +158,11 @@ class BatchQueue(Generic[T]):
                     return batch
                 self._changed.wait(self._batcher.wait_seconds(now))
             return []
+
+    def take_normal(self) -> list[T]:
+        """Return the next batch without waiting; [] if only items of low priority wait."""
+        with self._changed:
+            return self._batcher.take_normal() if self.is_open else []
 
     def take_next(self, max_cost: float) -> T | None:
         """Remove and return the next item without waiting.

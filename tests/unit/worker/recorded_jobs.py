@@ -112,7 +112,9 @@ class RecordedJobs:
         )
         self.in_flight = self.consumer.in_flight
         self.consumer.settle = SettleStep(
-            self.in_flight, {"noop": self.request_settlement}, services.suspects
+            self.in_flight,
+            {queue.name: self.request_settlement for queue in queues},
+            services.suspects,
         )
 
     def _make_manager(self, workload: ModelWorkload) -> ModelManager:
@@ -132,12 +134,15 @@ class RecordedJobs:
         deadline_seconds: float = 60.0,
         history: DeliveryHistory = NO_HISTORY,
         sequence_number: int = 7,
+        *,
+        queue: str = "noop",
     ) -> ReceivedJob:
         delivery = locked_message(
             delivery_count=delivery_count,
             enqueued_at=datetime.now(UTC),
             sequence_number=sequence_number,
             history=history,
+            queue=queue,
         )
         job = received_job(
             delivery,

@@ -128,6 +128,17 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
     return sorted(range(len(items)), key=lambda number: (items[number][1], number))
 
 
+def test_normal_items_can_be_taken_at_once() -> None:
+    batcher = Batcher[str](max_batch_size=2, max_wait_seconds=60)
+    batcher.add_item("low", 0.0, is_low=True)
+    assert batcher.take_normal() == []
+    for item in ("a", "b", "c"):
+        batcher.add_item(item, 0.0)
+    assert batcher.take_normal() == ["a", "b"]
+    assert batcher.take_normal() == ["c"]
+    assert batcher.take_all() == ["low"]
+
+
 def test_paused_queue_refuses_items() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.add_item("early")

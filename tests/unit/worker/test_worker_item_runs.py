@@ -11,6 +11,7 @@ import pytest
 
 from contract.catalogue import Catalogue
 from tests.unit.worker.received import locked_message, received_job
+from tests.unit.worker.recorded_jobs import RecordedJobs
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.reservation import ModelWorkload
@@ -95,3 +96,32 @@ def test_job_of_an_overrun_batch_runs_alone(tmp_path: Path) -> None:
     jobs = [steps.job(b"a"), steps.job(b"b", slow), steps.job(b"c"), steps.job(b"d", slow)]
     assert steps.step.split_batch(jobs) == [[jobs[0], jobs[2]], [jobs[1]], [jobs[3]]]
     assert steps.step.split_batch(jobs[1:2] + jobs[3:]) == [[jobs[1]], [jobs[3]]]
+
+
+def test_normal_item_passes_those_of_low_priority() -> None:
+    class Model(ItemModel):
+        def __call__(self, item: bytes) -> int:
+            if item == b"low1":
+                add(b"normal", "noop")
+            return super().__call__(item)
+
+    model = Model()
+    jobs = RecordedJobs(model=replace(MODEL, max_wait_ms=20), infer=model)
+    batches = jobs.consumer.batches
+
+    def add(item: bytes, queue: str) -> None:
+        job = jobs.job(queue=queue)
+        job.item = item
+        assert batches.add_item(job, is_low=queue != "noop")
+
+    for number in range(1, 5):  # a full batch
+        add(b"low%d" % number, "noop-low")
+    jobs.has_settled.clear()
+    thread = threading.Thread(target=jobs.consumer.run_device)
+    thread.start()
+    while len(jobs.settled) < 5:
+        assert jobs.has_settled.wait(10)
+        jobs.has_settled.clear()
+    jobs.consumer.stop_receiving()
+    thread.join(10)
+    assert model.items == [b"low1", b"normal", b"low2", b"low3", b"low4"]
