@@ -1,8 +1,9 @@
 """Measure what a load uses in all processes of a system: processor, memory and storage."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import System
 
 _STORES = ("functions", "servicebus", "blobs")
+_DATABASES = (".db", ".sqlite", ".sqlite3")
+_LOGS = ("-wal", "-shm", "-journal")
 _RESET_PEAK = "5"
 
 
@@ -96,6 +99,23 @@ def _reset_peak(pid: int) -> None:
 
 def _stored_bytes(data: Path) -> dict[str, int]:
     return {
-        name: sum(each.stat().st_size for each in (data / name).rglob("*") if each.is_file())
+        name: sum(_used_bytes(each) for each in (data / name).rglob("*") if each.is_file())
         for name in _STORES
     }
+
+
+def _used_bytes(path: Path) -> int:
+    """Return the size of a file, or of the pages of a database that are in use.
+
+    A write-ahead log has changes that are counted in its database.
+    """
+    if path.name.endswith(_LOGS):
+        return 0
+    if path.suffix not in _DATABASES:
+        return path.stat().st_size
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        pages, free, page_bytes = (
+            database.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+    return int((pages - free) * page_bytes)
