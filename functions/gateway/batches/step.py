@@ -68,7 +68,7 @@ RATE_SECONDS: Final = 2.0
 LEAST_MEASURED_SECONDS: Final = 0.3
 """The rate is measured over no shorter time."""
 
-SHORTEST_PAUSE_SECONDS: Final = 5.0
+SHORTEST_PAUSE_SECONDS: Final = 10.0
 LONGEST_PAUSE_SECONDS: Final = 120.0
 """How long to wait for an event: as long as nothing has changed, within these limits."""
 
@@ -107,14 +107,15 @@ class StateChanged(Exception):
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the step. `etag` is that of the state as it was last read or written."""
+    """One run of the step. `etag` is that of `saved`."""
 
     spec: BatchSpec
     state: BatchState
     etag: str | None
-    ends_at: float
+    saved: bytes
+    """The state as it was last read or written."""
+    ends_at: float = 0.0
     """On the clock of the event loop."""
-    saved: bytes = b""
 
     def first_line(self, index: int) -> int:
         """Return the number of the first line of a segment."""
@@ -166,34 +167,35 @@ class BatchSteps:
             # The housekeeping has deleted it.
             return json.dumps({"final": "unknown", "has_webhook": False})
         try:
-            pause_seconds = await self._step(spec)
+            found = await self._step(spec)
         except StateChanged:
-            pause_seconds = 0.0
-        if pause_seconds is not None:
-            return json.dumps({"pause_seconds": pause_seconds})
-        state, _ = await self._store.state(batch_id)
-        has_webhook = spec.webhook_url is not None
-        return json.dumps({"final": state.status.value, "has_webhook": has_webhook})
+            found = 0.0
+        if isinstance(found, BatchStatus):
+            has_webhook = spec.webhook_url is not None
+            return json.dumps({"final": found.value, "has_webhook": has_webhook})
+        return json.dumps({"pause_seconds": found})
 
-    async def _step(self, spec: BatchSpec) -> float | None:
-        """Return how long to wait for the next step; None if the batch has ended."""
+    async def _step(self, spec: BatchSpec) -> BatchStatus | float:
+        """Return the final status of the batch, or how long to wait for the next step."""
         state, etag = await self._store.state(spec.id)
+        run = _Run(spec, state, etag, b"" if etag is None else state.encode())
+        if state.status.is_final:
+            return state.status
+        cancelled = await self._store.cancelled(spec.id)
         if state.status is BatchStatus.VALIDATING:
             async with self._checks:
-                await self._check(spec, state, etag)
-            state, etag = await self._store.state(spec.id)
-        if state.status.is_final:
-            return None
+                checked = await self._check(run, is_cancelled=WHOLE in cancelled)
+            if checked.is_final:
+                return checked
         async with self._steps:
-            ends_at = asyncio.get_running_loop().time() + SLICE_SECONDS
-            return await self._advance(_Run(spec, state, etag, ends_at, state.encode()))
+            run.ends_at = asyncio.get_running_loop().time() + SLICE_SECONDS
+            return await self._advance(run, cancelled)
 
-    async def _check(self, spec: BatchSpec, state: BatchState, etag: str | None) -> None:
-        """Check the file of a batch and write the first state."""
-        if etag is None:
-            await self._store.list_for_owner(spec)
-        run = _Run(spec, state, etag, 0)
-        if WHOLE in await self._store.cancelled(spec.id):
+    async def _check(self, run: _Run, *, is_cancelled: bool) -> BatchStatus:
+        """Check the file of a batch and write the first state; return its status."""
+        spec, state = run.spec, run.state
+        await self._store.list_for_owner(spec)
+        if is_cancelled:
             state.status = BatchStatus.CANCELLED
         elif self._clock() >= spec.deadline_at:
             state.status = BatchStatus.EXPIRED
@@ -207,11 +209,12 @@ class BatchSteps:
         else:
             state.finished_at = now
         _log.info("batch %s of %s is %s", spec.id, spec.model, state.status.value)
+        # A reply needs the segments, so the state is there before a line is sent.
         await self._save(run)
+        return state.status
 
-    async def _advance(self, run: _Run) -> float | None:
+    async def _advance(self, run: _Run, cancelled: frozenset[int]) -> BatchStatus | float:
         spec, state = run.spec, run.state
-        cancelled = await self._store.cancelled(spec.id)
         stop: JobStatus | None = None
         if WHOLE in cancelled:
             stop = JobStatus.CANCELLED
@@ -223,20 +226,22 @@ class BatchSteps:
         if stop is None:
             await self._end_cancelled(run, cancelled)
             pause_seconds = await self._send(run)
-        await self._save(run)
         while state.composed < len(state.segments):
-            if run.is_late:
-                return 0.0
             if stop is not None:
                 await self._end_rest(run, state.composed, stop)
             if not _is_whole(state, state.composed):
+                await self._save(run)
                 return self._pause(run) if pause_seconds is None else pause_seconds
+            # Each segment is saved before the next one, so the output never has lines of two.
             await self._compose(run)
-        state.status = BatchStatus.SUCCEEDED if stop is None else _ENDS[stop]
-        state.finished_at = format_time(self._clock())
-        await self._save(run)
+            if state.composed == len(state.segments):
+                state.status = BatchStatus.SUCCEEDED if stop is None else _ENDS[stop]
+                state.finished_at = format_time(self._clock())
+            await self._save(run)
+            if run.is_late:
+                return 0.0
         _log.info("batch %s of %s has ended as %s", spec.id, spec.model, state.status.value)
-        return None
+        return state.status
 
     def _pause(self, run: _Run) -> float:
         now = self._clock()
@@ -404,7 +409,6 @@ class BatchSteps:
         await append_output(self._blobs, run.spec, form, state, segment)
         del state.logs[index]
         self._segments.pop((run.spec.id, index), None)
-        await self._save(run)
 
 
 def _is_whole(state: BatchState, index: int) -> bool:
