@@ -203,11 +203,9 @@ async def restart_batches(durable: Durable, store: BatchStore, now: datetime) ->
     """
     changed = 0
     for batch_id in await store.ids(None):
-        age = now - created_at(batch_id)
-        if not STARTS_WITHIN < age < LONGEST_BATCH + FOLLOWS_WITHIN:
+        if now - created_at(batch_id) < STARTS_WITHIN:
             continue
-        state, _ = await store.state(batch_id)
-        if state.status.is_final:
+        if (await store.shown_state(batch_id)).status.is_final:
             continue
         instance_id = batch_instance(batch_id)
         instance = await durable.status(instance_id)

@@ -234,6 +234,8 @@ class MemoryDurable(Durable):
         """While this event is not set, `start` waits."""
         self.may_start.set()
         self.started: list[str] = []
+        self.updated_at: dict[str, datetime] = {}
+        """When orchestrations did something last, if not now."""
         self.starts_left = math.inf
         """How many calls of `start` succeed before all others fail."""
 
@@ -269,7 +271,8 @@ class MemoryDurable(Durable):
         run = self.runs.get(job_id)
         if run is None:
             return None
-        return InstanceSnapshot(run.status, run.input, run.output, self._clock(), run.custom_status)
+        updated_at = self.updated_at.pop(job_id, self._clock())
+        return InstanceSnapshot(run.status, run.input, run.output, updated_at, run.custom_status)
 
     async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
         self._check()
