@@ -90,7 +90,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
 
     Each line of NAME.jsonl is {"custom_id": …, "input": …}. Ctrl-C ends a wait, not the batch.
     """
-    lines = _lines_of(files)
+    lines = _lines_of(files, out)
     with exit_on_error(as_json=as_json), _naming_file(), connect(url, api_key, Retry()) as client:
         batch = client.batches.submit(
             model,
@@ -186,10 +186,10 @@ def cancel(
         _show(client.batches.cancel(batch_id), as_json=as_json)
 
 
-def _lines_of(files: list[Path]) -> BatchLines:
+def _lines_of(files: list[Path], out: Path | None) -> BatchLines:
     if files == [STDIN]:
         return (line for line in sys.stdin if not line.isspace())
-    named = name_files(files)
+    named = name_files(files, out)
     if len(files) == 1 and files[0].suffix == LINES:
         return files[0]
     return [{"custom_id": name, "input": path} for name, path in named]

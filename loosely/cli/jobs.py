@@ -231,7 +231,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
             label=label,
             concurrency=concurrency,
         )
-        named = name_lines(sys.stdin.buffer) if is_lines else name_files(files)
+        named = name_lines(sys.stdin.buffer) if is_lines else name_files(files, out)
         submit_many(run, partial(connect, url, api_key, Retry()), named, out)
         return
     if detach and (stream or save is not None):

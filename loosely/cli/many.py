@@ -24,17 +24,18 @@ LINES = ".jsonl"
 STDIN = Path("-")
 
 
-def name_files(files: Sequence[Path]) -> Collection[tuple[str, Path]]:
+def name_files(files: Sequence[Path], out: Path | None = None) -> Collection[tuple[str, Path]]:
     """Return the files, and those in the given folders, with the names that their results get.
 
-    The name is the path as given, or within the folder. Hidden files in folders are left out.
-    Raises BadParameter if a file cannot be read, or if two would have one name.
+    The name is the path as given, or within the folder. Hidden files in folders are left out, and
+    ``out``, to which the results are written. Raises BadParameter if a file cannot be read, or if
+    two would have one name.
     """
     named: dict[str, Path] = {}
     for given in files:
         if not given.is_dir():
             check_readable(given, "FILE")
-        for path in _files_in(given) if given.is_dir() else (given,):
+        for path in _files_in(given, out) if given.is_dir() else (given,):
             is_below = given.is_dir() or not (path.is_absolute() or ".." in path.parts)
             name = path.relative_to(given) if given.is_dir() else path if is_below else path.name
             if named.setdefault(str(name), path) != path:
@@ -55,12 +56,12 @@ def check_readable(file: Path, param_hint: str) -> None:
         raise typer.BadParameter(reason, param_hint=param_hint) from None
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
+def _files_in(folder: Path, out: Path | None = None) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (out is not None and path.absolute() == out.absolute()):
             continue
         if path.is_dir():
-            yield from _files_in(path)
+            yield from _files_in(path, out)
         else:
             yield path
 

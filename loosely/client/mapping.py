@@ -20,7 +20,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from loosely.client.errors import InvalidRequest, JobEnded, LooselyError
+from loosely.client.errors import AccessDenied, InvalidRequest, JobEnded, LooselyError, NotFound
 from loosely.client.requests import Source
 from loosely.client.resources import Job, Upload
 from loosely.client.retry import Retry, is_transient
@@ -99,14 +99,23 @@ class InputRunner:
                 failures, key = failures + 1, str(uuid.uuid4())
                 pause_seconds = self._retry.first_seconds * 4.0**failures
                 await self._sleep(min(pause_seconds, self._retry.longest_seconds))
-            except (InvalidRequest, ValueError) as error:
-                return Outcome(index, source, None, error)
             except LooselyError as error:
-                # As long as other inputs end, the gateway works: this one had no luck.
-                if not is_transient(error) or self._ended == ended_before:
-                    raise
-            except OSError as error:
+                if not self._is_of_one_input(error):
+                    # While other inputs end, the gateway works: this one had no luck.
+                    if not is_transient(error) or self._ended == ended_before:
+                        raise
+                    await self._sleep(self._retry.first_seconds)
+                    continue
                 return Outcome(index, source, None, error)
+            except (ValueError, OSError) as error:
+                return Outcome(index, source, None, error)
+
+    def _is_of_one_input(self, error: LooselyError) -> bool:
+        """Return whether other inputs need not meet the error. If any has ended, most need not."""
+        if isinstance(error, InvalidRequest):
+            return True
+        is_of_all = isinstance(error, AccessDenied | NotFound) or is_transient(error)
+        return self._ended > 0 and not is_of_all
 
 
 async def run_each(

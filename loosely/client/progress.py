@@ -23,6 +23,7 @@ class ProgressBar:
         self._progress = progress
         self._clock = clock
         self._started_at = clock()
+        self._first: int | None = None
         self._done = self._failed = 0
         if progress is not None:
             self._task = progress.add_task(text, total=total, note="")
@@ -39,8 +40,11 @@ class ProgressBar:
     def show(self, done: int, failed: int, total: int | None = None) -> None:
         """Show how many have ended, how many of these have failed, and how many there are."""
         self._done, self._failed = done, failed
+        # What ended before, for example of a batch, does not count for the rate.
+        self._first = done - 1 if self._first is None else self._first
         if self._progress is not None:
-            note = f"{done / max(self._clock() - self._started_at, 0.001):.1f}/s"
+            rate = (done - self._first) / max(self._clock() - self._started_at, 0.001)
+            note = f"{rate:.1f}/s"
             note += f", {failed} failed" if failed else ""
             self._progress.update(self._task, total=total, completed=done, note=note)
 

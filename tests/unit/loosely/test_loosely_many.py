@@ -65,6 +65,12 @@ class TestFolder:
         assert [request.body for request in gateway.requests] == [b"b/a.txt"]
         assert done.stderr == "1 succeeded, 0 failed, 1 skipped\n"
 
+    @pytest.mark.parametrize("out", ["in/out", "in/out.jsonl"])
+    def test_results_are_no_inputs(self, many: Run, gateway: ScriptedGateway, out: str) -> None:
+        for _ in range(2):
+            many("in", "--out", out)
+        assert len(gateway.requests) == 2
+
     def test_partly_written_result_is_not_there(self, many: Run, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / ".a.txt.txt.part").write_text("a.")

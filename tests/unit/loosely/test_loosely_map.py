@@ -3,10 +3,13 @@
 import asyncio
 import io
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,12 +18,14 @@ from loosely import (
     AccessDenied,
     AsyncClient,
     Client,
+    GatewayFailure,
     GatewayUnreachable,
     InvalidRequest,
     JobFailed,
     NotFound,
     Outcome,
     Retry,
+    UnexpectedAnswer,
 )
 from tests.unit.loosely.both_clients import Connect
 from tests.unit.loosely.scripted_gateway import (
@@ -211,6 +216,8 @@ class TestErrors:
         ("failure", "kind"),
         [
             (refuse(415, "unsupported-media-type"), InvalidRequest),
+            (refuse(500, "internal-error"), GatewayFailure),
+            (ScriptedResponse(413, b"<html>a proxy"), UnexpectedAnswer),
             (failed(retryable=False), JobFailed),
         ],
     )
@@ -221,10 +228,10 @@ class TestErrors:
         failure: ScriptedResponse,
         kind: type[Exception],
     ) -> None:
-        gateway.answer = FailingFirst(failure, b"7", 1)
+        gateway.answer = FailingFirst(failure, b"39", 1)
         found = results(connect(gateway.url).map("noop", INPUTS, media_type="text/plain"))
-        assert isinstance(found.pop(7), kind)
-        assert found == {index: str(index) for index in range(40) if index != 7}
+        assert isinstance(found.pop(39), kind)
+        assert found == {index: str(index) for index in range(39)}
 
     def test_unreadable_file_is_an_outcome(
         self, gateway: ScriptedGateway, connect: Connect, tmp_path: Path
@@ -244,6 +251,7 @@ class TestErrors:
         [
             (refuse(404, "unknown-model"), NotFound),
             (refuse(401, "unauthenticated"), AccessDenied),
+            (refuse(500, "internal-error"), GatewayFailure),
             (HANG_UP, GatewayUnreachable),
         ],
     )
@@ -286,6 +294,25 @@ class TestRetries:
         assert found == {index: str(index) for index in range(40)}
         keys = [each.headers["idempotency-key"] for each in gateway.requests if each.body == b"7"]
         assert (len(keys), len(set(keys))) == (4, 1)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_random_failures_lose_nothing(self, gateway: ScriptedGateway, seed: int) -> None:
+        draw, lock = Random(seed), threading.Lock()
+        jobs: dict[bytes, set[str]] = defaultdict(set)
+        failures = [HANG_UP, refuse(503, "unavailable"), refuse(429, "rate-limited")]
+
+        def answer(request: ReceivedRequest) -> ScriptedResponse:
+            with lock:
+                jobs[request.body].add(request.headers["idempotency-key"])
+                if draw.random() < 0.4:
+                    return draw.choice(failures)
+                return replace(echo(request), is_cut=draw.random() < 0.1)
+
+        gateway.answer = answer
+        with Client(gateway.url, retry=FAST) as client:
+            found = results(list(client.map("noop", INPUTS, media_type="text/plain")))
+        assert found == {index: str(index) for index in range(40)}
+        assert {len(keys) for keys in jobs.values()} == {1}
 
     def test_failed_job_is_submitted_again(
         self, gateway: ScriptedGateway, connect: Connect
