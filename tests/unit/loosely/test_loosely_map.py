@@ -27,6 +27,7 @@ from loosely import (
     Retry,
     UnexpectedAnswer,
 )
+from loosely.client.mapping import run_each
 from tests.unit.loosely.both_clients import Connect
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
@@ -136,6 +137,24 @@ class TestConcurrency:
         outcomes = connect(gateway.url).map("noop", INPUTS, media_type="text/plain", concurrency=8)
         assert len(outcomes) == 40
         assert meter.most == 8
+
+    @pytest.mark.parametrize("in_order", [False, True])
+    async def test_no_more_run_at_once(self, *, in_order: bool) -> None:
+        started, may_end = 0, asyncio.Event()
+
+        async def run(index: int, _: int) -> int:
+            nonlocal started
+            started += 1
+            await may_end.wait()
+            return index
+
+        async with aclosing(run_each(run, range(40), 8, in_order=in_order)) as found:
+            first = asyncio.ensure_future(anext(found))
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert started == 8
+            may_end.set()
+            await first
 
     @pytest.mark.parametrize("concurrency", [0, 101])
     def test_out_of_range_is_refused(self, connect: Connect, concurrency: int) -> None:
