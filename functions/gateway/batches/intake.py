@@ -319,7 +319,9 @@ class LineIntake:
         upload is gone; if the problem is retryable, it may be later.
         """
         job = self.form_of(spec).parse(spec, json.loads(line))
-        return await self._creator.prepare(_in_batch(spec, job), line_id(spec.id, number))
+        prepared = await self._creator.prepare(_in_batch(spec, job), line_id(spec.id, number))
+        prepared.new_job.drop_data()
+        return prepared
 
     async def validate(self, spec: BatchSpec) -> CheckedFile:
         """Check the file of a batch, and store its lines in segments.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from contract.messages import PayloadRef
 from gateway.batches import intake
 from gateway.batches.ids import MAX_LINES, new_batch_id
 from gateway.batches.intake import MAX_FILE_BYTES, MAX_LINE_BYTES, CheckedFile
@@ -177,6 +178,12 @@ class TestUploads:
 
 
 class TestMemory:
+    async def test_stored_input_is_not_kept(self, gateway: RunningGateway) -> None:
+        row = line(input={"text": "x" * 100_000})
+        job = await gateway.services.intake.prepare(spec_of(gateway), 1, row)
+        assert isinstance(job.request.input, PayloadRef)
+        assert not job.new_job.inputs[None].data
+
     async def test_endless_line_is_not_kept(self, gateway: RunningGateway) -> None:
         read = 0
 

@@ -12,8 +12,9 @@ import pytest
 from contract.names import batch_instance
 from gateway.batches import create as creation
 from gateway.batches.ids import is_batch_id, line_id
-from gateway.batches.model import BatchState, BatchStatus
+from gateway.batches.model import BatchSpec, BatchState, BatchStatus
 from gateway.batches.store import results_blob, state_blob
+from gateway.errors import Unavailable
 from gateway.http.routes.batches import MAX_DIRECT_BYTES
 from tests.unit.gateway.api_keys import ask
 from tests.unit.gateway.conftest import RunningGateway
@@ -247,6 +248,22 @@ class TestKey:
         page = await gateway.get("/v1/batches")
         assert gateway.durable.started == [batch_instance(answer.json()["id"])]
         assert [each["id"] for each in page["batches"]] == [answer.json()["id"]]
+
+    async def test_repeat_goes_on_before_the_spec(
+        self, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def die(spec: BatchSpec) -> None:
+            raise Unavailable("blobs", "killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.services.batches.store, "create", die)
+            answer = await gateway.http.post("/v1/batches", json=body(), headers=self.HEADERS)
+            assert answer.status_code == 503
+        ids = set()
+        for _ in range(2):
+            answer = await gateway.http.post("/v1/batches", json=body(), headers=self.HEADERS)
+            ids.add(answer.json()["id"])
+        assert len(ids) == len(gateway.durable.started) == 1
 
     async def test_repeat_at_the_same_time_is_the_same(self, gateway: RunningGateway) -> None:
         answers = await asyncio.gather(
