@@ -1,21 +1,26 @@
 """Test the reader and the checker of a batch's lines with generated files."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import Catalogue
+from contract.catalogue import OPENAI_OPERATIONS, Catalogue
 from contract.guard import AddressGuard
 from gateway.batches.ids import new_batch_id
 from gateway.batches.intake import CheckedLine, LineChecker, LineReader, UnreadableFile
 from gateway.batches.model import BatchSpec, BatchState, LineProblem
 from gateway.batches.native_lines import NativeLines
+from gateway.batches.openai_lines import OpenAiLines
+from gateway.openai.operations import OPERATIONS
+from tests.unit.gateway.memory import MemoryPayloads
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SPEC = BatchSpec(new_batch_id(NOW), "", "noop", NOW.isoformat(), NOW.isoformat(), "file")
 CATALOGUE = Catalogue.load()
+OPENAI = Catalogue({"noop": replace(CATALOGUE["noop"], openai=OPENAI_OPERATIONS)})
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -29,6 +34,19 @@ NAMES = st.sampled_from(
 )
 SOURCES = st.dictionaries(
     st.sampled_from(["base64", "json", "media_type", "text", "upload", "url"]), VALUES, max_size=2
+)
+MEMBERS = st.sampled_from(
+    [
+        *("dimensions", "encoding_format", "file", "image", "input", "language", "mask"),
+        *("max_tokens", "messages", "metadata", "n", "prompt", "response_format", "size"),
+        *("temperature", "tools", "top_p", "user", "voice"),
+    ]
+) | st.text(max_size=5)
+MEDIA = st.sampled_from(
+    [
+        *("data:image/png;base64,iVBORw0KGgo=", "https://example.org/x.png", "file-0"),
+        *([{"role": "user", "content": "x"}], {"image_url": "data:,"}, "text"),
+    ]
 )
 LINES = st.dictionaries(NAMES | st.text(max_size=5), VALUES | SOURCES, max_size=4)
 PIECES = st.lists(st.binary(max_size=30) | st.sampled_from([b"\n", b"\r\n", b"{}"]), max_size=30)
@@ -92,6 +110,20 @@ def test_any_line_is_checked(value: dict[str, object]) -> None:
         assert BatchState.decode(state.encode()).problems == [found]
     else:
         assert value["custom_id"] == found.custom_id
+
+
+@given(
+    operation=st.sampled_from(sorted(OPERATIONS)),
+    body=st.dictionaries(MEMBERS, VALUES | MEDIA, max_size=6),
+)
+def test_any_call_is_checked(operation: str, body: dict[str, object]) -> None:
+    path = OPERATIONS[operation].path
+    spec = replace(SPEC, operation=operation, extra={"endpoint": f"/v1{path}"})
+    lines = LineChecker(spec, OpenAiLines(OPENAI, MemoryPayloads()), AddressGuard())
+    called = {"method": "POST", "url": f"/v1{path}", "body": {**body, "model": "noop"}}
+    found = lines.check(1, text_of({"custom_id": "a", **called}))
+    if isinstance(found, LineProblem):
+        assert BatchState(problems=[found]).encode()
 
 
 @given(names=st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=20))
