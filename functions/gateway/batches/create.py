@@ -78,19 +78,20 @@ _MAX_UPLOAD_ID: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A request for a batch: its spec, and its lines unless these are in an upload.
+    """A request for a batch: its spec, and its lines unless these are in an upload or a file.
 
     `digest` is the SHA-256 of the request in hexadecimal digits.
     """
 
     spec: BatchSpec
-    items: list[bytes]
+    items: list[bytes] | None
     upload: str | None
     digest: str
 
     def with_id(self, batch_id: str) -> "NewBatch":
         """Return the same request with another id."""
-        return replace(self, spec=replace(self.spec, id=batch_id, blob=input_blob(batch_id)))
+        blob = self.spec.blob if self.items is None else input_blob(batch_id)
+        return replace(self, spec=replace(self.spec, id=batch_id, blob=blob))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def parse_batch(
     )
     digest = hashlib.sha256(body).hexdigest()
     if "file" in value:
-        return NewBatch(spec, [], _parse_file(value["file"]), digest)
+        return NewBatch(spec, None, _parse_file(value["file"]), digest)
     return NewBatch(spec, _parse_items(value["items"]), None, digest)
 
 
@@ -306,6 +307,8 @@ class Batches:
         if new.upload is not None:
             blob, etag = await self._find_upload(spec.tenant, new.upload)
             return replace(new, spec=replace(spec, blob=blob, etag=etag))
+        if new.items is None:
+            return new
         if found := await self._intake.check_items(spec, new.items):
             raise invalid_batch(found)
         await self._payloads.put(spec.blob, b"\n".join(new.items), JSONL)

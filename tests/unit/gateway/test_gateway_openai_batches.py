@@ -13,8 +13,10 @@ from openai import AsyncOpenAI
 
 from contract.messages import PayloadRef
 from contract.names import FILES
+from gateway.batches.create import NewBatch
+from gateway.batches.ids import new_batch_id
 from gateway.batches.model import BatchSpec, BatchState, BatchStatus, LineProblem
-from gateway.batches.store import errors_blob, results_blob
+from gateway.batches.store import errors_blob, input_blob, results_blob
 from tests.unit.gateway.api_keys import SETTING
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, write_catalogue
 from tests.unit.gateway.openai_client import client_of
@@ -88,6 +90,27 @@ class TestCreate:
         assert spec
         assert (spec.operation, spec.label) == ("chat.completions", None)
         assert f"batch-{spec.id}" in gateway.durable.runs
+
+    async def test_key_makes_one_batch_of_two_calls(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        file_id, headers = await upload(client), {"Idempotency-Key": "once"}
+        made = [
+            await create(client, input_file_id=file_id, extra_headers=headers) for _ in range(2)
+        ]
+        assert made[0] == made[1]
+        assert [each.id async for each in client.batches.list()] == [made[0].id]
+        spec = await gateway.services.batch_store.spec(uuid_of(made[0]))
+        assert (await gateway.services.intake.validate(spec)).segments == [1]  # type: ignore[arg-type]  # there is one
+
+    async def test_other_id_keeps_the_file(
+        self, gateway: RunningGateway, client: AsyncOpenAI
+    ) -> None:
+        spec = await gateway.services.batch_store.spec(uuid_of(await create(client)))
+        assert spec
+        other = new_batch_id(gateway.clock())
+        assert NewBatch(spec, None, None, "").with_id(other).spec.blob == spec.blob
+        assert NewBatch(spec, [b"{}"], None, "").with_id(other).spec.blob == input_blob(other)
 
     @pytest.mark.parametrize(("window", "seconds"), [("90m", 5400), ("7d", 604800), ("1s", 1)])
     async def test_window_may_be_another(

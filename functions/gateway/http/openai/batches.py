@@ -6,6 +6,7 @@ A batch here is one of `/v1/batches` whose lines are calls of the OpenAI API. It
 the other id without hyphens.
 """
 
+import hashlib
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from fastapi import APIRouter, Request, Response
 from contract.messages import Json, format_time
 from contract.queues import LONGEST_BATCH_SECONDS
 from gateway import problems
+from gateway.batches.create import NewBatch
 from gateway.batches.ids import is_batch_id, new_batch_id
 from gateway.batches.intake import MAX_LINE_BYTES
 from gateway.batches.model import BatchSpec, BatchState, BatchStatus
@@ -28,6 +30,7 @@ from gateway.http.requests import (
     TextRoute,
     caller_of,
     durable_of,
+    idempotency_key_of,
     label_option_of,
     parse_whole,
     refuse_unknown_query,
@@ -67,8 +70,9 @@ async def create_batch(request: Request) -> Response:
     """Create a batch of the lines in a file, which is checked before anything runs."""
     refuse_unknown_query(request)
     services, tenant = services_of(request), caller_of(request).tenant
+    key = idempotency_key_of(request)
     with services.bodies.counting(tenant) as held:
-        asked, _ = await read_object(request, held)
+        asked, body = await read_object(request, held)
     refuse_unknown_members(asked, _MEMBERS)
     operation = operation_at(asked.get("endpoint"))
     if operation is None:
@@ -83,7 +87,6 @@ async def create_batch(request: Request) -> Response:
             f"input_file_id: expected the id of a file with the purpose {PURPOSE}",
             param="input_file_id",
         )
-    await services.batches.check_count(tenant)
     model = await _first_model(services.blobs, blob)
     spec = BatchSpec(
         new_batch_id(now),
@@ -99,8 +102,10 @@ async def create_batch(request: Request) -> Response:
         is_pinned=names_version(model),
         extra={name: asked[name] for name in _MEMBERS if name != "metadata" and name in asked},
     )
-    await services.batches.create(durable_of(request), spec)
-    return json_response(_show(spec, BatchState()))
+    new = NewBatch(spec, None, None, hashlib.sha256(body).hexdigest())
+    submitted = await services.batches.submit(durable_of(request), new, key)
+    state, _ = await services.batch_store.state(submitted.spec.id)
+    return json_response(_show(submitted.spec, state))
 
 
 def _parse_window(given: Json) -> int:
