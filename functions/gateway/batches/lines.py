@@ -214,9 +214,10 @@ class BatchLines:
         self._waiters.notify(job_id, recorded)
         if model is not None and recorded is outcome:
             self._outcomes.count_end(model, outcome)
-            code = LineEnd(key.number, model, outcome_to_json(outcome)).code
-            ended = {"model": model, "status": outcome.status, "error": {"code": code}}
-            log_failure(job_id, ended)
+            if outcome.status is JobStatus.FAILED:
+                code = LineEnd(key.number, model, outcome_to_json(outcome)).code
+                ended = {"model": model, "status": outcome.status, "error": {"code": code}}
+                log_failure(job_id, ended)
         self._waker.wake(durable, key.batch_id)
         return recorded
 
