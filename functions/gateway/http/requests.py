@@ -23,6 +23,8 @@ from contract.catalogue import Catalogue, ModelEntry
 from contract.media import essence
 from contract.messages import Json
 from gateway import problems
+from gateway.batches.ids import is_batch_id
+from gateway.batches.model import BatchSpec
 from gateway.bodies import HeldBytes, IncomingBody
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.lifecycle import caller_gone
@@ -149,6 +151,17 @@ def unknown_job(job_id: str) -> HttpProblem:
     return HttpProblem(
         problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or it has been deleted"
     )
+
+
+async def find_batch(request: Request, batch_id: str, tenant: str | None) -> BatchSpec:
+    """Return a batch of this tenant, or of any if None. Raises the problem `unknown-batch`."""
+    store = services_of(request).batch_store
+    spec = await store.spec(batch_id) if is_batch_id(batch_id) else None
+    if spec is None or tenant not in {None, spec.tenant}:
+        raise HttpProblem(
+            problems.UNKNOWN_BATCH, f"there is no batch {batch_id[:100]!r}, or it has been deleted"
+        )
+    return spec
 
 
 def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -376,5 +376,10 @@ class TestList:
         answer = await batch.gateway.http.get("/v1/jobs", params=query)
         assert answer.status_code == 400
 
+    async def test_of_unknown_batch_is_refused(self, batch: RunningBatch) -> None:
+        for batch_id in (new_batch_id(batch.gateway.clock()), batch.job(1), "x"):
+            answer = await batch.gateway.http.get("/v1/jobs", params={"batch": batch_id})
+            assert (answer.status_code, answer.json()["code"]) == (404, "unknown-batch")
+
     async def test_without_batch_has_no_lines(self, batch: RunningBatch) -> None:
         assert (await batch.gateway.get("/v1/jobs"))["jobs"] == []

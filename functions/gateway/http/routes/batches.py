@@ -37,6 +37,7 @@ from gateway.http.requests import (
     body_of,
     caller_of,
     durable_of,
+    find_batch,
     idempotency_key_of,
     noticing_hang_up,
     parse_limit,
@@ -199,13 +200,8 @@ async def _find(
     request: Request, batch_id: str, tenant: str | None
 ) -> tuple[BatchSpec, BatchState]:
     """Return a batch of this tenant, or of any if None. Raises the problem `unknown-batch`."""
-    store = services_of(request).batches.store
-    spec = await store.spec(batch_id) if is_batch_id(batch_id) else None
-    if spec is None or tenant not in {None, spec.tenant}:
-        raise HttpProblem(
-            problems.UNKNOWN_BATCH, f"there is no batch {batch_id[:100]!r}, or it has been deleted"
-        )
-    return spec, await store.shown_state(batch_id)
+    spec = await find_batch(request, batch_id, tenant)
+    return spec, await services_of(request).batch_store.shown_state(batch_id)
 
 
 @router.delete(

@@ -34,7 +34,7 @@ from contract.messages import (
 )
 from contract.names import webhook_instance
 from gateway import problems
-from gateway.batches.ids import is_batch_id, line_id, line_of
+from gateway.batches.ids import line_id, line_of
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import Unavailable, UnknownInstance
 from gateway.http.event_stream import EventStreamResponse, JobEvents, parse_after
@@ -57,6 +57,7 @@ from gateway.http.requests import (
     caller_of,
     check_job_id,
     durable_of,
+    find_batch,
     find_own_job,
     find_visible_instance,
     noticing_hang_up,
@@ -552,7 +553,7 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
     summary="List or search jobs",
     response_model=JobListPage,
     response_description="A page of jobs; `Link` contains the URL of the next page",
-    responses={**problem_responses(400, 412, 503), **NOT_MODIFIED},
+    responses={**problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
@@ -657,9 +658,7 @@ async def _list_lines(
     if others := request.query_params.keys() - _BATCH_OPTIONS:
         raise malformed(f"{min(others)}: this option cannot be given together with batch")
     services = services_of(request)
-    spec = await services.batch_store.spec(batch_id) if is_batch_id(batch_id) else None
-    if spec is None or wanted.tenant not in {None, spec.tenant}:
-        raise malformed(f"batch: there is no batch {batch_id[:100]!r}, or it has been deleted")
+    spec = await find_batch(request, batch_id, wanted.tenant)
     first = 1
     if cursor is not None:
         if (key := line_of(_parse_cursor(cursor))) is None or key.batch_id != batch_id:
