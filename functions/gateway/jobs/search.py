@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
@@ -103,7 +103,7 @@ class JobFilter:
         is_other_model = self.models is not None and found["model"] not in self.models
         if is_other_model or self.tenant not in {None, tenant_of(found)}:
             return False
-        if not self._matches_texts(found):
+        if not self.matches_texts(found):
             return False
         created_at = datetime.fromisoformat(found["created_at"])
         if self.created_after is not None and created_at < self.created_after:
@@ -116,8 +116,8 @@ class JobFilter:
         wants_end = self.code is not None or (self.status is not None and self.status.is_final)
         return wants_end is instance.runtime_status.is_final
 
-    def _matches_texts(self, found: Record) -> bool:
-        """Return whether the job has the label and the metadata of this filter."""
+    def matches_texts(self, found: Mapping[str, Any]) -> bool:
+        """Return whether a job or a batch has the label and the metadata of this filter."""
         if self.label is not None and not _is_match(self.label, found.get("label")):
             return False
         if self.metadata is None:

@@ -470,8 +470,42 @@ class TestList:
         last = await gateway.get(page["links"]["next"])
         assert [each["id"] for each in last["batches"]] == made[:1]
         assert last["next_cursor"] is None
-        found = await gateway.get("/v1/batches", label="batch 1")
-        assert [each["id"] for each in found["batches"]] == [made[1]]
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({"label": "batch 1"}, [1]),
+            ({"label": "batch*"}, [2, 1, 0]),
+            ({"label": "batch"}, []),
+            ({"metadata": "number=2"}, [2]),
+            ({"metadata": "number=*"}, [2, 1, 0]),
+            ({"model": "noop"}, [2, 1, 0]),
+            ({"model": "classifier"}, []),
+            ({"status": "validating"}, [2, 1]),
+            ({"status": "failed"}, [0]),
+            ({"created_after": "2026-03-01T12:00:01Z"}, [2, 1]),
+            ({"created_before": "2026-03-01T12:00:01Z"}, [0]),
+            ({"created_after": "2026-03-01T12:00:01Z", "label": "batch 0"}, []),
+        ],
+    )
+    async def test_search_finds_by_its_options(
+        self, gateway: RunningGateway, query: dict[str, str], expected: list[int]
+    ) -> None:
+        made = []
+        for number in range(3):
+            gateway.clock.now = gateway.clock.now.replace(second=number)
+            about = {"label": f"batch {number}", "metadata": {"number": str(number)}}
+            made.append((await create(gateway, **about)).json()["id"])
+        await set_state(gateway, made[0], BatchState(BatchStatus.FAILED))
+        page = await gateway.get("/v1/batches", **query)
+        assert [made.index(each["id"]) for each in page["batches"]] == expected
+
+    @pytest.mark.parametrize(
+        "query", ["status=done", "cursor=x", "label=", "metadata=x", "created_after=now", "x=1"]
+    )
+    async def test_wrong_option_is_refused(self, gateway: RunningGateway, query: str) -> None:
+        answer = await gateway.http.get(f"/v1/batches?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
     async def test_final_state_is_read_once(self, gateway: RunningGateway) -> None:
         batch_id = (await create(gateway)).json()["id"]

@@ -42,20 +42,22 @@ from gateway.http.requests import (
     noticing_hang_up,
     parse_limit,
     parse_prefer,
+    parse_time,
     refuse_unknown_query,
     require_scope,
     services_of,
     visible_tenant,
 )
 from gateway.http.responses import answer_conditionally, check_match, json_response
-from gateway.http.routes.jobs import TENANT_OPTION, link_to
+from gateway.http.routes.jobs import TENANT_OPTION, link_to, parse_label_filter, parse_pair
 from gateway.http.routes.submit import REPLAYED
 from gateway.jobs.lifecycle import when_caller_gone
-from gateway.jobs.search import ANY_ENDING
+from gateway.jobs.listing import id_at
+from gateway.jobs.search import JobFilter
 from gateway.keys import Scope
 from gateway.problems import HttpProblem, malformed
 from gateway.services import Services
-from gateway.submission.parse import check_coding
+from gateway.submission.parse import MAX_LABEL_CHARACTERS, check_coding
 from gateway.telemetry import traceparent_of
 
 MAX_EXAMINED: Final = 500
@@ -68,7 +70,12 @@ _AT_ONCE: Final = 20
 _RETRY_AFTER_SECONDS: Final = 1
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-_OPTIONS: Final = ("cursor", "label", "limit", "model", "status", "tenant")
+_OPTIONS: Final = (
+    *("created_after", "created_before", "cursor", "label", "limit", "metadata", "model"),
+    *("status", "tenant"),
+)
+# All ids are before this text.
+_LAST: Final = "g"
 # The ETag of an output that has no lines yet.
 _NOTHING_YET: Final = '"0"'
 _RANGE: Final = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII)
@@ -272,7 +279,26 @@ async def list_batches(  # noqa: PLR0913, PLR0917 - each query parameter is a pa
     ] = None,
     label: Annotated[
         str | None,
-        query_option("Only batches with this label. A `*` at the end stands for any further text."),
+        query_option(
+            "Only batches with this label. A `*` at the end stands for any further text.",
+            minLength=1,
+            maxLength=MAX_LABEL_CHARACTERS + 1,
+        ),
+    ] = None,
+    metadata: Annotated[
+        str | None,
+        query_option(
+            "Only batches with this `NAME=VALUE` in their metadata. A `*` at the end stands for "
+            "any further text."
+        ),
+    ] = None,
+    created_after: Annotated[
+        str | None,
+        query_option("Only batches that were created at this time or later.", format="date-time"),
+    ] = None,
+    created_before: Annotated[
+        str | None,
+        query_option("Only batches that were created before this time.", format="date-time"),
     ] = None,
     tenant: Annotated[str | None, TENANT_OPTION] = None,
     limit: Annotated[
@@ -287,9 +313,16 @@ async def list_batches(  # noqa: PLR0913, PLR0917 - each query parameter is a pa
         raise malformed(f"status: expected one of {', '.join(BatchStatus)}")
     if cursor is not None and not is_batch_id(cursor):
         raise malformed("cursor: this value is not valid; use the next_cursor of the previous page")
-    wanted = partial(_is_wanted, model=model, status=status, label=label)
+    texts = JobFilter(label=parse_label_filter(label), metadata=parse_pair(metadata))
+    wanted = partial(_is_wanted, texts=texts, model=model, status=status)
     limit_count, visible = parse_limit(limit), visible_tenant(request, tenant)
-    batches, next_cursor = await _read_page(request, visible, cursor, limit_count, wanted)
+    since = parse_time("created_after", created_after)
+    until = parse_time("created_before", created_before)
+    above = id_at(since) if since else ""
+    below = min(cursor or _LAST, id_at(until) if until else _LAST)
+    ids = await services_of(request).batches.store.ids(visible)
+    ids = [each for each in ids if above <= each < below]
+    batches, next_cursor = await _read_page(request, visible, ids, limit_count, wanted)
     given = {name: value for name, value in request.query_params.items() if name != "cursor"}
     following = next_cursor and f"{PATH}?{urlencode({**given, 'cursor': next_cursor})}"
     page: BatchListPage = {
@@ -302,26 +335,21 @@ async def list_batches(  # noqa: PLR0913, PLR0917 - each query parameter is a pa
 
 
 def _is_wanted(
-    batch: BatchResource, *, model: str | None, status: str | None, label: str | None
+    batch: BatchResource, *, texts: JobFilter, model: str | None, status: str | None
 ) -> bool:
-    own = batch["label"] or ""
-    is_labelled = label is None or own == label
-    if label is not None and label.endswith(ANY_ENDING):
-        is_labelled = own.startswith(label.removesuffix(ANY_ENDING))
     names = {batch["model"], f"{batch['model']}:{batch['version']}"}
-    return is_labelled and status in {None, batch["status"]} and model in {None, *names}
+    is_found = status in {None, batch["status"]} and model in {None, *names}
+    return is_found and texts.matches_texts(batch)
 
 
 async def _read_page(
     request: Request,
     tenant: str | None,
-    below: str | None,
+    ids: list[str],
     count: int,
     wanted: Callable[[BatchResource], bool],
 ) -> tuple[list[BatchResource], str | None]:
-    """Return the next wanted batches with ids below `below`, and the next cursor."""
-    ids = await services_of(request).batches.store.ids(tenant)
-    ids = [each for each in ids if below is None or each < below]
+    """Return the first of these batches that are wanted, and the next cursor."""
     examined = ids[:MAX_EXAMINED]
     found: list[BatchResource] = []
     for start in range(0, len(examined), _AT_ONCE):

@@ -630,8 +630,8 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
         models=_find_models(services.catalogue, model),
         status=_parse_status(status),
         code=_parse_code(code),
-        label=_parse_label(label),
-        metadata=_parse_pair(metadata),
+        label=parse_label_filter(label),
+        metadata=parse_pair(metadata),
         created_after=parse_time("created_after", created_after),
         created_before=parse_time("created_before", created_before),
         id=_parse_id(id),
@@ -710,13 +710,15 @@ def _parse_code(text: str | None) -> str | None:
     raise malformed(f"code: expected the code of a failed job, for example {known}")
 
 
-def _parse_pair(text: str | None) -> str | None:
+def parse_pair(text: str | None) -> str | None:
+    """Return the `NAME=VALUE` in the query parameter `metadata`; None if it is absent."""
     if text is None or "=" in text:
         return text
     raise malformed("metadata: expected NAME=VALUE, for example user=7")
 
 
-def _parse_label(text: str | None) -> str | None:
+def parse_label_filter(text: str | None) -> str | None:
+    """Return the text in the query parameter `label`; None if it is absent."""
     if text is None or 1 <= len(text) <= MAX_LABEL_CHARACTERS + len(ANY_ENDING):
         return text
     raise malformed(
