@@ -389,6 +389,9 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         str | None,
         typer.Option("--id", help="Only this job, or the first characters of its id and *."),
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="ID", help="The jobs of this batch's lines.")
+    ] = None,
     tenant: Annotated[
         str | None,
         typer.Option("--tenant", help="For operators: only this tenant, or * for all tenants."),
@@ -422,6 +425,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
                 created_after=after,
                 created_before=before,
                 job_id=job_id,
+                batch=batch,
                 tenant=tenant,
                 cursor=cursor,
             )

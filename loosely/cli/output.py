@@ -48,8 +48,8 @@ def job_summary(job: Job) -> Text:
     line.append(f"  {printable(job.id)}", "dim")
     if job.tenant is not None:
         line.append(f"  {printable(job.tenant)}", "blue")
-    if job.label is not None:
-        line.append(f"  {printable(job.label)}")
+    if (name := job.label or job.custom_id) is not None:
+        line.append(f"  {printable(name)}")
     return line
 
 
@@ -63,7 +63,8 @@ def job_details(job: Job) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_row("job", Text(printable(job.id)))
     table.add_row("model", Text(printable(_model_of(job))))
-    for name, text in (("label", job.label), ("tenant", job.tenant)):
+    about = (("label", job.label), ("batch", job.batch), ("line", job.custom_id))
+    for name, text in (*about, ("tenant", job.tenant)):
         if text is not None:
             table.add_row(name, Text(printable(text)))
     table.add_row("status", Text(printable(job.status), style=STATUS_STYLES.get(job.status, "")))

@@ -384,6 +384,7 @@ class ClientOperations(RequestSender):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         job_id: str | None = None,
+        batch: str | None = None,
         tenant: str | None = None,
     ) -> AsyncGenerator[Job, None]:
         """Yield the jobs that match all filters, newest first, with as many requests as needed.
@@ -400,6 +401,7 @@ class ClientOperations(RequestSender):
                 created_after=created_after,
                 created_before=created_before,
                 job_id=job_id,
+                batch=batch,
                 tenant=tenant,
                 cursor=cursor,
             )
@@ -419,6 +421,7 @@ class ClientOperations(RequestSender):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         job_id: str | None = None,
+        batch: str | None = None,
         tenant: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -434,6 +437,8 @@ class ClientOperations(RequestSender):
             created_after: Only jobs that were created at this time or later.
             created_before: Only jobs that were created before this time.
             job_id: Only the job with this id, or with the first characters before a ``*``.
+            batch: The jobs of the lines of this batch, in the order of the lines. Without this
+                filter, they are left out.
             tenant: Only jobs of this tenant; for operators ``"*"`` for all. Default: all tenants
                 for a key with the scope ``ops:read``, otherwise the key's own tenant.
             limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
@@ -449,6 +454,7 @@ class ClientOperations(RequestSender):
             "created_after": _time_text(created_after),
             "created_before": _time_text(created_before),
             "id": job_id,
+            "batch": batch,
             "tenant": tenant,
             "limit": None if limit is None else str(limit),
             "cursor": cursor or None,

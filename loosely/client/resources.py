@@ -162,6 +162,16 @@ class Job:
         return _text(self.document, "label")
 
     @property
+    def batch(self) -> str | None:
+        """The id of the batch of which the job is a line, or ``None``."""
+        return _text(self.document, "batch")
+
+    @property
+    def custom_id(self) -> str | None:
+        """The name of the line of a batch, or ``None`` if the job is no line."""
+        return _text(self.document, "custom_id")
+
+    @property
     def tenant(self) -> str | None:
         """The owner of the job, or ``None`` if the gateway does not show it to this caller."""
         return _text(self.document, "tenant")

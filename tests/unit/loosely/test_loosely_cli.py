@@ -290,6 +290,7 @@ def test_list_sends_filters(loosely: Run, gateway: ScriptedGateway) -> None:
         "--after": "2026-03-01T12:00:00Z",
         "--before": "2026-03-02T00:00:00+02:00",
         "--id": "0198*",
+        "--batch": "0199",
         "--tenant": "*",
         "--cursor": "c",
     }
@@ -303,6 +304,7 @@ def test_list_sends_filters(loosely: Run, gateway: ScriptedGateway) -> None:
         "created_after": ["2026-03-01T12:00:00+00:00"],
         "created_before": ["2026-03-02T00:00:00+02:00"],
         "id": ["0198*"],
+        "batch": ["0199"],
         "tenant": ["*"],
         "cursor": ["c"],
     }
