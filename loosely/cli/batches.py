@@ -29,7 +29,7 @@ from loosely.cli.output import (
 )
 from loosely.client.batches import BatchLines, Output
 from loosely.client.clients import Client
-from loosely.client.errors import BatchRefused, LooselyError
+from loosely.client.errors import BatchRefused, InvalidRequest, LooselyError, refused_line
 from loosely.client.resources import JobBatch
 from loosely.client.retry import Retry
 
@@ -197,9 +197,13 @@ def _lines_of(files: list[Path], out: Path | None) -> BatchLines:
 
 @contextmanager
 def _naming_file() -> Iterator[None]:
-    """Exit with wrong usage if a line or an input cannot be used."""
+    """Exit with wrong usage if an input cannot be read. Print the lines that are refused."""
     try:
         yield
+    except InvalidRequest as error:
+        for each in error.document.get("errors") or ():
+            typer.echo(printable(refused_line(each)), err=True)
+        raise
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
 
@@ -296,9 +300,7 @@ def batch_details(batch: JobBatch) -> RenderableType:
     for code, count in batch.error_codes.items():
         table.add_row("error", Text(f"{count} with {printable(code)}", "red"))
     for each in batch.errors:
-        where = f"line {each['line']}: " if each.get("line") else ""
-        text = f"{where}{each.get('code')}: {each.get('message')}"
-        table.add_row("refused", Text(printable(text), "red"))
+        table.add_row("refused", Text(printable(refused_line(each)), "red"))
     return table
 
 

@@ -27,9 +27,9 @@ Output: TypeAlias = Literal["results", "errors"]
 _JSON_LINES: Final = "application/jsonl"
 #: A larger input is uploaded, because its line would make the file large.
 _INLINE_BYTES: Final = 64 * 1024
-#: Up to so many lines and bytes are in the request. More are uploaded as a file.
+#: Up to so many lines and bytes are in the request, which no host refuses. More are uploaded.
 _MAX_ITEMS: Final = 1000
-_MAX_ITEM_BYTES: Final = 512 * 1024
+_MAX_ITEM_BYTES: Final = 200 * 1024
 #: How much of an output is in memory at once.
 _PART_BYTES: Final = 8 * 1024 * 1024
 #: Whether a file continues an output is seen from its first bytes.
@@ -161,7 +161,8 @@ class AsyncBatches(RequestSender):
         """Yield the results until now, in the order of the lines.
 
         Each is an object with ``custom_id``, ``job``, and ``result`` or ``result_link``. With
-        ``follow``, the iteration continues until the batch has ended.
+        ``follow``, the iteration continues until the batch has ended. Raises BatchRefused if the
+        gateway refused the lines.
         """
         async for line in self._read_lines(_id_of(batch), "results", follow=follow):
             yield line
@@ -219,7 +220,9 @@ class AsyncBatches(RequestSender):
     ) -> AsyncGenerator[dict[str, Any], None]:
         start, rest = 0, b""
         # The output of a batch that has ended is whole: so its state is read first.
-        async for _ in self._watch(batch_id, _WATCH_SECONDS if follow else 0):
+        async for latest in self._watch(batch_id, _WATCH_SECONDS if follow else 0):
+            if latest.status == "failed":
+                raise BatchRefused(latest)
             async for part in self._read_parts(batch_id, output, start):
                 start += len(part)
                 *whole, rest = (rest + part).split(b"\n")

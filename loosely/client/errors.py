@@ -88,13 +88,18 @@ class BatchRefused(LooselyError):
     """The gateway refused lines of ``batch``, whose ``errors`` list up to 100 of them."""
 
     def __init__(self, batch: JobBatch) -> None:
-        lines = [
-            f"line {each.get('line')}: {each.get('code')}: {each.get('message')}"
-            for each in batch.errors[:_SHOWN_LINES]
-        ]
+        lines = [refused_line(each) for each in batch.errors[:_SHOWN_LINES]]
         more = len(batch.errors) - len(lines)
         super().__init__("\n".join([*lines, *([f"and {more} more"] if more else [])]))
         self.batch = batch
+
+
+def refused_line(error: Mapping[str, Any]) -> str:
+    """Return one of the ``errors`` of a batch as a text with the line's number and name."""
+    name = error.get("custom_id")
+    where = f"line {error['line']}" if error.get("line") else "the file"
+    named = "" if name is None else f" ({name})"
+    return f"{where}{named}: {error.get('code')}: {error.get('message')}"
 
 
 class Problem(LooselyError):

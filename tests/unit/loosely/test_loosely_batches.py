@@ -190,6 +190,11 @@ class TestOutput:
     def test_results_are_those_until_now(self, batch: ScriptedBatch, batches: AnyClient) -> None:
         assert [line["result"] for line in batches.results(BATCH_ID)] == [0]
 
+    def test_of_refused_lines_raises(self, gateway: ScriptedGateway, batches: AnyClient) -> None:
+        gateway.responses = [json_response(200, batch_document("failed"))]
+        with pytest.raises(BatchRefused):
+            batches.results(BATCH_ID, follow=True)
+
     def test_survives_restart(self, gateway: ScriptedGateway, batches: AnyClient) -> None:
         gateway.answer = ScriptedBatch(gateway.url, failures=RESTART)
         assert len(batches.results(BATCH_ID, follow=True)) == 4

@@ -16,6 +16,7 @@ from tests.unit.loosely.scripted_gateway import (
     ScriptedGateway,
     ScriptedResponse,
     json_response,
+    problem_response,
 )
 
 
@@ -60,6 +61,14 @@ class TestSubmit:
         assert "line 2 is not JSON" in done.stderr
         assert gateway.requests == []
 
+    def test_refused_lines_are_named(self, batch: Run, gateway: ScriptedGateway) -> None:
+        errors = [{"line": 1, "custom_id": "a.jpg", "code": "invalid-input", "message": "no"}]
+        gateway.answer = lambda _: problem_response(422, "invalid-batch", "line 1", errors=errors)
+        done = batch("submit", "-", "-m", "noop", input="{}\n", exit_code=1)
+        first, last = done.stderr.splitlines()
+        assert first == "line 1 (a.jpg): invalid-input: no"
+        assert last.startswith("invalid-batch: line 1; correct the lines")
+
     def test_out_has_results_at_end(
         self, batch: Run, scripted: ScriptedBatch, tmp_path: Path
     ) -> None:
@@ -84,11 +93,11 @@ class TestWait:
         assert done.stderr == (f"see what failed with: loosely batch results {BATCH_ID} --errors\n")
 
     def test_refused_lines_are_shown(self, batch: Run, gateway: ScriptedGateway) -> None:
-        errors = [{"line": 2, "code": "duplicate-custom-id", "message": "a is there twice"}]
+        errors = [{"line": 2, "custom_id": "a", "code": "duplicate-custom-id", "message": "twice"}]
         shown = batch_document("failed", errors=errors)
         gateway.answer = lambda _: json_response(200, shown)
         done = batch("show", BATCH_ID, "--wait", exit_code=1)
-        assert "line 2: duplicate-custom-id: a is there twice" in done.stdout
+        assert "line 2 (a): duplicate-custom-id: twice" in done.stdout
 
     @pytest.mark.parametrize(
         ("command", "advice"),
