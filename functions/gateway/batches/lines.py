@@ -205,21 +205,27 @@ class BatchLines:
         entry = encode_end(key.number, outcome, model)
         await segment.writer.append(ends_blob(key.batch_id, index), entry)
         batch.ended |= 1 << key.number
-        recorded = outcome
+        recorded, is_sent = outcome, True
         if outcome.reply is None:
             await self._read_ends(key.batch_id, index, segment)
             _, first = await self._read_end(key, index, segment)
             if first is not None and outcome_to_json(first) != outcome_to_json(outcome):
                 recorded = first
+            state, _ = await self._store.state(key.batch_id)
+            is_sent = key.number <= state.sent
         self._waiters.notify(job_id, recorded)
-        if model is not None and recorded is outcome:
-            self._outcomes.count_end(model, outcome)
-            if outcome.status is JobStatus.FAILED:
-                code = LineEnd(key.number, model, outcome_to_json(outcome)).code
-                ended = {"model": model, "status": outcome.status, "error": {"code": code}}
-                log_failure(job_id, ended)
+        if model is not None and recorded is outcome and is_sent:
+            self._note_end(job_id, outcome, model)
         self._waker.wake(durable, key.batch_id)
         return recorded
+
+    def _note_end(self, job_id: str, outcome: JobOutcome, model: str) -> None:
+        """Count the end of a line that was sent, and log it if the line failed."""
+        self._outcomes.count_end(model, outcome)
+        if outcome.status is JobStatus.FAILED:
+            code = LineEnd(0, model, outcome_to_json(outcome)).code
+            ended = {"model": model, "status": outcome.status, "error": {"code": code}}
+            log_failure(job_id, ended)
 
     async def is_wanted(self, job_id: str) -> bool:
         """Return whether a reply of this line is wanted."""

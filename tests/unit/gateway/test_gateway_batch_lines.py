@@ -32,7 +32,7 @@ RESULT = {"result": {"json": {"n": 1}}}
 
 @dataclass
 class RunningBatch:
-    """A batch of five lines in two segments, whose custom ids are `c1` to `c5`."""
+    """A batch of five lines in two segments, whose custom ids are `c1` to `c5`. Four were sent."""
 
     gateway: RunningGateway
     spec: BatchSpec
@@ -70,7 +70,8 @@ class RunningBatch:
     async def write_state(self, status: BatchStatus) -> None:
         store = self.gateway.services.batch_store
         _, etag = await store.state(self.spec.id)
-        state = BatchState(status, SEGMENTS if status is not BatchStatus.VALIDATING else [])
+        segments = SEGMENTS if status is not BatchStatus.VALIDATING else []
+        state = BatchState(status, segments, sent=4 if segments else 0)
         assert await store.write_state(self.spec.id, state, etag)
 
 
@@ -281,6 +282,11 @@ class TestCancelledLine:
         assert (await self.cancel(batch, 2)).status_code == 202
         assert (await batch.shown(2))["status"] == "cancelled"
         assert (await batch.reply(2)).status_code == 410
+
+    async def test_is_counted_if_it_was_sent(self, batch: RunningBatch) -> None:
+        await self.cancel(batch, 2)
+        await self.cancel(batch, 5)
+        assert batch.gateway.services.counters.totals["noop"].cancelled == 1
 
     async def test_is_not_wanted(self, batch: RunningBatch) -> None:
         await self.cancel(batch, 2)
