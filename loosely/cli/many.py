@@ -22,6 +22,7 @@ from loosely.client.resources import Job, Result, decode_json
 #: A file with this extension gets all results, one on each line. Other paths are folders.
 LINES = ".jsonl"
 STDIN = Path("-")
+_LINE_START = b'{"custom_id"'
 
 
 def name_files(files: Sequence[Path], out: Path | None = None) -> Collection[tuple[str, Path]]:
@@ -156,17 +157,30 @@ def open_results(out: Path | None) -> Iterator[ResultWriter]:
 
 
 def _keep_succeeded(path: Path) -> set[str]:
-    """Remove all but the complete lines of inputs that succeeded, and return their names."""
+    """Remove all but the complete lines of inputs that succeeded, and return their names.
+
+    Raises BadParameter if a line is no result: the file may be another one by mistake.
+    """
     names: set[str] = set()
     if not path.exists():
         return names
     part = path.with_name(f".{path.name}.part")
     with path.open("rb") as old, part.open("wb") as new:
         for line in old:
-            found = decode_json(line)
-            if isinstance(found, dict) and found.get("status") == "succeeded":
-                names.add(str(found.get("custom_id")))
-                new.write(line)
+            match decode_json(line):
+                case {"custom_id": str(name), "status": "succeeded"}:
+                    names.add(name)
+                    new.write(line)
+                case {"custom_id": str(), "status": str()}:
+                    pass
+                case None if line.startswith(_LINE_START) and not line.endswith(b"\n"):
+                    pass  # a killed command wrote a part of it
+                case _:
+                    part.unlink()
+                    raise typer.BadParameter(
+                        f"{path} has lines that are no results: choose another file",
+                        param_hint="--out",
+                    )
     part.replace(path)
     return names
 

@@ -137,6 +137,13 @@ class TestLines:
         assert (found["a.txt"]["result"], found["b/a.txt"]["result"]) == ("old", "b/a.txt")
         assert [request.body for request in gateway.requests] == [b"b/a.txt"]
 
+    @pytest.mark.parametrize("own", ['{"custom_id": "a", "input": {}}', "mine", "mine\n"])
+    def test_other_file_is_kept(self, many: Run, tmp_path: Path, own: str) -> None:
+        (tmp_path / "out.jsonl").write_text(own)
+        assert "no results" in many("in", "--out", "out.jsonl", exit_code=2).stderr
+        assert (tmp_path / "out.jsonl").read_text() == own
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.jsonl"]
+
     def test_go_to_standard_output_without_out(self, many: Run) -> None:
         found = [json.loads(line) for line in many("in/a.txt", "in/b/a.txt").stdout.splitlines()]
         assert {line["custom_id"] for line in found} == {"in/a.txt", "in/b/a.txt"}
