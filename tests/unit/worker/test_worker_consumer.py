@@ -287,3 +287,15 @@ def test_notes_are_dropped_while_too_many_wait(jobs: RecordedJobs) -> None:
     answers.set()
     notes.wait(30)
     assert len(jobs.blobs.blobs) == MAX_WAITING_COUNT
+
+
+def test_replies_of_low_jobs_do_not_delay_others(jobs: RecordedJobs) -> None:
+    unreachable = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?token=t")
+    for number in range(40):
+        low = jobs.job(reply_to=unreachable, sequence_number=number, queue="noop-low")
+        jobs.consumer.end_job(low, InferenceFailed("the worker repeats this reply"))
+    normal = jobs.job(sequence_number=40)
+    jobs.consumer.end_job(normal, InferenceFailed("nobody gets this"))
+    assert jobs.has_settled.wait(10)
+    jobs.now = 100.0  # the locks are lost, which ends the repeats
+    assert jobs.settled[0].delivery is normal.delivery
