@@ -26,7 +26,7 @@ from lab.storm.run import Storm, in_background
 MODEL = "counting"
 OUTPUTS = ("results", "errors")
 _SWEEP_PAUSE_SECONDS = 0.5
-_MODEL_MS = (5, 20, 50)
+_MODEL_MS = (20, 50, 80)
 _FAILING_SHARE, _LARGE_SHARE = 0.05, 0.04
 _LARGE_BYTES = 80_000
 _FAILING_INPUT = "an input that the model cannot read"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.batches.model import SEGMENT_LINES
+from gateway.batches.step import MAX_WINDOW, MIN_WINDOW
 from gateway.batches.wake import EVENTS_A_SECOND, PAUSE_SECONDS
 from lab.capacity.batches import (
     ACTIONS_PER_STEP,
@@ -78,3 +79,4 @@ def test_paces_are_those_of_the_gateway() -> None:
     text = " ".join(CAPACITY.split())
     assert f"the steps of {batches} batches at their full pace" in text
     assert f"at most {EVENTS_A_SECOND} events a second" in text
+    assert f"has {MIN_WINDOW} to {MAX_WINDOW:,} lines in its queue" in text

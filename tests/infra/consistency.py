@@ -17,6 +17,7 @@ from contract.queues import (
     config,
 )
 from contract.warm import parse_period
+from gateway.batches.step import SLICE_SECONDS
 from gateway.dead_letters.bulk import ACTION_TIME
 from gateway.housekeeping import STEP_SECONDS
 from gateway.http.event_stream import BLOCKED_SECONDS, LONGEST_STREAM_SECONDS
@@ -497,6 +498,7 @@ def everything_ends_long_before_the_function_timeout(files: DeploymentFiles) -> 
         "a stream": LONGEST_STREAM_SECONDS + BLOCKED_SECONDS,
         "a caller's wait": MAX_WAIT_SECONDS,
         "an attempt of a webhook": ATTEMPT_SECONDS,
+        "a step of a batch": SLICE_SECONDS,
         "the housekeeping": len(steps) * STEP_SECONDS,
         "a change of dead letters": ACTION_TIME.total_seconds(),
     }
