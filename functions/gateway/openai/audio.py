@@ -4,7 +4,7 @@ from typing import Final
 
 from contract import media
 from contract.catalogue import ModelEntry
-from gateway.openai.calls import CallResult, Members, Operation, Shown, no_result, refused
+from gateway.openai.calls import ApiOperation, CallResult, Members, Shown, no_result, refused
 
 _TRANSCRIPTS: Final = (None, "json", "text", "verbose_json")
 _FORMATS: Final = {
@@ -67,10 +67,10 @@ def _show_speech(_: Members, result: CallResult) -> Shown:
     return result
 
 
-TRANSCRIPTIONS: Final = Operation(
+TRANSCRIPTIONS: Final = ApiOperation(
     "audio.transcriptions", _check_transcription, _show_transcription, files=("file",)
 )
 """The model gets the recording, and returns a text, or an object with `text`."""
 
-SPEECH: Final = Operation("audio.speech", _check_speech, _show_speech)
+SPEECH: Final = ApiOperation("audio.speech", _check_speech, _show_speech)
 """The model gets the call's JSON, and returns audio."""

@@ -86,7 +86,7 @@ Shown = Members | str | CallResult
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class ApiOperation:
     """An operation of the API, by its name in the catalogue.
 
     `check` raises HttpProblem if the members are invalid, and returns those that the model gets.
@@ -138,7 +138,7 @@ def no_result(what: str) -> HttpProblem:
 
 def read_call(  # noqa: PLR0913 - a call, and whose it is
     catalogue: Catalogue,
-    operation: Operation,
+    operation: ApiOperation,
     members: Members,
     *,
     tenant: str,
@@ -176,7 +176,7 @@ def read_call(  # noqa: PLR0913 - a call, and whose it is
     )
 
 
-def _find_model(catalogue: Catalogue, operation: Operation, name: Json) -> ModelEntry:
+def _find_model(catalogue: Catalogue, operation: ApiOperation, name: Json) -> ModelEntry:
     if not isinstance(name, str):
         raise refused("model", "expected the name of a model")
     try:
@@ -198,7 +198,7 @@ def _encode(members: Members) -> bytes:
 
 
 def _take_inputs(
-    operation: Operation, model: ModelEntry, members: Members
+    operation: ApiOperation, model: ModelEntry, members: Members
 ) -> tuple[dict[str | None, SubmittedInput], Members]:
     """Return the inputs in the files of a call, and its other members."""
     inputs: dict[str | None, SubmittedInput] = {}

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, Final
 
 from contract.catalogue import ModelEntry
-from gateway.openai.calls import CallResult, Members, Operation, Shown, no_result, refused
+from gateway.openai.calls import ApiOperation, CallResult, Members, Shown, no_result, refused
 
 
 def text_of(found: Any) -> str:
@@ -110,10 +110,10 @@ def _show(shape: type[ChatShape], asked: Members, result: CallResult) -> Shown:
     return made.whole(text_of(found), usage_of(found))
 
 
-CHAT: Final = Operation(
+CHAT: Final = ApiOperation(
     "chat.completions", partial(_check, "messages"), partial(_show, ChatShape), has_metadata=True
 )
-COMPLETIONS: Final = Operation(
+COMPLETIONS: Final = ApiOperation(
     "completions", partial(_check, "prompt"), partial(_show, TextShape), has_metadata=True
 )
 """The model gets the call's JSON. It returns a text, or the object of the API."""

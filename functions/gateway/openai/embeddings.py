@@ -5,7 +5,7 @@ import struct
 from typing import Any, Final
 
 from contract.catalogue import ModelEntry
-from gateway.openai.calls import CallResult, Members, Operation, Shown, no_result, refused
+from gateway.openai.calls import ApiOperation, CallResult, Members, Shown, no_result, refused
 
 _ENCODINGS: Final = (None, "float", "base64")
 
@@ -64,5 +64,5 @@ def _encode(vector: list[float]) -> str:
         raise no_result("the model returned a number that 32 bits cannot hold") from None
 
 
-EMBEDDINGS: Final = Operation("embeddings", _check, _show)
+EMBEDDINGS: Final = ApiOperation("embeddings", _check, _show)
 """The model gets the call's JSON, and returns a vector or a list of vectors."""

@@ -4,7 +4,7 @@ import base64
 from typing import Final
 
 from contract.catalogue import ModelEntry
-from gateway.openai.calls import CallResult, Members, Operation, Shown, no_result, refused
+from gateway.openai.calls import ApiOperation, CallResult, Members, Shown, no_result, refused
 
 _FORMATS: Final = (None, "b64_json", "url")
 
@@ -38,8 +38,10 @@ def _show(asked: Members, result: CallResult) -> Shown:
     return {"created": result.created, "data": [{member: each} for each in found]}
 
 
-GENERATIONS: Final = Operation("images.generations", _check, _show)
+GENERATIONS: Final = ApiOperation("images.generations", _check, _show)
 """The model gets the call's JSON, and returns an image, or a list of images in base64."""
 
-EDITS: Final = Operation("images.edits", _check, _show, files=("image", "mask"), takes_several=True)
+EDITS: Final = ApiOperation(
+    "images.edits", _check, _show, files=("image", "mask"), takes_several=True
+)
 """The job's input is the image; its named inputs are `mask`, and `image_2` and so on."""

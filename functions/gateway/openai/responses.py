@@ -5,7 +5,7 @@ from typing import Any, Final
 from contract.catalogue import ModelEntry
 from contract.messages import FailureCode
 from gateway.jobs.model import JobStatus, Record
-from gateway.openai.calls import CallResult, Members, Operation, created_of, refused
+from gateway.openai.calls import ApiOperation, CallResult, Members, created_of, refused
 from gateway.openai.chat import text_of, usage_of
 
 _STATELESS: Final = ("conversation", "previous_response_id")
@@ -92,7 +92,7 @@ def _check(_: ModelEntry, asked: Members) -> Members:
     return {name: each for name, each in asked.items() if name != "background"}
 
 
-RESPONSES: Final = Operation(
+RESPONSES: Final = ApiOperation(
     "responses", _check, lambda _, result: complete(result), has_metadata=True
 )
 """The model gets the call's JSON without `background`. It returns a text, or the API's object."""

@@ -30,7 +30,15 @@ from gateway.http.requests import (
 from gateway.http.responses import json_response
 from gateway.jobs.model import Record, is_final
 from gateway.json_text import parse_json
-from gateway.openai.calls import CallResult, Members, Operation, Shown, kept, read_call, read_result
+from gateway.openai.calls import (
+    ApiOperation,
+    CallResult,
+    Members,
+    Shown,
+    kept,
+    read_call,
+    read_result,
+)
 from gateway.problems import HttpProblem, malformed
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.create import SubmittedJob
@@ -39,7 +47,7 @@ from gateway.telemetry import traceparent_of
 
 
 async def read_job(
-    request: Request, operation: Operation, held: HeldBytes
+    request: Request, operation: ApiOperation, held: HeldBytes
 ) -> tuple[Members, NewJob]:
     """Return the members of a call that are needed later, and its job."""
     refuse_unknown_query(request)

@@ -15,7 +15,7 @@ from gateway.http.openai.streams import DONE, encode_data, encode_error, stream_
 from gateway.http.requests import TextRoute, caller_of, services_of
 from gateway.jobs.model import Record
 from gateway.openai.audio import SPEECH, TRANSCRIPTIONS
-from gateway.openai.calls import CallResult, Members, Operation, created_of
+from gateway.openai.calls import ApiOperation, CallResult, Members, created_of
 from gateway.openai.chat import CHAT, COMPLETIONS, ChatShape, TextShape, text_of, usage_of
 from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.errors import PREFIX
@@ -25,7 +25,7 @@ from gateway.problems import HttpProblem
 router = APIRouter(tags=["openai"], route_class=TextRoute, include_in_schema=False)
 
 
-def _add_route(operation: Operation, shape: type[ChatShape] | None = None) -> None:
+def _add_route(operation: ApiOperation, shape: type[ChatShape] | None = None) -> None:
     """Add the route of an operation, which can be streamed if its chunks have a shape."""
 
     async def answer(request: Request) -> Response:
