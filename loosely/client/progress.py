@@ -35,13 +35,14 @@ class ProgressBar:
 
     def add(self, *, is_failed: bool) -> None:
         """Count one more that has ended."""
+        self._first = 0
         self.show(self._done + 1, self._failed + is_failed)
 
     def show(self, done: int, failed: int, total: int | None = None) -> None:
         """Show how many have ended, how many of these have failed, and how many there are."""
         self._done, self._failed = done, failed
         # What ended before, for example of a batch, does not count for the rate.
-        self._first = done - 1 if self._first is None else self._first
+        self._first = done if self._first is None else self._first
         if self._progress is not None:
             rate = (done - self._first) / max(self._clock() - self._started_at, 0.001)
             note = f"{rate:.1f}/s"
