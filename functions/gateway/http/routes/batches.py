@@ -69,7 +69,7 @@ MAX_DIRECT_BYTES: Final = 1024 * 1024
 _AT_ONCE: Final = 20
 _RETRY_AFTER_SECONDS: Final = 1
 _FIRST_PAUSE_SECONDS: Final = 0.1
-_LONGEST_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 _OPTIONS: Final = (
     *("created_after", "created_before", "cursor", "label", "limit", "metadata", "model"),
     *("status", "tenant"),
@@ -320,9 +320,12 @@ async def list_batches(  # noqa: PLR0913, PLR0917 - each query parameter is a pa
     until = parse_time("created_before", created_before)
     above = id_at(since) if since else ""
     below = min(cursor or _LAST, id_at(until) if until else _LAST)
-    ids = await services_of(request).batches.store.ids(visible)
-    ids = [each for each in ids if above <= each < below]
-    batches, next_cursor = await _read_page(request, visible, ids, limit_count, wanted)
+    services = services_of(request)
+    # As in a search for jobs, a tenant reads one page at a time.
+    async with services.search.locks.setdefault(caller_of(request).tenant, asyncio.Lock()):
+        ids = await services.batches.store.ids(visible)
+        ids = [each for each in ids if above <= each < below]
+        batches, next_cursor = await _read_page(request, visible, ids, limit_count, wanted)
     given = {name: value for name, value in request.query_params.items() if name != "cursor"}
     following = next_cursor and f"{PATH}?{urlencode({**given, 'cursor': next_cursor})}"
     page: BatchListPage = {
