@@ -11,12 +11,13 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from contract import media
 from contract.errors import ForbiddenAddress
@@ -32,11 +33,11 @@ from gateway.batches.model import (
 )
 from gateway.batches.store import segment_blob
 from gateway.bodies import LargeBodies
-from gateway.errors import MissingPayload
+from gateway.errors import MissingPayload, Unavailable
 from gateway.jobs.model import Record
 from gateway.json_text import parse_json
 from gateway.problems import HttpProblem, invalid_input
-from gateway.storage.blobs import Blobs
+from gateway.storage.blobs import BlobProperties, Blobs
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import JobCreator, PreparedJob
 from gateway.submission.parse import BatchTimes, NewJob, has_surrogate
@@ -58,6 +59,13 @@ MAX_CUSTOM_ID_CHARACTERS: Final = 512
 
 PIECE_BYTES: Final = 512 * 1024
 """The size in bytes of the pieces in which a file is read."""
+
+LARGE_FILE_BYTES: Final = 2 * PIECE_BYTES
+MAX_LARGE_FILES: Final = 4
+"""How many files with more bytes than this are checked at once; of a tenant only one."""
+
+TURN_SECONDS: Final = 60.0
+"""How long such a file waits for others. Then its batch tries again."""
 
 _MAX_MESSAGE_CHARACTERS: Final = 500
 # A piece of this size is checked on the event loop, in a few milliseconds.
@@ -98,7 +106,7 @@ class LineReader:
     def read(self, data: bytes, *, is_end: bool) -> Iterator[tuple[int, bytes]]:
         """Yield the next lines that are not blank, without line ends. Raises UnreadableFile.
 
-        `data` is the next piece of the file after `rest`, or what follows it at the end.
+        `data` is `rest` with the next piece of the file, which is the last one if `is_end`.
         """
         self.rest = b""
         if not self._is_recognised:
@@ -307,6 +315,7 @@ class LineIntake:
         self._creator = creator
         self._native = native
         self._openai = openai
+        self._turns = _LargeFiles()
 
     def form_of(self, spec: BatchSpec) -> LineForm:
         """Return the form of a batch's lines."""
@@ -326,33 +335,45 @@ class LineIntake:
     async def validate(self, spec: BatchSpec) -> CheckedFile:
         """Check the file of a batch, and store its lines in segments.
 
-        May run twice, also at once: both times it stores the same.
+        May run twice, also at once: both times it stores the same. Raises Unavailable also if too
+        many other large files are being checked.
         """
-        reader = LineReader()
-        checker = LineChecker(spec, self.form_of(spec), self._creator.settings.guard)
-        segments = _Segments(self._payloads, spec.id)
-        problems: list[LineProblem] = []
+        segments, problems = _Segments(self._payloads, spec.id), list[LineProblem]()
         try:
-            async with aclosing(self._read_pieces(spec)) as pieces:
-                async for piece, is_end in pieces:
-                    # The thread of large bodies checks, so that other requests are served.
-                    data = reader.rest + piece
-                    check = partial(_check_lines, reader, checker, is_end)
-                    found = await self._bodies.parse(spec.tenant, data, check, _SMALL_BYTES)
-                    problems += await self._find_stored(spec, found.lines)
-                    problems += found.problems
-                    if found.fatal is not None:
-                        raise found.fatal
-                    if len(problems) >= MAX_PROBLEMS:
-                        break
-                    if not problems:
-                        await segments.add(found.lines)
+            file = await self._find_file(spec)
+            async with self._turns.take(spec.tenant, file.size_bytes):
+                await self._check_file(spec, file, segments, problems)
         except UnreadableFile as error:
             problems.append(error.problem)
         if problems:
             return CheckedFile([], sorted(problems, key=lambda each: each.line)[:MAX_PROBLEMS])
         await segments.flush()
         return CheckedFile(segments.counts, [])
+
+    async def _check_file(
+        self,
+        spec: BatchSpec,
+        file: BlobProperties,
+        segments: "_Segments",
+        problems: list[LineProblem],
+    ) -> None:
+        """Add the lines of a file to the segments, or what is wrong with them to `problems`."""
+        reader = LineReader()
+        checker = LineChecker(spec, self.form_of(spec), self._creator.settings.guard)
+        async with aclosing(self._read_pieces(spec.blob, file)) as pieces:
+            async for piece, is_end in pieces:
+                # The thread of large bodies checks, so that other requests are served.
+                data = reader.rest + piece
+                check = partial(_check_lines, reader, checker, is_end)
+                found = await self._bodies.parse(spec.tenant, data, check, _SMALL_BYTES)
+                problems += await self._find_stored(spec, found.lines)
+                problems += found.problems
+                if found.fatal is not None:
+                    raise found.fatal
+                if len(problems) >= MAX_PROBLEMS:
+                    return
+                if not problems:
+                    await segments.add(found.lines)
 
     async def check_items(self, spec: BatchSpec, items: list[bytes]) -> list[LineProblem]:
         """Return what is wrong with the items of a request, numbered from 1."""
@@ -367,11 +388,8 @@ class LineIntake:
         problems += await self._find_stored(spec, lines)
         return sorted(problems, key=lambda each: each.line)[:MAX_PROBLEMS]
 
-    async def _read_pieces(self, spec: BatchSpec) -> AsyncGenerator[tuple[bytes, bool]]:
-        """Yield the pieces of a batch's file, and whether the piece is the last one.
-
-        The next piece is read while the caller uses one. Raises UnreadableFile.
-        """
+    async def _find_file(self, spec: BatchSpec) -> BlobProperties:
+        """Return the properties of a batch's file. Raises UnreadableFile if it is of no use."""
         found = await self._blobs.look(spec.blob)
         if found is None or spec.etag not in {None, found.etag}:
             raise UnreadableFile(
@@ -379,14 +397,23 @@ class LineIntake:
             )
         if found.size_bytes > MAX_FILE_BYTES:
             raise UnreadableFile(0, "file-too-large", FILE_TOO_LARGE)
-        read = partial(self._blobs.read_version, spec.blob, max_bytes=PIECE_BYTES, etag=found.etag)
+        return found
+
+    async def _read_pieces(
+        self, blob: str, file: BlobProperties
+    ) -> AsyncGenerator[tuple[bytes, bool]]:
+        """Yield the pieces of a file, and whether the piece is the last one.
+
+        The next piece is read while the caller uses one. Raises UnreadableFile.
+        """
+        read = partial(self._blobs.read_version, blob, max_bytes=PIECE_BYTES, etag=file.etag)
         offset = 0
         reading = asyncio.create_task(read(offset))
         try:
             while True:
                 piece = await reading
                 offset += len(piece)
-                is_end = offset >= found.size_bytes or not piece
+                is_end = offset >= file.size_bytes or not piece
                 if not is_end:
                     reading = asyncio.create_task(read(offset))
                 yield piece, is_end
@@ -449,6 +476,30 @@ def _check_lines(
     except UnreadableFile as error:
         found.fatal = error
     return found
+
+
+class _LargeFiles:
+    """Limits how many large files are checked at once: their lines need memory."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MAX_LARGE_FILES)
+        # A lock is deleted when nobody uses it.
+        self._tenants: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def take(self, tenant: str, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until a file of this size may be checked. Raises Unavailable if it takes long."""
+        async with AsyncExitStack() as turn:
+            if size_bytes > LARGE_FILE_BYTES:
+                # The tenant's own files wait for each other, and not the files of others for them.
+                lock = self._tenants.setdefault(tenant, asyncio.Lock())
+                try:
+                    async with asyncio.timeout(TURN_SECONDS):
+                        await turn.enter_async_context(lock)
+                        await turn.enter_async_context(self._all)
+                except TimeoutError:
+                    raise Unavailable("files", "other files are being checked") from None
+            yield
 
 
 class _Segments:

@@ -1,9 +1,11 @@
 """Test files of batches: what is harmless is accepted, and all else is refused by its line."""
 
+import asyncio
 import gzip
 import json
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -175,6 +177,34 @@ class TestUploads:
         gateway.clock.now = gateway.clock.now.replace(day=5)
         job = await gateway.services.intake.prepare(spec, 1, line(upload=upload))
         assert job.request.input.media_type == "application/octet-stream"
+
+
+class TestTurns:
+    LINES: ClassVar = b"\n".join(line(f"{n}", input={"text": "x" * 500}) for n in range(3000))
+
+    async def check(self, gateway: RunningGateway, tenant: str = "") -> CheckedFile:
+        spec = replace(spec_of(gateway), tenant=tenant)
+        return await gateway.services.intake.validate(spec)
+
+    async def test_large_file_waits_for_its_turn(
+        self, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(intake, "TURN_SECONDS", 0.0)
+        gateway.blobs.put(FILE, self.LINES)
+        same = await asyncio.gather(
+            *(self.check(gateway) for _ in range(2)), return_exceptions=True
+        )
+        assert sorted(type(each).__name__ for each in same) == ["CheckedFile", "Unavailable"]
+        others = await asyncio.gather(*(self.check(gateway, name) for name in "abcd"))
+        assert [sum(each.segments) for each in others] == [3000] * 4
+
+    async def test_small_file_does_not_wait(
+        self, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(intake, "TURN_SECONDS", 0.0)
+        gateway.blobs.put(FILE, GOOD)
+        found = await asyncio.gather(*(self.check(gateway) for _ in range(8)))
+        assert [each.segments for each in found] == [[2]] * 8
 
 
 class TestMemory:
