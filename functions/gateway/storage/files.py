@@ -186,7 +186,9 @@ class FileStore:
         return upload.file
 
     async def cancel(self, tenant: str, upload: FileUpload) -> None:
-        """Forget an upload and its parts, unless it is completed."""
+        """Forget an upload and its parts. Raises `invalid-input` if it is completed."""
+        if await self._read(tenant, upload.file.id) is not None:
+            raise invalid_input(f"the upload {upload.id} is completed; delete its file instead")
         blob = _blob(tenant, upload.file.id)
         await self._blobs.delete(blob + _UPLOAD)
         await self._payloads.discard_blocks(blob)

@@ -78,6 +78,30 @@ async function store() {
   await assert.rejects(client.files.retrieve(made.id), OpenAI.NotFoundError);
 }
 
+async function batch() {
+  const url = "/v1/embeddings";
+  const lines = Array.from({ length: 20 }, (_, number) => JSON.stringify({
+    custom_id: `line ${number}`, method: "POST", url,
+    body: { model: "embedder", input: `text ${number}` },
+  }));
+  const file = await client.files.create({
+    file: await OpenAI.toFile(Buffer.from(lines.join("\n")), "lines.jsonl"), purpose: "batch",
+  });
+  const asked = { input_file_id: file.id, endpoint: url, completion_window: "24h" };
+  let made = await client.batches.create(asked);
+  while (!["completed", "failed"].includes(made.status)) {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    made = await client.batches.retrieve(made.id);
+  }
+  assert.deepEqual(made.request_counts, { total: 20, completed: 20, failed: 0 });
+  const output = await (await client.files.content(made.output_file_id)).text();
+  const found = output.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(
+    found.map((line) => line.custom_id), lines.map((line) => JSON.parse(line).custom_id),
+  );
+  assert.ok(found.every((line) => line.response.body.data[0].embedding.length === 32));
+}
+
 for (let start = 0; start < chats.length; start += 3) {
   const [model, prompt, expected] = chats.slice(start, start + 3);
   await chat(model, prompt, expected);
@@ -85,3 +109,4 @@ for (let start = 0; start < chats.length; start += 3) {
 }
 await make();
 await store();
+await batch();

@@ -388,6 +388,14 @@ class TestUpload:
             await client.uploads.parts.create(upload_id, data=b"ab")
         assert not gateway.payloads.blocks
 
+    async def test_completed_upload_is_not_cancelled(self, client: AsyncOpenAI) -> None:
+        upload_id = await self.begin(client)
+        part = (await client.uploads.parts.create(upload_id, data=b"ab")).id
+        done = await client.uploads.complete(upload_id, part_ids=[part])
+        with pytest.raises(openai.UnprocessableEntityError, match="is completed"):
+            await client.uploads.cancel(upload_id)
+        assert await client.uploads.complete(upload_id, part_ids=[part]) == done
+
     async def test_late_part_is_refused(self, gateway: RunningGateway, client: AsyncOpenAI) -> None:
         upload_id = await self.begin(client)
         gateway.clock.now += timedelta(hours=1)
