@@ -194,7 +194,8 @@ def _parse_webhook(given: Json) -> str | None:
 def invalid_batch(found: list[LineProblem]) -> HttpProblem:
     """Return the problem `invalid-batch`, which lists the refused lines."""
     first = found[0]
-    where = f"line {first.line}: " if first.line else ""
+    named = f" ({first.custom_id!r})" if first.custom_id else ""
+    where = f"line {first.line}{named}: " if first.line else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return HttpProblem(
         problems.INVALID_BATCH, f"{where}{first.message}{more}", errors=line_errors(found)

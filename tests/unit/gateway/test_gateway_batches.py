@@ -105,7 +105,10 @@ class TestCreate:
             (2, "duplicate-custom-id"),
             (3, "malformed-request"),
         ]
+        assert problem["detail"].startswith("line 2: custom_id: line 1 has the same")
         assert not gateway.durable.runs
+        answer = await create(gateway, items=[line("cat.jpg", more=1)])
+        assert answer.json()["detail"].startswith("line 1 ('cat.jpg'): unknown member more")
 
     async def test_uploaded_file_is_accepted(self, gateway: RunningGateway) -> None:
         name = await upload(gateway, json.dumps(line()).encode())
