@@ -149,6 +149,7 @@ class Services:
             self.batch_store,
             self.intake,
             LineSender(self.intake, self.creator, self.counters),
+            catalogue,
             states,
             self.outcomes,
             clock,

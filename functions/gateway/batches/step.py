@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from contract.catalogue import split_name
+from contract.catalogue import Catalogue, split_name
 from contract.messages import FailureCode, JobError, Stage, format_time
 from contract.queues import LOW_PRIORITY_MESSAGES_PER_WORKER
 from gateway.batches.ends import encode_end, parse_end
@@ -49,7 +49,7 @@ MAX_WINDOW: Final = 1000
 WINDOW_SECONDS: Final = 3.0
 """The window has as many lines as end in this time, within these limits.
 
-It has also as many as let KEDA start one more worker: without it, a long batch would run on one.
+It also has as many as let KEDA start one more worker: without it, a long batch would run on one.
 """
 
 SENT_AT_ONCE: Final = 100
@@ -57,6 +57,9 @@ SENT_AT_ONCE: Final = 100
 
 SLICE_SECONDS: Final = 20.0
 """After what time a step leaves the rest to the next one."""
+
+PLACES_FILLED: Final = 2
+"""The window has at least so many times the jobs that a worker runs at once: half of them wait."""
 
 MAX_CODES: Final = 100
 OTHER_CODES: Final = "other"
@@ -141,6 +144,7 @@ class BatchSteps:
         store: BatchStore,
         intake: LineIntake,
         sender: LineSender,
+        catalogue: Catalogue,
         states: ModelStates,
         outcomes: OutcomeStore,
         clock: Clock,
@@ -149,6 +153,7 @@ class BatchSteps:
         self._store = store
         self._intake = intake
         self._sender = sender
+        self._catalogue = catalogue
         self._states = states
         self._outcomes = outcomes
         self._clock = clock
@@ -375,10 +380,14 @@ class BatchSteps:
     async def _find_window(self, run: _Run) -> int:
         """Return how many lines may be in flight."""
         workers = await self._states.ready_count(split_name(run.spec.model)[0])
-        lines = WINDOW_SECONDS * (run.state.rate or 0.0)
-        if workers is not None:
-            lines = max(lines, LOW_PRIORITY_MESSAGES_PER_WORKER * (workers + 1))
-        return max(MIN_WINDOW, min(MAX_WINDOW, round(lines)))
+        model = self._catalogue.get(run.spec.model)
+        at_once = max(model.max_concurrent_jobs, model.max_batch_size) if model else 0
+        lines = (
+            WINDOW_SECONDS * (run.state.rate or 0.0),
+            LOW_PRIORITY_MESSAGES_PER_WORKER * ((workers or 0) + 1),
+            PLACES_FILLED * at_once,
+        )
+        return max(MIN_WINDOW, min(MAX_WINDOW, round(max(lines))))
 
     async def _read_lines(self, batch_id: str, index: int) -> list[bytes]:
         """Return the lines of a segment, which stay in memory for the next steps."""

@@ -142,6 +142,7 @@ class World:
             BatchStore(self.blobs),
             intake,
             LineSender(intake, creator, services.counters),
+            services.catalogue,
             creator.states,
             services.outcomes,
             self.gateway.clock,
@@ -249,6 +250,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make segments, windows and appends so small that few lines need many of them."""
     monkeypatch.setattr(intake, "SEGMENT_LINES", 7)
     monkeypatch.setattr(step, "MIN_WINDOW", 10)
+    monkeypatch.setattr(step, "PLACES_FILLED", 0)
+    monkeypatch.setattr(step, "LOW_PRIORITY_MESSAGES_PER_WORKER", 6)
     monkeypatch.setattr(step, "SENT_AT_ONCE", 4)
     monkeypatch.setattr(output, "FLUSH_BYTES", 300)
 
@@ -379,6 +382,15 @@ class TestRun:
                 beat(made.gateway, worker)
             await made.step()
             assert len(made.queues.sent) == 18
+
+    async def test_window_fills_the_places_of_a_worker(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(step, "PLACES_FILLED", 1)
+        async with world() as made:
+            noop = made.gateway.services.catalogue["noop"]
+            await made.step()
+            assert len(made.queues.sent) == max(noop.max_concurrent_jobs, noop.max_batch_size)
 
     async def test_pause_grows_while_nothing_changes(self) -> None:
         async with world() as made:
