@@ -19,12 +19,14 @@ from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage,
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome, outcome_from_json, outcome_to_json, write_ticket
 from gateway.webhooks.orchestrator import NO_PLACE
+from tests.unit.gateway.batch_generation import LINES, Generation
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
 FOLDER = Path(__file__).parent / "histories"
 OUTCOMES = FOLDER / "outcomes"
 WEBHOOKS = FOLDER / "webhooks"
+BATCHES = FOLDER / "batches"
 JOB_ID = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -264,8 +266,45 @@ DELIVERIES = {
 }
 
 
+def pauses_until_an_event(generation: Generation) -> None:
+    generation.step(pause_seconds=10)
+    generation.add(LINES)
+
+
+def pauses_until_the_timer(generation: Generation) -> None:
+    generation.step(pause_seconds=10)
+    generation.fire(10)
+
+
+def hears_an_event_during_the_step(generation: Generation) -> None:
+    generation.step(LINES, pause_seconds=10)
+
+
+def has_more_to_do(generation: Generation) -> None:
+    generation.step(pause_seconds=0)
+
+
+def cannot_reach_the_storage(generation: Generation) -> None:
+    generation.step()
+    generation.fire(5)
+
+
+def ends(generation: Generation) -> None:
+    generation.step(final="succeeded", has_webhook=False)
+
+
+GENERATIONS = (
+    pauses_until_an_event,
+    pauses_until_the_timer,
+    hears_an_event_during_the_step,
+    has_more_to_do,
+    cannot_reach_the_storage,
+    ends,
+)
+
+
 async def main() -> None:
-    """Run the orchestration of each job in SCENES and of each webhook delivery in DELIVERIES.
+    """Run the orchestrations of the jobs in SCENES, and those in DELIVERIES and GENERATIONS.
 
     Write the history of each orchestration to a file. Existing files stay unchanged.
     """
@@ -275,6 +314,12 @@ async def main() -> None:
             delivery = Delivery(*outcomes)
             delivery.play()
             write(path, delivery.episodes)
+    for run in GENERATIONS:
+        path = BATCHES / f"{run.__name__.replace('_', '-')}.json"
+        if not path.exists():
+            generation = Generation()
+            run(generation)
+            write(path, generation.episodes)
     for play in SCENES:
         path = OUTCOMES / f"{play.__name__.replace('_', '-')}.json"
         if path.exists():
