@@ -70,6 +70,7 @@ NOT_RUN = {
     "./dev check infra": ".ci/run runs all of it",
     "./dev lock": MICROSOFT,
     "./dev bench operations": "lab/tests/test_operations.py counts with its system",
+    "./dev bench batches": "lab/tests/test_benchmark_batches.py measures with its system",
     "./dev bench hops": "lab/tests/test_hops.py measures with its system",
     "./dev bench cpu": "measures for minutes; tests/e2e run such a system",
     "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",
