@@ -65,10 +65,10 @@ lock_seconds = 30
 """
 
 
-def make_lines(count: int) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a batch of `noop` jobs."""
+def make_lines(count: int, size_bytes: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a batch of `noop` jobs, with inputs of at least this size."""
     for number in range(count):
-        text = f"the text of the line {number}"
+        text = f"the text of the line {number}".ljust(size_bytes, ".")
         yield {"custom_id": f"line-{number}", "input": {"text": text}}
 
 
@@ -95,9 +95,10 @@ def ran_seconds(batch: Mapping[str, Any]) -> float:
     return (last - first).total_seconds()
 
 
-def measure_waiting(system: System, clients: int) -> Usage:
+def measure_waiting(system: System, clients: int, size_bytes: int = 0) -> Usage:
     """Run jobs for which requests wait."""
-    jobs = load.HttpLoad(system.url, "/v1/models/noop/jobs", _TEXT, [b"the text of a job"])
+    body = b"the text of a job".ljust(size_bytes, b".")
+    jobs = load.HttpLoad(system.url, "/v1/models/noop/jobs", _TEXT, [body])
     load.run(jobs, clients, WAITING_JOBS // 3)
     with watching(system) as usage:
         outcome = load.run(jobs, clients, WAITING_JOBS)
@@ -106,9 +107,10 @@ def measure_waiting(system: System, clients: int) -> Usage:
     return usage
 
 
-def measure_jobs(system: System, count: int) -> Usage:
+def measure_jobs(system: System, count: int, size_bytes: int = 0) -> Usage:
     """Run jobs of low priority, each with an orchestration of its own."""
-    jobs = load.HttpLoad(system.url, _LOW, _TEXT, [b"the text of a job"])
+    body = b"the text of a job".ljust(size_bytes, b".")
+    jobs = load.HttpLoad(system.url, _LOW, _TEXT, [body])
     with watching(system) as usage:
         outcome = load.run(jobs, CLIENTS, count, "respond-async")
         _wait_until_empty(system, _START_SECONDS + count * _LINE_SECONDS)
@@ -127,14 +129,17 @@ def _wait_until_empty(system: System, seconds: float) -> None:
         time.sleep(batch_calls.POLL_SECONDS)
 
 
-def measure_lines(system: System, counts: Sequence[int], jobs: int) -> list[Figure]:
+def measure_lines(
+    system: System, counts: Sequence[int], jobs: int, size_bytes: int = 0
+) -> list[Figure]:
     """Measure batches of these sizes, waiting jobs, and jobs with an orchestration each."""
-    single, many = measure_waiting(system, 1), measure_waiting(system, CLIENTS)
+    single = measure_waiting(system, 1, size_bytes)
+    many = measure_waiting(system, CLIENTS, size_bytes)
     run_batch(system.http, "noop", batch_calls.encode_lines(make_lines(100)), 100)
     found: dict[int, Usage] = {}
     figures: list[Figure] = []
     for count in counts:
-        data = batch_calls.encode_lines(make_lines(count))
+        data = batch_calls.encode_lines(make_lines(count, size_bytes))
         with watching(system) as usage:
             batch = run_batch(system.http, "noop", data, count)
         check_results(system.http, batch, count)
@@ -143,7 +148,7 @@ def measure_lines(system: System, counts: Sequence[int], jobs: int) -> list[Figu
         figures += [
             Figure(
                 f"{count:,} lines: time",
-                f"{seconds:.1f} s, {count / seconds:.0f} lines/s",
+                f"{seconds:.1f} s, {count / seconds:.0f} lines/s, {len(data) / 1e6:.1f} MB",
             ),
             *_compare_cpu(f"{count:,} lines", usage.cpu_ms(count), single, many),
             Figure(f"{count:,} lines: CPU of a line", usage.show_cpu(count)),
@@ -151,7 +156,7 @@ def measure_lines(system: System, counts: Sequence[int], jobs: int) -> list[Figu
             Figure(f"{count:,} lines: stored for a line", usage.show_stored(count)),
         ]
     if jobs:
-        full = measure_jobs(system, jobs)
+        full = measure_jobs(system, jobs, size_bytes)
         share = min(usage.cpu_ms(count) for count, usage in found.items()) / full.cpu_ms(jobs)
         figures += [
             Figure(
@@ -414,6 +419,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     names = ("lines", "small", "tenants", "pictures", "operations")
     add("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)} (default: all)")
     add("--lines", default="5000,50000", help="sizes of the batches (%(default)s)")
+    add("--bytes", type=int, default=0, help="size of the input of a line (a few words)")
     add("--jobs", type=int, default=5000, help="jobs with an orchestration each (%(default)s)")
     add("--batches", type=int, default=1000, help="small batches (%(default)s)")
     add("--beside", type=int, default=5000, help="lines beside another tenant (%(default)s)")
@@ -433,7 +439,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             match part:
                 case "lines":
                     with running(folder, CATALOGUE, options=up) as system:
-                        figures += measure_lines(system, counts, options.jobs)
+                        figures += measure_lines(system, counts, options.jobs, options.bytes)
                 case "small":
                     with running(folder, CATALOGUE, options=up) as system:
                         figures += measure_small(system, options.batches)
