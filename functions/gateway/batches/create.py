@@ -168,8 +168,9 @@ def _parse_file(file: Json) -> str:
 def _parse_deadline(given: Json) -> int:
     if given is None:
         return DEFAULT_SECONDS
-    is_whole = isinstance(given, int) and not isinstance(given, bool)
-    if not is_whole or not 1 <= given <= LONGEST_BATCH_SECONDS:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    # JSON Schema counts 60.0 as a whole number.
+    if not is_number or not 1 <= given <= LONGEST_BATCH_SECONDS or given != int(given):
         raise malformed(
             f"deadline_seconds: expected a whole number from 1 to {LONGEST_BATCH_SECONDS}"
         )

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
@@ -96,6 +96,12 @@ class TestCreate:
         assert gateway.durable.runs[batch_instance(batch["id"])].input == batch["id"]
         assert await gateway.get(path) == batch
 
+    @pytest.mark.parametrize("seconds", [1, 60.0, 604_800])
+    async def test_deadline_is_chosen(self, gateway: RunningGateway, seconds: float) -> None:
+        answer = await create(gateway, deadline_seconds=seconds)
+        expected = gateway.clock.now + timedelta(seconds=seconds)
+        assert datetime.fromisoformat(answer.json()["deadline"]) == expected
+
     async def test_items_are_checked_at_once(self, gateway: RunningGateway) -> None:
         answer = await create(gateway, items=[line(), line(), line("b", more=1)])
         assert answer.status_code == 422
@@ -158,6 +164,7 @@ BAD_BODIES: dict[str, tuple[Any, int, str]] = {
     "an unknown member": ({"model": "noop", "items": [line()], "x": 1}, 400, "malformed-request"),
     "a deadline of zero": (body(deadline_seconds=0), 400, "malformed-request"),
     "a deadline of eight days": (body(deadline_seconds=691_200), 400, "malformed-request"),
+    "half a second": (body(deadline_seconds=1.5), 400, "malformed-request"),
     "true as deadline": (body(deadline_seconds=True), 400, "malformed-request"),
     "an empty label": (body(label=""), 400, "malformed-request"),
     "a list as parameters": (body(parameters=[]), 400, "malformed-request"),

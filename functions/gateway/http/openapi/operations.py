@@ -247,49 +247,53 @@ _LINE: Final = _describe_closed(
     inputs=_ENVELOPE["properties"]["inputs"],
     parameters={"type": ["object", "null"]},
 )
-_BATCH: Final = _describe_closed(
-    ["model"],
-    model={
+_BATCH: Final[dict[str, Schema]] = {
+    "model": {
         "type": "string",
         "description": "A name from `/v1/models`, or `NAME:VERSION`.",
         "examples": ["noop"],
     },
-    items={
-        "type": "array",
-        "minItems": 1,
-        "maxItems": MAX_ITEMS,
-        "items": _LINE,
-        "description": "The lines. More than these go in a file.",
-    },
-    file=_describe_closed(
-        ["upload"],
-        upload={
-            "type": "string",
-            "description": "The id of an upload from `POST /v1/uploads` with "
-            '`{"purpose": "batch"}`: JSONL, a line on each line.',
-        },
-    ),
-    parameters={
+    "parameters": {
         "type": ["object", "null"],
         "description": "Parameters of all lines. Those of a line count before these.",
     },
-    deadline_seconds={
+    "deadline_seconds": {
         "type": ["integer", "null"],
         "minimum": 1,
         "maximum": LONGEST_BATCH_SECONDS,
         "description": "How many seconds after its creation the batch expires. If absent: a day.",
     },
-    label={**_LABEL, **_OPTIONAL_TEXT},
-    metadata={
+    "label": {**_LABEL, **_OPTIONAL_TEXT},
+    "metadata": {
         "type": ["object", "null"],
         "maxProperties": MAX_PAIRS,
         "propertyNames": {"maxLength": MAX_NAME},
         "additionalProperties": {"type": "string", "maxLength": MAX_VALUE},
     },
-    webhook=_ENVELOPE["properties"]["webhook"],
+    "webhook": _ENVELOPE["properties"]["webhook"],
+}
+_ITEMS: Final[Schema] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_ITEMS,
+    "items": _LINE,
+    "description": "The lines. More than these go in a file.",
+}
+_BATCH_FILE: Final = _describe_closed(
+    ["upload"],
+    upload={
+        "type": "string",
+        "description": 'The id of an upload from `POST /v1/uploads` with `{"purpose": "batch"}`: '
+        "JSONL, one JSON object on each line.",
+    },
 )
 BATCH_BODY: Final = _describe_body(
-    {**_BATCH, "oneOf": [{"required": [name]} for name in ("items", "file")]},
+    {
+        "oneOf": [
+            _describe_closed(["model", "items"], items=_ITEMS, **_BATCH),
+            _describe_closed(["model", "file"], file=_BATCH_FILE, **_BATCH),
+        ]
+    },
     {"model": "noop", "items": [{"custom_id": "first", "input": {"text": "hello"}}]},
 )
 UPLOAD_BODY: Final = _describe_body(
