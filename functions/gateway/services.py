@@ -142,7 +142,12 @@ class Services:
         )
         openai_lines = OpenAiLines(catalogue, payloads)
         self.intake = LineIntake(
-            blobs, payloads, self.bodies, self.creator, NativeLines(catalogue), openai_lines
+            blobs,
+            payloads,
+            self.bodies,
+            self.creator,
+            NativeLines(catalogue, payloads),
+            openai_lines,
         )
         self.batch_steps = BatchSteps(
             blobs,

@@ -69,7 +69,7 @@ def read_or_refuse(pieces: list[bytes]) -> list[tuple[int, bytes]] | LineProblem
 
 
 def checker() -> LineChecker:
-    return LineChecker(SPEC, NativeLines(CATALOGUE), AddressGuard())
+    return LineChecker(SPEC, NativeLines(CATALOGUE, MemoryPayloads()), AddressGuard())
 
 
 def text_of(value: object) -> bytes:

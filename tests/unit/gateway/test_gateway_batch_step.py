@@ -133,7 +133,7 @@ class World:
     def _host(self) -> step.BatchSteps:
         services = self.gateway.services
         creator = replace(services.creator, queues=self.queues)
-        native = NativeLines(services.catalogue)
+        native = NativeLines(services.catalogue, services.payloads)
         intake = LineIntake(
             self.blobs, self.gateway.payloads, services.bodies, creator, native, native
         )
