@@ -15,8 +15,9 @@ from azure.servicebus import ServiceBusMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.guard import AddressGuard
 from contract.messages import InlineJson, JobError, JobReply, Stage, format_time
-from gateway.batches import intake, output, step
+from gateway.batches import intake, output, sending, step
 from gateway.batches.ends import encode_end, parse_end
 from gateway.batches.ids import line_id, line_of, new_batch_id
 from gateway.batches.intake import LineIntake
@@ -26,8 +27,9 @@ from gateway.batches.sending import LineSender
 from gateway.batches.store import BatchStore, ends_blob, errors_blob, input_blob, results_blob
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome
+from gateway.storage.uploads import new_upload, upload_blob_of
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.memory import MemoryBlobs, MemoryQueues
+from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryQueues
 from tests.unit.gateway.skipping import run
 from tests.unit.gateway.workers import beat
 
@@ -62,6 +64,8 @@ class FaultyBlobs(MemoryBlobs):
     """`MemoryBlobs` whose calls may fail, and whose writes may be repeated without an answer."""
 
     chance: Chance = field(default_factory=Chance)
+    is_repeating: bool = False
+    """Whether the response to each first write is lost."""
 
     async def create(self, blob: str, data: bytes) -> str | None:
         return await self._write(lambda: super(FaultyBlobs, self).create(blob, data))
@@ -85,7 +89,7 @@ class FaultyBlobs(MemoryBlobs):
         return await self.chance.call("blobs", lambda: read(blob, offset, most))
 
     async def _write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        if self.chance.random.random() < self.chance.probability:
+        if self.is_repeating or self.chance.random.random() < self.chance.probability:
             await operation()  # the response is lost, and the request is repeated
         return await self.chance.call("blobs", operation)
 
@@ -127,6 +131,8 @@ class World:
             input_blob(batch_id),
         )
         self.names = [f"line {number}" for number in range(1, count + 1)]
+        self.inputs: dict[int, dict[str, Any]] = {}
+        """Other inputs of lines, by their numbers."""
         self.done = 0
         """How many of the sent messages a worker has received."""
 
@@ -153,7 +159,10 @@ class World:
         return BatchStore(MemoryBlobs(self.gateway.payloads, self.gateway.clock, self.blobs.etags))
 
     async def create(self) -> None:
-        rows = [json.dumps({"custom_id": each, "input": {"json": each}}) for each in self.names]
+        rows = [
+            json.dumps({"custom_id": name, **self.inputs.get(number, {"input": {"json": name}})})
+            for number, name in enumerate(self.names, 1)
+        ]
         self.blobs.put(self.spec.blob, "\n".join(rows).encode())
         await self.store.create(self.spec)
 
@@ -257,9 +266,15 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def world(count: int = 30, seed: int = 0, probability: float = 0) -> AsyncIterator[World]:
-    async with open_gateway() as gateway:
+async def world(
+    count: int = 30,
+    seed: int = 0,
+    probability: float = 0,
+    inputs: dict[int, dict[str, Any]] | None = None,
+) -> AsyncIterator[World]:
+    async with open_gateway(guard=AddressGuard("127.0.0.1")) as gateway:
         made = World(gateway, count, seed, probability)
+        made.inputs |= inputs or {}
         await made.create()
         yield made
 
@@ -328,6 +343,36 @@ class TestRun:
             await made.store.mark_cancelled(made.spec.id)
             assert await made.step() == {"final": "succeeded", "has_webhook": False}
             await made.check()
+
+    async def test_each_lost_response_only_delays(self) -> None:
+        async with world() as made:
+            made.blobs.is_repeating = True
+            assert (await made.run())["final"] == "succeeded"
+            await made.check()
+
+    async def test_lines_with_urls_wait_for_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sending, "MAX_URL_LINES", 3)
+        urls = {number: {"input_url": "http://127.0.0.1:9/x"} for number in range(3, 31)}
+        async with world(inputs=urls) as made:
+            await made.step()
+            assert len(made.queues.sent) == 3
+            await made.work(2)
+            await made.step()
+            assert len(made.queues.sent) == 5
+            await made.run()
+            await made.check()
+
+    async def test_line_whose_upload_is_gone_fails_alone(self) -> None:
+        upload = new_upload(ManualClock()())
+        async with world(inputs={15: {"upload": upload}}) as made:
+            blob = upload_blob_of(upload, "")
+            made.blobs.put(blob, b"x", "application/octet-stream")
+            await made.step()
+            del made.gateway.payloads.blobs[blob]
+            await made.run()
+            state = await made.check()
+            assert state.error_codes["invalid-input"] == 1
+            assert line_id(made.spec.id, 15) not in made.queues.ids
 
     async def test_cancelled_batch_keeps_what_it_has(self) -> None:
         async with world() as made:
