@@ -47,7 +47,7 @@ COUNTED_LINES = 1000
 BESIDE_JOBS = 60
 BESIDE_LINES = 100
 SATURATED_PICTURES = 240
-SAMPLED_LINES = 100
+MIN_BUSY_SHARE = 0.95
 # A batch may take so long for each line, and the same for its start.
 _LINE_SECONDS, _START_SECONDS = 0.1, 120.0
 _TEXT = "text/plain"
@@ -344,7 +344,7 @@ def measure_pictures(folder: Path, count: int, options: Sequence[str]) -> list[F
                 beside = _time_pictures_during(system, pictures[0], batch.done)
                 found = batch.result()
         check_results(system.http, found, count)
-        batch_seconds = _longest_run_seconds(system, found["id"], count)
+        busy, batch_seconds = _read_device_times(system, found["id"], count)
         saturate()
     seconds = ran_seconds(found, "started_at")
     rate, checked_seconds = count / seconds, ran_seconds(found) - seconds
@@ -359,6 +359,12 @@ def measure_pictures(folder: Path, count: int, options: Sequence[str]) -> list[F
             share >= MIN_RATE_SHARE,
         ),
         Figure(
+            "the device ran, first to last line",
+            f"{busy:.1%}",
+            f"{MIN_BUSY_SHARE:.0%} or more",
+            busy >= MIN_BUSY_SHARE,
+        ),
+        Figure(
             f"a normal job meanwhile, of {len(beside)}",
             f"{median(alone):.2f} s alone; p50 {median(beside):.2f}, at most {max(beside):.2f} s",
             f"{batch_seconds:.2f} s later at most, as the longest batch of the GPU",
@@ -367,11 +373,16 @@ def measure_pictures(folder: Path, count: int, options: Sequence[str]) -> list[F
     ]
 
 
-def _longest_run_seconds(system: System, batch_id: str, count: int) -> float:
-    """Return the longest time that the device needed for a batch, of a part of the lines."""
-    lines = range(1, count + 1, max(1, count // SAMPLED_LINES))
-    timings = (system.job(line_id(batch_id, number))["timing"] for number in lines)
-    return max(float(each["inference_ms"]) for each in timings) / 1000
+def _read_device_times(system: System, batch_id: str, count: int) -> tuple[float, float]:
+    """Return for which share of a batch the device ran, and its longest run in seconds."""
+    # The lines that ran together have the same start and duration.
+    runs = set()
+    for number in range(1, count + 1):
+        job = system.job(line_id(batch_id, number))
+        begun_at = datetime.fromisoformat(job["started_at"]).timestamp()
+        runs.add((begun_at, float(job["timing"]["inference_ms"]) / 1000))
+    first, last = min(begun for begun, _ in runs), max(begun + took for begun, took in runs)
+    return sum(took for _, took in runs) / (last - first), max(took for _, took in runs)
 
 
 def _time_pictures(system: System, picture: bytes, count: int) -> list[float]:
