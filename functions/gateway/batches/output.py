@@ -7,7 +7,6 @@ must have. If it has another one, because another host or a request without a re
 the lines that are there are counted, and the others follow them.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,9 +24,13 @@ from gateway.jobs.model import LOST, JobOutcome, JobStatus, outcome_from_json
 from gateway.json_text import encode_any_json
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import MAX_READ_BYTES
+from gateway.submission.create import gather_all
 
 FLUSH_BYTES: Final = 512 * 1024
 """How many bytes of output are held before they are appended."""
+
+COMPOSED_AT_ONCE: Final = 4
+"""How many lines are composed at the same time: a large result is read from its blob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +54,32 @@ async def append_output(
     """
     results = _Output(blobs, results_blob(spec.id), state.results_bytes)
     errors = _Output(blobs, errors_blob(spec.id), state.errors_bytes)
-    for number, text in enumerate(segment.lines, segment.first):
-        await asyncio.sleep(0)  # a segment is up to 2 MiB of JSON, and other requests wait
-        line, job_id = json.loads(text), line_id(spec.id, number)
-        end = parse_end(segment.ends[number])
-        assert end is not None, "the step has read it"
-        outcome, model = _outcome_of(end, spec), end.model or spec.model
-        record = line_record(spec, job_id, line["custom_id"], model, outcome)
-        if outcome.status is JobStatus.SUCCEEDED:
-            shown = await form.result_line(spec, line, job_id, record)
-            await results.add(encode_any_json(shown) + b"\n")
-        else:
-            shown = form.error_line(spec, line, job_id, record)
-            await errors.add(encode_any_json(shown) + b"\n")
+    numbers = range(segment.first, segment.first + len(segment.lines))
+    for start in range(0, len(numbers), COMPOSED_AT_ONCE):
+        group = numbers[start:][:COMPOSED_AT_ONCE]
+        found = await gather_all([_show_line(spec, form, segment, number) for number in group])
+        for is_result, line in found:
+            await (results if is_result else errors).add(line)
     state.results_bytes = await results.flush()
     state.errors_bytes = await errors.flush()
     state.composed += 1
+
+
+async def _show_line(
+    spec: BatchSpec, form: LineForm, segment: EndedSegment, number: int
+) -> tuple[bool, bytes]:
+    """Return whether a line has a result, and its line in the output."""
+    line = json.loads(segment.lines[number - segment.first])
+    job_id, end = line_id(spec.id, number), parse_end(segment.ends[number])
+    assert end is not None, "the step has read it"
+    outcome = _outcome_of(end, spec)
+    record = line_record(spec, job_id, line["custom_id"], end.model or spec.model, outcome)
+    is_result = outcome.status is JobStatus.SUCCEEDED
+    if is_result:
+        shown = await form.result_line(spec, line, job_id, record)
+    else:
+        shown = form.error_line(spec, line, job_id, record)
+    return is_result, encode_any_json(shown) + b"\n"
 
 
 def _outcome_of(end: LineEnd, spec: BatchSpec) -> JobOutcome:
