@@ -25,7 +25,7 @@ from contract.catalogue import Catalogue, split_name
 from contract.messages import FailureCode, JobError, Stage, format_time
 from contract.queues import LOW_PRIORITY_MESSAGES_PER_WORKER
 from gateway.batches.ends import encode_end, parse_end
-from gateway.batches.intake import LineIntake
+from gateway.batches.intake import CheckedFile, LineIntake
 from gateway.batches.model import (
     BatchSpec,
     BatchState,
@@ -54,6 +54,9 @@ It also has as many as let KEDA start one more worker: without it, a long batch 
 
 SENT_AT_ONCE: Final = 100
 """How many lines are sent at once: a batch of messages."""
+
+CANCEL_SECONDS: Final = 1.0
+"""How often the check of a file looks for a cancellation."""
 
 SLICE_SECONDS: Final = 20.0
 """After what time a step leaves the rest to the next one."""
@@ -204,8 +207,9 @@ class BatchSteps:
             state.status = BatchStatus.CANCELLED
         elif self._clock() >= spec.deadline_at:
             state.status = BatchStatus.EXPIRED
+        elif (checked := await self._validate(spec)) is None:
+            state.status = BatchStatus.CANCELLED
         else:
-            checked = await self._intake.validate(spec)
             state.segments, state.problems = checked.segments, checked.problems
             state.status = BatchStatus.FAILED if checked.problems else BatchStatus.RUNNING
         now = format_time(self._clock())
@@ -217,6 +221,18 @@ class BatchSteps:
         # A reply needs the segments, so the state is there before a line is sent.
         await self._save(run)
         return state.status
+
+    async def _validate(self, spec: BatchSpec) -> CheckedFile | None:
+        """Check the file of a batch; return None if the batch is cancelled meanwhile."""
+        checking = asyncio.create_task(self._intake.validate(spec))
+        try:
+            while not checking.done():
+                await asyncio.wait([checking], timeout=CANCEL_SECONDS)
+                if not checking.done() and await self._store.is_cancelled(spec.id):
+                    return None
+            return checking.result()
+        finally:
+            checking.cancel()
 
     async def _advance(self, run: _Run, cancelled: frozenset[int]) -> BatchStatus | float:
         spec, state = run.spec, run.state

@@ -24,9 +24,16 @@ from gateway.batches.intake import LineIntake
 from gateway.batches.model import BatchSpec, BatchState, segment_of
 from gateway.batches.native_lines import NativeLines
 from gateway.batches.sending import LineSender
-from gateway.batches.store import BatchStore, ends_blob, errors_blob, input_blob, results_blob
+from gateway.batches.store import (
+    BatchStore,
+    ends_blob,
+    errors_blob,
+    input_blob,
+    results_blob,
+)
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome
+from gateway.storage.blobs import BlobProperties
 from gateway.storage.uploads import new_upload, upload_blob_of
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryQueues
@@ -66,6 +73,15 @@ class FaultyBlobs(MemoryBlobs):
     chance: Chance = field(default_factory=Chance)
     is_repeating: bool = False
     """Whether the response to each first write is lost."""
+    is_hanging: bool = False
+    """Whether no file can be read."""
+    has_looked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
+        self.has_looked.set()
+        if self.is_hanging:
+            await asyncio.Event().wait()
+        return await super().look(blob, head_bytes)
 
     async def create(self, blob: str, data: bytes) -> str | None:
         return await self._write(lambda: super(FaultyBlobs, self).create(blob, data))
@@ -382,6 +398,17 @@ class TestRun:
             assert (await made.run())["final"] == "cancelled"
             state = await made.check()
             assert (state.cancelled, state.sent) == (25, 10)
+
+    async def test_cancellation_ends_the_check_of_the_file(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(step, "CANCEL_SECONDS", 0.001)
+        async with world() as made:
+            made.blobs.is_hanging = True
+            checking = asyncio.create_task(made.step())
+            await made.blobs.has_looked.wait()
+            await made.store.mark_cancelled(made.spec.id)
+            assert (await checking)["final"] == "cancelled"
 
     async def test_expired_batch_keeps_what_it_has(self) -> None:
         async with world() as made:
