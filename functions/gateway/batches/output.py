@@ -8,8 +8,10 @@ the lines that are there are counted, and the others follow them.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from contract.errors import ContractError
@@ -31,6 +33,8 @@ FLUSH_BYTES: Final = 512 * 1024
 
 COMPOSED_AT_ONCE: Final = 4
 """How many lines are composed at the same time: a large result is read from its blob."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +77,18 @@ async def _show_line(
     job_id, end = line_id(spec.id, number), parse_end(segment.ends[number])
     assert end is not None, "the step has read it"
     outcome = _outcome_of(end, spec)
-    record = line_record(spec, job_id, line["custom_id"], end.model or spec.model, outcome)
-    is_result = outcome.status is JobStatus.SUCCEEDED
-    if is_result:
-        shown = await form.result_line(spec, line, job_id, record)
-    else:
-        shown = form.error_line(spec, line, job_id, record)
-    return is_result, encode_any_json(shown) + b"\n"
+    about = partial(line_record, spec, job_id, line["custom_id"], end.model or spec.model)
+    if outcome.status is JobStatus.SUCCEEDED:
+        try:
+            shown = await form.result_line(spec, line, job_id, about(outcome))
+            return True, encode_any_json(shown) + b"\n"
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - a defect must not stop the batch
+            _log.exception("job %s: its result cannot be written to the output", job_id)
+            outcome = JobOutcome.failed(LOST, outcome.at)
+    shown = form.error_line(spec, line, job_id, about(outcome))
+    return False, encode_any_json(shown) + b"\n"
 
 
 def _outcome_of(end: LineEnd, spec: BatchSpec) -> JobOutcome:

@@ -82,6 +82,7 @@ async def test_harmless_file_is_accepted(
         (b"{}\r{}", "CR alone"),
         (b"\xe9", "not UTF-8"),
     ],
+    ids=["gzip", "UTF-16", "array", "CR", "Latin-1"],
 )
 async def test_reason_says_what_it_is(gateway: RunningGateway, data: bytes, what: str) -> None:
     (problem,) = (await validate(gateway, data)).problems

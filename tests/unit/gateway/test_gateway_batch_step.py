@@ -343,6 +343,32 @@ class TestRun:
             assert (await made.step())["final"] == "succeeded"
             assert made.output(results_blob(made.spec.id))[0]["result"] == "\ud800"
 
+    async def test_defect_in_one_result_ends_that_line(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        show = NativeLines.result_line
+
+        async def show_most(form: NativeLines, spec: BatchSpec, line: Any, *rest: Any) -> Any:
+            if line["custom_id"] == "line 2":
+                raise KeyError("a defect")
+            return await show(form, spec, line, *rest)
+
+        monkeypatch.setattr(NativeLines, "result_line", show_most)
+        async with world(3) as made:
+            await made.step()
+            state = await made.state()
+            for number in (1, 2, 3):
+                made.reply(state, number)
+            assert (await made.step())["final"] == "succeeded"
+            shown = {each["custom_id"] for each in made.output(results_blob(made.spec.id))}
+            assert "line 2" not in shown
+            (error,) = (
+                each
+                for each in made.output(errors_blob(made.spec.id))
+                if each["custom_id"] == "line 2"
+            )
+            assert error["error"]["code"] == "unavailable"
+
     async def test_window_bounds_the_lines_in_flight(self) -> None:
         async with world() as made:
             await made.step()
