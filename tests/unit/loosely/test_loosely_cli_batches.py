@@ -118,7 +118,12 @@ class TestWait:
             return json_response(200, batch_document("running"))
 
         gateway.answer = interrupt
-        done = batch(*command, exit_code=130)
+        # A program that was started in the background ignores the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            done = batch(*command, exit_code=130)
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert f"the batch continues; go on with: loosely batch {advice}\n" in done.stderr
 
 
