@@ -111,8 +111,11 @@ class ConcurrentJobs:
     def until_settled(self, count: int) -> None:
         until(lambda: len(self.jobs.settled) == count)
 
-    def has_ended(self) -> bool:
-        return not self.infer.running
+    def has_stopped(self) -> bool:
+        """Remove the messages that were settled until now; return whether the thread has ended."""
+        for request in tuple(self.jobs.settled):
+            self.jobs.in_flight.remove_delivery(request.delivery, in_time=True)
+        return not self.thread.is_alive()
 
     def code(self, job: ReceivedJob) -> str | None:
         """Return the code of the reply that the job got; None without a reply."""
@@ -134,12 +137,8 @@ def started() -> Iterator[Callable[..., ConcurrentJobs]]:
     for each in running:
         each.infer.ends.set()
         each.consumer.stop_receiving()
-        until(each.has_ended)
-        for delivery in [request.delivery for request in each.jobs.settled]:
-            each.jobs.in_flight.remove_delivery(delivery, in_time=True)
-        each.thread.join(30)
+        until(each.has_stopped)
         each.stopping.set()
-        assert not each.thread.is_alive()
 
 
 Start = Callable[..., ConcurrentJobs]
