@@ -27,6 +27,11 @@ OPEN_TENANT: Final = ""
 """The tenant that owns all jobs if the gateway uses no authentication."""
 
 
+def owner_of(tenant: str) -> str:
+    """Return the digest that stands for a tenant in the names of blobs and in URLs."""
+    return hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
+
+
 class Scope(StrEnum):
     """A permission that an API key gives to its caller.
 

@@ -1,10 +1,10 @@
 """The blobs of batches. Each method raises Unavailable if the storage fails."""
 
-import hashlib
 from collections import OrderedDict
 from typing import Final
 
 from gateway.batches.model import BatchSpec, BatchState
+from gateway.keys import owner_of
 from gateway.storage.blobs import Blobs
 
 BATCHES: Final = "batches/"
@@ -54,8 +54,7 @@ def errors_blob(batch_id: str) -> str:
 
 def owner_prefix(tenant: str) -> str:
     """Return the prefix of the blobs that list a tenant's batches."""
-    owner = hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
-    return f"{BATCHES_OF}{owner}/"
+    return f"{BATCHES_OF}{owner_of(tenant)}/"
 
 
 class BatchStore:

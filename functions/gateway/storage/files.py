@@ -11,7 +11,6 @@ An id contains the file's creation time (UUIDv7), so names are listed in the ord
 """
 
 import asyncio
-import hashlib
 import json
 import re
 import secrets
@@ -26,6 +25,7 @@ from contract.messages import PayloadRef
 from contract.names import FILES
 from gateway import problems
 from gateway.clock import Clock
+from gateway.keys import owner_of
 from gateway.problems import HttpProblem, invalid_input
 from gateway.storage.blobs import Blobs
 from gateway.storage.payloads import PayloadStore
@@ -259,5 +259,4 @@ class FileStore:
 
 
 def _blob(tenant: str, file_id: str) -> str:
-    owner = hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
-    return f"{FILES}{owner}/{file_id}"
+    return f"{FILES}{owner_of(tenant)}/{file_id}"

@@ -5,7 +5,6 @@ blob's name contains a digest of the tenant. Therefore a caller who uses the upl
 tenant refers to a blob that does not exist.
 """
 
-import hashlib
 import re
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from contract.names import UPLOADS, upload_blob
+from gateway.keys import owner_of
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
 """How long the upload's URL accepts data, and new jobs can use the upload."""
@@ -41,9 +41,7 @@ def upload_expiry(upload_id: str) -> datetime | None:
 
 def upload_blob_of(upload_id: str, tenant: str) -> str:
     """Return the name of the blob that contains a tenant's upload."""
-    return upload_blob(
-        upload_id, hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
-    )
+    return upload_blob(upload_id, owner_of(tenant))
 
 
 def has_expired(blob: str, before: datetime) -> bool:
