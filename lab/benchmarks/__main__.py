@@ -14,6 +14,7 @@ memory      two models that together need more memory than the device has
 bodies      how much memory the gateway needs for large request bodies
 streams     streamed chats through the gateway, beside the engine alone
 readers     500 readers of streams, on both stores, beside noop jobs
+shares      fair shares: a tenant beside another's flood, weights, and what shares cost
 hangups     how soon the gateway drops the waits of callers that disconnect
 peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
@@ -33,6 +34,7 @@ from lab.benchmarks import (
     operations,
     readers,
     saturation,
+    shares,
     streams,
     whole,
 )
@@ -49,6 +51,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "instances": instances.main,
     "operations": operations.main,
     "readers": readers.main,
+    "shares": shares.main,
     "streams": streams.main,
     "worker": saturation.main,
     "memory": memory.main,

@@ -164,9 +164,9 @@ async def measure_speed(rig: Rig) -> Measured:
     await asyncio.to_thread(load.run, jobs, 16, 200)
     for clients in CLIENTS:
         count = JOBS if clients > 1 else JOBS // 3
-        cpu = _processor_seconds(rig)
+        cpu = processor_seconds(rig)
         outcome = await asyncio.to_thread(load.run, jobs, clients, count)
-        found.job_cpu_ms[clients] = (_processor_seconds(rig) - cpu) / count * 1000
+        found.job_cpu_ms[clients] = (processor_seconds(rig) - cpu) / count * 1000
         if outcome.failures:
             raise RuntimeError(f"{outcome.failures} of {count} jobs failed")
         found.p50_ms[clients] = outcome.percentile_ms(50)
@@ -244,12 +244,12 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
             if ended:
                 raise RuntimeError(f"a request does not wait: {ended.pop().exception()!r}")
         await asyncio.sleep(_AFTER_FIRST_CHECKS_SECONDS)
-        before, cpu = blobs.read(), _processor_seconds(rig, *_WAITING_PARTS)
+        before, cpu = blobs.read(), processor_seconds(rig, *_WAITING_PARTS)
         begun_at = time.monotonic()
         await asyncio.sleep(_WATCH_SECONDS)
         seconds = time.monotonic() - begun_at
         used = blobs.read() - before
-        found.cpu[waiters] = (_processor_seconds(rig, *_WAITING_PARTS) - cpu) / seconds
+        found.cpu[waiters] = (processor_seconds(rig, *_WAITING_PARTS) - cpu) / seconds
         reads = sum(count for name, count in used.items() if name.startswith(("GET", "HEAD")))
         found.reads[waiters] = reads / seconds
         for task in waiting:
@@ -257,7 +257,7 @@ async def _watch_waiters(rig: Rig, blobs: Counts, found: Measured, waiters: int)
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def _processor_seconds(rig: Rig, *parts: str) -> float:
+def processor_seconds(rig: Rig, *parts: str) -> float:
     """Return the processor time in seconds of the parts with these prefixes, or of all parts."""
     total = 0.0
     for name, processes in rig.processes().items():

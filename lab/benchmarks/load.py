@@ -3,15 +3,15 @@
 import http.client
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import quantiles
 from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """The URL, the path, the media type and the bodies of a benchmark's HTTP requests.
+    """The URL, path, media type, bodies and further headers of a benchmark's HTTP requests.
 
     The requests use the `bodies` in order. After the last body, the first body is used again.
     """
@@ -20,6 +20,7 @@ class HttpLoad:
     path: str
     media_type: str
     bodies: Sequence[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ def run(load: HttpLoad, clients: int, requests: int, prefer: str | None = None) 
     `prefer` is the value of the header `Prefer`, or None to omit the header. Without `prefer`, a
     response is successful if its status is 200. With `prefer`, the status must be 202.
     """
-    headers = {"content-type": load.media_type} | ({"prefer": prefer} if prefer else {})
+    headers = {"content-type": load.media_type, **load.headers}
+    headers |= {"prefer": prefer} if prefer else {}
     latencies_ms: list[float] = []
     failures: list[int] = []
     numbers = iter(range(requests))
