@@ -7,9 +7,12 @@
     ./dev storm --killers 20 --jobs 400
     ./dev storm --streams 60 --kills 40 --store redis
     ./dev storm --batches 3 --lines 1000 --kills 40
+    ./dev storm --tenants 4 --jobs 800 --kills 40
 
 With `--streams N`, the jobs are N chats with an engine, whose readers must get each event once.
 With `--batches N`, the jobs are the lines of N batches, each of which must be once in its output.
+With `--tenants N`, N tenants submit more than the worker can run, so that most jobs wait in the
+waiting room, which must be empty at the end.
 
 Three options run another test, in which no component is killed. With `--cancel N`, N jobs are
 cancelled while no worker runs, and N jobs while a worker runs, each job right after the response
@@ -38,7 +41,6 @@ from lab.storm.callers import StormCallers
 from lab.storm.jobs import StormJob, plan_cancellations, plan_jobs
 from lab.storm.killers import OPTIONS as KILLERS_OPTIONS
 from lab.storm.killers import killers, plan_killers
-from lab.storm.kills import plan_kills
 from lab.storm.rig import AZURE_STORAGE, ENGINES, LOCAL, Rig, RigError, RigOptions, StormEngine
 from lab.storm.run import (
     Storm,
@@ -48,9 +50,11 @@ from lab.storm.run import (
     read_all_again,
     report,
     run_scenario,
+    submit_between_kills,
     wait_until_all_ended,
 )
 from lab.storm.streams import STORES, StreamStorm, plan_streams
+from lab.storm.tenants import TenantStorm
 from lab.storm.throttling import OPTIONS as THROTTLING_OPTIONS
 from lab.storm.throttling import throttling
 
@@ -61,30 +65,12 @@ async def storm(rig: Rig, run: Storm) -> None:
     An equal part of the jobs is submitted before each kill and after the last kill. Then wait until
     all jobs have ended, and read all jobs again. `rig` runs the system that is tested.
     """
-    plan = plan_kills(
-        run.options.kills,
-        run.options.seed,
-        rig.gateways,
-        is_isolated=run.options.isolated,
-    )
     await rig.start("worker")
     run.say("every component is ready")
     async with StormCallers(rig.url, rig.ran_path) as callers:
         queue: asyncio.Queue[StormJob] = asyncio.Queue()
         async with in_background(callers.submit_all(queue), callers.watch(run.jobs)):
-            share = len(run.jobs) / (len(plan) + 1)
-            for number, kill in enumerate(plan):
-                for job in run.jobs[round(number * share) : round((number + 1) * share)]:
-                    queue.put_nowait(job)
-                await asyncio.sleep(kill.delay_seconds)
-                await kill.carry_out(rig)
-                run.faults.append(str(kill))
-                run.say(f"kill {number + 1} of {len(plan)}, {kill}")
-                await kill.recover(rig)
-            for job in run.jobs[round(len(plan) * share) :]:
-                queue.put_nowait(job)
-            await queue.join()
-            run.say("all jobs are submitted")
+            await submit_between_kills(rig, run, queue)
             await wait_until_all_ended(run)
         await read_all_again(rig, run, callers)
         run.retries = callers.retries
@@ -172,6 +158,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="instead of other jobs, run N batches",
     )
+    add(
+        "--tenants", type=int, metavar="N", help="let N tenants submit more than the worker can run"
+    )
     add("--lines", type=int, default=1000, help="lines of each batch (%(default)s)")
     add("--store", choices=STORES, default=STORES[0], help="the store of streams (%(default)s)")
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
@@ -236,6 +225,10 @@ def main(arguments: list[str]) -> int:
     elif options.batches is not None:
         batches = BatchStorm(plan_batches(options.batches, options.lines, options.seed))
         scenario, jobs = batches.run, batches.jobs
+    elif options.tenants is not None:
+        tenants = TenantStorm(options.tenants, options.jobs, options.seed, options.cancel_share)
+        scenario, jobs = tenants.run, tenants.jobs
+        rig_options = tenants.options
     elif options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:

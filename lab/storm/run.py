@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from lab.storm.callers import StormCallers, UnexpectedResponse
 from lab.storm.jobs import BrokenPromises, StormJob
+from lab.storm.kills import plan_kills
 from lab.storm.rig import Rig, RigError, RigOptions, StormEngine, running
 
 _POLL_SECONDS = 0.25
@@ -57,6 +58,28 @@ class Storm:
 
 
 AnyStorm = TypeVar("AnyStorm", bound=Storm)
+
+
+async def submit_between_kills(rig: Rig, run: Storm, queue: "asyncio.Queue[StormJob]") -> None:
+    """Kill components one after another, and put an equal part of the jobs before each kill.
+
+    Wait until the callers have submitted all jobs of the queue.
+    """
+    options, jobs = run.options, list(run.jobs)
+    plan = plan_kills(options.kills, options.seed, rig.gateways, is_isolated=options.isolated)
+    share = len(jobs) / (len(plan) + 1)
+    for number, kill in enumerate(plan):
+        for job in jobs[round(number * share) : round((number + 1) * share)]:
+            queue.put_nowait(job)
+        await asyncio.sleep(kill.delay_seconds)
+        await kill.carry_out(rig)
+        run.faults.append(str(kill))
+        run.say(f"kill {number + 1} of {len(plan)}, {kill}")
+        await kill.recover(rig)
+    for job in jobs[round(len(plan) * share) :]:
+        queue.put_nowait(job)
+    await queue.join()
+    run.say("all jobs are submitted")
 
 
 async def wait_until_all_ended(run: Storm) -> None:
