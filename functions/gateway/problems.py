@@ -205,6 +205,22 @@ TOO_MANY_STREAMS: Final = ProblemKind(
     "with `GET /v1/jobs/{id}`. The operator sets `MAX_STREAMS` and `MAX_TENANT_STREAMS`.",
     retryable=True,
 )
+QUEUE_LIMIT: Final = ProblemKind(
+    "queue-limit",
+    429,
+    "The tenant has too many jobs",
+    "The tenant has as many jobs that have not ended as it may have. `limit`, `used` and "
+    "`remaining` are numbers of jobs. Try again after `Retry-After` seconds.",
+    retryable=True,
+)
+GPU_SECONDS_EXHAUSTED: Final = ProblemKind(
+    "gpu-seconds-exhausted",
+    429,
+    "The tenant has used its time on devices",
+    "The jobs of the tenant have used as many seconds on devices as they may in a day of UTC. "
+    "`limit`, `used` and `remaining` are in seconds. `Retry-After` is the time to the next day.",
+    retryable=True,
+)
 TOO_MANY_BATCHES: Final = ProblemKind(
     "too-many-batches",
     429,

@@ -1,0 +1,288 @@
+"""The account of the seconds on devices that each tenant uses, over all processes.
+
+Each process appends what it has counted to the log of the current hour, FLUSH_SECONDS after a
+change, and reads the lines of the others. A process that is killed loses the counts since its last
+line. A line may be there twice, and counts once.
+
+    {"id", "process", "names": {owner: name},
+     "minutes": {minute: {owner: {model: [seconds, jobs]}}}}
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from contextvars import Context
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from gateway.clock import Clock
+from gateway.errors import Unavailable
+from gateway.keys import owner_of
+from gateway.storage.blobs import Blobs
+from gateway.storage.logs import LogTail
+
+USAGE: Final = "usage/"
+"""The prefix of the logs, whose names end with the hour."""
+
+FLUSH_SECONDS: Final = 2.0
+"""How long after a change a line is appended: as much is lost if the process is killed."""
+
+REFRESH: Final = timedelta(seconds=2)
+"""How old the counts of other processes may be when they are used."""
+
+CLOSED_AFTER: Final = timedelta(minutes=2)
+"""How long after its hour a log may get lines."""
+
+USAGE_KEPT: Final = timedelta(hours=26)
+"""How old a log must be before the housekeeping deletes it."""
+
+_HOURS: Final = 24
+_RECENT_MINUTES: Final = 5
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""The owner and the model."""
+
+Sums = dict[Key, tuple[float, int]]
+"""The seconds on the device, and the number of ended jobs."""
+
+
+@dataclass(slots=True)
+class TenantUsage:
+    """What a tenant has used in the last 60 minutes, and since midnight UTC, in seconds."""
+
+    hour_seconds: float = 0.0
+    day_seconds: float = 0.0
+    hour_jobs: int = 0
+    day_jobs: int = 0
+    models: dict[str, "TenantUsage"] = field(default_factory=dict)
+
+
+def _add(sums: Sums, key: Key, seconds: float, jobs: int) -> None:
+    before = sums.get(key, (0.0, 0))
+    sums[key] = before[0] + seconds, before[1] + jobs
+
+
+class Usage:
+    """Counts the seconds that the jobs of this process use, and knows those of all processes."""
+
+    def __init__(self, blobs: Blobs, clock: Clock) -> None:
+        self._blobs = blobs
+        self._clock = clock
+        self._process = secrets.token_hex(8)
+        self._minutes: defaultdict[int, Sums] = defaultdict(dict)
+        """The sums of all processes in each of the last 60 minutes, by minutes since 1970."""
+        self._hours: defaultdict[int, Sums] = defaultdict(dict)
+        """The same for the last 24 hours, by hours since 1970."""
+        self._pending: defaultdict[int, Sums] = defaultdict(dict)
+        self._pending_names: dict[str, str] = {}
+        self._named: dict[str, int] = {}
+        """By owner, in which hour this process has written the name."""
+        self._lines: list[bytes] = []
+        """Lines that may not be appended yet. They keep their ids, so none counts twice."""
+        self._names: dict[str, str] = {}
+        self._tails: dict[int, LogTail] = {}
+        self._closed: set[int] = set()
+        self._ids: dict[int, set[str]] = {}
+        self._read_at: datetime | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+
+    def note(self, tenant: str) -> None:
+        """Remember the name of a tenant that submits jobs."""
+        owner = owner_of(tenant)
+        hour = int(self._clock().timestamp() // 3600)
+        if self._named.get(owner) != hour:
+            self._named[owner] = hour
+            self._names[owner] = self._pending_names[owner] = tenant
+            self._flush_later()
+
+    def record(self, owner: str, model: str, seconds: float) -> None:
+        """Count the end of a job that has used the device for `seconds`."""
+        minute = int(self._clock().timestamp() // 60)
+        self._count(minute, (owner, model), seconds, 1)
+        _add(self._pending[minute], (owner, model), seconds, 1)
+        self._flush_later()
+
+    def name(self, owner: str) -> str | None:
+        """Return the name of a tenant that has submitted jobs in the last day."""
+        return self._names.get(owner)
+
+    @property
+    def names(self) -> list[str]:
+        """The tenants that have submitted jobs in the last day."""
+        return list(self._names.values())
+
+    def used_today(self, owner: str) -> float:
+        """Return how many seconds a tenant has used since midnight UTC."""
+        now = self._clock()
+        if self._read_at is None or abs(now - self._read_at) >= REFRESH:
+            self._start_read(now)
+        hours = (self._hours[hour] for hour in _hours_of_day(now) if hour in self._hours)
+        return sum(each[0] for sums in hours for key, each in sums.items() if key[0] == owner)
+
+    def seconds_per_job(self, owner: str) -> float | None:
+        """Return the mean time between the ends of a tenant's jobs; None without recent ones."""
+        last = int(self._clock().timestamp() // 60)
+        recent = range(last - _RECENT_MINUTES + 1, last + 1)
+        found = (self._minutes[minute] for minute in recent if minute in self._minutes)
+        jobs = sum(each[1] for sums in found for key, each in sums.items() if key[0] == owner)
+        return 60 * _RECENT_MINUTES / jobs if jobs else None
+
+    async def load(self) -> None:
+        """Wait for the first read of the logs. If it fails, a later one repeats it."""
+        if self._read_at is None:
+            self._start_read(self._clock())
+            assert self._reading is not None
+            await asyncio.shield(self._reading)
+
+    async def summarize(self) -> dict[str, TenantUsage]:
+        """Return the usage of each owner, after reading the logs. Raises Unavailable."""
+        now = self._clock()
+        self._read_at = now
+        await self._read_logs(now)
+        found: defaultdict[str, TenantUsage] = defaultdict(TenantUsage)
+        first = int(now.timestamp() // 60) - 59
+        for minute, sums in self._minutes.items():
+            for each, seconds, jobs in _by_tenant(found, sums) if minute >= first else ():
+                each.hour_seconds += seconds
+                each.hour_jobs += jobs
+        for hour in _hours_of_day(now):
+            for each, seconds, jobs in _by_tenant(found, self._hours.get(hour, {})):
+                each.day_seconds += seconds
+                each.day_jobs += jobs
+        return dict(found)
+
+    async def write(self) -> None:
+        """Append what was counted since the last line. A failed call is repeated later."""
+        async with self._writing:
+            if self._pending or self._pending_names:
+                line = {
+                    "id": secrets.token_hex(8),
+                    "process": self._process,
+                    "minutes": {each: _to_json(sums) for each, sums in self._pending.items()},
+                    "names": self._pending_names,
+                }
+                self._lines.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                self._pending, self._pending_names = defaultdict(dict), {}
+            if not self._lines:
+                return
+            hour = int(self._clock().timestamp() // 3600)
+            try:
+                await self._blobs.append(_log_of(hour), b"".join(self._lines))
+            except Unavailable as error:
+                _log.warning("the usage of tenants cannot be written; it is repeated: %s", error)
+            else:
+                self._lines = []
+
+    def _count(self, minute: int, key: Key, seconds: float, jobs: int) -> None:
+        _add(self._minutes[minute], key, seconds, jobs)
+        _add(self._hours[minute // 60], key, seconds, jobs)
+
+    def _flush_later(self) -> None:
+        if self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.create_task(self._flush(), context=Context())
+
+    async def _flush(self) -> None:
+        try:
+            await asyncio.sleep(FLUSH_SECONDS)
+        except asyncio.CancelledError:
+            await self.write()  # the process ends
+            raise
+        self._flushing = None
+        await self.write()
+        if self._lines:
+            self._flush_later()
+
+    def _start_read(self, now: datetime) -> None:
+        self._read_at = now
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(
+                self._refresh(now), context=Context()
+            )
+
+    async def _refresh(self, now: datetime) -> None:
+        try:
+            await self._read_logs(now)
+        except Unavailable as error:
+            _log.warning("the usage of other processes cannot be read: %s", error)
+
+    async def _read_logs(self, now: datetime) -> None:
+        """Read what was appended to the logs of the last day, and forget what is older."""
+        last = int(now.timestamp() // 3600)
+        hours = range(last - _HOURS, last + 1)
+        await asyncio.gather(*(self._read_hour(hour, now) for hour in hours))
+        self._closed.intersection_update(hours)
+        for hour in [hour for hour in self._hours if hour < hours.start]:
+            del self._hours[hour]
+        first = int(now.timestamp() // 60) - 60
+        for minute in [minute for minute in self._minutes if minute < first]:
+            del self._minutes[minute]
+
+    async def _read_hour(self, hour: int, now: datetime) -> None:
+        if hour in self._closed:
+            return
+        is_closed = now >= datetime.fromtimestamp(3600 * (hour + 1), UTC) + CLOSED_AFTER
+        ids = self._ids.setdefault(hour, set())
+        tail = self._tails.setdefault(hour, LogTail(self._blobs, _log_of(hour)))
+        while lines := await tail.read():
+            for line in lines:
+                self._take(line, ids)
+        if is_closed:
+            self._closed.add(hour)
+            self._tails.pop(hour, None)
+            self._ids.pop(hour, None)
+
+    def _take(self, line: bytes, ids: set[str]) -> None:
+        """Count a line of another process."""
+        try:
+            value = json.loads(line)
+            if value["process"] == self._process or value["id"] in ids:
+                return
+            ids.add(value["id"])
+            self._names.update(value["names"])
+            for minute, owners in value["minutes"].items():
+                for key, seconds, jobs in _from_json(owners):
+                    self._count(int(minute), key, seconds, jobs)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            _log.warning("a line of the usage of tenants cannot be read: %.200r", line)
+
+
+def _to_json(sums: Sums) -> dict[str, dict[str, Any]]:
+    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for (owner, model), (seconds, jobs) in sums.items():
+        found[owner][model] = [round(seconds, 6), jobs]
+    return found
+
+
+def _from_json(owners: dict[str, dict[str, Any]]) -> Iterator[tuple[Key, float, int]]:
+    for owner, models in owners.items():
+        for model, (seconds, jobs) in models.items():
+            yield (owner, model), float(seconds), int(jobs)
+
+
+def _by_tenant(
+    found: defaultdict[str, TenantUsage], sums: Sums
+) -> Iterator[tuple[TenantUsage, float, int]]:
+    """Yield the usage of each tenant, and of each of its models, with what is to be added."""
+    for (owner, model), (seconds, jobs) in sums.items():
+        tenant = found[owner]
+        yield tenant, seconds, jobs
+        yield tenant.models.setdefault(model, TenantUsage()), seconds, jobs
+
+
+def _log_of(hour: int) -> str:
+    return f"{USAGE}{datetime.fromtimestamp(3600 * hour, UTC):%Y%m%dT%H}"
+
+
+def _hours_of_day(now: datetime) -> range:
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = int(midnight.timestamp() // 3600)
+    return range(first, first + 24)
