@@ -44,6 +44,8 @@ _ADVICE = {
     "saturated": "try again later, or use a longer --deadline",
     "overloaded": "try again later",
     "too-many-streams": "close other streams, or try again later",
+    "queue-limit": "wait until jobs have ended, or ask the operator for more",
+    "gpu-seconds-exhausted": "wait until the next day of UTC, or ask the operator for more",
     "too-many-batches": "wait until old batches are deleted, or put more lines into each batch",
     "inference-failed": "see the worker's log, on this machine with `loosely logs worker`",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",

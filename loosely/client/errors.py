@@ -232,6 +232,8 @@ _KINDS: Final[Mapping[str, type[Problem]]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,
     "too-many-streams": Overloaded,
+    "queue-limit": Overloaded,
+    "gpu-seconds-exhausted": Overloaded,
     "too-many-batches": Overloaded,
     "saturated": Overloaded,
     "overloaded": Overloaded,
