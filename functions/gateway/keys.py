@@ -5,6 +5,8 @@ The setting API_KEYS contains an entry with a salted hash for each key. It is a 
     [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
       "hash": "hmac-sha256:SALT:DIGEST"}]
 
+A key without a tenant is a tenant of its own, with the name of the key.
+
 A key has 256 random bits, so it cannot be guessed, and a fast hash function is sufficient.
 """
 
@@ -122,12 +124,17 @@ class KeyRing:
 
 
 def make_key(
-    name: str, tenant: str, scopes: Sequence[str] = _DEFAULT_SCOPES, rate_text: str | None = None
+    name: str,
+    tenant: str | None = None,
+    scopes: Sequence[str] = _DEFAULT_SCOPES,
+    rate_text: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Create an API key; return it and its entry for API_KEYS. Raises ValueError."""
     key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
     digest = _digest(salt, key.encode())
     entry: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": list(scopes)}
+    if tenant is None:
+        del entry["tenant"]
     if rate_text is not None:
         entry["rate"] = rate_text
     entry["hash"] = f"{_METHOD}:{_encode_base64(salt)}:{_encode_base64(digest)}"
@@ -158,6 +165,15 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
             raise ValueError(
                 f"entries {first} and {number} have the same name; give each entry a different name"
             )
+    named = {
+        entry["tenant"]: number for number, entry in enumerate(entries, 1) if "tenant" in entry
+    }
+    for number, entry in enumerate(entries, 1):
+        if "tenant" not in entry and (other := named.get(entry["name"])) is not None:
+            raise ValueError(
+                f"entry {number} has no tenant, and its name is the tenant of entry {other}; give "
+                "it a tenant or another name"
+            )
     return tuple(keys)
 
 
@@ -175,9 +191,9 @@ def _read_entry(entry: object) -> ApiKey:
         limit = None if given_rate is None else parse_rate(given_rate)
     except ValueError as error:
         raise ValueError(f"rate: {error}") from None
-    caller = Caller(
-        _read_name(entry, "name"), _read_name(entry, "tenant"), frozenset(map(Scope, scopes)), limit
-    )
+    name = _read_name(entry, "name")
+    tenant = _read_name(entry, "tenant") if "tenant" in entry else name
+    caller = Caller(name, tenant, frozenset(map(Scope, scopes)), limit)
     return ApiKey(caller, *_read_hash(entry.get("hash")))
 
 
@@ -218,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", help="the unique name of the key")
     parser.add_argument(
-        "--tenant", required=True, help="the tenant whose jobs the key can create and read"
+        "--tenant",
+        help="the tenant whose jobs the key can create and read; by default the key's own",
     )
     parser.add_argument(
         "--scopes", nargs="+", choices=list(Scope), default=list(_DEFAULT_SCOPES), metavar="SCOPE"

@@ -27,7 +27,7 @@ from gateway.jobs.activities import Conclude
 from gateway.jobs.children import JobCancellation
 from gateway.jobs.delayed_start import START_DELAY_SECONDS, DelayedStarts
 from gateway.jobs.ends import EndsLog
-from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
+from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters, is_line
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
 from gateway.operations.overview import Operations
@@ -39,6 +39,7 @@ from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
+from gateway.shares.limits import Limits
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.storage.files import FileStore
 from gateway.storage.logs import LogWriter
@@ -106,6 +107,7 @@ class Services:
         self.jobs = Jobs(
             self.outcomes, self.progress, self.waiters, self.starts, self.batch_lines, clock
         )
+        self.limits = Limits(blobs, clock, self._has_ended)
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(
             self.jobs, self.progress, blobs, LogWriter(blobs), clock
@@ -136,6 +138,7 @@ class Services:
             waiters=self.waiters,
             starts=self.starts,
             states=states,
+            limits=self.limits,
             clock=clock,
             url_inputs=RateLimiter(clock),
             start_delay_seconds=self.start_delay_seconds,
@@ -153,10 +156,11 @@ class Services:
             blobs,
             self.batch_store,
             self.intake,
-            LineSender(self.intake, self.creator, self.counters),
+            LineSender(self.intake, self.creator, self.counters, self.limits),
             catalogue,
             states,
             self.outcomes,
+            self.limits,
             clock,
         )
         self.batches = Batches(
@@ -199,6 +203,12 @@ class Services:
             clock,
             has_minute_sums=settings.has_minute_sums,
         )
+
+    async def _has_ended(self, job_id: str) -> bool:
+        """Return whether an outcome of a job is recorded. May raise Unavailable."""
+        if is_line(job_id):
+            return not await self.batch_lines.is_wanted(job_id)
+        return await self.outcomes.find(job_id) is not None
 
     @property
     def longest_deadline(self) -> timedelta:

@@ -23,8 +23,12 @@ def _keys() -> None:
 def new(
     name: Annotated[str, typer.Argument(help="The unique name of the key.")],
     tenant: Annotated[
-        str, typer.Option("--tenant", help="The tenant whose jobs the key can create and read.")
-    ],
+        str | None,
+        typer.Option(
+            "--tenant",
+            help="The tenant whose jobs the key can create and read. Default: the key's own.",
+        ),
+    ] = None,
     scopes: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,7 +48,7 @@ def new(
 
     The key is shown only once. The entry contains a hash of it.
     """
-    options = ["--tenant", tenant]
+    options = ["--tenant", tenant] if tenant is not None else []
     options += ["--scopes", *scopes] if scopes else []
     options += ["--rate", rate] if rate is not None else []
     # On standard error, the module says what to do with the two lines.

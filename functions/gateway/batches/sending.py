@@ -7,10 +7,12 @@ from typing import Final
 
 from contract.errors import MessageTooLarge, UnknownModel
 from contract.messages import FailureCode, JobError, PayloadUrl, Stage
+from gateway.batches.ids import line_id
 from gateway.batches.intake import LineIntake
 from gateway.batches.model import BatchSpec
 from gateway.errors import Unavailable
 from gateway.problems import HttpProblem
+from gateway.shares.limits import Limits
 from gateway.submission.create import JobCreator, PreparedJob
 from gateway.telemetry import JobCounters
 
@@ -25,21 +27,26 @@ PREPARED_AT_ONCE: Final = 16
 class SentLines:
     """The first `count` lines were sent, except those that are refused. `error` stopped the rest.
 
-    Without an error, the rest must wait until other lines with URLs have ended.
+    Without an error, the rest must wait until other lines with URLs have ended, or for the limits
+    of the tenant if `is_limited`.
     """
 
     count: int = 0
     refused: dict[int, JobError] = field(default_factory=dict)
     error: Unavailable | None = None
+    is_limited: bool = False
 
 
 class LineSender:
     """Prepares lines and sends their messages."""
 
-    def __init__(self, intake: LineIntake, creator: JobCreator, counters: JobCounters) -> None:
+    def __init__(
+        self, intake: LineIntake, creator: JobCreator, counters: JobCounters, limits: Limits
+    ) -> None:
         self._intake = intake
         self._creator = creator
         self._counters = counters
+        self._limits = limits
 
     async def send(
         self, spec: BatchSpec, lines: Sequence[tuple[int, bytes]], in_flight: int
@@ -50,6 +57,13 @@ class LineSender:
         a message has the id of its line.
         """
         sent = SentLines()
+        places = {line_id(spec.id, number): spec.deadline_at for number, _ in lines}
+        try:
+            allowed = await self._limits.take_some(spec.tenant, places)
+        except Unavailable as error:
+            sent.error = error
+            return sent
+        lines, sent.is_limited = lines[:allowed], allowed < len(lines)
         jobs = await self._prepare_all(spec, lines, in_flight, sent)
         sending = (self._send(job) for job in jobs)
         for ended in await asyncio.gather(*sending, return_exceptions=True):

@@ -25,6 +25,7 @@ from contract.catalogue import Catalogue, split_name
 from contract.messages import FailureCode, JobError, Stage, format_time
 from contract.queues import LOW_PRIORITY_MESSAGES_PER_WORKER
 from gateway.batches.ends import encode_end, parse_end
+from gateway.batches.ids import line_id
 from gateway.batches.intake import CheckedFile, LineIntake
 from gateway.batches.model import (
     BatchSpec,
@@ -41,6 +42,7 @@ from gateway.errors import Unavailable
 from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus
 from gateway.queues.model_states import ModelStates
+from gateway.shares.limits import Limits
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import MAX_READ_BYTES, LogTail
 
@@ -80,6 +82,9 @@ LONGEST_PAUSE_SECONDS: Final = 120.0
 
 SEND_PAUSE_SECONDS: Final = 2.0
 """The pause after lines could not be sent."""
+
+LIMITED_PAUSE_SECONDS: Final = 5.0
+"""The pause while the limits of the tenant allow no more lines. An end of a line shortens it."""
 
 STEPS_AT_ONCE: Final = 4
 CHECKS_AT_ONCE: Final = 2
@@ -150,6 +155,7 @@ class BatchSteps:
         catalogue: Catalogue,
         states: ModelStates,
         outcomes: OutcomeStore,
+        limits: Limits,
         clock: Clock,
     ) -> None:
         self._blobs = blobs
@@ -159,6 +165,7 @@ class BatchSteps:
         self._catalogue = catalogue
         self._states = states
         self._outcomes = outcomes
+        self._limits = limits
         self._clock = clock
         self._steps = asyncio.Semaphore(STEPS_AT_ONCE)
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
@@ -363,6 +370,7 @@ class BatchSteps:
         for number, outcome in ends.items():
             if number <= run.state.sent:
                 self._outcomes.count_end(run.spec.model, outcome)
+        self._limits.drop(run.spec.tenant, (line_id(run.spec.id, number) for number in ends))
         await self._read_log(run, index, run.first_line(index))
 
     async def _send(self, run: _Run) -> float | None:
@@ -389,6 +397,8 @@ class BatchSteps:
             if sent.error is not None:
                 _log.warning("batch %s: lines cannot be sent: %s", run.spec.id, sent.error)
                 return SEND_PAUSE_SECONDS
+            if sent.is_limited:
+                return LIMITED_PAUSE_SECONDS
             if not is_all:
                 break
         return None

@@ -16,6 +16,8 @@ _CODES: Final = {
     problems.UNAUTHENTICATED: "invalid_api_key",
     problems.UNKNOWN_MODEL: "model_not_found",
     problems.RATE_LIMITED: "rate_limit_exceeded",
+    problems.QUEUE_LIMIT: "rate_limit_exceeded",
+    problems.GPU_SECONDS_EXHAUSTED: "insufficient_quota",
 }
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

@@ -74,6 +74,7 @@ from gateway.queues.model_states import ModelStates
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
+from gateway.shares.limits import Limits
 from gateway.storage.blobs import Blobs
 from gateway.storage.files import FileStore
 from gateway.storage.payloads import PayloadStore
@@ -167,6 +168,7 @@ class JobCreator:
     waiters: Waiters
     starts: DelayedStarts
     states: ModelStates
+    limits: Limits
     clock: Clock
     url_inputs: RateLimiter
     """Limits how often each tenant may submit a job whose input is fetched from a URL."""
@@ -179,7 +181,7 @@ class JobCreator:
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
         """Create all jobs of a request or, if one is refused, none; then wait for their end."""
-        prepared = [await self.prepare(new_job) for new_job in new_jobs]
+        prepared = await self.prepare_all(new_jobs, [str(uuid7()) for _ in new_jobs])
         for new_job in new_jobs:
             new_job.drop_data()
         records = await gather_all(
@@ -193,9 +195,23 @@ class JobCreator:
             for job, record in zip(prepared, records, strict=True)
         ]
 
-    async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
+    async def prepare_all(
+        self, new_jobs: Sequence[NewJob], job_ids: Sequence[str]
+    ) -> list[PreparedJob]:
+        """Prepare the jobs of a tenant, and count all or none against the tenant's limits."""
+        now, tenant = self.clock(), new_jobs[0].tenant
+        seconds = (new_job.deadline_seconds for new_job in new_jobs)
+        deadlines = (now + timedelta(seconds=each) for each in seconds)
+        await self.limits.take(tenant, dict(zip(job_ids, deadlines, strict=True)))
+        try:
+            pairs = zip(new_jobs, job_ids, strict=True)
+            return [await self.prepare(new_job, job_id) for new_job, job_id in pairs]
+        except BaseException:
+            self.limits.drop(tenant, job_ids)
+            raise
+
+    async def prepare(self, new_job: NewJob, job_id: str) -> PreparedJob:
         """Check a job, choose its version, and store large inputs, which a failed start leaves."""
-        job_id = job_id or str(uuid7())
         model = new_job.model
         if model.versions and not new_job.is_pinned:
             model = await self._choose_version(model, job_id)

@@ -267,7 +267,7 @@ class IdempotencyKeys:
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.creator.clock()
         new_job = keyed.new_job if claim is None else self._pin(keyed.new_job, claim.version)
-        job = await self.creator.prepare(new_job, job_id)
+        (job,) = await self.creator.prepare_all([new_job], [job_id])
         _, version = split_name(job.request.model)
         data = IdempotencyClaim(job_id, keyed.fingerprint, created_at, version).encode()
         loop = asyncio.get_running_loop()
@@ -294,7 +294,8 @@ class IdempotencyKeys:
         )
 
     async def _discard(self, job: PreparedJob) -> None:
-        """Delete the stored inputs of a job that will not be started."""
+        """Delete the stored inputs of a job that will not be started, and free its place."""
+        self.creator.limits.drop(job.new_job.tenant, [job.job_id])
         payloads = [(None, job.request.input), *job.request.inputs.items()]
         for name, payload in payloads:
             if isinstance(payload, PayloadRef):

@@ -163,10 +163,11 @@ class World:
             self.blobs,
             BatchStore(self.blobs),
             intake,
-            LineSender(intake, creator, services.counters),
+            LineSender(intake, creator, services.counters, services.limits),
             services.catalogue,
             creator.states,
             services.outcomes,
+            services.limits,
             self.gateway.clock,
         )
 

@@ -90,6 +90,19 @@ def test_two_keys_with_one_name_are_refused() -> None:
         parse_keys(json.dumps([GOOD, GOOD]))
 
 
+def test_a_key_without_a_tenant_is_one_of_its_own() -> None:
+    made = [make_key(name) for name in ("a", "b")]
+    ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
+    callers = [ring.caller(key.encode()) for key, _ in made]
+    assert [caller.tenant for caller in callers if caller] == ["a", "b"]
+
+
+def test_such_a_key_cannot_join_another_tenant() -> None:
+    entries = [make_key("b", "a")[1], make_key("a")[1]]
+    with pytest.raises(ValueError, match="entry 2 has no tenant, and its name is the tenant of"):
+        parse_keys(json.dumps(entries))
+
+
 def test_command_prints_the_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
     assert main(arguments) == 0
@@ -101,7 +114,7 @@ def test_command_prints_the_key_and_its_entry(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
+    "arguments", [[], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
 )
 def test_command_refuses_wrong_arguments(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
