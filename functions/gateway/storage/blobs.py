@@ -290,17 +290,22 @@ class Blobs:
             return SmallBlob(data, etag)
         raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
 
-    async def append(self, blob: str, data: bytes) -> None:
-        """Append data to an append blob, which is created if it is missing.
+    async def append(self, blob: str, data: bytes) -> int:
+        """Append data to an append blob, which is created if it is missing; return its offset.
 
-        If the response is lost, the request is repeated, and the data may be there twice.
+        If the response is lost, the request is repeated, and the data may be there twice. The
+        offset is that of the last copy.
         """
-        status, _, _ = await self._request("PUT", blob, data=data, query="comp=appendblock&")
-        if status == HTTPStatus.NOT_FOUND:
+        send = partial(self._send, "PUT", blob, data=data, query="comp=appendblock&")
+        answer = await send()
+        if answer.status == HTTPStatus.NOT_FOUND:
             await self._put(blob, b"", {"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"})
-            status, _, _ = await self._request("PUT", blob, data=data, query="comp=appendblock&")
-        if status != HTTPStatus.CREATED:
-            raise Unavailable("blobs", f"appending to {blob} failed with HTTP status {status}")
+            answer = await send()
+        if answer.status != HTTPStatus.CREATED:
+            raise Unavailable(
+                "blobs", f"appending to {blob} failed with HTTP status {answer.status}"
+            )
+        return int(answer.headers["x-ms-blob-append-offset"])
 
     async def append_at(self, blob: str, position: int, data: bytes) -> bool:
         """Append data to an append blob that is `position` bytes long; return whether it was.

@@ -56,8 +56,8 @@ class LogWriter:
         self._next: _Batch | None = None
         self._is_sending = asyncio.Lock()
 
-    async def append(self, blob: str, line: bytes) -> None:
-        """Append a line to a log, which is created if it is missing.
+    async def append(self, blob: str, line: bytes) -> int:
+        """Append a line to a log, which is created if it is missing; return its offset.
 
         Raises Unavailable if the line was possibly not appended.
         """
@@ -65,12 +65,13 @@ class LogWriter:
         if batch is None or not batch.takes(blob, len(line)):
             batch = self._next = _Batch(blob)
             batch.sending = asyncio.create_task(self._send(batch))
+        start = batch.size_bytes
         batch.lines.append(line + b"\n")
         batch.size_bytes += len(line) + 1
         # If one caller is cancelled, the lines of the others are still appended.
-        await asyncio.shield(batch.sending)
+        return start + await asyncio.shield(batch.sending)
 
-    async def _send(self, batch: "_Batch") -> None:
+    async def _send(self, batch: "_Batch") -> int:
         loop = asyncio.get_running_loop()
         async with self._is_sending:
             pause_seconds = max(self._next_at - loop.time(), self._gather_seconds)
@@ -80,7 +81,7 @@ class LogWriter:
                 self._next = None
             begun_at = loop.time()
             try:
-                await self._blobs.append(batch.blob, b"".join(batch.lines))
+                return await self._blobs.append(batch.blob, b"".join(batch.lines))
             finally:
                 ended_at = loop.time()
                 self._next_at = ended_at + min(ended_at - begun_at, LONGEST_GATHER_SECONDS)
@@ -91,7 +92,7 @@ class _Batch:
     blob: str
     lines: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
-    sending: "asyncio.Task[None]" = field(init=False)
+    sending: "asyncio.Task[int]" = field(init=False)
 
     def takes(self, blob: str, line_bytes: int) -> bool:
         return blob == self.blob and self.size_bytes + line_bytes < MAX_APPEND_BYTES

@@ -509,10 +509,12 @@ class MemoryBlobs(Blobs):
         found = self.payloads.blobs.get(blob)
         return SmallBlob(found[1], self.etags.get(blob, '"0"')) if found else None
 
-    async def append(self, blob: str, data: bytes) -> None:
+    async def append(self, blob: str, data: bytes) -> int:
         await asyncio.sleep(0)
         await self.payloads.check()
-        self.put(blob, self.payloads.blobs.get(blob, ("", b""))[1] + data)
+        found = self.payloads.blobs.get(blob, ("", b""))[1]
+        self.put(blob, found + data)
+        return len(found)
 
     async def append_at(self, blob: str, position: int, data: bytes) -> bool:
         await asyncio.sleep(0)

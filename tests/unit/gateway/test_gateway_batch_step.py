@@ -89,8 +89,8 @@ class FaultyBlobs(MemoryBlobs):
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         return await self._write(lambda: super(FaultyBlobs, self).replace(blob, data, etag))
 
-    async def append(self, blob: str, data: bytes) -> None:
-        await self._write(lambda: super(FaultyBlobs, self).append(blob, data))
+    async def append(self, blob: str, data: bytes) -> int:
+        return await self._write(lambda: super(FaultyBlobs, self).append(blob, data))
 
     async def append_at(self, blob: str, position: int, data: bytes) -> bool:
         return await self._write(lambda: super(FaultyBlobs, self).append_at(blob, position, data))
