@@ -18,6 +18,7 @@ from contract.names import low_priority_queue
 from contract.queues import (
     LONGEST_BATCH_SECONDS,
     LOW_PRIORITY_MESSAGES_PER_WORKER,
+    MESSAGES_PER_WORKER,
     cloud_lock_seconds,
     config,
 )
@@ -32,8 +33,6 @@ from infra.manifests import (
 
 FOLDER = Path(__file__).parent
 
-# The number of waiting jobs for which KEDA starts one worker. KEDA's default is 5.
-MESSAGES_PER_WORKER = 5
 # The longest name of a container app. It must also not contain two hyphens in a row.
 _LONGEST_APP_NAME = 32
 # Seconds for the start of the drain, and for the end of the process after the drain.

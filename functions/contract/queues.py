@@ -13,6 +13,9 @@ DUPLICATE_WINDOW = "PT10M"
 LONGEST_BATCH_SECONDS = 7 * 24 * 3600
 """The longest time from the creation of a batch to its deadline."""
 
+MESSAGES_PER_WORKER = 5
+"""The number of waiting jobs for which KEDA starts one worker. KEDA's default is 5."""
+
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
 """How many messages of a low-priority queue a worker has on average. Low-priority jobs may wait."""
 

@@ -1,6 +1,6 @@
 """The scaling settings of our Kubernetes manifests."""
 
-from infra.generate import MESSAGES_PER_WORKER
+from contract.queues import MESSAGES_PER_WORKER
 from loosely.local.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 
 #: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with

@@ -13,6 +13,7 @@ from contract.queues import (
     CLOUD_LOCK_SECONDS,
     LONGEST_BATCH_SECONDS,
     LOW_PRIORITY_MESSAGES_PER_WORKER,
+    MESSAGES_PER_WORKER,
     cloud_lock_seconds,
     config,
 )
@@ -28,7 +29,6 @@ from gateway.storage.uploads import UPLOAD_LIFETIME
 from gateway.submission.idempotency import LIFETIME_HOURS
 from gateway.web_extension import MAX_REQUEST_SECONDS
 from gateway.webhooks.activities import ATTEMPT_SECONDS
-from infra.generate import MESSAGES_PER_WORKER
 from infra.manifests import count_max_workers
 from tests.infra.azure_rules import AZURE_RULES
 from tests.infra.deployment import DeploymentFiles, find_named, of_kind, pod
