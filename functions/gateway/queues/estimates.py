@@ -376,6 +376,14 @@ class WaitEstimates:
         wait = None if lengths[0] is None else wait_seconds(lengths[0] + 1, each)
         return ModelWait(_sum_if_known(lengths), wait)
 
+    def last_length(self, model: ModelEntry, priority: Priority) -> int | None:
+        """Return the length of a queue, as `QueueStatistics.last_length`."""
+        return self._of(model.name).queues[priority].last_length(queue_of(model, priority))
+
+    def seconds_per_job(self, model: str) -> float | None:
+        """Return the mean busy time per job of a model; None before a reply."""
+        return self._of(model).throughput.seconds_per_job
+
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
         """Return the numbers of messages in the model's queues; None for unknown numbers."""
         queues = self._of(model.name).queues

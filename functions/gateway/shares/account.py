@@ -1,0 +1,217 @@
+"""The account of a model's tenants: whose job is next, weighted by measured device seconds.
+
+It is start-time fair queuing. Each owner has a virtual time, which advances by the device seconds
+of its jobs divided by its weight: by an estimate when a job is let in, corrected when the job ends.
+The held jobs of the owner with the least virtual time are next. An owner that was away starts at
+the system's virtual time, so it gets no credit.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from contract.catalogue import Priority
+
+DECAY: Final = 0.9
+"""The factor by which the cost of a new job reduces the weight of older ones in the mean cost."""
+
+FIRST_COST: Final = 0.01
+"""The estimate in device seconds before any job of the model has ended."""
+
+
+@dataclass(slots=True)
+class _Owner:
+    virtual_time: float
+    weight: float = 1.0
+    cost: float | None = None
+    in_flight: int = 0
+    held: Counter[Priority] = field(default_factory=Counter)
+
+    @property
+    def is_active(self) -> bool:
+        return self.in_flight > 0 or any(self.held.values())
+
+
+class Account:
+    """The virtual times of a model's tenants, by owner. It does no I/O, and reads no clock."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, _Owner] = {}
+        self._system = 0.0
+        self._cost: float | None = None
+        self._queues: dict[Priority, list[tuple[float, str]]] = {each: [] for each in Priority}
+        """Heaps of owners with held jobs. An entry counts if its virtual time is the owner's."""
+        self._active: list[tuple[float, str]] = []
+        self.held_count = 0
+
+    @property
+    def system(self) -> float:
+        """Return the least virtual time of the owners that have jobs."""
+        while self._active:
+            virtual_time, owner = self._active[0]
+            known = self._owners.get(owner)
+            if known is not None and known.is_active and known.virtual_time == virtual_time:
+                self._system = max(self._system, virtual_time)
+                break
+            heapq.heappop(self._active)
+        return self._system
+
+    def set_weight(self, owner: str, weight: float) -> None:
+        """Set the weight of an owner, which is 1 at first."""
+        self._of(owner).weight = weight
+
+    def hold(self, owner: str, priority: Priority) -> None:
+        """Add a held job."""
+        known = self._activate(owner)
+        known.held[priority] += 1
+        self.held_count += 1
+        if known.held[priority] == 1:
+            heapq.heappush(self._queues[priority], (known.virtual_time, owner))
+
+    def drop(self, owner: str, priority: Priority) -> None:
+        """Remove a held job that is not let in."""
+        self._owners[owner].held[priority] -= 1
+        self.held_count -= 1
+
+    def next(self, priority: Priority, may_run: Callable[[str], bool]) -> str | None:
+        """Return whose job is let in next, of those that may run; None if there is none."""
+        heap, passed = self._queues[priority], []
+        found = None
+        while heap:
+            virtual_time, owner = heap[0]
+            known = self._owners.get(owner)
+            if known is None or not known.held[priority] or known.virtual_time != virtual_time:
+                heapq.heappop(heap)
+            elif may_run(owner):
+                found = owner
+                break
+            else:
+                passed.append(heapq.heappop(heap))
+        for each in passed:
+            heapq.heappush(heap, each)
+        return found
+
+    def let_in(self, owner: str, priority: Priority) -> float:
+        """Move a held job into flight; return the estimate of its cost, which is charged."""
+        self._owners[owner].held[priority] -= 1
+        self.held_count -= 1
+        return self.charge(owner)
+
+    def charge(self, owner: str) -> float:
+        """Add a job in flight; return the estimate of its cost, which is charged."""
+        known = self._activate(owner)
+        known.in_flight += 1
+        estimate = self.estimate(owner)
+        self._advance(owner, known, estimate)
+        return estimate
+
+    def resume(self, owner: str) -> None:
+        """Add a job in flight that was charged before."""
+        self._activate(owner).in_flight += 1
+
+    def estimate(self, owner: str) -> float:
+        """Return the estimated device seconds of an owner's next job."""
+        known = self._owners.get(owner)
+        cost = known.cost if known is not None and known.cost is not None else self._cost
+        return FIRST_COST if cost is None else cost
+
+    def end(self, owner: str, estimate: float, actual: float) -> None:
+        """End a job in flight, and correct its charge. A job without a cost changes no mean."""
+        known = self._of(owner)
+        known.in_flight = max(0, known.in_flight - 1)
+        if actual > 0:
+            known.cost = _mean(known.cost, actual)
+            self._cost = _mean(self._cost, actual)
+        self._advance(owner, known, actual - estimate)
+
+    def held(self, owner: str, priority: Priority | None = None) -> int:
+        """Return how many jobs of an owner are held, with one priority or with any."""
+        known = self._owners.get(owner)
+        if known is None:
+            return 0
+        return known.held.total() if priority is None else known.held[priority]
+
+    def owners(self) -> list[str]:
+        """Return the owners that have jobs."""
+        return [owner for owner, known in self._owners.items() if known.is_active]
+
+    def in_flight(self, owner: str) -> int:
+        """Return how many jobs of an owner are in flight."""
+        known = self._owners.get(owner)
+        return 0 if known is None else known.in_flight
+
+    def lead(self, owner: str) -> float:
+        """Return by how much the owner's virtual time is above the system's."""
+        known = self._owners.get(owner)
+        return 0.0 if known is None else max(0.0, known.virtual_time - self.system)
+
+    def share(self, owner: str) -> float:
+        """Return the owner's part of the weights of all owners that have jobs, and itself."""
+        total = sum(each.weight for name, each in self._owners.items() if each.is_active)
+        known = self._owners.get(owner)
+        weight = 1.0 if known is None else known.weight
+        return weight / (total if known is not None and known.is_active else total + weight)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the account as JSON, with the owners that have jobs or are ahead of the system."""
+        system = self.system
+        return {
+            "system": system,
+            "cost": self._cost,
+            "owners": {
+                owner: [
+                    *(each.virtual_time, each.weight, each.cost, each.in_flight),
+                    *(each.held[priority] for priority in Priority),
+                ]
+                for owner, each in self._owners.items()
+                if each.is_active or each.virtual_time > system
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, has_jobs: bool = True) -> "Account":
+        """Read an account. Without jobs, only the virtual times and the costs are read."""
+        account = cls()
+        if value is None:
+            return account
+        account._system, account._cost = value["system"], value["cost"]
+        for owner, (virtual_time, weight, cost, in_flight, *held) in value["owners"].items():
+            known = _Owner(virtual_time, weight, cost)
+            account._owners[owner] = known
+            if not has_jobs:
+                continue
+            known.in_flight = in_flight
+            known.held.update(dict(zip(Priority, held, strict=True)))
+            account.held_count += known.held.total()
+            account._push(owner, known)
+        return account
+
+    def _of(self, owner: str) -> _Owner:
+        known = self._owners.get(owner)
+        if known is None:
+            known = self._owners[owner] = _Owner(self.system)
+        return known
+
+    def _activate(self, owner: str) -> _Owner:
+        known = self._of(owner)
+        if not known.is_active:
+            known.virtual_time = max(known.virtual_time, self.system)
+            heapq.heappush(self._active, (known.virtual_time, owner))
+        return known
+
+    def _advance(self, owner: str, known: _Owner, seconds: float) -> None:
+        known.virtual_time += seconds / known.weight
+        self._push(owner, known)
+
+    def _push(self, owner: str, known: _Owner) -> None:
+        if known.is_active:
+            heapq.heappush(self._active, (known.virtual_time, owner))
+        for priority, count in known.held.items():
+            if count:
+                heapq.heappush(self._queues[priority], (known.virtual_time, owner))
+
+
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else DECAY * mean + (1 - DECAY) * value

@@ -1,0 +1,430 @@
+"""Let the held jobs of one model into its queue, while this process leads the model's room.
+
+A cycle takes new entries and ends, and lets jobs in while fewer than the window are in flight. The
+state is saved beside it, each SAVE_SECONDS. The process may die after each of these steps:
+
+    read the entries ──▶ send their messages ──▶ save the state
+
+The next leader begins with the last saved state and reads the logs again. What the state does not
+have, it sends once more; the queue drops these messages, because a message has the id of its job.
+Of ends that its predecessor did not save it does not learn: it looks these jobs up.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from contract.catalogue import Priority
+from gateway.durable import Durable
+from gateway.errors import Unavailable
+from gateway.shares.account import Account
+from gateway.shares.model_queue import ModelQueue
+from gateway.shares.room import End, Entry, InFlight, Room, RoomState, RoomView
+from gateway.shares.tenants import TenantStore
+
+SAVE_SECONDS: Final = 0.5
+"""How often the leader saves the state, which also shows the others that it is alive."""
+
+CYCLE_SECONDS: Final = 0.02
+"""The shortest time between two cycles, so that the queue gets batches of messages."""
+
+READ_SECONDS: Final = 0.5
+SHARED_READ_SECONDS: Final = 0.05
+"""The time between two reads of the logs, and the same while other processes append to them."""
+
+SHARED_SECONDS: Final = 5.0
+"""How long after a line of another process the logs are read more often."""
+
+IDLE_SECONDS: Final = 1.0
+"""How long the room stays open without a job."""
+
+CLEAN_SECONDS: Final = 60.0
+"""How often the logs that no job needs are deleted. This is also done before the room is closed."""
+
+LET_IN_AT_ONCE: Final = 200
+"""How many jobs one cycle lets in at most."""
+
+LOST_SECONDS: Final = 5.0
+LOST_ESTIMATES: Final = 10
+"""A job in flight is looked up after LOST_SECONDS, or after this many estimates if longer."""
+
+LOOK_UPS_A_SECOND: Final = 10
+LOOK_UP_SECONDS: Final = 10.0
+"""The shortest time between two look-ups of one job."""
+
+ENDS_REMEMBERED: Final = 20_000
+"""How many ended jobs are remembered, whose entries or other ends may be read later."""
+
+_log = logging.getLogger(__name__)
+
+
+class EndFinder(Protocol):
+    """Finds out whether jobs have ended."""
+
+    async def has_ended(self, durable: Durable | None, job_id: str) -> bool:
+        """Return whether a job has ended or is unknown. Raises Unavailable."""
+
+
+@dataclass(slots=True)
+class _Times:
+    """When something was done last, on the clock of the event loop."""
+
+    shared: float = -math.inf
+    looked_up: float = -math.inf
+    busy: float = 0.0
+    cleaned: float = 0.0
+
+
+class Leader:
+    """Lets in the jobs of one room. The state has been written with this process as the leader."""
+
+    def __init__(
+        self,
+        room: Room,
+        queue: ModelQueue,
+        tenants: TenantStore,
+        finder: EndFinder,
+        saved: tuple[RoomState, str],
+    ) -> None:
+        state, etag = saved
+        self.account = Account.from_json(state.account, has_jobs=False)
+        self.in_flight: dict[str, InFlight] = {}
+        self.running: Counter[str] = Counter()
+        self.windows: dict[Priority, int] = dict.fromkeys(Priority, 1)
+        self.view = RoomView(room, state)
+        self.is_leading = True
+        self.durable: Durable | None = None
+        """Of the last request, for looking up jobs."""
+        self.read_at = -math.inf
+        """When the last whole read of the logs began, on the clock of the event loop."""
+        self._must_read = True
+        self._room = room
+        self._queue = queue
+        self._tenants = tenants
+        self._finder = finder
+        self._clock = room.clock
+        self._name = state.leader
+        self.state = state
+        self.etag = etag
+        self._beat = state.beat
+        self._saving = asyncio.Lock()
+        self._counts: Counter[Priority] = Counter()
+        self._elsewhere: Counter[Priority] = Counter()
+        """How many jobs that are not in `in_flight` may still be in the queue, sent before."""
+        self._sending: set[str] = set()
+        self._own: set[str] = set()
+        """The jobs whose entries this process has stored and not read."""
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._unsaved: list[End] = []
+        """The ends that the saved state does not have."""
+        self._looked_up: dict[str, float] = {}
+        self._news = asyncio.Event()
+        self._times = _Times()
+        for job_id, each in state.in_flight.items():
+            self.account.resume(each.owner)
+            self._add(job_id, each)
+
+    # What happens in this process. These methods never wait.
+
+    def record_held(self, job_id: str, owner: str, priority: Priority) -> None:
+        """Record that this process has stored an entry."""
+        self._own.add(job_id)
+        if not self.account.held(owner, priority):
+            self._must_read = True
+            self._news.set()
+
+    def record_sent(self, job_id: str, owner: str, priority: Priority) -> None:
+        """Record that this process sends a job directly."""
+        self._set_weight(owner)
+        estimate = self.account.charge(owner)
+        self._add(job_id, InFlight(owner, priority, estimate, self._now(), is_direct=True))
+
+    def record_end(self, job_id: str, owner: str, seconds: float | None) -> None:
+        """Record the end of any job of the model, with its device seconds if they are known."""
+        if self._end(job_id, owner, seconds):
+            self._unsaved.append(End(job_id, owner, seconds or 0.0))
+            self._news.set()
+
+    # The work of the leader.
+
+    async def run(self) -> None:
+        """Run cycles until the room is closed, or until another process leads it."""
+        self._times.busy = self._times.cleaned = asyncio.get_running_loop().time()
+        for priority in Priority:
+            length = self._queue.length(priority) or 0
+            self._elsewhere[priority] = max(0, length - self._counts[priority])
+        saving = asyncio.create_task(self._keep_saving())
+        try:
+            while self.is_leading:
+                await self._try_cycle()
+        finally:
+            saving.cancel()
+            await asyncio.wait([saving])
+
+    async def _try_cycle(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._news.clear()
+        try:
+            await self.cycle(loop.time())
+        except Unavailable as error:
+            _log.warning("the waiting room %s: %s; it is tried again", self._room.model, error)
+            await asyncio.sleep(SAVE_SECONDS)
+        if not self.is_leading:
+            return
+        await asyncio.sleep(CYCLE_SECONDS)
+        until = self.read_at + self._read_pause(loop.time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+
+    async def cycle(self, now: float) -> None:
+        """Take what is new, let in what the window allows, and close the room if it is empty.
+
+        `now` is by the clock of the event loop. Raises Unavailable if a service fails; then the
+        next cycle goes on.
+        """
+        if self._must_read or now >= self.read_at + self._read_pause(now):
+            await self._read(now)
+        for priority in Priority:
+            self.windows[priority] = await self._queue.window(priority)
+        await self._let_in(self._choose())
+        await self._look_up(now)
+        if now >= self._times.cleaned + CLEAN_SECONDS:
+            self._times.cleaned = now
+            await self._room.clean(self.view)
+        if self.account.held_count or any(not each.is_direct for each in self.in_flight.values()):
+            self._times.busy = now
+        elif now - self._times.busy >= IDLE_SECONDS:
+            await self._close(now)
+
+    async def save(self, *, is_open: bool = True) -> None:
+        """Save the state. If another process leads the room, stop leading it."""
+        async with self._saving:
+            unsaved, self._unsaved = self._unsaved, []
+            try:
+                etag = await self._write(is_open=is_open)
+            except Unavailable:
+                self._unsaved = unsaved + self._unsaved
+                raise
+            if etag is not None:
+                self.etag = etag
+                return
+            self.is_leading = False
+            self._news.set()
+            for end in unsaved + self._unsaved:
+                await self._room.append_end(end)
+
+    async def _keep_saving(self) -> None:
+        while self.is_leading:
+            await asyncio.sleep(SAVE_SECONDS)
+            try:
+                await self.save()
+            except Unavailable as error:
+                _log.warning("the waiting room %s cannot be saved: %s", self._room.model, error)
+
+    async def _write(self, *, is_open: bool) -> str | None:
+        """Write the state; return its ETag, or None if another process has written it."""
+        state = self._state(is_open=is_open)
+        etag = await self._room.write_state(state, self.etag)
+        if etag is not None:
+            return etag
+        # The response to the first of two requests may be lost: then the state is this one.
+        found = await self._room.read_state()
+        if found is not None and (found[0].leader, found[0].beat) == (state.leader, state.beat):
+            return found[1]
+        return None
+
+    def _state(self, *, is_open: bool) -> RoomState:
+        self._beat += 1
+        self.state = RoomState(
+            leader=self._name,
+            beat=self._beat,
+            is_open=is_open,
+            windows=dict(self.windows),
+            account=self.account.to_json(),
+            # The entry of a job that is being sent is not marked, so the job counts as held.
+            in_flight={
+                job_id: each
+                for job_id, each in self.in_flight.items()
+                if job_id not in self._sending
+            },
+            logs=self.view.logs(),
+            ends=self.view.ends(),
+            oldest=self.view.oldest(),
+        )
+        return self.state
+
+    def _read_pause(self, now: float) -> float:
+        is_shared = now < self._times.shared + SHARED_SECONDS
+        return SHARED_READ_SECONDS if is_shared else READ_SECONDS
+
+    async def _read(self, now: float) -> None:
+        """Read what was appended to the logs: first the ends, because ended jobs are not let in."""
+        self._must_read = False
+        ends = await self.view.read_ends()
+        for end in ends:
+            self._end(end.job_id, end.owner, end.seconds)
+        entries = await self.view.read()
+        self.read_at = now
+        for entry in entries:
+            self._hold(entry)
+        foreign = [each for each in entries if each.job_id not in self._own]
+        self._own.difference_update(each.job_id for each in entries)
+        if ends or foreign:
+            self._times.shared = now
+
+    def _hold(self, entry: Entry) -> None:
+        if entry.job_id in self._ended:
+            self.view.remove(entry.job_id)
+            return
+        if (known := self._remove(entry.job_id)) is not None:
+            # The job may have been sent, but the state does not say it: it is sent once more.
+            self.account.end(known.owner, known.estimate, 0.0)
+        self.account.hold(entry.owner, entry.priority)
+
+    def _choose(self) -> list[Entry]:
+        """Return the jobs to let in now, in their order, and count them as in flight."""
+        chosen: list[Entry] = []
+        for priority in Priority:
+            while len(chosen) < LET_IN_AT_ONCE:
+                owner = self.account.next(priority, self._may_run)
+                if owner is None:
+                    break
+                if self._counts[priority] + self._elsewhere[priority] >= self.windows[priority]:
+                    return chosen  # jobs with low priority wait for those with normal priority
+                entry = self.view.take(owner, priority)
+                if entry.deadline <= self._clock():
+                    self.account.drop(owner, priority)
+                    self.view.mark(entry)
+                    continue
+                self._set_weight(owner)
+                estimate = self.account.let_in(owner, priority)
+                self._add(entry.job_id, InFlight(owner, priority, estimate, self._now()))
+                self._sending.add(entry.job_id)
+                chosen.append(entry)
+        return chosen
+
+    async def _let_in(self, entries: Sequence[Entry]) -> None:
+        """Send the messages of these jobs. Those that cannot be sent are held again."""
+        unsent = {each.job_id: each for each in entries}
+        error: BaseException | None = None
+        try:
+            if not entries:
+                return
+            bodies = await self._room.read_bodies(entries)
+            sending = (self._queue.send(*each) for each in zip(entries, bodies, strict=True))
+            ended = await asyncio.gather(*sending, return_exceptions=True)
+            for entry, result in zip(entries, ended, strict=True):
+                if isinstance(result, BaseException):
+                    error = result
+                else:
+                    self.view.mark(entry)
+                    del unsent[entry.job_id]
+        finally:
+            self._sending.difference_update(each.job_id for each in entries)
+            for entry in reversed(unsent.values()):
+                self._hold_again(entry)
+        if error is not None:
+            raise error
+
+    def _hold_again(self, entry: Entry) -> None:
+        # A job that has ended in the meantime is not in flight.
+        if (known := self._remove(entry.job_id)) is None:
+            self.view.mark(entry)
+            return
+        self.account.end(known.owner, known.estimate, 0.0)
+        self.account.hold(entry.owner, entry.priority)
+        self.view.put_back(entry)
+
+    async def _look_up(self, now: float) -> None:
+        """Look up jobs in flight whose ends may have been lost, the oldest first."""
+        if now < self._times.looked_up + 1.0:
+            return
+        self._times.looked_up = now
+        for priority in Priority:
+            length = self._queue.length(priority)
+            others = 0 if length is None else max(0, length - self._counts[priority])
+            self._elsewhere[priority] = min(self._elsewhere[priority], others)
+        overdue = heapq.nsmallest(
+            LOOK_UPS_A_SECOND,
+            (job_id for job_id in self.in_flight if self._is_overdue(job_id, now)),
+            key=lambda job_id: self.in_flight[job_id].since,
+        )
+        finding = (self._finder.has_ended(self.durable, job_id) for job_id in overdue)
+        found = await asyncio.gather(*finding, return_exceptions=True)
+        for job_id, has_ended in zip(overdue, found, strict=True):
+            self._looked_up[job_id] = now
+            if has_ended is True and job_id in self.in_flight:
+                self._end(job_id, self.in_flight[job_id].owner, None)
+
+    def _is_overdue(self, job_id: str, now: float) -> bool:
+        each = self.in_flight[job_id]
+        age = self._now() - each.since
+        if age < max(LOST_SECONDS, LOST_ESTIMATES * each.estimate) or job_id in self._sending:
+            return False
+        return now >= self._looked_up.get(job_id, -math.inf) + LOOK_UP_SECONDS
+
+    async def _close(self, now: float) -> None:
+        """Close the room, unless an entry came in the meantime."""
+        await self._read(now)
+        await self._room.clean(self.view)
+        if not self.account.held_count:
+            await self.save(is_open=False)
+            self.is_leading = False
+
+    def _end(self, job_id: str, owner: str, seconds: float | None) -> bool:
+        """Record the end of a job; return whether it is new."""
+        if job_id in self._ended:
+            return False
+        self._ended[job_id] = None
+        if len(self._ended) > ENDS_REMEMBERED:
+            self._ended.popitem(last=False)
+        if (known := self._remove(job_id)) is not None:
+            actual = known.estimate if seconds is None else seconds
+            self.account.end(known.owner, known.estimate, actual)
+        elif (entry := self.view.remove(job_id)) is not None:
+            self.account.drop(entry.owner, entry.priority)
+        else:
+            self._end_elsewhere(owner, seconds)
+        return True
+
+    def _end_elsewhere(self, owner: str, seconds: float | None) -> None:
+        """Record the end of a job that this leader has not let in or sent."""
+        for priority in Priority:
+            if self._elsewhere[priority]:
+                self._elsewhere[priority] -= 1
+                break
+        if seconds:
+            self._set_weight(owner)
+            self.account.end(owner, self.account.charge(owner), seconds)
+
+    def _may_run(self, owner: str) -> bool:
+        limit = self._tenants.settings_of(owner).max_running
+        return limit is None or self.running[owner] < limit
+
+    def _set_weight(self, owner: str) -> None:
+        self.account.set_weight(owner, self._tenants.settings_of(owner).weight)
+
+    def _add(self, job_id: str, each: InFlight) -> None:
+        self.in_flight[job_id] = each
+        self.running[each.owner] += 1
+        self._counts[each.priority] += 1
+
+    def _remove(self, job_id: str) -> InFlight | None:
+        known = self.in_flight.pop(job_id, None)
+        if known is not None:
+            self._looked_up.pop(job_id, None)
+            self._counts[known.priority] -= 1
+            self.running[known.owner] -= 1
+            if not self.running[known.owner]:
+                del self.running[known.owner]
+        return known
+
+    def _now(self) -> float:
+        return self._clock().timestamp()

@@ -1,0 +1,56 @@
+"""The queue of one model, as its waiting room sees it: its length, its window, and its messages."""
+
+import math
+from dataclasses import dataclass
+
+from azure.servicebus import ServiceBusMessage
+
+from contract import media
+from contract.catalogue import ModelEntry, Priority, queue_of
+from contract.names import PROPERTY_TRACEPARENT
+from gateway.clock import Clock
+from gateway.queues.client import Queues
+from gateway.queues.estimates import WaitEstimates
+from gateway.queues.model_states import ModelStates
+from gateway.shares.room import Entry
+from gateway.shares.window import window
+from gateway.telemetry import GatewayTracing
+
+
+@dataclass(frozen=True, slots=True)
+class ModelQueue:
+    """Sends the messages of held jobs, and says how many jobs the queue should have."""
+
+    model: ModelEntry
+    queues: Queues
+    estimates: WaitEstimates
+    states: ModelStates
+    tracing: GatewayTracing
+    clock: Clock
+
+    def length(self, priority: Priority) -> int | None:
+        """Return the estimated number of jobs in the queue; None if unknown."""
+        return self.estimates.last_length(self.model, priority)
+
+    async def window(self, priority: Priority) -> int:
+        """Return how many jobs with this priority may be in flight."""
+        ready = await self.states.ready_count(self.model.model_name)
+        seconds = self.estimates.seconds_per_job(self.model.name)
+        return window(self.model, priority, ready, seconds)
+
+    async def send(self, entry: Entry, body: bytes) -> None:
+        """Send the message of a held job. The queue drops a repeat. Raises Unavailable."""
+        left = entry.deadline - self.clock()
+        message = ServiceBusMessage(
+            body,
+            content_type=media.JSON,
+            message_id=entry.job_id,
+            correlation_id=entry.job_id,
+        )
+        # Rounded up, because the SDK truncates to seconds and 0 s would prevent the delivery.
+        message.time_to_live = max(1, math.ceil(left.total_seconds()))
+        queue = queue_of(self.model, entry.priority)
+        with self.tracing.sending(queue, entry.job_id, entry.traceparent) as trace:
+            message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
+            await self.queues.send(queue, message)
+        self.estimates.record_accepted(self.model.name, self.clock(), entry.priority)

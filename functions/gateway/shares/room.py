@@ -1,0 +1,496 @@
+"""The waiting room of one model, in blobs: the logs of held jobs, and the state of its leader.
+
+A job is held by two lines: its message in a log of bodies, and then its entry, which says where the
+message is. Both are appended to the log of the minute. The process may die after each step:
+
+    append the body ──▶ append the entry ──▶ start the orchestration
+
+Without an entry the job does not exist. With an entry it is let in, whoever holds it.
+
+A log of entries is read until GRACE after its minute. So a writer whose entry was stored more than
+LATE after the minute appends it again: an entry counts once.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from contract.catalogue import Priority
+from gateway.clock import Clock
+from gateway.storage.blobs import Blobs
+from gateway.storage.logs import MAX_READ_BYTES, LogTail, LogWriter
+
+ROOMS: Final = "shares/"
+
+LATE: Final = timedelta(seconds=10)
+GRACE: Final = timedelta(seconds=30)
+AHEAD: Final = timedelta(seconds=5)
+"""How far the clock of a writer may be ahead of the reader's."""
+
+ENDS_MINUTES: Final = 5
+"""How many minutes old the logs of ends are that a leader reads at most."""
+
+KEPT: Final = timedelta(minutes=5)
+"""How long a log of bodies or ends is kept without a job that needs it."""
+
+GATHER_SECONDS: Final = 0.02
+"""How long an end that another process leads waits for others, to share a request."""
+
+CHUNK_BYTES: Final = 256 * 1024
+CHUNKS: Final = 128
+"""The size of the pieces in which bodies are read, and how many stay in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A held job. `at` says where its message is: the blob, the offset and the size in bytes."""
+
+    job_id: str
+    owner: str
+    priority: Priority
+    deadline: datetime
+    created_at: datetime
+    traceparent: str | None = None
+    batch: str | None = None
+    at: tuple[str, int, int] = ("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A job that was let in or sent directly, and has not ended. `since` is a time in seconds."""
+
+    owner: str
+    priority: Priority
+    estimate: float
+    since: float
+    is_direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end that a process has seen that did not lead the room."""
+
+    job_id: str
+    owner: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoomState:
+    """What the leader saves. `logs` says for each log of entries which of its lines are done."""
+
+    leader: str = ""
+    beat: int = 0
+    is_open: bool = False
+    windows: dict[Priority, int] = field(default_factory=dict)
+    account: Any = None
+    in_flight: dict[str, InFlight] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    oldest: datetime | None = None
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the line of an entry, without a line end."""
+    value: dict[str, Any] = {
+        "job": entry.job_id,
+        "owner": entry.owner,
+        "deadline": entry.deadline.isoformat(),
+        "created": entry.created_at.isoformat(),
+        "at": entry.at,
+    }
+    if entry.priority is Priority.LOW:
+        value["low"] = True
+    if entry.traceparent:
+        value["traceparent"] = entry.traceparent
+    if entry.batch:
+        value["batch"] = entry.batch
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def parse_entry(line: bytes) -> Entry | None:
+    """Return the entry in a line; None if the line has none."""
+    try:
+        value = json.loads(line)
+        blob, offset, size_bytes = value["at"]
+        return Entry(
+            value["job"],
+            value["owner"],
+            Priority.LOW if value.get("low") else Priority.NORMAL,
+            datetime.fromisoformat(value["deadline"]),
+            datetime.fromisoformat(value["created"]),
+            value.get("traceparent"),
+            value.get("batch"),
+            (blob, int(offset), int(size_bytes)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def encode_state(state: RoomState) -> bytes:
+    """Return the state as JSON."""
+    value = {
+        "leader": state.leader,
+        "beat": state.beat,
+        "open": state.is_open,
+        "window": state.windows,
+        "account": state.account,
+        "in_flight": [
+            [job_id, each.owner, each.estimate, each.since, each.priority, each.is_direct]
+            for job_id, each in state.in_flight.items()
+        ],
+        "logs": state.logs,
+        "ends": state.ends,
+        "oldest": None if state.oldest is None else state.oldest.isoformat(),
+    }
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def parse_state(data: bytes) -> RoomState:
+    """Read a state."""
+    value = json.loads(data)
+    oldest = value["oldest"]
+    return RoomState(
+        leader=value["leader"],
+        beat=value["beat"],
+        is_open=value["open"],
+        windows={Priority(name): count for name, count in value["window"].items()},
+        account=value["account"],
+        in_flight={
+            job_id: InFlight(owner, Priority(priority), estimate, since, is_direct)
+            for job_id, owner, estimate, since, priority, is_direct in value["in_flight"]
+        },
+        logs=value["logs"],
+        ends=value["ends"],
+        oldest=None if oldest is None else datetime.fromisoformat(oldest),
+    )
+
+
+def minute_of(at: datetime) -> str:
+    """Return the name of the minute of a time."""
+    return f"{at:%Y%m%dT%H%M}"
+
+
+def end_of(minute: str) -> datetime:
+    """Return the end of a minute with this name."""
+    begin = datetime.strptime(minute, "%Y%m%dT%H%M").replace(tzinfo=UTC)
+    return begin + timedelta(minutes=1)
+
+
+def entries_prefix(model: str) -> str:
+    """Return the prefix of the logs of a model's held jobs."""
+    return f"{ROOMS}{model}/room/"
+
+
+class Room:
+    """The blobs of one model's room. Each method raises Unavailable if the storage fails."""
+
+    def __init__(self, model: str, blobs: Blobs, clock: Clock) -> None:
+        self.model = model
+        self.blobs = blobs
+        self.clock = clock
+        self.prefix = f"{ROOMS}{model}/"
+        self._bodies = LogWriter(blobs)
+        self._entries = LogWriter(blobs)
+        self._ends = LogWriter(blobs, GATHER_SECONDS)
+        self._chunks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    async def hold(self, entry: Entry, body: bytes) -> Entry:
+        """Store a job's message and its entry; return the entry with the place of the message.
+
+        If it raises Unavailable, the job may be stored.
+        """
+        blob = self._log("bodies")
+        offset = await self._bodies.append(blob, body)
+        stored = replace(entry, at=(blob.removeprefix(self.prefix), offset, len(body)))
+        line = encode_entry(stored)
+        while True:
+            minute = minute_of(self.clock())
+            await self._entries.append(f"{entries_prefix(self.model)}{minute}", line)
+            if self.clock() <= end_of(minute) + LATE:
+                return stored
+
+    async def append_end(self, end: End) -> None:
+        """Append the end of a job, for the leader."""
+        value = {"job": end.job_id, "owner": end.owner, "s": end.seconds}
+        await self._ends.append(self._log("ends"), json.dumps(value).encode())
+
+    async def read_state(self) -> tuple[RoomState, str] | None:
+        """Return the state and its ETag; None if the room was never open."""
+        found = await self.blobs.read(f"{self.prefix}state")
+        return None if found is None else (parse_state(found.data), found.etag)
+
+    async def write_state(self, state: RoomState, etag: str | None) -> str | None:
+        """Write the state if its ETag is `etag`; return its new ETag, or None if it is not.
+
+        Without an ETag there must be no state yet.
+        """
+        blob, data = f"{self.prefix}state", encode_state(state)
+        if etag is None:
+            return await self.blobs.create(blob, data)
+        return await self.blobs.replace(blob, data, etag)
+
+    async def read_bodies(self, entries: Sequence[Entry]) -> list[bytes]:
+        """Return the messages of held jobs. Neighbours are read together."""
+        wanted = {key for entry in entries for key in _chunk_keys(entry)}
+        missing = [key for key in wanted if key not in self._chunks]
+        await asyncio.gather(*map(self._read_chunk, missing))
+        bodies = [self._find_body(entry) for entry in entries]
+        short = [each for each, body in zip(entries, bodies, strict=True) if body is None]
+        if short:
+            # The end of a log was read before these were appended.
+            await asyncio.gather(*map(self._read_chunk, {k for e in short for k in _chunk_keys(e)}))
+            bodies = [body or self._find_body(e) for e, body in zip(entries, bodies, strict=True)]
+        while len(self._chunks) > CHUNKS:
+            self._chunks.popitem(last=False)
+        return [body or b"" for body in bodies]
+
+    async def _read_chunk(self, key: tuple[str, int]) -> None:
+        blob, index = key
+        offset = index * CHUNK_BYTES
+        data = await self.blobs.read_from(f"{self.prefix}{blob}", offset, CHUNK_BYTES)
+        self._chunks[key] = data
+
+    def _find_body(self, entry: Entry) -> bytes | None:
+        """Return the body of an entry, if the chunks in memory have the whole of it."""
+        _, offset, size_bytes = entry.at
+        parts = []
+        for key in _chunk_keys(entry):
+            start = max(0, offset - key[1] * CHUNK_BYTES)
+            stop = offset + size_bytes - key[1] * CHUNK_BYTES
+            parts.append(self._chunks.get(key, b"")[start:stop])
+        body = b"".join(parts)
+        return body if len(body) == size_bytes else None
+
+    async def clean(self, view: "RoomView") -> None:
+        """Delete the logs that no job needs any more."""
+        done, needed = set(view.forget_done()), {entry.at[0] for entry in view.held()}
+        oldest = minute_of(self.clock() - KEPT)
+        for name in await self.blobs.list_names(self.prefix):
+            log = name.removeprefix(self.prefix)
+            kind, _, minute = log.partition("/")
+            is_old = kind in {"bodies", "ends"} and minute < oldest and log not in needed
+            if is_old or (kind == "room" and minute in done):
+                await self.blobs.delete(name)
+
+    def _log(self, kind: str) -> str:
+        return f"{self.prefix}{kind}/{minute_of(self.clock())}"
+
+
+def _chunk_keys(entry: Entry) -> list[tuple[str, int]]:
+    blob, offset, size_bytes = entry.at
+    last = max(offset, offset + size_bytes - 1)
+    return [(blob, index) for index in range(offset // CHUNK_BYTES, last // CHUNK_BYTES + 1)]
+
+
+@dataclass(slots=True)
+class _Log:
+    """A log of entries. Bit N of `done`: the job of line N was let in or removed."""
+
+    tail: LogTail
+    done: bytearray
+    count: int = 0
+    left: int = 0
+    is_over: bool = False
+    """Whether it was read after its minute and GRACE: nothing more will be appended."""
+
+    def take_line(self) -> bool:
+        """Count a line that was read; return whether its job may have to be let in."""
+        number = self.count
+        self.count += 1
+        while len(self.done) * 8 < self.count:
+            self.done.append(0)
+        is_left = not self.done[number // 8] >> number % 8 & 1
+        self.left += is_left
+        return is_left
+
+    def mark(self, line: int) -> None:
+        """Record that the job of this line, which is not marked, needs nothing more."""
+        self.done[line // 8] |= 1 << line % 8
+        self.left -= 1
+
+
+@dataclass(slots=True)
+class _Known:
+    """Where the line of a job is, and its entry while it is held."""
+
+    minute: str
+    line: int
+    entry: Entry | None
+
+
+class RoomView:
+    """The held jobs of a room, as its leader has read them from the logs."""
+
+    def __init__(self, room: Room, state: RoomState) -> None:
+        self._room = room
+        self._logs: dict[str, _Log] = {}
+        self._ends: dict[str, LogTail] = {}
+        self._known: dict[str, _Known] = {}
+        self._queues: dict[tuple[str, Priority], deque[Entry]] = {}
+        self._read_at: datetime | None = None
+        self._new: list[Entry] = []
+        self._new_ends: list[End] = []
+        for minute, done in state.logs.items():
+            self._add_log(minute, base64.b64decode(done))
+        for minute, offset in state.ends.items():
+            self._add_ends(minute, offset)
+
+    async def read(self) -> list[Entry]:
+        """Return the held jobs whose entries were not read before, in the order of their logs.
+
+        Raises Unavailable if the storage fails; then the next call returns these jobs, too.
+        """
+        now = self._room.clock()
+        if self._read_at is None or now - self._read_at > timedelta(minutes=1):
+            for name in await self._room.blobs.list_names(entries_prefix(self._room.model)):
+                self._add_log(name.rpartition("/")[2])
+        for at in (now - GRACE, now, now + AHEAD):
+            self._add_log(minute_of(at))
+        for minute in sorted(self._logs):
+            if not (log := self._logs[minute]).is_over:
+                is_over = end_of(minute) + GRACE < now
+                taken = [self._take(minute, log, line) for line in await _read_all(log.tail)]
+                self._new += [entry for entry in taken if entry is not None]
+                log.is_over = is_over
+        self._read_at = now
+        found, self._new = self._new, []
+        return found
+
+    def _take(self, minute: str, log: _Log, line: bytes) -> Entry | None:
+        """Take a line of a log; return its entry if its job is held, and was not read before."""
+        number, is_left = log.count, log.take_line()
+        entry = parse_entry(line)
+        if entry is None or entry.job_id in self._known:
+            if is_left:
+                log.mark(number)
+            return None
+        self._known[entry.job_id] = _Known(minute, number, entry if is_left else None)
+        if not is_left:
+            return None
+        self._queues.setdefault((entry.owner, entry.priority), deque()).append(entry)
+        return entry
+
+    async def read_ends(self) -> list[End]:
+        """Return the ends that were appended since the last call, or since the state was saved."""
+        now = self._room.clock()
+        minutes = [minute_of(now - timedelta(minutes=ago)) for ago in range(ENDS_MINUTES, -1, -1)]
+        first = max(minutes[0], min(self._ends, default=minute_of(now - GRACE)))
+        for minute in (*minutes, minute_of(now + AHEAD)):
+            if minute >= first and minute not in self._ends:
+                self._add_ends(minute)
+        for minute in sorted(self._ends):
+            for line in await _read_all(self._ends[minute]):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    value = json.loads(line)
+                    self._new_ends.append(End(value["job"], value["owner"], float(value["s"])))
+            if end_of(minute) + GRACE < now:
+                del self._ends[minute]
+        ends, self._new_ends = self._new_ends, []
+        return ends
+
+    def first(self, owner: str, priority: Priority) -> Entry:
+        """Return the first held job of an owner."""
+        queue = self._queues[owner, priority]
+        while (known := self._known.get(queue[0].job_id)) is None or known.entry is None:
+            queue.popleft()
+        return queue[0]
+
+    def take(self, owner: str, priority: Priority) -> Entry:
+        """Remove the first held job of an owner, to let it in, and return it."""
+        entry = self.first(owner, priority)
+        self._queues[owner, priority].popleft()
+        self._known[entry.job_id].entry = None
+        return entry
+
+    def put_back(self, entry: Entry) -> None:
+        """Hold a job again that could not be let in, before its owner's others."""
+        self._known[entry.job_id].entry = entry
+        self._queues[entry.owner, entry.priority].appendleft(entry)
+
+    def mark(self, entry: Entry) -> None:
+        """Record that a job that was taken is let in, or needs nothing more."""
+        known = self._known[entry.job_id]
+        self._logs[known.minute].mark(known.line)
+
+    def remove(self, job_id: str) -> Entry | None:
+        """Remove a held job that has ended; return its entry, or None if it is not held."""
+        known = self._known.get(job_id)
+        if known is None or known.entry is None:
+            return None
+        entry, known.entry = known.entry, None
+        self.mark(entry)
+        return entry
+
+    def place(self, job_id: str) -> int | None:
+        """Return a held job's place, from 1, among those of its owner and priority."""
+        known = self._known.get(job_id)
+        if known is None or (entry := known.entry) is None:
+            return None
+        place = 0
+        for each in self._queues[entry.owner, entry.priority]:
+            place += self._known[each.job_id].entry is not None
+            if each is entry:
+                break
+        return place
+
+    def held(self) -> list[Entry]:
+        """Return all held jobs."""
+        return [known.entry for known in self._known.values() if known.entry is not None]
+
+    def oldest(self) -> datetime | None:
+        """Return when the oldest held job was created."""
+        firsts = []
+        for queue in self._queues.values():
+            for entry in queue:
+                if self._known[entry.job_id].entry is not None:
+                    firsts.append(entry.created_at)
+                    break
+        return min(firsts, default=None)
+
+    def logs(self) -> dict[str, str]:
+        """Return which lines of the logs are done, for the state."""
+        return {
+            minute: base64.b64encode(log.done).decode()
+            for minute, log in self._logs.items()
+            if log.count
+        }
+
+    def ends(self) -> dict[str, int]:
+        """Return how far the logs of ends were read, for the state."""
+        return {minute: tail.offset for minute, tail in self._ends.items()}
+
+    def forget_done(self) -> list[str]:
+        """Forget the logs to which nothing is appended any more and whose jobs are all let in."""
+        done = [minute for minute, log in self._logs.items() if log.is_over and not log.left]
+        for minute in done:
+            del self._logs[minute]
+        self._known = {job: each for job, each in self._known.items() if each.minute in self._logs}
+        for key in [key for key, queue in self._queues.items() if not queue]:
+            del self._queues[key]
+        return done
+
+    def _add_log(self, minute: str, done: bytes = b"") -> None:
+        if minute not in self._logs:
+            blob = f"{entries_prefix(self._room.model)}{minute}"
+            self._logs[minute] = _Log(LogTail(self._room.blobs, blob), bytearray(done))
+
+    def _add_ends(self, minute: str, offset: int = 0) -> None:
+        blob = f"{self._room.prefix}ends/{minute}"
+        self._ends[minute] = LogTail(self._room.blobs, blob, offset)
+
+
+async def _read_all(tail: LogTail) -> list[bytes]:
+    """Read a log to its end. It is long only at the first read."""
+    lines: list[bytes] = []
+    while True:
+        offset = tail.offset
+        lines += await tail.read()
+        if tail.offset - offset < MAX_READ_BYTES // 2:
+            return lines

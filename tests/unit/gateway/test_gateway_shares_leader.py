@@ -1,0 +1,388 @@
+"""Test that held jobs are let in, each once, whoever leads the room and whoever dies."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+
+from contract.catalogue import Catalogue, Priority, queue_of
+from contract.settings import AzureEndpoint
+from gateway.jobs.model import JobOutcome
+from gateway.queues.client import MessageCounts
+from gateway.queues.model_states import ModelStates
+from gateway.queues.workers import WorkerHeartbeats
+from gateway.reply_tokens import ReplyTokens
+from gateway.services import Services
+from gateway.settings import GatewaySettings
+from gateway.shares.model_queue import ModelQueue
+from gateway.shares.room import Entry
+from gateway.shares.tenants import TenantStore
+from gateway.shares.watch import JobEnds, RoomWatches
+from tests.unit.gateway.conftest import KEY
+from tests.unit.gateway.memory import (
+    ManualClock,
+    MemoryBlobs,
+    MemoryDurable,
+    MemoryLinks,
+    MemoryPayloads,
+    MemoryQueues,
+    MemoryReceiver,
+)
+from tests.unit.gateway.skipping import run
+
+T = TypeVar("T")
+
+CATALOGUE = Catalogue.load()
+MODEL = CATALOGUE.model("noop")
+BATCH_SIZE = 8
+BATCH_SECONDS = 0.08
+
+
+class LoopClock(ManualClock):
+    """A clock that advances with the event loop's."""
+
+    def __call__(self) -> datetime:
+        return self.now + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+@dataclass
+class Life:
+    """How many more operations a process lives; the last one may still have its effect."""
+
+    left: float = float("inf")
+    has_effect: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.left <= 0
+
+    async def do(self, operation: Callable[[], Awaitable[T]]) -> T:
+        self.left -= 1
+        if self.left < 0 or (self.is_over and not self.has_effect):
+            await asyncio.Event().wait()
+        result = await operation()
+        if self.is_over:
+            await asyncio.Event().wait()
+        return result
+
+
+@dataclass
+class MortalBlobs(MemoryBlobs):
+    """The blobs of a process that dies in one of its operations. All processes share them."""
+
+    life: Life = field(default_factory=Life)
+    shared: MemoryBlobs | None = None
+
+    def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
+        assert self.shared is not None
+        return self.shared.put(blob, data, media_type)
+
+    async def create(self, blob: str, data: bytes) -> str | None:
+        return await self.life.do(lambda: super(MortalBlobs, self).create(blob, data))
+
+    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
+        return await self.life.do(lambda: super(MortalBlobs, self).replace(blob, data, etag))
+
+    async def append(self, blob: str, data: bytes) -> int:
+        return await self.life.do(lambda: super(MortalBlobs, self).append(blob, data))
+
+    async def read(self, blob: str) -> Any:
+        return await self.life.do(lambda: super(MortalBlobs, self).read(blob))
+
+    async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
+        read = super().read_from
+        return await self.life.do(lambda: read(blob, offset, max_bytes))
+
+    async def list_names(self, prefix: str) -> list[str]:
+        return await self.life.do(lambda: super(MortalBlobs, self).list_names(prefix))
+
+    async def delete(self, blob: str, etag: str | None = None) -> None:
+        await self.life.do(lambda: super(MortalBlobs, self).delete(blob, etag))
+
+
+@dataclass
+class MortalQueues(MemoryQueues):
+    """The same for queues. A message with the id of an earlier one is dropped."""
+
+    life: Life = field(default_factory=Life)
+    ids: set[str] = field(default_factory=set)
+    waiting: dict[str, deque[str]] = field(default_factory=dict)
+
+    async def send(self, queue: str, message: Any) -> None:
+        async def send() -> None:
+            await super(MortalQueues, self).send(queue, message)
+            if message.message_id not in self.ids:
+                self.ids.add(message.message_id)
+                self.waiting.setdefault(queue, deque()).append(message.message_id)
+            await asyncio.sleep(0.003)
+
+        await self.life.do(send)
+
+    async def count(self, queue: str) -> MessageCounts:
+        return MessageCounts(len(self.waiting.get(queue, ())))
+
+
+class Process:
+    """One process of the gateway: its part in the room of MODEL."""
+
+    def __init__(self, system: "System", life: Life) -> None:
+        self.life = life
+        shared = system.blobs
+        blobs = MortalBlobs(
+            shared.payloads,
+            shared.clock,
+            etags=shared.etags,
+            modified_at=shared.modified_at,
+            life=life,
+            shared=shared,
+        )
+        queues = MortalQueues(life=life, ids=system.ids, waiting=system.waiting)
+        self.services = Services(
+            settings=GatewaySettings(
+                service_bus=AzureEndpoint(address="unused"),
+                payload_storage=AzureEndpoint(address="unused"),
+                gateway_base_url="http://gateway.test",
+                reply_token_keys=(KEY,),
+            ),
+            catalogue=CATALOGUE,
+            queues=queues,
+            payloads=shared.payloads,
+            blobs=blobs,
+            links=MemoryLinks(),
+            tokens=ReplyTokens((KEY,), "http://gateway.test"),
+            webhooks=MemoryReceiver(),
+            clock=system.clock,
+        )
+        states = ModelStates(WorkerHeartbeats(blobs, system.clock, is_enabled=False), system.clock)
+        estimates, tracing = self.services.estimates, self.services.tracing
+        self.tenants = TenantStore(blobs, system.clock)
+        self.rooms = RoomWatches(
+            CATALOGUE,
+            blobs,
+            lambda model: ModelQueue(model, queues, estimates, states, tracing, system.clock),
+            self.tenants,
+            JobEnds(self.services.jobs, self.services.outcomes),
+            system.clock,
+        )
+        self.watch = self.rooms.of(MODEL)
+        self.durable = system.durable
+
+
+@dataclass
+class System:
+    """Processes that share blobs and queues, and one worker."""
+
+    clock: LoopClock = field(default_factory=LoopClock)
+    ids: set[str] = field(default_factory=set)
+    waiting: dict[str, deque[str]] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    accepted: dict[str, Entry] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+    costs: dict[str, float] = field(default_factory=dict)
+    most_waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.blobs = MemoryBlobs(MemoryPayloads(), self.clock)
+        self.durable = MemoryDurable(self.clock, _never, _never)
+        self.working = asyncio.create_task(self.work())
+
+    def start(self, life: Life | None = None) -> Process:
+        process = Process(self, life or Life())
+        self.processes.append(process)
+        return process
+
+    async def hold(self, process: Process, job_id: str, **options: Any) -> None:
+        """Hold a job, whose owner is the first letter of its id."""
+        now = self.clock()
+        priority = options.pop("priority", Priority.NORMAL)
+        deadline = now + timedelta(seconds=options.pop("seconds", 600))
+        entry = Entry(job_id, job_id[0], priority, deadline, now, **options)
+        await process.watch.hold(self.durable, entry, b'{"job": "%s"}' % job_id.encode())
+        self.accepted[job_id] = entry
+
+    async def work(self) -> None:
+        """Run what is in the queues, in batches, as one worker; reply to processes in turn."""
+        while True:
+            batch: list[str] = []
+            for queue in (queue_of(MODEL, priority) for priority in Priority):
+                waiting = self.waiting.get(queue, deque())
+                self.most_waiting = max(self.most_waiting, len(waiting))
+                while waiting and len(batch) < BATCH_SIZE:
+                    batch.append(waiting.popleft())
+            await asyncio.sleep(BATCH_SECONDS if batch else 0.01)
+            for job_id in batch:
+                self.ran.append(job_id)
+                await self.reply(job_id)
+
+    async def reply(self, job_id: str) -> None:
+        while True:
+            for process in list(self.processes):
+                self.processes.append(self.processes.pop(0))
+                if process.life.is_over:
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        outcomes = process.services.outcomes
+                        await outcomes.record(job_id, JobOutcome.cancelled(self.clock()), None)
+                        cost = self.costs.get(job_id[0], BATCH_SECONDS / BATCH_SIZE)
+                        process.watch.record_end(self.durable, job_id, job_id[0], cost)
+                        self.ended.add(job_id)
+                        return
+            await asyncio.sleep(0.1)
+
+    async def drain(self, seconds: float = 60) -> None:
+        """Wait until all accepted jobs have ended and the room is closed."""
+        async with asyncio.timeout(seconds):
+            while not self.accepted.keys() <= self.ended or any(  # noqa: ASYNC110 - many conditions
+                each.watch.is_open for each in self.processes if not each.life.is_over
+            ):
+                await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        self.working.cancel()
+        for process in self.processes:
+            await process.rooms.close()
+
+
+async def _never(_: str) -> Any:
+    raise AssertionError
+
+
+@contextlib.asynccontextmanager
+async def open_system() -> AsyncIterator[System]:
+    system = System()
+    try:
+        yield system
+    finally:
+        await system.stop()
+
+
+def names(owner: str, count: int) -> list[str]:
+    return [f"{owner}{number:04}" for number in range(count)]
+
+
+class TestOneProcess:
+    def test_all_held_jobs_are_let_in_in_order(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("a", 100):
+                    await system.hold(process, job_id)
+                await system.drain()
+                assert system.ran == names("a", 100)
+                assert system.most_waiting <= 2 * 16
+
+        run(main())
+
+    def test_two_tenants_take_turns(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in [*names("a", 200), *names("b", 50)]:
+                    await system.hold(process, job_id)
+                await system.drain()
+                last = max(system.ran.index(job_id) for job_id in names("b", 50))
+                assert last <= 200
+
+        run(main())
+
+    def test_low_priority_waits_for_normal(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("l", 300):
+                    await system.hold(process, job_id, priority=Priority.LOW)
+                for job_id in names("n", 100):
+                    await system.hold(process, job_id)
+                await system.drain()
+                rest = system.ran[system.ran.index("n0000") :]
+                assert rest[:100] == names("n", 100)
+
+        run(main())
+
+    def test_expired_job_is_not_sent(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("a", 300):
+                    await system.hold(process, job_id)
+                await system.hold(process, "a9", seconds=1)
+                del system.accepted["a9"]
+                await system.drain()
+                assert "a9" not in system.ids
+
+        run(main())
+
+    def test_ended_job_leaves_the_room(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("a", 300):
+                    await system.hold(process, job_id)
+                process.watch.record_end(system.durable, "a0299", "a", None)
+                del system.accepted["a0299"]
+                await system.drain()
+                assert "a0299" not in system.ids
+
+        run(main())
+
+    def test_queue_that_is_down_delays(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                queues = process.services.queues
+                assert isinstance(queues, MortalQueues)
+                queues.is_down = True
+                for job_id in names("a", 20):
+                    await system.hold(process, job_id)
+                await asyncio.sleep(3)
+                queues.is_down = False
+                await system.drain()
+                assert system.ran == names("a", 20)
+
+        run(main())
+
+    def test_closed_room_costs_no_request(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                await system.hold(process, "a0")
+                await system.drain()
+                before = process.life.left
+                process.life.left = 1000
+                await asyncio.sleep(60)
+                assert before == float("inf")
+                assert process.life.left == 1000
+
+        run(main())
+
+
+class TestKills:
+    @pytest.mark.parametrize("has_effect", [False, True])
+    @pytest.mark.parametrize("first", range(0, 120, 12))
+    def test_no_job_is_lost_or_doubled(self, first: int, *, has_effect: bool) -> None:
+        async def main(operations: int) -> None:
+            async with open_system() as system:
+                dying = system.start(Life(operations, has_effect))
+                other = system.start()
+                holding = [asyncio.create_task(system.hold(dying, each)) for each in names("a", 60)]
+                for job_id in names("b", 3):
+                    await system.hold(other, job_id)
+                    await asyncio.sleep(0.2)
+                await asyncio.sleep(1)
+                dying.life.left = 0
+                await other.rooms.open_used()
+                await system.drain()
+                assert len(system.ran) == len(set(system.ran))
+                assert not other.watch.is_open
+                for task in holding:
+                    task.cancel()
+
+        for operations in range(first, first + 12):
+            run(main(operations))
