@@ -139,9 +139,9 @@ class TestLog:
             blobs, clock = memory()
             append, writer = blobs.append, EndsLog(blobs, clock)
 
-            async def append_slowly(blob: str, data: bytes) -> None:
+            async def append_slowly(blob: str, data: bytes) -> int:
                 await asyncio.sleep(0.1)  # in the simulated time of the loop
-                await append(blob, data)
+                return await append(blob, data)
 
             blobs.append = append_slowly  # type: ignore[method-assign]  # a slow storage
             for _ in range(2):

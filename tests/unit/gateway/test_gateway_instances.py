@@ -67,7 +67,7 @@ async def test_repeated_reply_gets_410(first: RunningGateway, second: RunningGat
 async def test_lost_line_costs_a_delay(first: RunningGateway, second: RunningGateway) -> None:
     response, request = await first.begin()
 
-    async def lose(blob: str, data: bytes) -> None:
+    async def lose(blob: str, data: bytes) -> int:
         raise Unavailable("blobs", "away")
 
     first.blobs.append = lose  # type: ignore[method-assign]  # a fault of the storage

@@ -121,10 +121,10 @@ class DyingBlobs(MemoryBlobs):
 
     is_dying = True
 
-    async def append(self, blob: str, data: bytes) -> None:
+    async def append(self, blob: str, data: bytes) -> int:
         if self.is_dying:
             raise Unavailable("blobs", "switched off")
-        await super().append(blob, data)
+        return await super().append(blob, data)
 
 
 def test_the_same_settings_again_change_nothing() -> None:

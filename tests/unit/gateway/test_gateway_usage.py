@@ -86,9 +86,9 @@ def test_a_repeated_write_counts_once() -> None:
 class LosingBlobs(MemoryBlobs):
     """Blobs that append everything twice, as after a lost response."""
 
-    async def append(self, blob: str, data: bytes) -> None:
+    async def append(self, blob: str, data: bytes) -> int:
         await super().append(blob, data)
-        await super().append(blob, data)
+        return await super().append(blob, data)
 
 
 def test_a_failed_write_is_repeated() -> None:
