@@ -11,7 +11,13 @@ from loosely.client.settings import __version__
 
 if TYPE_CHECKING:
     from loosely.client.batches import AsyncBatches
-    from loosely.client.clients import AsyncClient, BlockingBatches, Client, JobStream
+    from loosely.client.clients import (
+        AsyncClient,
+        BlockingBatches,
+        BlockingTenants,
+        Client,
+        JobStream,
+    )
     from loosely.client.errors import (
         AccessDenied,
         BatchRefused,
@@ -47,6 +53,8 @@ if TYPE_CHECKING:
         Place,
         Progress,
         Result,
+        Tenant,
+        TenantChange,
         Timeline,
         TimelineDelivery,
         TimelineStep,
@@ -54,14 +62,17 @@ if TYPE_CHECKING:
     )
     from loosely.client.retry import Retry
     from loosely.client.streams import AsyncJobStream
+    from loosely.client.tenants import AsyncTenants, TenantSettings
 
 __all__ = [
     "AccessDenied",
     "AsyncBatches",
     "AsyncClient",
     "AsyncJobStream",
+    "AsyncTenants",
     "BatchRefused",
     "BlockingBatches",
+    "BlockingTenants",
     "Client",
     "Event",
     "GatewayFailure",
@@ -93,6 +104,9 @@ __all__ = [
     "Result",
     "Retry",
     "StreamRestarted",
+    "Tenant",
+    "TenantChange",
+    "TenantSettings",
     "Timeline",
     "TimelineDelivery",
     "TimelineStep",
@@ -103,10 +117,13 @@ __all__ = [
 ]
 
 
+_MODULES = ("errors", "resources", "retry", "streams", "mapping", "batches", "tenants", "clients")
+
+
 def __getattr__(name: str) -> object:
     """Import and return the object with this public name."""
     if name in __all__:
-        for module in ("errors", "resources", "retry", "streams", "mapping", "batches", "clients"):
+        for module in _MODULES:
             found: object = getattr(import_module(f"loosely.client.{module}"), name, None)
             if found is not None:
                 globals()[name] = found

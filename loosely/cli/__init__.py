@@ -30,6 +30,7 @@ _SUBCOMMANDS = {
     "batch": ("batches", "app"),
     "models": ("models", "app"),
     "dead-letters": ("dead_letters", "app"),
+    "tenants": ("tenants", "app"),
     "keys": ("keys", "app"),
 }
 

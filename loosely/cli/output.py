@@ -321,8 +321,12 @@ def _place(job: Job) -> str:
     """Return the job's position in the queue and estimated wait, or an empty text if unknown."""
     place = job.place
     texts = [f"position {place.position}"] if place.position is not None else []
+    if place.position is not None and place.phase == "share":
+        texts = [f"position {place.position} among the tenant's jobs"]
     if place.eta_seconds is not None:
         texts.append(f"about {place.eta_seconds:.0f} s")
+    if place.phase == "share":
+        texts.append("waits for the tenant's share")
     if place.phase == "cold_starting":
         texts.append("a worker is starting")
     if place.phase == "model_broken":

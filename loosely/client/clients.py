@@ -27,6 +27,7 @@ from loosely.client.retry import Retry
 from loosely.client.sending import RequestSender
 from loosely.client.settings import DEFAULT_URL, read_api_key
 from loosely.client.streams import AsyncJobStream
+from loosely.client.tenants import AsyncTenants
 from loosely.client.transport import AsyncTransport, BlockingTransport, Transport, http_options
 
 P = ParamSpec("P")
@@ -242,6 +243,20 @@ class BlockingBatches(Blocking):
     save = block(AsyncBatches.save)
 
 
+class BlockingTenants(Blocking):
+    """The operations on the tenants of one gateway: ``Client.tenants``."""
+
+    def __init__(self, operations: AsyncTenants) -> None:
+        """Take the operations."""
+        self._operations = operations
+
+    list = block(AsyncTenants.list)
+    get = block(AsyncTenants.get)
+    set = block(AsyncTenants.set)
+    reset = block(AsyncTenants.reset)
+    audit = block(AsyncTenants.audit)
+
+
 class Client(Blocking):
     """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
@@ -282,6 +297,8 @@ class Client(Blocking):
         self.batches = BlockingBatches(
             self._operations.batches, lambda transport: self._connect(transport).batches
         )
+        #: The operations on tenants.
+        self.tenants = BlockingTenants(self._operations.tenants)
 
     def __enter__(self) -> Self:
         return self

@@ -58,6 +58,7 @@ from loosely.client.sending import REDIRECTS, RequestSender
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.sse import EVENT_STREAM
 from loosely.client.streams import AsyncJobStream, StreamReader
+from loosely.client.tenants import AsyncTenants
 from loosely.client.transport import MAX_CONNECTIONS, Transport
 
 #: The longest wait of one request. Load balancers in clouds close connections idle for longer.
@@ -88,6 +89,8 @@ class ClientOperations(RequestSender):
         super().__init__(requests, transport, retry, clock, draw)
         #: The operations on batches.
         self.batches = AsyncBatches(requests, transport, retry, clock, draw)
+        #: The operations on tenants.
+        self.tenants = AsyncTenants(requests, transport, retry, clock, draw)
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
 

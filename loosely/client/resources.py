@@ -1,4 +1,4 @@
-"""The resources that the gateway returns: jobs, results, timelines, batches, models, uploads."""
+"""The resources that the gateway returns: jobs, results, timelines, batches, models, and so on."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,9 @@ def decode_json(body: bytes) -> object:
 class Place:
     """The position of a job in its model's queue, and its estimated wait, as far as they are known.
 
-    ``phase`` is ``cold_starting`` while a worker starts, ``model_broken``, or else ``queued``.
+    ``phase`` is ``cold_starting`` while a worker starts, ``model_broken``, ``share`` while the job
+    waits for its tenant's share, or else ``queued``. With ``share``, the position is among the jobs
+    of the tenant.
     """
 
     position: int | None = None
@@ -498,6 +500,90 @@ class BatchPage:
         return cls(
             tuple(batch for batch in batches if batch is not None),
             _text(document, "next_cursor") or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant's settings, jobs and seconds on devices: ``document`` has all members.
+
+    ``share`` is the tenant's part of the models that it uses now, from 0 to 1. ``waiting`` jobs
+    include those that are ``held`` for their share. An unknown value is ``None``.
+    """
+
+    name: str
+    share: float | None
+    waiting: int | None
+    held: int | None
+    running: int | None
+    gpu_seconds_hour: float
+    gpu_seconds_day: float
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: object) -> Self | None:
+        """Return the tenant that ``document`` describes, or ``None`` if it is invalid."""
+        if not isinstance(document, dict) or not isinstance(document.get("tenant"), str):
+            return None
+        return cls(
+            document["tenant"],
+            _number(document, "share"),
+            _whole(document, "waiting"),
+            _whole(document, "held"),
+            _whole(document, "running"),
+            _number(document, "gpu_seconds_hour") or 0.0,
+            _number(document, "gpu_seconds_day") or 0.0,
+            document,
+        )
+
+    @classmethod
+    def list_from_document(cls, document: Mapping[str, Any]) -> tuple[Self, ...] | None:
+        """Return the tenants that ``document`` lists, or ``None`` if it is no list of tenants."""
+        if not isinstance(document.get("tenants"), list):
+            return None
+        return tuple(filter(None, map(cls.from_document, document["tenants"])))
+
+    @property
+    def settings(self) -> Mapping[str, float | None]:
+        """The weight and the limits that apply. A limit that is ``None`` does not exist."""
+        return _object(self.document, "settings") or {}
+
+    @property
+    def own_settings(self) -> Mapping[str, float | None] | None:
+        """The settings that were set for this tenant, or ``None`` if it has no own ones."""
+        return _object(self.document, "given")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantChange:
+    """A change of a tenant's own settings, which are ``None`` before the first and after a reset.
+
+    ``by`` is the name of the API key.
+    """
+
+    at: datetime
+    by: str
+    tenant: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def list_from_document(cls, document: Mapping[str, Any]) -> tuple[Self, ...] | None:
+        """Return the changes that ``document`` lists, or ``None`` if it is no list of changes."""
+        if not isinstance(document.get("changes"), list):
+            return None
+        return tuple(
+            cls(
+                at,
+                _text(each, "by") or "",
+                _text(each, "tenant") or "",
+                _object(each, "before"),
+                _object(each, "after"),
+                each,
+            )
+            for each in _objects(document, "changes")
+            if (at := _datetime(each.get("at"))) is not None
         )
 
 

@@ -10,11 +10,12 @@ from loosely import AsyncClient, Client
 from loosely.client import errors
 
 PUBLIC = """
-AccessDenied AsyncBatches AsyncClient AsyncJobStream BatchRefused BlockingBatches Client
-Event GatewayFailure GatewayUnreachable IdempotencyMismatch InputRejected InvalidRequest
-Job JobBatch JobCancelled JobDurations JobEnded JobEvent JobExpired JobFailed JobPage
-JobStream LineCounts LooselyError Model NotFound Outcome Overloaded PayloadTooLarge Place
-Problem Progress RequestRefused Result Retry StreamRestarted Timeline TimelineDelivery
+AccessDenied AsyncBatches AsyncClient AsyncJobStream AsyncTenants BatchRefused
+BlockingBatches BlockingTenants Client Event GatewayFailure GatewayUnreachable
+IdempotencyMismatch InputRejected InvalidRequest Job JobBatch JobCancelled JobDurations
+JobEnded JobEvent JobExpired JobFailed JobPage JobStream LineCounts LooselyError Model
+NotFound Outcome Overloaded PayloadTooLarge Place Problem Progress RequestRefused Result
+Retry StreamRestarted Tenant TenantChange TenantSettings Timeline TimelineDelivery
 TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})

@@ -40,6 +40,7 @@ const STATUS_MARKS = {
 const WAITS = {
   cold_starting: "A worker is starting",
   model_broken: "No worker can load the model. The operator must repair it",
+  share: "The job waits until its tenant's share comes round",
 };
 
 let models = [];
@@ -415,11 +416,11 @@ class Run {
   showFacts() {
     const { job } = this;
     this.factsAt = performance.now();
-    const { position, eta_seconds: eta } = job.queue;
+    const { position, eta_seconds: eta, phase } = job.queue;
     const timing = job.timing;
     const milliseconds = (value) => (value === null || value === undefined ? null : formatMilliseconds(value));
     showFacts(find("job-facts"), [
-      ["Position", isFinal(job) ? null : position],
+      [phase === "share" ? "Position in the tenant's jobs" : "Position", isFinal(job) ? null : position],
       ["Expected wait", isFinal(job) || eta === null ? null : formatMilliseconds(eta * 1000)],
       ["Attempt", job.attempt],
       ["In the queue", milliseconds(timing?.queued_ms)],
