@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -43,6 +43,10 @@ LOOK_SECONDS: Final = 2.0
 
 MISSED_SECONDS: Final = 10.0
 """How long before it closes the room a leader may have read the logs, on a slow storage."""
+
+RECENT_SECONDS: Final = 5.0
+RECENT_ENDS: Final = 10_000
+"""How old, and how many, are the ends that a process still appends when it finds the room open."""
 
 SENT_REMEMBERED: Final = 10_000
 
@@ -81,6 +85,8 @@ class RoomWatch:
         self._running: Counter[str] = Counter()
         self._sent: OrderedDict[str, str] = OrderedDict()
         """The owners of the jobs that this process has sent directly while another one leads."""
+        self._recent: deque[tuple[float, End]] = deque(maxlen=RECENT_ENDS)
+        """The last ends while the room seemed to be closed, and when they were recorded."""
         self._task: asyncio.Task[None] | None = None
         self._appending: set[asyncio.Task[None]] = set()
 
@@ -136,18 +142,32 @@ class RoomWatch:
             if len(self._sent) > SENT_REMEMBERED:
                 self._running[self._sent.popitem(last=False)[1]] -= 1
 
-    def record_end(self, durable: Durable, job_id: str, owner: str, seconds: float | None) -> None:
-        """Record the end of a job, with its device seconds: at once, or in a log for the leader."""
+    def record_end(
+        self,
+        durable: Durable,
+        job_id: str,
+        owner: str,
+        seconds: float | None,
+        *,
+        has_waited: bool = True,
+    ) -> None:
+        """Record the end of a job, with its device seconds: at once, or in a log for the leader.
+
+        `has_waited` says whether the job has waited in the queue, so the room may have been opened.
+        """
         self._durable = durable
         if (sender := self._sent.pop(job_id, None)) is not None:
             self._running[sender] -= 1
         if self.leader is not None:
             self.leader.record_end(job_id, owner, seconds)
-        elif self.is_open or self._is_running:
-            appending = asyncio.create_task(self._append_end(End(job_id, owner, seconds or 0.0)))
-            # The event loop has only a weak reference to a task.
-            self._appending.add(appending)
-            appending.add_done_callback(self._appending.discard)
+            return
+        end, now = End(job_id, owner, seconds or 0.0), asyncio.get_running_loop().time()
+        if self.is_open or self._is_running:
+            self._append_soon(end)
+            return
+        self._recent.append((now, end))
+        if has_waited:
+            self.look_soon(durable)
 
     def look_soon(self, durable: Durable) -> None:
         """Read the state of the room if it was closed, because jobs wait in the queue."""
@@ -187,6 +207,8 @@ class RoomWatch:
                 if leader is not None:
                     await self._lead(leader)
                     continue
+                if self._recent and self.is_open:
+                    self._append_recent()
             except Unavailable as error:
                 _log.warning("the waiting room %s cannot be read: %s", self.room.model, error)
             if not self.is_open and not self._may_miss(loop.time()):
@@ -246,6 +268,20 @@ class RoomWatch:
                 self._held_at = -math.inf
             self._set_state(leader.state, leader.etag)
             self._changed_at = asyncio.get_running_loop().time()
+
+    def _append_recent(self) -> None:
+        """Append the ends that this process recorded before it knew that the room is open."""
+        since = asyncio.get_running_loop().time() - RECENT_SECONDS
+        for at, end in self._recent:
+            if at >= since:
+                self._append_soon(end)
+        self._recent.clear()
+
+    def _append_soon(self, end: End) -> None:
+        appending = asyncio.create_task(self._append_end(end))
+        # The event loop has only a weak reference to a task.
+        self._appending.add(appending)
+        appending.add_done_callback(self._appending.discard)
 
     async def _append_end(self, end: End) -> None:
         try:

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections import deque
+import random
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -386,3 +387,99 @@ class TestKills:
 
         for operations in range(first, first + 12):
             run(main(operations))
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_storm_leaves_no_job_in_the_room(self, seed: int) -> None:
+        async def main() -> None:
+            chance = random.Random(seed)
+            async with open_system() as system:
+                holding = []
+                for number in range(200):
+                    alive = [each for each in system.processes if not each.life.is_over]
+                    if len(alive) < 3 and chance.random() < 0.2:
+                        life = Life(chance.randrange(5, 300), chance.random() < 0.5)
+                        alive.append(system.start(life))
+                        await alive[-1].rooms.open_used()
+                    # Each job of `a` is held twice, as by a repeated request.
+                    for owner in "aabc" if alive else "":
+                        hold = system.hold(chance.choice(alive), f"{owner}{number:04}")
+                        holding.append(asyncio.create_task(hold))
+                    await asyncio.sleep(chance.random() / 10)
+                last = system.start()
+                await last.rooms.open_used()
+                await asyncio.sleep(5)
+                await system.drain()
+                assert len(system.ran) == len(set(system.ran))
+                for task in holding:
+                    task.cancel()
+
+        run(main())
+
+
+class TestTwoProcesses:
+    def test_one_leads_at_a_time(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                both = system.start(), system.start()
+                for number, job_id in enumerate(names("a", 400)):
+                    await system.hold(both[number % 2], job_id)
+                leaders = Counter[int]()
+                while len(system.ended) < 400:
+                    leaders[sum(each.watch.leader is not None for each in both)] += 1
+                    await asyncio.sleep(0.05)
+                await system.drain()
+                assert leaders[1] > 10
+                assert leaders[2] == 0
+
+        run(main())
+
+    def test_other_process_takes_over_in_time(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                first, second = system.start(), system.start()
+                for job_id in names("a", 400):
+                    await system.hold(first, job_id)
+                await system.hold(second, "b0")
+                await asyncio.sleep(1)
+                assert [each.watch.leader is None for each in (first, second)] == [False, True]
+                first.life.left = 0
+                died_at = asyncio.get_running_loop().time()
+                while second.watch.leader is None:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.05)
+                took = asyncio.get_running_loop().time() - died_at
+                assert 1.5 <= took <= 3.2
+                await system.drain()
+
+        run(main())
+
+    def test_old_leader_steps_down(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                first, second = system.start(), system.start()
+                for job_id in names("a", 200):
+                    await system.hold(first, job_id)
+                await asyncio.sleep(1)
+                found = await second.watch.room.read_state()
+                assert found is not None
+                other = replace(found[0], leader="other", beat=found[0].beat + 1)
+                assert await second.watch.room.write_state(other, found[1]) is not None
+                await asyncio.sleep(1.1)
+                assert first.watch.leader is None
+                assert first.watch.is_open
+                await system.drain()
+                assert len(system.ran) == 200
+
+        run(main())
+
+    def test_ends_elsewhere_keep_the_window_full(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                both = system.start(), system.start()
+                for job_id in names("a", 800):
+                    await system.hold(both[0], job_id)
+                begun_at = asyncio.get_running_loop().time()
+                await system.drain()
+                took = asyncio.get_running_loop().time() - begun_at
+                assert took < 800 * BATCH_SECONDS / BATCH_SIZE * 1.02 + 2
+
+        run(main())
