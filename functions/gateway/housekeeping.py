@@ -46,6 +46,8 @@ from gateway.operations.housekeeping_runs import record_run
 from gateway.operations.sums import SUMS_KEPT
 from gateway.queues.workers import FORGOTTEN_AFTER
 from gateway.services import Services
+from gateway.shares.places import PLACES
+from gateway.shares.usage import USAGE, USAGE_KEPT
 from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.storage.uploads import has_expired
 from gateway.submission.idempotency import CLAIMS
@@ -115,6 +117,9 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         STOPS: (now - ENDS_KEPT, MAX_DELETED),
         HEARTBEATS: (now - FORGOTTEN_AFTER, MAX_DELETED),
         SUMS: (now - SUMS_KEPT, MAX_DELETED),
+        USAGE: (now - USAGE_KEPT, MAX_DELETED),
+        # The deadlines of all jobs with a place have passed.
+        PLACES: (uploads_before, MAX_DELETED),
     }
     steps: dict[str, Callable[[], Awaitable[int]]] = {
         "orchestrations": lambda: recover(durable, services.jobs, now, services.retention),

@@ -80,7 +80,7 @@ _PREFIX: Final = "lsy_"
 _METHOD: Final = "hmac-sha256"
 _SALT_BYTES: Final = 16
 _MAX_KEY_BYTES: Final = 256
-_MAX_NAME_CHARACTERS: Final = 64
+MAX_NAME_CHARACTERS: Final = 64
 _FIELDS: Final = frozenset({"name", "tenant", "scopes", "rate", "hash"})
 _DEFAULT_SCOPES: Final = (Scope.JOBS_READ, Scope.JOBS_WRITE)
 
@@ -201,10 +201,10 @@ def _read_name(entry: Mapping[str, Any], field_name: str) -> str:
     value = entry.get(field_name)
     if (
         not isinstance(value, str)
-        or not 0 < len(value) <= _MAX_NAME_CHARACTERS
+        or not 0 < len(value) <= MAX_NAME_CHARACTERS
         or not value.isprintable()
     ):
-        raise ValueError(f"{field_name}: expected 1 to {_MAX_NAME_CHARACTERS} printable characters")
+        raise ValueError(f"{field_name}: expected 1 to {MAX_NAME_CHARACTERS} printable characters")
     return value
 
 

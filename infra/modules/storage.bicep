@@ -123,6 +123,8 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'stops', days: 1 }
             { prefix: 'heartbeats', days: 1 }
             { prefix: 'sums', days: 1 }
+            { prefix: 'usage', days: 2 }
+            { prefix: 'places', days: firstDays + 1 }
             { prefix: 'uploads', days: firstDays + 1 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: retentionDays + 1 }

@@ -25,6 +25,7 @@ from gateway.http.event_stream import BLOCKED_SECONDS, LONGEST_STREAM_SECONDS
 from gateway.jobs.ends import ENDS_KEPT
 from gateway.operations.sums import SUMS_KEPT
 from gateway.settings import MAX_WAIT_SECONDS
+from gateway.shares.usage import USAGE_KEPT
 from gateway.storage.uploads import UPLOAD_LIFETIME
 from gateway.submission.idempotency import LIFETIME_HOURS
 from gateway.web_extension import MAX_REQUEST_SECONDS
@@ -401,7 +402,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
     written |= {"dead-letters", "heartbeats", "children", "sums", "ends", "streams", "stops"}
-    written |= {"files", "batches", "batches-of"}
+    written |= {"files", "batches", "batches-of", "usage", "places"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -441,6 +442,8 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + max(longest, batch)
         assert timedelta(days=days["claims"]) > timedelta(hours=LIFETIME_HOURS)
         assert timedelta(days=days["sums"]) > SUMS_KEPT
+        assert timedelta(days=days["usage"]) > USAGE_KEPT
+        assert timedelta(days=days["places"]) > max(longest, batch)
         assert timedelta(days=days["ends"]) > ENDS_KEPT
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     deadlines = [model.max_deadline_seconds for model in catalogue.values()]
@@ -492,7 +495,7 @@ def everything_ends_long_before_the_function_timeout(files: DeploymentFiles) -> 
     host = json.loads(files.text("functions/host.json"))
     assert host["functionTimeout"] == "01:00:00"
     steps = re.findall(r"^        (?:\"[\w/]+\"|[A-Z_]+): ", files.text(HOUSEKEEPING), re.MULTILINE)
-    assert len(steps) == 20
+    assert len(steps) == 22
     longest = {
         "a request": MAX_REQUEST_SECONDS,
         "a stream": LONGEST_STREAM_SECONDS + BLOCKED_SECONDS,

@@ -22,7 +22,7 @@ from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.storage.blobs import Blobs
 
-PLACES: Final = "tenants/places/"
+PLACES: Final = "places/"
 """The prefix of the ledgers, whose names end with the digest of the tenant's name."""
 
 GATHER_SECONDS: Final = 0.1

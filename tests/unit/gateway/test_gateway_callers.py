@@ -361,6 +361,8 @@ async def test_operators_read_every_timeline(closed: RunningGateway) -> None:
         ("DELETE", "/v1/admin/dead-letters/noop/{job}"),
         ("DELETE", "/v1/admin/dead-letters?model=noop"),
         ("PUT", "/v1/admin/dead-letters"),
+        ("PUT", "/v1/admin/tenants/acme"),
+        ("DELETE", "/v1/admin/tenants/acme"),
     ],
 )
 async def test_ops_read_can_change_nothing(closed: RunningGateway, method: str, path: str) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway import housekeeping
 from gateway.keys import owner_of
-from gateway.shares.places import GATHER_SECONDS
+from gateway.shares.places import GATHER_SECONDS, PLACES
+from gateway.shares.tenants import SETTINGS_BLOB
+from gateway.shares.usage import USAGE
 from tests.unit.gateway.api_keys import bearer, submit_as
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
@@ -90,6 +93,17 @@ async def test_used_up_seconds_last_to_midnight(closed: RunningGateway) -> None:
     assert refused.headers["retry-after"] == str(12 * 3600)
     closed.clock.now += timedelta(hours=12)
     assert (await submit(closed)).status_code == 202
+
+
+async def test_the_housekeeping_deletes_old_logs(closed: RunningGateway) -> None:
+    await limit(closed, max_queued=1)
+    await submit(closed)
+    await closed.services.limits.usage.write()
+    closed.clock.now += timedelta(days=9)
+    await housekeeping.run(closed.durable, closed.services)
+    kept = closed.payloads.blobs
+    assert [name for name in kept if name.startswith((USAGE, PLACES))] == []
+    assert SETTINGS_BLOB in kept
 
 
 @pytest.mark.parametrize(("used", "allowed"), [(0.0, 2), (10.0, 0)])

@@ -69,6 +69,11 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "mask",
         pattern="^[a-z][a-z0-9_]{0,31}$",
     ),
+    "tenant": _describe_text(
+        "The name of a tenant, `*` for all tenants without own settings, or `~` for the tenant of "
+        "a gateway without API keys.",
+        "acme",
+    ),
     "version": _describe_text(
         "A version from `versions` of the model.", "1", pattern="^[1-9][0-9]{0,5}$"
     ),
@@ -199,7 +204,12 @@ def _refusal(path: str, status: int) -> Document:
 
 def _examples(path: str, status: int) -> Document:
     instance = path.format(
-        job_id=JOB_ID, letter_id=JOB_ID, batch_id=BATCH_ID, model="classifier", name="mask"
+        job_id=JOB_ID,
+        letter_id=JOB_ID,
+        batch_id=BATCH_ID,
+        model="classifier",
+        name="mask",
+        tenant="acme",
     )
     return {
         kind.code: {

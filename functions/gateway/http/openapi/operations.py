@@ -15,6 +15,13 @@ from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
 from gateway.openai.calls import MAX_NAME, MAX_PAIRS, MAX_VALUE
 from gateway.problems import kinds_of
 from gateway.settings import MAX_WAIT_SECONDS
+from gateway.shares.tenants import (
+    MAX_GPU_SECONDS,
+    MAX_QUEUED,
+    MAX_RUNNING,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+)
 from gateway.submission.parse import LABEL_PATTERN, MAX_LABEL_CHARACTERS
 
 Responses = dict[int | str, dict[str, Any]]
@@ -348,6 +355,16 @@ LETTER_ACTION_BODY: Final = _describe_body(
         },
     ),
     {"action": "redrive", "count": 12, "filter": {"model": "noop"}},
+)
+TENANT_BODY: Final = _describe_body(
+    _describe_closed(
+        [],
+        weight={"type": "number", "minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT},
+        max_queued={"type": ["integer", "null"], "minimum": 0, "maximum": MAX_QUEUED},
+        max_running={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_RUNNING},
+        gpu_seconds_a_day={"type": ["number", "null"], "minimum": 0, "maximum": MAX_GPU_SECONDS},
+    ),
+    {"weight": 2, "max_queued": 100, "gpu_seconds_a_day": 3600},
 )
 REPLY_BODY: Final = _describe_body({"type": "object"})
 PROGRESS_BODY: Final = _describe_body(
