@@ -5,7 +5,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.catalogue import split_name
+from contract.catalogue import ModelEntry, split_name
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.clock import Clock
 from gateway.errors import Unavailable
@@ -39,6 +39,16 @@ class ModelStates:
         if not beats:
             return None
         return sum(split_name(beat.name)[0] == model and _is_ready(beat) for beat in beats)
+
+    async def jobs_at_once(self, model: ModelEntry) -> int:
+        """Return how many jobs a worker runs at once: those of a batch, if the model has batches.
+
+        Only heartbeats show whether a model is concurrent. Without one, it counts as one with
+        batches.
+        """
+        beats = await self._read(BROKEN_FOR) or ()
+        known = (beat.max_concurrent_jobs for beat in beats if beat.name == model.name)
+        return max((jobs for jobs in known if jobs), default=model.max_batch_size)
 
     async def broken(self) -> frozenset[str]:
         """Return the models that no live worker can load; none if no heartbeat can be read."""

@@ -1,9 +1,13 @@
 """The account of a model's tenants: whose job is next, weighted by measured device seconds.
 
-It is start-time fair queuing. Each owner has a virtual time, which advances by the device seconds
-of its jobs divided by its weight: by an estimate when a job is let in, corrected when the job ends.
-The held jobs of the owner with the least virtual time are next. An owner that was away starts at
-the system's virtual time, so it gets no credit.
+It is start-time fair queuing (Goyal, Vin and Cheng, 1996). Each owner has a virtual time, which
+advances by the device seconds of its jobs divided by its weight: by an estimate when a job is let
+in, corrected when the job ends. The held job of the owner with the least virtual time is next.
+
+The system's virtual time is that of the last owner whose job was let in. If no job is held, a job
+that is sent directly advances it too. An owner never starts a job before the system's virtual time,
+except by what its last jobs cost less than estimated. So it gets no credit for the time when it was
+away, had few jobs, had reached its limit of running jobs, or had only jobs with low priority.
 """
 
 import heapq
@@ -28,6 +32,10 @@ class _Owner:
     cost: float | None = None
     in_flight: int = 0
     held: Counter[Priority] = field(default_factory=Counter)
+    refund: float = 0.0
+    """How far the virtual time may be behind the system, as jobs cost less than estimated."""
+    queued: dict[Priority, float] = field(default_factory=dict)
+    """The virtual times of the owner's entries in the heaps. Other entries are not valid."""
 
     @property
     def is_active(self) -> bool:
@@ -39,24 +47,12 @@ class Account:
 
     def __init__(self) -> None:
         self._owners: dict[str, _Owner] = {}
-        self._system = 0.0
         self._cost: float | None = None
         self._queues: dict[Priority, list[tuple[float, str]]] = {each: [] for each in Priority}
-        """Heaps of owners with held jobs. An entry counts if its virtual time is the owner's."""
-        self._active: list[tuple[float, str]] = []
+        """Heaps of owners with held jobs. The virtual time of an entry may be too low."""
+        self.system = 0.0
+        """The virtual time at which the last job was let in."""
         self.held_count = 0
-
-    @property
-    def system(self) -> float:
-        """Return the least virtual time of the owners that have jobs."""
-        while self._active:
-            virtual_time, owner = self._active[0]
-            known = self._owners.get(owner)
-            if known is not None and known.is_active and known.virtual_time == virtual_time:
-                self._system = max(self._system, virtual_time)
-                break
-            heapq.heappop(self._active)
-        return self._system
 
     def set_weight(self, owner: str, weight: float) -> None:
         """Set the weight of an owner, which is 1 at first."""
@@ -64,11 +60,12 @@ class Account:
 
     def hold(self, owner: str, priority: Priority) -> None:
         """Add a held job."""
-        known = self._activate(owner)
+        known = self._of(owner)
+        if not any(known.held.values()):
+            self._catch_up(known)
         known.held[priority] += 1
         self.held_count += 1
-        if known.held[priority] == 1:
-            heapq.heappush(self._queues[priority], (known.virtual_time, owner))
+        self._queue(owner, known)
 
     def drop(self, owner: str, priority: Priority) -> None:
         """Remove a held job that is not let in."""
@@ -77,39 +74,48 @@ class Account:
 
     def next(self, priority: Priority, may_run: Callable[[str], bool]) -> str | None:
         """Return whose job is let in next, of those that may run; None if there is none."""
-        heap, passed = self._queues[priority], []
+        heap = self._queues[priority]
+        passed: list[tuple[float, str]] = []
         found = None
-        while heap:
-            virtual_time, owner = heap[0]
-            known = self._owners.get(owner)
-            if known is None or not known.held[priority] or known.virtual_time != virtual_time:
+        while heap and found is None:
+            entry = virtual_time, owner = heap[0]
+            known = self._owners[owner]
+            if known.queued.get(priority) != virtual_time:
                 heapq.heappop(heap)
+            elif not known.held[priority]:
+                heapq.heappop(heap)
+                del known.queued[priority]
+            elif known.virtual_time != virtual_time:
+                heapq.heapreplace(heap, (known.virtual_time, owner))
+                known.queued[priority] = known.virtual_time
             elif may_run(owner):
                 found = owner
-                break
             else:
                 passed.append(heapq.heappop(heap))
-        for each in passed:
-            heapq.heappush(heap, each)
+        for entry in passed:
+            heapq.heappush(heap, entry)
         return found
 
     def let_in(self, owner: str, priority: Priority) -> float:
         """Move a held job into flight; return the estimate of its cost, which is charged."""
-        self._owners[owner].held[priority] -= 1
+        known = self._owners[owner]
+        self._catch_up(known)
+        self.system = max(self.system, known.virtual_time)
+        known.held[priority] -= 1
         self.held_count -= 1
-        return self.charge(owner)
+        return self._charge(owner, known)
 
     def charge(self, owner: str) -> float:
-        """Add a job in flight; return the estimate of its cost, which is charged."""
-        known = self._activate(owner)
-        known.in_flight += 1
-        estimate = self.estimate(owner)
-        self._advance(owner, known, estimate)
-        return estimate
+        """Add a job that is sent directly; return the estimate of its cost, which is charged."""
+        known = self._of(owner)
+        self._catch_up(known)
+        if not self.held_count:
+            self.system = max(self.system, known.virtual_time)
+        return self._charge(owner, known)
 
     def resume(self, owner: str) -> None:
         """Add a job in flight that was charged before."""
-        self._activate(owner).in_flight += 1
+        self._of(owner).in_flight += 1
 
     def estimate(self, owner: str) -> float:
         """Return the estimated device seconds of an owner's next job."""
@@ -124,7 +130,10 @@ class Account:
         if actual > 0:
             known.cost = _mean(known.cost, actual)
             self._cost = _mean(self._cost, actual)
-        self._advance(owner, known, actual - estimate)
+        correction = (actual - estimate) / known.weight
+        known.virtual_time += correction
+        known.refund = max(0.0, known.refund - correction)
+        self._queue(owner, known)
 
     def held(self, owner: str, priority: Priority | None = None) -> int:
         """Return how many jobs of an owner are held, with one priority or with any."""
@@ -149,16 +158,15 @@ class Account:
 
     def share(self, owner: str) -> float:
         """Return the owner's part of the weights of all owners that have jobs, and itself."""
-        total = sum(each.weight for name, each in self._owners.items() if each.is_active)
+        total = sum(each.weight for each in self._owners.values() if each.is_active)
         known = self._owners.get(owner)
         weight = 1.0 if known is None else known.weight
         return weight / (total if known is not None and known.is_active else total + weight)
 
     def to_json(self) -> dict[str, Any]:
         """Return the account as JSON, with the owners that have jobs or are ahead of the system."""
-        system = self.system
         return {
-            "system": system,
+            "system": self.system,
             "cost": self._cost,
             "owners": {
                 owner: [
@@ -166,7 +174,7 @@ class Account:
                     *(each.held[priority] for priority in Priority),
                 ]
                 for owner, each in self._owners.items()
-                if each.is_active or each.virtual_time > system
+                if each.is_active or each.virtual_time > self.system
             },
         }
 
@@ -176,16 +184,14 @@ class Account:
         account = cls()
         if value is None:
             return account
-        account._system, account._cost = value["system"], value["cost"]
+        account.system, account._cost = value["system"], value["cost"]
         for owner, (virtual_time, weight, cost, in_flight, *held) in value["owners"].items():
-            known = _Owner(virtual_time, weight, cost)
-            account._owners[owner] = known
-            if not has_jobs:
-                continue
-            known.in_flight = in_flight
-            known.held.update(dict(zip(Priority, held, strict=True)))
-            account.held_count += known.held.total()
-            account._push(owner, known)
+            known = account._owners[owner] = _Owner(virtual_time, weight, cost)
+            if has_jobs:
+                known.in_flight = in_flight
+                known.held.update(dict(zip(Priority, held, strict=True)))
+                account.held_count += known.held.total()
+                account._queue(owner, known)
         return account
 
     def _of(self, owner: str) -> _Owner:
@@ -194,23 +200,23 @@ class Account:
             known = self._owners[owner] = _Owner(self.system)
         return known
 
-    def _activate(self, owner: str) -> _Owner:
-        known = self._of(owner)
-        if not known.is_active:
-            known.virtual_time = max(known.virtual_time, self.system)
-            heapq.heappush(self._active, (known.virtual_time, owner))
-        return known
+    def _catch_up(self, known: _Owner) -> None:
+        known.virtual_time = max(known.virtual_time, self.system - known.refund)
 
-    def _advance(self, owner: str, known: _Owner, seconds: float) -> None:
-        known.virtual_time += seconds / known.weight
-        self._push(owner, known)
+    def _charge(self, owner: str, known: _Owner) -> float:
+        estimate = self.estimate(owner)
+        known.in_flight += 1
+        known.virtual_time += estimate / known.weight
+        known.refund = max(0.0, self.system - known.virtual_time)
+        return estimate
 
-    def _push(self, owner: str, known: _Owner) -> None:
-        if known.is_active:
-            heapq.heappush(self._active, (known.virtual_time, owner))
+    def _queue(self, owner: str, known: _Owner) -> None:
+        """Ensure that the owner has an entry that is not too high in the heaps of its held jobs."""
         for priority, count in known.held.items():
-            if count:
+            queued = known.queued.get(priority)
+            if count and (queued is None or queued > known.virtual_time):
                 heapq.heappush(self._queues[priority], (known.virtual_time, owner))
+                known.queued[priority] = known.virtual_time
 
 
 def _mean(mean: float | None, value: float) -> float:

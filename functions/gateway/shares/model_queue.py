@@ -36,7 +36,8 @@ class ModelQueue:
         """Return how many jobs with this priority may be in flight."""
         ready = await self.states.ready_count(self.model.model_name)
         seconds = self.estimates.seconds_per_job(self.model.name)
-        return window(self.model, priority, ready, seconds)
+        at_once = await self.states.jobs_at_once(self.model)
+        return window(at_once, priority, ready, seconds)
 
     async def send(self, entry: Entry, body: bytes) -> None:
         """Send the message of a held job. The queue drops a repeat. Raises Unavailable."""
