@@ -32,6 +32,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
+from gateway.operations.tenants import Tenants
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
@@ -200,6 +201,7 @@ class Services:
             self.counters,
             MinuteSums(blobs, self.counters, clock, is_enabled=settings.has_minute_sums),
             heartbeats,
+            Tenants(catalogue, blobs, self.limits, clock),
             clock,
             has_minute_sums=settings.has_minute_sums,
         )

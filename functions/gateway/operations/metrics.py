@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import Unavailable
 from gateway.operations.overview import SOURCE_SECONDS, Figures, Operations
 from gateway.operations.sums import ProcessSums
+from gateway.operations.tenants import (
+    MAX_SHOWN,
+    NO_NAME,
+    OTHER,
+    SeenTenant,
+    TenantFigures,
+    add_figures,
+    most_used,
+)
 from gateway.queues.workers import WorkerState
 from gateway.telemetry import BUCKET_SECONDS, Histogram
 
@@ -35,6 +44,7 @@ class MetricsPage:
         yield from _job_metrics(self._figures.processes)
         yield from _queue_metrics(self._figures)
         yield from _worker_metrics(self._figures)
+        yield from _tenant_metrics(self._figures.tenants)
 
 
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
@@ -119,18 +129,20 @@ def _queue_metrics(figures: Figures) -> Iterator["Metric"]:
 
     waiting = GaugeMetricFamily(
         f"{PREFIX}queue_messages",
-        "Messages by state: normal and low (no worker holds the message), scheduled, dead.",
+        "Messages by state: normal and low (no worker holds the message), held (in the waiting "
+        "room), scheduled, dead.",
         labels=("model", "state"),
     )
     oldest = GaugeMetricFamily(
         f"{PREFIX}queue_oldest_age_seconds",
-        "Age of the oldest message while jobs wait, otherwise 0.",
+        "Age of the oldest waiting job, held or in the queue; otherwise 0.",
         labels=("model",),
     )
     for queue in figures.queues:
         states = {
             "normal": queue.normal,
             "low": queue.low,
+            "held": queue.held,
             "scheduled": queue.scheduled,
             "dead": queue.dead,
         }
@@ -151,6 +163,46 @@ def _worker_metrics(figures: Figures) -> Iterator["Metric"]:
     for state in WorkerState:
         workers.add_metric((state.value,), states.count(state))
     yield workers
+
+
+def _tenant_metrics(tenants: list[SeenTenant]) -> Iterator["Metric"]:
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
+
+    jobs = GaugeMetricFamily(
+        f"{PREFIX}tenant_jobs",
+        "Jobs by tenant and state: queued (in the queue), held (in the waiting room), running.",
+        labels=("tenant", "state"),
+    )
+    seconds = GaugeMetricFamily(
+        f"{PREFIX}tenant_gpu_seconds",
+        "Seconds on devices by tenant, in the last hour and since midnight UTC.",
+        labels=("tenant", "period"),
+    )
+    share = GaugeMetricFamily(
+        f"{PREFIX}tenant_share_ratio",
+        "The tenant's share of the models in use while jobs are held, from 0 to 1.",
+        labels=("tenant",),
+    )
+    for tenant, total in _limit_tenants(tenants).items():
+        queued = None if total.waiting is None else total.waiting - total.held
+        for state, count in (("queued", queued), ("held", total.held), ("running", total.running)):
+            if count is not None:
+                jobs.add_metric((tenant, state), count)
+        seconds.add_metric((tenant, "hour"), total.hour_seconds)
+        seconds.add_metric((tenant, "day"), total.day_seconds)
+        if total.share is not None and tenant != OTHER:
+            share.add_metric((tenant,), total.share)
+    yield from (jobs, seconds, share)
+
+
+def _limit_tenants(tenants: list[SeenTenant]) -> dict[str, TenantFigures]:
+    """Return the figures of MAX_SHOWN tenants by label, and of the others under OTHER."""
+    found: dict[str, list[TenantFigures]] = {}
+    active = most_used(tenant for tenant in tenants if tenant.models)
+    for place, tenant in enumerate(active):
+        label = tenant.name or NO_NAME if place < MAX_SHOWN else OTHER
+        found.setdefault(label, []).append(tenant.total)
+    return {label: add_figures(figures) for label, figures in found.items()}
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -29,12 +29,22 @@ from gateway.operations.sums import (
     merge_minutes,
     quantile,
 )
+from gateway.operations.tenants import (
+    MAX_SHOWN,
+    SeenTenant,
+    ShownTenant,
+    Tenants,
+    held_count,
+    most_used,
+)
 from gateway.operations.verdicts import (
     AGES_TEXT,
     HEARTBEATS_TEXT,
     HOUSEKEEPING_TEXT,
     LETTERS_TEXT,
+    ROOMS_TEXT,
     SUMS_TEXT,
+    TENANTS_TEXT,
     QueueFigures,
     find_reason,
     judge,
@@ -43,6 +53,7 @@ from gateway.operations.verdicts import (
 from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.workers import SeenWorker, WorkerHeartbeats, WorkerState
+from gateway.shares.room import RoomState
 from gateway.storage.blobs import Blobs
 from gateway.storage.decoded_blobs import DecodedBlobs
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
@@ -91,6 +102,7 @@ class OpsWaiting(TypedDict):
 
     normal: Annotated[int | None, Field(description="Queued, and held by no worker.")]
     low: Annotated[int | None, Field(description="The same with low priority.")]
+    held: Annotated[int, Field(description="In the waiting room, for the tenants' shares.")]
     scheduled: Annotated[int | None, Field(description="To be delivered later.")]
     dead: Annotated[int | None, Field(description="Dead letters that were not redriven.")]
 
@@ -117,7 +129,7 @@ class OpsQueue(TypedDict):
     waiting: OpsWaiting
     oldest_age_seconds: Annotated[
         float | None,
-        Field(description="The age of the oldest message; null if no job waits or if unknown."),
+        Field(description="The age of the oldest job; null if no job waits or if unknown."),
     ]
     in_per_minute: Annotated[
         float, Field(description=f"Accepted jobs per minute, in the last {RATE_MINUTES} minutes.")
@@ -225,6 +237,14 @@ class OpsOverview(TypedDict):
     at: Time
     verdicts: Annotated[list[OpsVerdict], Field(description="The worst first.")]
     queues: list[OpsQueue]
+    tenants: Annotated[
+        list[ShownTenant],
+        Field(
+            description=f"The {MAX_SHOWN} tenants that have used most today, without those that "
+            "have no job in the last day."
+        ),
+    ]
+    tenant_count: Annotated[int, Field(description="How many tenants had jobs in the last day.")]
     workers: list[OpsWorker]
     failures: list[OpsFailure]
     sources: OpsSources
@@ -265,6 +285,7 @@ class Figures:
 
     at: datetime
     queues: list[QueueFigures]
+    tenants: list[SeenTenant]
     workers: list[SeenWorker]
     processes: list[ProcessSums]
     minutes: dict[int, Sums]
@@ -288,6 +309,7 @@ class Operations:
         counters: JobCounters,
         sums: MinuteSums,
         heartbeats: WorkerHeartbeats,
+        tenants: Tenants,
         clock: Clock,
         *,
         has_minute_sums: bool,
@@ -298,6 +320,7 @@ class Operations:
         self._counters = counters
         self.sums = sums
         self._heartbeats = heartbeats
+        self._tenants = tenants
         self._clock = clock
         self._has_minute_sums = has_minute_sums
         self._blobs = blobs
@@ -321,6 +344,7 @@ class Operations:
         is_known = has_heartbeats and HEARTBEATS_TEXT not in figures.unavailable
         recent = sum_minutes(figures.minutes, now, QUANTILE_MINUTES)
         beats = [worker.heartbeat.interval_seconds for worker in figures.workers]
+        active = [tenant for tenant in figures.tenants if tenant.models]
         found = judge(
             figures.queues,
             figures.workers,
@@ -350,6 +374,8 @@ class Operations:
                 )
                 for queue in figures.queues
             ],
+            "tenants": [each.document() for each in most_used(active)[:MAX_SHOWN]],
+            "tenant_count": len(active),
             "workers": sorted(
                 (_worker_document(worker, now) for worker in figures.workers),
                 key=lambda worker: (worker["state"] is WorkerState.SILENT, worker["id"]),
@@ -363,6 +389,18 @@ class Operations:
                 "sums": {"enabled": self._has_minute_sums, "interval_seconds": INTERVAL_SECONDS},
             },
         }
+
+    async def tenants(self) -> list[SeenTenant]:
+        """Return all tenants, sorted by name. Raises Unavailable if their figures are unknown."""
+        figures = await self.read()
+        if TENANTS_TEXT in figures.unavailable:
+            raise Unavailable("blobs", f"{TENANTS_TEXT} cannot be read")
+        return sorted(figures.tenants, key=lambda tenant: tenant.name)
+
+    async def tenant(self, name: str) -> SeenTenant:
+        """Return one tenant with its current settings. Raises Unavailable."""
+        found = [each.models for each in await self.tenants() if each.name == name]
+        return await self._tenants.describe(name, found[0] if found else {})
 
     async def series(self, minutes: int) -> OpsSeries:
         """Return the figures of the last minutes, including the current minute."""
@@ -403,18 +441,21 @@ class Operations:
         if not used:
             return
         workers = await _or_default(self._heartbeats.read(), [], HEARTBEATS_TEXT, [])
+        rooms = await _or_default(self._tenants.read_rooms(), {}, ROOMS_TEXT, [])
         for model in used:
-            waiting = count_waiting(
-                await self._estimates.count(model), _count_held(model, workers, now)
+            normal, low = count_waiting(
+                await self._estimates.count(model), count_at_workers(model.name, workers, now)
             )
-            if None not in waiting:
-                self._counters.record_waiting(model.name, sum(each or 0 for each in waiting))
+            if normal is not None and low is not None:
+                held = held_count(rooms.get(model.name))
+                self._counters.record_waiting(model.name, normal + low + held)
 
     async def _read(self) -> Figures:
         models = list(self._catalogue.values())
         unavailable: list[str] = []
-        workers, processes, dead, last_run, counts = await asyncio.gather(
+        workers, rooms, processes, dead, last_run, counts = await asyncio.gather(
             _or_default(self._heartbeats.read(), [], HEARTBEATS_TEXT, unavailable),
+            _or_default(self._tenants.read_rooms(), {}, ROOMS_TEXT, unavailable),
             _or_default(self.sums.read(), [self.sums.own], SUMS_TEXT, unavailable),
             _or_default(self._count_letters(), None, LETTERS_TEXT, unavailable),
             _or_default(read_last_run(self._blobs), None, HOUSEKEEPING_TEXT, unavailable),
@@ -425,16 +466,25 @@ class Operations:
             reading = asyncio.gather(*map(self._oldest_age, models, counts))
             ages = await _or_default(reading, ages, AGES_TEXT, [])
         now = self._clock()
+        running = {
+            model.name: count_at_workers(model.name, workers, now)
+            if self._heartbeats.is_enabled
+            else None
+            for model in models
+        }
+        tenants = await _or_default(
+            self._tenants.read(rooms, running), [], TENANTS_TEXT, unavailable
+        )
         minutes = merge_minutes(processes)
         found = [
-            self._queue_figures(*each, workers, minutes, dead, now)
+            self._queue_figures(*each, rooms.get(each[0].name), workers, minutes, dead, now)
             for each in zip(models, counts, ages, strict=True)
         ]
         for queue in found:
             if queue.waiting is not None:
                 self._counters.record_waiting(queue.model, queue.waiting)
         return Figures(
-            *(now, found, workers, processes, minutes, sorted(unavailable)),
+            *(now, found, tenants, workers, processes, minutes, sorted(unavailable)),
             *(self._estimates.silent_since, last_run),
         )
 
@@ -443,27 +493,32 @@ class Operations:
         model: ModelEntry,
         counts: Mapping[Priority, MessageCounts | None],
         oldest_age_seconds: float | None,
+        room: RoomState | None,
         workers: list[SeenWorker],
         minutes: Mapping[int, Sums],
         dead: Mapping[str, int] | None,
         now: datetime,
     ) -> QueueFigures:
-        normal, low = count_waiting(counts, _count_held(model, workers, now))
+        normal, low = count_waiting(counts, count_at_workers(model.name, workers, now))
         rates = sum_minutes(minutes, now, RATE_MINUTES).get(model.name, ModelSum())
         recent = sum_minutes(minutes, now, QUANTILE_MINUTES).get(model.name, ModelSum())
         elapsed_minutes = _elapsed_minutes(minutes, now)
         known = [count for count in counts.values() if count is not None]
         is_known = len(known) == len(counts)
+        age_seconds = None if normal == low == 0 else oldest_age_seconds
+        if room is not None and room.oldest is not None:
+            age_seconds = max(age_seconds or 0.0, (now - room.oldest).total_seconds())
         return QueueFigures(
             model=model.name,
             normal=normal,
             low=low,
+            held=held_count(room),
             scheduled=sum(count.scheduled for count in known) if is_known else None,
             dead=None
             if dead is None
             else sum(dead.get(queue_of(model, priority), 0) for priority in Priority)
             + sum(count.dead for count in known),
-            oldest_age_seconds=None if normal == low == 0 else oldest_age_seconds,
+            oldest_age_seconds=age_seconds,
             in_per_minute=round(rates.accepted / elapsed_minutes, 2),
             out_per_minute=round(rates.ended / elapsed_minutes, 2),
             ended_count=recent.ended,
@@ -481,6 +536,7 @@ class Operations:
             "waiting": {
                 "normal": queue.normal,
                 "low": queue.low,
+                "held": queue.held,
                 "scheduled": queue.scheduled,
                 "dead": queue.dead,
             },
@@ -555,14 +611,14 @@ def count_waiting(
     )
 
 
-def _count_held(model: ModelEntry, workers: list[SeenWorker], now: datetime) -> int:
+def count_at_workers(model: str, workers: list[SeenWorker], now: datetime) -> int:
     """Return how many messages of the model are in flight in live workers."""
     return sum(
         beat.in_flight
         for worker in workers
         if not worker.is_silent(now)
         for beat in worker.heartbeat.models
-        if beat.name == model.name
+        if beat.name == model
     )
 
 

@@ -20,6 +20,8 @@ OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
 
 HEARTBEATS_TEXT: Final = "the heartbeats"
 SUMS_TEXT: Final = "the minute sums"
+ROOMS_TEXT: Final = "the held jobs"
+TENANTS_TEXT: Final = "the jobs and the usage of tenants"
 LETTERS_TEXT: Final = "the dead letters"
 AGES_TEXT: Final = "the ages of the oldest messages"
 HOUSEKEEPING_TEXT: Final = "the end of the last housekeeping"
@@ -58,6 +60,7 @@ class VerdictCode(StrEnum):
     DEAD_LETTERS = "dead-letters"
     HEARTBEATS_OFF = "heartbeats-off"
     HOUSEKEEPING_FAILS = "housekeeping-fails"
+    JOBS_HELD = "jobs-held"
     LONG_WAIT = "long-wait"
     MANY_FAILURES = "many-failures"
     MODEL_BROKEN = "model-broken"
@@ -106,7 +109,8 @@ class WaitReason:
 class QueueFigures:
     """What is known about the queues and the jobs of one model. An unknown number is None.
 
-    `normal` and `low` are numbers of messages that no worker holds, by priority. `dead` is the
+    `normal` and `low` are numbers of messages that no worker holds, by priority, and `held` is that
+    of the jobs in the waiting room. `dead` is the
     number of dead letters that were not redriven. `ended_count` jobs ended in the last 15 minutes,
     of which `failed_count` failed or expired. `answered_seconds` is how long ago a worker of the
     model called this gateway.
@@ -115,6 +119,7 @@ class QueueFigures:
     model: str
     normal: int | None = 0
     low: int | None = 0
+    held: int = 0
     scheduled: int | None = 0
     dead: int | None = 0
     oldest_age_seconds: float | None = None
@@ -126,8 +131,10 @@ class QueueFigures:
 
     @property
     def waiting(self) -> int | None:
-        """How many jobs wait, with both priorities; None if unknown."""
-        return None if self.normal is None or self.low is None else self.normal + self.low
+        """How many jobs wait, in the queues and in the waiting room; None if unknown."""
+        if self.normal is None or self.low is None:
+            return None
+        return self.normal + self.low + self.held
 
 
 def find_reason(
@@ -238,6 +245,10 @@ def _judge_queue(
         text = f"{model}: {queue.failed_count} of the last {queue.ended_count} jobs failed."
         advice = "Look at the failures by code, and at the worker's log."
         yield Verdict(Severity.WARNING, model, VerdictCode.MANY_FAILURES, text, advice)
+    if queue.held:
+        text = f"{model}: {queue.held} of the jobs wait for the shares of their tenants."
+        advice = "Nothing: other tenants do not wait for them. See the tenants below."
+        yield Verdict(Severity.INFO, model, VerdictCode.JOBS_HELD, text, advice)
     reason = find_reason(queue, workers, now) if has_heartbeats else None
     if waiting:
         if reason is not None and reason.code is not WaitCode.BUSY:

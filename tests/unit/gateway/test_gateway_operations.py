@@ -48,7 +48,7 @@ async def test_overview_shows_counts_rates_and_failures(gateway: RunningGateway)
     gateway.queues.enqueued_at = {"noop": gateway.clock() - timedelta(seconds=9)}
     shown = await overview(gateway)
     queue = queue_in(shown)
-    assert queue["waiting"] == {"normal": 7, "low": 2, "scheduled": 1, "dead": 0}
+    assert queue["waiting"] == {"normal": 7, "low": 2, "held": 0, "scheduled": 1, "dead": 0}
     assert queue["oldest_age_seconds"] == 9
     assert queue["in_per_minute"] == queue["out_per_minute"] > 0
     assert queue["run_seconds"]["p50"] == pytest.approx(0.0215, rel=0.2)
@@ -252,7 +252,8 @@ async def test_overview_is_returned_while_services_are_down(gateway: RunningGate
     first = shown["verdicts"][0]
     assert (first["severity"], first["code"]) == ("critical", "service-unavailable")
     queue = queue_in(shown)
-    assert queue["waiting"] == dict.fromkeys(("normal", "low", "scheduled", "dead"))
+    unknown = dict.fromkeys(("normal", "low", "scheduled", "dead"))
+    assert queue["waiting"] == {**unknown, "held": 0}
     assert queue["reason"] is None
 
 
