@@ -392,7 +392,7 @@ class Operations:
 
     async def tenants(self) -> list[SeenTenant]:
         """Return all tenants, sorted by name. Raises Unavailable if their figures are unknown."""
-        figures = await self.read()
+        figures = await self.read(is_fresh=True)
         if TENANTS_TEXT in figures.unavailable:
             raise Unavailable("blobs", f"{TENANTS_TEXT} cannot be read")
         return sorted(figures.tenants, key=lambda tenant: tenant.name)
