@@ -33,6 +33,8 @@ from gateway.batches.store import (
 )
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome
+from gateway.keys import owner_of
+from gateway.shares.places import GATHER_SECONDS
 from gateway.storage.blobs import BlobProperties
 from gateway.storage.uploads import new_upload, upload_blob_of
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
@@ -327,6 +329,34 @@ async def fail_steps(made: World) -> None:
 
 
 class TestRun:
+    async def test_lines_beyond_a_limit_wait(self) -> None:
+        async with world(12) as made:
+            limits = made.gateway.services.limits
+            await limits.tenants.change("", {"max_queued": 3}, "ops")
+            found = await made.step()
+            assert found == {"pause_seconds": step.LIMITED_PAUSE_SECONDS}
+            assert len(made.queues.sent) == 3
+            await made.work(3)
+            for _, message in made.queues.sent:
+                limits.record_end(str(message.message_id), owner_of(""), "noop", 0.1)
+            await asyncio.sleep(3 * GATHER_SECONDS)
+            await made.step()
+            assert len(made.queues.sent) == 6
+            await limits.tenants.change("", None, "ops")
+            await made.run()
+            await made.check()
+
+    async def test_lines_wait_while_the_day_is_used_up(self) -> None:
+        async with world(3) as made:
+            limits = made.gateway.services.limits
+            await limits.tenants.change("", {"gpu_seconds_a_day": 1}, "ops")
+            limits.usage.record(owner_of(""), "noop", 1.0)
+            assert (await made.step()) == {"pause_seconds": step.LIMITED_PAUSE_SECONDS}
+            assert made.queues.sent == []
+            await limits.tenants.change("", None, "ops")
+            await made.run()
+            await made.check()
+
     async def test_lines_come_in_the_order_of_the_input(self) -> None:
         async with world() as made:
             assert await made.run() == {"final": "succeeded", "has_webhook": False}
