@@ -163,6 +163,11 @@ class Account:
         weight = 1.0 if known is None else known.weight
         return weight / (total if known is not None and known.is_active else total + weight)
 
+    def relative_cost(self, owner: str) -> float:
+        """Return how much longer an owner's job takes to come round than a mean job alone."""
+        relative = self.estimate(owner) / self._cost if self._cost else 1.0
+        return relative / self.share(owner)
+
     def to_json(self) -> dict[str, Any]:
         """Return the account as JSON, with the owners that have jobs or are ahead of the system."""
         return {

@@ -25,7 +25,7 @@ from gateway.durable import Durable
 from gateway.errors import Unavailable
 from gateway.shares.account import Account
 from gateway.shares.model_queue import ModelQueue
-from gateway.shares.room import End, Entry, InFlight, Room, RoomState, RoomView
+from gateway.shares.room import End, Entry, InFlight, RoomState, RoomView
 from gateway.shares.tenants import TenantStore
 
 SAVE_SECONDS: Final = 0.5
@@ -86,7 +86,7 @@ class Leader:
 
     def __init__(
         self,
-        room: Room,
+        view: RoomView,
         queue: ModelQueue,
         tenants: TenantStore,
         finder: EndFinder,
@@ -97,18 +97,18 @@ class Leader:
         self.in_flight: dict[str, InFlight] = {}
         self.running: Counter[str] = Counter()
         self.windows: dict[Priority, int] = dict.fromkeys(Priority, 1)
-        self.view = RoomView(room, state)
+        self.view = view
         self.is_leading = True
         self.durable: Durable | None = None
         """Of the last request, for looking up jobs."""
         self.read_at = -math.inf
         """When the last whole read of the logs began, on the clock of the event loop."""
         self._must_read = True
-        self._room = room
+        self._room = view.room
         self._queue = queue
         self._tenants = tenants
         self._finder = finder
-        self._clock = room.clock
+        self._clock = view.room.clock
         self._name = state.leader
         self.state = state
         self.etag = etag
@@ -132,9 +132,8 @@ class Leader:
 
     # What happens in this process. These methods never wait.
 
-    def record_held(self, job_id: str, owner: str, priority: Priority) -> None:
-        """Record that this process has stored an entry."""
-        self._own.add(job_id)
+    def record_held(self, owner: str, priority: Priority) -> None:
+        """Record that this process has stored an entry, which was announced to the view."""
         if not self.account.held(owner, priority):
             self._must_read = True
             self._news.set()
@@ -266,17 +265,16 @@ class Leader:
 
     async def _read(self, now: float) -> None:
         """Read what was appended to the logs: first the ends, because ended jobs are not let in."""
-        self._must_read = False
+        self._must_read, is_first = False, self.read_at == -math.inf
         ends = await self.view.read_ends()
         for end in ends:
             self._end(end.job_id, end.owner, end.seconds)
+        foreign_count = self.view.foreign_count
         entries = await self.view.read()
         self.read_at = now
         for entry in entries:
             self._hold(entry)
-        foreign = [each for each in entries if each.job_id not in self._own]
-        self._own.difference_update(each.job_id for each in entries)
-        if ends or foreign:
+        if not is_first and (ends or self.view.foreign_count > foreign_count):
             self._times.shared = now
 
     def _hold(self, entry: Entry) -> None:

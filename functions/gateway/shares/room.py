@@ -15,7 +15,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -295,16 +295,17 @@ class _Log:
 
     tail: LogTail
     done: bytearray
-    count: int = 0
+    jobs: list[str] = field(default_factory=list)
+    """The job of each line; empty for a line without a job that may be held."""
     left: int = 0
     is_over: bool = False
     """Whether it was read after its minute and GRACE: nothing more will be appended."""
 
     def take_line(self) -> bool:
-        """Count a line that was read; return whether its job may have to be let in."""
-        number = self.count
-        self.count += 1
-        while len(self.done) * 8 < self.count:
+        """Add a line that was read; return whether its job may have to be let in."""
+        number = len(self.jobs)
+        self.jobs.append("")
+        while len(self.done) * 8 < len(self.jobs):
             self.done.append(0)
         is_left = not self.done[number // 8] >> number % 8 & 1
         self.left += is_left
@@ -322,18 +323,34 @@ class _Known:
 
     minute: str
     line: int
+    number: int
+    """Its number among the jobs of its owner and priority, in the order of the logs."""
     entry: Entry | None
 
 
-class RoomView:
-    """The held jobs of a room, as its leader has read them from the logs."""
+_Key = tuple[str, Priority]
 
-    def __init__(self, room: Room, state: RoomState) -> None:
-        self._room = room
+
+class RoomView:
+    """The held jobs of a room, as this process has read them from the logs.
+
+    A job that this process has just stored is announced: it has a place before it is read.
+    """
+
+    def __init__(self, room: Room, state: RoomState, before: "RoomView | None" = None) -> None:
+        """Create a view, which goes on with what was announced to the view `before`."""
+        self.room = room
         self._logs: dict[str, _Log] = {}
         self._ends: dict[str, LogTail] = {}
         self._known: dict[str, _Known] = {}
-        self._queues: dict[tuple[str, Priority], deque[Entry]] = {}
+        self._queues: dict[_Key, deque[Entry]] = {}
+        self._counts: Counter[_Key] = Counter()
+        self._numbers: Counter[_Key] = Counter()
+        self._announced: dict[str, tuple[_Key, int]] = before._announced if before else {}
+        self._announcements: Counter[_Key] = before._announcements if before else Counter()
+        self._read_own: Counter[_Key] = before._read_own if before else Counter()
+        self.foreign_count = 0
+        """How many jobs were read that other processes have stored."""
         self._read_at: datetime | None = None
         self._new: list[Entry] = []
         self._new_ends: list[End] = []
@@ -347,9 +364,9 @@ class RoomView:
 
         Raises Unavailable if the storage fails; then the next call returns these jobs, too.
         """
-        now = self._room.clock()
+        now = self.room.clock()
         if self._read_at is None or now - self._read_at > timedelta(minutes=1):
-            for name in await self._room.blobs.list_names(entries_prefix(self._room.model)):
+            for name in await self.room.blobs.list_names(entries_prefix(self.room.model)):
                 self._add_log(name.rpartition("/")[2])
         for at in (now - GRACE, now, now + AHEAD):
             self._add_log(minute_of(at))
@@ -365,21 +382,56 @@ class RoomView:
 
     def _take(self, minute: str, log: _Log, line: bytes) -> Entry | None:
         """Take a line of a log; return its entry if its job is held, and was not read before."""
-        number, is_left = log.count, log.take_line()
+        number, is_left = len(log.jobs), log.take_line()
         entry = parse_entry(line)
         if entry is None or entry.job_id in self._known:
             if is_left:
                 log.mark(number)
             return None
-        self._known[entry.job_id] = _Known(minute, number, entry if is_left else None)
+        key = entry.owner, entry.priority
+        if self._announced.pop(entry.job_id, None) is None:
+            self.foreign_count += 1
+        else:
+            self._read_own[key] += 1
+        known = _Known(minute, number, self._numbers[key], entry if is_left else None)
+        self._known[entry.job_id] = known
         if not is_left:
             return None
-        self._queues.setdefault((entry.owner, entry.priority), deque()).append(entry)
+        log.jobs[number] = entry.job_id
+        self._numbers[key] += 1
+        self._counts[key] += 1
+        self._queues.setdefault(key, deque()).append(entry)
         return entry
+
+    def announce(self, job_id: str, owner: str, priority: Priority) -> None:
+        """Give a job a place whose entry this process stores, until the entry is read."""
+        key = owner, priority
+        if job_id not in self._announced and job_id not in self._known:
+            self._announced[job_id] = key, self._announcements[key]
+            self._announcements[key] += 1
+
+    def retract(self, job_id: str) -> None:
+        """Undo `announce`, because the entry was possibly not stored."""
+        if (announced := self._announced.pop(job_id, None)) is not None:
+            self._read_own[announced[0]] += 1
+
+    def apply(self, state: RoomState) -> None:
+        """Remove the jobs that the leader has let in, in the view of another process."""
+        for minute, log in self._logs.items():
+            done = base64.b64decode(state.logs.get(minute, ""))
+            if minute not in state.logs and log.is_over:
+                done = b"\xff" * len(log.done)  # the leader has deleted the log
+            for index, (new, old) in enumerate(zip(done, log.done, strict=False)):
+                for bit in range(8) if new & ~old else ():
+                    line = index * 8 + bit
+                    is_new = new & ~old & 1 << bit and line < len(log.jobs)
+                    if is_new and self.remove(log.jobs[line]) is None:
+                        log.mark(line)
+        self.forget_done()
 
     async def read_ends(self) -> list[End]:
         """Return the ends that were appended since the last call, or since the state was saved."""
-        now = self._room.clock()
+        now = self.room.clock()
         minutes = [minute_of(now - timedelta(minutes=ago)) for ago in range(ENDS_MINUTES, -1, -1)]
         first = max(minutes[0], min(self._ends, default=minute_of(now - GRACE)))
         for minute in (*minutes, minute_of(now + AHEAD)):
@@ -406,12 +458,14 @@ class RoomView:
         """Remove the first held job of an owner, to let it in, and return it."""
         entry = self.first(owner, priority)
         self._queues[owner, priority].popleft()
+        self._counts[owner, priority] -= 1
         self._known[entry.job_id].entry = None
         return entry
 
     def put_back(self, entry: Entry) -> None:
         """Hold a job again that could not be let in, before its owner's others."""
         self._known[entry.job_id].entry = entry
+        self._counts[entry.owner, entry.priority] += 1
         self._queues[entry.owner, entry.priority].appendleft(entry)
 
     def mark(self, entry: Entry) -> None:
@@ -425,20 +479,23 @@ class RoomView:
         if known is None or known.entry is None:
             return None
         entry, known.entry = known.entry, None
+        self._counts[entry.owner, entry.priority] -= 1
         self.mark(entry)
         return entry
 
     def place(self, job_id: str) -> int | None:
-        """Return a held job's place, from 1, among those of its owner and priority."""
+        """Return a held job's place, from 1, among those of its owner and priority.
+
+        It may be too high by jobs that have ended while they were held.
+        """
+        if (announced := self._announced.get(job_id)) is not None:
+            key, number = announced
+            return self._counts[key] + number - self._read_own[key] + 1
         known = self._known.get(job_id)
         if known is None or (entry := known.entry) is None:
             return None
-        place = 0
-        for each in self._queues[entry.owner, entry.priority]:
-            place += self._known[each.job_id].entry is not None
-            if each is entry:
-                break
-        return place
+        first = self._known[self.first(entry.owner, entry.priority).job_id]
+        return known.number - first.number + 1
 
     def held(self) -> list[Entry]:
         """Return all held jobs."""
@@ -459,7 +516,7 @@ class RoomView:
         return {
             minute: base64.b64encode(log.done).decode()
             for minute, log in self._logs.items()
-            if log.count
+            if log.jobs
         }
 
     def ends(self) -> dict[str, int]:
@@ -478,12 +535,12 @@ class RoomView:
 
     def _add_log(self, minute: str, done: bytes = b"") -> None:
         if minute not in self._logs:
-            blob = f"{entries_prefix(self._room.model)}{minute}"
-            self._logs[minute] = _Log(LogTail(self._room.blobs, blob), bytearray(done))
+            blob = f"{entries_prefix(self.room.model)}{minute}"
+            self._logs[minute] = _Log(LogTail(self.room.blobs, blob), bytearray(done))
 
     def _add_ends(self, minute: str, offset: int = 0) -> None:
-        blob = f"{self._room.prefix}ends/{minute}"
-        self._ends[minute] = LogTail(self._room.blobs, blob, offset)
+        blob = f"{self.room.prefix}ends/{minute}"
+        self._ends[minute] = LogTail(self.room.blobs, blob, offset)
 
 
 async def _read_all(tail: LogTail) -> list[bytes]:

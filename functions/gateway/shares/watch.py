@@ -28,7 +28,7 @@ from gateway.jobs.model import is_final
 from gateway.shares.account import Account
 from gateway.shares.leader import EndFinder, Leader
 from gateway.shares.model_queue import ModelQueue
-from gateway.shares.room import ROOMS, End, Entry, Room, RoomState, entries_prefix
+from gateway.shares.room import ROOMS, End, Entry, Room, RoomState, RoomView, entries_prefix
 from gateway.shares.tenants import TenantStore
 from gateway.storage.blobs import Blobs
 
@@ -40,6 +40,9 @@ TAKEOVER_SECONDS: Final = 2.0
 
 LOOK_SECONDS: Final = 2.0
 """The shortest time between two reads of the state of a closed room."""
+
+VIEW_SECONDS: Final = 1.0
+"""The shortest time between two reads of the logs by a process that does not lead the room."""
 
 MISSED_SECONDS: Final = 10.0
 """How long before it closes the room a leader may have read the logs, on a slow storage."""
@@ -78,6 +81,10 @@ class RoomWatch:
         self._account = Account()
         self._etag: str | None = None
         self._changed_at = -math.inf
+        self._view = RoomView(room, RoomState())
+        self._viewed_at = -math.inf
+        self._applied: RoomState | None = None
+        """The state that `_view` has: what another process has let in."""
         self._looked_at = -math.inf
         self._held_at = -math.inf
         """When this process has last stored an entry that no leader of its own has read."""
@@ -114,22 +121,51 @@ class RoomWatch:
             return self.leader.windows[priority]
         return None if self.state is None else self.state.windows.get(priority)
 
+    @property
+    def view(self) -> RoomView:
+        """Return the held jobs, as this process has read them last."""
+        return self._view if self.leader is None else self.leader.view
+
+    async def find_place(self, job_id: str) -> int | None:
+        """Return a held job's place, from 1, among those of its owner and priority.
+
+        Returns None if the job is not held. A process that does not lead the room reads the logs at
+        most once a second. Raises Unavailable if the storage fails.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self.is_open and now >= self._looked_at + LOOK_SECONDS:
+            state, _ = await self._read_state(now)
+            if state is not None and state.is_open:
+                self._start()
+        if self.leader is None and self.is_open and now >= self._viewed_at + VIEW_SECONDS:
+            self._viewed_at = now
+            await self._view.read()
+        if self.leader is None and self.state is not None and self.state is not self._applied:
+            self._applied = self.state
+            self._view.apply(self.state)
+        return self.view.place(job_id) if self.is_open else None
+
     # What happens in this process.
 
-    async def hold(self, durable: Durable, entry: Entry, body: bytes) -> None:
+    async def hold(self, durable: Durable | None, entry: Entry, body: bytes) -> None:
         """Store a job in the room, and see that it is let in.
 
         Raises Unavailable if the job was possibly not stored. Then it must be sent directly.
         """
-        self._durable = durable
+        self._durable = durable or self._durable
+        view = self.view
+        view.announce(entry.job_id, entry.owner, entry.priority)
         try:
             await self.room.hold(entry, body)
+        except BaseException:
+            view.retract(entry.job_id)
+            raise
         finally:
             # The entry may be stored even if the caller is cancelled or the storage fails.
             self._held_at = asyncio.get_running_loop().time()
             if self.leader is not None:
-                self.leader.durable = durable
-                self.leader.record_held(entry.job_id, entry.owner, entry.priority)
+                self.leader.durable = self._durable
+                self.leader.record_held(entry.owner, entry.priority)
             self._start()
 
     def record_sent(self, job_id: str, owner: str, priority: Priority) -> None:
@@ -144,7 +180,7 @@ class RoomWatch:
 
     def record_end(
         self,
-        durable: Durable,
+        durable: Durable | None,
         job_id: str,
         owner: str,
         seconds: float | None,
@@ -155,7 +191,7 @@ class RoomWatch:
 
         `has_waited` says whether the job has waited in the queue, so the room may have been opened.
         """
-        self._durable = durable
+        self._durable = durable or self._durable
         if (sender := self._sent.pop(job_id, None)) is not None:
             self._running[sender] -= 1
         if self.leader is not None:
@@ -169,10 +205,10 @@ class RoomWatch:
         if has_waited:
             self.look_soon(durable)
 
-    def look_soon(self, durable: Durable) -> None:
+    def look_soon(self, durable: Durable | None) -> None:
         """Read the state of the room if it was closed, because jobs wait in the queue."""
         now = asyncio.get_running_loop().time()
-        self._durable = durable
+        self._durable = durable or self._durable
         if not self._is_running and now >= self._looked_at + LOOK_SECONDS:
             self._start()
 
@@ -220,17 +256,21 @@ class RoomWatch:
 
         `now` is by the clock of the event loop. Raises Unavailable if the storage fails.
         """
-        self._looked_at = now
-        found = await self.room.read_state()
-        state, etag = found or (None, None)
-        if etag != self._etag or state is None:
-            self._set_state(state, etag)
-            self._changed_at = now
+        state, etag = await self._read_state(now)
         if state is None or not state.is_open:
             must_lead = self._may_miss(now)
         else:
             must_lead = now >= self._changed_at + TAKEOVER_SECONDS or state.leader == self._name
         return await self._become_leader(state, etag) if must_lead else None
+
+    async def _read_state(self, now: float) -> tuple[RoomState | None, str | None]:
+        self._looked_at = now
+        state, etag = await self.room.read_state() or (None, None)
+        # A leader of this process has begun in the meantime.
+        if self.leader is None and (etag != self._etag or state is None):
+            self._set_state(state, etag)
+            self._changed_at = now
+        return state, etag
 
     def _may_miss(self, now: float) -> bool:
         """Return whether the closed room may have an entry that its last leader did not read."""
@@ -238,6 +278,8 @@ class RoomWatch:
 
     def _set_state(self, state: RoomState | None, etag: str | None) -> None:
         self.state, self._etag = state, etag
+        if state is None or not state.is_open:
+            self._view = RoomView(self.room, RoomState(), self._view)
         in_flight = state.in_flight.values() if state is not None else ()
         self._running = Counter(each.owner for each in in_flight)
         self._running.update(self._sent.values())
@@ -253,7 +295,8 @@ class RoomWatch:
         self._sent.clear()
         self._must_open = False
         self._set_state(new, written)
-        leader = Leader(self.room, self.queue, self._tenants, self._finder, (new, written))
+        view = RoomView(self.room, new, self._view)
+        leader = Leader(view, self.queue, self._tenants, self._finder, (new, written))
         leader.durable = self._durable
         return leader
 
@@ -266,6 +309,7 @@ class RoomWatch:
             self.leader = None
             if self._held_at <= leader.read_at:
                 self._held_at = -math.inf
+            self._view, self._applied = leader.view, None
             self._set_state(leader.state, leader.etag)
             self._changed_at = asyncio.get_running_loop().time()
 

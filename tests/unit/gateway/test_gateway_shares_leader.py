@@ -349,6 +349,46 @@ class TestOneProcess:
 
         run(main())
 
+    def test_lone_process_makes_few_requests(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("a", 1000):
+                    await system.hold(process, job_id)
+                process.life.left = 100_000
+                begun_at = asyncio.get_running_loop().time()
+                await system.drain()
+                seconds = asyncio.get_running_loop().time() - begun_at
+                # Each end is recorded as an outcome, and each job is sent.
+                requests = 100_000 - process.life.left - 2 * len(system.ran)
+                assert requests / seconds < 15
+
+        run(main())
+
+    def test_place_is_among_the_own_jobs(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                both = system.start(), system.start()
+                for job_id in [*names("a", 100), *names("b", 100)]:
+                    await system.hold(both[0], job_id)
+                await asyncio.sleep(0.6)
+                for process in both:
+                    first = await process.watch.find_place("b0080")
+                    second = await process.watch.find_place("b0090")
+                    assert first is not None
+                    assert first < 81
+                    assert second == first + 10
+                    assert await process.watch.find_place("a0000") is None
+                await system.hold(both[0], "b9999")
+                place = await both[0].watch.find_place("b9999")
+                last = await both[0].watch.find_place("b0099")
+                assert last is not None
+                assert place == last + 1
+                await system.drain()
+                assert await both[1].watch.find_place("b0090") is None
+
+        run(main())
+
     def test_closed_room_costs_no_request(self) -> None:
         async def main() -> None:
             async with open_system() as system:
