@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     )
     from loosely.client.retry import Retry
     from loosely.client.streams import AsyncJobStream
-    from loosely.client.tenants import AsyncTenants, TenantSettings
+    from loosely.client.tenants import AsyncTenants, ShareSettings
 
 __all__ = [
     "AccessDenied",
@@ -103,10 +103,10 @@ __all__ = [
     "RequestRefused",
     "Result",
     "Retry",
+    "ShareSettings",
     "StreamRestarted",
     "Tenant",
     "TenantChange",
-    "TenantSettings",
     "Timeline",
     "TimelineDelivery",
     "TimelineStep",

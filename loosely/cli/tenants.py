@@ -13,7 +13,7 @@ from loosely.cli.errors import exit_on_error
 from loosely.cli.jobs import LimitOption
 from loosely.cli.output import JsonOption, echo_json, print_to, printable
 from loosely.client.resources import Tenant
-from loosely.client.tenants import TenantSettings
+from loosely.client.tenants import ShareSettings
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -122,7 +122,7 @@ def set_tenant(  # noqa: PLR0913, PLR0917 - each option of the command is a para
         raise typer.BadParameter("expected at least one of the options", param_hint="--weight")
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         before = client.tenants.get(_named(name)).own_settings or {}
-        settings: TenantSettings = {**before, **given}  # type: ignore[typeddict-item] # from JSON
+        settings: ShareSettings = {**before, **given}  # type: ignore[typeddict-item] # from JSON
         _show(client.tenants.set(_named(name), **settings), as_json=as_json)
 
 

@@ -11,7 +11,7 @@ _PATH: Final = ("admin", "tenants")
 _NO_NAME: Final = "~"
 
 
-class TenantSettings(TypedDict, total=False):
+class ShareSettings(TypedDict, total=False):
     """The settings of a tenant. A limit that is ``None`` does not exist."""
 
     #: How large the tenant's share is beside those of others, from 0.01 to 1000.
@@ -40,7 +40,7 @@ class AsyncTenants(RequestSender):
         """Return one tenant: its settings, its jobs and its seconds on devices."""
         return await self._request("GET", name)
 
-    async def set(self, name: str, **settings: Unpack[TenantSettings]) -> Tenant:
+    async def set(self, name: str, **settings: Unpack[ShareSettings]) -> Tenant:
         """Replace the settings of one tenant, and return the tenant.
 
         For each setting that is not given, the tenant has that of ``*``. The change applies within

@@ -21,9 +21,12 @@ from azure.storage.blob import BlobServiceClient
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
+from contract.catalogue import Priority
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.names import PAYLOAD_CONTAINER, heartbeat_blob
-from gateway.keys import make_key
+from gateway.keys import make_key, owner_of
+from gateway.shares.account import Account
+from gateway.shares.room import ROOMS, RoomState, encode_state
 from loosely.local.environment import shared_environment
 from loosely.local.parts import SystemSettings, worker_part
 from loosely.local.ports import Ports
@@ -206,12 +209,19 @@ def test_warning_about_workers_comes_and_goes(tab: Browser, idle: System) -> Non
 def seen_worker(system: System, *models: ModelHeartbeat) -> Iterator[None]:
     """Show the heartbeat of a worker that serves these models during the `with` block."""
     heartbeat = Heartbeat("pod-7", "1", datetime.now(UTC), 60.0, models=models)
+    with stored_blob(system, heartbeat_blob(heartbeat.worker), encode_heartbeat(heartbeat)):
+        yield
+
+
+@contextmanager
+def stored_blob(system: System, name: str, data: bytes) -> Iterator[None]:
+    """Store a blob, and delete it after the `with` block."""
     port = system.part("blobs").ports["blobs"]
     with BlobServiceClient.from_connection_string(connections.blob_storage(port)) as service:
         with suppress(ResourceExistsError):
             service.create_container(PAYLOAD_CONTAINER)
-        blob = service.get_blob_client(PAYLOAD_CONTAINER, heartbeat_blob(heartbeat.worker))
-        blob.upload_blob(encode_heartbeat(heartbeat), overwrite=True)
+        blob = service.get_blob_client(PAYLOAD_CONTAINER, name)
+        blob.upload_blob(data, overwrite=True)
         yield
         blob.delete_blob()
 
@@ -229,6 +239,32 @@ def test_places_and_streams_are_shown(tab: Browser, idle: System) -> None:
     assert heads[-2:] == ["Places used", "Streams"]
     assert first[-1] == "0"
     assert second[-2:] == ["3 of 16", "2"]
+    assert unexpected_messages(tab) == []
+
+
+def test_tenants_have_shares_and_limits(tab: Browser, idle: System) -> None:
+    account = Account()
+    account.set_weight(owner_of("acme"), 3.0)
+    for tenant, count in (("acme", 5), ("bolt", 1)):
+        for _ in range(count):
+            account.hold(owner_of(tenant), Priority.NORMAL)
+    state = RoomState("pod-7", 1, is_open=True, account=account.to_json())
+    settings = {"weight": 3, "max_queued": 100, "gpu_seconds_a_day": 3600}
+    path = "/v1/admin/tenants/acme"
+    idle.http.put(path, json=settings, headers=bearer("admin")).raise_for_status()
+    with stored_blob(idle, f"{ROOMS}slow/state", encode_state(state)):
+        open_ops(tab, "watcher")
+        tab.wait_for_text("#tenant-rows", "acme")
+        row = tab.find("#tenant-rows tr[data-key='tenant acme']")
+        assert [cell.text for cell in row.find_elements("css selector", "th, td")] == [
+            *("acme", "3", "75 %", "5", "5", "0", "0", "0"),
+            "100 jobs, 3,600 GPU s a day",
+        ]
+        verdict = '#verdicts [data-code="jobs-held"]'
+        assert "slow: 6 of the jobs wait for the shares" in tab.text_of(verdict)
+        assert tab.find(f"{verdict} a").text == "Show the tenants"
+        assert tab.find("#queue-rows tr[data-key=slow] [data-title=Held]").text == "6"
+    idle.http.delete(path, headers=bearer("admin")).raise_for_status()
     assert unexpected_messages(tab) == []
 
 

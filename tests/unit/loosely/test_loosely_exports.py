@@ -15,7 +15,7 @@ BlockingBatches BlockingTenants Client Event GatewayFailure GatewayUnreachable
 IdempotencyMismatch InputRejected InvalidRequest Job JobBatch JobCancelled JobDurations
 JobEnded JobEvent JobExpired JobFailed JobPage JobStream LineCounts LooselyError Model
 NotFound Outcome Overloaded PayloadTooLarge Place Problem Progress RequestRefused Result
-Retry StreamRestarted Tenant TenantChange TenantSettings Timeline TimelineDelivery
+Retry ShareSettings StreamRestarted Tenant TenantChange Timeline TimelineDelivery
 TimelineStep UnexpectedAnswer Upload WaitTimedOut
 """
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})

@@ -5,7 +5,7 @@
 
 import { addCharts, addUp, highestOf } from "./charts.js";
 import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
-import { formatBytes, formatDuration, formatNumber, sentence } from "./figures.js";
+import { formatBytes, formatCount, formatDuration, formatNumber, sentence } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { addKeyField, onKeyChange, readKey } from "./key.js";
 import { addBatches } from "./ops-batches.js";
@@ -212,6 +212,7 @@ function showFigures() {
   update(place("verdicts"), verdictCards(overview.verdicts));
   update(place("totals"), totals(overview.queues, overview.workers));
   update(place("queue-rows"), queueTable(overview.queues));
+  update(place("tenant-rows"), tenantTable(overview));
   update(place("worker-cards"), workerCards(overview));
   update(place("failure-rows"), failureTable(overview.failures));
   const reason = access.canChange ? ""
@@ -249,6 +250,7 @@ function verdictCards(verdicts) {
 const FIRST_STEPS = {
   "dead-letters": ["Show the dead letters", { "data-do": "letters-of" }],
   "many-failures": ["Show the failed jobs", { "data-do": "find", "data-status": "failed" }],
+  "jobs-held": ["Show the tenants", { href: "#tenants" }],
   "backlog-grows": ["Show the last hour", { href: "#charts" }],
   "long-wait": ["Show the last hour", { href: "#charts" }],
   "model-broken": ["Show the workers", { href: "#workers" }],
@@ -273,7 +275,7 @@ function totals(queues, workers) {
   const inFlight = addUp(workers.flatMap(({ models }) => models.map((model) => model.in_flight)));
   const oldest = highestOf(queues.map((queue) => queue.oldest_age_seconds));
   const figures = [
-    ["Waiting", formatNumber(sum(({ waiting }) => addUp([waiting.normal, waiting.low]))), "jobs"],
+    ["Waiting", formatNumber(sum(({ waiting }) => addUp([waiting.normal, waiting.low, waiting.held]))), "jobs"],
     ["Oldest", formatDuration(oldest), oldest === null ? "none waits" : "in its queue"],
     ["In flight", formatNumber(inFlight ?? 0), "in workers"],
     ["In", formatNumber(sum((queue) => queue.in_per_minute)), "a minute, mean of 5"],
@@ -287,7 +289,7 @@ const pair = (found) => found ? `${formatDuration(found.p50)} / ${formatDuration
 
 const QUEUE_COLUMNS = [
   { title: "Model" }, { title: "Why it waits", isWide: true },
-  { title: "Normal", isNumber: true }, { title: "Low", isNumber: true },
+  { title: "Normal", isNumber: true }, { title: "Low", isNumber: true }, { title: "Held", isNumber: true },
   { title: "Scheduled", isNumber: true }, { title: "Dead", isNumber: true },
   { title: "Oldest", isNumber: true }, { title: "In / min", isNumber: true },
   { title: "Out / min", isNumber: true }, { title: "Wait p50 / p95", isNumber: true },
@@ -296,7 +298,7 @@ const QUEUE_COLUMNS = [
 
 function reasonOf({ reason, waiting }) {
   if (reason) return badge(...(reason.code === "busy" ? info : warning).slice(0, 2), reason.text);
-  return h("span", { class: "hint" }, waiting.normal || waiting.low ? "it will run soon" : "nothing waits");
+  return h("span", { class: "hint" }, waiting.normal || waiting.low || waiting.held ? "it will run soon" : "nothing waits");
 }
 
 /** Return the number of a model's dead letters as a link to them. */
@@ -314,12 +316,48 @@ function queueTable(queues) {
     cells: [
       queue.model,
       reasonOf(queue),
-      count(queue.waiting.normal), count(queue.waiting.low), count(queue.waiting.scheduled), deadLink(queue),
+      count(queue.waiting.normal), count(queue.waiting.low), count(queue.waiting.held),
+      count(queue.waiting.scheduled), deadLink(queue),
       formatDuration(queue.oldest_age_seconds), formatNumber(queue.in_per_minute), formatNumber(queue.out_per_minute),
       pair(queue.wait_seconds), pair(queue.run_seconds),
     ],
   });
   return foldIdle("model", queues, isIdleQueue, ({ model }) => model, (shown, caption) => table(caption, QUEUE_COLUMNS, shown.map(row)), "Queues");
+}
+
+const TENANT_COLUMNS = [
+  { title: "Tenant" }, { title: "Weight", isNumber: true }, { title: "Share", isNumber: true },
+  { title: "Waiting", isNumber: true }, { title: "Held", isNumber: true }, { title: "Running", isNumber: true },
+  { title: "GPU s, last hour", isNumber: true }, { title: "GPU s, today", isNumber: true },
+  { title: "Limits", isWide: true },
+];
+
+function tenantTable({ tenants, tenant_count: count }) {
+  if (!tenants.length) return h("p", { class: "hint" }, "No tenant had a job in the last day.");
+  const row = (tenant) => ({
+    key: `tenant ${tenant.tenant}`,
+    cells: [
+      tenant.tenant || "~", formatNumber(tenant.settings.weight),
+      tenant.share === null ? UNKNOWN : `${formatNumber(tenant.share * 100)} %`,
+      formatNumber(tenant.waiting), formatNumber(tenant.held), formatNumber(tenant.running),
+      formatNumber(tenant.gpu_seconds_hour), formatNumber(tenant.gpu_seconds_day), limitsOf(tenant.settings),
+    ],
+  });
+  return [
+    table("Tenants", TENANT_COLUMNS, tenants.map(row)),
+    count > tenants.length ? h("p", { class: "hint" }, `These have used most today, of ${formatNumber(count)} tenants. `,
+      h("code", {}, "loosely tenants"), " lists all.") : null,
+  ];
+}
+
+/** Return the limits of a tenant as text. */
+function limitsOf({ max_queued: queued, max_running: running, gpu_seconds_a_day: seconds }) {
+  const texts = [
+    queued === null ? null : formatCount(queued, "job"),
+    running === null ? null : `${formatNumber(running)} running`,
+    seconds === null ? null : `${formatNumber(seconds)} GPU s a day`,
+  ].filter((text) => text !== null);
+  return texts.length ? texts.join(", ") : h("span", { class: "hint" }, "none");
 }
 
 function isIdleQueue({ waiting, in_per_minute: arriving, out_per_minute: ending, reason }) {
