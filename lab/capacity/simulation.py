@@ -2,7 +2,8 @@
 
 KEDA and the autoscaler set the number of workers from the number of messages on the queue. This
 number includes the messages that workers have received and not settled. We assume that Azure's
-ActiveMessageCount includes them too.
+ActiveMessageCount includes them too. It does not include jobs beyond the window, which wait in the
+waiting room.
 
 If a worker has no node, the cluster autoscaler requests a node at its next scan. The node starts
 and pulls the image. Then the worker loads the model and processes batches.
@@ -18,6 +19,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from contract.catalogue import Priority
+from contract.queues import MESSAGES_PER_WORKER
+from gateway.shares.window import window
 from lab.capacity.clock import SimulationClock
 from lab.capacity.load import JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster, Node, NodePool
@@ -178,13 +182,24 @@ class _Simulation:
         """Add or remove workers as the autoscaler decides, and schedule its next decision."""
         now = self._clock.now_seconds
         warm = _count_warm(self._scaling, _START + timedelta(seconds=now))
-        wanted = self._scaler.step(now, [len(self._waiting) + self._held], warm)
+        wanted = self._scaler.step(
+            now, [min(len(self._waiting) + self._held, self._window())], warm
+        )
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):
             self._add_workers(wanted - len(staying))
         elif wanted < len(staying):
             self._remove_workers(staying, len(staying) - wanted)
         self._clock.at(self._scaler.next_at_seconds, self._scale)
+
+    def _window(self) -> int:
+        """Return how many jobs KEDA can see in the queue. The others wait in the waiting room."""
+        ready = sum(worker.is_ready for worker in self._workers)
+        batch = self._times.batch_size
+        each = self._times.seconds(batch) / batch / max(1, ready)
+        # As if the scaling's target was that of the deployment, which the window is made for.
+        ratio = max(1.0, self._scaling.message_count / MESSAGES_PER_WORKER)
+        return int(ratio * window(batch, Priority.NORMAL, ready, each))
 
     def _add_workers(self, number: int) -> None:
         self._workers.extend(_Worker() for _ in range(number))

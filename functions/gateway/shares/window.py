@@ -12,22 +12,26 @@ BATCHES: Final = 2
 RATE_SECONDS: Final = {Priority.NORMAL: 0.5, Priority.LOW: 4.0}
 """For how long the window has jobs. A batch of lines, which are low, keeps three seconds' worth."""
 
+COLD_WORKERS: Final = 8
+"""How many workers KEDA may start while none is ready. No tenant waits for another then."""
+
 
 def window(
     at_once: int, priority: Priority, ready: int | None, seconds_per_job: float | None
 ) -> int:
     """Return how many jobs of a model with a priority may be in its queue or at its workers.
 
-    It is at least what lets KEDA start one more worker. For a model with small batches that is more
-    than two batches.
+    KEDA counts only the jobs in the queue. So the window has as many as let it double the workers.
+    For a model with small batches that is more than two batches.
 
     Args:
         at_once: How many jobs a worker runs at the same time.
-        ready: How many workers are ready; unknown counts as one, as does none.
+        ready: How many workers are ready; unknown counts as none.
         seconds_per_job: The mean time between two replies; None if unknown.
     """
     workers = max(1, ready or 0)
+    wanted = 2 * workers if ready else COLD_WORKERS
     is_low = priority is Priority.LOW
     per_worker = LOW_PRIORITY_MESSAGES_PER_WORKER if is_low else MESSAGES_PER_WORKER
     rate = RATE_SECONDS[priority] / seconds_per_job if seconds_per_job else 0.0
-    return math.ceil(max(BATCHES * at_once * workers, per_worker * (workers + 1), rate))
+    return math.ceil(max(BATCHES * at_once * workers, per_worker * wanted, rate))

@@ -11,13 +11,13 @@ from gateway.shares.window import RATE_SECONDS, window
 NORMAL, LOW = Priority.NORMAL, Priority.LOW
 
 
-@pytest.mark.parametrize(("ready", "jobs"), [(None, 16), (0, 16), (1, 16), (2, 32), (10, 160)])
-def test_window_is_two_batches_of_each_worker(ready: int | None, jobs: int) -> None:
+@pytest.mark.parametrize(("ready", "jobs"), [(1, 16), (2, 32), (10, 160)])
+def test_window_is_two_batches_of_each_worker(ready: int, jobs: int) -> None:
     assert window(8, NORMAL, ready, None) == jobs
 
 
-@pytest.mark.parametrize(("ready", "jobs"), [(1, 10), (3, 20)])
-def test_small_batches_let_the_next_worker_start(ready: int, jobs: int) -> None:
+@pytest.mark.parametrize(("ready", "jobs"), [(1, 10), (3, 30)])
+def test_small_batches_let_workers_double(ready: int, jobs: int) -> None:
     assert window(1, NORMAL, ready, None) == jobs
 
 
@@ -25,8 +25,13 @@ def test_fast_model_has_half_a_second_of_jobs() -> None:
     assert window(8, NORMAL, 1, 0.001) == 500
 
 
-def test_low_window_lets_the_next_worker_start() -> None:
-    assert window(8, LOW, 2, None) == 300
+def test_low_window_lets_workers_double() -> None:
+    assert window(8, LOW, 2, None) == 400
+
+
+@pytest.mark.parametrize("ready", [None, 0])
+def test_cold_model_may_start_eight_workers(ready: int | None) -> None:
+    assert window(1, NORMAL, ready, None) == 40
 
 
 @given(st.floats(1e-4, 10), st.integers(0, 50))
@@ -36,7 +41,7 @@ def test_batch_alone_fits_into_the_low_window(seconds: float, ready: int) -> Non
     assert RATE_SECONDS[LOW] > step.WINDOW_SECONDS
 
 
-@given(st.integers(1, 500), st.integers(0, 50), st.sampled_from(Priority))
+@given(st.integers(1, 500), st.integers(1, 50), st.sampled_from(Priority))
 def test_window_grows_with_the_workers(size: int, ready: int, priority: Priority) -> None:
     jobs = [window(size, priority, count, 0.1) for count in (ready, ready + 1)]
     assert jobs[0] <= jobs[1]
