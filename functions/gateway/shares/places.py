@@ -159,7 +159,7 @@ class Places:
             if not ledger.is_known:
                 await self._read(blob, ledger)
                 is_fresh = True
-            now = self._clock()
+            now, begun_at = self._clock(), time.perf_counter()
             entries = {
                 job_id: entry
                 for job_id, entry in ledger.entries.items()
@@ -175,7 +175,6 @@ class Places:
             if is_full and (ended := await self._find_ended(ledger, now)):
                 released |= ended
                 continue
-            begun_at = time.perf_counter()
             data = json.dumps(entries, separators=(",", ":")).encode()
             spent_seconds = time.perf_counter() - begun_at
             if entries != ledger.entries:

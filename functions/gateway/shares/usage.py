@@ -6,6 +6,9 @@ line. A line may be there twice, and counts once.
 
     {"id", "process", "names": {owner: name},
      "minutes": {minute: {owner: {model: [seconds, jobs]}}}}
+
+The first process that reads an old log from its beginning writes a summary beside it, with a line
+for each process.
 """
 
 import asyncio
@@ -26,7 +29,7 @@ from gateway.storage.blobs import Blobs
 from gateway.storage.logs import LogTail
 
 USAGE: Final = "usage/"
-"""The prefix of the logs, whose names end with the hour."""
+"""The prefix of the logs, whose names end with the hour, and of their summaries."""
 
 FLUSH_SECONDS: Final = 2.0
 """How long after a change a line is appended: as much is lost if the process is killed."""
@@ -40,6 +43,13 @@ CLOSED_AFTER: Final = timedelta(minutes=2)
 USAGE_KEPT: Final = timedelta(hours=26)
 """How old a log must be before the housekeeping deletes it."""
 
+SUMMED_UP_AFTER: Final = timedelta(minutes=62)
+"""How long after its hour a log may be summed up, because its minutes are not needed any more."""
+
+_SUMMARY: Final = ".sum"
+_LINES_AT_ONCE: Final = 20
+# Long lines are rarer: with 500 tenants each ten seconds.
+_SECONDS_EACH: Final = 0.02
 _HOURS: Final = 24
 _RECENT_MINUTES: Final = 5
 
@@ -163,13 +173,10 @@ class Usage:
         """Append what was counted since the last line. A failed call is repeated later."""
         async with self._writing:
             if self._pending or self._pending_names:
-                line = {
-                    "id": secrets.token_hex(8),
-                    "process": self._process,
-                    "minutes": {each: _to_json(sums) for each, sums in self._pending.items()},
-                    "names": self._pending_names,
-                }
-                self._lines.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                counts = _flatten(self._pending)
+                names = self._pending_names
+                line = _Line(secrets.token_hex(8), self._process, names, counts)
+                self._lines.append(line.encode())
                 self._pending, self._pending_names = defaultdict(dict), {}
             if not self._lines:
                 return
@@ -193,6 +200,8 @@ class Usage:
     async def _flush(self) -> None:
         try:
             await asyncio.sleep(FLUSH_SECONDS)
+            count = sum(map(len, self._pending.values()))
+            await asyncio.sleep(max(0.0, _SECONDS_EACH * count - FLUSH_SECONDS))
         except asyncio.CancelledError:
             await self.write()  # the process ends
             raise
@@ -229,43 +238,108 @@ class Usage:
     async def _read_hour(self, hour: int, now: datetime) -> None:
         if hour in self._closed:
             return
-        is_closed = now >= datetime.fromtimestamp(3600 * (hour + 1), UTC) + CLOSED_AFTER
+        age = now - datetime.fromtimestamp(3600 * (hour + 1), UTC)
+        summary = None
+        if hour not in self._tails and age >= SUMMED_UP_AFTER:
+            found = await self._blobs.read(f"{_log_of(hour)}{_SUMMARY}")
+            if found is not None:
+                self._closed.add(hour)
+                for text in found.data.splitlines():
+                    self._take(_parse(text), set())
+                return
+            summary = _Summary(60 * hour)
         ids = self._ids.setdefault(hour, set())
         tail = self._tails.setdefault(hour, LogTail(self._blobs, _log_of(hour)))
         while lines := await tail.read():
-            for line in lines:
+            for number, text in enumerate(lines):
+                line = _parse(text)
+                if line is not None and line.id not in ids and summary is not None:
+                    summary.add(line)
                 self._take(line, ids)
-        if is_closed:
+                if number % _LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # other requests wait meanwhile
+        if age >= CLOSED_AFTER:
             self._closed.add(hour)
             self._tails.pop(hour, None)
             self._ids.pop(hour, None)
+        if summary is not None and summary.lines:
+            await self._blobs.create(f"{_log_of(hour)}{_SUMMARY}", summary.encode())
 
-    def _take(self, line: bytes, ids: set[str]) -> None:
-        """Count a line of another process."""
-        try:
-            value = json.loads(line)
-            if value["process"] == self._process or value["id"] in ids:
-                return
-            ids.add(value["id"])
-            self._names.update(value["names"])
-            for minute, owners in value["minutes"].items():
-                for key, seconds, jobs in _from_json(owners):
-                    self._count(int(minute), key, seconds, jobs)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            _log.warning("a line of the usage of tenants cannot be read: %.200r", line)
+    def _take(self, line: "_Line | None", ids: set[str]) -> None:
+        """Count a line if it is of another process, and was not counted before."""
+        if line is None or line.process == self._process or line.id in ids:
+            return
+        ids.add(line.id)
+        self._names.update(line.names)
+        for minute, key, seconds, jobs in line.counts:
+            self._count(minute, key, seconds, jobs)
 
 
-def _to_json(sums: Sums) -> dict[str, dict[str, Any]]:
-    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for (owner, model), (seconds, jobs) in sums.items():
-        found[owner][model] = [round(seconds, 6), jobs]
-    return found
+@dataclass(frozen=True, slots=True)
+class _Line:
+    id: str
+    process: str
+    names: dict[str, str]
+    counts: list[tuple[int, Key, float, int]]
+
+    def encode(self) -> bytes:
+        minutes: defaultdict[int, defaultdict[str, dict[str, Any]]]
+        minutes = defaultdict(lambda: defaultdict(dict))
+        for minute, (owner, model), seconds, jobs in self.counts:
+            minutes[minute][owner][model] = [round(seconds, 6), jobs]
+        value = {
+            "id": self.id,
+            "process": self.process,
+            "names": self.names,
+            "minutes": minutes,
+        }
+        return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
-def _from_json(owners: dict[str, dict[str, Any]]) -> Iterator[tuple[Key, float, int]]:
-    for owner, models in owners.items():
-        for model, (seconds, jobs) in models.items():
-            yield (owner, model), float(seconds), int(jobs)
+def _parse(text: bytes) -> _Line | None:
+    """Read a line. Returns None for another program's line."""
+    try:
+        value = json.loads(text)
+        counts = [
+            (int(minute), (owner, model), float(seconds), int(jobs))
+            for minute, owners in value["minutes"].items()
+            for owner, models in owners.items()
+            for model, (seconds, jobs) in models.items()
+        ]
+        return _Line(value["id"], value["process"], dict(value["names"]), counts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _log.warning("a line of the usage of tenants cannot be read: %.200r", text)
+        return None
+
+
+class _Summary:
+    """Adds up the lines of each process in the log of an hour, in its first minute."""
+
+    def __init__(self, minute: int) -> None:
+        self._minute = minute
+        self.lines: dict[str, tuple[dict[str, str], defaultdict[int, Sums]]] = {}
+
+    def add(self, line: _Line) -> None:
+        names, hours = self.lines.setdefault(line.process, ({}, defaultdict(dict)))
+        names.update(line.names)
+        for minute, key, seconds, jobs in line.counts:
+            # A line may have counts of the hour before.
+            _add(hours[min(minute // 60 * 60, self._minute)], key, seconds, jobs)
+
+    def encode(self) -> bytes:
+        lines = (
+            _Line(secrets.token_hex(8), process, names, _flatten(hours))
+            for process, (names, hours) in self.lines.items()
+        )
+        return b"".join(line.encode() for line in lines)
+
+
+def _flatten(minutes: dict[int, Sums]) -> list[tuple[int, Key, float, int]]:
+    return [
+        (minute, key, seconds, jobs)
+        for minute, sums in minutes.items()
+        for key, (seconds, jobs) in sums.items()
+    ]
 
 
 def _by_tenant(

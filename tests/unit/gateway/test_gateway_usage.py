@@ -145,6 +145,30 @@ def test_the_summary_has_the_last_hour_and_models() -> None:
     run(main())
 
 
+def test_an_old_log_is_summed_up_once() -> None:
+    async def main() -> None:
+        blobs = make_blobs()
+        blobs.clock.now -= timedelta(hours=2)
+        first, second = make_usage(blobs), make_usage(blobs)
+        for usage in (first, second):
+            for _ in range(3):
+                usage.note("acme")
+                usage.record(ACME, "noop", 1.0)
+                await usage.write()
+        blobs.clock.now += timedelta(hours=3)
+        assert await today(blobs) == 6.0
+        (log,) = [name for name in blobs.payloads.blobs if not name.endswith(".sum")]
+        await blobs.delete(log)
+        reader = make_usage(blobs)
+        assert (await reader.summarize())[ACME] == TenantUsage(
+            0.0, 6.0, 0, 6, {"noop": TenantUsage(0.0, 6.0, 0, 6)}
+        )
+        assert reader.name(ACME) == "acme"
+        assert (await first.summarize())[ACME].day_seconds == 6.0
+
+    run(main())
+
+
 def test_the_rate_is_that_of_recent_ends() -> None:
     async def main() -> None:
         usage = make_usage(make_blobs())
