@@ -15,7 +15,7 @@ from gateway.keys import owner_of
 from gateway.shares.account import Account
 from gateway.shares.limits import Limits
 from gateway.shares.room import Room, RoomState
-from gateway.shares.tenants import Fields, TenantSettings
+from gateway.shares.tenants import Fields, TenantLimits
 from gateway.shares.usage import TenantUsage
 from gateway.storage.blobs import Blobs
 
@@ -115,7 +115,7 @@ class SeenTenant:
     """A tenant: its settings, the given ones, and its figures by model."""
 
     name: str
-    settings: TenantSettings
+    settings: TenantLimits
     given: Fields | None
     models: Mapping[str, TenantFigures] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from gateway.clock import Clock
 from gateway.keys import owner_of
 from gateway.problems import HttpProblem
 from gateway.shares.places import HasEnded, Places
-from gateway.shares.tenants import TenantSettings, TenantStore
+from gateway.shares.tenants import TenantLimits, TenantStore
 from gateway.shares.usage import Usage
 from gateway.storage.blobs import Blobs
 
@@ -78,13 +78,13 @@ class Limits:
         if limit is not None or not self.tenants.is_loaded:
             self.places.release(owner, job_id)
 
-    async def _settings(self, tenant: str) -> tuple[str, TenantSettings]:
+    async def _settings(self, tenant: str) -> tuple[str, TenantLimits]:
         await self.tenants.load()
         self.usage.note(tenant)
         owner = owner_of(tenant)
         return owner, self.tenants.settings_of(owner)
 
-    async def _refuse_used_up(self, owner: str, settings: TenantSettings) -> HttpProblem | None:
+    async def _refuse_used_up(self, owner: str, settings: TenantLimits) -> HttpProblem | None:
         """Return the problem if the tenant has used its seconds of this day."""
         limit = settings.gpu_seconds_a_day
         if limit is None:

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TenantSettings:
+class TenantLimits:
     """What a tenant may use. A limit that is None does not exist."""
 
     weight: float = 1.0
@@ -100,9 +100,9 @@ class _State:
     tenants: dict[str, dict[str, Json]]
     last: Change | None
 
-    def settings(self, tenant: str) -> TenantSettings:
+    def settings(self, tenant: str) -> TenantLimits:
         given = {**self.tenants.get(EVERY_TENANT, {}), **self.tenants.get(tenant, {})}
-        return TenantSettings(**given)
+        return TenantLimits(**given)
 
     def encode(self) -> bytes:
         value = {"tenants": self.tenants, "last": self.last}
@@ -131,18 +131,18 @@ class TenantStore:
         self._blobs = blobs
         self._clock = clock
         self._etag: str | None = None
-        self._default = TenantSettings()
-        self._by_owner: dict[str, TenantSettings] = {}
+        self._default = TenantLimits()
+        self._by_owner: dict[str, TenantLimits] = {}
         self._read_at: datetime | None = None
         self._reading: asyncio.Task[None] | None = None
         self.is_loaded = False
         """Whether the settings were read once."""
 
-    def settings(self, tenant: str) -> TenantSettings:
+    def settings(self, tenant: str) -> TenantLimits:
         """Return the settings of a tenant, at most about REFRESH old."""
         return self.settings_of(owner_of(tenant))
 
-    def settings_of(self, owner: str) -> TenantSettings:
+    def settings_of(self, owner: str) -> TenantLimits:
         """Do the same for the digest of a tenant's name."""
         now = self._clock()
         if self._read_at is None or abs(now - self._read_at) >= REFRESH:

@@ -11,7 +11,7 @@ from gateway.keys import owner_of
 from gateway.shares.tenants import (
     REFRESH,
     SETTINGS_BLOB,
-    TenantSettings,
+    TenantLimits,
     TenantStore,
     parse_fields,
 )
@@ -32,8 +32,8 @@ def test_own_members_come_before_those_of_all() -> None:
         store = make_store(make_blobs())
         await store.change("*", {"max_queued": 10, "max_running": 4}, "ops")
         await store.change("acme", {"weight": 2, "max_running": None}, "ops")
-        assert store.settings("acme") == TenantSettings(weight=2, max_queued=10)
-        assert store.settings("other") == TenantSettings(max_queued=10, max_running=4)
+        assert store.settings("acme") == TenantLimits(weight=2, max_queued=10)
+        assert store.settings("other") == TenantLimits(max_queued=10, max_running=4)
         assert store.weight(owner_of("acme")) == 2
         assert store.running_limit(owner_of("other")) == 4
 
