@@ -53,7 +53,9 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.durable_client_input("client")
 async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
     """Return the response of the API, which then reads the request itself."""
-    return AppResponse(api, Durable(client))
+    durable = Durable(client)
+    services.gate.start(durable)
+    return AppResponse(api, durable)
 
 
 @app.function_name("job")
@@ -134,6 +136,7 @@ for model in services.catalogue.values():
 @app.timer_trigger("timer", "30 * * * * *")
 async def watch(timer: func.TimerRequest) -> None:
     """Log the age of the oldest message in each queue, and record how many jobs wait."""
+    await services.gate.open_used()
     oldest = await log_oldest(services.queues, names(services.catalogue), services.clock)
     await services.operations.record_waiting(oldest)
 

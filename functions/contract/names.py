@@ -40,6 +40,7 @@ PROPERTY_DELIVERY_HISTORY: Final = "delivery-history"
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"
 REPLY_QUEUE_PARAMETER: Final = "queue"
+REPLY_SHARE_PARAMETER: Final = "share"
 REPLY_START_PARAMETER: Final = "start"
 REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  a parameter name, not a secret
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from contract.names import (
     REPLY_EXPIRES_PARAMETER,
     REPLY_QUEUE_PARAMETER,
+    REPLY_SHARE_PARAMETER,
     REPLY_START_PARAMETER,
     REPLY_TOKEN_PARAMETER,
 )
@@ -29,18 +30,24 @@ class ReplyTokens:
         self._base_url = base_url
 
     def url(
-        self, job_id: str, deadline: datetime, queue: str, starts_after: datetime | None = None
+        self,
+        job_id: str,
+        deadline: datetime,
+        queue: str,
+        owner: str,
+        starts_after: datetime | None = None,
     ) -> str:
-        """Return the reply URL of a job.
+        """Return the reply URL of a job. `owner` is the digest of its tenant.
 
         If the orchestration is started with the outcome of a reply until `starts_after`, the URL
-        says so. This time and the queue are not signed: with others, a worker could only disturb
-        the statistics, or make the orchestration find the outcome at its next check.
+        says so. This time, the owner and the queue are not signed: with others, a worker could only
+        disturb the statistics, or make the orchestration find the outcome at its next check.
         """
         expires = _expires(deadline)
         query = {
             REPLY_QUEUE_PARAMETER: queue,
             REPLY_EXPIRES_PARAMETER: expires,
+            REPLY_SHARE_PARAMETER: owner,
             REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
         }
         if starts_after is not None:
@@ -74,6 +81,11 @@ class ReplyTokens:
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
         ]
         return any(genuine)
+
+
+def owner_in_url(url: str) -> str:
+    """Return the digest of the tenant in a reply URL; empty if it has none."""
+    return parse_qs(urlsplit(url).query).get(REPLY_SHARE_PARAMETER, [""])[0]
 
 
 def _expires(deadline: datetime) -> str:

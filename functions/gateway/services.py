@@ -40,7 +40,10 @@ from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
+from gateway.shares.gate import Gate
 from gateway.shares.limits import Limits
+from gateway.shares.model_queue import ModelQueue
+from gateway.shares.watch import JobEnds, RoomWatches
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.storage.files import FileStore
 from gateway.storage.logs import LogWriter
@@ -108,10 +111,27 @@ class Services:
         self.jobs = Jobs(
             self.outcomes, self.progress, self.waiters, self.starts, self.batch_lines, clock
         )
+        self.job_ends = JobEnds(self.jobs, self.outcomes)
         self.limits = Limits(blobs, clock, self._has_ended)
+        self.watches = RoomWatches(
+            catalogue,
+            blobs,
+            lambda model: ModelQueue(model, queues, self.estimates, states, self.tracing, clock),
+            self.limits.tenants,
+            self.job_ends,
+            clock,
+        )
+        self.gate = Gate(
+            self.watches,
+            self.limits,
+            catalogue,
+            self.estimates,
+            clock,
+            is_enabled=settings.has_shares,
+        )
         self.search = JobSearch(self.jobs, self.progress)
         self.cancellation = JobCancellation(
-            self.jobs, self.progress, blobs, LogWriter(blobs), clock
+            self.jobs, self.progress, blobs, LogWriter(blobs), self.gate, clock
         )
         self.streams = Streams(
             store=self.stream_store or BlobLogs(blobs),
@@ -122,13 +142,12 @@ class Services:
             settings=settings,
         )
 
-        self.conclude = Conclude(self.outcomes, self.progress, self.waiters)
+        self.conclude = Conclude(self.outcomes, self.progress, self.waiters, self.gate)
         self.creator = JobCreator(
             settings=settings,
             catalogue=catalogue,
-            queues=queues,
+            gate=self.gate,
             tokens=tokens,
-            tracing=self.tracing,
             resolver=self.resolver,
             estimates=self.estimates,
             counters=self.counters,
@@ -162,6 +181,7 @@ class Services:
             states,
             self.outcomes,
             self.limits,
+            self.gate,
             clock,
         )
         self.batches = Batches(
@@ -178,7 +198,7 @@ class Services:
         self.idempotency = IdempotencyKeys(self.creator, self.claim_lifetime)
 
         self.dead_letters = DeadLetterTrigger(
-            blobs, queues, self.jobs, tokens, names(catalogue), clock
+            blobs, queues, self.jobs, tokens, self.gate, names(catalogue), clock
         )
         redriver = Redriver(
             blobs, queues, self.jobs, tokens, self.waiters, self.estimates, self.counters, clock
@@ -210,7 +230,7 @@ class Services:
         """Return whether an outcome of a job is recorded. May raise Unavailable."""
         if is_line(job_id):
             return not await self.batch_lines.is_wanted(job_id)
-        return await self.outcomes.find(job_id) is not None
+        return await self.job_ends.has_ended(self.gate.durable, job_id)
 
     @property
     def longest_deadline(self) -> timedelta:

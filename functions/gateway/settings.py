@@ -62,6 +62,7 @@ class GatewaySettings:
     trace_exporters: tuple[str, ...] = ()
     has_heartbeats: bool = True
     has_minute_sums: bool = True
+    has_shares: bool = True
     stream_redis_url: str | None = field(default=None, repr=False)
     max_streams: int = MAX_STREAMS
     max_tenant_streams: int = MAX_TENANT_STREAMS
@@ -103,6 +104,7 @@ class GatewaySettings:
             trace_exporters=reader.trace_exporters(),
             has_heartbeats=reader.flag("HEARTBEATS", default=True),
             has_minute_sums=reader.flag("MINUTE_SUMS", default=True),
+            has_shares=reader.flag("SHARES", default=True),
             stream_redis_url=reader.redis_url(),
             max_streams=reader.whole("MAX_STREAMS", MAX_STREAMS, 1, 100_000),
             max_tenant_streams=reader.whole("MAX_TENANT_STREAMS", MAX_TENANT_STREAMS, 1, 100_000),

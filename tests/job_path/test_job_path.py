@@ -10,7 +10,7 @@ from tests.job_path.record import JobPath, record_path
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DESIGN = Path(__file__).parents[2] / "DESIGN.md"
-MOST_GATEWAY_MODULES = 26
+MOST_GATEWAY_MODULES = 34
 MOST_WORKER_MODULES = 16
 WORKER_STEPS = ["receive", "prepare", "infer", "reply"]
 

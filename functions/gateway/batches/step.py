@@ -39,7 +39,7 @@ from gateway.batches.sending import LineSender
 from gateway.batches.store import WHOLE, BatchStore, ends_blob, segment_blob
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.jobs.lifecycle import OutcomeStore
+from gateway.jobs.lifecycle import EndRecorder, OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus
 from gateway.queues.model_states import ModelStates
 from gateway.shares.limits import Limits
@@ -156,6 +156,7 @@ class BatchSteps:
         states: ModelStates,
         outcomes: OutcomeStore,
         limits: Limits,
+        ends: EndRecorder,
         clock: Clock,
     ) -> None:
         self._blobs = blobs
@@ -166,6 +167,7 @@ class BatchSteps:
         self._states = states
         self._outcomes = outcomes
         self._limits = limits
+        self._ends = ends
         self._clock = clock
         self._steps = asyncio.Semaphore(STEPS_AT_ONCE)
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
@@ -370,6 +372,8 @@ class BatchSteps:
         for number, outcome in ends.items():
             if number <= run.state.sent:
                 self._outcomes.count_end(run.spec.model, outcome)
+                job_id = line_id(run.spec.id, number)
+                self._ends.record_end(run.spec.model, job_id, "")
         self._limits.drop(run.spec.tenant, (line_id(run.spec.id, number) for number in ends))
         await self._read_log(run, index, run.first_line(index))
 

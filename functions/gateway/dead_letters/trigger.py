@@ -35,7 +35,8 @@ from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome
 from gateway.jobs.timeline import read_notes
 from gateway.queues.client import Queues
-from gateway.reply_tokens import ReplyTokens
+from gateway.reply_tokens import ReplyTokens, owner_in_url
+from gateway.shares.gate import Gate
 from gateway.storage.blobs import Blobs
 
 # A worker gives one of our failure codes as the reason. Callers see no other text.
@@ -73,6 +74,7 @@ class DeadLetterTrigger:
     queues: Queues
     jobs: Jobs
     tokens: ReplyTokens
+    gate: Gate
     model_queues: frozenset[str]
     clock: Clock
 
@@ -167,6 +169,9 @@ class DeadLetterTrigger:
                     await self.jobs.finish(
                         durable, job_id, outcome, request.model if request else None
                     )
+                if request is not None:
+                    owner = owner_in_url(request.reply_url or "")
+                    self.gate.record_end(request.model, job_id, owner)
             case ReplyQueue(name):
                 await self._send_reply(reply, name)
 

@@ -24,13 +24,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from contract.catalogue import Catalogue, Priority, join_name
+from contract.catalogue import Catalogue, join_name
 from contract.messages import Stage
 from gateway import problems
-from gateway.jobs.model import JobResource, JobStatus
+from gateway.jobs.model import JobResource, JobStatus, Record, priority_of, tenant_of
 from gateway.openai import errors as openai
 from gateway.problems import HttpProblem
 from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
+from gateway.shares.gate import Gate
 from gateway.telemetry import trace_id, traceparent_of
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -165,9 +166,9 @@ def _check_tag(request: Request, tag: str) -> None:
 
 
 async def add_queue_position(
-    job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
+    job: JobResource, record: Record, catalogue: Catalogue, estimates: WaitEstimates, gate: Gate
 ) -> dict[str, str]:
-    """Add the position of a queued job to `job`; return the Retry-After header.
+    """Add the position of a queued or held job to `job`; return the Retry-After header.
 
     The line of a batch has none: most of them are not in the queue yet.
     """
@@ -175,7 +176,8 @@ async def add_queue_position(
     position = NO_POSITION
     if model is not None and job["status"] == JobStatus.QUEUED and "batch" not in job:
         created_at = datetime.fromisoformat(job["created_at"])
-        position = await estimates.estimate_position(model, created_at, priority)
+        held = await gate.find_queue(model, job["id"], tenant_of(record))
+        position = held or await estimates.estimate_position(model, created_at, priority_of(record))
         job["queue"] = position
     seconds = retry_after_seconds(position, RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS)
     return {"Retry-After": str(seconds)}

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from gateway.jobs.lifecycle import OutcomeStore, Waiters
+from gateway.jobs.lifecycle import EndRecorder, OutcomeStore, Waiters
 from gateway.jobs.model import JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.progress import ProgressStore
 
@@ -15,6 +15,7 @@ class Conclude:
     outcomes: OutcomeStore
     progress: ProgressStore
     waiters: Waiters
+    ends: EndRecorder
 
     async def run(self, asked_text: str) -> str:
         """Record an outcome unless the job has an outcome; return the job's outcome.
@@ -37,6 +38,7 @@ class Conclude:
                     job_id, asked["model"], outcome.at
                 )
             found = await self.outcomes.record(job_id, outcome, asked["model"])
+            self.ends.record_end(asked["model"], job_id, "")
         if found is not None:
             await self.waiters.announce(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})

@@ -17,9 +17,10 @@ from contract.streams import encode_stop, stop_log
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
-from gateway.jobs.lifecycle import Jobs, is_line
-from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final
+from gateway.jobs.lifecycle import EndRecorder, Jobs, is_line
+from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final, tenant_of
 from gateway.jobs.progress import ProgressStore
+from gateway.keys import owner_of
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import LogWriter
 
@@ -95,6 +96,7 @@ class JobCancellation:
     progress: ProgressStore
     blobs: Blobs
     stops: LogWriter
+    ends: EndRecorder
     clock: Clock
 
     async def cancel(self, durable: Durable, job_id: str, record: Record) -> bool:
@@ -110,6 +112,7 @@ class JobCancellation:
             if started_at is None or is_line(job_id):
                 cancelled = JobOutcome.cancelled(self.clock(), started_at)
                 recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
+                self.ends.record_end(record["model"], job_id, owner_of(tenant_of(record)))
                 if self.progress.is_reported(record["model"]):
                     await self._announce_stop(job_id)  # it may run without having reported yet
                 if started_at is None:

@@ -267,6 +267,13 @@ class OutcomeTaker(Protocol):
         """
 
 
+class EndRecorder(Protocol):
+    """Counts the ends of jobs for the shares of their tenants."""
+
+    def record_end(self, model: str, job_id: str, owner: str) -> None:
+        """Record the end of a job without a reply. `owner` is empty if its tenant is unknown."""
+
+
 def is_line(job_id: str) -> bool:
     """Return whether a job is a line of a batch, whose ids are UUIDs of version 8."""
     return job_id[14:15] == "8"

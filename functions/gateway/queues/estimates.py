@@ -47,12 +47,13 @@ class JobQueue(TypedDict):
     """The position of a job in its queue, and its estimated wait. An unknown value is null.
 
     `phase` is `cold_starting` while no worker seems to run, and `model_broken` while the workers
-    cannot load the model.
+    cannot load the model. It is `share` while the job waits for its tenant's share of the model;
+    then the position is that among the tenant's jobs.
     """
 
     position: int | None
     eta_seconds: float | None
-    phase: Literal["queued", "cold_starting", "model_broken"] | None
+    phase: Literal["queued", "cold_starting", "model_broken", "share"] | None
 
 
 NO_POSITION: Final[JobQueue] = {"position": None, "eta_seconds": None, "phase": None}
@@ -254,6 +255,14 @@ class QueueStatistics:
             return None
         return length_now(count, self._arrivals, self._replies)
 
+    def least_length(self, queue: str) -> int:
+        """Do the same, but without a usable count return what this process knows to be queued."""
+        length = self.last_length(queue)
+        if length is not None:
+            return length
+        recent = len(self._arrivals) - bisect_left(self._arrivals, self._now() - USABLE_SECONDS)
+        return max(0, min(recent, len(self._arrivals) - self._replies))
+
     async def _fresh_count(self, queue: str) -> LengthSample | None:
         count = self._sample
         if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
@@ -376,9 +385,9 @@ class WaitEstimates:
         wait = None if lengths[0] is None else wait_seconds(lengths[0] + 1, each)
         return ModelWait(_sum_if_known(lengths), wait)
 
-    def last_length(self, model: ModelEntry, priority: Priority) -> int | None:
-        """Return the length of a queue, as `QueueStatistics.last_length`."""
-        return self._of(model.name).queues[priority].last_length(queue_of(model, priority))
+    def least_length(self, model: ModelEntry, priority: Priority) -> int:
+        """Return how many jobs a queue has at least, without waiting for a count."""
+        return self._of(model.name).queues[priority].least_length(queue_of(model, priority))
 
     def seconds_per_job(self, model: str) -> float | None:
         """Return the mean busy time per job of a model; None before a reply."""

@@ -28,9 +28,9 @@ class ModelQueue:
     tracing: GatewayTracing
     clock: Clock
 
-    def length(self, priority: Priority) -> int | None:
-        """Return the estimated number of jobs in the queue; None if unknown."""
-        return self.estimates.last_length(self.model, priority)
+    def length(self, priority: Priority) -> int:
+        """Return how many jobs the queue has at least, as far as this process knows."""
+        return self.estimates.least_length(self.model, priority)
 
     async def window(self, priority: Priority) -> int:
         """Return how many jobs with this priority may be in flight."""
@@ -54,4 +54,5 @@ class ModelQueue:
         with self.tracing.sending(queue, entry.job_id, entry.traceparent) as trace:
             message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
             await self.queues.send(queue, message)
+        # A position is computed from this time.
         self.estimates.record_accepted(self.model.name, self.clock(), entry.priority)

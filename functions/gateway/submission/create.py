@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
-from azure.servicebus import ServiceBusMessage
 from uuid_utils import uuid7
 
 from contract import media
@@ -48,7 +47,7 @@ from contract.messages import (
     error_to_json,
     fits_inline,
 )
-from contract.names import PROPERTY_TRACEPARENT, input_blob
+from contract.names import input_blob
 from gateway import problems
 from gateway.addresses import resolve_url, tenant_share
 from gateway.clock import Clock
@@ -67,14 +66,16 @@ from gateway.jobs.model import (
     write_ticket,
 )
 from gateway.json_text import encode_json, parse_json
+from gateway.keys import owner_of
 from gateway.problems import HttpProblem, invalid_input
-from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
 from gateway.rates import RateLimiter
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
+from gateway.shares.gate import Gate
 from gateway.shares.limits import Limits
+from gateway.shares.room import Entry
 from gateway.storage.blobs import Blobs
 from gateway.storage.files import FileStore
 from gateway.storage.payloads import PayloadStore
@@ -87,7 +88,7 @@ from gateway.submission.parse import (
     check_upload_size,
     naming_input,
 )
-from gateway.telemetry import GatewayTracing, JobCounters
+from gateway.telemetry import JobCounters
 
 LONGEST_REFUSAL_SECONDS: Final = 300
 """The longest Retry-After of a saturated queue."""
@@ -155,9 +156,8 @@ class JobCreator:
 
     settings: GatewaySettings
     catalogue: Catalogue
-    queues: Queues
+    gate: Gate
     tokens: ReplyTokens
-    tracing: GatewayTracing
     resolver: Resolver
     estimates: WaitEstimates
     counters: JobCounters
@@ -305,9 +305,6 @@ class JobCreator:
             "job %s of the model %s was accepted [traceparent %s]",
             *(job_id, ticket.model, job.new_job.traceparent),
         )
-        # The estimates later compare this time with the time in the job's record.
-        created_at = datetime.fromisoformat(ticket.created_at)
-        self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
         self.counters.record_accepted(ticket.model)
         if outcome is None and starts_after is not None:
             outcome = await self.jobs.catch_up(durable, job_id, ended)
@@ -330,13 +327,19 @@ class JobCreator:
         self, job: PreparedJob, starts_after: datetime | None
     ) -> tuple[PreparedJob, datetime | None]:
         """Send the message; return the job and the time, or None if the orchestration must."""
-        model = job.request.model
+        model, new_job = job.request.model, job.new_job
         ends_at = self.send_later_until.get(model)
         if ends_at is None or self.clock() >= ends_at:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self._send_request(
-                        job.request, job.new_job.priority, job.new_job.traceparent, starts_after
+                        job.request,
+                        new_job.priority,
+                        new_job.tenant,
+                        new_job.traceparent,
+                        starts_after=starts_after,
+                        # A parent that runs waits for its child.
+                        may_hold=new_job.parent is None,
                     )
             except (Unavailable, TimeoutError) as error:
                 self.send_later_until[model] = self.clock() + SEND_LATER
@@ -356,42 +359,53 @@ class JobCreator:
 
         Raises Unavailable, MessageTooLarge or UnknownModel.
         """
-        await self._send_request(job.request, job.new_job.priority, job.new_job.traceparent)
+        new_job = job.new_job
+        await self._send_request(
+            job.request, new_job.priority, new_job.tenant, new_job.traceparent, may_hold=True
+        )
 
     async def enqueue(self, ticket_text: str) -> str | None:
         """Send the message of a started job; return a JobError as JSON if that is impossible."""
         ticket = read_ticket(ticket_text)
         try:
-            await self._send_request(ticket.request(), ticket.priority, ticket.traceparent)
+            await self._send_request(
+                ticket.request(), ticket.priority, ticket.tenant, ticket.traceparent
+            )
         except (MessageTooLarge, UnknownModel) as error:
             refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
             return json.dumps(error_to_json(refused))
         return None
 
-    async def _send_request(
+    async def _send_request(  # noqa: PLR0913 - what the message and the share depend on
         self,
         request: JobRequest,
         priority: Priority,
+        tenant: str,
         traceparent: str | None,
+        *,
         starts_after: datetime | None = None,
+        may_hold: bool = False,
     ) -> None:
-        """Send a request before its deadline. The queue drops a repeat with the same message id."""
-        left = request.deadline - self.clock()
-        if left.total_seconds() <= 0:
+        """Send a request before its deadline, or hold it while its tenant has its share.
+
+        The queue drops a repeat with the same message id.
+        """
+        if request.deadline <= self.clock():
             return
-        queue = queue_of(self.catalogue.model(request.model), priority)
-        reply_to = ReplyUrl(self.tokens.url(request.job_id, request.deadline, queue, starts_after))
-        message = ServiceBusMessage(
-            encode_request(replace(request, reply_to=reply_to)),
-            content_type=media.JSON,
-            message_id=request.job_id,
-            correlation_id=request.job_id,
+        model, owner = self.catalogue.model(request.model), owner_of(tenant)
+        queue = queue_of(model, priority)
+        url = self.tokens.url(request.job_id, request.deadline, queue, owner, starts_after)
+        body = encode_request(replace(request, reply_to=ReplyUrl(url)))
+        entry = Entry(
+            request.job_id,
+            owner,
+            priority,
+            request.deadline,
+            request.created_at,
+            traceparent,
+            request.batch,
         )
-        # Rounded up, because the SDK truncates to seconds and 0 s would prevent the delivery.
-        message.time_to_live = math.ceil(left.total_seconds())
-        with self.tracing.sending(queue, request.job_id, traceparent) as trace:
-            message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
-            await self.queues.send(queue, message)
+        await self.gate.send(model, entry, body, may_hold=may_hold)
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's inputs in blobs if they are too large for an orchestration's history."""

@@ -42,7 +42,7 @@ class RunningBatch:
 
     def url(self, number: int) -> str:
         tokens = self.gateway.services.tokens
-        return tokens.url(self.job(number), self.spec.deadline_at, "noop-low")
+        return tokens.url(self.job(number), self.spec.deadline_at, "noop-low", "")
 
     async def reply(
         self, number: int, gateway: RunningGateway | None = None, **outcome: Any

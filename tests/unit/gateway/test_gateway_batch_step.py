@@ -34,6 +34,7 @@ from gateway.batches.store import (
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome
 from gateway.keys import owner_of
+from gateway.shares.gate import Gate
 from gateway.shares.places import GATHER_SECONDS
 from gateway.storage.blobs import BlobProperties
 from gateway.storage.uploads import new_upload, upload_blob_of
@@ -156,7 +157,21 @@ class World:
 
     def _host(self) -> step.BatchSteps:
         services = self.gateway.services
-        creator = replace(services.creator, queues=self.queues)
+        watches = replace(
+            services.watches,
+            make_queue=lambda model: replace(
+                services.watches.make_queue(model), queues=self.queues
+            ),
+        )
+        gate = Gate(
+            watches,
+            services.limits,
+            services.catalogue,
+            services.estimates,
+            services.clock,
+            is_enabled=True,
+        )
+        creator = replace(services.creator, gate=gate)
         native = NativeLines(services.catalogue, services.payloads)
         intake = LineIntake(
             self.blobs, self.gateway.payloads, services.bodies, creator, native, native
@@ -170,6 +185,7 @@ class World:
             creator.states,
             services.outcomes,
             services.limits,
+            gate,
             self.gateway.clock,
         )
 

@@ -156,7 +156,7 @@ async def test_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -> 
 def test_token_is_for_its_job_until_its_expiry(job_id: str, seconds: int) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
-    given_query = query(tokens.url("id", deadline, "noop"))
+    given_query = query(tokens.url("id", deadline, "noop", ""))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
     # During a rotation, tokens signed with the old key are valid until the key is removed.

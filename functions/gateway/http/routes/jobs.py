@@ -95,7 +95,6 @@ from gateway.jobs.model import (
     job_path,
     job_resource,
     outcome_of,
-    priority_of,
     read_ticket,
     tenant_of,
 )
@@ -217,7 +216,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     headers = {"Vary": "Prefer"}
     if not is_final(found):
         headers |= await add_queue_position(
-            job, priority_of(found), services.catalogue, services.estimates
+            job, found, services.catalogue, services.estimates, services.gate
         )
     return json_response(job, headers=headers)
 

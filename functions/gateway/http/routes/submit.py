@@ -41,7 +41,6 @@ from gateway.jobs.model import (
     is_final,
     job_path,
     job_resource,
-    priority_of,
     problem_of_job,
 )
 from gateway.submission.create import SubmittedJob
@@ -152,7 +151,7 @@ async def _answer(
     if not has_ended:
         services = services_of(request)
         headers |= await add_queue_position(
-            job, priority_of(record), services.catalogue, services.estimates
+            job, record, services.catalogue, services.estimates, services.gate
         )
         headers["Location"] = job_path(job["id"])
         return json_response(job, 202, headers)
@@ -171,7 +170,7 @@ async def _stream(
     services, job_id = services_of(request), submitted.job_id
     job = job_resource(job_id, shown)
     if not is_final(shown):
-        await add_queue_position(job, priority_of(shown), services.catalogue, services.estimates)
+        await add_queue_position(job, shown, services.catalogue, services.estimates, services.gate)
     events = JobEvents(request, job_id, submitted.record, show=job_resource)
     headers = {"Vary": "Accept, Prefer", "Content-Location": job_path(job_id)}
     return EventStreamResponse(events.pieces(encode_sse("job", job)), slot, events.resume, headers)

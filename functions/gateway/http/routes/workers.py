@@ -116,8 +116,13 @@ _WANTED: Final[ReplyWanted] = {"status": "wanted"}
     responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": REPLY_BODY},
 )
-async def reply(
-    request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
+async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
+    request: Request,
+    job_id: str,
+    expires: str = "",
+    token: str = "",
+    queue: str = "",
+    share: str = "",
 ) -> Response:
     """Record a worker's reply as the job's outcome; return 410 if the job already has an outcome.
 
@@ -146,6 +151,7 @@ async def reply(
     if model_queue is not None:
         model, priority = model_queue
         services.estimates.record_reply(model.name, priority, received)
+        services.gate.record_reply(model, job_id, share, received)
     return json_response(_ACCEPTED, 202)
 
 
@@ -218,7 +224,7 @@ async def _answer_line(services: Services, job_id: str, queue: str, *, is_shared
     openapi_extra={"requestBody": PROGRESS_BODY},
 )
 async def put_progress(
-    request: Request, job_id: str, expires: str = "", token: str = ""
+    request: Request, job_id: str, expires: str = "", token: str = "", share: str = ""
 ) -> Response:
     """Record a progress report. Return 410 if the worker must stop working on the job.
 
@@ -235,7 +241,7 @@ async def put_progress(
     if found is None:
         raise unknown_job(job_id)
     if has_stopped:
-        await _record_stop(request, job_id, found["model"])
+        await _record_stop(request, job_id, found["model"], share)
         return json_response(_ACCEPTED)
     is_ended = is_final(found)
     if not is_ended and is_line(job_id):
@@ -460,7 +466,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
         raise invalid_input(f"the body is not a progress report: {error}") from None
 
 
-async def _record_stop(request: Request, job_id: str, model: str) -> None:
+async def _record_stop(request: Request, job_id: str, model: str, owner: str) -> None:
     """End a job as cancelled if its worker was ordered to stop it."""
     services = services_of(request)
     progress = await services.progress.read(job_id)
@@ -470,6 +476,7 @@ async def _record_stop(request: Request, job_id: str, model: str) -> None:
     # If the orchestration has ended, the job has also ended.
     with contextlib.suppress(UnknownInstance, FinalInstance):
         await services.jobs.finish(durable_of(request), job_id, stopped, model)
+        services.gate.record_end(model, job_id, owner)
 
 
 def _already_final() -> HttpProblem:
