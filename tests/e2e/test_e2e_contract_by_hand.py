@@ -103,7 +103,7 @@ def named(idle: System) -> dict[str, str]:
     urls = {f"{name}_reply": request["reply_to"]["url"] for name, request in requests.items()}
     names["gone"] = GONE
     key = base64.b64decode(reply_token_key(idle.data))
-    urls["gone_reply"] = ReplyTokens([key], idle.url).url(GONE, datetime.now(UTC), "")
+    urls["gone_reply"] = ReplyTokens([key], idle.url).url(GONE, datetime.now(UTC), "", "")
     for name in ("queued", "cancelled", "reporting", "gone"):
         urls[f"{name}_progress"] = str(progress_url(urls[f"{name}_reply"]))
     bodies = {

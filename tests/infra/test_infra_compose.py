@@ -40,7 +40,7 @@ def gateway_url() -> str:
 
 
 def reply_url(gateway_url: str) -> str:
-    return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
+    return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier", "")
 
 
 def test_documented_gateway_url_is_accepted(settings: WorkerSettings, gateway_url: str) -> None:
