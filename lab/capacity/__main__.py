@@ -19,6 +19,7 @@ from lab.capacity.load import SHAPES, JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster
 from lab.capacity.prices import Prices, PricesUnusable
 from lab.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
+from lab.capacity.tenants import TenantLoad, TenantResult, simulate_tenants
 from loosely.cli.output import JsonOption, print_to
 from loosely.local.environment import read_environment
 from loosely.local.errors import UpError
@@ -30,6 +31,11 @@ _ROOT = Path(__file__).parents[2]
 _HOUR_SECONDS = 3600.0
 _DISCLAIMER = (
     "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/how-to/scaling.md"
+)
+
+_SHARE_COLUMNS = (
+    *("weight", "jobs", "held", "GPU s", "part"),
+    *("wait p50", "p95", "one queue p50", "p95"),
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -196,6 +202,88 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         typer.echo(json.dumps(cost_document(found, listed)))
         return
     print_cost(Console(), found, deployment.load, listed)
+
+
+@app.command()
+def share_model(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    tenant: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME:KEY=N,…",
+            help="A tenant. Its keys: weight; rate, in jobs a second; burst, jobs at once; from, "
+            "the second of its first job; cost, times the seconds of --job-seconds; running, its "
+            "limit of running jobs.",
+        ),
+    ],
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Workers, all ready.")] = 1,
+    seconds: Annotated[float, typer.Option(metavar="S", min=1, help="The simulated time.")] = 300.0,
+    seed: SeedOption = 1,
+    job_seconds: JobSecondsOption = 0.2,
+    batch: BatchOption = 8,
+    batch_seconds: BatchSecondsOption = 0.6,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict what each tenant gets of a model's GPUs, and how long its jobs wait.
+
+    The jobs are ordered by the gateway's own account. For comparison, the same jobs wait in one
+    queue. The waits, in seconds, are those of the jobs that have started at the end.
+    """
+    with _exit_on_invalid_input():
+        loads = [TenantLoad.parse(each) for each in tenant]
+        times = BatchTimes(job_seconds, batch, batch_seconds)
+        found, queued = (
+            simulate_tenants(
+                loads,
+                times,
+                workers=workers,
+                duration_seconds=seconds,
+                seed=seed,
+                has_shares=has_shares,
+            )
+            for has_shares in (True, False)
+        )
+    if as_json:
+        documents = {name: each.document() for name, each in found.items()}
+        without = {name: each.document() for name, each in queued.items()}
+        typer.echo(json.dumps({"tenants": documents, "without_shares": without}))
+        return
+    print_to(Console(), _share_table(loads, found, queued))
+
+
+def _share_table(
+    loads: list[TenantLoad], found: dict[str, TenantResult], queued: dict[str, TenantResult]
+) -> Table:
+    """Return a table of what each tenant gets, with fair shares and in one queue."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("tenant", no_wrap=True)
+    for header in (
+        "weight",
+        "jobs",
+        "held",
+        "GPU s",
+        "part",
+        "p50",
+        "p95",
+        "one queue: p50",
+        "p95",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    total = sum(each.device_seconds for each in found.values()) or 1.0
+    for load in loads:
+        each = found[load.name]
+        table.add_row(
+            Text(load.name),
+            *(f"{load.weight:g}", f"{each.jobs:,}", f"{each.peak_held:,}"),
+            *(f"{each.device_seconds:,.1f}", f"{each.device_seconds / total:.0%}"),
+            *_waits(each),
+            *_waits(queued[load.name]),
+        )
+    return table
+
+
+def _waits(result: TenantResult) -> list[str]:
+    found = percentiles(result.wait_seconds)
+    return [f"{found[name]:,.1f}" if found else "-" for name in ("p50", "p95")]
 
 
 def cost_document(found: CostEstimate, prices: Prices) -> dict[str, Any]:

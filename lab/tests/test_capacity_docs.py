@@ -23,7 +23,7 @@ COST = (DOCS / "how-to/cost.md").read_text("utf-8")
 CAPACITY = (DOCS / "explanation/capacity.md").read_text("utf-8")
 EXAMPLES = [
     (command, expected)
-    for document in (SCALING, COST)
+    for document in (SCALING, COST, CAPACITY)
     for command, expected in re.findall(
         r"^```console\n\$ ./dev (.*?)\n(.*?)^```", document, re.DOTALL | re.MULTILINE
     )
@@ -48,8 +48,9 @@ def test_command_prints_documented_output(command: str, expected: str) -> None:
     assert lines == expected.rstrip().splitlines()
 
 
-def test_examples_cover_both_commands() -> None:
-    assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model", "cost"]
+def test_examples_cover_all_commands() -> None:
+    commands = [command.split()[0] for command, _ in EXAMPLES]
+    assert commands == ["scale-model", "cost", "share-model", "share-model"]
 
 
 @pytest.mark.parametrize(
