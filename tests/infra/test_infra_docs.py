@@ -65,6 +65,7 @@ NOT_RUN = {
     "curl ": "tests/e2e and the smoke test send these requests",
     "./dev scale-model": "lab/tests run it and compare its output",
     "./dev cost": "lab/tests run it and compare its output",
+    "./dev share-model": "lab/tests run it and compare its output",
     "./dev loosely submit ": "tests/e2e run the command line against a whole system",
     "./dev test tests/infra": "runs this test",
     "./dev check infra": ".ci/run runs all of it",
