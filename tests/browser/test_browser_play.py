@@ -700,6 +700,22 @@ def test_queued_job_shows_its_position_and_cancels(browser: Browser, system: Sys
     assert job_of(browser, system)["status"] == "cancelled"
 
 
+def test_held_job_says_that_it_waits_for_its_share(browser: Browser, system: System) -> None:
+    path = "/v1/admin/tenants/~"
+    system.http.put(path, json={"max_running": 1}).raise_for_status()
+    with system.paused("worker"):
+        before = system.accept("noop", b"let in, and not taken by the worker")
+        open_text(browser, "noop", "hello")
+        set_options(browser, wait="0")
+        start(browser)
+        browser.wait_for_text("#job-facts", "Position in the tenant's jobs")
+        click(browser, "#cancel")
+        browser.wait_for_text("#badge", "cancelled")
+    system.http.delete(path).raise_for_status()
+    system.final(before)
+    assert browser.messages == []
+
+
 @pytest.mark.thorough
 def test_cancel_button_works_during_the_submit(browser: Browser, system: System) -> None:
     with system.paused("worker"):

@@ -7,6 +7,23 @@ const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const MINUTE = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
+// Why a job waits, by the phase of its place in the queue.
+export const WAITS = {
+  cold_starting: "A worker is starting",
+  model_broken: "No worker can load the model. The operator must repair it",
+  share: "The job waits until its tenant's share comes round",
+};
+
+/** Return the place of a waiting job as text; null if nothing is known of it. */
+export function formatPlace({ position, eta_seconds: seconds, phase }) {
+  const texts = [
+    position === null ? null : `position ${NUMBER.format(position)}${phase === "share" ? " among the tenant's jobs" : ""}`,
+    seconds === null ? null : `about ${formatDuration(seconds)}`,
+    WAITS[phase],
+  ].filter(Boolean);
+  return texts.length ? texts.join(" · ") : null;
+}
+
 /** Return a number with at most one decimal. */
 export function formatNumber(value) {
   return value === null || value === undefined ? UNKNOWN : NUMBER.format(value);

@@ -1,7 +1,7 @@
 // The search for jobs of the page /ops, and the story of one job.
 
 import { UNKNOWN, h, place, table, update } from "./dom.js";
-import { formatCount, formatDuration, sentence, timeElement } from "./figures.js";
+import { formatCount, formatDuration, formatPlace, sentence, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm, statusBadge } from "./ops-forms.js";
 import { drawTimeline } from "./timeline.js";
@@ -109,6 +109,7 @@ export function addJobs({ access }) {
     const facts = [["Model", modelOf(job)], ["Batch", job.batch && h("a", { href: `#batch=${job.batch}`, class: "id" }, job.batch)],
       ["Line", job.custom_id], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
       ["Deadline", timeElement(job.deadline)], ["Attempt", String(job.attempt)],
+      ["Place", job.status === "queued" && job.queue ? formatPlace(job.queue) : null],
       ["Progress", job.progress ? `${Math.round((job.progress.fraction ?? 0) * 100)} % ${job.progress.message ?? ""}` : null],
       ["Named results", Object.entries(job.results ?? {}).map(([name, { media_type: type }]) => `${name} (${type})`).join(", ")]];
     const drawing = place("story").querySelector(".drawing");

@@ -16,7 +16,7 @@ import {
   cancelJob, followJob, getModel, isFinal, listModels, needsUpload, problemOf, readResult, readTimeline, streamJob,
   submitJob,
 } from "/pages/job.js";
-import { formatMilliseconds, formatSize } from "/pages/figures.js";
+import { WAITS, formatMilliseconds, formatSize } from "/pages/figures.js";
 import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
 import { drawResult, fileSuffix } from "/pages/result.js";
@@ -35,12 +35,6 @@ const TEXT_OPERATIONS = new Set(["chat.completions", "completions", "responses"]
 
 const STATUS_MARKS = {
   sending: "↑", queued: "…", validating: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
-};
-
-const WAITS = {
-  cold_starting: "A worker is starting",
-  model_broken: "No worker can load the model. The operator must repair it",
-  share: "The job waits until its tenant's share comes round",
 };
 
 let models = [];
