@@ -97,12 +97,13 @@ class TestCommand:
 
     def test_set_keeps_other_settings(self, loosely: Run, gateway: ScriptedGateway) -> None:
         gateway.responses = [json_response(200, ACME)]
-        options = ("--weight", "4", "--max-running", "5", "--max-queued", "none")
+        options = ("--weight", "4", "--max-running", "5", "--gpu-seconds-a-day", "none")
         done = loosely("tenants", "set", "acme", *options, "--json")
         assert json.loads(done.stdout) == ACME
         assert sent(gateway) == [("GET", f"{PATH}/acme"), ("PUT", f"{PATH}/acme")]
         document = json.loads(gateway.requests[1].body)
-        assert document == {"weight": 4.0, "max_queued": None, "max_running": 5}
+        changed = {"weight": 4.0, "max_running": 5, "gpu_seconds_a_day": None}
+        assert document == {**ACME["given"], **changed}
 
     @pytest.mark.parametrize(
         "options", [(), ("--weight", "0"), ("--max-queued", "-1"), ("--max-queued", "many")]
