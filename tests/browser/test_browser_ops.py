@@ -268,21 +268,6 @@ def test_tenants_have_shares_and_limits(tab: Browser, idle: System) -> None:
     assert unexpected_messages(tab) == []
 
 
-def test_story_of_a_held_job_has_its_place(tab: Browser, idle: System) -> None:
-    path = "/v1/admin/tenants/bolt"
-    idle.http.put(path, json={"max_running": 1}, headers=bearer("admin")).raise_for_status()
-    jobs = [accept(idle, "bolt", f"held {number}", "slow") for number in range(3)]
-    open_ops(tab, "watcher", f"#job={jobs[2]}")
-    tab.wait_for_text("#story", "position 2 among the tenant's jobs")
-    tab.wait_for_text("#tenant-rows tr[data-key='tenant bolt'] [data-title=Held]", "2")
-    for job_id in jobs:
-        idle.http.delete(f"/v1/jobs/{job_id}", headers=bearer("bolt")).raise_for_status()
-    tab.wait_for_text("#story-status", "cancelled")
-    tab.wait_for_text("#tenant-rows tr[data-key='tenant bolt'] [data-title=Held]", "0")
-    idle.http.delete(path, headers=bearer("admin")).raise_for_status()
-    assert unexpected_messages(tab) == []
-
-
 @pytest.mark.thorough
 def test_second_delivery_after_a_kill_is_shown(tab: Browser, idle: System, tmp_path: Path) -> None:
     with worker(idle) as parent:
@@ -619,3 +604,18 @@ def test_dead_letter_is_redriven_without_a_mouse(tab: Browser, idle: System) -> 
     assert focused(tab, "id") == "confirm-yes"
     press(tab, Keys.ENTER)
     tab.wait_for_text("#letter-result", "1 dead letter was redriven")
+
+
+def test_story_of_a_held_job_has_its_place(tab: Browser, idle: System) -> None:
+    path = "/v1/admin/tenants/bolt"
+    idle.http.put(path, json={"max_running": 1}, headers=bearer("admin")).raise_for_status()
+    jobs = [accept(idle, "bolt", f"held {number}", "slow", "x") for number in range(3)]
+    open_ops(tab, "watcher", f"#job={jobs[2]}")
+    tab.wait_for_text("#story", "position 2 among the tenant's jobs")
+    tab.wait_for_text("#tenant-rows tr[data-key='tenant bolt'] [data-title=Held]", "2")
+    for job_id in jobs:
+        idle.http.delete(f"/v1/jobs/{job_id}", headers=bearer("bolt")).raise_for_status()
+    tab.wait_for_text("#story-status", "cancelled")
+    tab.wait_for_text("#tenant-rows tr[data-key='tenant bolt'] [data-title=Held]", "0")
+    idle.http.delete(path, headers=bearer("admin")).raise_for_status()
+    assert unexpected_messages(tab) == []
