@@ -47,6 +47,7 @@ from gateway.operations.sums import SUMS_KEPT
 from gateway.queues.workers import FORGOTTEN_AFTER
 from gateway.services import Services
 from gateway.shares.places import PLACES
+from gateway.shares.room import ROOMS
 from gateway.shares.usage import USAGE, USAGE_KEPT
 from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.storage.uploads import has_expired
@@ -120,6 +121,8 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         USAGE: (now - USAGE_KEPT, MAX_DELETED),
         # The deadlines of all jobs with a place have passed.
         PLACES: (uploads_before, MAX_DELETED),
+        # The leader of a room deletes its logs sooner. The deadlines of these jobs have passed.
+        ROOMS: (uploads_before, MAX_DELETED),
     }
     steps: dict[str, Callable[[], Awaitable[int]]] = {
         "orchestrations": lambda: recover(durable, services.jobs, now, services.retention),

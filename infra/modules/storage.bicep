@@ -125,6 +125,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'sums', days: 1 }
             { prefix: 'usage', days: 2 }
             { prefix: 'places', days: firstDays + 1 }
+            { prefix: 'shares', days: firstDays + 1 }
             { prefix: 'uploads', days: firstDays + 1 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: retentionDays + 1 }

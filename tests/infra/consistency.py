@@ -402,7 +402,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
     written |= {"dead-letters", "heartbeats", "children", "sums", "ends", "streams", "stops"}
-    written |= {"files", "batches", "batches-of", "usage", "places"}
+    written |= {"files", "batches", "batches-of", "usage", "places", "shares"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
@@ -444,6 +444,7 @@ def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> Non
         assert timedelta(days=days["sums"]) > SUMS_KEPT
         assert timedelta(days=days["usage"]) > USAGE_KEPT
         assert timedelta(days=days["places"]) > max(longest, batch)
+        assert timedelta(days=days["shares"]) > max(longest, batch)
         assert timedelta(days=days["ends"]) > ENDS_KEPT
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     deadlines = [model.max_deadline_seconds for model in catalogue.values()]

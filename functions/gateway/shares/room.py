@@ -13,10 +13,9 @@ LATE after the minute appends it again: an entry counts once.
 
 import asyncio
 import base64
-import contextlib
 import json
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,7 +23,7 @@ from typing import Any, Final
 from contract.catalogue import Priority
 from gateway.clock import Clock
 from gateway.storage.blobs import Blobs
-from gateway.storage.logs import MAX_READ_BYTES, LogTail, LogWriter
+from gateway.storage.logs import LogTail, LogWriter
 
 ROOMS: Final = "shares/"
 
@@ -41,6 +40,12 @@ KEPT: Final = timedelta(minutes=5)
 
 GATHER_SECONDS: Final = 0.02
 """How long an end that another process leads waits for others, to share a request."""
+
+PIECE_BYTES: Final = 256 * 1024
+"""How much of a log is read and parsed at once: about 800 entries, which take 10 ms."""
+
+LIST_EACH: Final = timedelta(minutes=1)
+"""How often the logs are listed, to find one that a late writer has created again."""
 
 CHUNK_BYTES: Final = 256 * 1024
 CHUNKS: Final = 128
@@ -270,13 +275,15 @@ class Room:
 
     async def clean(self, view: "RoomView") -> None:
         """Delete the logs that no job needs any more."""
-        done, needed = set(view.forget_done()), {entry.at[0] for entry in view.held()}
-        oldest = minute_of(self.clock() - KEPT)
+        # A log is deleted before it is forgotten: a state without it would let its jobs in again.
+        for minute in view.done():
+            await self.blobs.delete(f"{entries_prefix(self.model)}{minute}")
+            view.forget(minute)
+        oldest, needed = minute_of(self.clock() - KEPT), {entry.at[0] for entry in view.held()}
         for name in await self.blobs.list_names(self.prefix):
             log = name.removeprefix(self.prefix)
             kind, _, minute = log.partition("/")
-            is_old = kind in {"bodies", "ends"} and minute < oldest and log not in needed
-            if is_old or (kind == "room" and minute in done):
+            if kind in {"bodies", "ends"} and minute < oldest and log not in needed:
                 await self.blobs.delete(name)
 
     def _log(self, kind: str) -> str:
@@ -351,9 +358,10 @@ class RoomView:
         self._read_own: Counter[_Key] = before._read_own if before else Counter()
         self.foreign_count = 0
         """How many jobs were read that other processes have stored."""
-        self._read_at: datetime | None = None
+        self._listed_at: datetime | None = None
         self._new: list[Entry] = []
         self._new_ends: list[End] = []
+        self._reading = asyncio.Lock()
         for minute, done in state.logs.items():
             self._add_log(minute, base64.b64decode(done))
         for minute, offset in state.ends.items():
@@ -364,30 +372,32 @@ class RoomView:
 
         Raises Unavailable if the storage fails; then the next call returns these jobs, too.
         """
-        now = self.room.clock()
-        if self._read_at is None or now - self._read_at > timedelta(minutes=1):
-            for name in await self.room.blobs.list_names(entries_prefix(self.room.model)):
-                self._add_log(name.rpartition("/")[2])
-        for at in (now - GRACE, now, now + AHEAD):
-            self._add_log(minute_of(at))
-        for minute in sorted(self._logs):
-            if not (log := self._logs[minute]).is_over:
-                is_over = end_of(minute) + GRACE < now
-                taken = [self._take(minute, log, line) for line in await _read_all(log.tail)]
-                self._new += [entry for entry in taken if entry is not None]
-                log.is_over = is_over
-        self._read_at = now
+        async with self._reading:
+            now = self.room.clock()
+            if self._listed_at is None or now - self._listed_at > LIST_EACH:
+                for name in await self.room.blobs.list_names(entries_prefix(self.room.model)):
+                    self._add_log(name.rpartition("/")[2])
+                self._listed_at = now
+            for at in (now - GRACE, now, now + AHEAD):
+                self._add_log(minute_of(at))
+            for minute in sorted(self._logs):
+                if (log := self._logs.get(minute)) is None or log.is_over:
+                    continue
+                async for lines in _pieces(log.tail):
+                    for line in lines:
+                        self._take(minute, log, line)
+                log.is_over = end_of(minute) + GRACE < now
         found, self._new = self._new, []
         return found
 
-    def _take(self, minute: str, log: _Log, line: bytes) -> Entry | None:
-        """Take a line of a log; return its entry if its job is held, and was not read before."""
+    def _take(self, minute: str, log: _Log, line: bytes) -> None:
+        """Take a line of a log. It is new if its job is held, and was not read before."""
         number, is_left = len(log.jobs), log.take_line()
         entry = parse_entry(line)
         if entry is None or entry.job_id in self._known:
             if is_left:
                 log.mark(number)
-            return None
+            return
         key = entry.owner, entry.priority
         if self._announced.pop(entry.job_id, None) is None:
             self.foreign_count += 1
@@ -396,12 +406,12 @@ class RoomView:
         known = _Known(minute, number, self._numbers[key], entry if is_left else None)
         self._known[entry.job_id] = known
         if not is_left:
-            return None
+            return
         log.jobs[number] = entry.job_id
         self._numbers[key] += 1
         self._counts[key] += 1
         self._queues.setdefault(key, deque()).append(entry)
-        return entry
+        self._new.append(entry)
 
     def announce(self, job_id: str, owner: str, priority: Priority) -> None:
         """Give a job a place whose entry this process stores, until the entry is read."""
@@ -427,7 +437,8 @@ class RoomView:
                     is_new = new & ~old & 1 << bit and line < len(log.jobs)
                     if is_new and self.remove(log.jobs[line]) is None:
                         log.mark(line)
-        self.forget_done()
+        for minute in self.done():
+            self.forget(minute)
 
     async def read_ends(self) -> list[End]:
         """Return the ends that were appended since the last call, or since the state was saved."""
@@ -438,10 +449,8 @@ class RoomView:
             if minute >= first and minute not in self._ends:
                 self._add_ends(minute)
         for minute in sorted(self._ends):
-            for line in await _read_all(self._ends[minute]):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    value = json.loads(line)
-                    self._new_ends.append(End(value["job"], value["owner"], float(value["s"])))
+            async for lines in _pieces(self._ends[minute]):
+                self._new_ends += filter(None, map(_parse_end, lines))
             if end_of(minute) + GRACE < now:
                 del self._ends[minute]
         ends, self._new_ends = self._new_ends, []
@@ -516,22 +525,23 @@ class RoomView:
         return {
             minute: base64.b64encode(log.done).decode()
             for minute, log in self._logs.items()
-            if log.jobs
+            if log.done  # also if the log is not read yet
         }
 
     def ends(self) -> dict[str, int]:
         """Return how far the logs of ends were read, for the state."""
         return {minute: tail.offset for minute, tail in self._ends.items()}
 
-    def forget_done(self) -> list[str]:
-        """Forget the logs to which nothing is appended any more and whose jobs are all let in."""
-        done = [minute for minute, log in self._logs.items() if log.is_over and not log.left]
-        for minute in done:
-            del self._logs[minute]
-        self._known = {job: each for job, each in self._known.items() if each.minute in self._logs}
-        for key in [key for key, queue in self._queues.items() if not queue]:
+    def done(self) -> list[str]:
+        """Return the logs to which nothing is appended any more and whose jobs are all let in."""
+        return [minute for minute, log in self._logs.items() if log.is_over and not log.left]
+
+    def forget(self, minute: str) -> None:
+        """Forget a log that is done."""
+        del self._logs[minute]
+        self._known = {job: each for job, each in self._known.items() if each.minute != minute}
+        for key in [key for key, queue in self._queues.items() if not self._counts[key]]:
             del self._queues[key]
-        return done
 
     def _add_log(self, minute: str, done: bytes = b"") -> None:
         if minute not in self._logs:
@@ -543,11 +553,18 @@ class RoomView:
         self._ends[minute] = LogTail(self.room.blobs, blob, offset)
 
 
-async def _read_all(tail: LogTail) -> list[bytes]:
-    """Read a log to its end. It is long only at the first read."""
-    lines: list[bytes] = []
+async def _pieces(tail: LogTail) -> AsyncIterator[list[bytes]]:
+    """Yield the new lines of a log, up to PIECE_BYTES at once, so that other tasks run between."""
     while True:
         offset = tail.offset
-        lines += await tail.read()
-        if tail.offset - offset < MAX_READ_BYTES // 2:
-            return lines
+        yield await tail.read(PIECE_BYTES)
+        if tail.offset - offset < PIECE_BYTES // 2:
+            return
+
+
+def _parse_end(line: bytes) -> End | None:
+    try:
+        value = json.loads(line)
+        return End(value["job"], value["owner"], float(value["s"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -28,14 +28,16 @@ class LogTail:
     blob: str
     offset: int = 0
 
-    async def read(self) -> list[bytes]:
+    async def read(self, max_bytes: int = MAX_READ_BYTES) -> list[bytes]:
         """Return the lines that were appended since the last call, without their line ends.
+
+        They have up to `max_bytes` together.
 
         Raises Unavailable if the storage fails; then the next call returns these lines.
         """
-        data = await self.blobs.read_from(self.blob, self.offset, MAX_READ_BYTES)
+        data = await self.blobs.read_from(self.blob, self.offset, max_bytes)
         end = data.rfind(b"\n") + 1
-        if end == 0 and len(data) == MAX_READ_BYTES:
+        if end == 0 and len(data) == max_bytes:
             end = len(data)  # this is no log of ours
         self.offset += end
         return data[:end].splitlines()
