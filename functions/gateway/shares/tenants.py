@@ -32,7 +32,10 @@ EVERY_TENANT: Final = "*"
 """The name under which the settings are stored that apply to tenants without own ones."""
 
 REFRESH: Final = timedelta(seconds=2)
-"""How old the known settings may be when they are used."""
+"""After what time settings that are used are read again."""
+
+IDLE: Final = timedelta(seconds=30)
+"""After what time without a read a request waits for the next one."""
 
 MIN_WEIGHT: Final = 0.01
 MAX_WEIGHT: Final = 1000.0
@@ -158,10 +161,12 @@ class TenantStore:
         return self.settings_of(owner).max_running
 
     async def load(self) -> None:
-        """Wait for the first read. If it fails, no tenant has limits until a later one."""
-        if self._read_at is None:
-            self._start_read(self._clock())
-        if not self.is_loaded and self._reading is not None:
+        """Wait for the first read, and after IDLE. If it fails, the last settings apply."""
+        now = self._clock()
+        is_idle = self._read_at is None or abs(now - self._read_at) >= IDLE
+        if is_idle:
+            self._start_read(now)
+        if (is_idle or not self.is_loaded) and self._reading is not None:
             await asyncio.shield(self._reading)
 
     async def read_all(self) -> dict[str, dict[str, Json]]:

@@ -35,7 +35,10 @@ FLUSH_SECONDS: Final = 2.0
 """How long after a change a line is appended: as much is lost if the process is killed."""
 
 REFRESH: Final = timedelta(seconds=2)
-"""How old the counts of other processes may be when they are used."""
+"""After what time the counts of other processes are read again if they are used."""
+
+IDLE: Final = timedelta(seconds=30)
+"""After what time without a read a request waits for the next one."""
 
 CLOSED_AFTER: Final = timedelta(minutes=2)
 """How long after its hour a log may get lines."""
@@ -101,6 +104,7 @@ class Usage:
         self._ids: dict[int, set[str]] = {}
         self._read_at: datetime | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._is_loaded = False
         self._flushing: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
@@ -146,10 +150,12 @@ class Usage:
         return 60 * _RECENT_MINUTES / jobs if jobs else None
 
     async def load(self) -> None:
-        """Wait for the first read of the logs. If it fails, a later one repeats it."""
-        if self._read_at is None:
-            self._start_read(self._clock())
-            assert self._reading is not None
+        """Wait for the first read of the logs, and after IDLE. A failed one is repeated later."""
+        now = self._clock()
+        is_idle = self._read_at is None or abs(now - self._read_at) >= IDLE
+        if is_idle:
+            self._start_read(now)
+        if (is_idle or not self._is_loaded) and self._reading is not None:
             await asyncio.shield(self._reading)
 
     async def summarize(self) -> dict[str, TenantUsage]:
@@ -220,6 +226,7 @@ class Usage:
     async def _refresh(self, now: datetime) -> None:
         try:
             await self._read_logs(now)
+            self._is_loaded = True
         except Unavailable as error:
             _log.warning("the usage of other processes cannot be read: %s", error)
 

@@ -4,6 +4,9 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
+Before the first step, a job takes a place if its tenant may only have so many. If the process dies
+before the start, the place becomes free when the job is looked up, or at its deadline.
+
 If the caller waits for the end of the job, the start of the orchestration is delayed briefly. If
 the job ends in this time, the orchestration starts with the outcome, and the orchestration's input
 is the record of the outcome.

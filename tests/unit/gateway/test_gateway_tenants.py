@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import Unavailable
 from gateway.keys import owner_of
 from gateway.shares.tenants import (
+    IDLE,
     REFRESH,
     SETTINGS_BLOB,
     TenantLimits,
@@ -61,6 +62,19 @@ def test_the_first_use_waits_for_the_settings() -> None:
         await make_store(blobs).change("acme", {"weight": 3}, "ops")
         other = make_store(blobs)
         await asyncio.gather(other.load(), other.load())
+        assert other.weight(owner_of("acme")) == 3
+
+    run(main())
+
+
+def test_a_request_after_a_pause_waits_for_them() -> None:
+    async def main() -> None:
+        blobs = make_blobs()
+        store, other = make_store(blobs), make_store(blobs)
+        await other.load()
+        await store.change("acme", {"weight": 3}, "ops")
+        blobs.clock.now += IDLE
+        await other.load()
         assert other.weight(owner_of("acme")) == 3
 
     run(main())

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from gateway.keys import owner_of
-from gateway.shares.usage import REFRESH, TenantUsage, Usage
+from gateway.shares.usage import IDLE, REFRESH, TenantUsage, Usage
 from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 from tests.unit.gateway.skipping import run
 
@@ -41,6 +41,20 @@ def test_instances_add_up_what_all_have_counted() -> None:
         await asyncio.sleep(0.01)
         assert second.used_today(ACME) == 1.75
         assert await today(blobs) == 1.75
+
+    run(main())
+
+
+def test_a_request_after_a_pause_reads_the_others() -> None:
+    async def main() -> None:
+        blobs = make_blobs()
+        first, second = make_usage(blobs), make_usage(blobs)
+        await second.load()
+        first.record(ACME, "noop", 1.5)
+        await first.write()
+        blobs.clock.now += IDLE
+        await second.load()
+        assert second.used_today(ACME) == 1.5
 
     run(main())
 
