@@ -244,7 +244,6 @@ def test_places_and_streams_are_shown(tab: Browser, idle: System) -> None:
 
 def test_tenants_have_shares_and_limits(tab: Browser, idle: System) -> None:
     account = Account()
-    account.set_weight(owner_of("acme"), 3.0)
     for tenant, count in (("acme", 5), ("bolt", 1)):
         for _ in range(count):
             account.hold(owner_of(tenant), Priority.NORMAL)

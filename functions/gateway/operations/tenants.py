@@ -185,7 +185,7 @@ class Tenants:
         names = {owner_of(name): name for name in given}
         models: dict[str, dict[str, TenantFigures]] = {owner: {} for owner in (*names, *usage)}
         for model, state in rooms.items():
-            for owner, jobs in _jobs_in(state, running.get(model)).items():
+            for owner, jobs in self._jobs_in(state, running.get(model)).items():
                 models.setdefault(owner, {})[model] = jobs
         for owner, used in usage.items():
             for model, each in used.models.items():
@@ -202,6 +202,30 @@ class Tenants:
         given = (await self._limits.tenants.read_all()).get(name)
         return SeenTenant(name, self._limits.tenants.settings(name), given, models)
 
+    def _jobs_in(self, state: RoomState, running: int | None) -> dict[str, TenantFigures]:
+        """Return each owner's jobs in an open room, in the queue and at workers.
+
+        A queue is first in, first out, so the first `running` jobs in flight are at workers.
+        """
+        account = Account.from_json(state.account)
+        in_flight = sorted(state.in_flight.values(), key=lambda each: each.since)
+        all_counts = Counter(each.owner for each in in_flight)
+        at_workers = Counter(each.owner for each in in_flight[: running or 0])
+        # The jobs that were in the queue when the room was opened have no known owner.
+        owners = {*account.owners(), *all_counts} - {""}
+        # The leader's weight of an owner is as old as its last job that was let in.
+        weights = {owner: self._limits.tenants.settings_of(owner).weight for owner in owners}
+        total = sum(weights.values())
+        return {
+            owner: TenantFigures(
+                share=weight / total,
+                waiting=account.held(owner) + all_counts[owner] - at_workers[owner],
+                held=account.held(owner),
+                running=None if running is None else at_workers[owner],
+            )
+            for owner, weight in weights.items()
+        }
+
     def _name(self, owner: str) -> str:
         name = self._limits.usage.name(owner)
         return owner if name is None else name
@@ -210,27 +234,6 @@ class Tenants:
 def held_count(state: RoomState | None) -> int:
     """Return how many jobs an open waiting room holds."""
     return 0 if state is None else Account.from_json(state.account).held_count
-
-
-def _jobs_in(state: RoomState, running: int | None) -> dict[str, TenantFigures]:
-    """Return each owner's jobs in an open room, in the queue and at workers.
-
-    A queue is first in, first out, so the first `running` jobs in flight are at workers.
-    """
-    account = Account.from_json(state.account)
-    in_flight = sorted(state.in_flight.values(), key=lambda each: each.since)
-    all_counts = Counter(each.owner for each in in_flight)
-    at_workers = Counter(each.owner for each in in_flight[: running or 0])
-    return {
-        owner: TenantFigures(
-            share=account.share(owner),
-            waiting=account.held(owner) + all_counts[owner] - at_workers[owner],
-            held=account.held(owner),
-            running=None if running is None else at_workers[owner],
-        )
-        for owner in {*account.owners(), *all_counts}
-        if owner  # the jobs that were in the queue when the room was opened have no known owner
-    }
 
 
 def _with_usage(jobs: TenantFigures, used: TenantUsage) -> TenantFigures:

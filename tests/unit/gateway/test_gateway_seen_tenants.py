@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract.catalogue import Priority
@@ -24,7 +23,6 @@ async def fill_room(gateway: RunningGateway, held: Mapping[str, int], in_flight:
     """Write a room with held jobs, and one job in flight of each tenant in `in_flight`."""
     account, now = Account(), gateway.clock()
     for tenant, count in held.items():
-        account.set_weight(owner_of(tenant), 3.0 if tenant == "acme" else 1.0)
         for _ in range(count):
             account.hold(owner_of(tenant), NORMAL)
     sent = {}
@@ -54,10 +52,11 @@ class TestOverview:
         busy = ModelHeartbeat("noop", ModelState.LOADED, in_flight=2)
         beat(gateway, models=(busy,))
         await use(gateway)
+        await gateway.services.limits.tenants.change("acme", {"weight": 3}, "ops")
         await fill_room(gateway, {"acme": 5, "zoo": 1}, "acme zoo ? acme")
         shown = await overview(gateway)
         acme, zoo = shown["tenants"]
-        jobs = {"share": 0.6, "waiting": 6, "held": 5, "running": 1}
+        jobs = {"share": 0.75, "waiting": 6, "held": 5, "running": 1}
         assert acme["models"]["noop"] == {**jobs, "gpu_seconds_hour": 30, "gpu_seconds_day": 30}
         assert {name: acme[name] for name in jobs} == jobs
         assert (zoo["tenant"], zoo["waiting"], zoo["held"], zoo["running"]) == ("zoo", 1, 1, 1)
@@ -121,7 +120,7 @@ class TestMetrics:
         assert [found["tenant_jobs", "~", state] for state in states] == [3, 0, 0]
         assert found["tenant_gpu_seconds", "~", "hour"] == 2
         assert found["tenant_gpu_seconds", "~", "day"] == 2
-        assert found["tenant_share_ratio", "~"] == pytest.approx(0.5)
+        assert found["tenant_share_ratio", "~"] == 1
         assert found["queue_messages", "held", "noop"] == 3
         assert found["queue_oldest_age_seconds", "noop"] == 90
 
