@@ -42,7 +42,7 @@ from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.shares.gate import Gate
 from gateway.shares.limits import Limits
-from gateway.shares.model_queue import ModelQueue
+from gateway.shares.room_queue import RoomQueue
 from gateway.shares.watch import JobEnds, RoomWatches
 from gateway.storage.blobs import Blobs, PayloadContainer
 from gateway.storage.files import FileStore
@@ -116,7 +116,7 @@ class Services:
         self.watches = RoomWatches(
             catalogue,
             blobs,
-            lambda model: ModelQueue(model, queues, self.estimates, states, self.tracing, clock),
+            lambda model: RoomQueue(model, queues, self.estimates, states, self.tracing, clock),
             self.limits.tenants,
             self.job_ends,
             clock,

@@ -24,8 +24,8 @@ from contract.catalogue import Priority
 from gateway.durable import Durable
 from gateway.errors import Unavailable
 from gateway.shares.account import Account
-from gateway.shares.model_queue import ModelQueue
-from gateway.shares.room import End, Entry, InFlight, RoomState, RoomView
+from gateway.shares.room import Entry, JobInFlight, RoomEnd, RoomState, RoomView
+from gateway.shares.room_queue import RoomQueue
 from gateway.shares.tenants import TenantStore
 
 SAVE_SECONDS: Final = 0.5
@@ -87,14 +87,14 @@ class Leader:
     def __init__(
         self,
         view: RoomView,
-        queue: ModelQueue,
+        queue: RoomQueue,
         tenants: TenantStore,
         finder: EndFinder,
         saved: tuple[RoomState, str],
     ) -> None:
         state, etag = saved
         self.account = Account.from_json(state.account, has_jobs=False)
-        self.in_flight: dict[str, InFlight] = {}
+        self.in_flight: dict[str, JobInFlight] = {}
         self.running: Counter[str] = Counter()
         self.windows: dict[Priority, int] = dict.fromkeys(Priority, 1)
         self.view = view
@@ -110,6 +110,7 @@ class Leader:
         self._finder = finder
         self._clock = view.room.clock
         self._name = state.leader
+        self._is_new = not state.windows
         self.state = state
         self.etag = etag
         self._beat = state.beat
@@ -121,7 +122,7 @@ class Leader:
         self._own: set[str] = set()
         """The jobs whose entries this process has stored and not read."""
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._unsaved: list[End] = []
+        self._unsaved: list[RoomEnd] = []
         """The ends that the saved state does not have."""
         self._looked_up: dict[str, float] = {}
         self._news = asyncio.Event()
@@ -142,12 +143,12 @@ class Leader:
         """Record that this process sends a job directly."""
         self._set_weight(owner)
         estimate = self.account.charge(owner)
-        self._add(job_id, InFlight(owner, priority, estimate, self._now(), is_direct=True))
+        self._add(job_id, JobInFlight(owner, priority, estimate, self._now(), is_direct=True))
 
     def record_end(self, job_id: str, owner: str, seconds: float | None) -> None:
         """Record the end of any job of the model, with its device seconds if they are known."""
         if self._end(job_id, owner, seconds):
-            self._unsaved.append(End(job_id, owner, seconds or 0.0))
+            self._unsaved.append(RoomEnd(job_id, owner, seconds or 0.0))
             self._news.set()
 
     # The work of the leader.
@@ -155,9 +156,9 @@ class Leader:
     async def run(self) -> None:
         """Run cycles until the room is closed, or until another process leads it."""
         self._times.busy = self._times.cleaned = asyncio.get_running_loop().time()
-        for priority in Priority:
-            length = self._queue.length(priority) or 0
-            self._elsewhere[priority] = max(0, length - self._counts[priority])
+        if self._is_new:
+            for priority in Priority:
+                self._elsewhere[priority] = await self._queue.count(priority)
         saving = asyncio.create_task(self._keep_saving())
         try:
             while self.is_leading:
@@ -205,19 +206,19 @@ class Leader:
     async def save(self, *, is_open: bool = True) -> None:
         """Save the state. If another process leads the room, stop leading it."""
         async with self._saving:
-            unsaved, self._unsaved = self._unsaved, []
-            try:
-                etag = await self._write(is_open=is_open)
-            except Unavailable:
-                self._unsaved = unsaved + self._unsaved
-                raise
-            if etag is not None:
-                self.etag = etag
+            saved_count = len(self._unsaved)
+            etag = await self._write(is_open=is_open)
+            if etag is None:
+                self.is_leading = False
+                self._news.set()
                 return
-            self.is_leading = False
-            self._news.set()
-            for end in unsaved + self._unsaved:
-                await self._room.append_end(end)
+            self.etag = etag
+            del self._unsaved[:saved_count]
+
+    def take_unsaved(self) -> list[RoomEnd]:
+        """Return the ends that the next leader does not know, when this process leads no more."""
+        unsaved, self._unsaved = self._unsaved, []
+        return unsaved
 
     async def _keep_saving(self) -> None:
         while self.is_leading:
@@ -303,7 +304,7 @@ class Leader:
                     continue
                 self._set_weight(owner)
                 estimate = self.account.let_in(owner, priority)
-                self._add(entry.job_id, InFlight(owner, priority, estimate, self._now()))
+                self._add(entry.job_id, JobInFlight(owner, priority, estimate, self._now()))
                 self._sending.add(entry.job_id)
                 chosen.append(entry)
         return chosen
@@ -345,10 +346,7 @@ class Leader:
         if now < self._times.looked_up + 1.0:
             return
         self._times.looked_up = now
-        for priority in Priority:
-            length = self._queue.length(priority)
-            others = 0 if length is None else max(0, length - self._counts[priority])
-            self._elsewhere[priority] = min(self._elsewhere[priority], others)
+        await self._count_elsewhere()
         overdue = heapq.nsmallest(
             LOOK_UPS_A_SECOND,
             (job_id for job_id in self.in_flight if self._is_overdue(job_id, now)),
@@ -360,6 +358,13 @@ class Leader:
             self._looked_up[job_id] = now
             if has_ended is True and job_id in self.in_flight:
                 self._end(job_id, self.in_flight[job_id].owner, None)
+
+    async def _count_elsewhere(self) -> None:
+        """Count again the jobs in the queue that this leader has not let in or sent."""
+        for priority in [each for each in Priority if self._elsewhere[each]]:
+            length = await self._queue.count(priority)
+            others = max(0, length - self._counts[priority])
+            self._elsewhere[priority] = min(self._elsewhere[priority], others)
 
     def _is_overdue(self, job_id: str, now: float) -> bool:
         each = self.in_flight[job_id]
@@ -409,12 +414,12 @@ class Leader:
     def _set_weight(self, owner: str) -> None:
         self.account.set_weight(owner, self._tenants.settings_of(owner).weight)
 
-    def _add(self, job_id: str, each: InFlight) -> None:
+    def _add(self, job_id: str, each: JobInFlight) -> None:
         self.in_flight[job_id] = each
         self.running[each.owner] += 1
         self._counts[each.priority] += 1
 
-    def _remove(self, job_id: str) -> InFlight | None:
+    def _remove(self, job_id: str) -> JobInFlight | None:
         known = self.in_flight.pop(job_id, None)
         if known is not None:
             self._looked_up.pop(job_id, None)

@@ -67,7 +67,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
+class JobInFlight:
     """A job that was let in or sent directly, and has not ended. `since` is a time in seconds."""
 
     owner: str
@@ -78,7 +78,7 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class RoomEnd:
     """An end that a process has seen that did not lead the room."""
 
     job_id: str
@@ -95,7 +95,7 @@ class RoomState:
     is_open: bool = False
     windows: dict[Priority, int] = field(default_factory=dict)
     account: Any = None
-    in_flight: dict[str, InFlight] = field(default_factory=dict)
+    in_flight: dict[str, JobInFlight] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     oldest: datetime | None = None
@@ -168,7 +168,7 @@ def parse_state(data: bytes) -> RoomState:
         windows={Priority(name): count for name, count in value["window"].items()},
         account=value["account"],
         in_flight={
-            job_id: InFlight(owner, Priority(priority), estimate, since, is_direct)
+            job_id: JobInFlight(owner, Priority(priority), estimate, since, is_direct)
             for job_id, owner, estimate, since, priority, is_direct in value["in_flight"]
         },
         logs=value["logs"],
@@ -221,7 +221,7 @@ class Room:
             if self.clock() <= end_of(minute) + LATE:
                 return stored
 
-    async def append_end(self, end: End) -> None:
+    async def append_end(self, end: RoomEnd) -> None:
         """Append the end of a job, for the leader."""
         value = {"job": end.job_id, "owner": end.owner, "s": end.seconds}
         await self._ends.append(self._log("ends"), json.dumps(value).encode())
@@ -360,7 +360,7 @@ class RoomView:
         """How many jobs were read that other processes have stored."""
         self._listed_at: datetime | None = None
         self._new: list[Entry] = []
-        self._new_ends: list[End] = []
+        self._new_ends: list[RoomEnd] = []
         self._reading = asyncio.Lock()
         for minute, done in state.logs.items():
             self._add_log(minute, base64.b64decode(done))
@@ -440,7 +440,7 @@ class RoomView:
         for minute in self.done():
             self.forget(minute)
 
-    async def read_ends(self) -> list[End]:
+    async def read_ends(self) -> list[RoomEnd]:
         """Return the ends that were appended since the last call, or since the state was saved."""
         now = self.room.clock()
         minutes = [minute_of(now - timedelta(minutes=ago)) for ago in range(ENDS_MINUTES, -1, -1)]
@@ -562,9 +562,9 @@ async def _pieces(tail: LogTail) -> AsyncIterator[list[bytes]]:
             return
 
 
-def _parse_end(line: bytes) -> End | None:
+def _parse_end(line: bytes) -> RoomEnd | None:
     try:
         value = json.loads(line)
-        return End(value["job"], value["owner"], float(value["s"]))
+        return RoomEnd(value["job"], value["owner"], float(value["s"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -27,8 +27,8 @@ from gateway.jobs.lifecycle import Jobs, OutcomeStore
 from gateway.jobs.model import is_final
 from gateway.shares.account import Account
 from gateway.shares.leader import EndFinder, Leader
-from gateway.shares.model_queue import ModelQueue
-from gateway.shares.room import ROOMS, End, Entry, Room, RoomState, RoomView, entries_prefix
+from gateway.shares.room import ROOMS, Entry, Room, RoomEnd, RoomState, RoomView, entries_prefix
+from gateway.shares.room_queue import RoomQueue
 from gateway.shares.tenants import TenantStore
 from gateway.storage.blobs import Blobs
 
@@ -63,7 +63,7 @@ class RoomWatch:
         self,
         name: str,
         room: Room,
-        queue: ModelQueue,
+        queue: RoomQueue,
         tenants: TenantStore,
         finder: EndFinder,
     ) -> None:
@@ -92,7 +92,7 @@ class RoomWatch:
         self._running: Counter[str] = Counter()
         self._sent: OrderedDict[str, str] = OrderedDict()
         """The owners of the jobs that this process has sent directly while another one leads."""
-        self._recent: deque[tuple[float, End]] = deque(maxlen=RECENT_ENDS)
+        self._recent: deque[tuple[float, RoomEnd]] = deque(maxlen=RECENT_ENDS)
         """The last ends while the room seemed to be closed, and when they were recorded."""
         self._task: asyncio.Task[None] | None = None
         self._appending: set[asyncio.Task[None]] = set()
@@ -197,7 +197,7 @@ class RoomWatch:
         if self.leader is not None:
             self.leader.record_end(job_id, owner, seconds)
             return
-        end, now = End(job_id, owner, seconds or 0.0), asyncio.get_running_loop().time()
+        end, now = RoomEnd(job_id, owner, seconds or 0.0), asyncio.get_running_loop().time()
         if self.is_open or self._is_running:
             self._append_soon(end)
             return
@@ -288,7 +288,8 @@ class RoomWatch:
     async def _become_leader(self, state: RoomState | None, etag: str | None) -> Leader | None:
         """Write this process as the leader, unless another process has written the state."""
         old = state or RoomState()
-        new = replace(old, leader=self._name, beat=old.beat + 1, is_open=True)
+        windows = old.windows if old.is_open else {}
+        new = replace(old, leader=self._name, beat=old.beat + 1, is_open=True, windows=windows)
         written = await self.room.write_state(new, etag)
         if written is None:
             return None
@@ -307,6 +308,8 @@ class RoomWatch:
             await leader.run()
         finally:
             self.leader = None
+            for end in leader.take_unsaved():
+                self._append_soon(end)
             if self._held_at <= leader.read_at:
                 self._held_at = -math.inf
             self._view, self._applied = leader.view, None
@@ -321,13 +324,13 @@ class RoomWatch:
                 self._append_soon(end)
         self._recent.clear()
 
-    def _append_soon(self, end: End) -> None:
+    def _append_soon(self, end: RoomEnd) -> None:
         appending = asyncio.create_task(self._append_end(end))
         # The event loop has only a weak reference to a task.
         self._appending.add(appending)
         appending.add_done_callback(self._appending.discard)
 
-    async def _append_end(self, end: End) -> None:
+    async def _append_end(self, end: RoomEnd) -> None:
         try:
             await self.room.append_end(end)
         except Unavailable as error:
@@ -357,7 +360,7 @@ class RoomWatches:
 
     catalogue: Catalogue
     blobs: Blobs
-    make_queue: Callable[[ModelEntry], ModelQueue]
+    make_queue: Callable[[ModelEntry], RoomQueue]
     tenants: TenantStore
     finder: EndFinder
     clock: Clock

@@ -20,8 +20,8 @@ from gateway.queues.workers import WorkerHeartbeats
 from gateway.reply_tokens import ReplyTokens
 from gateway.services import Services
 from gateway.settings import GatewaySettings
-from gateway.shares.model_queue import ModelQueue
 from gateway.shares.room import Entry
+from gateway.shares.room_queue import RoomQueue
 from gateway.shares.tenants import TenantStore
 from gateway.shares.watch import JobEnds, RoomWatches
 from gateway.storage.blobs import Blobs, PayloadContainer
@@ -60,7 +60,7 @@ async def open_rooms(blob_port: int, bus_port: int, admin_port: int) -> AsyncIte
     rooms = RoomWatches(
         services.catalogue,
         blobs,
-        lambda model: ModelQueue(model, queues, estimates, states, tracing, clock),
+        lambda model: RoomQueue(model, queues, estimates, states, tracing, clock),
         TenantStore(blobs, clock),
         JobEnds(services.jobs, services.outcomes),
         clock,

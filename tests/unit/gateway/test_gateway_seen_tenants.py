@@ -11,7 +11,7 @@ from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.keys import owner_of
 from gateway.operations.tenants import MAX_SHOWN
 from gateway.shares.account import Account
-from gateway.shares.room import InFlight, Room, RoomState
+from gateway.shares.room import JobInFlight, Room, RoomState
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.workers import beat
 
@@ -29,7 +29,7 @@ async def fill_room(gateway: RunningGateway, held: Mapping[str, int], in_flight:
     for number, tenant in enumerate(in_flight.split()):
         owner = owner_of(tenant) if tenant != "?" else ""
         account.charge(owner)
-        sent[str(number)] = InFlight(owner, NORMAL, 0.01, now.timestamp() + number)
+        sent[str(number)] = JobInFlight(owner, NORMAL, 0.01, now.timestamp() + number)
     oldest = now - timedelta(seconds=90) if account.held_count else None
     state = RoomState("me", 1, True, {NORMAL: 4}, account.to_json(), sent, oldest=oldest)
     room = Room("noop", gateway.services.blobs, gateway.clock)

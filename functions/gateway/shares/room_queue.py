@@ -9,6 +9,7 @@ from contract import media
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.names import PROPERTY_TRACEPARENT
 from gateway.clock import Clock
+from gateway.errors import Unavailable
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
@@ -18,7 +19,7 @@ from gateway.telemetry import GatewayTracing
 
 
 @dataclass(frozen=True, slots=True)
-class ModelQueue:
+class RoomQueue:
     """Sends the messages of held jobs, and says how many jobs the queue should have."""
 
     model: ModelEntry
@@ -31,6 +32,13 @@ class ModelQueue:
     def length(self, priority: Priority) -> int:
         """Return how many jobs the queue has at least, as far as this process knows."""
         return self.estimates.least_length(self.model, priority)
+
+    async def count(self, priority: Priority) -> int:
+        """Return how many messages the queue has, as `length` if they cannot be counted."""
+        try:
+            return (await self.queues.count(queue_of(self.model, priority))).active
+        except Unavailable:
+            return self.length(priority)
 
     async def window(self, priority: Priority) -> int:
         """Return how many jobs with this priority may be in flight."""
