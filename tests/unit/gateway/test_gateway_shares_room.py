@@ -331,7 +331,7 @@ class TestState:
             True,
             {Priority.NORMAL: 16},
             {"a": 1},
-            {"j": module.InFlight("a", Priority.LOW, 0.5, 9.0, is_direct=True)},
+            {"j": module.JobInFlight("a", Priority.LOW, 0.5, 9.0, is_direct=True)},
             {"20260301T1200": "AQ=="},
             {"20260301T1200": 77},
             at,
