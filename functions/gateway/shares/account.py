@@ -62,6 +62,7 @@ class Account:
         """Add a held job."""
         known = self._of(owner)
         if not any(known.held.values()):
+            known.refund = 0.0
             self._catch_up(known)
         known.held[priority] += 1
         self.held_count += 1

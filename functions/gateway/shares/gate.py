@@ -148,12 +148,9 @@ class Gate:
     def _is_full(self, watch: RoomWatch, priority: Priority, length: int) -> bool:
         """Return whether a queue of this length opens the room, by its last known window."""
         model = watch.queue.model
-        at_once = max(model.max_concurrent_jobs, model.max_batch_size)
-        if length < at_once:
-            return False
         seconds = self._estimates.seconds_per_job(model.name)
-        if length < window(at_once, priority, None, seconds):
-            return False
+        if length < window(model.max_batch_size, priority, 1, seconds):
+            return False  # no window is shorter
         known, read_at = self._windows.get((model.name, priority), (0, None))
         now = self._clock()
         if read_at is None or abs(now - read_at) >= WINDOW_FOR:

@@ -141,6 +141,46 @@ def test_refund_survives_the_next_job() -> None:
     assert let_in(account, 4) == "aaab"
 
 
+def test_refund_is_not_saved_for_later() -> None:
+    account = Account()
+    hold(account, "b" * 16)
+    let_in(account, 16)
+    for _ in range(16):
+        account.end("b", account.estimate("b"), 0.0)
+    hold(account, "a" * 100)
+    let_in(account, 50)
+    hold(account, "b" * 50)
+    assert Counter(let_in(account, 20)) == {"a": 10, "b": 10}
+
+
+def test_refund_is_used_once() -> None:
+    account = Account()
+    hold(account, "b" * 400)
+    for _ in range(100):
+        let_in(account, 1)
+        account.end("b", account.estimate("b"), 0.005)
+        account.end("b", account.charge("b"), 0.02)
+    hold(account, "a" * 100)
+    for _ in range(50):
+        assert account.next(Priority.NORMAL, lambda owner: owner == "a") == "a"
+        account.let_in("a", Priority.NORMAL)
+    assert Counter(let_in(account, 20))["a"] >= 9
+
+
+def test_refunded_owner_moves_forward() -> None:
+    account = Account()
+    hold(account, "aaabbbccc")
+    estimates = [account.let_in(owner, Priority.NORMAL) for owner in "abc"]
+    assert account.next(Priority.NORMAL, anyone) == "a"
+    account.let_in("a", Priority.NORMAL)
+    assert account.next(Priority.NORMAL, anyone) == "b"
+    account.let_in("b", Priority.NORMAL)
+    assert account.next(Priority.NORMAL, anyone) == "c"
+    account.end("b", estimates[1], 0.0)
+    account.end("b", estimates[1], 0.0)
+    assert account.next(Priority.NORMAL, anyone) == "b"
+
+
 def test_debt_is_not_forgotten_by_leaving() -> None:
     account = Account()
     account.end("b", account.charge("b"), 0.1)
