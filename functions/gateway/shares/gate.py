@@ -10,6 +10,7 @@ send a few jobs too many.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Coroutine
@@ -77,8 +78,8 @@ class Gate:
         self._sending: Counter[tuple[str, Priority]] = Counter()
         """How many jobs of a model are being sent, which no length of its queue has yet."""
         self._is_enabled = is_enabled
-        self._held_at: OrderedDict[tuple[str, str, Priority], datetime] = OrderedDict()
-        """When this process last held a job of a model, an owner and a priority."""
+        self._held_at: OrderedDict[tuple[str, str, Priority], tuple[datetime, str]] = OrderedDict()
+        """When this process last held a job of a model, an owner and a priority, and its id."""
 
     def start(self, durable: Durable) -> None:
         """Open, at the first call, the rooms that have jobs."""
@@ -108,7 +109,7 @@ class Gate:
         Raises Unavailable if the message was possibly not sent.
         """
         watch = self._watches.of(model)
-        if may_hold and self._is_enabled and self._must_hold(watch, model, entry):
+        if may_hold and self._must_hold(watch, model, entry):
             self._remember_held(model, entry)
             try:
                 await watch.hold(self.durable, entry, body)
@@ -131,6 +132,8 @@ class Gate:
         owner, priority = entry.owner, entry.priority
         if self._limits.tenants.running_limit(owner) is not None:
             return True
+        if not self._is_enabled:
+            return False
         if not watch.is_open:
             length = watch.queue.length(priority) + self._sending[model.name, priority]
             return self._is_full(watch, priority, length)
@@ -148,10 +151,13 @@ class Gate:
     def _is_full(self, watch: RoomWatch, priority: Priority, length: int) -> bool:
         """Return whether a queue of this length opens the room, by its last known window."""
         model = watch.queue.model
+        if length < model.max_batch_size:
+            return False
         seconds = self._estimates.seconds_per_job(model.name)
         if length < window(model.max_batch_size, priority, 1, seconds):
             return False  # no window is shorter
-        known, read_at = self._windows.get((model.name, priority), (0, None))
+        cold = window(model.max_batch_size, priority, None, seconds)
+        known, read_at = self._windows.get((model.name, priority), (cold, None))
         now = self._clock()
         if read_at is None or abs(now - read_at) >= WINDOW_FOR:
             self._windows[model.name, priority] = known, now
@@ -170,14 +176,22 @@ class Gate:
 
     def _remember_held(self, model: ModelEntry, entry: Entry) -> None:
         key = model.name, entry.owner, entry.priority
-        self._held_at[key] = self._clock()
+        self._held_at[key] = self._clock(), entry.job_id
         self._held_at.move_to_end(key)
         if len(self._held_at) > _OWNERS_REMEMBERED:
             self._held_at.popitem(last=False)
 
     def _was_just_held(self, model: ModelEntry, entry: Entry) -> bool:
-        at = self._held_at.get((model.name, entry.owner, entry.priority))
-        return at is not None and self._clock() - at < JUST_HELD
+        found = self._held_at.get((model.name, entry.owner, entry.priority))
+        return found is not None and self._clock() - found[0] < JUST_HELD
+
+    def _is_just_held(self, model: ModelEntry, owner: str, job_id: str) -> bool:
+        keys = ((model.name, owner, priority) for priority in Priority)
+        found = (self._held_at.get(key) for key in keys)
+        return any(
+            each is not None and each[1] == job_id and self._clock() - each[0] < JUST_HELD
+            for each in found
+        )
 
     def record_reply(self, model: ModelEntry, job_id: str, owner: str, reply: JobReply) -> None:
         """Record a job's end by a reply, which says how long the job used the device.
@@ -197,17 +211,20 @@ class Gate:
     ) -> None:
         if owner:
             self._limits.record_end(job_id, owner, model.name, seconds)
-        if self._is_enabled:
-            watch = self._watches.of(model)
-            watch.record_end(self.durable, job_id, owner, seconds, has_waited=has_waited)
+        watch = self._watches.of(model)
+        watch.record_end(self.durable, job_id, owner, seconds, has_waited=has_waited)
 
     async def find_queue(self, model: ModelEntry, job_id: str, tenant: str) -> JobQueue | None:
-        """Return the place of a held job among its tenant's, and its wait; None if it is not held.
+        """Return the place of a held job among its tenant's, and its wait.
 
-        May raise Unavailable.
+        Returns None if the job is not held, or if the storage fails.
         """
         owner, watch = owner_of(tenant), self._watches.of(model)
-        place = await watch.find_place(job_id)
+        place = None
+        with contextlib.suppress(Unavailable):
+            place = await watch.find_place(job_id)
+        if place is None and self._is_just_held(model, owner, job_id):
+            place = watch.account.held(owner) + 1
         if place is None:
             return None
         each = self._estimates.seconds_per_job(model.name)
@@ -215,5 +232,5 @@ class Gate:
         eta = None
         if each is not None:
             ahead = sum(watch.in_flight(other) for other in account.owners())
-            eta = round(ahead * each + place * each / account.share(owner), 3)
+            eta = round(ahead * each + place * each * account.relative_cost(owner), 3)
         return {"position": place, "eta_seconds": eta, "phase": "share"}
