@@ -137,16 +137,20 @@ class Gate:
         if not watch.is_open:
             length = watch.queue.length(priority) + self._sending[model.name, priority]
             return self._is_full(watch, priority, length)
+        return self._was_just_held(model, entry) or self._has_share(watch, entry)
+
+    def _has_share(self, watch: RoomWatch, entry: Entry) -> bool:
+        """Return whether the tenant of a new job has its share of an open room's queue already."""
+        owner, priority, model = entry.owner, entry.priority, watch.queue.model
         account, window = watch.account, watch.window(priority) or 0
-        if account.held(owner, priority) or self._was_just_held(model, entry):
-            return True
-        if watch.in_flight(owner) >= max(1.0, account.share(owner) * window):
-            return True
-        # Each of many tenants may send one job, but not all of them at once.
-        if sum(map(watch.in_flight, account.owners())) >= MOST_WINDOWS * window:
-            return True
         ahead = model.max_batch_size * account.estimate(owner)
-        return account.lead(owner) > ahead / self._limits.tenants.weight(owner)
+        return (
+            account.held(owner, priority) > 0
+            or watch.in_flight(owner) >= max(1.0, account.share(owner) * window)
+            # Each of many tenants may send one job, but not all of them at once.
+            or sum(map(watch.in_flight, account.owners())) >= MOST_WINDOWS * window
+            or account.lead(owner) > ahead / self._limits.tenants.weight(owner)
+        )
 
     def _is_full(self, watch: RoomWatch, priority: Priority, length: int) -> bool:
         """Return whether a queue of this length opens the room, by its last known window."""
