@@ -285,6 +285,8 @@ class Room:
             kind, _, minute = log.partition("/")
             if kind in {"bodies", "ends"} and minute < oldest and log not in needed:
                 await self.blobs.delete(name)
+        for key in [key for key in self._chunks if key[0] not in needed]:
+            del self._chunks[key]
 
     def _log(self, kind: str) -> str:
         return f"{self.prefix}{kind}/{minute_of(self.clock())}"

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from contract.catalogue import Priority
+from gateway import housekeeping
 from gateway.errors import Unavailable
+from gateway.housekeeping import LONGEST_BATCH
 from gateway.shares import room as module
 from gateway.shares.room import (
     GRACE,
@@ -23,6 +25,7 @@ from gateway.shares.room import (
     parse_entry,
     parse_state,
 )
+from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.memory import ManualClock, MemoryBlobs, MemoryPayloads
 
 MODEL = "classifier"
@@ -302,6 +305,19 @@ class TestClean:
         await house.blobs.append(log, encode_entry(house.entry("c1")) + b"\n")
         house.clock.now += timedelta(minutes=2)
         assert ids(await view.read()) == ["c1"]
+
+
+class TestHousekeeping:
+    async def test_log_lives_until_its_deadlines(self, gateway: RunningGateway) -> None:
+        blobs, kept = gateway.services.blobs, max(LONGEST_BATCH, gateway.services.longest_deadline)
+        log = f"{ENTRIES}{minute_of(gateway.clock())}"
+        await blobs.append(log, b"x\n")
+        for age, names in ((kept, [log]), (kept + timedelta(minutes=1), [])):
+            begun = gateway.clock.now
+            gateway.clock.now += age
+            await housekeeping.run(gateway.durable, gateway.services)
+            assert await blobs.list_names("shares/") == names
+            gateway.clock.now = begun
 
 
 class TestState:
