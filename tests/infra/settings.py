@@ -61,6 +61,7 @@ LEFT_TO_DEFAULTS = {
         "MAX_TENANT_STREAMS",
         "HEARTBEATS",
         "MINUTE_SUMS",
+        "SHARES",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
     },
