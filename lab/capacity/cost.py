@@ -272,12 +272,14 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
 
 
 def _sums(jobs: float, prices: Prices) -> float:
-    """Return how often, at most, all gateway instances together write minute sums in a month.
+    """Return how often, at most, all gateway instances write sums and usage in a month.
 
-    An instance writes only in minutes in which a job was accepted or has ended.
+    An instance writes only after a job was accepted or has ended.
     """
-    instances = max(1.0, prices.usage("ready_instances"))
-    return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))
+    hours = max(1.0, prices.usage("ready_instances")) * MONTH_HOURS
+    return min(2 * jobs, hours * prices.usage("sums_per_instance_hour")) + min(
+        jobs, hours * prices.usage("usage_per_instance_hour")
+    )
 
 
 def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Prices) -> None:

@@ -18,6 +18,7 @@ from contract.messages import (
 from gateway.jobs.lifecycle import FOLLOW_SECONDS
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
+from gateway.shares.usage import FLUSH_SECONDS, RELAXED_STEPS
 from infra.generate import MAX_QUEUE_MEGABYTES
 from lab.capacity.batches import compute_line_use
 from lab.capacity.limits import (
@@ -143,6 +144,10 @@ def test_idle_operations_are_documented() -> None:
         (
             *("minute sums, only in minutes with jobs", "gateway instance"),
             *(3600 / INTERVAL_SECONDS, "blob writes"),
+        ),
+        (
+            *("usage of tenants, only while jobs end", "gateway instance"),
+            *(3600 / (RELAXED_STEPS * FLUSH_SECONDS), "blob writes"),
         ),
         ("housekeeping", "app", 6 * lists, "lists of blobs"),
         ("age of the oldest message", "queue", 60, "peeks"),

@@ -70,7 +70,8 @@ class Limits:
 
     def record_end(self, job_id: str, owner: str, model: str, device_seconds: float) -> None:
         """Count the end of a job, and free its place. `owner` is the digest of the tenant."""
-        self.usage.record(owner, model, device_seconds)
+        is_limited = self.tenants.settings_of(owner).gpu_seconds_a_day is not None
+        self.usage.record(owner, model, device_seconds, is_limited=is_limited)
         self._release(owner, job_id)
 
     def _release(self, owner: str, job_id: str) -> None:

@@ -1,8 +1,8 @@
 """The account of the seconds on devices that each tenant uses, over all processes.
 
 Each process appends what it has counted to the log of the current hour, FLUSH_SECONDS after a
-change, and reads the lines of the others. A process that is killed loses the counts since its last
-line. A line may be there twice, and counts once.
+change, or later if no limit depends on it, and reads the lines of the others. A process that is
+killed loses the counts since its last line. A line may be there twice, and counts once.
 
     {"id", "process", "names": {owner: name},
      "minutes": {minute: {owner: {model: [seconds, jobs]}}}}
@@ -33,6 +33,9 @@ USAGE: Final = "usage/"
 
 FLUSH_SECONDS: Final = 2.0
 """How long after a change a line is appended: as much is lost if the process is killed."""
+
+RELAXED_STEPS: Final = 5
+"""How many times as long this takes while only tenants without a limit of a day have changed."""
 
 REFRESH: Final = timedelta(seconds=2)
 """After what time the counts of other processes are read again if they are used."""
@@ -106,6 +109,7 @@ class Usage:
         self._reading: asyncio.Task[None] | None = None
         self._is_loaded = False
         self._flushing: asyncio.Task[None] | None = None
+        self._is_urgent = False
         self._writing = asyncio.Lock()
 
     def note(self, tenant: str) -> None:
@@ -117,8 +121,12 @@ class Usage:
             self._names[owner] = self._pending_names[owner] = tenant
             self._flush_later()
 
-    def record(self, owner: str, model: str, seconds: float) -> None:
-        """Count the end of a job that has used the device for `seconds`."""
+    def record(self, owner: str, model: str, seconds: float, *, is_limited: bool = False) -> None:
+        """Count the end of a job that has used the device for `seconds`.
+
+        `is_limited` is true if the tenant may use only so many seconds in a day.
+        """
+        self._is_urgent |= is_limited
         minute = int(self._clock().timestamp() // 60)
         self._count(minute, (owner, model), seconds, 1)
         _add(self._pending[minute], (owner, model), seconds, 1)
@@ -205,13 +213,16 @@ class Usage:
 
     async def _flush(self) -> None:
         try:
-            await asyncio.sleep(FLUSH_SECONDS)
+            for _ in range(RELAXED_STEPS):
+                await asyncio.sleep(FLUSH_SECONDS)
+                if self._is_urgent:
+                    break
             count = sum(map(len, self._pending.values()))
             await asyncio.sleep(max(0.0, _SECONDS_EACH * count - FLUSH_SECONDS))
         except asyncio.CancelledError:
             await self.write()  # the process ends
             raise
-        self._flushing = None
+        self._flushing, self._is_urgent = None, False
         await self.write()
         if self._lines:
             self._flush_later()

@@ -44,7 +44,7 @@ async def take(blobs: Blobs, owner: str, limit: int, count: int) -> int:
 async def _record(blobs: Blobs, owner: str) -> None:
     usage, count = Usage(blobs, utc_now), 0
     while True:
-        usage.record(owner, "noop", 0.001)
+        usage.record(owner, "noop", 0.001, is_limited=True)
         count += 1
         print(count, flush=True)  # noqa: T201 - the test reads it
         await asyncio.sleep(RECORD_SECONDS)
