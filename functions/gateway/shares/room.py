@@ -279,7 +279,8 @@ class Room:
         for minute in view.done():
             await self.blobs.delete(f"{entries_prefix(self.model)}{minute}")
             view.forget(minute)
-        oldest, needed = minute_of(self.clock() - KEPT), {entry.at[0] for entry in view.held()}
+        # A process that was suspended has an old view, which lacks the entries of newer bodies.
+        oldest, needed = minute_of(view.read_at - KEPT), {entry.at[0] for entry in view.held()}
         for name in await self.blobs.list_names(self.prefix):
             log = name.removeprefix(self.prefix)
             kind, _, minute = log.partition("/")
@@ -360,6 +361,8 @@ class RoomView:
         self._read_own: Counter[_Key] = before._read_own if before else Counter()
         self.foreign_count = 0
         """How many jobs were read that other processes have stored."""
+        self.read_at = datetime.min.replace(tzinfo=UTC) + KEPT
+        """When the last whole read of the logs began."""
         self._listed_at: datetime | None = None
         self._new: list[Entry] = []
         self._new_ends: list[RoomEnd] = []
@@ -389,6 +392,7 @@ class RoomView:
                     for line in lines:
                         self._take(minute, log, line)
                 log.is_over = end_of(minute) + GRACE < now
+            self.read_at = now
         found, self._new = self._new, []
         return found
 

@@ -270,8 +270,17 @@ class TestClean:
     async def test_old_body_without_a_job_is_deleted(self, house: House) -> None:
         view = await self.fill(house)
         house.clock.now += KEPT + timedelta(minutes=1)
+        await view.read()
         await house.room.clean(view)
         assert house.names(BODIES) == []
+
+    async def test_old_view_deletes_no_new_body(self, house: House) -> None:
+        view = await self.fill(house)
+        entry = await house.hold("c1")
+        # The process of the view is suspended meanwhile.
+        house.clock.now += KEPT + timedelta(minutes=2)
+        await house.room.clean(view)
+        assert await house.room.read_bodies([entry]) == [body("c1")]
 
     async def test_failed_deletion_holds_no_job_again(self, house: House) -> None:
         view = await self.fill(house)
