@@ -132,7 +132,7 @@ def test_parameters_are_documented_options() -> None:
 
 def test_idle_operations_are_documented() -> None:
     app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
-    assert '"30 * * * * *"' in app, "the oldest message is read each minute"
+    assert '"30 * * * * *"' in app, "the watch runs each minute"
     assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"
     housekeeping = (ROOT / "functions/gateway/housekeeping.py").read_text("utf-8")
     # One list for each prefix with a limit of deletions, and one for the uploads.
@@ -150,6 +150,7 @@ def test_idle_operations_are_documented() -> None:
             *(3600 / (RELAXED_STEPS * FLUSH_SECONDS), "blob writes"),
         ),
         ("housekeeping", "app", 6 * lists, "lists of blobs"),
+        ("waiting rooms with jobs", "app", 60, "lists of blobs"),
         ("age of the oldest message", "queue", 60, "peeks"),
         ("KEDA", "queue", 3600 / int(polling_seconds), "management operations"),
         (
