@@ -31,6 +31,9 @@ from gateway.shares.tenants import TenantStore
 SAVE_SECONDS: Final = 0.5
 """How often the leader saves the state, which also shows the others that it is alive."""
 
+STALE_SECONDS: Final = 1.5
+"""No job is let in so long after a save. Another process waits longer before it leads."""
+
 CYCLE_SECONDS: Final = 0.02
 """The shortest time between two cycles, so that the queue gets batches of messages."""
 
@@ -115,6 +118,8 @@ class Leader:
         self.etag = etag
         self._beat = state.beat
         self._saving = asyncio.Lock()
+        self._saved_at = -math.inf
+        """When the last save began, on the clock of the event loop."""
         self._counts: Counter[Priority] = Counter()
         self._elsewhere: Counter[Priority] = Counter()
         """How many jobs that are not in `in_flight` may still be in the queue, sent before."""
@@ -155,7 +160,7 @@ class Leader:
 
     async def run(self) -> None:
         """Run cycles until the room is closed, or until another process leads it."""
-        self._times.busy = self._times.cleaned = asyncio.get_running_loop().time()
+        self._saved_at = self._times.busy = self._times.cleaned = asyncio.get_running_loop().time()
         if self._is_new:
             for priority in Priority:
                 self._elsewhere[priority] = await self._queue.count(priority)
@@ -193,6 +198,11 @@ class Leader:
             await self._read(now)
         for priority in Priority:
             self.windows[priority] = await self._queue.window(priority)
+        # After a suspension another process may have let in what this one still holds.
+        if asyncio.get_running_loop().time() >= self._saved_at + STALE_SECONDS:
+            await self.save()
+        if not self.is_leading:
+            return
         await self._let_in(self._choose())
         await self._look_up(now)
         if now >= self._times.cleaned + CLEAN_SECONDS:
@@ -207,12 +217,13 @@ class Leader:
         """Save the state. If another process leads the room, stop leading it."""
         async with self._saving:
             saved_count = len(self._unsaved)
+            begun_at = asyncio.get_running_loop().time()
             etag = await self._write(is_open=is_open)
             if etag is None:
                 self.is_leading = False
                 self._news.set()
                 return
-            self.etag = etag
+            self.etag, self._saved_at = etag, begun_at
             del self._unsaved[:saved_count]
 
     def take_unsaved(self) -> list[RoomEnd]:

@@ -33,6 +33,7 @@ from tests.unit.gateway.memory import (
     MemoryPayloads,
     MemoryQueues,
     MemoryReceiver,
+    set_event,
 )
 from tests.unit.gateway.skipping import run
 
@@ -57,6 +58,8 @@ class Life:
 
     left: float = float("inf")
     has_effect: bool = False
+    may_run: asyncio.Event = field(default_factory=set_event)
+    """While this event is not set, the process is suspended in its next operation."""
 
     @property
     def is_over(self) -> bool:
@@ -67,6 +70,7 @@ class Life:
         if self.left < 0 or (self.is_over and not self.has_effect):
             await asyncio.Event().wait()
         result = await operation()
+        await self.may_run.wait()
         if self.is_over:
             await asyncio.Event().wait()
         return result
@@ -232,7 +236,7 @@ class System:
         while True:
             for process in list(self.processes):
                 self.processes.append(self.processes.pop(0))
-                if process.life.is_over:
+                if process.life.is_over or not process.life.may_run.is_set():
                     continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
@@ -518,6 +522,24 @@ class TestTwoProcesses:
                 await system.drain()
                 assert len(system.ran) == 200
                 assert asyncio.get_running_loop().time() - begun_at < 6
+
+        run(main())
+
+    def test_suspended_leader_lets_no_job_in_again(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                first, second = system.start(), system.start()
+                for job_id in names("a", 300):
+                    await system.hold(first, job_id)
+                await system.hold(second, "b0")
+                first.life.may_run.clear()
+                await asyncio.sleep(1)
+                while len(system.ended) < 301:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.1)
+                sent_count = len(first.queues.sent)
+                first.life.may_run.set()
+                await system.drain()
+                assert len(first.queues.sent) == sent_count
 
         run(main())
 
