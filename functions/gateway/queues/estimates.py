@@ -402,11 +402,12 @@ class WaitEstimates:
         return dict(zip(queues, counts, strict=True))
 
     def lateness_seconds(
-        self, model: ModelEntry, deadline_seconds: float, priority: Priority
+        self, model: ModelEntry, deadline_seconds: float, priority: Priority, held: float = 0.0
     ) -> float | None:
         """Return by how many seconds a job submitted now would miss its deadline.
 
-        Return None if it may meet the deadline, or if that is unknown. The estimate is optimistic.
+        `held` is how many held jobs are let in before it. Return None if it may meet the deadline,
+        or if that is unknown. The estimate is optimistic.
         """
         known = self._of(model.name)
         least = known.throughput.least_seconds_per_job
@@ -418,7 +419,9 @@ class WaitEstimates:
                 for each in (priority, *priority.higher)
             ]
         )
-        excess = (jobs + 1) * least - deadline_seconds if jobs is not None else 0
+        if jobs is None and not held:
+            return None
+        excess = ((jobs or 0) + held + 1) * least - deadline_seconds
         return excess if excess > 0 else None
 
     async def _count(self, queue: str) -> MessageCounts:

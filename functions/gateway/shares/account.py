@@ -169,6 +169,17 @@ class Account:
         relative = self.estimate(owner) / self._cost if self._cost else 1.0
         return relative / self.share(owner)
 
+    def ahead(self, owner: str, priority: Priority) -> float:
+        """Return about how many held jobs are let in before the last one of an owner, or with it.
+
+        While an owner's jobs come round, those of each other owner do so by its weight.
+        """
+        count, ahead = self.held(owner, priority), 0.0
+        for each in self._owners.values() if count else ():
+            ahead += min(each.held[priority], count * each.weight / self._owners[owner].weight)
+            ahead += sum(each.held[higher] for higher in priority.higher)
+        return ahead
+
     def to_json(self) -> dict[str, Any]:
         """Return the account as JSON, with the owners that have jobs or are ahead of the system."""
         return {

@@ -218,6 +218,11 @@ class Gate:
         watch = self._watches.of(model)
         watch.record_end(self.durable, job_id, owner, seconds, has_waited=has_waited)
 
+    def count_ahead(self, model: ModelEntry, priority: Priority, tenant: str) -> float:
+        """Return about how many held jobs are let in before a job that a tenant submits now."""
+        watch = self._watches.of(model)
+        return watch.account.ahead(owner_of(tenant), priority) if watch.is_open else 0.0
+
     async def find_queue(self, model: ModelEntry, job_id: str, tenant: str) -> JobQueue | None:
         """Return the place of a held job among its tenant's, and its wait.
 
@@ -235,6 +240,8 @@ class Gate:
         account = watch.account
         eta = None
         if each is not None:
-            ahead = sum(watch.in_flight(other) for other in account.owners())
+            known = sum(watch.in_flight(other) for other in account.owners())
+            # The queue may also have jobs that were sent before the room was opened.
+            ahead = max(known, watch.queue.length(Priority.NORMAL))
             eta = round(ahead * each + place * each * account.relative_cost(owner), 3)
         return {"position": place, "eta_seconds": eta, "phase": "share"}

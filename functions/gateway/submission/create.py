@@ -435,7 +435,10 @@ class JobCreator:
         """Raise the problem `saturated` if the job would probably expire in the queue."""
         if not self.settings.refuse_when_saturated:
             return
-        late_seconds = self.estimates.lateness_seconds(model, job.deadline_seconds, job.priority)
+        held = self.gate.count_ahead(model, job.priority, job.tenant) if job.parent is None else 0.0
+        late_seconds = self.estimates.lateness_seconds(
+            model, job.deadline_seconds, job.priority, held
+        )
         if late_seconds is None:
             return
         seconds = min(LONGEST_REFUSAL_SECONDS, math.ceil(late_seconds))

@@ -209,6 +209,16 @@ def test_share_counts_active_owners_only() -> None:
     assert account.share("a") == 1
 
 
+def test_others_are_ahead_by_their_weights() -> None:
+    account = Account()
+    account.set_weight("c", 3)
+    hold(account, "aa" + "b" * 5 + "c" * 5)
+    hold(account, "bb", Priority.LOW)
+    ahead = [account.ahead(owner, Priority.NORMAL) for owner in "abcd"]
+    assert ahead == [9, 12, pytest.approx(5 + 2 * 5 / 3), 0]
+    assert account.ahead("b", Priority.LOW) == 14
+
+
 def test_priorities_have_orders_of_their_own() -> None:
     account = Account()
     hold(account, "a")

@@ -11,6 +11,7 @@ from contract.queues import MESSAGES_PER_WORKER
 from gateway.shares.window import COLD_WORKERS
 from tests.unit.gateway.api_keys import SETTING, ask, bearer
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.workers import heard
 
 WINDOW = COLD_WORKERS * MESSAGES_PER_WORKER
 """The window of noop while no worker is ready."""
@@ -72,6 +73,16 @@ class TestFlood:
         async with asyncio.timeout(20):
             await shared.queues.wait_for(WINDOW + 1)
         assert shared.queues.request().job_id == held[1]["id"]
+
+    async def test_refuses_jobs_that_would_expire_held(self, shared: RunningGateway) -> None:
+        heard(shared, 1.0)
+        await flood(shared, WINDOW + 80, deadline_seconds="3600")
+        headers = {"content-type": "application/octet-stream"}
+        for name, status in (("a", 503), ("b", 202)):
+            answer = await shared.submit(
+                content=b"x", headers=headers | bearer(name), params={"deadline_seconds": 75}
+            )
+            assert answer.status_code == status, answer.text
 
 
 class TestQueue:
