@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import logging
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -52,6 +52,9 @@ CLEAN_SECONDS: Final = 60.0
 
 LET_IN_AT_ONCE: Final = 200
 """How many jobs one cycle lets in at most."""
+
+RATE_SECONDS: Final = 3.0
+"""For how long the leader counts ends to know how many there are in a second."""
 
 LOST_SECONDS: Final = 5.0
 LOST_ESTIMATES: Final = 10
@@ -132,6 +135,9 @@ class Leader:
         self._looked_up: dict[str, float] = {}
         self._news = asyncio.Event()
         self._times = _Times()
+        self._begun_at = asyncio.get_running_loop().time()
+        self._ends: deque[float] = deque()
+        """When the last jobs ended, on the clock of the event loop."""
         for job_id, each in state.in_flight.items():
             self.account.resume(each.owner)
             self._add(job_id, each)
@@ -197,7 +203,7 @@ class Leader:
         if self._must_read or now >= self.read_at + self._read_pause(now):
             await self._read(now)
         for priority in Priority:
-            self.windows[priority] = await self._queue.window(priority)
+            self.windows[priority] = await self._queue.window(priority, self._ends_a_second(now))
         # After a suspension another process may have let in what this one still holds.
         if asyncio.get_running_loop().time() >= self._saved_at + STALE_SECONDS:
             await self.save()
@@ -212,6 +218,12 @@ class Leader:
             self._times.busy = now
         elif now - self._times.busy >= IDLE_SECONDS:
             await self._close(now)
+
+    def _ends_a_second(self, now: float) -> float:
+        """Return how many jobs have ended in a second of the last RATE_SECONDS."""
+        while self._ends and self._ends[0] < now - RATE_SECONDS:
+            self._ends.popleft()
+        return len(self._ends) / max(SAVE_SECONDS, min(RATE_SECONDS, now - self._begun_at))
 
     async def save(self, *, is_open: bool = True) -> None:
         """Save the state. If another process leads the room, stop leading it."""
@@ -397,6 +409,7 @@ class Leader:
         if job_id in self._ended:
             return False
         self._ended[job_id] = None
+        self._ends.append(asyncio.get_running_loop().time())
         if len(self._ended) > ENDS_REMEMBERED:
             self._ended.popitem(last=False)
         if (known := self._remove(job_id)) is not None:

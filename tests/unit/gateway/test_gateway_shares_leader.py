@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from contract.catalogue import Catalogue, Priority, queue_of
+from contract.messages import InlineJson, JobReply
 from contract.settings import AzureEndpoint
 from gateway.jobs.model import JobOutcome
 from gateway.queues.client import MessageCounts
@@ -198,6 +199,8 @@ class System:
     ended: set[str] = field(default_factory=set)
     costs: dict[str, float] = field(default_factory=dict)
     most_waiting: int = 0
+    is_claiming: bool = False
+    """Whether the worker says that each job takes a millisecond."""
 
     def __post_init__(self) -> None:
         self.blobs = MemoryBlobs(MemoryPayloads(), self.clock)
@@ -243,6 +246,13 @@ class System:
                         outcomes = process.services.outcomes
                         await outcomes.record(job_id, JobOutcome.cancelled(self.clock()), None)
                         cost = self.costs.get(job_id[0], BATCH_SECONDS / BATCH_SIZE)
+                        if self.is_claiming:
+                            now = self.clock()
+                            begun_at = now - timedelta(milliseconds=1)
+                            reply = JobReply(job_id, InlineJson(None), begun_at, now)
+                            process.services.estimates.record_reply(
+                                MODEL.name, Priority.NORMAL, reply
+                            )
                         process.watch.record_end(self.durable, job_id, job_id[0], cost)
                         self.ended.add(job_id)
                         return
@@ -371,6 +381,20 @@ class TestOneProcess:
                 # Each end is recorded as an outcome, and each job is sent.
                 requests = 100_000 - process.life.left - 2 * len(system.ran)
                 assert requests / seconds < 15
+
+        run(main())
+
+    def test_window_is_what_ends_in_a_second(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process, system.is_claiming = system.start(), True
+                for job_id in names("a", 1000):
+                    await system.hold(process, job_id)
+                await asyncio.sleep(2)
+                jobs_a_second = BATCH_SIZE / BATCH_SECONDS
+                assert 0.8 < (process.watch.window(Priority.NORMAL) or 0) / jobs_a_second < 1.2
+                await system.drain()
+                assert system.most_waiting < 1.2 * jobs_a_second
 
         run(main())
 
