@@ -340,7 +340,7 @@ class Leader:
             if not entries:
                 return
             bodies = await self._room.read_bodies(entries)
-            sending = (self._queue.send(*each) for each in zip(entries, bodies, strict=True))
+            sending = (self._send(*each) for each in zip(entries, bodies, strict=True))
             ended = await asyncio.gather(*sending, return_exceptions=True)
             for entry, result in zip(entries, ended, strict=True):
                 if isinstance(result, BaseException):
@@ -354,6 +354,14 @@ class Leader:
                 self._hold_again(entry)
         if error is not None:
             raise error
+
+    async def _send(self, entry: Entry, body: bytes) -> None:
+        if body:
+            await self._queue.send(entry, body)
+            return
+        # The writer was suspended for minutes before the entry. Its job's orchestration sends it.
+        _log.warning("job %s: its message is no longer in the waiting room", entry.job_id)
+        self._end(entry.job_id, entry.owner, 0.0)
 
     def _hold_again(self, entry: Entry) -> None:
         # A job that has ended in the meantime is not in flight.

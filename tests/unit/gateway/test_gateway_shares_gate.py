@@ -84,6 +84,17 @@ class TestFlood:
             )
             assert answer.status_code == status, answer.text
 
+    async def test_job_whose_message_is_gone_is_not_sent(self, shared: RunningGateway) -> None:
+        await flood(shared, WINDOW + 2)
+        for name in [each for each in shared.payloads.blobs if "/bodies/" in each]:
+            del shared.payloads.blobs[name]
+        await shared.reply(shared.queues.request(0))
+        watch = shared.services.watches.of(shared.services.catalogue.model("noop"))
+        async with asyncio.timeout(20):
+            while watch.leader is None or watch.leader.account.held_count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert len(shared.queues.sent) == WINDOW
+
 
 class TestQueue:
     async def test_below_the_window_uses_no_storage(self, shared: RunningGateway) -> None:
