@@ -228,12 +228,15 @@ class Leader:
     async def save(self, *, is_open: bool = True) -> None:
         """Save the state. If another process leads the room, stop leading it."""
         async with self._saving:
+            if not self.is_leading:
+                return
             saved_count = len(self._unsaved)
             begun_at = asyncio.get_running_loop().time()
             etag = await self._write(is_open=is_open)
-            if etag is None:
+            if etag is None or not is_open:
                 self.is_leading = False
                 self._news.set()
+            if etag is None:
                 return
             self.etag, self._saved_at = etag, begun_at
             del self._unsaved[:saved_count]
@@ -410,7 +413,6 @@ class Leader:
         await self._room.clean(self.view)
         if not self.account.held_count:
             await self.save(is_open=False)
-            self.is_leading = False
 
     def _end(self, job_id: str, owner: str, seconds: float | None) -> bool:
         """Record the end of a job; return whether it is new."""

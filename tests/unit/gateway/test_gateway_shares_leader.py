@@ -586,6 +586,25 @@ class TestTwoProcesses:
 
         run(main())
 
+    def test_late_save_keeps_the_room_closed(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process, written = system.start(), []
+
+                async def close_slowly(state: bytes) -> None:
+                    written.append(b'"open":true' in state)
+                    if not written[-1]:
+                        await asyncio.sleep(0.7)
+
+                process.blobs.before_replace = close_slowly
+                await system.hold(process, "a0")
+                await system.drain()
+                await asyncio.sleep(5)
+                assert written[-1] is False
+                assert written.count(False) == 1
+
+        run(main())
+
     def test_ends_elsewhere_keep_the_window_full(self) -> None:
         async def main() -> None:
             async with open_system() as system:
