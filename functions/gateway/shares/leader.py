@@ -419,7 +419,8 @@ class Leader:
         if job_id in self._ended:
             return False
         self._ended[job_id] = None
-        self._ends.append(asyncio.get_running_loop().time())
+        if self.read_at > -math.inf:  # those of the first read ended before
+            self._ends.append(asyncio.get_running_loop().time())
         if len(self._ended) > ENDS_REMEMBERED:
             self._ended.popitem(last=False)
         if (known := self._remove(job_id)) is not None:

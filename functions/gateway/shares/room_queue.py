@@ -14,7 +14,7 @@ from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
 from gateway.shares.room import Entry
-from gateway.shares.window import RATE_SECONDS, window
+from gateway.shares.window import correct_seconds, window
 from gateway.telemetry import GatewayTracing
 
 
@@ -43,15 +43,13 @@ class RoomQueue:
     async def window(self, priority: Priority, ends_a_second: float | None = None) -> int:
         """Return how many jobs with this priority may be in flight.
 
-        The estimated time of a job is too short if its worker waits for something else than the
-        device. So the window has no more than what ends in a second, if that is known.
+        `ends_a_second` is the rate of all instances, if it is known.
         """
         ready = await self.states.ready_count(self.model.model_name)
         at_once = await self.states.jobs_at_once(self.model)
         seconds = self.estimates.seconds_per_job(self.model.name)
         if ends_a_second is not None and seconds is not None:
-            least = RATE_SECONDS[Priority.NORMAL] / ends_a_second if ends_a_second else math.inf
-            seconds = max(seconds, least)
+            seconds = correct_seconds(seconds, ends_a_second)
         return window(at_once, priority, ready, seconds)
 
     async def send(self, entry: Entry, body: bytes) -> None:

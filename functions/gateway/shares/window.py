@@ -35,3 +35,14 @@ def window(
     per_worker = LOW_PRIORITY_MESSAGES_PER_WORKER if is_low else MESSAGES_PER_WORKER
     rate = RATE_SECONDS[priority] / seconds_per_job if seconds_per_job else 0.0
     return math.ceil(max(BATCHES * at_once * workers, per_worker * wanted, rate))
+
+
+def correct_seconds(seconds_per_job: float, ends_a_second: float) -> float:
+    """Return the time of a job with which the window has half to all of what ends in a second.
+
+    The estimate of one instance is too short if its worker waits for something else than the
+    device. It is too long if other instances receive replies; then the window would be too short
+    for a fast model, and the rate would fall further.
+    """
+    each = 1 / ends_a_second if ends_a_second else math.inf
+    return max(min(seconds_per_job, each), RATE_SECONDS[Priority.NORMAL] * each)
