@@ -32,7 +32,12 @@ class StormCallers:
     """
 
     def __init__(
-        self, url: str, ran_path: Path, count: int = 8, retry_seconds: float = 0.2
+        self,
+        url: str,
+        ran_path: Path,
+        count: int = 8,
+        retry_seconds: float = 0.2,
+        wait_seconds: int = 20,
     ) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -44,6 +49,7 @@ class StormCallers:
         self._ran_path = ran_path
         self._count = count
         self._retry_seconds = retry_seconds
+        self._wait_seconds = wait_seconds
         #: The number of requests without a response, or with a response 5xx or 429.
         self.retries = 0
 
@@ -82,7 +88,7 @@ class StormCallers:
         """
         match job.kind:
             case JobKind.WAIT:
-                await self._submit(job, {"prefer": "wait=20"})
+                await self._submit(job, {"prefer": f"wait={self._wait_seconds}"})
             case JobKind.KEYED:
                 # All requests with one key create one job, so all must have the same input.
                 key = {

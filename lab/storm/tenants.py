@@ -36,7 +36,9 @@ MAX_LATE_SECONDS = 1.0
 _ADMIN = "admin"
 _MAX_RUNNING = 4
 _CALLERS = 32
-_MODEL_MS = {5: 60, 20: 150, 100: 400}
+# A caller whose job is held would otherwise wait until the next kill, and then submit it again.
+_WAIT_SECONDS = 1
+_MODEL_MS = {5: 30, 20: 100, 100: 300}
 _FILLING_JOBS, _CANCELLED_JOBS, _EXPIRING_JOBS = 60, 20, 20
 _DEADLINE_SECONDS = 10
 _POLL_SECONDS, _SWEEP_SECONDS = 0.02, 0.5
@@ -122,7 +124,9 @@ class TenantStorm:
         for number, name in enumerate(self.names, 1):
             limit = {"max_running": _MAX_RUNNING} if name == self.names[-1] else {}
             await self._admin(rig, "PUT", f"/{name}", {"weight": number, **limit})
-        async with StormCallers(rig.url, rig.ran_path, _CALLERS) as callers:
+        async with StormCallers(
+            rig.url, rig.ran_path, _CALLERS, wait_seconds=_WAIT_SECONDS
+        ) as callers:
             queue: asyncio.Queue[StormJob] = asyncio.Queue()
             async with in_background(callers.submit_all(queue), callers.watch(run.jobs)):
                 await submit_between_kills(rig, run, queue)
