@@ -49,7 +49,6 @@ WINDOW_SECONDS = 60.0
 NOOP_JOBS = 400
 MANY_TENANTS = 500
 MANY_KEYS = 50
-COUNTED_JOBS = 2_000
 NEWCOMER_JOBS = 20
 # After the worker's start, and between the kills of gateway processes.
 _SETTLE_SECONDS = 10.0
@@ -510,7 +509,7 @@ async def measure_many(folder: Path, waiting: int, seconds: float) -> list[Figur
     names = [f"t{number}" for number in range(MANY_TENANTS - 1)]
     tenants = Tenants([*names, "keys", "new"], {"keys": MANY_KEYS})
     path = folder / "ran"
-    plain_ms = await _wait_without_shares(folder / "plain", tenants)
+    plain_ms = await _wait_without_shares(folder / "plain", tenants, waiting)
     engine = StormEngine(AZURE_STORAGE, gateways=2)
     options = RigOptions(
         catalogue=CATALOGUE,
@@ -532,9 +531,8 @@ async def measure_many(folder: Path, waiting: int, seconds: float) -> list[Figur
             if "gateway" in name
             for each in processes
         )
-        last = {"headers": tenants.headers(jobs[-1].tenant)}
-        place_ms, place = await _time_get(rig.url, f"/v1/jobs/{submitter.ids[-1]}", **last)
         admin = {"headers": tenants.headers("admin")}
+        place_ms, place = await _time_get(rig.url, f"/v1/jobs/{submitter.ids[-1]}", **admin)
         admin_ms, _ = await _time_get(rig.url, "/v1/admin/tenants", **admin)
         cpu = processor_seconds(rig, "gateway", "app", "child", "blobs", "servicebus")
         await asyncio.sleep(_SETTLE_SECONDS)
@@ -559,17 +557,17 @@ async def measure_many(folder: Path, waiting: int, seconds: float) -> list[Figur
     ]
 
 
-async def _wait_without_shares(folder: Path, tenants: Tenants) -> float:
+async def _wait_without_shares(folder: Path, tenants: Tenants, waiting: int) -> float:
     """Return the processor time in ms of a job that waits in the queue, without shares."""
     options = RigOptions(
         catalogue=CATALOGUE, environment={"API_KEYS": tenants.api_keys, "SHARES": "false"}
     )
     engine = StormEngine(AZURE_STORAGE, gateways=2)
     async with storm_rig.running(folder, engine, options) as rig:
-        jobs = [Submission("new", "many", "text/plain", b"none new 0")] * COUNTED_JOBS
+        jobs = [Submission("new", "many", "text/plain", b"none new 0")] * waiting
         cpu = processor_seconds(rig)
         await asyncio.to_thread(Submitter(rig.url, tenants).submit_all, jobs)
-        return (processor_seconds(rig) - cpu) / COUNTED_JOBS * 1000
+        return (processor_seconds(rig) - cpu) / waiting * 1000
 
 
 async def _time_get(url: str, path: str, **options: Any) -> tuple[float, dict[str, Any]]:
