@@ -91,7 +91,10 @@ class TenantStorm:
             key, entry = make_key(name, name, scopes)
             self._keys[name] = f"Bearer {key}"
             entries.append(entry)
-        self.options = RigOptions(environment={"API_KEYS": json.dumps(entries)})
+        self.options = RigOptions(
+            # Jobs that expire while they are held would otherwise be refused.
+            environment={"API_KEYS": json.dumps(entries), "ACCEPT_WHEN_SATURATED": "true"}
+        )
         self._tenant_jobs = [
             self._make_job(job.number, job.kind, _MODEL_MS[job.model_ms])
             for job in plan_jobs(jobs, seed, cancel_share)
