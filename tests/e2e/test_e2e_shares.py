@@ -34,7 +34,10 @@ lock_seconds = 30
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    environment = {"API_KEYS": json.dumps([entry for _, entry in KEYS.values()])}
+    environment = {
+        "API_KEYS": json.dumps([entry for _, entry in KEYS.values()]),
+        "ACCEPT_WHEN_SATURATED": "true",  # a job is to expire while it is held
+    }
     with running(
         tmp_path_factory.mktemp("shares") / "data", CATALOGUE, environment=environment
     ) as started:
