@@ -31,7 +31,7 @@ from worker.errors import ChildFailed, HandedBack, InferenceFailed, NotWaitedFor
 from worker.inference.loaded_model import dump_json, encode_result
 from worker.inputs.payloads import BlobPayloads
 from worker.models import Results
-from worker.replies import GatewayClient
+from worker.replies import GatewayClient, has_code
 from worker.retries import backoff_seconds
 
 MAX_AT_ONCE: Final = 16
@@ -179,11 +179,11 @@ class JobChildren:
             if status == 202:
                 body = b""  # the job exists
                 continue
-            if status == 410 and _has_code(content, "already-final"):
+            if status == 410 and has_code(content, "already-final"):
                 raise NotWaitedFor("the parent job has ended")
             if status is not None and status < 500 and status not in {404, 408, 425, 429}:
                 raise ChildFailed(_describe_problem(model, status, content))
-            if status == 404 and _has_code(content, "unknown-model"):
+            if status == 404 and has_code(content, "unknown-model"):
                 raise ChildFailed(_describe_problem(model, status, content))
             body = request.body
             stopping.wait(backoff_seconds(next(attempts)))
@@ -257,13 +257,6 @@ def _encode_input(entry: ModelEntry, value: Any) -> tuple[bytes, str | None]:
             f"accepts {', '.join(accepted)}"
         )
     return dump_json({"input": {"json": value}}), media.JSON
-
-
-def _has_code(content: bytes, code: str) -> bool:
-    try:
-        return bool(json.loads(content).get("code") == code)
-    except (ValueError, AttributeError):
-        return False
 
 
 def _describe_problem(model: str, status: int, content: bytes) -> str:

@@ -21,6 +21,7 @@ class Gateway:
     """An HTTP server that answers each check, and notes its path."""
 
     status: int = 200
+    code: str = ""
     cancelled: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     port: int = 0
@@ -36,7 +37,8 @@ def gateway() -> Iterator[Gateway]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.asked.append(self.path)
-            data = json.dumps({"status": "wanted", "cancelled": made.cancelled}).encode()
+            content = {"status": "wanted", "cancelled": made.cancelled, "code": made.code}
+            data = json.dumps(content).encode()
             self.send_response(made.status)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
@@ -82,6 +84,16 @@ def test_lines_share_an_answer_for_a_second(checks: Checks) -> None:
     assert checks.batches.must_ask("one")
     assert checks.is_wanted("job4")
     assert len(checks.gateway.asked) == 2
+
+
+def test_old_job_that_the_gateway_does_not_know_may_run(gateway: Gateway) -> None:
+    client, url = GatewayClient(frozenset({f"127.0.0.1:{gateway.port}"})), gateway.url("job")
+    gateway.status, gateway.code = 404, "unknown-job"
+    assert client.is_wanted(url) is None
+    assert client.is_wanted(url, is_old=True)
+    # What stands in front of a gateway that is being replaced may answer 404, too.
+    gateway.code = ""
+    assert client.is_wanted(url, is_old=True) is None
 
 
 def test_each_batch_is_asked_for(checks: Checks) -> None:
