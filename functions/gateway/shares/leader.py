@@ -56,14 +56,6 @@ LET_IN_AT_ONCE: Final = 200
 RATE_SECONDS: Final = 3.0
 """For how long the leader counts ends to know how many there are in a second."""
 
-LOST_SECONDS: Final = 5.0
-LOST_ESTIMATES: Final = 10
-"""A job in flight is looked up after LOST_SECONDS, or after this many estimates if longer."""
-
-LOOK_UPS_A_SECOND: Final = 10
-LOOK_UP_SECONDS: Final = 10.0
-"""The shortest time between two look-ups of one job."""
-
 ENDS_REMEMBERED: Final = 20_000
 """How many ended jobs are remembered, whose entries or other ends may be read later."""
 
@@ -75,6 +67,29 @@ class EndFinder(Protocol):
 
     async def has_ended(self, durable: Durable | None, job_id: str) -> bool:
         """Return whether a job has ended or is unknown. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LookUps:
+    """When and how often jobs in flight are looked up, whose ends may be lost."""
+
+    pause_seconds: float
+    at_once: int
+    least_age_seconds: float
+    least_age_estimates: float
+    """A job is looked up after the time, or after this many estimates if longer."""
+    again_seconds: float
+    """The shortest time between two look-ups of one job."""
+
+
+_LOOK_UPS: Final = _LookUps(1.0, 10, 5.0, 10.0, 10.0)
+_LOOK_UPS_AT_FIRST: Final = _LookUps(0.2, 40, 0.3, 1.0, 1.0)
+"""For the first RECOVERY_SECONDS after another leader, of whose last half second nothing is saved.
+
+At 500 jobs a second, that are 250 jobs that have ended and are let in once more.
+"""
+
+RECOVERY_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -377,13 +392,15 @@ class Leader:
 
     async def _look_up(self, now: float) -> None:
         """Look up jobs in flight whose ends may have been lost, the oldest first."""
-        if now < self._times.looked_up + 1.0:
+        is_recovering = not self._is_new and now < self._begun_at + RECOVERY_SECONDS
+        rule = _LOOK_UPS_AT_FIRST if is_recovering else _LOOK_UPS
+        if now < self._times.looked_up + rule.pause_seconds:
             return
         self._times.looked_up = now
         await self._count_elsewhere()
         overdue = heapq.nsmallest(
-            LOOK_UPS_A_SECOND,
-            (job_id for job_id in self.in_flight if self._is_overdue(job_id, now)),
+            rule.at_once,
+            (job_id for job_id in self.in_flight if self._is_overdue(job_id, rule, now)),
             key=lambda job_id: self.in_flight[job_id].since,
         )
         finding = (self._finder.has_ended(self.durable, job_id) for job_id in overdue)
@@ -400,12 +417,12 @@ class Leader:
             others = max(0, length - self._counts[priority])
             self._elsewhere[priority] = min(self._elsewhere[priority], others)
 
-    def _is_overdue(self, job_id: str, now: float) -> bool:
+    def _is_overdue(self, job_id: str, rule: _LookUps, now: float) -> bool:
         each = self.in_flight[job_id]
-        age = self._now() - each.since
-        if age < max(LOST_SECONDS, LOST_ESTIMATES * each.estimate) or job_id in self._sending:
+        least = max(rule.least_age_seconds, rule.least_age_estimates * each.estimate)
+        if self._now() - each.since < least or job_id in self._sending:
             return False
-        return now >= self._looked_up.get(job_id, -math.inf) + LOOK_UP_SECONDS
+        return now >= self._looked_up.get(job_id, -math.inf) + rule.again_seconds
 
     async def _close(self, now: float) -> None:
         """Close the room, unless an entry came in the meantime."""

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
+from gateway.clock import utc_now
+from gateway.jobs.lifecycle import OutcomeStore
+from gateway.jobs.model import JobOutcome
 from gateway.shares.watch import RoomWatches
+from gateway.telemetry import JobCounters
 from tests.conformance.gateway.emulated_services import ROOT, running_service_bus, service_bus
 from tests.conformance.gateway.room_process import MODEL, NO_DURABLE, hold, open_rooms
 from tests.ports import free_port
@@ -53,6 +57,7 @@ async def read_ids(process: subprocess.Popen[str], count: int) -> set[str]:
 async def run_jobs(ports: list[int], rooms: RoomWatches, wanted: set[str]) -> list[str]:
     """Receive jobs and end them, as a worker and its gateway do, until all wanted ones ran."""
     watch = rooms.of(rooms.catalogue.model(MODEL))
+    outcomes = OutcomeStore(rooms.blobs, JobCounters(utc_now))
     ran: list[str] = []
     connection_string = service_bus(ports[1]).connection_string or ""
     async with (
@@ -64,6 +69,8 @@ async def run_jobs(ports: list[int], rooms: RoomWatches, wanted: set[str]) -> li
                 await receiver.complete_message(message)
                 job_id = str(message.message_id)
                 ran.append(job_id)
+                # An end that a killed or closed process has not saved is found by its outcome.
+                await outcomes.record(job_id, JobOutcome.cancelled(utc_now()), None)
                 watch.record_end(NO_DURABLE, job_id, job_id[0], 0.01)
     return ran
 
