@@ -200,9 +200,7 @@ class Services:
         self.dead_letters = DeadLetterTrigger(
             blobs, queues, self.jobs, tokens, self.gate, names(catalogue), clock
         )
-        redriver = Redriver(
-            blobs, queues, self.jobs, tokens, self.waiters, self.estimates, self.counters, clock
-        )
+        redriver = Redriver(blobs, queues, self.jobs, tokens, self.waiters, self.counters, clock)
         self.letter_actions = LetterActions(blobs, redriver, clock)
         self.webhook_activities = WebhookActivities(
             self.jobs,

@@ -37,7 +37,6 @@ from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
-from gateway.queues.estimates import WaitEstimates
 from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
 from gateway.telemetry import JobCounters
@@ -71,7 +70,6 @@ class Redriver:
     jobs: Jobs
     tokens: ReplyTokens
     waiters: Waiters
-    estimates: WaitEstimates
     counters: JobCounters
     clock: Clock
 
@@ -102,8 +100,6 @@ class Redriver:
             if await durable.status(mark.job_id) is None:
                 ticket = _copy_ticket(old, request, mark.job_id, self.clock())
                 await durable.start(ticket.job_id, ticket.text)
-                created_at = datetime.fromisoformat(ticket.created_at)
-                self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
                 self.counters.record_accepted(ticket.model)
         else:
             message = _message(letter, request, mark, self.clock())

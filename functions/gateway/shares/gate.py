@@ -96,15 +96,8 @@ class Gate:
             self._has_started = False
             _log.warning("the waiting rooms cannot be listed: %s", error)
 
-    async def send(
-        self,
-        model: ModelEntry,
-        entry: Entry,
-        body: bytes,
-        *,
-        may_hold: bool,
-    ) -> bool:
-        """Send the message of a job or hold it in the waiting room; return whether it is held.
+    async def send(self, model: ModelEntry, entry: Entry, body: bytes, *, may_hold: bool) -> None:
+        """Send the message of a job or hold it in the waiting room.
 
         Raises Unavailable if the message was possibly not sent.
         """
@@ -119,14 +112,13 @@ class Gate:
                     *(entry.job_id, error),
                 )
             else:
-                return True
+                return
         watch.record_sent(entry.job_id, entry.owner, entry.priority)
         self._sending[model.name, entry.priority] += 1
         try:
             await watch.queue.send(entry, body)
         finally:
             self._sending[model.name, entry.priority] -= 1
-        return False
 
     def _must_hold(self, watch: RoomWatch, model: ModelEntry, entry: Entry) -> bool:
         owner, priority = entry.owner, entry.priority
@@ -206,15 +198,24 @@ class Gate:
         self._record_end(model, job_id, owner, device_seconds(reply), has_waited=has_waited)
 
     def record_end(self, model: str, job_id: str, owner: str) -> None:
-        """Record the end of a job that ended without a reply."""
+        """Record the end of a job that ended without a reply.
+
+        If it was let in, it may have used the device, so its tenant is charged the estimate.
+        """
         if (entry := self._catalogue.get(model)) is not None:
-            self._record_end(entry, job_id, owner, 0.0, has_waited=False)
+            self._record_end(entry, job_id, owner, None, has_waited=False)
 
     def _record_end(
-        self, model: ModelEntry, job_id: str, owner: str, seconds: float, *, has_waited: bool
+        self,
+        model: ModelEntry,
+        job_id: str,
+        owner: str,
+        seconds: float | None,
+        *,
+        has_waited: bool,
     ) -> None:
         if owner:
-            self._limits.record_end(job_id, owner, model.name, seconds)
+            self._limits.record_end(job_id, owner, model.name, seconds or 0.0)
         watch = self._watches.of(model)
         watch.record_end(self.durable, job_id, owner, seconds, has_waited=has_waited)
 

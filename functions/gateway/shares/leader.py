@@ -174,7 +174,7 @@ class Leader:
     def record_end(self, job_id: str, owner: str, seconds: float | None) -> None:
         """Record the end of any job of the model, with its device seconds if they are known."""
         if self._end(job_id, owner, seconds):
-            self._unsaved.append(RoomEnd(job_id, owner, seconds or 0.0))
+            self._unsaved.append(RoomEnd(job_id, owner, seconds))
             self._news.set()
 
     # The work of the leader.

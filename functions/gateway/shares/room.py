@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from contract.catalogue import Priority
 from gateway.clock import Clock
+from gateway.errors import Unavailable
 from gateway.storage.blobs import Blobs
 from gateway.storage.logs import LogTail, LogWriter
 
@@ -83,7 +84,8 @@ class RoomEnd:
 
     job_id: str
     owner: str
-    seconds: float
+    seconds: float | None
+    """How long the job used the device; None if it ended without a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,10 @@ class Room:
     async def read_state(self) -> tuple[RoomState, str] | None:
         """Return the state and its ETag; None if the room was never open."""
         found = await self.blobs.read(f"{self.prefix}state")
-        return None if found is None else (parse_state(found.data), found.etag)
+        try:
+            return None if found is None else (parse_state(found.data), found.etag)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Unavailable("blobs", f"{self.prefix}state is malformed: {error!r}") from None
 
     async def write_state(self, state: RoomState, etag: str | None) -> str | None:
         """Write the state if its ETag is `etag`; return its new ETag, or None if it is not.
@@ -571,6 +576,7 @@ async def _pieces(tail: LogTail) -> AsyncIterator[list[bytes]]:
 def _parse_end(line: bytes) -> RoomEnd | None:
     try:
         value = json.loads(line)
-        return RoomEnd(value["job"], value["owner"], float(value["s"]))
+        seconds = None if value["s"] is None else float(value["s"])
+        return RoomEnd(value["job"], value["owner"], seconds)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -197,7 +197,7 @@ class RoomWatch:
         if self.leader is not None:
             self.leader.record_end(job_id, owner, seconds)
             return
-        end, now = RoomEnd(job_id, owner, seconds or 0.0), asyncio.get_running_loop().time()
+        end, now = RoomEnd(job_id, owner, seconds), asyncio.get_running_loop().time()
         if self.is_open or self._is_running:
             self._append_soon(end)
             return
@@ -247,6 +247,9 @@ class RoomWatch:
                     self._append_recent()
             except Unavailable as error:
                 _log.warning("the waiting room %s cannot be read: %s", self.room.model, error)
+            except Exception:  # noqa: BLE001 - a defect in one cycle
+                # The held jobs must not wait for a request or the timer.
+                _log.exception("the waiting room %s failed; it is tried again", self.room.model)
             if not self.is_open and not self._may_miss(loop.time()):
                 return
             await asyncio.sleep(WATCH_SECONDS)

@@ -2,16 +2,33 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 
-from contract.catalogue import Priority
+from contract.catalogue import ModelEntry, Priority
 from contract.queues import MESSAGES_PER_WORKER
+from gateway.keys import owner_of
+from gateway.shares.room_queue import RoomQueue
 from gateway.shares.window import COLD_WORKERS
 from tests.unit.gateway.api_keys import SETTING, ask, bearer
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.workers import heard
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyQueue(RoomQueue):
+    """A queue whose window cannot be computed as often as `faults` has elements."""
+
+    faults: list[int]
+
+    async def window(self, priority: Priority, ends_a_second: float | None = None) -> int:
+        if self.faults and ends_a_second is not None:
+            self.faults.pop()
+            raise RuntimeError("a defect")
+        return await RoomQueue.window(self, priority, ends_a_second)
+
 
 WINDOW = COLD_WORKERS * MESSAGES_PER_WORKER
 """The window of noop while no worker is ready."""
@@ -87,6 +104,38 @@ class TestFlood:
                 content=b"x", headers=headers | bearer(name), params={"deadline_seconds": 75}
             )
             assert answer.status_code == status, answer.text
+
+    async def test_unreadable_state_breaks_no_request(self, shared: RunningGateway) -> None:
+        shared.blobs.put("shares/noop/state", b"{}")
+        await flood(shared, WINDOW + 1)
+        await submit(shared, "b")
+
+    async def test_defect_does_not_end_the_leader(self, shared: RunningGateway) -> None:
+        watches = shared.services.watches
+        make_queue = watches.make_queue
+
+        def make_faulty(model: ModelEntry) -> RoomQueue:
+            made = make_queue(model)
+            parts = made.estimates, made.states, made.tracing, made.clock
+            return FaultyQueue(made.model, made.queues, *parts, faults=[1, 2, 3])
+
+        watches.make_queue = make_faulty
+        jobs = await flood(shared, WINDOW + 1)
+        await shared.reply(shared.queues.request(0))
+        async with asyncio.timeout(20):
+            await shared.queues.wait_for(WINDOW + 1)
+        assert shared.queues.request().job_id == jobs[WINDOW]["id"]
+
+    async def test_cancelled_job_in_flight_keeps_its_charge(self, shared: RunningGateway) -> None:
+        jobs = await flood(shared, WINDOW + 2)
+        await shared.reply(shared.queues.request(0))
+        async with asyncio.timeout(20):
+            await shared.queues.wait_for(WINDOW + 1)
+        watch = shared.services.watches.of(shared.services.catalogue.model("noop"))
+        owner, before = owner_of("acme"), watch.account.lead(owner_of("acme"))
+        await ask(shared, "a", f"/v1/jobs/{jobs[WINDOW]['id']}", "DELETE")
+        assert watch.account.in_flight(owner) == 0
+        assert watch.account.lead(owner) == before > 0
 
     async def test_job_whose_message_is_gone_is_not_sent(self, shared: RunningGateway) -> None:
         await flood(shared, WINDOW + 2)
