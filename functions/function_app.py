@@ -22,7 +22,7 @@ from gateway.durable import Durable
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator
 from gateway.jobs.orchestrator import log_failure
-from gateway.queues.client import log_oldest
+from gateway.queues.ages import log_oldest
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.web_extension import AppResponse
@@ -55,6 +55,8 @@ async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
     """Return the response of the API, which then reads the request itself."""
     durable = Durable(client)
     services.gate.start(durable)
+    if not services.queues.has_dead_letter_trigger:
+        services.dead_letter_reader.start(durable)
     return AppResponse(api, durable)
 
 
@@ -125,17 +127,24 @@ def _add_dead_letter_trigger(queue: str) -> None:
     async def on_dead_letter(
         message: func.ServiceBusMessage, client: df.DurableOrchestrationClient
     ) -> None:
-        await services.dead_letters.run(message, queue, Durable(client))
+        # The library of Service Bus is imported only where it is used.
+        from gateway.brokers.servicebus import read_dead_letter  # noqa: PLC0415
+
+        await services.dead_letters.run(read_dead_letter(message), queue, Durable(client))
 
 
-for model in services.catalogue.values():
-    for priority in Priority:
-        _add_dead_letter_trigger(queue_of(model, priority))
+if services.queues.has_dead_letter_trigger:
+    for model in services.catalogue.values():
+        for priority in Priority:
+            _add_dead_letter_trigger(queue_of(model, priority))
 
 
 @app.timer_trigger("timer", "30 * * * * *")
-async def watch(timer: func.TimerRequest) -> None:
+@app.durable_client_input("client")
+async def watch(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
     """Log the age of the oldest message in each queue, and record how many jobs wait."""
+    if not services.queues.has_dead_letter_trigger:
+        services.dead_letter_reader.start(Durable(client))
     await services.gate.open_used()
     oldest = await log_oldest(services.queues, names(services.catalogue), services.clock)
     await services.operations.record_waiting(oldest)

@@ -18,7 +18,17 @@ PACKAGES = ("contract", "gateway", "worker", "loosely", "emulator")
 # The folders of the gateway from the ground up, and the modules beside them that are no part of the
 # ground. An import should point down.
 FLOORS = (
-    *("storage", "queues", "jobs", "shares", "submission", "streams", "openai", "batches"),
+    *(
+        "brokers",
+        "storage",
+        "queues",
+        "jobs",
+        "shares",
+        "submission",
+        "streams",
+        "openai",
+        "batches",
+    ),
     *("dead_letters", "webhooks", "operations", "services", "http", "web_extension"),
     "housekeeping",
 )

@@ -34,6 +34,10 @@ from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
 from worker.blobs import BlobStore, storage_account
+from worker.brokers.factory import make_broker
+from worker.brokers.receiver import LockRenewer, ModelQueue
+from worker.brokers.replies import QueueReplies
+from worker.clock import utc_now
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.loading import LoadProgress
@@ -56,9 +60,6 @@ from worker.processes.scheduled_events import ScheduledEvents
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.link import QueueLink, check_endpoint, utc_now
-from worker.servicebus.receiver import LockRenewer, ModelQueue
-from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
 from worker.stops import StopOrders
 from worker.streams.blobs import AppendBlobs
@@ -96,7 +97,7 @@ class Worker:
 
         Raises InvalidSetting if a setting is not valid, and OSError if the health port is in use.
         """
-        check_endpoint(settings.service_bus)
+        self._broker = make_broker(settings.broker)
         self._settings = settings
         self._shutdown = shutdown
         self._stop_background = threading.Event()
@@ -115,7 +116,7 @@ class Worker:
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
         catalogue = Catalogue.load(settings.catalogue)
-        senders = ReplySenders(gateway, QueueReplies(settings.service_bus, catalogue))
+        senders = ReplySenders(gateway, QueueReplies(self._broker.open_sender, catalogue))
         payloads = BlobPayloads(blobs)
         self._services = SharedServices(
             # A client of its own, so that requests that wait do not use up the connections.
@@ -177,7 +178,7 @@ class Worker:
                 loading,
             )
 
-        queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]
+        queue_views = [self._broker.open_link(queue.name, model.lock_seconds) for queue in queues]
         return make_consumer(model, self._services, queues, telemetry, make_manager, queue_views)
 
     def _load(self, loading: LoadProgress, model: ModelEntry) -> LoadedModel:
@@ -186,11 +187,11 @@ class Worker:
             return self._loader.load(model, loading)
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
-        endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
+        broker, lock_seconds = self._broker, model.lock_seconds
         low, journals, locks = low_priority_queue(model.queue), self._journals, self._services.locks
         return (
-            ModelQueue(model.queue, endpoint, locks, lock_seconds, journals=journals),
-            ModelQueue(low, endpoint, locks, lock_seconds, is_low=True, journals=journals),
+            ModelQueue(model.queue, broker, locks, lock_seconds, journals=journals),
+            ModelQueue(low, broker, locks, lock_seconds, is_low=True, journals=journals),
         )
 
     @property
@@ -232,8 +233,8 @@ class Worker:
                 consumer.abandon_jobs()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
                 _log.warning(
-                    "exiting with %d unsettled messages: Service Bus delivers them again when "
-                    "their locks expire",
+                    "exiting with %d unsettled messages: the broker delivers them again, at the "
+                    "latest when their locks expire",
                     left_count,
                 )
         self._stop_background.set()
@@ -387,8 +388,7 @@ def main() -> int:
     ]
     # The worker imports these modules only when it first uses them. The parent imports them here.
     modules += ["httpcore"]
-    if settings.service_bus.connection_string is None:
-        modules += ["azure.identity"]
+    modules += make_broker(settings.broker).modules
     return run_in_child(
         *(partial(run_worker, settings), modules),
         lambda module: loads.noting_load(import_name(module)),

@@ -135,11 +135,11 @@ class Infrastructure(
 
 
 class BrokerUnavailable(Infrastructure, code="broker-away", stage=Stage.QUEUE):
-    """Service Bus cannot be reached, or refuses access."""
+    """The broker cannot be reached, or refuses access."""
 
 
 class QueueMissing(BrokerUnavailable, code="queue-missing"):
-    """The Service Bus namespace has no queue with this name."""
+    """The broker has no queue with this name."""
 
 
 class PayloadsUnavailable(Infrastructure, code="payloads-away", stage=Stage.LOAD):
@@ -295,3 +295,9 @@ class WeightsUnfit(ModelUnusable, code="weights-unfit"):
 
 class WeightsUnavailable(ModelUnusable, code="weights-away", retryable=True):
     """The weights cannot be downloaded now, or cannot be stored in the cache on disk."""
+
+
+def error_text(error: BaseException) -> str:
+    """Return the first line of an error's text, or the error's class name if there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -25,14 +25,14 @@ from urllib3.util import Timeout, Url, parse_url
 from contract.guard import is_loopback
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
 from contract.names import WORKER_ROUTE
+from worker.brokers.port import LockedMessage
+from worker.brokers.replies import QueueReplies
 from worker.errors import (
     ReplyForbidden,
     ReplyRefused,
     ReplyUndelivered,
 )
 from worker.retries import Wait, backoff_seconds
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.sender import QueueReplies
 from worker.settings import PLAIN_HTTP
 from worker.telemetry.recording import ServiceStatus
 

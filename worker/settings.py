@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contract.errors import InvalidSetting
 from contract.guard import AddressGuard
-from contract.settings import AzureEndpoint, SettingsReader
+from contract.settings import AzureEndpoint, BrokerEndpoint, SettingsReader
 from worker.processes.setup import available_processors, torch_threads
 
 PLAIN_HTTP = "http://"
@@ -99,7 +99,7 @@ class WorkerSettings:
     `stream_redis_url`, streams are append blobs; in Redis, they are kept for `retention_hours`.
     """
 
-    service_bus: AzureEndpoint
+    broker: BrokerEndpoint
     payload_storage: AzureEndpoint
     catalogue: Path
     models: tuple[str, ...]
@@ -129,7 +129,7 @@ class WorkerSettings:
         """Read the settings. Raises InvalidSetting for the first setting that is wrong."""
         reader = SettingsReader(environ)
         return cls(
-            service_bus=reader.service_bus(),
+            broker=reader.broker(),
             payload_storage=reader.payload_storage(),
             catalogue=reader.catalogue_path(),
             models=reader.names("WORKER_MODELS"),

@@ -15,7 +15,7 @@ from azure.core.exceptions import AzureError
 
 from contract.streams import parse_stop, stop_log
 from worker.blobs import BlobStore
-from worker.servicebus.link import utc_now
+from worker.clock import utc_now
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)

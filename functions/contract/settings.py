@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from contract.names import SETTING_SERVICE_BUS
 T = TypeVar("T")
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
+_BROKER_URL = re.compile("(amqp|redis)s?://[^/]")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 
 
@@ -26,6 +28,26 @@ class AzureEndpoint:
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
+
+
+class BrokerKind(StrEnum):
+    """A broker for which there are adapters."""
+
+    SERVICE_BUS = "servicebus"
+    RABBITMQ = "rabbitmq"
+    REDIS = "redis"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerEndpoint:
+    """How to connect to the broker: to a Service Bus namespace, or with the URL of another broker.
+
+    The URL may contain a password.
+    """
+
+    kind: BrokerKind
+    service_bus: AzureEndpoint | None = None
+    url: str = field(default="", repr=False)
 
 
 class SettingsReader:
@@ -103,6 +125,22 @@ class SettingsReader:
     def service_bus(self) -> AzureEndpoint:
         """Return the endpoint of the Service Bus namespace."""
         return self._endpoint(SETTING_SERVICE_BUS, "fullyQualifiedNamespace")
+
+    def broker(self) -> BrokerEndpoint:
+        """Return the endpoint of the broker: BROKER_URL, or the Service Bus namespace."""
+        name = "BROKER_URL"
+        url = self.text(name).strip()
+        if not url:
+            return BrokerEndpoint(BrokerKind.SERVICE_BUS, service_bus=self.service_bus())
+        found = _BROKER_URL.match(url)
+        if found is None:
+            # The value is not in the message, because it may contain a password.
+            raise InvalidSetting(
+                f"{name}: expected a URL such as amqps://USER:PASSWORD@HOST:5671/VHOST or "
+                "rediss://:PASSWORD@HOST:PORT, or nothing to use Service Bus"
+            )
+        kind = BrokerKind.RABBITMQ if found[1] == "amqp" else BrokerKind.REDIS
+        return BrokerEndpoint(kind, url=url)
 
     def payload_storage(self) -> AzureEndpoint:
         """Return the endpoint of the storage account for payloads."""

@@ -19,8 +19,11 @@ from gateway.batches.step import BatchSteps
 from gateway.batches.store import BatchStore
 from gateway.batches.wake import BatchWaker
 from gateway.bodies import LargeBodies
+from gateway.brokers.factory import make_queues
+from gateway.brokers.port import Queues
 from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
+from gateway.dead_letters.reader import DeadLetterReader
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.jobs.activities import Conclude
@@ -33,7 +36,6 @@ from gateway.jobs.search import JobSearch
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
 from gateway.operations.tenants import Tenants
-from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
 from gateway.queues.workers import WorkerHeartbeats
@@ -200,6 +202,7 @@ class Services:
         self.dead_letters = DeadLetterTrigger(
             blobs, queues, self.jobs, tokens, self.gate, names(catalogue), clock
         )
+        self.dead_letter_reader = DeadLetterReader(queues, self.dead_letters, names(catalogue))
         redriver = Redriver(blobs, queues, self.jobs, tokens, self.waiters, self.counters, clock)
         self.letter_actions = LetterActions(blobs, redriver, clock)
         self.webhook_activities = WebhookActivities(
@@ -264,7 +267,7 @@ class Services:
         return cls(
             settings=settings,
             catalogue=catalogue,
-            queues=Queues(settings.service_bus, settings.service_bus_admin_url, early_queues),
+            queues=make_queues(settings.broker, settings.service_bus_admin_url, early_queues),
             payloads=PayloadStore(container),
             blobs=Blobs(container),
             links=PayloadLinks(container, settings.payload_public_url),

@@ -12,7 +12,7 @@ from contract.catalogue import DEFAULT_PATH
 from contract.errors import InvalidSetting
 from contract.guard import AddressGuard, is_loopback
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
-from contract.settings import AzureEndpoint, SettingsReader
+from contract.settings import AzureEndpoint, BrokerEndpoint, SettingsReader
 from contract.webhook import SETTING_SECRETS, parse_secrets
 from gateway.keys import ApiKey, parse_keys
 from gateway.rates import Rate, parse_rate
@@ -41,7 +41,7 @@ DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 class GatewaySettings:
     """The gateway's settings. The first of `reply_token_keys` signs; all of them verify."""
 
-    service_bus: AzureEndpoint
+    broker: BrokerEndpoint
     payload_storage: AzureEndpoint
     gateway_base_url: str
     reply_token_keys: tuple[bytes, ...] = field(repr=False)
@@ -77,7 +77,7 @@ class GatewaySettings:
         """Read the settings. Raises InvalidSetting for the first setting that is wrong."""
         reader = SettingsReader(environ)
         return cls(
-            service_bus=reader.service_bus(),
+            broker=reader.broker(),
             payload_storage=reader.payload_storage(),
             gateway_base_url=_base_url(reader),
             reply_token_keys=_reply_token_keys(reader),

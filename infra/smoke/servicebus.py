@@ -28,9 +28,10 @@ from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
 
 from contract.settings import AzureEndpoint
 from infra.smoke.findings import Finding, FindingResult, Observation, print_findings
-from worker.errors import BrokerUnavailable, LockLost, Settlement
+from worker.brokers.port import LockedMessage
+from worker.brokers.servicebus.link import SDK_ERRORS, QueueLink, make_client
+from worker.errors import BrokerUnavailable, LockLost, Settlement, error_text
 from worker.processes.lock_journal import LockJournals
-from worker.servicebus.link import SDK_ERRORS, LockedMessage, QueueLink, error_text, make_client
 
 LOCK_SECONDS: Final = 60
 """How long a lock on a message of the created queues lasts."""

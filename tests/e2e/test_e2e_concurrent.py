@@ -13,7 +13,7 @@ from contract.names import PAYLOAD_CONTAINER
 from contract.streams import encode_stop, stop_log
 from tests import connections
 from tests.e2e.system import System, running, until
-from worker.servicebus.link import utc_now
+from worker.clock import utc_now
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -63,9 +63,10 @@ def test_gateways_host_name_is_resolved(services: dict[str, Any], gateway_url: s
 def test_worker_connects_to_services_of_the_file(
     services: dict[str, Any], settings: WorkerSettings
 ) -> None:
-    assert settings.service_bus.connection_string is not None
+    assert settings.broker.service_bus is not None
+    assert settings.broker.service_bus.connection_string is not None
     assert settings.payload_storage.connection_string is not None
-    [bus] = re.findall(r"Endpoint=sb://([\w-]+)", settings.service_bus.connection_string)
+    [bus] = re.findall(r"Endpoint=sb://([\w-]+)", settings.broker.service_bus.connection_string)
     [blobs] = re.findall(
         r"BlobEndpoint=http://([\w-]+)", settings.payload_storage.connection_string
     )

@@ -10,8 +10,8 @@ from tests.job_path.record import JobPath, record_path
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DESIGN = Path(__file__).parents[2] / "DESIGN.md"
-MOST_GATEWAY_MODULES = 34
-MOST_WORKER_MODULES = 16
+MOST_GATEWAY_MODULES = 35
+MOST_WORKER_MODULES = 18
 WORKER_STEPS = ["receive", "prepare", "infer", "reply"]
 
 

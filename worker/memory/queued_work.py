@@ -6,24 +6,16 @@ The messages are peeked, which means that they are read without being locked.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from worker.brokers.port import Peeked
 from worker.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 
 _PEEK_INTERVAL_SECONDS = 0.5
 _MAX_SKIPPED_COUNT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Peeked:
-    """A message that was read from a queue without locking it. Another worker may hold its lock."""
-
-    sequence_number: int
-    enqueued_at: datetime
 
 
 class QueueView(Protocol):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from contract.catalogue import ModelEntry
+from worker.clock import utc_now
 from worker.errors import Cancelled, HandedBack, LockLost, NotFinished, RunTooLong, WorkerError
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -27,7 +28,6 @@ from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.suspects import RunLimit, RunningJobs
 from worker.processes.history import LockState
 from worker.processes.shutdown import Shutdown
-from worker.servicebus.link import utc_now
 from worker.stops import StopOrders
 from worker.telemetry.recording import log_fields
 

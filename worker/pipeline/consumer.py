@@ -22,6 +22,9 @@ from functools import partial
 from contract.catalogue import ModelEntry
 from contract.deliveries import MAX_NOTE_BYTES
 from contract.messages import JobError, Payload, PayloadRef, PayloadUrl
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import ModelQueue, Settled
+from worker.clock import utc_now
 from worker.errors import (
     Cancelled,
     DeviceLost,
@@ -59,8 +62,6 @@ from worker.processes.history import LockState
 from worker.processes.setup import available_processors, preparing_threads
 from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, Shutdown
 from worker.replies import CachedReply, ReplyCache
-from worker.servicebus.link import LockedMessage, utc_now
-from worker.servicebus.receiver import ModelQueue, Settled
 from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)

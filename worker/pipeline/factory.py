@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from contract.catalogue import ModelEntry
+from worker.brokers.receiver import LockRenewer, ModelQueue
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget
@@ -25,7 +26,6 @@ from worker.pipeline.reply import ReplyStep, SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.stops import StopOrders
 from worker.streams.writer import StreamWriter
 from worker.telemetry.recording import ModelTelemetry

@@ -19,6 +19,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from contract.catalogue import ModelEntry
+from worker.clock import utc_now
 from worker.errors import Cancelled, DeviceLost, HandedBack, OutOfMemory
 from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_checks import ModelKind
@@ -30,7 +31,6 @@ from worker.pipeline.prepare import CancellationCheck
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.suspects import RunLimit
-from worker.servicebus.link import utc_now
 
 _log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, InputPayload, PayloadUrl
+from worker.clock import utc_now
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor, WorkerError
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
@@ -24,7 +25,6 @@ from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunLimit, RunningJobs
 from worker.replies import GatewayClient, UnwantedLines
 from worker.retries import Wait, backoff_seconds
-from worker.servicebus.link import utc_now
 
 # If the gateway cannot be reached, a job waits at most this long before it runs without an answer.
 _MAX_CHECK_SECONDS = 30.0

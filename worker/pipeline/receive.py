@@ -25,6 +25,9 @@ from contract.messages import (
     marks_to_json,
 )
 from contract.names import low_priority_queue
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import LockRenewer, MessageLock, Renew, SettleRequest
+from worker.clock import utc_now
 from worker.errors import (
     Expired,
     ExpiredForProducer,
@@ -38,8 +41,6 @@ from worker.inference.model_checks import ModelKind
 from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
-from worker.servicebus.link import LockedMessage, utc_now
-from worker.servicebus.receiver import LockRenewer, MessageLock, Renew, SettleRequest
 from worker.streams.writer import OpenStream
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 

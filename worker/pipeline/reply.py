@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import SettleRequest
 from worker.errors import (
     DeviceLost,
     EngineLost,
@@ -30,8 +32,6 @@ from worker.pipeline.suspects import Suspects
 from worker.processes.history import DeliveryHistory
 from worker.replies import CachedReply, ReplyCache, ReplySenders
 from worker.retries import redelivery_delay_seconds
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import SUCCEEDED
 
 _log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from worker.brokers.port import LockedMessage
 from worker.pipeline.receive import ReceivedJob
 from worker.processes.history import LockState
-from worker.servicebus.link import LockedMessage
 
 # How often a suspect that waits checks whether the broker may still send messages.
 _POLL_SECONDS = 0.01

@@ -31,7 +31,7 @@ from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, gener
 
 from contract.names import PAYLOAD_CONTAINER
 from contract.streams import parse_event, stream_blob
-from worker.servicebus.link import utc_now
+from worker.clock import utc_now
 from worker.streams.store import EMPTY, Append, Appended, LogEnd, LogsUnavailable
 
 _VERSION: Final = "2021-12-02"

@@ -36,7 +36,7 @@ from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
 from worker.errors import Cancelled, HandedBack, NotWaitedFor, WorkerError
 
 if TYPE_CHECKING:
-    from worker.servicebus.link import LockedMessage
+    from worker.brokers.port import LockedMessage
 
 _log = logging.getLogger(__name__)
 

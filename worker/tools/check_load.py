@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.guard import AddressGuard, Resolver
@@ -32,8 +32,11 @@ from contract.messages import (
     reference,
 )
 from contract.names import low_priority_queue
-from contract.settings import AzureEndpoint
 from worker.blobs import BlobStore
+from worker.brokers.port import LockedMessage, Peeked, SendReply
+from worker.brokers.receiver import LockRenewer, ModelQueue
+from worker.brokers.replies import QueueReplies
+from worker.clock import utc_now
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_checks import ModelKind
@@ -49,12 +52,10 @@ from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
 from worker.processes.history import DeliveryHistory
+from worker.processes.lock_journal import LockJournals
 from worker.processes.setup import available_processors, preparing_threads
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.link import LockedMessage, utc_now
-from worker.servicebus.receiver import LockRenewer, ModelQueue
-from worker.servicebus.sender import QueueReplies
 from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, MemorySettings
 from worker.stops import StopOrders
 from worker.telemetry.recording import ModelTelemetry
@@ -192,7 +193,7 @@ def suggest(
 
 
 class _MemoryQueue:
-    """A queue of messages in this process, with the methods of a `QueueLink`."""
+    """A queue of messages in this process, with the methods of a `MessageLink`."""
 
     is_connected = True
 
@@ -219,10 +220,8 @@ class _MemoryQueue:
 
     def _message(self, body: bytes) -> LockedMessage:
         now, number = utc_now(), next(self._numbers)
-        # The SDK's object of the message is used only by a `QueueLink`.
-        sdk_message = cast(Any, None)
         return LockedMessage(
-            body, 0, now, now + _DAY, {}, f"load-{number}", sdk_message, self.name, number
+            body, 0, now, now + _DAY, {}, f"load-{number}", None, self.name, number
         )
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
@@ -253,6 +252,27 @@ class _MemoryQueue:
 
     def forget_token(self, delivery: LockedMessage) -> None:
         pass
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        return []
+
+
+class _MemoryBroker:
+    """The two queues of one model, with the methods of a `Broker` that a consumer needs."""
+
+    name = "memory"
+    modules: Sequence[str] = ()
+
+    def __init__(self, *queues: _MemoryQueue) -> None:
+        self._queues = {queue.name: queue for queue in queues}
+
+    def open_link(
+        self, queue: str, lock_seconds: float, journals: LockJournals | None = None
+    ) -> _MemoryQueue:
+        return self._queues[queue]
+
+    def open_sender(self, queue: str) -> SendReply:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +464,6 @@ class LoadMeasurement:
         self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
     ) -> Consumer:
         """Create a consumer that keeps its queues, replies and blobs in memory."""
-        unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
         blobs = _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()})
         payloads = BlobPayloads(blobs)
@@ -453,7 +472,7 @@ class LoadMeasurement:
             gateway=gateway,
             senders=ReplySenders(
                 gateway,
-                QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers.send_reply),
+                QueueReplies(lambda _: callers.send_reply, Catalogue({model.name: model})),
             ),
             cache=ReplyCache(),
             payloads=payloads,
@@ -468,12 +487,10 @@ class LoadMeasurement:
         telemetry = ModelTelemetry(model.name)
         low = _MemoryQueue(low_priority_queue(model.queue))
 
+        broker = _MemoryBroker(queue, low)
+
         def make_queue(link: _MemoryQueue) -> ModelQueue:
-            return ModelQueue(
-                *(link.name, unused, locks, model.lock_seconds),
-                is_low=link is low,
-                open_link=lambda *_: link,
-            )
+            return ModelQueue(link.name, broker, locks, model.lock_seconds, is_low=link is low)
 
         def make_manager(workload: ModelWorkload) -> ModelManager:
             sharing = DeviceSharing(self._memory)

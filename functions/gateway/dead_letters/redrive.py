@@ -16,14 +16,15 @@ completes the redrive.
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from azure.servicebus import ServiceBusMessage
 from uuid_utils import uuid7
 
+from contract.brokers import BrokerMessage
 from contract.catalogue import ModelEntry
 from contract.messages import JobRequest, PayloadRef, encode_request, format_time
 from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
+from gateway.brokers.port import Queues
 from gateway.clock import Clock
 from gateway.dead_letters.store import (
     RedriveMark,
@@ -36,7 +37,6 @@ from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
-from gateway.queues.client import Queues
 from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
 from gateway.telemetry import JobCounters
@@ -175,7 +175,7 @@ def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: d
 
 def _message(
     letter: StoredLetter, request: JobRequest, mark: RedriveMark, now: datetime
-) -> ServiceBusMessage:
+) -> BrokerMessage:
     """Return a new message that contains the producer's request.
 
     Its id has the time of the mark, so that Service Bus drops a second message if a redrive is
@@ -187,21 +187,19 @@ def _message(
         request = replace(request, deadline=now + left)
     given = letter.document.get("properties")
     properties = given if isinstance(given, dict) else {}
-    kept: dict[str | bytes, Any] = {
+    kept: dict[str, str] = {
         name: properties[name]
         for name in (PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE)
         if isinstance(properties.get(name), str)
     }
-    message = ServiceBusMessage(
+    return BrokerMessage(
         encode_request(request),
-        content_type="application/json",
         # A message id has at most 128 characters, and a producer may have used all of them.
         message_id=f"{request.job_id[:80]}.redrive.{mark.at}",
         correlation_id=request.job_id,
-        application_properties=kept or None,
+        properties=kept,
+        time_to_live=left,
     )
-    message.time_to_live = left
-    return message
 
 
 def _parse_time(text: str) -> datetime:

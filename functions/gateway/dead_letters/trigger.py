@@ -5,12 +5,10 @@ import json
 import logging
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
-import azure.functions as func
-from azure.servicebus import ServiceBusMessage
-
+from contract.brokers import REASON_EXPIRED, BrokerMessage, DeadMessage
 from contract.deliveries import DeliveryNote
 from contract.errors import ContractError
 from contract.messages import (
@@ -27,6 +25,7 @@ from contract.messages import (
 )
 from contract.names import PROPERTY_WORKER_DEATH
 from contract.queues import may_take_replies
+from gateway.brokers.port import Queues
 from gateway.clock import Clock
 from gateway.dead_letters.store import letter_blob
 from gateway.durable import Durable
@@ -34,18 +33,12 @@ from gateway.errors import FinalInstance, Unavailable, UnknownInstance, UnknownQ
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome
 from gateway.jobs.timeline import read_notes
-from gateway.queues.client import Queues
 from gateway.reply_tokens import ReplyTokens, owner_in_url
 from gateway.shares.gate import Gate
 from gateway.storage.blobs import Blobs
 
 # A worker gives one of our failure codes as the reason. Callers see no other text.
 _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
-
-# Service Bus writes the reason into the message's application properties. In Azure, the attributes
-# with these names of azure.functions' message are empty.
-_REASON: Final = "DeadLetterReason"
-_DESCRIPTION: Final = "DeadLetterErrorDescription"
 
 # What a worker did last in a delivery, by the latest mark in its note.
 _STEPS: Final = (
@@ -58,9 +51,6 @@ _STEPS: Final = (
     ("fetched_ms", "the input was decoded"),
 )
 
-# The reason that Service Bus gives for a message whose time to live has expired.
-_EXPIRED: Final = "TTLExpiredException"
-
 _MAX_DEATH_CHARACTERS: Final = 300
 
 _log = logging.getLogger(__name__)
@@ -68,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterTrigger:
-    """The Azure function that handles messages from the dead-letter queues."""
+    """Handles messages from the dead-letter queues."""
 
     blobs: Blobs
     queues: Queues
@@ -78,29 +68,28 @@ class DeadLetterTrigger:
     model_queues: frozenset[str]
     clock: Clock
 
-    async def run(self, message: func.ServiceBusMessage, queue: str, durable: Durable) -> None:
+    async def run(self, letter: DeadMessage, queue: str, durable: Durable) -> None:
         """Store a dead-lettered message. Then end its job as failed, or notify its producer.
 
         After Unavailable, the message is delivered again. A message whose time to live has expired
         is not stored, because sending it again would be useless.
         """
-        request = _read_request(message.get_body())
-        if _read_property(message, _REASON) == _EXPIRED:
+        request = _read_request(letter.body)
+        if letter.reason == REASON_EXPIRED:
             # A job's orchestration has a timer for the deadline.
             if request is None or isinstance(request.reply_to, ReplyUrl):
                 return
         else:
             last = await self._find_last_delivery(request)
-            description = _describe(message, last)
-            name = await self._store(message, request, queue, description)
-            reason = _read_property(message, _REASON)
+            description = _describe(letter, last)
+            name = await self._store(letter, request, queue, description)
             # infra/modules/alerts.bicep and infra/workbook.json parse this line.
             _log.error(
                 "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
-                *(_job_id(message, request), queue, reason, description, name),
+                *(_job_id(letter, request), queue, letter.reason, description, name),
             )
-        await self._notify(message, request, queue, durable)
+        await self._notify(letter, request, queue, durable)
 
     async def _find_last_delivery(self, request: JobRequest | None) -> DeliveryNote | None:
         """Return the latest note about the gateway's job, if one can be read."""
@@ -114,7 +103,7 @@ class DeadLetterTrigger:
 
     async def _store(
         self,
-        message: func.ServiceBusMessage,
+        letter: DeadMessage,
         request: JobRequest | None,
         queue: str,
         description: str | None,
@@ -124,8 +113,8 @@ class DeadLetterTrigger:
         An earlier message may have the same id. A gateway's new message replaces the earlier dead
         letter. A producer's gets a different blob name, because producers can choose any id.
         """
-        name = letter_blob(queue, _message_id(message))
-        data = _encode_letter(message, description, self.clock())
+        name = letter_blob(queue, letter.message_id)
+        data = _encode_letter(letter, description, self.clock())
         if await self.blobs.create(name, data) is not None:
             return name
         stored = await self.blobs.read(name)
@@ -135,7 +124,7 @@ class DeadLetterTrigger:
         if self._is_from_gateway(request):
             await self.blobs.replace(name, data, stored.etag)
         else:
-            name = letter_blob(queue, f"{_message_id(message)}/{_enqueued_at(data)}")
+            name = letter_blob(queue, f"{letter.message_id}/{_enqueued_at(data)}")
             await self.blobs.create(name, data)
         return name
 
@@ -146,18 +135,18 @@ class DeadLetterTrigger:
 
     async def _notify(
         self,
-        message: func.ServiceBusMessage,
+        letter: DeadMessage,
         request: JobRequest | None,
         queue: str,
         durable: Durable,
     ) -> None:
-        job_id, now = _job_id(message, request), self.clock()
+        job_id, now = _job_id(letter, request), self.clock()
         reply = JobReply(
             job_id=job_id,
-            outcome=_error_of(_read_property(message, _REASON), _read_death(message)),
-            started_at=_as_utc(message.enqueued_time_utc) or now,
+            outcome=_error_of(letter.reason, _read_death(letter)),
+            started_at=letter.enqueued_at or now,
             finished_at=now,
-            attempt=max(1, message.delivery_count or 1),
+            attempt=max(1, letter.delivery_count or 1),
         )
         # A producer can send a message with the id of any job. It must not end this job.
         match request.reply_to if request else None:
@@ -187,9 +176,8 @@ class DeadLetterTrigger:
                 queue,
             )
             return
-        message = ServiceBusMessage(
+        message = BrokerMessage(
             encode_reply(reply),
-            content_type="application/json",
             # It differs from the id of the job's own reply, which may still follow after a redrive.
             message_id=f"{reply.job_id}-dead-letter",
             correlation_id=reply.job_id,
@@ -200,31 +188,21 @@ class DeadLetterTrigger:
             _log.warning("job %s: no reply was sent to the producer: %r", reply.job_id, error)
 
 
-def _message_id(message: func.ServiceBusMessage) -> str:
-    """Return the message's id, or one with its sequence number if the producer set none."""
-    return message.message_id or f"sequence-number-{message.sequence_number}"
+def _job_id(letter: DeadMessage, request: JobRequest | None) -> str:
+    return request.job_id if request else letter.correlation_id or letter.message_id
 
 
-def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
-    return request.job_id if request else message.correlation_id or _message_id(message)
-
-
-def _enqueued_at(letter: bytes) -> object:
+def _enqueued_at(stored: bytes) -> object:
     try:
-        return json.loads(letter)["enqueued_at"]
+        return json.loads(stored)["enqueued_at"]
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
-    value = (message.application_properties or {}).get(name)
-    return value if isinstance(value, str) else None
-
-
-def _read_death(message: func.ServiceBusMessage) -> str | None:
+def _read_death(letter: DeadMessage) -> str | None:
     """Return how the worker process that last held the message died; None if unknown."""
-    text = _read_property(message, PROPERTY_WORKER_DEATH)
-    return text[:_MAX_DEATH_CHARACTERS] if text else None
+    text = letter.properties.get(PROPERTY_WORKER_DEATH)
+    return text[:_MAX_DEATH_CHARACTERS] if isinstance(text, str) and text else None
 
 
 def _read_request(body: bytes) -> JobRequest | None:
@@ -235,7 +213,7 @@ def _read_request(body: bytes) -> JobRequest | None:
 
 
 def _error_of(reason: str | None, death: str | None) -> JobError:
-    if reason == _EXPIRED:
+    if reason == REASON_EXPIRED:
         text = "the deadline passed before a worker received the job"
         return JobError(FailureCode.EXPIRED, text, Stage.QUEUE, retryable=True)
     if reason and _CODE.fullmatch(reason):
@@ -246,14 +224,10 @@ def _error_of(reason: str | None, death: str | None) -> JobError:
     return JobError(FailureCode.DEAD_LETTERED, text, Stage.RUN, retryable=False)
 
 
-def _as_utc(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
-
-
-def _describe(message: func.ServiceBusMessage, last: DeliveryNote | None) -> str | None:
+def _describe(letter: DeadMessage, last: DeliveryNote | None) -> str | None:
     """Return the broker's description, how the last worker died, and the last step."""
     step = None if last is None else _describe_last_step(last)
-    parts = (_read_property(message, _DESCRIPTION), _read_death(message), step)
+    parts = (letter.description, _read_death(letter), step)
     return "; ".join(filter(None, parts)) or None
 
 
@@ -267,22 +241,20 @@ def _describe_last_step(note: DeliveryNote) -> str:
     return f"the last step of delivery {note.attempt}{worker}: {step}{end}"
 
 
-def _encode_letter(
-    message: func.ServiceBusMessage, description: str | None, now: datetime
-) -> bytes:
-    enqueued_at = _as_utc(message.enqueued_time_utc)
+def _encode_letter(letter: DeadMessage, description: str | None, now: datetime) -> bytes:
+    enqueued_at = letter.enqueued_at
     return json.dumps(
         {
-            "message_id": _message_id(message),
-            "correlation_id": message.correlation_id,
-            "reason": _read_property(message, _REASON),
+            "message_id": letter.message_id,
+            "correlation_id": letter.correlation_id,
+            "reason": letter.reason,
             "description": description,
-            "delivery_count": message.delivery_count,
-            "content_type": message.content_type,
+            "delivery_count": letter.delivery_count,
+            "content_type": letter.content_type,
             "enqueued_at": format_time(enqueued_at) if enqueued_at else None,
             "dead_lettered_at": format_time(now),
-            "properties": message.application_properties,
-            "body": message.get_body().decode("utf-8", "replace"),
+            "properties": dict(letter.properties),
+            "body": letter.body.decode("utf-8", "replace"),
         },
         default=str,
     ).encode()

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from contract.catalogue import Catalogue, ModelEntry, Priority, queue_of
 from contract.heartbeats import ModelState
 from contract.messages import format_time
+from gateway.brokers.port import MessageCounts, Queues
 from gateway.clock import Clock
 from gateway.dead_letters.store import DEAD_LETTERS, was_redriven
 from gateway.errors import Unavailable
@@ -50,7 +51,6 @@ from gateway.operations.verdicts import (
     judge,
     judge_housekeeping,
 )
-from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.workers import SeenWorker, WorkerHeartbeats, WorkerState
 from gateway.shares.room import RoomState

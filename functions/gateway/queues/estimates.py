@@ -37,9 +37,9 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
+from gateway.brokers.port import MessageCounts, Queues
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable
-from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.model_states import ModelStates
 
 

@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 
-from azure.servicebus import ServiceBusMessage
-
-from contract import media
+from contract.brokers import BrokerMessage
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.names import PROPERTY_TRACEPARENT
+from gateway.brokers.port import Queues
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.model_states import ModelStates
 from gateway.shares.room import Entry
@@ -55,17 +54,17 @@ class RoomQueue:
     async def send(self, entry: Entry, body: bytes) -> None:
         """Send the message of a held job. The queue drops a repeat. Raises Unavailable."""
         left = entry.deadline - self.clock()
-        message = ServiceBusMessage(
-            body,
-            content_type=media.JSON,
-            message_id=entry.job_id,
-            correlation_id=entry.job_id,
-        )
-        # Rounded up, because the SDK truncates to seconds and 0 s would prevent the delivery.
-        message.time_to_live = max(1, math.ceil(left.total_seconds()))
+        # Rounded up, because a broker truncates to seconds and 0 s would prevent the delivery.
+        time_to_live = timedelta(seconds=max(1, math.ceil(left.total_seconds())))
         queue = queue_of(self.model, entry.priority)
         with self.tracing.sending(queue, entry.job_id, entry.traceparent) as trace:
-            message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
+            message = BrokerMessage(
+                body,
+                message_id=entry.job_id,
+                correlation_id=entry.job_id,
+                properties={PROPERTY_TRACEPARENT: trace} if trace else {},
+                time_to_live=time_to_live,
+            )
             await self.queues.send(queue, message)
         # A position is computed from this time.
         self.estimates.record_accepted(self.model.name, self.clock(), entry.priority)

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
+from contract.brokers import BrokerMessage
 from contract.catalogue import Catalogue
 from contract.queues import config
 from contract.settings import AzureEndpoint
@@ -82,5 +82,5 @@ async def received(port: int, queue: str, count: int) -> list[Any]:
     return found
 
 
-def message(number: int) -> ServiceBusMessage:
-    return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
+def message(number: int) -> BrokerMessage:
+    return BrokerMessage(b"%d" % number, f"job-{number}", f"job-{number}")

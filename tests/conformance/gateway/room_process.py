@@ -12,9 +12,10 @@ from typing import Any
 
 from contract.catalogue import Catalogue, Priority
 from contract.guard import Resolver
+from contract.settings import BrokerEndpoint, BrokerKind
+from gateway.brokers.servicebus import ServiceBusQueues
 from gateway.clock import utc_now
 from gateway.durable import Durable
-from gateway.queues.client import Queues
 from gateway.queues.model_states import ModelStates
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.reply_tokens import ReplyTokens
@@ -37,13 +38,13 @@ NO_DURABLE: Durable = UNUSED
 @asynccontextmanager
 async def open_rooms(blob_port: int, bus_port: int, admin_port: int) -> AsyncIterator[RoomWatches]:
     settings = GatewaySettings(
-        service_bus=service_bus(bus_port),
+        broker=BrokerEndpoint(BrokerKind.SERVICE_BUS, service_bus(bus_port)),
         payload_storage=storage(blob_port),
         gateway_base_url="http://127.0.0.1:1",
         reply_token_keys=(bytes(32),),
     )
     container = PayloadContainer(settings.payload_storage)
-    queues = Queues(settings.service_bus, f"http://127.0.0.1:{admin_port}")
+    queues = ServiceBusQueues(service_bus(bus_port), f"http://127.0.0.1:{admin_port}")
     blobs, clock = Blobs(container), utc_now
     services = Services(
         settings=settings,

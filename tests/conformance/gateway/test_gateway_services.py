@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
-from azure.servicebus import ServiceBusMessage
 
+from contract.brokers import BrokerMessage
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference
+from gateway.brokers.servicebus import PEEK_SECONDS, ServiceBusQueues
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
-from gateway.queues.client import PEEK_SECONDS, Queues, log_oldest
+from gateway.queues.ages import log_oldest
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import PIECE_BYTES, PayloadStore
 from tests.conformance.gateway.emulated_services import (
@@ -139,11 +140,13 @@ async def test_silent_storage_is_unavailable() -> None:
 
 
 @asynccontextmanager
-async def connected(folder: Path, queues: Sequence[str] = ()) -> AsyncIterator[tuple[Queues, int]]:
+async def connected(
+    folder: Path, queues: Sequence[str] = ()
+) -> AsyncIterator[tuple[ServiceBusQueues, int]]:
     """Run a Service Bus, and yield the gateway's queues on it and its port."""
     port = free_port()
     with running_service_bus(port, folder, queues=queues):
-        opened = Queues(service_bus(port))
+        opened = ServiceBusQueues(service_bus(port))
         try:
             yield opened, port
         finally:
@@ -180,7 +183,7 @@ async def test_100_queues_are_peeked_together(tmp_path: Path) -> None:
 async def test_silent_service_bus_fails_within_seconds(tmp_path: Path) -> None:
     port, admin_port = free_port(), free_port()
     with running_service_bus(port, tmp_path, admin_port) as process:
-        queues = Queues(service_bus(port), f"http://localhost:{admin_port}")
+        queues = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
         try:
             await queues.check("noop")
             os.kill(process.pid, signal.SIGSTOP)
@@ -211,7 +214,7 @@ async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
 
 async def test_messages_too_large_for_one_batch_arrive(tmp_path: Path) -> None:
     async with connected(tmp_path) as (queues, port):
-        large = [ServiceBusMessage(bytes(90_000), message_id=f"job-{n}") for n in range(12)]
+        large = [BrokerMessage(bytes(90_000), f"job-{n}", f"job-{n}") for n in range(12)]
         await asyncio.gather(*(queues.send("noop", one) for one in large))
         assert len(await received(port, "noop", 12)) == 12
 
@@ -240,7 +243,7 @@ async def test_first_check_opens_the_senders(tmp_path: Path) -> None:
 
     with running_service_bus(port, tmp_path):
         early_queues = ("noop", "missing", "classifier")
-        queues = Queues(service_bus(port), early_queues=early_queues)
+        queues = ServiceBusQueues(service_bus(port), early_queues=early_queues)
         try:
             await queues.check("noop")
             checked = connection_count()
@@ -282,7 +285,7 @@ async def refusal(call: Awaitable[object]) -> tuple[str, str]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_sending_succeeds_after_a_restart(tmp_path: Path) -> None:
     port = free_port()
-    queues = Queues(service_bus(port))
+    queues = ServiceBusQueues(service_bus(port))
     try:
         with ExitStack() as stack:
             stack.enter_context(running_service_bus(port, tmp_path))

@@ -8,7 +8,7 @@ import pytest
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
-from gateway.queues.client import BatchingSender
+from gateway.brokers.servicebus import BatchingSender
 from tests.conformance.gateway.emulated_services import (
     message,
     received,

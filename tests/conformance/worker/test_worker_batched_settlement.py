@@ -14,9 +14,9 @@ from tests.conformance.worker.worker_services import (
     received,
     run_services,
 )
+from worker.brokers.servicebus.link import QueueLink
+from worker.brokers.servicebus.sender import QueueSender
 from worker.errors import BrokerUnavailable, Settlement
-from worker.servicebus.link import QueueLink
-from worker.servicebus.sender import QueueSender
 
 QUEUE = "noop"
 
@@ -36,7 +36,7 @@ def test_each_message_succeeds_or_fails(services: LocalServices) -> None:
         link.settle_message(gone, Settlement.COMPLETE, "", "")
         # Another link settles a message in the middle of the range, as after a lost lock.
         other.settle_message(deliveries[1], Settlement.COMPLETE, "", "")
-        deliveries[1].message._settled = False
+        deliveries[1].handle._settled = False
         asked = [*reversed(deliveries), of_another]
         assert link.complete_messages(asked) == [True, True, True, False, True, True]
         assert link.complete_messages([gone, deliveries[0]]) == [False, False]

@@ -10,6 +10,7 @@ from contract.catalogue import Catalogue
 from contract.messages import ReplyUrl
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.unit.worker.received import locked_message, received_job
+from worker.brokers.receiver import LockRenewer
 from worker.errors import NotWaitedFor
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -19,7 +20,6 @@ from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import GatewayClient
-from worker.servicebus.receiver import LockRenewer
 from worker.settings import MemorySettings
 from worker.telemetry.recording import ModelTelemetry
 

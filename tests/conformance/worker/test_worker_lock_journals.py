@@ -27,10 +27,12 @@ from tests.conformance.worker.worker_services import (
     take,
     wait_until,
 )
+from worker.brokers.port import LockedMessage
+from worker.brokers.servicebus.link import QueueLink
+from worker.clock import utc_now
 from worker.errors import BrokerUnavailable, Settlement
 from worker.processes.history import DeliveryHistory, LockState
 from worker.processes.lock_journal import LockJournals, WorkerDeath
-from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 
 # Locks of this queue last 10 s, and each receive call of these tests ends after 5 s.
 QUEUE = "noop"

@@ -11,8 +11,8 @@ from tests.conformance.worker.worker_services import (
     job_id,
     received,
 )
+from worker.brokers.servicebus.link import QueueLink
 from worker.errors import BrokerUnavailable, Settlement
-from worker.servicebus.link import QueueLink
 
 
 def throttle(services: LocalServices, share: float) -> None:

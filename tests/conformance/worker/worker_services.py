@@ -32,7 +32,8 @@ from contract.queues import config
 from tests import connections
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.ports import free_port
-from worker.servicebus.link import LockedMessage, QueueLink
+from worker.brokers.port import LockedMessage
+from worker.brokers.servicebus.link import QueueLink
 
 ROOT = Path(__file__).resolve().parents[3]
 # The limit is long, because a busy machine is slow.

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import Resolver
 from contract.messages import JobRequest
-from contract.settings import AzureEndpoint
+from contract.settings import AzureEndpoint, BrokerEndpoint, BrokerKind
 from gateway.http.app import create_app
 from gateway.reply_tokens import ReplyTokens
 from gateway.services import Services
@@ -159,7 +159,7 @@ async def open_gateway(
     base_url = "http://gateway.test"
     services = Services(
         settings=GatewaySettings(
-            service_bus=AzureEndpoint(address="unused"),
+            broker=BrokerEndpoint(BrokerKind.SERVICE_BUS),
             payload_storage=AzureEndpoint(address="unused"),
             gateway_base_url=base_url,
             reply_token_keys=(KEY,),

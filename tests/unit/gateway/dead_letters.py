@@ -6,6 +6,7 @@ from typing import Any
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.messages import encode_request
+from gateway.brokers.servicebus import read_dead_letter
 from tests.unit.gateway.conftest import RunningGateway
 
 LETTERS = "/v1/admin/dead-letters"
@@ -34,7 +35,7 @@ async def give_up(
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
-    await gateway.services.dead_letters.run(message, queue, gateway.durable)
+    await gateway.services.dead_letters.run(read_dead_letter(message), queue, gateway.durable)
 
 
 async def dead_job(gateway: RunningGateway, data: bytes = b"secret") -> str:

@@ -22,10 +22,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from azure.durable_functions import Orchestrator
-from azure.servicebus import ServiceBusMessage
 
+from contract.brokers import BrokerMessage
 from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
+from gateway.brokers.port import HandleLetter, MessageCounts, Queues
 from gateway.durable import Durable, HistoryEvent, InstancePage, InstanceSnapshot, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
@@ -37,7 +38,6 @@ from gateway.errors import (
     WebhookUndelivered,
 )
 from gateway.jobs import orchestrator
-from gateway.queues.client import MessageCounts, Queues
 from gateway.storage.blobs import BlobProperties, Blobs, ListedBlob, SmallBlob
 from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.webhooks.activities import start_delivery
@@ -75,7 +75,7 @@ def set_event() -> asyncio.Event:
 class MemoryQueues(Queues):
     """`Queues` in memory, which stores each sent message with the name of its queue."""
 
-    sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
+    sent: list[tuple[str, BrokerMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     may_confirm: asyncio.Event = field(default_factory=set_event)
     """While this event is not set, `send` has stored the message but does not return."""
@@ -94,7 +94,7 @@ class MemoryQueues(Queues):
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
     """The time at which the oldest message of each queue was enqueued."""
 
-    async def send(self, queue: str, message: ServiceBusMessage) -> None:
+    async def send(self, queue: str, message: BrokerMessage) -> None:
         if self.is_down:
             raise Unavailable("queue", "switched off")
         if queue in self.missing:
@@ -119,6 +119,12 @@ class MemoryQueues(Queues):
         await self.check(queue)
         return self.enqueued_at.get(queue)
 
+    async def watch_dead_letters(self, queues: Collection[str], handle: HandleLetter) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     async def count(self, queue: str) -> MessageCounts:
         self.look_count += 1
         await self.check(queue)
@@ -127,8 +133,7 @@ class MemoryQueues(Queues):
 
     def request(self, number: int = -1) -> JobRequest:
         """Return the request in the sent message with this index, by default in the last one."""
-        body: Any = self.sent[number][1].body
-        return decode_request(b"".join(body))
+        return decode_request(self.sent[number][1].body)
 
 
 @dataclass

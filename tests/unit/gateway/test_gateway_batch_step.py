@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import pytest
-from azure.servicebus import ServiceBusMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.brokers import BrokerMessage
 from contract.guard import AddressGuard
 from contract.messages import InlineJson, JobError, JobReply, Stage, format_time
 from gateway.batches import intake, output, sending, step
@@ -120,10 +120,10 @@ class FaultyQueues(MemoryQueues):
     chance: Chance = field(default_factory=Chance)
     ids: set[str] = field(default_factory=set)
 
-    async def send(self, queue: str, message: ServiceBusMessage) -> None:
+    async def send(self, queue: str, message: BrokerMessage) -> None:
         await self.chance.call("queue", lambda: self._send(queue, message))
 
-    async def _send(self, queue: str, message: ServiceBusMessage) -> None:
+    async def _send(self, queue: str, message: BrokerMessage) -> None:
         if str(message.message_id) not in self.ids:
             self.ids.add(str(message.message_id))
             await super().send(queue, message)

@@ -20,6 +20,7 @@ from contract.messages import (
     encode_request,
 )
 from gateway import housekeeping
+from gateway.brokers.servicebus import read_dead_letter
 from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.errors import Unavailable
 from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
@@ -73,7 +74,7 @@ async def test_message_without_an_id_is_stored_by_its_number(gateway: RunningGat
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, 0),  # noqa: DTZ001 - as Functions hands it over
     )
-    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    await gateway.services.dead_letters.run(read_dead_letter(message), "noop", gateway.durable)
     letter = (await gateway.http.get(f"{LETTERS}/noop/sequence-number-7")).json()
     assert letter["enqueued_at"] == "2026-03-01T12:00:00.000Z"
 
@@ -239,8 +240,7 @@ async def test_producers_message_keeps_its_job_id(gateway: RunningGateway) -> No
     assert queue == "noop"
     assert message.correlation_id == "order-7"
     assert message.message_id != "order-7"
-    body: Any = message.body
-    sent = decode_request(b"".join(body))
+    sent = decode_request(message.body)
     assert sent.input == request.input
     assert sent.deadline == gateway.clock() + timedelta(seconds=60)
     assert (await redrive(gateway, "order-7")).json()["is_repeat"] is True

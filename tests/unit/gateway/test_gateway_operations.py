@@ -14,9 +14,9 @@ from contract.messages import encode_request, format_time
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
 from gateway import housekeeping
+from gateway.brokers.port import MessageCounts
 from gateway.operations.sums import encode_sums
 from gateway.queues import estimates
-from gateway.queues.client import MessageCounts
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.api_keys import ask, job_of
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway

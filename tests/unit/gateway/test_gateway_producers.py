@@ -1,11 +1,10 @@
 """Test how dead letters of producers are reported to the producers' reply queues."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from azure.servicebus import ServiceBusMessage
 
+from contract.brokers import BrokerMessage
 from contract.messages import (
     InlineJson,
     JobError,
@@ -30,9 +29,8 @@ async def give_up(
     await dead_letters.give_up(gateway, encode_request(request), "m-1", reason=reason)
 
 
-def error_of(message: ServiceBusMessage) -> JobError:
-    body: Any = message.body
-    reply = decode_reply(b"".join(body))
+def error_of(message: BrokerMessage) -> JobError:
+    reply = decode_reply(message.body)
     assert reply.job_id == "order-7"
     assert isinstance(reply.outcome, JobError)
     return reply.outcome

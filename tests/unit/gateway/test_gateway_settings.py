@@ -44,7 +44,7 @@ def test_settings_are_read_from_the_environment() -> None:
             "CORS_ORIGINS": "https://a.example, http://localhost:3000",
         }
     )
-    assert settings.service_bus == AzureEndpoint(address="ns.servicebus.windows.net")
+    assert settings.broker.service_bus == AzureEndpoint(address="ns.servicebus.windows.net")
     assert settings.payload_storage == AzureEndpoint(address="https://a.blob.core.windows.net")
     assert settings.reply_token_keys == (b"k" * 40, bytes(32))
     assert settings.catalogue_path == Path("/etc/models.toml")

@@ -13,9 +13,9 @@ import pytest
 
 from contract.catalogue import Catalogue, Priority, queue_of
 from contract.messages import InlineJson, JobReply
-from contract.settings import AzureEndpoint
+from contract.settings import AzureEndpoint, BrokerEndpoint, BrokerKind
+from gateway.brokers.port import MessageCounts
 from gateway.jobs.model import JobOutcome
-from gateway.queues.client import MessageCounts
 from gateway.queues.model_states import ModelStates
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.reply_tokens import ReplyTokens
@@ -157,7 +157,7 @@ class Process:
         self.queues = queues = MortalQueues(life=life, ids=system.ids, waiting=system.waiting)
         self.services = Services(
             settings=GatewaySettings(
-                service_bus=AzureEndpoint(address="unused"),
+                broker=BrokerEndpoint(BrokerKind.SERVICE_BUS),
                 payload_storage=AzureEndpoint(address="unused"),
                 gateway_base_url="http://gateway.test",
                 reply_token_keys=(KEY,),

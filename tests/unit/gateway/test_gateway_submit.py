@@ -122,7 +122,7 @@ async def test_message_has_input_parameters_deadline_and_url(gateway: RunningGat
     assert message.content_type == "application/json"
     assert message.time_to_live is not None
     assert message.time_to_live.total_seconds() == 30
-    assert message.application_properties == {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    assert message.properties == {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
     request = gateway.queues.request()
     assert request.input == InlineBytes("application/octet-stream", b"\x01\x02")
     assert request.parameters == {"top": 3}

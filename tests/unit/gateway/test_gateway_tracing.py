@@ -72,7 +72,7 @@ async def test_message_continues_the_trace_of_the_caller(traced: Traced) -> None
     assert sending.kind is SpanKind.PRODUCER
     assert parent(sending) == identity(request)
     ((_, message),) = traced.gateway.queues.sent
-    properties = message.application_properties
+    properties = message.properties
     assert properties == {"traceparent": f"00-{TRACE_ID}-{identity(sending)}-01"}
     assert answer.json()["trace_id"] == TRACE_ID
     assert answer.headers["traceresponse"] == f"00-{TRACE_ID}-{identity(request)}-01"

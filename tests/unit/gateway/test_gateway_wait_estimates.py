@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.names import heartbeat_blob
-from gateway.queues.client import MessageCounts
+from gateway.brokers.port import MessageCounts
 from gateway.queues.estimates import (
     NO_POSITION,
     JobQueue,

@@ -12,7 +12,7 @@ import pytest
 from contract.messages import encode_request
 from contract.queues import names
 from gateway.jobs.orchestrator import log_failure
-from gateway.queues.client import log_oldest
+from gateway.queues.ages import log_oldest
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.dead_letters import give_up
 

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, ModelEntry
+from worker.brokers.port import Peeked
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.loading import LoadProgress
 from worker.inference.model_manager import ModelManager
-from worker.memory.queued_work import Peeked
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
 from worker.models import Accepts

@@ -7,11 +7,11 @@ from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus._pyamqp.message import Message
 
 from contract.messages import InlineBytes, JobRequest, ReplyTo
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import LockRenewer
 from worker.pipeline.receive import ReceivedJob
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.lock_journal import LockJournal
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import LockRenewer
 from worker.telemetry.recording import JobSpan
 
 

@@ -15,6 +15,9 @@ from contract.settings import AzureEndpoint
 from tests.unit.worker.pictures import MIB
 from tests.unit.worker.received import locked_message, received_job
 from worker.blobs import BlobStore
+from worker.brokers.receiver import LockRenewer, ModelQueue, SettleRequest
+from worker.brokers.replies import QueueReplies
+from worker.brokers.servicebus.broker import ServiceBus
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -32,8 +35,6 @@ from worker.pipeline.reply import SettleStep
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
-from worker.servicebus.sender import QueueReplies
 from worker.settings import MemorySettings
 from worker.stops import StopOrders
 from worker.telemetry.recording import ModelTelemetry
@@ -82,7 +83,7 @@ class RecordedJobs:
 
     def __post_init__(self) -> None:
         self.sharing = DeviceSharing(self.memory)
-        endpoint, catalogue = AzureEndpoint(address="unused"), Catalogue.load()
+        broker, catalogue = ServiceBus(AzureEndpoint(address="unused")), Catalogue.load()
         gateway = GatewayClient(frozenset({self.gateway}))
         self.blobs = RecordedBlobs()
         payloads = BlobPayloads(self.blobs)
@@ -92,7 +93,7 @@ class RecordedJobs:
         services = SharedServices(
             children=ChildServices(gateway, catalogue, payloads),
             gateway=gateway,
-            senders=ReplySenders(gateway, QueueReplies(endpoint, catalogue)),
+            senders=ReplySenders(gateway, QueueReplies(broker.open_sender, catalogue)),
             cache=self.cache,
             payloads=payloads,
             notes=DeliveryNotes(self.blobs),
@@ -104,8 +105,8 @@ class RecordedJobs:
             stops=StopOrders(self.blobs),
         )
         queues = (
-            ModelQueue("noop", endpoint, self.locks, 10.0),
-            ModelQueue("noop-low", endpoint, self.locks, 10.0, is_low=True),
+            ModelQueue("noop", broker, self.locks, 10.0),
+            ModelQueue("noop-low", broker, self.locks, 10.0, is_low=True),
         )
         self.consumer = make_consumer(
             self.model, services, queues, ModelTelemetry("noop"), self._make_manager

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.servicebus.batched_settlement import ranges
-from worker.servicebus.sender import CallGatherer
+from worker.brokers.replies import CallGatherer
+from worker.brokers.servicebus.batched_settlement import ranges
 
 SECONDS = 10
 

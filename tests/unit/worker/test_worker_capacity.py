@@ -6,10 +6,10 @@ import pytest
 
 from contract.catalogue import Catalogue
 from tests.unit.worker.received import locked_message, received_job
+from worker.brokers.receiver import SettleRequest
 from worker.errors import Settlement
 from worker.inference.model_checks import ModelKind
 from worker.pipeline.receive import MAX_OFFLOADED_COUNT, Capacity, InFlight, ReceivedJob
-from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import ModelTelemetry
 
 MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)

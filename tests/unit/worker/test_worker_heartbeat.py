@@ -17,12 +17,12 @@ from tests.unit.worker.managed_models import (
     running_models,
 )
 from worker.blobs import BlobStore
+from worker.clock import utc_now
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
 from worker.memory.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
 from worker.processes.setup import worker_name
-from worker.servicebus.link import utc_now
 from worker.settings import MemorySettings
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
 from tests.unit.worker.received import locked_message
+from worker.brokers.receiver import LockRenewer
 from worker.pipeline.receive import ReceivedJob
-from worker.servicebus.receiver import LockRenewer
 from worker.telemetry.recording import JobTracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

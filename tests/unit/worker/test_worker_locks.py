@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.worker.received import locked_message
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import LockRenewer, MessageLock
 from worker.errors import BrokerUnavailable, LockLost
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import LockRenewer, MessageLock
 
 LOCK_SECONDS = 9.0
 

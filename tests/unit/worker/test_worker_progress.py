@@ -12,6 +12,7 @@ from contract.catalogue import Catalogue
 from contract.messages import ReplyUrl
 from tests.unit.worker.received import locked_message, received_job
 from tests.unit.worker.recorded_jobs import RecordedBlobs
+from worker.brokers.receiver import LockRenewer
 from worker.errors import Cancelled, Expired, LockLost
 from worker.inference.loaded_model import NullContext
 from worker.inputs.payloads import BlobPayloads
@@ -25,7 +26,6 @@ from worker.pipeline.progress import (
 )
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
-from worker.servicebus.receiver import LockRenewer
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 

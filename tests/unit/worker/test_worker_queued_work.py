@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from worker.brokers.port import Peeked
 from worker.errors import BrokerUnavailable
-from worker.memory.queued_work import Peeked, QueuedWork
+from worker.memory.queued_work import QueuedWork
 
 
 @dataclass

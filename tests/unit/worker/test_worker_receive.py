@@ -9,10 +9,10 @@ import pytest
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
 from tests.unit.worker.received import locked_message
+from worker.brokers.receiver import LockRenewer
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory
-from worker.servicebus.receiver import LockRenewer
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -7,15 +7,15 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.worker.received import locked_message
+from worker.brokers.port import LockedMessage
+from worker.brokers.receiver import LockRenewer, MessageLock, Receiver, Settled, SettleRequest
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.receiver import LockRenewer, MessageLock, Receiver, Settled, SettleRequest
 from worker.telemetry.recording import ServiceStatus
 
 
 @dataclass
-class Broker:
+class MessageBroker:
     """The link of a `Receiver` to a broker in memory. Records how messages are settled."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
@@ -77,7 +77,7 @@ class ReceiverLoop:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.broker = Broker()
+        self.broker = MessageBroker()
         self.room = 1
         self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []

@@ -6,19 +6,22 @@ import pytest
 
 from contract.catalogue import Catalogue
 from contract.messages import ReplyQueue, ReplyUrl
-from contract.settings import AzureEndpoint
 from tests.unit.worker.received import locked_message
+from worker.brokers.port import LockedMessage, SendReply
+from worker.brokers.replies import QueueReplies
 from worker.errors import ReplyForbidden
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.link import LockedMessage
-from worker.servicebus.sender import QueueReplies
+
+
+def open_sender(queue: str) -> SendReply:
+    raise AssertionError(f"no test sends to {queue}")
 
 
 @pytest.fixture
 def senders() -> ReplySenders:
     return ReplySenders(
         GatewayClient(frozenset({"127.0.0.1:1"})),
-        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
+        QueueReplies(open_sender, Catalogue.load()),
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import InvalidSetting
+from contract.settings import AzureEndpoint
 from worker.processes.setup import available_processors, torch_threads
 from worker.settings import (
     HubSettings,
@@ -59,8 +60,7 @@ def test_settings_are_read_from_the_environment() -> None:
             "WORKER_MACHINE": "aks-gpu-1_0",
         }
     )
-    assert settings.service_bus.address == "ns.servicebus.windows.net"
-    assert settings.service_bus.connection_string is None
+    assert settings.broker.service_bus == AzureEndpoint(address="ns.servicebus.windows.net")
     assert settings.payload_storage.address == "https://a.blob.core.windows.net"
     assert settings.models == ("noop", "classifier")
     assert settings.reply_hosts == {

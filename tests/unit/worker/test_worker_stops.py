@@ -12,7 +12,7 @@ from azure.core.exceptions import ServiceRequestError
 from contract.streams import encode_stop, stop_log
 from tests.unit.worker.managed_models import until
 from tests.unit.worker.recorded_jobs import RecordedBlobs
-from worker.servicebus.link import utc_now
+from worker.clock import utc_now
 from worker.stops import StopOrders
 
 NOW = datetime(2026, 3, 1, 12, 30, 30, tzinfo=UTC)

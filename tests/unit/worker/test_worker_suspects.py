@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.received import locked_message, received_job
+from worker.brokers.port import LockedMessage
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
 from worker.processes.lock_journal import LockJournal, read_slots
-from worker.servicebus.link import LockedMessage
 
 SUSPECT = DeliveryHistory(running_count=1)
 

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from contract.errors import InvalidSetting
 from tests.unit.worker.received import locked_message
-from worker.servicebus.link import LockedMessage
+from worker.brokers.port import LockedMessage
 from worker.telemetry.recording import JobSpan, JobTracing
 from worker.telemetry.setup import flush, tracer_provider
 

@@ -1,7 +1,7 @@
 """Receive and settle the messages of one queue, and renew the locks of all received messages.
 
-One thread both receives and settles, because the SDK's receiver is not thread-safe. Another thread
-renews all locks over separate connections, so that nothing delays a renewal.
+One thread both receives and settles, because a connection to a broker is not thread-safe. Another
+thread renews all locks over separate connections, so that nothing delays a renewal.
 """
 
 import heapq
@@ -10,17 +10,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Protocol
 
-from contract.settings import AzureEndpoint
+from worker.brokers.port import LockedMessage, MessageBroker, MessageLink
+from worker.clock import utc_now
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.processes.lock_journal import LockJournals
 from worker.retries import RetryDelays
-from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -220,28 +218,6 @@ class Settled:
     in_time: bool
 
 
-class _MessageLink(Protocol):
-    """A connection to one queue, with those methods of `QueueLink` that the receiver calls."""
-
-    @property
-    def is_connected(self) -> bool: ...
-    def connect(self) -> None: ...
-    def disconnect(self) -> None: ...
-    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]: ...
-    def stop_receiving(self) -> None: ...
-    def settle_message(
-        self,
-        delivery: LockedMessage,
-        how: Settlement,
-        reason: str,
-        description: str,
-        history: DeliveryHistory | None = None,
-    ) -> None: ...
-    def forget_token(self, delivery: LockedMessage) -> None: ...
-    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...
-    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime: ...
-
-
 class Receiver:
     """Receives and settles the messages of one queue.
 
@@ -250,7 +226,7 @@ class Receiver:
 
     def __init__(
         self,
-        link: _MessageLink,
+        link: MessageLink,
         locks: LockRenewer,
         status: ServiceStatus,
         clock: Callable[[], float] = time.monotonic,
@@ -453,24 +429,23 @@ class ModelQueue:
     def __init__(  # noqa: PLR0913 - what the connections of a queue need
         self,
         name: str,
-        endpoint: AzureEndpoint,
+        broker: MessageBroker,
         locks: LockRenewer,
         lock_seconds: float,
         *,
         is_low: bool = False,
         journals: LockJournals | None = None,
-        open_link: Callable[..., _MessageLink] = QueueLink,
     ) -> None:
         """Create the object without connecting. `lock_seconds` is the queue's lock duration."""
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
-        link = open_link(endpoint, name, journals)
-        self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
-        self._renewing = open_link(endpoint, name)
+        link = broker.open_link(name, lock_seconds, journals)
+        self.receiver = Receiver(link, locks, ServiceStatus(f"{broker.name} queue {name}"))
+        self._renewing = broker.open_link(name, lock_seconds)
 
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a lock as `QueueLink` does, and return in how many seconds it expires."""
+        """Renew a lock as `MessageLink` does, and return in how many seconds it expires."""
         expires_at = self._renewing.renew_lock(delivery, timeout_seconds)
         # The broker's clock sets this time, and that clock may be ahead of this machine's clock.
         return min((expires_at - utc_now()).total_seconds(), self._lock_seconds)

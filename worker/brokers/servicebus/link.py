@@ -1,17 +1,17 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public functions to stop
+In the worker, only this folder imports azure-servicebus. The SDK has no public functions to stop
 the delivery of messages on an open link, to release a message, to abandon a message by its lock
 token, to note a message as soon as it arrives, and to complete several messages at once (see
-`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
+`batched_settlement`). This folder uses the SDK's private functions for these operations. The SDK's
 version is pinned, and the conformance tests fail if a new version changes these functions.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import astuple, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -33,16 +33,17 @@ from azure.servicebus.exceptions import (
 from contract.errors import InvalidSetting
 from contract.messages import MAX_MESSAGE_BYTES
 from contract.settings import AzureEndpoint
+from worker.brokers.port import LockedMessage, Peeked
+from worker.brokers.servicebus.batched_settlement import can_complete, complete, has_range
 from worker.errors import (
     BrokerUnavailable,
     LockLost,
     QueueMissing,
     Settlement,
+    error_text,
 )
-from worker.memory.queued_work import Peeked
-from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
+from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
 from worker.processes.lock_journal import LockJournal, LockJournals
-from worker.servicebus.batched_settlement import can_complete, complete, has_range
 
 _log = logging.getLogger(__name__)
 
@@ -58,42 +59,6 @@ _CALLS_WITHOUT_RANGES = 100
 # The errors that the SDK raises: its own classes, those of the credential, and built-in errors if a
 # link is closed while the SDK uses it.
 SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, RuntimeError)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LockedMessage:
-    """A message that this worker has received and locked.
-
-    Attributes:
-        body: The bytes of the body; None if the body is not binary or is too large.
-        delivery_count: How many times the message was delivered before this delivery.
-        locked_until: The time on the broker's clock at which the lock expires without a renewal.
-        sequence_number: Its number in its queue, which a redelivered message keeps.
-        token: The lock token in the byte order of AMQP; empty if the message has no lock token.
-        journal: The lock journal in which the token is noted; None if it is not noted.
-    """
-
-    body: bytes | None = field(repr=False)
-    delivery_count: int
-    enqueued_at: datetime | None
-    locked_until: datetime | None
-    properties: dict[str, str] = field(repr=False)
-    message_id: str
-    message: ServiceBusReceivedMessage = field(repr=False)
-    queue: str = ""
-    sequence_number: int = 0
-    token: bytes = field(default=b"", repr=False)
-    history: DeliveryHistory = NO_HISTORY
-    journal: LockJournal | None = field(default=None, repr=False)
-
-    def note_state(self, state: LockState) -> None:
-        """Note in the lock journal how far the job of this message has come."""
-        if self.journal is not None:
-            self.journal.set_state(self.token, state)
-
-    def lock_seconds(self, now: datetime) -> float:
-        """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
-        return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
 
 
 class QueueLink:
@@ -230,7 +195,7 @@ class QueueLink:
 
         `history` is written into an abandoned message; None to keep the one that it has.
         """
-        receiver, message = self._opened(), delivery.message
+        receiver, message = self._opened(), delivery.handle
         try:
             match how:
                 case Settlement.COMPLETE:
@@ -262,7 +227,7 @@ class QueueLink:
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete messages together. Return for each whether it was before its lock was lost."""
         receiver = self._opened()
-        here = [each.message for each in deliveries if can_complete(receiver, each.message)]
+        here = [each.handle for each in deliveries if can_complete(receiver, each.handle)]
         uses_ranges = self._calls_without_ranges == 0 and has_range(here)
         self._calls_without_ranges = max(0, self._calls_without_ranges - 1)
         try:
@@ -275,10 +240,10 @@ class QueueLink:
             self._failed_ranges = 0
         done = dict(zip(map(id, here), completed, strict=True))
         for each in deliveries:
-            if id(each.message) in done:
+            if id(each.handle) in done:
                 self.forget_token(each)
         return [
-            done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
+            done[id(each.handle)] if id(each.handle) in done else self._complete_alone(each)
             for each in deliveries
         ]
 
@@ -308,7 +273,7 @@ class QueueLink:
         self.connect()
         receiver = self._opened()
         try:
-            return receiver.renew_message_lock(delivery.message, timeout=timeout_seconds)
+            return receiver.renew_message_lock(delivery.handle, timeout=timeout_seconds)
         except (MessageLockLostError, MessageAlreadySettled) as error:
             raise LockLost(error_text(error)) from None
         except ServiceBusServerBusyError as error:
@@ -316,7 +281,7 @@ class QueueLink:
             # requests, which are throttled too.
             raise BrokerUnavailable(error_text(error)) from None
         except SDK_ERRORS as error:
-            if delivery.message.lock_token is None:
+            if delivery.handle.lock_token is None:
                 raise LockLost("the message was settled before its lock was renewed") from None
             raise self._broken(error) from None
 
@@ -495,7 +460,7 @@ def _delivery(
         locked_until=message.locked_until_utc,
         properties=properties,
         message_id=message.message_id or "?",
-        message=message,
+        handle=message,
         queue=queue,
         sequence_number=message.sequence_number or 0,
         token=bytes(message._delivery_tag or b""),
@@ -528,14 +493,3 @@ def _properties(message: ServiceBusReceivedMessage) -> dict[str, str]:
 
 def _decoded(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
-
-
-def error_text(error: BaseException) -> str:
-    """Return the first line of an error's text, or the error's class name if there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def utc_now() -> datetime:
-    """Return the current time in UTC."""
-    return datetime.now(UTC)

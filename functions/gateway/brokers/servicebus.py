@@ -15,12 +15,12 @@ import contextlib
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import azure.functions as func
 from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.servicebus import ServiceBusMessage
@@ -33,8 +33,9 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
+from contract.brokers import BrokerMessage, DeadMessage
 from contract.settings import AzureEndpoint
-from gateway.clock import Clock
+from gateway.brokers.port import HandleLetter, MessageCounts, Queues
 from gateway.errors import NoAnswer, Unavailable, UnknownQueue
 
 _SEND_TIMEOUT_SECONDS = 5.0
@@ -63,23 +64,13 @@ _UNKNOWN = (MessagingEntityNotFoundError, ServiceBusAuthorizationError)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageCounts:
-    """The numbers of messages in a queue. `active` includes locked messages.
-
-    The gateway soon removes `dead` messages from the dead-letter queue.
-    """
-
-    active: int
-    scheduled: int = 0
-    dead: int = 0
-
-
-class Queues:
+class ServiceBusQueues(Queues):
     """The queues of one Service Bus namespace.
 
-    Each method raises Unavailable if Service Bus fails or does not respond.
+    The Functions host passes dead letters to the app, through a trigger for each queue.
     """
+
+    has_dead_letter_trigger = True
 
     def __init__(
         self,
@@ -101,11 +92,8 @@ class Queues:
         self._peekers: dict[str, PeekLink] = {}
         self._opening = asyncio.Semaphore(MAX_OPENING)
 
-    async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it. May raise UnknownQueue.
-
-        The message may still be sent if the caller is cancelled.
-        """
+    async def send(self, queue: str, message: BrokerMessage) -> None:
+        """Send a message, and return when the queue has stored it. May raise UnknownQueue."""
         try:
             await self._sender(queue).send(message)
         except _UNKNOWN as error:
@@ -140,6 +128,9 @@ class Queues:
             raise Unavailable("queue", f"Service Bus throttles the requests: {error!r}") from error
         except _FAILURES as error:
             raise Unavailable("queue", f"peeking at the queue {queue} failed: {error!r}") from error
+
+    async def watch_dead_letters(self, queues: Collection[str], handle: HandleLetter) -> None:
+        """End at once, because the Functions host passes dead letters to the app."""
 
     async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue."""
@@ -202,10 +193,10 @@ class BatchingSender:
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def send(self, message: ServiceBusMessage) -> None:
+    async def send(self, message: BrokerMessage) -> None:
         """Send a message, and return when the queue has stored it, or raise an SDK's error."""
         sent = asyncio.get_running_loop().create_future()
-        self._waiting.append((message, sent))
+        self._waiting.append((_encode(message), sent))
         if self._task is None:
             self._task = asyncio.create_task(self._send_waiting())
         await sent
@@ -451,26 +442,42 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
         return await super().send(request, **config)
 
 
-async def log_oldest(
-    queues: Queues, names: Iterable[str], clock: Clock
-) -> dict[str, datetime | None]:
-    """Log the age of the oldest message in each queue, for infra/modules/alerts.bicep.
+def _encode(message: BrokerMessage) -> ServiceBusMessage:
+    properties: dict[Any, Any] = dict(message.properties)
+    encoded = ServiceBusMessage(
+        message.body,
+        content_type=message.content_type,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        application_properties=properties or None,
+    )
+    if message.time_to_live is not None:
+        encoded.time_to_live = message.time_to_live
+    return encoded
 
-    Return when it was enqueued, or None for an empty queue, for each queue that could be read.
-    """
-    wanted = sorted(names)
-    answers = await asyncio.gather(*map(queues.oldest, wanted), return_exceptions=True)
-    found: dict[str, datetime | None] = {}
-    for queue, answer in zip(wanted, answers, strict=True):
-        if isinstance(answer, Unavailable):
-            _log.warning(
-                "queue %s: the age of the oldest message cannot be read: %s", queue, answer
-            )
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            found[queue] = answer
-            if answer is not None:
-                age_seconds = max(0.0, (clock() - answer).total_seconds())
-                _log.info("queue %s: the oldest message is %.0f s old", queue, age_seconds)
-    return found
+
+# Service Bus writes the reason into the message's application properties. In Azure, the attributes
+# with these names of azure.functions' message are empty.
+_REASON: Final = "DeadLetterReason"
+_DESCRIPTION: Final = "DeadLetterErrorDescription"
+
+
+def read_dead_letter(message: func.ServiceBusMessage) -> DeadMessage:
+    """Return the dead letter that the Functions host has passed to the app."""
+    properties = message.application_properties or {}
+    reason, description = properties.get(_REASON), properties.get(_DESCRIPTION)
+    enqueued_at = message.enqueued_time_utc
+    if enqueued_at is not None and enqueued_at.tzinfo is None:
+        enqueued_at = enqueued_at.replace(tzinfo=UTC)
+    return DeadMessage(
+        message.get_body(),
+        # A producer need not set an id.
+        message.message_id or f"sequence-number-{message.sequence_number}",
+        message.correlation_id,
+        reason if isinstance(reason, str) else None,
+        description if isinstance(description, str) else None,
+        message.delivery_count,
+        enqueued_at,
+        message.content_type,
+        properties,
+    )

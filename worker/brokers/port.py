@@ -1,0 +1,151 @@
+"""What the worker needs of a broker. An adapter in this folder fulfils it for each broker.
+
+A worker receives a message under a lock: no other worker has it until the lock ends. The lock is
+renewed while the worker has the job, and ends when the message is settled, when the lock expires,
+or when the worker has died. Then the message is delivered again. A broker may also deliver again a
+message that was completed, so the job's recorded outcome decides.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from worker.errors import Settlement
+from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.processes.lock_journal import LockJournal, LockJournals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LockedMessage:
+    """A message that this worker has received and locked.
+
+    Attributes:
+        body: The bytes of the body; None if the body is not binary or is too large.
+        delivery_count: How many times the message was delivered before this delivery.
+        locked_until: The time on the broker's clock at which the lock expires without a renewal.
+        handle: What the adapter needs to settle the message. No other code uses it.
+        sequence_number: Its number in its queue, which a redelivered message keeps; 0 if unknown.
+        token: 16 bytes that identify the message or its lock; empty if there are none.
+        journal: The lock journal in which the token is noted; None if it is not noted.
+    """
+
+    body: bytes | None = field(repr=False)
+    delivery_count: int
+    enqueued_at: datetime | None
+    locked_until: datetime | None
+    properties: dict[str, str] = field(repr=False)
+    message_id: str
+    handle: Any = field(repr=False)
+    queue: str = ""
+    sequence_number: int = 0
+    token: bytes = field(default=b"", repr=False)
+    history: DeliveryHistory = NO_HISTORY
+    journal: LockJournal | None = field(default=None, repr=False)
+
+    def note_state(self, state: LockState) -> None:
+        """Note in the lock journal how far the job of this message has come."""
+        if self.journal is not None:
+            self.journal.set_state(self.token, state)
+
+    def lock_seconds(self, now: datetime) -> float:
+        """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
+        return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """A message that was read from a queue without locking it. Another worker may hold its lock."""
+
+    sequence_number: int
+    enqueued_at: datetime
+
+
+class MessageLink(Protocol):
+    """A connection to one queue. Only one thread may use it.
+
+    If the queue cannot be reached, a call raises BrokerUnavailable and ends the connection. It
+    depends on the broker whether the messages that were received over it can still be settled over
+    the next one, or have lost their locks.
+    """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is connected. A failed call ends the connection."""
+
+    def connect(self) -> None:
+        """Connect to the queue if necessary. Raises QueueMissing if it does not exist."""
+
+    def disconnect(self) -> None:
+        """Close the connection. Messages that are not settled are delivered again."""
+
+    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+        """Return up to `limit` messages. If there are fewer, wait for them up to `wait_seconds`.
+
+        The broker may send and lock more of these later, for the next call. So the caller must
+        call again or call `stop_receiving`.
+        """
+
+    def stop_receiving(self) -> None:
+        """Ask the broker to send no more messages, and release those that were not yet returned."""
+
+    def settle_message(
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
+    ) -> None:
+        """Settle a message, and wait until the broker has confirmed it. Raises LockLost.
+
+        `history` is kept with an abandoned message for its next delivery; None to keep what it has.
+        """
+
+    def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+        """Complete messages together. Return for each whether it was before its lock was lost."""
+
+    def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
+        """Renew a message's lock, and return when it then expires. Raises LockLost.
+
+        The message may have been received by another link, in another thread.
+        """
+
+    def forget_token(self, delivery: LockedMessage) -> None:
+        """Forget a message whose lock is lost, so that it can be delivered again."""
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        """Return up to `count` messages from this number on, also locked ones. Lock none.
+
+        A broker without this operation returns one message with the largest number if messages
+        wait, and says when the link first saw that they do.
+        """
+
+
+SendReply = Callable[[bytes, str], None]
+"""Sends the body of the reply to a job to one queue, and waits for the confirmation.
+
+Any thread may call it. Raises BrokerUnavailable if the caller may try again, and ReplyForbidden if
+there is no such queue. The job id lets a broker drop duplicates.
+"""
+
+
+class MessageBroker(Protocol):
+    """Opens connections to one broker."""
+
+    name: str
+    """The broker's name in messages to people."""
+
+    modules: Sequence[str]
+    """Modules that the broker's library imports late. The parent of a worker imports them early."""
+
+    def open_link(
+        self, queue: str, lock_seconds: float, journals: LockJournals | None = None
+    ) -> MessageLink:
+        """Return a link to a queue without connecting it. A lock lasts `lock_seconds`.
+
+        With `journals`, the link notes which messages it has locked (`worker.processes`).
+        """
+
+    def open_sender(self, queue: str) -> SendReply:
+        """Return a function that sends replies to a queue."""
