@@ -155,14 +155,16 @@ class TenantStorm:
             for count in (_FILLING_JOBS, _CANCELLED_JOBS):
                 await self._submit_more(run, callers, count)
             cancelled = self._tenant_jobs[-_CANCELLED_JOBS:]
-            expiring = await self._submit_more(run, callers, _EXPIRING_JOBS, _DEADLINE_SECONDS)
-            await asyncio.gather(*(callers.read(job) for job in [*cancelled, *expiring]))
+            await asyncio.gather(*(callers.read(job) for job in cancelled))
             cancelled = [job for job in cancelled if job.was_held]
-            expiring = [job for job in expiring if job.was_held]
             late = {
-                "cancelled": await asyncio.gather(*(_cancel(job, callers) for job in cancelled)),
-                "expired": await asyncio.gather(*(_expire(job, callers) for job in expiring)),
+                # One after the other: the time of a cancellation, and not of a burst of them.
+                "cancelled": [await _cancel(job, callers) for job in cancelled],
             }
+            expiring = await self._submit_more(run, callers, _EXPIRING_JOBS, _DEADLINE_SECONDS)
+            await asyncio.gather(*(callers.read(job) for job in expiring))
+            expiring = [job for job in expiring if job.was_held]
+            late["expired"] = await asyncio.gather(*(_expire(job, callers) for job in expiring))
         for name, seconds in late.items():
             longest = max(seconds, default=0.0)
             run.notes.append(
