@@ -97,7 +97,8 @@ class Worker:
 
         Raises InvalidSetting if a setting is not valid, and OSError if the health port is in use.
         """
-        self._broker = make_broker(settings.broker)
+        catalogue = Catalogue.load(settings.catalogue)
+        self._broker = make_broker(settings.broker, catalogue)
         self._settings = settings
         self._shutdown = shutdown
         self._stop_background = threading.Event()
@@ -115,7 +116,6 @@ class Worker:
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
-        catalogue = Catalogue.load(settings.catalogue)
         senders = ReplySenders(gateway, QueueReplies(self._broker.open_sender, catalogue))
         payloads = BlobPayloads(blobs)
         self._services = SharedServices(
@@ -372,7 +372,8 @@ def main() -> int:
         description="Runs jobs from the models' queues. All settings are environment variables.",
     ).parse_args()
     settings = WorkerSettings.from_env(os.environ)
-    models = _models(settings, Catalogue.load(settings.catalogue))
+    catalogue = Catalogue.load(settings.catalogue)
+    models = _models(settings, catalogue)
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)
@@ -388,7 +389,7 @@ def main() -> int:
     ]
     # The worker imports these modules only when it first uses them. The parent imports them here.
     modules += ["httpcore"]
-    modules += make_broker(settings.broker).modules
+    modules += make_broker(settings.broker, catalogue).modules
     return run_in_child(
         *(partial(run_worker, settings), modules),
         lambda module: loads.noting_load(import_name(module)),

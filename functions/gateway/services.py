@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
 
 from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
@@ -58,9 +57,6 @@ from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
 from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import WebhookSender
-
-# How many senders, each with its own connection, are opened before the first job.
-_MAX_EARLY_QUEUES: Final = 10
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -263,11 +259,10 @@ class Services:
                 "a fallback in the catalogue: the heartbeats show whether a version has a worker"
             )
         url = settings.stream_redis_url
-        early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(
             settings=settings,
             catalogue=catalogue,
-            queues=make_queues(settings.broker, settings.service_bus_admin_url, early_queues),
+            queues=make_queues(settings.broker, catalogue, settings.service_bus_admin_url),
             payloads=PayloadStore(container),
             blobs=Blobs(container),
             links=PayloadLinks(container, settings.payload_public_url),

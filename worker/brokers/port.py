@@ -73,17 +73,29 @@ class MessageLink(Protocol):
     def is_connected(self) -> bool:
         """Whether the link is connected. A failed call ends the connection."""
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the broker may send messages between two calls."""
+
     def connect(self) -> None:
         """Connect to the queue if necessary. Raises QueueMissing if it does not exist."""
 
     def disconnect(self) -> None:
         """Close the connection. Messages that are not settled are delivered again."""
 
-    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
-        """Return up to `limit` messages. If there are fewer, wait for them up to `wait_seconds`.
+    def receive_messages(
+        self, limit: int, wait_seconds: float, room: int = 0
+    ) -> list[LockedMessage]:
+        """Return up to `limit` messages. If there are none, wait for them up to `wait_seconds`.
 
-        The broker may send and lock more of these later, for the next call. So the caller must
-        call again or call `stop_receiving`.
+        The broker may send and lock more later, for the next call: so many that there are at most
+        `room` with those that are returned. So the caller must call again or call `stop_receiving`.
+        """
+
+    def serve(self) -> None:
+        """Answer what the broker asks of a connection, such as heartbeats, without waiting.
+
+        A thread that hangs does not call this, and so loses its connection and its messages.
         """
 
     def stop_receiving(self) -> None:

@@ -241,8 +241,6 @@ class Receiver:
         self._numbers = itertools.count()
         self._held_count = 0
         self._stopping = threading.Event()
-        # Whether the broker may push a message between two receive calls.
-        self._has_credit = False
         self._was_full = False
         self._is_receiving = False
         self._wake = threading.Event()
@@ -257,7 +255,7 @@ class Receiver:
     @property
     def may_receive(self) -> bool:
         """Return whether the broker may still send a message for an earlier receive request."""
-        return self._is_receiving or (self._has_credit and self._link.is_connected)
+        return self._is_receiving or (self._link.is_connected and self._link.has_credit)
 
     @property
     def is_finished(self) -> bool:
@@ -289,6 +287,7 @@ class Receiver:
         self.iterated_at = self._clock()
         try:
             self._connect()
+            self._link.serve()
             if self._requests and not free_count():
                 # No message could be received now, and the other jobs of the batch end very soon.
                 self._stopping.wait(_GATHER_SECONDS)
@@ -309,7 +308,6 @@ class Receiver:
     def _connect(self) -> None:
         if not self._link.is_connected:
             self._link.connect()
-            self._has_credit = False
             self._status.mark_up()
             self._backoff.reset()
 
@@ -390,33 +388,32 @@ class Receiver:
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0
-        if not free_count():
+        if not (room := free_count()):
             self._was_full = True
             self._take_back_credit()
             return _FULL_WAIT_SECONDS
         if self._was_full:
             # The jobs of a batch end one after another within a short time.
             self._stopping.wait(_GATHER_SECONDS)
-            yield from self._receive_up_to(max(1, free_count()), _SEVERAL_WAIT_SECONDS)
-            self._was_full = not self._has_credit
+            room = max(1, free_count())
+            yield from self._receive_up_to(room, _SEVERAL_WAIT_SECONDS, room)
+            self._was_full = not self._link.has_credit
         else:
             is_busy = self._held_count > len(self._postponed)
-            yield from self._receive_up_to(1, _BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
+            wait_seconds = _BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS
+            yield from self._receive_up_to(1, wait_seconds, room)
         return None
 
-    def _receive_up_to(self, count: int, wait_seconds: float) -> Iterator[LockedMessage]:
-        self._has_credit = True
-        deliveries = self._link.receive_messages(count, wait_seconds)
+    def _receive_up_to(self, count: int, wait_seconds: float, room: int) -> Iterator[LockedMessage]:
+        deliveries = self._link.receive_messages(count, wait_seconds, room)
         self.is_empty = not deliveries
-        self._has_credit = len(deliveries) < count
         for delivery in deliveries:
             self._held_count += 1
             yield delivery
 
     def _take_back_credit(self) -> None:
-        if self._has_credit:
+        if self._link.has_credit:
             self._link.stop_receiving()
-            self._has_credit = False
 
     def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)

@@ -196,6 +196,7 @@ class _MemoryQueue:
     """A queue of messages in this process, with the methods of a `MessageLink`."""
 
     is_connected = True
+    has_credit = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -210,7 +211,12 @@ class _MemoryQueue:
             self._bodies.append(body)
             self._arrived.notify()
 
-    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def serve(self) -> None:
+        pass
+
+    def receive_messages(
+        self, limit: int, wait_seconds: float, room: int = 0
+    ) -> list[LockedMessage]:
         ends_at = time.monotonic() + wait_seconds
         with self._arrived:
             while len(self._bodies) < limit and (left_seconds := ends_at - time.monotonic()) > 0:

@@ -1,22 +1,29 @@
 """Create the adapter of the broker that the settings name."""
 
-from collections.abc import Collection
+from typing import Final
 
+from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
-from contract.settings import BrokerEndpoint
+from contract.settings import BrokerEndpoint, BrokerKind
 from gateway.brokers.port import Queues
 
+# How many senders, each with its own connection, are opened before the first job.
+_MAX_EARLY_QUEUES: Final = 10
 
-def make_queues(
-    endpoint: BrokerEndpoint, admin_url: str | None, early_queues: Collection[str]
-) -> Queues:
+
+def make_queues(endpoint: BrokerEndpoint, catalogue: Catalogue, admin_url: str | None) -> Queues:
     """Return the broker's adapter, without connecting. Only the library of this broker is imported.
 
-    `admin_url` is for an emulator of Service Bus. The adapter prepares to send to `early_queues`
-    when it is first checked. Raises InvalidSetting.
+    The catalogue names the queues. `admin_url` is for an emulator of Service Bus. Raises
+    InvalidSetting.
     """
     if endpoint.service_bus is not None:
         from gateway.brokers.servicebus import ServiceBusQueues  # noqa: PLC0415 - only where used
 
+        early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return ServiceBusQueues(endpoint.service_bus, admin_url, early_queues)
+    if endpoint.kind is BrokerKind.RABBITMQ:
+        from gateway.brokers.rabbitmq import RabbitQueues  # noqa: PLC0415 - only where used
+
+        return RabbitQueues(endpoint.url, catalogue)
     raise InvalidSetting(f"BROKER_URL: this gateway has no adapter for {endpoint.kind}")

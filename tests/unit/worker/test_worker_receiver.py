@@ -15,7 +15,7 @@ from worker.telemetry.recording import ServiceStatus
 
 
 @dataclass
-class MessageBroker:
+class LinkInMemory:
     """The link of a `Receiver` to a broker in memory. Records how messages are settled."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
@@ -35,7 +35,12 @@ class MessageBroker:
     def disconnect(self) -> None:
         self.is_connected = False
 
-    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def serve(self) -> None:
+        pass
+
+    def receive_messages(
+        self, limit: int, wait_seconds: float, room: int = 0
+    ) -> list[LockedMessage]:
         self._fail()
         self.asked.append(limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
@@ -77,7 +82,7 @@ class ReceiverLoop:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.broker = MessageBroker()
+        self.broker = LinkInMemory()
         self.room = 1
         self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []

@@ -80,6 +80,7 @@ class QueueLink:
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
         self._journals = journals
+        self.has_credit = False
         self.journal: LockJournal | None = None
         # The tokens of messages that have arrived and that no receive call has returned.
         self.arrived: set[bytes] = set()
@@ -128,6 +129,7 @@ class QueueLink:
     def disconnect(self) -> None:
         """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
+        self.has_credit = False
         # The messages that no receive call has returned are abandoned over the next connection.
         self._orphans |= {token: {} for token in self.arrived}
         self.arrived.clear()
@@ -138,11 +140,17 @@ class QueueLink:
         except SDK_ERRORS as error:
             _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
-    def receive_messages(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+    def serve(self) -> None:
+        """Do nothing, because a thread of the SDK keeps the connection open."""
+
+    def receive_messages(
+        self, limit: int, wait_seconds: float, room: int = 0
+    ) -> list[LockedMessage]:
         """Return up to `limit` messages. If fewer arrive, wait the full `wait_seconds`.
 
-        Then the broker may send and lock more later, so the caller must receive again or stop.
+        Then the broker may send and lock more later, but not more than `limit` in all.
         """
+        del room
         receiver = self._opened()
         # Private: the SDK waits for the socket this long before it checks the time limit. Its
         # public setting is one time for all calls: a short one wakes the thread for nothing.
@@ -152,6 +160,7 @@ class QueueLink:
             messages = receiver.receive_messages(limit, wait_seconds)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
+        self.has_credit = len(messages) < limit
         return [self._returned(message) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
@@ -179,6 +188,7 @@ class QueueLink:
             transport.drain_and_release_messages(receiver._handler)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
+        self.has_credit = False
         for token in tuple(self.arrived):
             self._remove_note(token)
         self.arrived.clear()

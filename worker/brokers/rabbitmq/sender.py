@@ -1,0 +1,82 @@
+"""Publish messages to queues of RabbitMQ, and wait until it has confirmed them."""
+
+import contextlib
+import threading
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import UnroutableError
+
+from contract.media import JSON
+from worker.brokers.port import SendReply
+from worker.brokers.rabbitmq.connection import ERRORS, connect, describe
+from worker.errors import BrokerUnavailable, ReplyForbidden
+
+
+class Publisher:
+    """Publishes over a connection of its own. Any thread may call `publish`.
+
+    If RabbitMQ has no memory or disk left, it reads nothing from connections that publish, also no
+    acknowledgements. So messages are received over other connections.
+    """
+
+    def __init__(self, parameters: pika.URLParameters) -> None:
+        """Create the object without connecting."""
+        self._parameters = parameters
+        self._lock = threading.Lock()
+        self._channel: BlockingChannel | None = None
+
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """Publish a message. Raises BrokerUnavailable, and ReplyForbidden without such a queue."""
+        with self._lock:
+            try:
+                # A connection that was idle may have been closed.
+                is_old = self._channel is not None
+                try:
+                    self._publish(queue, body, properties)
+                except ERRORS as error:
+                    self._close()
+                    if isinstance(error, UnroutableError) or not is_old:
+                        raise
+                    self._publish(queue, body, properties)
+            except UnroutableError:
+                raise ReplyForbidden(f"the queue {queue!r} does not exist") from None
+            except ERRORS as error:
+                self._close()
+                raise BrokerUnavailable(describe(error)) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._close()
+
+    def _publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        if self._channel is None:
+            # Nobody answers heartbeats between two messages.
+            self._channel = connect(self._parameters, has_heartbeat=False).channel()
+            self._channel.confirm_delivery()
+        self._channel.basic_publish("", queue, body, properties, mandatory=True)
+
+    def _close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            with contextlib.suppress(*ERRORS):
+                channel.connection.close()
+
+
+def open_reply_sender(publisher: Publisher, queue: str) -> SendReply:
+    """Return a function that sends replies to one queue."""
+
+    def send_reply(body: bytes, job_id: str) -> None:
+        publisher.publish(
+            queue,
+            body,
+            pika.BasicProperties(
+                content_type=JSON,
+                delivery_mode=pika.DeliveryMode.Persistent,
+                correlation_id=job_id,
+                message_id=job_id,
+            ),
+        )
+
+    return send_reply
