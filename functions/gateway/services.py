@@ -268,7 +268,9 @@ class Services:
             links=PayloadLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
             webhooks=WebhookSender(settings.guard, resolver),
-            tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
+            tracing=GatewayTracing(
+                make_tracer_provider(settings.trace_exporters), settings.broker.kind
+            ),
             resolver=resolver,
             stream_store=RedisLogs(url) if url else None,
         )

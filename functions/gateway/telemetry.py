@@ -27,6 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from contract.errors import InvalidSetting
 from contract.messages import FailureCode
+from contract.settings import BrokerKind
 from gateway.clock import Clock
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
@@ -43,7 +44,12 @@ _AsgiScope = MutableMapping[str, Any]
 class GatewayTracing:
     """Creates the gateway's spans; none without a tracer provider."""
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider | None = None,
+        broker: BrokerKind = BrokerKind.SERVICE_BUS,
+    ) -> None:
+        self._broker = broker
         self._tracer = provider.get_tracer("loosely.gateway") if provider else None
 
     @contextmanager
@@ -79,7 +85,7 @@ class GatewayTracing:
             _W3C.extract({"traceparent": parent or ""}, Context()),
             SpanKind.PRODUCER,
             attributes={
-                "messaging.system": "servicebus",
+                "messaging.system": self._broker.value,
                 "messaging.operation.name": "send",
                 "messaging.operation.type": "send",
                 "messaging.destination.name": queue,

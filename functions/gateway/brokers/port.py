@@ -30,6 +30,12 @@ class Queues(ABC):
     Each method raises Unavailable if the broker fails or does not respond.
     """
 
+    broker_name: str = "The broker"
+    """The name of the broker in sentences for people."""
+
+    can_see_oldest: bool = True
+    """Whether `oldest` returns times. If not, it is always None, and `count` is cheap."""
+
     has_dead_letter_trigger: bool = False
     """Whether the Functions host passes dead letters to the app. Then `watch_dead_letters` ends."""
 
@@ -45,6 +51,10 @@ class Queues(ABC):
     @abstractmethod
     async def check(self, queue: str) -> None:
         """Check that the broker responds."""
+
+    async def find_refusal(self) -> str | None:
+        """Return why the broker stores no new messages at present; None if it stores them."""
+        return None
 
     @abstractmethod
     async def oldest(self, queue: str) -> datetime | None:

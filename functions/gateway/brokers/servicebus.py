@@ -70,6 +70,7 @@ class ServiceBusQueues(Queues):
     The Functions host passes dead letters to the app, through a trigger for each queue.
     """
 
+    broker_name = "Service Bus"
     has_dead_letter_trigger = True
 
     def __init__(

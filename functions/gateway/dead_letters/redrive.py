@@ -5,8 +5,8 @@ a redrive creates a new job with a new id. The new job has the input, tenant, we
 live of the old job.
 
 A message that a producer sent directly to the queue has no job in the gateway. A redrive sends this
-message to the same queue again, with a new message id. With the old id, Service Bus would drop the
-message as a duplicate.
+message to the same queue again, with a new message id. With the old id, Service Bus and Redis would
+drop the message as a duplicate.
 
 Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
 into the stored dead letter, and only one mark can be written. If an operator's request finds a mark
@@ -178,8 +178,8 @@ def _message(
 ) -> BrokerMessage:
     """Return a new message that contains the producer's request.
 
-    Its id has the time of the mark, so that Service Bus drops a second message if a redrive is
-    interrupted and completed later.
+    Its id has the time of the mark, so that a broker that detects duplicates drops a second message
+    if a redrive is interrupted and completed later.
     """
     left = request.deadline - now
     if left <= timedelta():

@@ -5,7 +5,7 @@
                            timer ──▶ check for a recorded outcome; at the deadline record that
                                      the job has expired
 
-Usually the job's message has been sent before the orchestration is started. If Service Bus did not
+Usually the job's message has been sent before the orchestration is started. If the broker did not
 respond, the orchestration sends the message by the activity `enqueue`, with retries. If the job
 ended before the start, the ticket contains the outcome, and the orchestration ends at once.
 

@@ -280,7 +280,8 @@ class Figures:
     """The state of the queues and workers at the time `at`, and counts of jobs before this time.
 
     The keys of `minutes` are minutes since 1970. `unavailable` has the names of the sources that
-    could not be read. Service Bus has not answered since `silent_since`.
+    could not be read. The broker has not answered since `silent_since`, or stores no messages
+    because of `refusal`.
     """
 
     at: datetime
@@ -291,6 +292,7 @@ class Figures:
     minutes: dict[int, Sums]
     unavailable: list[str]
     silent_since: datetime | None
+    refusal: str | None
     last_run: HousekeepingRun | None
 
 
@@ -351,7 +353,9 @@ class Operations:
             now,
             has_heartbeats=has_heartbeats,
             unavailable=figures.unavailable,
+            broker_name=self._queues.broker_name,
             silent_since=figures.silent_since,
+            refusal=figures.refusal,
             others=judge_housekeeping(figures.last_run, self._begun_at, now),
         )
         return {
@@ -428,13 +432,16 @@ class Operations:
         """Record how many messages wait in each model's queues, for the method `series`.
 
         `oldest` has the time of the oldest message of each queue that could be read; None if it is
-        empty. If a model's queues are not empty, the number comes from Service Bus.
+        empty. If a model's queues are not empty, or if the broker does not show the oldest message,
+        the number comes from the broker.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}
         used: list[ModelEntry] = []
         for model in self._catalogue.values():
-            if any(oldest.get(queue_of(model, priority), now) for priority in Priority):
+            if not self._queues.can_see_oldest or any(
+                oldest.get(queue_of(model, priority), now) for priority in Priority
+            ):
                 used.append(model)
             else:
                 self._counters.record_waiting(model.name, 0)
@@ -485,7 +492,7 @@ class Operations:
                 self._counters.record_waiting(queue.model, queue.waiting)
         return Figures(
             *(now, found, tenants, workers, processes, minutes, sorted(unavailable)),
-            *(self._estimates.silent_since, last_run),
+            *(self._estimates.silent_since, await self._queues.find_refusal(), last_run),
         )
 
     def _queue_figures(  # noqa: PLR0913, PLR0917 - all readings of one model

@@ -181,20 +181,30 @@ def judge(  # noqa: PLR0913 - everything that is judged
     *,
     has_heartbeats: bool = True,
     unavailable: Sequence[str] = (),
+    broker_name: str = "The broker",
     silent_since: datetime | None = None,
+    refusal: str | None = None,
     others: Iterable[Verdict] = (),
 ) -> list[Verdict]:
     """Return verdicts (sentences about the state of the system), the most urgent first.
 
     Without heartbeats, no verdict is about workers. `unavailable` has the sources that could not be
-    read. Service Bus has not answered since `silent_since`. `others` are verdicts to include.
+    read. The broker has not answered since `silent_since`, or stores no messages because of
+    `refusal`. `others` are verdicts to include.
     """
     found = [(each, 0.0) for each in others]
     if silent_since is not None:
-        text = f"Service Bus does not answer since {format_time(silent_since)}: no queue is known."
+        text = (
+            f"{broker_name} does not answer since {format_time(silent_since)}: no queue is known."
+        )
         advice = "Jobs are accepted and sent when it answers again. See GET /v1/health/ready."
         silent = Verdict(Severity.CRITICAL, None, VerdictCode.SERVICE_UNAVAILABLE, text, advice)
         found.append((silent, inf))
+    elif refusal is not None:
+        text = f"{broker_name} stores no new messages: {refusal}."
+        advice = "Jobs are accepted and sent when it stores messages again. See the broker's log."
+        refused = Verdict(Severity.CRITICAL, None, VerdictCode.SERVICE_UNAVAILABLE, text, advice)
+        found.append((refused, inf))
     if unavailable:
         text = f"The blob storage does not respond: {' and '.join(unavailable)} are unknown."
         advice = "See GET /v1/health/ready and the gateway's log."
@@ -206,7 +216,7 @@ def judge(  # noqa: PLR0913 - everything that is judged
         found += [
             (each, age)
             for each in _judge_queue(queue, workers, now, has_heartbeats)
-            # One verdict about Service Bus also explains all queues that are unknown.
+            # One verdict about the broker also explains all queues that are unknown.
             if silent_since is None or each.code is not VerdictCode.QUEUE_UNKNOWN
         ]
     if has_heartbeats:

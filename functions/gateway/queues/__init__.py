@@ -1,1 +1,1 @@
-"""A client for the models' Service Bus queues, and estimates of how long jobs wait in them."""
+"""A client for the models' queues, and estimates of how long jobs wait in them."""

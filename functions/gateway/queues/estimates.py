@@ -13,15 +13,15 @@ weight in these means:
 A process knows only the replies that it receives. If n instances of the app receive the replies of
 a model, the busy time in each instance is up to n times too long. The device time is correct.
 
-Position. Service Bus reports the length of a queue, but not the position of a message. Queues are
+Position. The broker reports the length of a queue, but not the position of a message. Queues are
 first in, first out. Therefore a job's position is the length minus the number of later jobs that
 this process has accepted. Because of jobs that other instances have accepted later, it can be too
 high, but never too low.
 
-Each process counts the messages in a queue at most once in FRESH_SECONDS, because a count costs ten
-of the thousand credits that a Standard namespace has for each second. If a value is unknown, the
-estimate is None, and the request does not fail. The submission of a job may start a count, but
-never waits for its result.
+Each process counts the messages in a queue at most once in FRESH_SECONDS, because a count on
+Service Bus costs ten of the thousand credits that a Standard namespace has for each second. If a
+value is unknown, the estimate is None, and the request does not fail. The submission of a job may
+start a count, but never waits for its result.
 """
 
 import asyncio
@@ -328,7 +328,7 @@ class WaitEstimates:
         self._begun_at = self._now()
         self._known: dict[str, _ModelStatistics] = {}
         self.silent_since: datetime | None = None
-        """Since when Service Bus has not answered any count; None if it answers."""
+        """Since when the broker has not answered any count; None if it answers."""
 
     def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
         """Record that this process has accepted a job."""
@@ -425,7 +425,7 @@ class WaitEstimates:
         return excess if excess > 0 else None
 
     async def _count(self, queue: str) -> MessageCounts:
-        """Count the messages in a queue, and record whether Service Bus answers."""
+        """Count the messages in a queue, and record whether the broker answers."""
         begun_at = self._clock()
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):

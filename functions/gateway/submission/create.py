@@ -16,7 +16,7 @@ the process dies after the message was sent, a worker still runs the job, and th
 recorded. If the caller repeats the request with the same Idempotency-Key, the job id is the same,
 so the request finds this outcome.
 
-If Service Bus does not respond, the gateway still accepts the job: the input of the orchestration
+If the broker does not respond, the gateway still accepts the job: the input of the orchestration
 contains the whole request, and the orchestration sends the message later.
 """
 
@@ -102,7 +102,7 @@ _LOOK_UP_RETRY_SECONDS: Final = 5
 _HEAD_BYTES: Final = 64 * 1024
 
 SEND_SECONDS: Final = 1.5
-"""The longest time in seconds that a caller waits for Service Bus to accept the message."""
+"""The longest time in seconds that a caller waits for the broker to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
 """How long after a failed send only the orchestrations send messages of the model."""
@@ -263,7 +263,7 @@ class JobCreator:
         a job that ends before its start be recorded in the orchestration's input alone, because a
         second start would replace this input.
 
-        Waits only UNSENT_WAIT_SECONDS if Service Bus does not respond. Raises Unavailable if the
+        Waits only UNSENT_WAIT_SECONDS if the broker does not respond. Raises Unavailable if the
         start may have failed. Later failures of the storage raise no error: the job exists.
         """
         # The worker of a model that reports progress asks for the orchestration at once.

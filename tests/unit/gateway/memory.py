@@ -80,6 +80,7 @@ class MemoryQueues(Queues):
     may_confirm: asyncio.Event = field(default_factory=set_event)
     """While this event is not set, `send` has stored the message but does not return."""
     is_down: bool = False
+    refusal: str | None = None
     is_hanging: bool = False
     """Whether no call returns, except `send`."""
     lengths: dict[str, int] = field(default_factory=dict)
@@ -114,6 +115,9 @@ class MemoryQueues(Queues):
             await asyncio.Event().wait()
         if self.is_down:
             raise NoAnswer("queue", "switched off")
+
+    async def find_refusal(self) -> str | None:
+        return self.refusal
 
     async def oldest(self, queue: str) -> datetime | None:
         await self.check(queue)

@@ -79,14 +79,14 @@ async def test_rate_of_the_first_minute_is_not_diluted(gateway: RunningGateway) 
     assert queue_in(await overview(gateway))["in_per_minute"] == 3
 
 
-async def test_verdict_says_since_when_service_bus_is_silent(gateway: RunningGateway) -> None:
+async def test_verdict_says_since_when_the_broker_is_silent(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     await overview(gateway)
     gateway.clock.now += timedelta(seconds=30)
     verdicts = (await overview(gateway))["verdicts"]
     assert verdicts[0]["severity"] == "critical"
     assert verdicts[0]["text"].startswith(
-        "Service Bus does not answer since 2026-03-01T12:00:00.000Z"
+        "The broker does not answer since 2026-03-01T12:00:00.000Z"
     )
     assert "queue-unknown" not in [each["code"] for each in verdicts]
     gateway.queues.is_down = False
@@ -94,6 +94,32 @@ async def test_verdict_says_since_when_service_bus_is_silent(gateway: RunningGat
     assert "service-unavailable" not in [
         each["code"] for each in (await overview(gateway))["verdicts"]
     ]
+
+
+async def test_verdict_says_why_the_broker_stores_no_messages(gateway: RunningGateway) -> None:
+    gateway.queues.refusal = "it has too little memory"
+    critical = (await overview(gateway))["verdicts"][0]
+    assert (critical["severity"], critical["code"]) == ("critical", "service-unavailable")
+    assert critical["text"] == "The broker stores no new messages: it has too little memory."
+    gateway.queues.refusal = None
+    gateway.clock.now += timedelta(seconds=30)
+    assert "service-unavailable" not in [
+        each["code"] for each in (await overview(gateway))["verdicts"]
+    ]
+
+
+async def test_waiting_jobs_are_counted_if_the_broker_does_not_show_the_oldest(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.lengths["classifier"] = 7
+    operations = gateway.services.operations
+    unseen = dict.fromkeys(names(gateway.services.catalogue))
+    await operations.record_waiting(unseen)
+    assert gateway.services.counters.totals["classifier"].waiting == 0
+    gateway.queues.can_see_oldest = False
+    gateway.clock.now += timedelta(seconds=30)
+    await operations.record_waiting(unseen)
+    assert gateway.services.counters.totals["classifier"].waiting == 7
 
 
 async def test_routes_answer_while_services_hang(
