@@ -19,4 +19,8 @@ def make_broker(endpoint: BrokerEndpoint, catalogue: Catalogue) -> MessageBroker
         from worker.brokers.rabbitmq.broker import RabbitMq  # noqa: PLC0415  only where used
 
         return RabbitMq(endpoint.url, catalogue)
+    if endpoint.kind is BrokerKind.REDIS:
+        from worker.brokers.redis.broker import RedisBroker  # noqa: PLC0415  only where used
+
+        return RedisBroker(endpoint.url)
     raise InvalidSetting(f"BROKER_URL: this worker has no adapter for {endpoint.kind}")

@@ -4,6 +4,7 @@ from typing import Final
 
 from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
+from contract.queues import names
 from contract.settings import BrokerEndpoint, BrokerKind
 from gateway.brokers.port import Queues
 
@@ -26,4 +27,8 @@ def make_queues(endpoint: BrokerEndpoint, catalogue: Catalogue, admin_url: str |
         from gateway.brokers.rabbitmq import RabbitQueues  # noqa: PLC0415 - only where used
 
         return RabbitQueues(endpoint.url, catalogue)
+    if endpoint.kind is BrokerKind.REDIS:
+        from gateway.brokers.redis_streams import RedisQueues  # noqa: PLC0415 - only where used
+
+        return RedisQueues(endpoint.url, names(catalogue))
     raise InvalidSetting(f"BROKER_URL: this gateway has no adapter for {endpoint.kind}")

@@ -1,0 +1,269 @@
+"""The queues in Redis Streams, by the scripts of `contract.redis_queues`.
+
+Messages that wait to be sent go to Redis together, in one pipeline. Redis keeps what it has
+confirmed only as safely as its settings say, so the adapter warns if these may lose messages.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Collection, Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from contract.brokers import BrokerMessage
+from contract.redis_queues import (
+    DEAD_GROUP,
+    DUPLICATES_MS,
+    EXPIRE,
+    GROUP,
+    SEND,
+    dead_key,
+    enqueued_at,
+    fields_of,
+    history_key,
+    queue_key,
+    read_dead_message,
+    sent_key,
+)
+from gateway.brokers.port import HandleLetter, MessageCounts, Queues
+from gateway.errors import NoAnswer, Unavailable, UnknownQueue
+
+TRY_SECONDS: Final = 5.0
+"""How long to wait for the answer to a request."""
+
+_CONNECTIONS: Final = 8
+_MOST_TOGETHER: Final = 100
+_LETTERS_AT_ONCE: Final = 8
+_BLOCK_MS: Final = 1000
+_PAUSE_SECONDS: Final = 1.0
+# A letter whose handling has failed, or whose gateway has died, is taken again after this time.
+_AGAIN_AFTER_MS: Final = 10_000
+_EXPIRE_EVERY_SECONDS: Final = 5.0
+_EXPIRE_LOOKS_AT: Final = 100
+
+_FAILURES = (RedisError, OSError, TimeoutError)
+
+_log = logging.getLogger(__name__)
+
+_Waiting = tuple[str, BrokerMessage, "asyncio.Future[int]"]
+
+
+class RedisQueues(Queues):
+    """The queues of the models in one Redis, which must not be a cluster."""
+
+    def __init__(self, url: str, names: Iterable[str]) -> None:
+        """Create the object, which connects when it is first used."""
+        self._names = sorted(names)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=TRY_SECONDS,
+            socket_timeout=TRY_SECONDS,
+            socket_connect_timeout=TRY_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._redis: Any = Redis.from_pool(pool)
+        self._send_script = self._redis.register_script(SEND)
+        self._expire_script = self._redis.register_script(EXPIRE)
+        self._waiting: deque[_Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._is_ready = False
+
+    async def send(self, queue: str, message: BrokerMessage) -> None:
+        """Send a message, and return when Redis has stored it. May raise UnknownQueue."""
+        sent = asyncio.get_running_loop().create_future()
+        self._waiting.append((queue, message, sent))
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_waiting())
+        try:
+            found = await sent
+        except _FAILURES as error:
+            raise Unavailable(
+                "queue", f"sending a message to the queue {queue} failed: {error!r}"
+            ) from error
+        if found < 0:
+            raise UnknownQueue("queue", f"the queue {queue} does not exist")
+
+    async def check(self, queue: str) -> None:
+        """Check that Redis responds."""
+        del queue
+        await self._answer(self._redis.ping())
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """Return when the oldest message, locked or not, was enqueued; None if there is none."""
+        found = await self._answer(self._redis.xrange(queue_key(queue), count=1))
+        return enqueued_at(found[0][0]) if found else None
+
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in the queue."""
+
+        async def lengths() -> list[int]:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.exists(queue_key(queue))
+                pipeline.xlen(queue_key(queue))
+                pipeline.xlen(dead_key(queue))
+                return list(await pipeline.execute())
+
+        exists, active, dead = await self._answer(lengths())
+        if not exists and queue not in self._names:
+            raise UnknownQueue("queue", f"the queue {queue} does not exist")
+        return MessageCounts(active, dead=dead)
+
+    async def watch_dead_letters(self, queues: Collection[str], handle: HandleLetter) -> None:
+        """Call `handle` for each dead letter of these queues, until this call is cancelled."""
+        is_available = True
+        while True:
+            try:
+                await self._take_letters(sorted(queues), handle)
+            except _FAILURES as error:
+                if is_available:
+                    _log.warning("dead letters cannot be taken from Redis: %r", error)
+                is_available = False
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                is_available = True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._redis.aclose()
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                count = min(len(self._waiting), _MOST_TOGETHER)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                await self._send_batch([each for each in batch if not each[2].done()])
+        finally:
+            self._task = None
+            for _, _, sent in self._waiting:
+                sent.cancel()
+            self._waiting.clear()
+
+    async def _send_batch(self, batch: list[_Waiting]) -> None:
+        """Send messages with one pipeline, and end the calls of `send` that wait for them."""
+        results: list[Any]
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                await self._make_queues()
+                results = await self._run_pipeline(batch)
+                if any(isinstance(each, NoScriptError) for each in results):
+                    # Redis was restarted. It has run none of these.
+                    self._is_ready = False
+                    await self._make_queues()
+                    results = await self._run_pipeline(batch)
+        except _FAILURES as error:
+            self._is_ready = False
+            results = [error] * len(batch)
+        except BaseException:
+            for _, _, sent in batch:
+                sent.cancel()
+            raise
+        for (_, _, sent), result in zip(batch, results, strict=True):
+            if sent.done():
+                continue
+            if isinstance(result, BaseException):
+                sent.set_exception(result)
+            else:
+                sent.set_result(int(result))
+
+    async def _run_pipeline(self, batch: list[_Waiting]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for queue, message, _ in batch:
+                left = message.time_to_live
+                milliseconds = max(1, round(left.total_seconds() * 1000)) if left else 0
+                keys = queue_key(queue), sent_key(queue, message.message_id)
+                args = DUPLICATES_MS, milliseconds, *fields_of(message)
+                pipeline.evalsha(self._send_script.sha, len(keys), *keys, *args)
+            return list(await pipeline.execute(raise_on_error=False))
+
+    async def _make_queues(self) -> None:
+        """Create the streams, their groups and the scripts, after each loss of the connection."""
+        if self._is_ready:
+            return
+        await self._redis.script_load(SEND)
+        for name in self._names:
+            for key, group in ((queue_key(name), GROUP), (dead_key(name), DEAD_GROUP)):
+                try:
+                    await self._redis.xgroup_create(key, group, id="0", mkstream=True)
+                except ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):
+                        raise
+        await self._warn()
+        self._is_ready = True
+
+    async def _warn(self) -> None:
+        """Log a warning if the settings of Redis may lose messages."""
+        try:
+            found = await self._redis.config_get("appendonly", "appendfsync", "maxmemory-policy")
+        except ResponseError:
+            return  # a managed Redis forbids the command
+        settings = {_text(name): _text(value) for name, value in found.items()}
+        if settings.get("appendonly") == "no":
+            _log.warning("Redis loses all jobs when it stops: set appendonly to yes")
+        elif settings.get("appendfsync") != "always":
+            _log.info(
+                "Redis loses the jobs of about the last second if its machine stops, because "
+                "appendfsync is not always"
+            )
+        if settings.get("maxmemory-policy") not in {"noeviction", None}:
+            _log.warning("Redis may delete jobs: set maxmemory-policy to noeviction")
+
+    async def _take_letters(self, queues: list[str], handle: HandleLetter) -> None:
+        """Take dead letters, and dead-letter expired messages, until a request fails."""
+        await self._make_queues()
+        loop = asyncio.get_running_loop()
+        names = {dead_key(queue).encode(): queue for queue in queues}
+        due_at = loop.time()
+        while True:
+            if loop.time() >= due_at:
+                due_at = loop.time() + _EXPIRE_EVERY_SECONDS
+                for queue in queues:
+                    keys = queue_key(queue), dead_key(queue), history_key(queue)
+                    await self._expire_script(keys=keys, args=[_EXPIRE_LOOKS_AT])
+                    await self._take_again(queue, handle)
+            wanted: Any = dict.fromkeys(names, ">")
+            found = await self._redis.xreadgroup(
+                DEAD_GROUP, "gateway", wanted, count=_LETTERS_AT_ONCE, block=_BLOCK_MS
+            )
+            for key, entries in found or []:
+                await self._handle(names[key], entries, handle)
+
+    async def _take_again(self, queue: str, handle: HandleLetter) -> None:
+        found = await self._redis.xautoclaim(
+            dead_key(queue), DEAD_GROUP, "gateway", _AGAIN_AFTER_MS, count=_LETTERS_AT_ONCE
+        )
+        await self._handle(queue, found[1], handle)
+
+    async def _handle(self, queue: str, entries: Iterable[Any], handle: HandleLetter) -> None:
+        key = dead_key(queue)
+        for entry_id, fields in entries:
+            letter = read_dead_message(entry_id, fields or {})
+            try:
+                await handle(queue, letter)
+            except Exception as error:  # noqa: BLE001 - it is taken again later
+                _log.warning(
+                    "dead letter %.100r: it is handled again: %r", letter.message_id, error
+                )
+            else:
+                await self._redis.xack(key, DEAD_GROUP, entry_id)
+                await self._redis.xdel(key, entry_id)
+
+    async def _answer(self, request: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                return await request
+        except _FAILURES as error:
+            raise NoAnswer("queue", f"Redis does not respond: {error!r}") from error
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
