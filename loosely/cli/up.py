@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from loosely.client.settings import read_api_key
+from loosely.local.broker_server import find_server
 from loosely.local.data_directory import (
+    broker_password,
     copy_catalogue,
     note_data_directory,
     reply_token_key,
@@ -29,7 +31,14 @@ from loosely.local.errors import UnknownPart, UpError
 from loosely.local.example import choose_example
 from loosely.local.model_folder import ModelFolder, current_model_folder
 from loosely.local.model_scaling import ModelScaling, keep_workers, read_model_scaling
-from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_part
+from loosely.local.parts import (
+    BROKERS,
+    Part,
+    SystemSettings,
+    loosely_parts,
+    part_names,
+    worker_part,
+)
 from loosely.local.ports import PORT_COUNT, Ports
 from loosely.local.run import RunPlan, forget_killed_loads, run
 from loosely.local.scaling import Behavior, ScaledObject
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 EngineChoice = Literal["local", "azure-storage"]
+BrokerChoice = Literal["servicebus", "rabbitmq", "redis"]
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -133,6 +143,13 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             "process for both, which needs less time for each job.",
         ),
     ] = False,
+    broker: Annotated[
+        BrokerChoice,
+        typer.Option(
+            help="The queues: the local Service Bus, or rabbitmq or redis with the server that is "
+            "installed on this machine.",
+        ),
+    ] = "servicebus",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,7 +172,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     if scale is not None:
         scaling = parse_scaling(scale, scale_target, scale_poll, scale_cooldown)
     try:
-        names = choose_parts(only or [], without or [])
+        names = choose_parts(only or [], without or [], broker)
         if scaling is not None and "worker" not in names:
             raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
         check_requirements()
@@ -175,7 +192,10 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             cors_origins=read_cors_origins(root, user),
             served_models=user.get("WORKER_MODELS", "") if "worker" in names else "",
             is_watching=watch,
+            broker=broker,
         )
+        if broker in names and broker != BROKERS[0]:
+            find_server(broker)
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
         make_plan = partial(_make_plan, settings, folder, user, names, scaling)
@@ -186,19 +206,21 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     raise typer.Exit(exit_code)
 
 
-def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
+def choose_parts(
+    only: Sequence[str], without: Sequence[str], broker: str = BROKERS[0]
+) -> frozenset[str]:
     """Return the names of the components to start. Raises UnknownPart."""
     named = {
         option: frozenset(name.strip() for name in ",".join(values).split(",") if name.strip())
         for option, values in (("--only", only), ("--without", without))
     }
     for option, names in named.items():
-        for name in sorted(names - set(PART_NAMES)):
+        for name in sorted(names - set(part_names(broker))):
             raise UnknownPart(
                 f"{option}: there is no component {name!r}; "
-                f"the components are {', '.join(PART_NAMES)}"
+                f"the components are {', '.join(part_names(broker))}"
             )
-    left = (named["--only"] or frozenset(PART_NAMES)) - named["--without"]
+    left = (named["--only"] or frozenset(part_names(broker))) - named["--without"]
     if not left:
         raise UnknownPart("no component is left to start: change --only or --without")
     return left
@@ -262,7 +284,7 @@ def _make_plan(
     settings: SystemSettings,
     folder: ModelFolder,
     user: Mapping[str, str],
-    part_names: frozenset[str],
+    chosen: frozenset[str],
     scaling: ScaledObject | None,
 ) -> RunPlan:
     root, data = settings.root, settings.data
@@ -272,10 +294,11 @@ def _make_plan(
         settings,
         reply_token_key=reply_token_key(data),
         # A Service Bus that this command does not start does not have these keys.
-        service_bus_keys=service_bus_keys(data) if "servicebus" in part_names else {},
+        service_bus_keys=service_bus_keys(data) if "servicebus" in chosen else {},
+        broker_password=broker_password(data) if settings.broker != BROKERS[0] else "",
     )
     copy_catalogue(folder.catalogue, settings.checked_catalogue)
-    parts = {part.name: part for part in loosely_parts(settings) if part.name in part_names}
+    parts = {part.name: part for part in loosely_parts(settings) if part.name in chosen}
     worker_pool = None
     if scaling is not None:
         models = read_model_scaling(folder.catalogue, user)

@@ -65,6 +65,15 @@ def reply_token_key(directory: Path) -> str:
         return path.read_text("ascii").strip()
 
 
+def broker_password(directory: Path) -> str:
+    """Return the password of RabbitMQ or Redis, stored because RabbitMQ remembers it."""
+    path = directory / "broker-password.key"
+    with _reporting(directory):
+        if not path.exists():
+            store_file(path, secrets.token_urlsafe(24).encode())
+        return path.read_text("ascii").strip()
+
+
 def service_bus_keys(directory: Path) -> dict[str, str]:
     """Return the keys of the policies in `SERVICE_BUS_RIGHTS`, stored in a file for Service Bus.
 

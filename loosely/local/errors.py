@@ -36,6 +36,12 @@ class UnknownPart(UpError):
     exit_code = USAGE_EXIT_CODE
 
 
+class ServerMissing(UpError):
+    """The program of the broker that --broker names is not installed."""
+
+    exit_code = USAGE_EXIT_CODE
+
+
 class PortBusy(UpError):
     """Another process listens on a port that a component needs."""
 

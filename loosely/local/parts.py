@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loosely.local.broker_server import SETTING_PASSWORD, USER
 from loosely.local.ports import Ports
 from loosely.local.probe import Probe
 
@@ -24,8 +25,16 @@ SERVICE_BUS_RIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 #: The file in the data directory with these policies and their keys, which Service Bus reads.
 SERVICE_BUS_POLICIES_FILE = "servicebus-policies.json"
-#: Each component depends only on components before it.
-PART_NAMES = ("blobs", "servicebus", "functions", "worker")
+#: The brokers, each the name of its component. The local Service Bus needs no other program.
+BROKERS = ("servicebus", "rabbitmq", "redis")
+
+
+def part_names(broker: str = BROKERS[0]) -> tuple[str, ...]:
+    """Return the names of the components. Each depends only on components before it."""
+    return "blobs", broker, "functions", "worker"
+
+
+PART_NAMES = part_names()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,9 @@ class SystemSettings:
     is_watching: bool = False
     #: By policy. Empty for the public key of Microsoft's emulator, if its Service Bus runs.
     service_bus_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    broker: str = BROKERS[0]
+    #: Of RabbitMQ or Redis.
+    broker_password: str = field(default="", repr=False)
 
     @property
     def service_options(self) -> tuple[str, ...]:
@@ -120,6 +132,17 @@ class SystemSettings:
         """The connection string of the local blob storage."""
         return storage_connection_string(self.ports.blobs)
 
+    def broker_environment(self, policy: str) -> dict[str, str]:
+        """Return the variables with which a component finds the broker."""
+        at = f"{_HOST}:{self.ports.servicebus}"
+        match self.broker:
+            case "rabbitmq":
+                return {"BROKER_URL": f"amqp://{USER}:{self.broker_password}@{at}/%2F"}
+            case "redis":
+                return {"BROKER_URL": f"redis://:{self.broker_password}@{at}/0"}
+        # A value of the user would choose another broker.
+        return {"BROKER_URL": "", "SERVICE_BUS": self.service_bus_connection(policy)}
+
     def service_bus_connection(self, policy: str) -> str:
         """Return the connection string for a policy, or for the public one if it has no key."""
         key = self.service_bus_keys.get(policy)
@@ -142,7 +165,8 @@ def storage_connection_string(port: int) -> str:
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
     """Return all components. Each component depends only on earlier components in the result."""
-    return _blobs(settings), _servicebus(settings), _functions(settings), worker_part(settings)
+    broker = _servicebus if settings.broker == "servicebus" else _broker_server
+    return _blobs(settings), broker(settings), _functions(settings), worker_part(settings)
 
 
 def _blobs(settings: SystemSettings) -> Part:
@@ -193,6 +217,25 @@ def _servicebus(settings: SystemSettings) -> Part:
     )
 
 
+def _broker_server(settings: SystemSettings) -> Part:
+    port, dist_port = settings.ports.servicebus, settings.ports.servicebus_admin
+    is_redis = settings.broker == "redis"
+    return Part(
+        name=settings.broker,
+        summary="Redis with a stream for each model" if is_redis else "RabbitMQ",
+        address=f"{'redis' if is_redis else 'amqp'}://{_HOST}:{port}",
+        command=python_command(
+            "loosely.local.broker_server",
+            settings.broker,
+            *("--port", str(port), "--dist-port", str(dist_port)),
+            *("--data", str(settings.data / settings.broker)),
+        ),
+        probe=Probe(port, is_http=False),
+        ports={settings.broker: port},
+        environment={SETTING_PASSWORD: settings.broker_password},
+    )
+
+
 def _functions(settings: SystemSettings) -> Part:
     port = settings.ports.functions
     host_settings = settings.data / "functions-settings.json"
@@ -217,7 +260,7 @@ def _functions(settings: SystemSettings) -> Part:
         environment={
             "AzureWebJobsStorage": settings.storage_connection,
             "PAYLOAD_STORAGE": settings.storage_connection,
-            "SERVICE_BUS": settings.service_bus_connection("gateway"),
+            **settings.broker_environment("gateway"),
             "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "PYTHON_ENABLE_INIT_INDEXING": "1",
@@ -260,7 +303,7 @@ def worker_part(
         models=Probe(port, "/ready", status=None),
         ports={"worker health": port},
         environment={
-            "SERVICE_BUS": settings.service_bus_connection("worker"),
+            **settings.broker_environment("worker"),
             "PAYLOAD_STORAGE": settings.storage_connection,
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
             "HEALTH_HOST": _HOST,

@@ -17,12 +17,16 @@ _MAX_RESPONSE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An HTTP GET request to a loopback port, to find out whether a component is ready."""
+    """An HTTP GET request to a loopback port, to find out whether a component is ready.
+
+    For a component without HTTP, only a connection is opened.
+    """
 
     port: int
     path: str = "/"
     #: The HTTP status of a ready component's response. ``None`` accepts every HTTP response.
     status: int | None = 200
+    is_http: bool = True
 
 
 async def wait_until_ready(probe: Probe) -> None:
@@ -35,8 +39,20 @@ async def wait_until_ready(probe: Probe) -> None:
 
 async def is_ready(probe: Probe) -> bool:
     """Send the probe once, and return whether the component is ready."""
+    if not probe.is_http:
+        return await _connects(probe.port)
     status, _ = await _send(probe)
     return status is not None and probe.status in {None, status}
+
+
+async def _connects(port: int) -> bool:
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
+            _, writer = await asyncio.open_connection(_HOST, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def get_json(probe: Probe) -> object:

@@ -1,6 +1,7 @@
 """Open connections to RabbitMQ with pika, and translate its errors."""
 
 import copy
+import logging
 import ssl
 from typing import Final
 
@@ -16,6 +17,9 @@ TRY_SECONDS: Final = 10.0
 
 _HEARTBEAT_SECONDS: Final = 20
 _NOT_FOUND: Final = 404
+
+# pika logs each failed attempt with a traceback, and raises it too.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 ERRORS = (AMQPError, OSError, AssertionError, ValueError, KeyError, IndexError, AttributeError)
 """What pika raises: its own errors, and built-in ones if a connection ends during a call."""
