@@ -32,6 +32,9 @@ HEADER_REASON: Final = "dead-letter-reason"
 HEADER_DESCRIPTION: Final = "dead-letter-description"
 BROKERS_COUNT: Final = "x-delivery-count"
 
+# How long a worker may have a message after the job's deadline.
+_AFTER_DEADLINE_SECONDS: Final = 3600
+
 HIGH_PRIORITY: Final = 5
 """Quorum queues have two priorities: from 5 on, a message is delivered before the others."""
 
@@ -60,6 +63,8 @@ def queue_arguments(longest_seconds: int, delivery_limit: int, queue: str) -> di
         "x-queue-type": "quorum",
         "x-delivery-limit": delivery_limit,
         "x-message-ttl": longest_seconds * 1000,
+        # Otherwise RabbitMQ closes the channel of a worker that has a message for 30 minutes.
+        "x-consumer-timeout": (longest_seconds + _AFTER_DEADLINE_SECONDS) * 1000,
         # A dead letter is removed from its queue when the dead-letter queue has confirmed it. This
         # strategy needs the overflow behaviour.
         "x-dead-letter-strategy": "at-least-once",

@@ -1,6 +1,5 @@
 """Open connections to RabbitMQ with pika, and translate its errors."""
 
-import copy
 import logging
 import ssl
 from typing import Final
@@ -15,8 +14,22 @@ from worker.errors import BrokerUnavailable, QueueMissing
 TRY_SECONDS: Final = 10.0
 """The time limit for opening a connection and for a request."""
 
-_HEARTBEAT_SECONDS: Final = 20
+HEARTBEAT_SECONDS: Final = 20
+"""How often both sides send a heartbeat. A side that hears nothing twice closes the connection."""
+
+# If the other machine vanishes, the kernel ends the connection after about this time.
+_TCP_OPTIONS: Final = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 30_000,
+}
+# How long to publish to a RabbitMQ that has no memory or disk left.
+_BLOCKED_SECONDS: Final = 5.0
 _NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
+
+_log = logging.getLogger(__name__)
 
 # pika logs each failed attempt with a traceback, and raises it too.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -33,21 +46,17 @@ def read_parameters(url: str) -> pika.URLParameters:
         raise InvalidSetting(
             "BROKER_URL is invalid: expected amqps://USER:PASSWORD@HOST:PORT/VHOST"
         ) from None
-    parameters.heartbeat = _HEARTBEAT_SECONDS
+    parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.socket_timeout = parameters.stack_timeout = TRY_SECONDS
     # If memory or disk run out, RabbitMQ reads nothing more from who publishes.
-    parameters.blocked_connection_timeout = TRY_SECONDS
+    parameters.blocked_connection_timeout = _BLOCKED_SECONDS
+    parameters.tcp_options = _TCP_OPTIONS
     parameters.connection_attempts = 1
     return parameters
 
 
-def connect(
-    parameters: pika.URLParameters, *, has_heartbeat: bool = True
-) -> pika.BlockingConnection:
+def connect(parameters: pika.URLParameters) -> pika.BlockingConnection:
     """Return an open connection. Raises BrokerUnavailable."""
-    if not has_heartbeat:
-        parameters = copy.copy(parameters)
-        parameters.heartbeat = 0
     try:
         return pika.BlockingConnection(parameters)
     except ERRORS as error:
@@ -59,7 +68,8 @@ def declare(
 ) -> BlockingChannel:
     """Declare a queue, and return a new channel. Raises QueueMissing.
 
-    Without `arguments`, the queue must exist.
+    Without `arguments`, the queue must exist. A queue that exists with other arguments is used as
+    it is: only an operator can delete it, when it is empty.
     """
     try:
         channel = connection.channel()
@@ -67,10 +77,14 @@ def declare(
     except ChannelClosedByBroker as error:
         if error.reply_code == _NOT_FOUND:
             raise QueueMissing(f"the queue {queue} does not exist") from None
-        raise BrokerUnavailable(
-            f"the queue {queue} cannot be declared; delete it, or give it the arguments in "
-            f"docs/how-to/brokers.md: {error.reply_text}"
-        ) from None
+        if error.reply_code != _PRECONDITION_FAILED or arguments is None:
+            raise BrokerUnavailable(describe(error)) from None
+        _log.warning(
+            "the queue %s exists with other arguments, and is used as it is; to change them, "
+            "delete the queue when it is empty: %s",
+            *(queue, error.reply_text),
+        )
+        return declare(connection, queue, None)
     return channel
 
 

@@ -1,10 +1,10 @@
 """Receive and settle the messages of one queue of RabbitMQ.
 
 A lock is a delivery that is not acknowledged: RabbitMQ delivers it again when the channel or the
-connection ends. So a lock has no time, and a worker that dies loses its messages at once. A
-consumer with a prefetch count receives the messages: RabbitMQ sends no more than so many that are
-not acknowledged. A count cannot change while the consumer exists, so the consumer is made again if
-the worker has much more room, or if it has less.
+connection ends. So a lock has no time, and a worker that dies loses its messages at once.
+Consumers receive the messages. RabbitMQ sends a consumer no more messages than its prefetch count
+that are not acknowledged, and the count of a consumer cannot change. So a link with more room adds
+a consumer, and one with less room cancels all of them and begins again.
 
 RabbitMQ counts every delivery that ended without an acknowledgement. What these deliveries did is
 in the lock journals of dead workers on this machine. If no journal explains several deliveries of a
@@ -12,11 +12,12 @@ message, its job may have killed its workers, so it runs alone (`worker.processe
 """
 
 import hashlib
+import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from contract.messages import MAX_MESSAGE_BYTES
+from contract.names import PROPERTY_WORKER_DEATH
 from contract.rabbitmq import (
     BROKERS_COUNT,
     HEADER_DELIVERIES,
@@ -39,17 +41,27 @@ from contract.rabbitmq import (
     whole,
 )
 from worker.brokers.port import LockedMessage, Peeked
-from worker.brokers.rabbitmq.connection import ERRORS, TRY_SECONDS, connect, declare, describe
+from worker.brokers.rabbitmq.connection import (
+    ERRORS,
+    HEARTBEAT_SECONDS,
+    TRY_SECONDS,
+    connect,
+    declare,
+    describe,
+)
 from worker.brokers.rabbitmq.sender import Publisher
 from worker.clock import utc_now
-from worker.errors import BrokerUnavailable, LockLost, Settlement
-from worker.processes.history import DeliveryHistory, read_history
+from worker.errors import BrokerUnavailable, LockLost, ReplyForbidden, Settlement
+from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
 from worker.processes.lock_journal import LeftMessage, LockJournal, LockJournals
 
 _log = logging.getLogger(__name__)
 
 _MOST_PREFETCHED: Final = 1000
 _TOKEN_BYTES: Final = 16
+# How long messages may take to arrive for which RabbitMQ has a consumer, and how often to look.
+_ARRIVAL_SECONDS: Final = 0.1
+_ARRIVAL_CHECK_SECONDS: Final = 0.002
 _DESCRIPTION_CHARACTERS: Final = 1024
 # A number that no message has: RabbitMQ cannot show messages without delivering them.
 _LAST_NUMBER: Final = 2**62
@@ -62,12 +74,24 @@ class _Session:
     connection: pika.BlockingConnection
     channel: BlockingChannel
     is_open: bool = True
+    served_at: float = field(default_factory=time.monotonic)
     unsettled: set[int] = field(default_factory=set)
     received: set[int] = field(default_factory=set)
-    """Those of the present consumer, which count for its prefetch count."""
+    """Those of the present consumers, which count for their prefetch counts."""
     arrived: deque["_Delivery"] = field(default_factory=deque)
-    consumer: str | None = None
+    consumers: list[str] = field(default_factory=list)
     prefetch: int = 0
+    """The sum of the prefetch counts of the present consumers."""
+
+    @property
+    def may_arrive_count(self) -> int:
+        """How many messages may arrive before one is settled, with those not yet returned."""
+        return max(0, self.prefetch - len(self.received)) + len(self.arrived)
+
+    def serve(self, seconds: float) -> None:
+        """Send and receive, and wait up to `seconds` for something to arrive."""
+        self.connection.process_data_events(seconds)
+        self.served_at = time.monotonic()
 
     def forget(self, *tags: int) -> None:
         """Record that deliveries are settled."""
@@ -83,22 +107,11 @@ class _Delivery:
     tag: int
     properties: pika.BasicProperties
     body: bytes
+    token: bytes
 
     @property
     def headers(self) -> dict[str, Any]:
         return self.properties.headers or {}
-
-    @property
-    def token(self) -> bytes:
-        """A digest, because a message may have any id, and two messages the same."""
-        digest = hashlib.blake2b(digest_size=_TOKEN_BYTES)
-        digest.update(repr((self.properties.message_id, self._enqueued)).encode())
-        digest.update(self.body)
-        return digest.digest()
-
-    @property
-    def _enqueued(self) -> object:
-        return self.headers.get(HEADER_ENQUEUED)
 
 
 class RabbitLink:
@@ -128,6 +141,7 @@ class RabbitLink:
         # journal of this adapter is the number of the message's deliveries until then.
         self._left: dict[bytes, LeftMessage] = {}
         self._waits_since: datetime | None = None
+        self._numbers = itertools.count()
 
     @property
     def is_connected(self) -> bool:
@@ -138,10 +152,7 @@ class RabbitLink:
     def has_credit(self) -> bool:
         """Whether RabbitMQ may send a message, or has sent one that was not returned."""
         session = self._session
-        if session is None:
-            return False
-        may_send = session.consumer is not None and session.prefetch > len(session.received)
-        return may_send or bool(session.arrived)
+        return session is not None and session.may_arrive_count > 0
 
     def connect(self) -> None:
         """Connect, and declare the queue with its dead-letter queue. Raises QueueMissing."""
@@ -171,14 +182,17 @@ class RabbitLink:
         session.is_open = False
         for delivery in session.arrived:
             self._remove_note(delivery.token)
+        # Private: for each consumer that is left here, pika would reject what has arrived.
+        session.channel._consumer_infos.clear()
         _close(session.connection)
         self._publisher.close()
 
     def serve(self) -> None:
         """Send and receive heartbeats, and receive what has arrived."""
         session = self._opened()
+        self._publisher.close_idle()
         try:
-            session.connection.process_data_events(0)
+            session.serve(0)
         except ERRORS as error:
             raise self._broken(error) from None
 
@@ -188,11 +202,10 @@ class RabbitLink:
         """Return up to `limit` messages. If there are none, wait up to `wait_seconds`."""
         session = self._opened()
         try:
-            self._consume(session, max(limit, room))
+            self._consume(session, limit, room)
             ends_at = time.monotonic() + wait_seconds
-            session.connection.process_data_events(0)
             while not session.arrived and (left := ends_at - time.monotonic()) > 0:
-                session.connection.process_data_events(left)
+                session.serve(left)
         except ERRORS as error:
             raise self._broken(error) from None
         found = [session.arrived.popleft() for _ in range(min(limit, len(session.arrived)))]
@@ -203,9 +216,7 @@ class RabbitLink:
         session = self._opened()
         try:
             self._cancel(session)
-            while session.arrived:
-                delivery = self._returned(session.arrived.popleft())
-                self.settle_message(delivery, Settlement.RELEASE, "", "")
+            self._release_arrived(session, 0)
         except ERRORS as error:
             raise self._broken(error) from None
 
@@ -227,56 +238,63 @@ class RabbitLink:
                     # RabbitMQ would count a release, and cannot change a message.
                     count = delivery.delivery_count + (how is Settlement.ABANDON)
                     kept = delivery.history if history is None else history
-                    headers = {**handle.headers, HEADER_DELIVERIES: count, **kept.to_properties()}
-                    left = time_left(headers, utc_now())
-                    self._publish_copy(handle, self._queue, headers, left)
+                    changed = {HEADER_DELIVERIES: count, **kept.to_properties()}
+                    if not self._publish_copy(delivery, self._queue, changed):
+                        self._return_counted(handle)
+                        return
                 case Settlement.DEAD_LETTER:
-                    headers = {
-                        **handle.headers,
+                    changed = {
                         HEADER_DELIVERIES: delivery.delivery_count + 1,
                         HEADER_REASON: reason,
                         HEADER_DESCRIPTION: description[:_DESCRIPTION_CHARACTERS],
                     }
-                    self._publish_copy(handle, dead_queue(self._queue), headers, None)
+                    if not self._publish_copy(delivery, dead_queue(self._queue), changed):
+                        self._return_counted(handle)
+                        return
                 case Settlement.LEAVE:
                     return
             # If the process dies before this line, there are two messages. The outcome of the job
             # counts once.
             self._acknowledge(handle)
-        except BrokerUnavailable:
-            self.disconnect()
-            raise
         except ERRORS as error:
             raise self._broken(error) from None
-        self._remove_note(delivery.token)
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Acknowledge messages, with one request if no other delivery is older."""
         session = self._opened()
-        here = [
-            each.handle
+        here = {
+            each.handle.tag
             for each in deliveries
             if each.handle.session is session and each.handle.tag in session.unsettled
-        ]
-        tags = {handle.tag for handle in here}
+        }
+        oldest = [*itertools.takewhile(here.__contains__, sorted(session.unsettled))]
+        # Private: the public function waits after each of them until it has been sent.
+        channel = session.channel._impl
         try:
-            if tags and all(tag in tags for tag in session.unsettled if tag <= max(tags)):
-                session.channel.basic_ack(max(tags), multiple=True)
-            else:
-                for tag in tags:
-                    session.channel.basic_ack(tag)
+            if oldest:
+                channel.basic_ack(oldest[-1], multiple=True)
+            for tag in sorted(here.difference(oldest)):
+                channel.basic_ack(tag)
+            session.serve(0)
         except ERRORS as error:
             raise self._broken(error) from None
-        session.forget(*tags)
+        session.forget(*here)
         for each in deliveries:
             self._remove_note(each.token)
-        return [each.handle in here for each in deliveries]
+        return [each.handle.session is session and each.handle.tag in here for each in deliveries]
 
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Return when the lock must be looked at again. Raises LockLost."""
+        """Return when the lock must be looked at again. Raises LockLost.
+
+        The receiving thread answers the heartbeats of RabbitMQ, so no lock is renewed while this
+        thread hangs.
+        """
         del timeout_seconds
-        if not delivery.handle.session.is_open:
+        session = delivery.handle.session
+        if not session.is_open:
             raise LockLost("the connection that has received the message has ended")
+        if time.monotonic() - session.served_at > HEARTBEAT_SECONDS:
+            raise BrokerUnavailable("the thread that receives messages does not answer RabbitMQ")
         return utc_now() + timedelta(seconds=self._lock_seconds)
 
     def forget_token(self, delivery: LockedMessage) -> None:
@@ -306,75 +324,124 @@ class RabbitLink:
         self._waits_since = self._waits_since or utc_now()
         return [Peeked(_LAST_NUMBER, self._waits_since)]
 
-    def _consume(self, session: _Session, room: int) -> None:
-        """Let a consumer receive about `room` messages, but not more.
+    def _consume(self, session: _Session, limit: int, room: int) -> None:
+        """Let so many messages arrive that there are `room`, or `limit` if `room` is 0.
 
-        A new consumer costs three round trips. So the present one stays if it can receive most of
-        these, now or when messages are settled that it has received.
+        A consumer costs about two milliseconds. So with `room`, a few more or less are accepted:
+        the consumers receive as many as the worker once had room for.
         """
-        room = max(1, min(room, _MOST_PREFETCHED))
-        if session.consumer is not None:
-            may_arrive = session.prefetch - len(session.received) + len(session.arrived)
-            if session.arrived or room - may_arrive <= session.prefetch // 2:
-                return
+        slack = session.prefetch // 2 if room else 0
+        room = max(1, min(max(limit, room), _MOST_PREFETCHED))
+        surplus = session.may_arrive_count - room
+        if surplus > slack:
             self._cancel(session)
+            self._release_arrived(session, room)
+            surplus = len(session.arrived) - room
+        if surplus < -slack or not session.may_arrive_count:
+            self._add_consumer(session, -surplus)
 
+    def _add_consumer(self, session: _Session, prefetch: int) -> None:
         def on_message(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            delivery = _Delivery(session, method.delivery_tag, properties, body)
+            delivery = _Delivery(
+                session, method.delivery_tag, properties, body, _token(properties, body)
+            )
             session.unsettled.add(delivery.tag)
-            session.received.add(delivery.tag)
+            if method.consumer_tag in session.consumers:
+                session.received.add(delivery.tag)
             session.arrived.append(delivery)
             self._note(delivery.token)
 
-        session.received.clear()
-        session.prefetch = room
-        session.channel.basic_qos(prefetch_count=room)
-        session.consumer = session.channel.basic_consume(self._queue, on_message)
+        # The consumer's tag is known before its first message arrives.
+        tag = f"loosely-{next(self._numbers)}"
+        session.consumers.append(tag)
+        session.prefetch += prefetch
+        session.channel.basic_qos(prefetch_count=prefetch)
+        session.channel.basic_consume(self._queue, on_message, consumer_tag=tag)
 
     def _cancel(self, session: _Session) -> None:
-        consumer, session.consumer = session.consumer, None
-        if consumer is None:
-            return
-        # Private: the public function rejects the messages that arrive meanwhile, and RabbitMQ
-        # would count these deliveries.
-        channel: Any = session.channel
-        done: list[object] = []
-        channel._impl._rpc(
-            pika.spec.Basic.Cancel(consumer_tag=consumer),
-            done.append,
-            [(pika.spec.Basic.CancelOk, {"consumer_tag": consumer})],
-        )
-        ends_at = time.monotonic() + TRY_SECONDS
-        while not done:
-            if time.monotonic() > ends_at:
-                raise OSError("RabbitMQ did not confirm that the consumer was cancelled")
-            session.connection.process_data_events(0.05)
-        session.connection.process_data_events(0)
-        channel._impl._consumers.pop(consumer, None)
-        channel._consumer_infos.pop(consumer, None)
+        """Cancel the consumers, so that no delivery is counted that was not returned.
 
-    def _publish_copy(
-        self, delivery: _Delivery, queue: str, headers: dict[str, Any], left: timedelta | None
-    ) -> None:
-        """Publish a copy of a message with these headers, and wait for the confirmation."""
-        given = delivery.properties
-        self._publisher.publish(
-            queue,
-            delivery.body,
-            pika.BasicProperties(
-                content_type=given.content_type,
-                headers={name: each for name, each in headers.items() if name != BROKERS_COUNT},
-                delivery_mode=pika.DeliveryMode.Persistent,
-                priority=HIGH_PRIORITY,
-                correlation_id=given.correlation_id,
-                message_id=given.message_id,
-                expiration=expiration_of(left),
-            ),
-        )
+        If a message is on its way to a consumer that is cancelled, RabbitMQ counts its delivery and
+        takes it back, and pika's public function rejects it. So this function first waits until
+        none is on its way, and sends the request itself.
+        """
+        self._await_arrivals(session)
+        channel: Any = session.channel._impl
+        confirmed: list[object] = []
+        for consumer in session.consumers:
+            channel._rpc(
+                pika.spec.Basic.Cancel(consumer_tag=consumer),
+                confirmed.append,
+                [(pika.spec.Basic.CancelOk, {"consumer_tag": consumer})],
+            )
+        ends_at = time.monotonic() + TRY_SECONDS
+        while len(confirmed) < len(session.consumers):
+            if time.monotonic() > ends_at:
+                raise OSError("RabbitMQ did not confirm that the consumers were cancelled")
+            session.serve(0.05)
+        session.consumers.clear()
+        session.received.clear()
+        session.prefetch = 0
+
+    def _await_arrivals(self, session: _Session) -> None:
+        """Wait until RabbitMQ has sent as many messages as the consumers may receive, or all."""
+        ends_at = time.monotonic() + _ARRIVAL_SECONDS
+        while session.prefetch > len(session.received) and time.monotonic() < ends_at:
+            # RabbitMQ counts the messages after it has sent those that it could send.
+            found: Any = session.channel.queue_declare(self._queue, passive=True)
+            session.serve(0)
+            if not found.method.message_count:
+                return
+            session.serve(_ARRIVAL_CHECK_SECONDS)
+
+    def _release_arrived(self, session: _Session, kept_count: int) -> None:
+        """Release messages that were not yet returned, except the oldest `kept_count`."""
+        while len(session.arrived) > kept_count:
+            delivery = self._returned(session.arrived.pop())
+            self.settle_message(delivery, Settlement.RELEASE, "", "")
+
+    def _publish_copy(self, delivery: LockedMessage, queue: str, changed: dict[str, Any]) -> bool:
+        """Publish a copy with changed headers. Return whether RabbitMQ has confirmed it."""
+        handle: _Delivery = delivery.handle
+        given, headers = handle.properties, {**handle.headers, **delivery.properties, **changed}
+        headers.pop(BROKERS_COUNT, None)
+        expiration = None
+        if queue == self._queue:
+            expiration = expiration_of(time_left(headers, utc_now())) or given.expiration
+        try:
+            self._publisher.publish(
+                queue,
+                handle.body,
+                pika.BasicProperties(
+                    content_type=given.content_type,
+                    headers=headers,
+                    delivery_mode=pika.DeliveryMode.Persistent,
+                    priority=HIGH_PRIORITY,
+                    correlation_id=given.correlation_id,
+                    message_id=given.message_id,
+                    expiration=expiration,
+                ),
+            )
+        except (BrokerUnavailable, ReplyForbidden) as error:
+            _log.warning("queue %s: no copy of a message could be published: %s", queue, error)
+            return False
+        return True
+
+    def _return_counted(self, delivery: _Delivery) -> None:
+        """Give a message back without a copy, so that RabbitMQ counts its delivery.
+
+        If RabbitMQ has no memory or disk left, it takes no message, but this.
+        """
+        delivery.session.channel.basic_nack(delivery.tag, requeue=True)
+        self._forget(delivery)
 
     def _acknowledge(self, delivery: _Delivery) -> None:
         delivery.session.channel.basic_ack(delivery.tag)
+        self._forget(delivery)
+
+    def _forget(self, delivery: _Delivery) -> None:
         delivery.session.forget(delivery.tag)
+        self._remove_note(delivery.token)
 
     def _handle(self, delivery: LockedMessage) -> _Delivery:
         handle: _Delivery = delivery.handle
@@ -386,16 +453,22 @@ class RabbitLink:
     def _returned(self, delivery: _Delivery) -> LockedMessage:
         headers, token = delivery.headers, delivery.token
         count = whole(headers.get(BROKERS_COUNT))
-        history = read_history(properties_of(headers))
+        delivery_count, properties = (
+            whole(headers.get(HEADER_DELIVERIES)) + count,
+            properties_of(headers),
+        )
+        # Only workers write the history, and none has received a new message.
+        history = read_history(properties) if delivery_count else NO_HISTORY
         if count:
-            history = self._explain(token, count, history)
+            history, death = self._explain(token, count, history)
+            properties |= death
         number = int.from_bytes(token[:7], "little")
         locked = LockedMessage(
             body=delivery.body if len(delivery.body) <= MAX_MESSAGE_BYTES else None,
-            delivery_count=whole(headers.get(HEADER_DELIVERIES)) + count,
+            delivery_count=delivery_count,
             enqueued_at=from_milliseconds(headers.get(HEADER_ENQUEUED)) or _sent_at(delivery),
             locked_until=utc_now() + timedelta(seconds=self._lock_seconds),
-            properties=properties_of(headers),
+            properties=properties,
             message_id=delivery.properties.message_id or "?",
             handle=delivery,
             queue=self._queue,
@@ -408,20 +481,28 @@ class RabbitLink:
             self.journal.note_read(token, history, count + 1)
         return locked
 
-    def _explain(self, token: bytes, count: int, history: DeliveryHistory) -> DeliveryHistory:
-        """Return what is known of a message that RabbitMQ has delivered `count` times before."""
+    def _explain(
+        self, token: bytes, count: int, history: DeliveryHistory
+    ) -> tuple[DeliveryHistory, dict[str, str]]:
+        """Return what is known of a message that RabbitMQ has delivered `count` times before.
+
+        The second value has the property that says how its last worker died, if this is known.
+        """
         if token not in self._left and self._journals is not None:
             self._take_over_journals(self._journals)
         left = self._left.pop(token, None)
-        explained = 0
+        explained, death = 0, {}
         if left is not None:
             explained = max(1, min(left.sequence_number, count))
-            history = left.history or history
+            if left.death is not None:
+                death = {PROPERTY_WORKER_DEATH: str(left.death)}
+            if left.history is not None and sum(astuple(left.history)) > sum(astuple(history)):
+                history = left.history
         # The first may be a lost connection, or the death of a worker on another machine. If the
         # job itself kills its workers, the next one shows it.
         for _ in range(count - explained - 1):
             history = history.add_death(ran_alone=True, is_crash=False)
-        return history
+        return history, death
 
     def _take_over_journals(self, journals: LockJournals) -> None:
         try:
@@ -465,6 +546,16 @@ class RabbitLink:
     def _broken(self, error: BaseException) -> BrokerUnavailable:
         self.disconnect()
         return BrokerUnavailable(describe(error))
+
+
+def _token(properties: pika.BasicProperties, body: bytes) -> bytes:
+    """Return a digest, because an id may have any length. Copies of a message have the same."""
+    digest = hashlib.blake2b(digest_size=_TOKEN_BYTES)
+    enqueued_at = (properties.headers or {}).get(HEADER_ENQUEUED)
+    digest.update(repr((properties.message_id, enqueued_at)).encode())
+    if properties.message_id is None:
+        digest.update(body)
+    return digest.digest()
 
 
 def _sent_at(delivery: _Delivery) -> datetime | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -9,7 +10,7 @@ from pika.exceptions import UnroutableError
 
 from contract.media import JSON
 from worker.brokers.port import SendReply
-from worker.brokers.rabbitmq.connection import ERRORS, connect, describe
+from worker.brokers.rabbitmq.connection import ERRORS, HEARTBEAT_SECONDS, connect, describe
 from worker.errors import BrokerUnavailable, ReplyForbidden
 
 
@@ -25,9 +26,11 @@ class Publisher:
         self._parameters = parameters
         self._lock = threading.Lock()
         self._channel: BlockingChannel | None = None
+        self._used_at = 0.0
 
     def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
         """Publish a message. Raises BrokerUnavailable, and ReplyForbidden without such a queue."""
+        self.close_idle()
         with self._lock:
             try:
                 # A connection that was idle may have been closed.
@@ -45,6 +48,11 @@ class Publisher:
                 self._close()
                 raise BrokerUnavailable(describe(error)) from None
 
+    def close_idle(self) -> None:
+        """Close the connection if it was not used for a while: nobody answers its heartbeats."""
+        if self._channel is not None and time.monotonic() - self._used_at > HEARTBEAT_SECONDS / 2:
+            self.close()
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
@@ -52,10 +60,10 @@ class Publisher:
 
     def _publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
         if self._channel is None:
-            # Nobody answers heartbeats between two messages.
-            self._channel = connect(self._parameters, has_heartbeat=False).channel()
+            self._channel = connect(self._parameters).channel()
             self._channel.confirm_delivery()
         self._channel.basic_publish("", queue, body, properties, mandatory=True)
+        self._used_at = time.monotonic()
 
     def _close(self) -> None:
         channel, self._channel = self._channel, None
