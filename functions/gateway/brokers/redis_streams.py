@@ -21,15 +21,17 @@ from contract.redis_queues import (
     DEAD_GROUP,
     DUPLICATES_MS,
     EXPIRE,
+    FORGET_CONSUMERS,
     GROUP,
+    LONGEST_LOCK_MS,
     SEND,
     dead_key,
     enqueued_at,
     fields_of,
-    history_key,
     queue_key,
+    queue_keys,
     read_dead_message,
-    sent_key,
+    send_keys,
 )
 from gateway.brokers.port import HandleLetter, MessageCounts, Queues
 from gateway.errors import NoAnswer, Unavailable, UnknownQueue
@@ -45,7 +47,9 @@ _PAUSE_SECONDS: Final = 1.0
 # A letter whose handling has failed, or whose gateway has died, is taken again after this time.
 _AGAIN_AFTER_MS: Final = 10_000
 _EXPIRE_EVERY_SECONDS: Final = 5.0
-_EXPIRE_LOOKS_AT: Final = 100
+_EXPIRE_LOOKS_AT: Final = 1000
+# The consumers of workers that were killed are deleted after this time.
+_CONSUMER_IDLE_MS: Final = 3_600_000
 
 _FAILURES = (RedisError, OSError, TimeoutError)
 
@@ -70,10 +74,12 @@ class RedisQueues(Queues):
         )
         self._redis: Any = Redis.from_pool(pool)
         self._send_script = self._redis.register_script(SEND)
+        self._forget_script = self._redis.register_script(FORGET_CONSUMERS)
         self._expire_script = self._redis.register_script(EXPIRE)
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
+        self._has_checked_settings = False
 
     async def send(self, queue: str, message: BrokerMessage) -> None:
         """Send a message, and return when Redis has stored it. May raise UnknownQueue."""
@@ -87,6 +93,10 @@ class RedisQueues(Queues):
             raise Unavailable(
                 "queue", f"sending a message to the queue {queue} failed: {error!r}"
             ) from error
+        if found < 0 and queue in self._names:
+            # Its data was deleted. The next call creates the queues again.
+            self._is_ready = False
+            raise Unavailable("queue", f"the queue {queue} was deleted in Redis")
         if found < 0:
             raise UnknownQueue("queue", f"the queue {queue} does not exist")
 
@@ -124,7 +134,7 @@ class RedisQueues(Queues):
             except _FAILURES as error:
                 if is_available:
                     _log.warning("dead letters cannot be taken from Redis: %r", error)
-                is_available = False
+                is_available = self._is_ready = False
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 is_available = True
@@ -180,7 +190,7 @@ class RedisQueues(Queues):
             for queue, message, _ in batch:
                 left = message.time_to_live
                 milliseconds = max(1, round(left.total_seconds() * 1000)) if left else 0
-                keys = queue_key(queue), sent_key(queue, message.message_id)
+                keys = send_keys(queue, message.message_id)
                 args = DUPLICATES_MS, milliseconds, *fields_of(message)
                 pipeline.evalsha(self._send_script.sha, len(keys), *keys, *args)
             return list(await pipeline.execute(raise_on_error=False))
@@ -197,7 +207,8 @@ class RedisQueues(Queues):
                 except ResponseError as error:
                     if not str(error).startswith("BUSYGROUP"):
                         raise
-        await self._warn()
+        if not self._has_checked_settings:
+            await self._warn()
         self._is_ready = True
 
     async def _warn(self) -> None:
@@ -206,16 +217,17 @@ class RedisQueues(Queues):
             found = await self._redis.config_get("appendonly", "appendfsync", "maxmemory-policy")
         except ResponseError:
             return  # a managed Redis forbids the command
+        self._has_checked_settings = True
         settings = {_text(name): _text(value) for name, value in found.items()}
         if settings.get("appendonly") == "no":
-            _log.warning("Redis loses all jobs when it stops: set appendonly to yes")
+            _log.warning("Redis loses all messages when it stops: set appendonly to yes")
         elif settings.get("appendfsync") != "always":
-            _log.info(
-                "Redis loses the jobs of about the last second if its machine stops, because "
-                "appendfsync is not always"
+            _log.warning(
+                "Redis loses the messages of about the last second if its machine stops: set "
+                "appendfsync to always"
             )
         if settings.get("maxmemory-policy") not in {"noeviction", None}:
-            _log.warning("Redis may delete jobs: set maxmemory-policy to noeviction")
+            _log.warning("Redis may delete messages: set maxmemory-policy to noeviction")
 
     async def _take_letters(self, queues: list[str], handle: HandleLetter) -> None:
         """Take dead letters, and dead-letter expired messages, until a request fails."""
@@ -227,8 +239,9 @@ class RedisQueues(Queues):
             if loop.time() >= due_at:
                 due_at = loop.time() + _EXPIRE_EVERY_SECONDS
                 for queue in queues:
-                    keys = queue_key(queue), dead_key(queue), history_key(queue)
-                    await self._expire_script(keys=keys, args=[_EXPIRE_LOOKS_AT])
+                    keys = queue_keys(queue)
+                    await self._expire_script(keys=keys, args=[LONGEST_LOCK_MS, _EXPIRE_LOOKS_AT])
+                    await self._forget_script(keys=keys[:1], args=[_CONSUMER_IDLE_MS])
                     await self._take_again(queue, handle)
             wanted: Any = dict.fromkeys(names, ">")
             found = await self._redis.xreadgroup(

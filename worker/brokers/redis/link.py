@@ -19,15 +19,16 @@ from contract.redis_queues import (
     BURY,
     COMPLETE,
     GIVE_BACK,
+    GIVE_BACK_OTHERS,
     LEAVE,
+    LOCK_ID_CHARACTERS,
     RENEW,
     TAKE,
-    dead_key,
     enqueued_at,
     from_token,
-    history_key,
+    lock_id,
     properties_of,
-    queue_key,
+    queue_keys,
     text,
     to_mapping,
     to_token,
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 _DESCRIPTION_CHARACTERS: Final = 1024
 _NUMBER_BITS: Final = 20
 _BEGIN: Final = "0-0"
+_MOST_GIVEN_BACK: Final = 10_000
 
 
 class RedisLink:
@@ -66,15 +68,18 @@ class RedisLink:
         """Create the object without connecting. A lock lasts `lock_seconds`."""
         self._url = url
         self._queue = queue
-        self._keys = [queue_key(queue), dead_key(queue), history_key(queue)]
+        self._keys = queue_keys(queue)
         self._lock_seconds = lock_seconds
         self._journals = journals
         self.journal: LockJournal | None = None
-        self._consumer = f"{worker_name()}-{uuid.uuid4().hex[:12]}"
+        self._consumer = f"{worker_name()}-{uuid.uuid4().hex[:LOCK_ID_CHARACTERS]}"
         self._client: Any = None
         self._scripts: dict[str, Any] = {}
         self._cursor = _BEGIN
         self._orphans: dict[bytes, LeftMessage] = {}
+        # The entries that were returned and not settled, with their numbers of deliveries.
+        self._held: dict[bytes, int] = {}
+        self._may_have_others = False
 
     @property
     def is_connected(self) -> bool:
@@ -94,9 +99,11 @@ class RedisLink:
         self._client = client
         self._scripts = {
             script: client.register_script(script)
-            for script in (TAKE, RENEW, COMPLETE, GIVE_BACK, BURY, LEAVE)
+            for script in (TAKE, RENEW, COMPLETE, GIVE_BACK, GIVE_BACK_OTHERS, BURY, LEAVE)
         }
         self._cursor = _BEGIN
+        if self._may_have_others:
+            self._give_back_others()
         if self._journals is not None:
             self._take_over_journals(self._journals)
             self._give_back_orphans()
@@ -140,14 +147,14 @@ class RedisLink:
         history: DeliveryHistory | None = None,
     ) -> None:
         """Settle a message. Raises LockLost if this worker does not have its lock any more."""
-        mine = [delivery.handle.consumer, delivery.handle.id]
+        mine = delivery.handle.lock
         match how:
             case Settlement.COMPLETE:
-                (is_done,) = self._run(COMPLETE, mine)
+                is_done = all(self._run(COMPLETE, mine))
             case Settlement.ABANDON | Settlement.RELEASE:
                 counts = how is Settlement.ABANDON
                 kept = _encode(history) if history is not None and counts else ""
-                is_done = self._run(GIVE_BACK, [*mine, kept, int(counts), 0])
+                is_done = self._run(GIVE_BACK, [*mine, kept, int(counts)])
             case Settlement.DEAD_LETTER:
                 is_done = self._run(BURY, [*mine, reason, description[:_DESCRIPTION_CHARACTERS]])
             case Settlement.LEAVE:
@@ -159,9 +166,10 @@ class RedisLink:
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete messages with one request for each connection that has received some."""
         done: dict[int, bool] = {}
-        for consumer in {each.handle.consumer for each in deliveries}:
-            own = [each for each in deliveries if each.handle.consumer == consumer]
-            found = self._run(COMPLETE, [consumer, *(each.handle.id for each in own)])
+        for holder in {each.handle.lock_id for each in deliveries}:
+            own = [each for each in deliveries if each.handle.lock_id == holder]
+            locks = [part for each in own for part in each.handle.lock[1:]]
+            found = self._run(COMPLETE, [holder, *locks])
             done |= {id(each): bool(one) for each, one in zip(own, found, strict=True)}
         for each in deliveries:
             self.forget_token(each)
@@ -172,12 +180,17 @@ class RedisLink:
         del timeout_seconds
         self.connect()
         asked_at = utc_now()
-        if not self._run(RENEW, [delivery.handle.consumer, delivery.handle.id]):
+        if not self._run(RENEW, delivery.handle.lock):
             raise LockLost("another worker may have the message, because the lock has expired")
         return asked_at + timedelta(seconds=self._lock_seconds)
 
     def forget_token(self, delivery: LockedMessage) -> None:
         """Remove the token of a message from the journal: it is settled, or its lock is lost."""
+        handle: _Held = delivery.handle
+        # The lock may have expired, and this link may have received the message again.
+        if self._held.get(handle.id) != handle.times:
+            return
+        del self._held[handle.id]
         if self.journal is not None:
             self.journal.remove_token(delivery.token)
 
@@ -203,7 +216,7 @@ class RedisLink:
         entry_id, times, flat = entry[:3]
         fields, stored = to_mapping(flat), entry[3] if len(entry) > 3 else None
         body = fields.get(b"body")
-        token = to_token(entry_id)
+        token = to_token(entry_id, self._consumer)
         properties = properties_of(fields, stored)
         locked = LockedMessage(
             body=body if body is not None and len(body) <= MAX_MESSAGE_BYTES else None,
@@ -212,13 +225,14 @@ class RedisLink:
             locked_until=locked_until,
             properties=properties,
             message_id=text(fields, b"id") or "?",
-            handle=_Held(self._consumer, entry_id),
+            handle=_Held(lock_id(self._consumer), entry_id, times),
             queue=self._queue,
             sequence_number=_number(entry_id),
             token=token,
             history=read_history(properties) if times > 1 else NO_HISTORY,
             journal=self.journal,
         )
+        self._held[entry_id] = times
         if self.journal is not None:
             try:
                 self.journal.note_arrival(token)
@@ -251,11 +265,17 @@ class RedisLink:
         for token, left in list(self._orphans.items()):
             stored = json.dumps(left.properties) if left.properties else ""
             if left.sequence_number:
-                args = ["", from_token(token), stored, 1, left.sequence_number]
-                self._run(GIVE_BACK, args)
+                entry_id, holder = from_token(token)
+                self._run(GIVE_BACK, [holder, entry_id, left.sequence_number, stored, 1])
             del self._orphans[token]
             if self.journal is not None:
                 self.journal.remove_token(token)
+
+    def _give_back_others(self) -> None:
+        """Give back what Redis has locked for this link in an answer that the link did not read."""
+        kept = [part for each in self._held.items() for part in each]
+        self._run(GIVE_BACK_OTHERS, [self._consumer, _MOST_GIVEN_BACK, *kept])
+        self._may_have_others = False
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
@@ -279,19 +299,26 @@ class RedisLink:
 
     def _broken(self, error: BaseException) -> BrokerUnavailable:
         client, self._client = self._client, None
+        self._may_have_others = True
         if client is not None:
             client.close()
         return unavailable(error)
 
 
 class _Held:
-    """Who has locked an entry, and its id."""
+    """A lock: its holder, the entry, and the number of the entry's deliveries."""
 
-    __slots__ = ("consumer", "id")
+    __slots__ = ("id", "lock_id", "times")
 
-    def __init__(self, consumer: str, entry_id: bytes) -> None:
-        self.consumer = consumer
+    def __init__(self, holder: str, entry_id: bytes, times: int) -> None:
+        self.lock_id = holder
         self.id = entry_id
+        self.times = times
+
+    @property
+    def lock(self) -> list[object]:
+        """The lock as the first arguments of a script."""
+        return [self.lock_id, self.id, self.times]
 
 
 def _encode(history: DeliveryHistory) -> str:
