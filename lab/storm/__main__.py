@@ -2,6 +2,7 @@
 
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --gateways 3 --jobs 500 --kills 20
+    ./dev storm --broker rabbitmq --jobs 500 --kills 20
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
     ./dev storm --killers 20 --jobs 400
@@ -57,6 +58,7 @@ from lab.storm.streams import STORES, StreamStorm, plan_streams
 from lab.storm.tenants import TenantStorm
 from lab.storm.throttling import OPTIONS as THROTTLING_OPTIONS
 from lab.storm.throttling import throttling
+from loosely.local.parts import BROKERS
 
 
 async def storm(rig: Rig, run: Storm) -> None:
@@ -125,6 +127,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help=f"gateway hosts, only for the {AZURE_STORAGE} engine (default: 2)",
     )
+    add("--broker", choices=BROKERS, default=BROKERS[0], help="the broker (%(default)s)")
     add("--jobs", type=int, default=200, help="jobs to submit (default: %(default)s)")
     add("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
     add(
@@ -233,7 +236,7 @@ def main(arguments: list[str]) -> int:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:
         scenario, jobs = cancellations, plan_cancellations(2 * options.cancel)
-    rig_options = replace(rig_options, is_isolated=options.isolated)
+    rig_options = replace(rig_options, is_isolated=options.isolated, broker=options.broker)
     run = Storm(options, _engine(options), jobs)
     data = options.data or Path(tempfile.mkdtemp(prefix="loosely-storm-"))
     data.mkdir(parents=True, exist_ok=True)

@@ -245,7 +245,13 @@ class BatchStorm:
     async def _kill(self, rig: Rig, run: Storm, callers: BatchCallers) -> int:
         """Carry out the kills, and return during how many a batch ran."""
         options = run.options
-        plan = plan_kills(options.kills, options.seed, rig.gateways, is_isolated=options.isolated)
+        plan = plan_kills(
+            options.kills,
+            options.seed,
+            rig.gateways,
+            is_isolated=options.isolated,
+            broker=rig.broker,
+        )
         left, beside = list(self.batches), 0
         share = max(1, len(plan) // (2 * len(self.batches)))
         async with asyncio.TaskGroup() as creators:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.storm.rig import Rig
+from loosely.local.parts import BROKERS
 
 _WEIGHTS = {
     "gateway": 5,
     "app of gateway": 3,
     "worker": 3,
     "child of worker": 3,
-    "servicebus": 3,
+    "broker": 3,
     "blobs": 1,
 }
 _MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 2.0
@@ -47,11 +48,13 @@ class Kill:
             await rig.members[self.part].wait_until_ready()
 
 
-def plan_kills(count: int, seed: int, gateways: Sequence[str], *, is_isolated: bool) -> list[Kill]:
+def plan_kills(
+    count: int, seed: int, gateways: Sequence[str], *, is_isolated: bool, broker: str = BROKERS[0]
+) -> list[Kill]:
     """Return `count` random kills. The same arguments give the same kills.
 
-    `gateways` are the names of the gateway hosts. Unless their apps have processes of their own,
-    the hosts are killed instead of these.
+    `gateways` are the names of the gateway hosts, and `broker` is that of the broker. Unless the
+    apps of the hosts have processes of their own, the hosts are killed instead of these.
     """
     chance = random.Random(f"kills {seed}")
     kills = []
@@ -59,9 +62,10 @@ def plan_kills(count: int, seed: int, gateways: Sequence[str], *, is_isolated: b
         target = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         host = chance.choice(gateways)
         owner = target.rpartition(" ")[2]
+        parts = {"gateway": host, "broker": broker}
         kills.append(
             Kill(
-                part=host if owner == "gateway" else owner,
+                part=parts.get(owner, owner),
                 is_child=owner != target and (is_isolated or owner != "gateway"),
                 delay_seconds=chance.uniform(_MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS),
                 overlaps=chance.random() < _OVERLAP_SHARE,

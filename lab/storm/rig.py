@@ -19,14 +19,19 @@ from pathlib import Path
 import httpx
 import psutil
 
+from contract.catalogue import Catalogue
+from contract.queues import names
+from contract.settings import BrokerEndpoint, BrokerKind
+from gateway.brokers.factory import make_queues
+from gateway.errors import Unavailable
 from lab.benchmarks.proxy import DelayProxy, NewObservers, ignore_both
 from lab.storm.balancer import Balancer
-from loosely.local.data_directory import reply_token_key
+from loosely.local.data_directory import broker_password, reply_token_key
 from loosely.local.environment import read_environment, shared_environment
 from loosely.local.errors import USAGE_EXIT_CODE
 from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
-from loosely.local.parts import Part, SystemSettings, loosely_parts
+from loosely.local.parts import BROKERS, Part, SystemSettings, loosely_parts
 from loosely.local.ports import Ports
 from loosely.local.probe import wait_until_ready
 from loosely.local.reaper import Reaper, kill_group
@@ -108,6 +113,7 @@ class RigOptions:
         observers: Observers of the proxied connections, by the name of the service.
         store: The directory in which the components store their data, or None for the directory
             of the rig. The logs are always in the directory of the rig.
+        broker: The broker of the system, as in `loosely up --broker`.
         is_isolated: Whether the app of each gateway has a process beside its host.
     """
 
@@ -117,6 +123,7 @@ class RigOptions:
     observers: Mapping[str, NewObservers] = field(default_factory=dict, repr=False)
     store: Path | None = None
     is_isolated: bool = False
+    broker: str = BROKERS[0]
 
 
 @dataclass(slots=True)
@@ -270,14 +277,19 @@ class Rig:
             log_level="info",
             catalogue=catalogue,
             is_isolated=options.is_isolated,
+            broker=options.broker,
+            broker_password=broker_password(data),
         )
+        self.broker = options.broker
+        self._catalogue = catalogue
+        self._broker_url = settings.broker_environment("").get("BROKER_URL", "")
         remote = settings
         self._proxies: dict[str, tuple[DelayProxy, int]] = {}
         if options.has_links:
             self._proxies, remote = _links(settings, base + _OWN_PORT_COUNT, options.observers)
         self.service_bus_connection = settings.service_bus_connection("")
         self.admin_port = settings.ports.servicebus_admin
-        blobs, servicebus, gateway, worker = _linked_parts(settings, remote)
+        blobs, broker, gateway, worker = _linked_parts(settings, remote)
         gateways: tuple[Part, ...] = (gateway,)
         self.url = settings.gateway_url
         self._balancer: Balancer | None = None
@@ -296,7 +308,7 @@ class Rig:
         launcher = Launcher(ROOT, environment, reaper)
         self.members = {
             part.name: SupervisedPart(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
-            for part in (blobs, servicebus, *gateways, worker)
+            for part in (blobs, broker, *gateways, worker)
         }
         self._supervision: asyncio.TaskGroup | None = None
 
@@ -370,7 +382,9 @@ class Rig:
         return Counter(text.rpartition("\n")[0].split())
 
     async def message_count(self) -> int | None:
-        """Return the number of messages in all queues, or None if Service Bus is unavailable."""
+        """Return the number of messages in all queues, or None if the broker is unavailable."""
+        if self._broker_url:
+            return await self._broker_count()
         try:
             async with httpx.AsyncClient(timeout=10) as client:
                 feed = (await client.get(self._queues_url)).text
@@ -378,6 +392,19 @@ class Rig:
             return None
         counts = [int(count) for count in re.findall(r":MessageCount>(\d+)<", feed)]
         return sum(counts) if counts else None
+
+    async def _broker_count(self) -> int | None:
+        """Return the number of messages on RabbitMQ or Redis, as the gateway counts them."""
+        catalogue = Catalogue.load(self._catalogue)
+        kind = BrokerKind(self.broker)
+        queues = make_queues(BrokerEndpoint(kind, url=self._broker_url), catalogue, None)
+        try:
+            counts = [await queues.count(name) for name in names(catalogue)]
+        except Unavailable:
+            return None
+        finally:
+            await queues.close()
+        return sum(count.active + count.dead for count in counts)
 
 
 def _links(

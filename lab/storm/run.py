@@ -66,7 +66,13 @@ async def submit_between_kills(rig: Rig, run: Storm, queue: "asyncio.Queue[Storm
     Wait until the callers have submitted all jobs of the queue.
     """
     options, jobs = run.options, list(run.jobs)
-    plan = plan_kills(options.kills, options.seed, rig.gateways, is_isolated=options.isolated)
+    plan = plan_kills(
+        options.kills,
+        options.seed,
+        rig.gateways,
+        is_isolated=options.isolated,
+        broker=rig.broker,
+    )
     share = len(jobs) / (len(plan) + 1)
     for number, kill in enumerate(plan):
         for job in jobs[round(number * share) : round((number + 1) * share)]:
