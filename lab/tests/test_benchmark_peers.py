@@ -17,6 +17,7 @@ from lab.benchmarks.peers.report import number, render
 from lab.benchmarks.peers.results import Comparison, PeerRun, Values, median_or_none
 from lab.benchmarks.peers.run import add_ratios
 from lab.benchmarks.peers.systems import CONFIGURATIONS, ROOT
+from lab.benchmarks.peers.verdicts import compare_brokers
 from tests.ports import free_port
 
 LOOSELY = "loosely/up"
@@ -229,6 +230,35 @@ def test_document_keeps_the_section_by_hand(tmp_path: Path) -> None:
 def test_document_shows_infinite_as_never() -> None:
     assert number(None) == "never"
     assert number(1.25, 1) == "1.2"
+
+
+def test_verdict_is_against_the_faster_celery() -> None:
+    rates = {
+        "loosely-rabbitmq/up": (90.0, 120.0, 110.0),
+        "celery-rabbitmq/threads": (50.0, 60.0, 55.0),
+        "celery-rabbitmq/polling": (100.0, 105.0, 100.0),
+        "celery/threads": (500.0, 500.0, 500.0),
+    }
+    runs = [
+        PeerRun(number, key, "noop", values(rate))
+        for key, each in rates.items()
+        for number, rate in enumerate(each, 1)
+    ]
+    (verdict,) = compare_brokers(compare(*runs), [16])
+    assert verdict.is_met
+    assert verdict.name == "loosely-rabbitmq, noop, 16 clients"
+    assert verdict.value == (
+        "110 (90 to 120) jobs/s; celery-rabbitmq/polling 100 (100 to 105): 1.10 (0.90 to 1.14)"
+    )
+
+
+def test_verdict_names_the_slower_system() -> None:
+    comparison = compare(
+        PeerRun(1, "loosely-redis/up", "tiny", values(90.0)),
+        PeerRun(1, "celery/threads", "tiny", values(100.0)),
+        PeerRun(2, "celery/threads", "tiny", {}, "RuntimeError: not ready"),
+    )
+    assert [each.is_met for each in compare_brokers(comparison, [16, 64])] == [False, False]
 
 
 def test_requirements_have_fixed_versions() -> None:

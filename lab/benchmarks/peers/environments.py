@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".venv-peers"
 REQUIREMENTS = {
     "peers": ROOT / "lab" / "benchmarks" / "peers" / "requirements.txt",
+    "celery": ROOT / "lab" / "benchmarks" / "peers" / "requirements-celery.txt",
     # arq needs an older Redis client than Celery.
     "arq": ROOT / "lab" / "benchmarks" / "peers" / "requirements-arq.txt",
 }

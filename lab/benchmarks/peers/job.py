@@ -1,7 +1,8 @@
-"""The two tasks that Loosely and its peers (other ways to serve a model) run for each request.
+"""The tasks that Loosely and its peers (other ways to serve a model) run for each request.
 
-Each task gets a JPEG and returns JSON.
+Each task gets a JPEG and returns JSON, except `tiny`.
 
+tiny      return a constant for any body
 noop      decode the picture, crop it to 224 x 224 pixels, and return a constant
 resnet18  decode and crop the picture, run ResNet-18 on one thread, and return the five best classes
 
@@ -21,7 +22,9 @@ from typing import Any
 
 from PIL import Image
 
-TASKS = ("noop", "resnet18")
+TINY = "tiny"
+TINY_BODY = b"a job"
+TASKS = (TINY, "noop", "resnet18")
 SIDE_PIXELS = 224
 CLASSES_COUNT = 5
 _CENTRE_SHARE = SIDE_PIXELS / 256
@@ -35,6 +38,7 @@ class PeerModel:
     """
 
     def __init__(self, task: str) -> None:
+        self._reads_pictures = task != TINY
         self._network: Any = None
         if task == "resnet18":
             import torch  # noqa: PLC0415 - noop needs no torch
@@ -59,7 +63,12 @@ class PeerModel:
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
-        """Decode a JPEG, and return the picture as an item of a batch for `run`."""
+        """Decode a JPEG, and return the picture as an item of a batch for `run`.
+
+        For the task `tiny`, return the body unchanged.
+        """
+        if not self._reads_pictures:
+            return picture
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:
@@ -81,7 +90,7 @@ class PeerModel:
     def run(self, batch: Sequence[Any]) -> list[Any]:
         """Run one forward pass over the whole batch, and return one output for each picture.
 
-        For the task `noop`, return the pictures unchanged.
+        Without a network, return the batch unchanged.
         """
         if self._network is None:
             return list(batch)
@@ -91,7 +100,7 @@ class PeerModel:
             return list(self._network(torch.stack(list(batch))))
 
     def finish(self, output: Any) -> dict[str, Any]:
-        """Return the indices and scores of the five best classes. For `noop`, return a constant."""
+        """Return the five best classes with their scores. Without a network, return a constant."""
         if self._network is None:
             return NOOP_RESULT
         scores, indices = output.softmax(dim=0).topk(CLASSES_COUNT)

@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 from lab.benchmarks.machine import Processors, process_seconds
 from lab.benchmarks.peers import client
 from lab.benchmarks.peers.client import Exchange, longest_silence
-from lab.benchmarks.peers.job import NOOP_RESULT
+from lab.benchmarks.peers.job import NOOP_RESULT, TINY
 from lab.benchmarks.peers.results import Values
-from lab.benchmarks.peers.systems import CATALOGUE, ROOT, ServedPeer
+from lab.benchmarks.peers.systems import CATALOGUE, CLASSIFIER, ROOT, ServedPeer
 
-CLASSIFIER = "classifier"
-CLIENTS = (16, 64)
+CLIENTS = (1, 16, 64)
+_WARM_UP_CLIENTS = 16
 BATCH_SIZE = 8
 _PICTURE = ROOT / "examples" / "chelsea.jpg"
 _QUALITY = 91
@@ -65,11 +65,13 @@ class Amounts:
 
 
 FULL = {
+    TINY: Amounts(200, 800, 0, 0, 0.0),
     "noop": Amounts(200, 800, 400, 100, 0.0),
     "resnet18": Amounts(40, 128, 400, 100, 4.0),
     CLASSIFIER: Amounts(40, 256, 0, 0, 4.0),
 }
 QUICK = {
+    TINY: Amounts(20, 80, 0, 0, 0.0),
     "noop": Amounts(20, 80, 40, 30, 0.0),
     "resnet18": Amounts(8, 32, 40, 30, 1.0),
     CLASSIFIER: Amounts(8, 32, 0, 0, 1.0),
@@ -93,29 +95,35 @@ def _encode(picture: Image.Image) -> bytes:
     return output.getvalue()
 
 
-def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[Any]) -> Values:
+def measure(
+    served: ServedPeer,
+    amounts: Amounts,
+    expected: Sequence[Any],
+    clients: Sequence[int] = CLIENTS,
+) -> Values:
     """Send many requests for one task to a system, and return the measured values by name.
 
     Args:
         served: The running system.
-        task: The name of the task that the system serves, for example `noop`.
         amounts: The number of requests of each measurement.
         expected: The right result for each request body. If `expected` is empty, no result is
             checked.
+        clients: The numbers of clients with which the throughput is measured.
     """
     requests = served.requests
     exchanges: list[Exchange] = []
     values: Values = {"ready_seconds": served.ready_seconds}
-    client.run(requests, CLIENTS[0], max(CLIENTS[0], amounts.saturation // 10))
+    client.run(requests, _WARM_UP_CLIENTS, max(_WARM_UP_CLIENTS, amounts.saturation // 10))
     with _machine(values, served):
-        found = client.run(requests, 1, amounts.one_client)
-        exchanges += found.ok
-        values |= latency(found.ok)
-        for clients in CLIENTS:
-            found = client.run(requests, clients, amounts.saturation)
+        for count in clients:
+            found = client.run(
+                requests, count, amounts.one_client if count == 1 else amounts.saturation
+            )
             exchanges += found.ok
-            values[f"per_second_{clients}"] = len(found.ok) / found.seconds if found.ok else 0.0
-            values[f"failures_{clients}"] = len(found.found) - len(found.ok)
+            percentiles = latency(found.ok)
+            values |= percentiles if count == 1 else {f"p50_ms_{count}": percentiles["p50_ms"]}
+            values[f"per_second_{count}"] = len(found.ok) / found.seconds if found.ok else 0.0
+            values[f"failures_{count}"] = len(found.found) - len(found.ok)
         if amounts.burst:
             found = client.run(requests, amounts.burst, amounts.burst, _BURST_TIMEOUT_SECONDS)
             exchanges += found.ok
@@ -246,7 +254,7 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
     For `resnet18`, a new process runs the model on files that are written to `folder`.
     """
-    if task == "noop":
+    if task in {TINY, "noop"}:
         return [NOOP_RESULT] * len(pictures)
     if task == CLASSIFIER:
         return []

@@ -29,7 +29,7 @@ class _Row:
 
     @property
     def is_ours(self) -> bool:
-        return self.configuration.peer == LOOSELY
+        return self.configuration.is_ours
 
 
 def number(value: float | None, digits: int = 0, infinite: str = "never") -> str:
@@ -261,12 +261,13 @@ def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
     ]
     lines = []
     for what, rows, name, digits, is_more_better in compared:
-        ours = next((row.values for row in rows if row.is_ours), {})
+        ours = next((row.values for row in rows if row.configuration.peer == LOOSELY), {})
+        peers = [row for row in rows if not row.is_ours]
         if name not in ours:
             continue
-        ahead = _ahead(rows, ours, name, is_more_better)
+        ahead = _ahead(peers, ours, name, is_more_better)
         best = f"{ahead[0].title}: {number(ahead[0].values[name], digits)}" if ahead else "none"
-        lines.append([what, number(ours[name], digits), best, f"{len(ahead)} of {len(rows) - 1}"])
+        lines.append([what, number(ours[name], digits), best, f"{len(ahead)} of {len(peers)}"])
     if not lines:
         return ""
     return f"""## What the peers do better

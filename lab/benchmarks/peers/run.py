@@ -11,18 +11,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from lab.benchmarks.figures import print_report
 from lab.benchmarks.machine import describe_machine
 from lab.benchmarks.peers import environments
+from lab.benchmarks.peers.job import TINY
 from lab.benchmarks.peers.measure import (
-    CLASSIFIER,
+    CLIENTS,
     FULL,
     QUICK,
     Amounts,
@@ -34,17 +36,18 @@ from lab.benchmarks.peers.measure import (
 from lab.benchmarks.peers.report import number, render
 from lab.benchmarks.peers.results import Comparison, PeerRun, Values
 from lab.benchmarks.peers.systems import (
+    ALL_TASKS,
     CONFIGURATIONS,
-    LOOSELY,
     OWN_ENVIRONMENT,
     ROOT,
     PeerConfiguration,
     find_redis,
     serve,
 )
+from lab.benchmarks.peers.verdicts import BROKER_PEERS, compare_brokers, print_rates
 
 RESULTS = ROOT / "docs/explanation/benchmarks/peers.json"
-ALL_TASKS = ("noop", "resnet18", CLASSIFIER)
+_BROKER_TASKS = (TINY, "noop")
 _OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servicebus")
 
 
@@ -64,10 +67,16 @@ class PeerBenchmark:
     """
 
     def __init__(
-        self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
+        self,
+        comparison: Comparison,
+        amounts: dict[str, Amounts],
+        clients: Sequence[int],
+        results: Path,
+        folder: Path,
     ) -> None:
         self._comparison = comparison
         self._amounts = amounts
+        self._clients = clients
         self._results = results
         self._folder = folder
         self._pictures = make_pictures()
@@ -99,7 +108,7 @@ class PeerBenchmark:
         """Yield the chosen configurations that can run the task, in reverse order in odd rounds."""
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
-            if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
+            if is_chosen and task in configuration.tasks:
                 yield configuration
 
     def _measure_bare(self, task: str) -> tuple[float, float] | None:
@@ -111,7 +120,7 @@ class PeerBenchmark:
             try:
                 with serve(step.configuration, step.task, self._pictures, Path(folder)) as served:
                     amounts, expected = self._amounts[step.task], self._expected[step.task]
-                    values = measure(served, step.task, amounts, expected)
+                    values = measure(served, amounts, expected, self._clients)
             except (RuntimeError, AssertionError, OSError, psutil.Error) as error:
                 text = f"{type(error).__name__}: {error}"
                 sys.stderr.write(f"{text}\n")
@@ -168,10 +177,17 @@ def _read(*command: str) -> str:
     ).stdout.strip()
 
 
-def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:
+def collect_versions(
+    configurations: Sequence[PeerConfiguration], tasks: Sequence[str]
+) -> dict[str, str]:
     """Return the version of each program and library that the comparison runs, by its name."""
     found: dict[str, str] = {}
-    names = (each.environment for each in configurations if each.commands)
+    names = (
+        each.environment_for(task)
+        for each in configurations
+        for task in tasks
+        if not each.is_ours and task in each.tasks
+    )
     for name in dict.fromkeys(name for name in names if name != OWN_ENVIRONMENT):
         found |= {
             (f"{key} (arq)" if name == "arq" and key == "redis" else key): value
@@ -201,7 +217,7 @@ def print_summary(comparison: Comparison) -> None:
     Console(width=160).print(summary)
 
 
-def _list(choices: Sequence[str]) -> type:
+def _list(choices: Sequence[str]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = text.split(",")
         for name in names:
@@ -211,14 +227,18 @@ def _list(choices: Sequence[str]) -> type:
                 )
         return names
 
-    return parse  # type: ignore[return-value]
+    return parse
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Compare Loosely with its peers (other ways to serve a model), and write the results.
 
     The results are written to a JSON file, and to `benchmarks.md` with its charts. Return 1 if
-    a run failed, otherwise 0.
+    a run failed or Loosely is behind Celery on the same broker, otherwise 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
@@ -226,10 +246,25 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument(
         "--peers",
         type=_list(names),
-        default=names,
-        help="systems to run, for example loosely,celery/polling",
+        help="systems to run, for example loosely,celery/polling (default: all)",
     )
-    parser.add_argument("--tasks", type=_list(ALL_TASKS), default=list(ALL_TASKS))
+    parser.add_argument(
+        "--tasks",
+        type=_list(ALL_TASKS),
+        help=f"tasks to run, of {','.join(ALL_TASKS)} (default: all)",
+    )
+    parser.add_argument(
+        "--clients",
+        type=_numbers,
+        default=list(CLIENTS),
+        help="numbers of clients (default: 1,16,64)",
+    )
+    parser.add_argument(
+        "--brokers",
+        action="store_true",
+        help="only the rates of Loosely and Celery on the same brokers, without bursts and kills; "
+        "does not write the page",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -252,18 +287,27 @@ def main(arguments: Sequence[str] = ()) -> int:
         return 0
     # Exit by an exception when SIGTERM arrives, so that the `with` blocks stop the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    chosen = [each for each in CONFIGURATIONS if {each.peer, each.key} & set(options.peers)]
+    peers = options.peers or (BROKER_PEERS if options.brokers else names)
+    tasks = options.tasks or (_BROKER_TASKS if options.brokers else ALL_TASKS)
+    chosen = [each for each in CONFIGURATIONS if {each.peer, each.key} & set(peers)]
     amounts = QUICK if options.quick else FULL
+    if options.brokers:
+        amounts = {task: replace(each, burst=0, kill_requests=0) for task, each in amounts.items()}
+    has_page = not (options.quick or options.brokers)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="loosely-peers-") as name:
-        results = options.results or (Path(name) / "peers.json" if options.quick else RESULTS)
-        comparison = Comparison(collect_facts(amounts), collect_versions(chosen), options.quick)
-        benchmark = PeerBenchmark(comparison, amounts, results, Path(name))
+        results = options.results or (RESULTS if has_page else Path(name) / "peers.json")
+        versions = collect_versions(chosen, tasks)
+        comparison = Comparison(collect_facts(amounts), versions, options.quick)
+        benchmark = PeerBenchmark(comparison, amounts, options.clients, results, Path(name))
         for round_number in range(1, 2 if options.quick else options.rounds + 1):
-            benchmark.run_round(round_number, options.peers, options.tasks)
+            benchmark.run_round(round_number, peers, tasks)
         comparison.facts["duration"] = f"{(time.monotonic() - begin) / 60:.0f} minutes"
         comparison.write(results)
-    if not options.quick:
+    if has_page:
         render(comparison, options.docs)
-    print_summary(comparison)
-    return 1 if any(run.error for run in comparison.runs) else 0
+        print_summary(comparison)
+    print_rates(comparison, options.clients)
+    verdicts = compare_brokers(comparison, options.clients)
+    is_behind = bool(verdicts) and print_report("Beside Celery on the same broker", verdicts)
+    return 1 if is_behind or any(run.error for run in comparison.runs) else 0

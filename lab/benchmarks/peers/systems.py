@@ -21,6 +21,8 @@ import psutil
 from lab.benchmarks.peaks import peak_mb
 from lab.benchmarks.peers import environments
 from lab.benchmarks.peers.client import PeerRequests
+from lab.benchmarks.peers.job import TINY, TINY_BODY
+from tests.broker_servers import running_rabbitmq
 from tests.e2e.system import running
 from tests.ports import free_port
 
@@ -28,6 +30,9 @@ ROOT = Path(__file__).parents[3]
 CATALOGUE = ROOT / "lab" / "benchmarks" / "peers" / "models.toml"
 LOOSELY = "loosely"
 OWN_ENVIRONMENT = "own"
+CLASSIFIER = "classifier"
+PICTURE_TASKS = ("noop", "resnet18")
+ALL_TASKS = (TINY, *PICTURE_TASKS, CLASSIFIER)
 _WAIT_SECONDS = 180
 _READY_SECONDS = 120.0
 _RESTART_PAUSE_SECONDS = 0.1
@@ -48,7 +53,8 @@ class PeerConfiguration:
     command lines of the peer's programs. In these, `{port}` stands for the port on which the peer
     listens, `{queue_port}` and `{admin_port}` for the ports of Service Bus, and `{folder}` for the
     folder for data. `environment` is a name in `environments.REQUIREMENTS`, or OWN_ENVIRONMENT for
-    the Python environment of this process.
+    the Python environment of this process. `options` are those of `loosely up`. `tasks` are the
+    tasks that this configuration runs.
     """
 
     peer: str
@@ -60,12 +66,25 @@ class PeerConfiguration:
     form: BodyForm = "raw"
     environment: str = "peers"
     uses_redis: bool = False
+    uses_rabbitmq: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    tasks: Sequence[str] = PICTURE_TASKS
 
     @property
     def key(self) -> str:
         """The id of this configuration in results, for example `celery/polling`."""
         return f"{self.peer}/{self.name}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is Loosely, on any broker."""
+        return not self.commands
+
+    def environment_for(self, task: str) -> str:
+        """Return the name of the Python environment. Celery's for small tasks has no torch."""
+        is_celery = self.peer in {"celery", "celery-rabbitmq"}
+        return "celery" if is_celery and task != "resnet18" else self.environment
 
 
 def _api(module: str, *options: str) -> tuple[str, ...]:
@@ -107,18 +126,41 @@ CONFIGURATIONS = (
         "celery",
         "threads",
         "FastAPI + Celery, threads",
-        f"{_CELERY_SETTINGS}; `.get()` in threads",
+        f"Redis; {_CELERY_SETTINGS}; `.get()` in threads",
         [_CELERY, _api("celery_api")],
         uses_redis=True,
+        tasks=(TINY, *PICTURE_TASKS),
     ),
     PeerConfiguration(
         "celery",
         "polling",
         "FastAPI + Celery, polling",
-        f"{_CELERY_SETTINGS}; polls every 10 ms",
+        f"Redis; {_CELERY_SETTINGS}; polls every 10 ms",
         [_CELERY, _api("celery_api")],
         path="/polled",
         uses_redis=True,
+        tasks=(TINY, *PICTURE_TASKS),
+    ),
+    PeerConfiguration(
+        "celery-rabbitmq",
+        "threads",
+        "FastAPI + Celery on RabbitMQ, threads",
+        f"RabbitMQ, results in Redis; {_CELERY_SETTINGS}; `.get()` in threads",
+        [_CELERY, _api("celery_api")],
+        uses_redis=True,
+        uses_rabbitmq=True,
+        tasks=(TINY, *PICTURE_TASKS),
+    ),
+    PeerConfiguration(
+        "celery-rabbitmq",
+        "polling",
+        "FastAPI + Celery on RabbitMQ, polling",
+        f"RabbitMQ, results in Redis; {_CELERY_SETTINGS}; polls every 10 ms",
+        [_CELERY, _api("celery_api")],
+        path="/polled",
+        uses_redis=True,
+        uses_rabbitmq=True,
+        tasks=(TINY, *PICTURE_TASKS),
     ),
     PeerConfiguration(
         "dramatiq",
@@ -187,7 +229,25 @@ CONFIGURATIONS = (
         _AZURE_SDK_COMMANDS,
         environment=OWN_ENVIRONMENT,
     ),
-    PeerConfiguration(LOOSELY, "up", "Loosely", "`loosely up`; batches of 8, 5 ms"),
+    PeerConfiguration(
+        LOOSELY, "up", "Loosely", "`loosely up`; batches of 8, 5 ms", tasks=ALL_TASKS
+    ),
+    PeerConfiguration(
+        "loosely-rabbitmq",
+        "up",
+        "Loosely on RabbitMQ",
+        "`loosely up --broker rabbitmq`: quorum queues, confirmed; batches of 8, 5 ms",
+        options=("--broker", "rabbitmq"),
+        tasks=(TINY, *PICTURE_TASKS),
+    ),
+    PeerConfiguration(
+        "loosely-redis",
+        "up",
+        "Loosely on Redis",
+        "`loosely up --broker redis`: streams; batches of 8, 5 ms",
+        options=("--broker", "redis"),
+        tasks=(TINY, *PICTURE_TASKS),
+    ),
 )
 
 
@@ -317,7 +377,7 @@ def serve(
     """
     (folder / _MODEL_PROCESSES).mkdir()
     begin = time.monotonic()
-    start = _serve_loosely if configuration.peer == LOOSELY else _serve_peer
+    start = _serve_loosely if configuration.is_ours else _serve_peer
     with start(configuration, task, pictures, folder) as served:
         _wait_until_answered(served, folder, begin)
         yield served
@@ -325,7 +385,7 @@ def serve(
 
 @contextmanager
 def _serve_loosely(
-    _: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
+    configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
     model_processes = folder / _MODEL_PROCESSES
     variables = {
@@ -336,9 +396,12 @@ def _serve_loosely(
         # prevent this.
         "PYTHONDONTWRITEBYTECODE": "",
     }
-    with running(folder / "data", CATALOGUE, environment=variables) as system:
-        headers = {"content-type": "image/jpeg", "prefer": f"wait={_WAIT_SECONDS}"}
-        requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", pictures, headers)
+    with running(
+        folder / "data", CATALOGUE, environment=variables, options=tuple(configuration.options)
+    ) as system:
+        bodies, media_type = _encode(task, pictures, configuration.form)
+        headers = {"content-type": media_type, "prefer": f"wait={_WAIT_SECONDS}"}
+        requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", bodies, headers)
         (root,) = [each for each in psutil.Process().children() if "loosely" in each.cmdline()]
         yield ServedPeer(requests, model_processes, [root], is_loosely=True)
 
@@ -347,10 +410,10 @@ def _serve_loosely(
 def _serve_peer(
     configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
-    if configuration.environment == OWN_ENVIRONMENT:
-        programs = Path(sys.executable).parent
-    else:
-        programs = environments.prepare(configuration.environment)
+    name = configuration.environment_for(task)
+    programs = (
+        Path(sys.executable).parent if name == OWN_ENVIRONMENT else environments.prepare(name)
+    )
     model_processes = folder / _MODEL_PROCESSES
     environment = {
         **environments.variables(),
@@ -375,7 +438,7 @@ def _serve_peer(
     for first, *rest in configuration.commands:
         options = (part.format(folder=folder, **ports) for part in rest)
         commands.append((str(programs / first), *options))
-    bodies, media_type = _encode(pictures, configuration.form)
+    bodies, media_type = _encode(task, pictures, configuration.form)
     requests = PeerRequests(
         f"http://127.0.0.1:{ports['port']}",
         configuration.path,
@@ -383,7 +446,11 @@ def _serve_peer(
         {"content-type": media_type},
     )
     with ExitStack() as stack:
-        roots: list[_SupervisedProgram] = []
+        roots: list[Any] = []
+        if configuration.uses_rabbitmq:
+            rabbitmq = stack.enter_context(running_rabbitmq(folder / "rabbitmq"))
+            environment["PEER_RABBITMQ"] = rabbitmq.url
+            roots.append(rabbitmq)
         for number, command in enumerate(commands):
             program = _SupervisedProgram(command, environment, folder / f"program-{number}.log")
             stack.callback(program.stop)
@@ -407,7 +474,9 @@ def find_redis() -> str:
     return path
 
 
-def _encode(pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str]:
+def _encode(task: str, pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str]:
+    if task == TINY:
+        return [TINY_BODY], "text/plain"
     if form == "raw":
         return list(pictures), "image/jpeg"
     if form == "list":

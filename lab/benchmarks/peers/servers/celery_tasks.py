@@ -1,7 +1,8 @@
 """The Celery worker. It acknowledges a message only after the task has ended.
 
 If the process that runs a task is killed, Celery returns the message to the queue. While a task
-runs, the worker reserves no other message.
+runs, the worker reserves no other message. The broker is RabbitMQ if `PEER_RABBITMQ` is set. The
+results are in Redis with both brokers, as the documentation of Celery recommends.
 """
 
 import os
@@ -12,7 +13,11 @@ from celery.signals import worker_init, worker_process_init
 
 from lab.benchmarks.peers.job import PeerModel, import_libraries
 
-app = Celery("peers", broker=os.environ["PEER_REDIS"], backend=os.environ["PEER_REDIS"])
+app = Celery(
+    "peers",
+    broker=os.environ.get("PEER_RABBITMQ") or os.environ["PEER_REDIS"],
+    backend=os.environ["PEER_REDIS"],
+)
 app.conf.update(
     broker_connection_retry_on_startup=True,
     result_expires=300,
