@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from lab.storm.callers import StormCallers, UnexpectedResponse
@@ -20,6 +21,7 @@ from lab.storm.rig import Rig, RigError, RigOptions, StormEngine, running
 _POLL_SECONDS = 0.25
 _EMPTY_WITHIN_SECONDS = 60.0
 _MAX_SHOWN = 10
+_SILENCE_POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -74,18 +76,38 @@ async def submit_between_kills(rig: Rig, run: Storm, queue: "asyncio.Queue[Storm
         broker=rig.broker,
     )
     share = len(jobs) / (len(plan) + 1)
+    silences: list[asyncio.Task[float]] = []
     for number, kill in enumerate(plan):
         for job in jobs[round(number * share) : round((number + 1) * share)]:
             queue.put_nowait(job)
         await asyncio.sleep(kill.delay_seconds)
         await kill.carry_out(rig)
         run.faults.append(str(kill))
+        if kill.part == "worker":
+            silences.append(asyncio.create_task(_measure_silence(rig)))
         run.say(f"kill {number + 1} of {len(plan)}, {kill}")
         await kill.recover(rig)
     for job in jobs[round(len(plan) * share) :]:
         queue.put_nowait(job)
     await queue.join()
     run.say("all jobs are submitted")
+    found = sorted(task.result() for task in silences if task.done())
+    if found:
+        run.notes.append(
+            f"{'silence after a kill':<25} of the worker: p50 {median(found):.1f} s, at most "
+            f"{found[-1]:.1f} s, of {len(found)}"
+        )
+    for task in silences:
+        task.cancel()
+
+
+async def _measure_silence(rig: Rig) -> float:
+    """Return the seconds until the model runs another job, which may also be a new one."""
+    begun_at, before = time.monotonic(), rig.runs().total()
+    while True:
+        await asyncio.sleep(_SILENCE_POLL_SECONDS)
+        if rig.runs().total() != before:
+            return time.monotonic() - begun_at
 
 
 async def wait_until_all_ended(run: Storm) -> None:
