@@ -16,7 +16,7 @@ from contract.names import PAYLOAD_CONTAINER
 from contract.settings import AzureEndpoint
 from contract.streams import StreamEvent, parse_event, stream_blob, stream_key
 from tests.ports import free_port
-from worker.blobs import storage_account
+from worker.objects.azure import storage_account
 from worker.streams.blobs import AppendBlobs
 from worker.streams.redis_streams import RedisStreamLogs
 from worker.streams.store import WritableLogs

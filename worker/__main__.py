@@ -25,15 +25,12 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
-from azure.storage.blob import BlobServiceClient
-
 from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
-from worker.blobs import BlobStore, storage_account
 from worker.brokers.factory import make_broker
 from worker.brokers.receiver import LockRenewer, ModelQueue
 from worker.brokers.replies import QueueReplies
@@ -49,6 +46,7 @@ from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
+from worker.objects.factory import make_blob_store, make_stream_logs
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
@@ -62,7 +60,6 @@ from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNee
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.settings import WorkerSettings
 from worker.stops import StopOrders
-from worker.streams.blobs import AppendBlobs
 from worker.streams.store import WritableLogs
 from worker.streams.writer import StreamWriter
 from worker.telemetry.health import DeviceProbe, Loops, check_readiness
@@ -110,9 +107,8 @@ class Worker:
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
-        account = storage_account(settings.payload_storage)
-        blobs = BlobStore(account)
-        self._streams = StreamWriter(_stream_store(settings, account))
+        blobs = make_blob_store(settings.payload_storage)
+        self._streams = StreamWriter(_stream_store(settings))
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
@@ -329,9 +325,9 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _stream_store(settings: WorkerSettings, account: BlobServiceClient) -> WritableLogs:
+def _stream_store(settings: WorkerSettings) -> WritableLogs:
     if settings.stream_redis_url is None:
-        return AppendBlobs(account)
+        return make_stream_logs(settings.payload_storage)
     from worker.streams.redis_streams import RedisStreamLogs  # noqa: PLC0415  only where needed
 
     return RedisStreamLogs(settings.stream_redis_url, settings.retention_hours * 3600)

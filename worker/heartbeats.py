@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
-from azure.core.exceptions import AzureError
-
 import contract
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.media import JSON
 from contract.names import heartbeat_blob
-from worker.blobs import BlobStore
 from worker.inference.model_checks import ModelKind
 from worker.inference.model_manager import ModelManager
 from worker.memory.sharing import DeviceSharing
+from worker.objects.port import BlobStore, ObjectsUnavailable
 from worker.pipeline.concurrent import ConcurrentRuns
 from worker.pipeline.receive import InFlight
 from worker.processes.lock_journal import WorkerDeath
@@ -72,8 +70,8 @@ class Heartbeats:
     def _call(self, request: Callable[[], None]) -> None:
         try:
             request()
-        except (AzureError, OSError) as error:
-            self._status.mark_down(type(error).__name__)
+        except (ObjectsUnavailable, OSError) as error:
+            self._status.mark_down(str(error))
         except Exception:  # noqa: BLE001  the worker must go on
             _log.exception("the heartbeat could not be written or deleted")
         else:

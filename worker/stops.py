@@ -11,11 +11,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from azure.core.exceptions import AzureError
-
 from contract.streams import parse_stop, stop_log
-from worker.blobs import BlobStore
 from worker.clock import utc_now
+from worker.objects.port import BlobStore, ObjectsUnavailable
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -60,15 +58,15 @@ class StopOrders:
                     continue
             try:
                 self.read(utc_now())
-            except (AzureError, OSError) as error:
-                self._status.mark_down(type(error).__name__)
+            except (ObjectsUnavailable, OSError) as error:
+                self._status.mark_down(str(error))
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("the log of stop orders could not be read")
             else:
                 self._status.mark_up()
 
     def read(self, now: datetime) -> None:
-        """Read what was appended since the last call. Raises AzureError."""
+        """Read what was appended since the last call. Raises ObjectsUnavailable."""
         times = (now - _CLOCKS_DIFFER, now, now + _CLOCKS_DIFFER)
         logs = dict.fromkeys(stop_log(at) for at in times)
         self._offsets = {log: self._offsets.get(log, 0) for log in logs}

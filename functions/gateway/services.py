@@ -45,7 +45,8 @@ from gateway.shares.gate import Gate
 from gateway.shares.limits import Limits
 from gateway.shares.room_queue import RoomQueue
 from gateway.shares.watch import JobEnds, RoomWatches
-from gateway.storage.blobs import Blobs, PayloadContainer
+from gateway.storage.blobs import Blobs
+from gateway.storage.factory import make_storage
 from gateway.storage.files import FileStore
 from gateway.storage.logs import LogWriter
 from gateway.storage.payloads import PayloadLinks, PayloadStore
@@ -249,7 +250,7 @@ class Services:
     @classmethod
     def of(cls, settings: GatewaySettings) -> "Services":
         """Build the components with connections to Azure, which are opened at their first use."""
-        container = PayloadContainer(settings.payload_storage)
+        payloads, blobs, links = make_storage(settings.payload_storage, settings.payload_public_url)
         resolver = Resolver()
         catalogue = Catalogue.load(settings.catalogue_path)
         with_fallback = [model.name for model in catalogue.values() if model.fallback]
@@ -263,9 +264,9 @@ class Services:
             settings=settings,
             catalogue=catalogue,
             queues=make_queues(settings.broker, catalogue, settings.service_bus_admin_url),
-            payloads=PayloadStore(container),
-            blobs=Blobs(container),
-            links=PayloadLinks(container, settings.payload_public_url),
+            payloads=payloads,
+            blobs=blobs,
+            links=links,
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
             webhooks=WebhookSender(settings.guard, resolver),
             tracing=GatewayTracing(

@@ -10,14 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from azure.core.exceptions import AzureError, ResourceModifiedError, ResourceNotFoundError
-
 from contract.catalogue import ModelEntry
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify_digest
 from contract.names import result_blob
-from worker.blobs import BlobStore
 from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
+from worker.objects.port import BlobStore, ObjectChanged, ObjectMissing, ObjectsUnavailable
 from worker.retries import Wait, backoff_seconds
 from worker.telemetry.recording import ServiceStatus
 
@@ -66,12 +64,12 @@ class BlobPayloads:
             return self._retry(
                 lambda: keep(_verify(ref, self._store.read(ref))), wait, is_pinned=bool(ref.etag)
             )
-        except ResourceModifiedError:
+        except ObjectChanged:
             raise PayloadUnusable(
                 "the upload was changed after the job was submitted; upload the input again and "
                 "submit a new job"
             ) from None
-        except ResourceNotFoundError:
+        except ObjectMissing:
             # Blob storage is strongly consistent: a missing blob was never written, or was deleted.
             raise PayloadUnusable(
                 "the blob of the input does not exist; submit the input again"
@@ -84,14 +82,14 @@ class BlobPayloads:
         while True:
             try:
                 result = call()
-            except ResourceNotFoundError:
+            except ObjectMissing:
                 self._status.mark_up()
                 raise
             # An OSError means a broken connection or a full disk.
-            except (AzureError, OSError) as error:
+            except (ObjectsUnavailable, OSError) as error:
                 # The blob was replaced during the read. If the reference has an ETag, the old blob
                 # is gone. If not, the new blob may have the right digest, so the read starts again.
-                if is_pinned and isinstance(error, ResourceModifiedError):
+                if is_pinned and isinstance(error, ObjectChanged):
                     self._status.mark_up()
                     raise
                 self._status.mark_down(_text(error))
@@ -147,6 +145,4 @@ def _text(error: BaseException) -> str:
     if isinstance(error, OSError):
         # The text of some OSErrors contains an address.
         return ": ".join(filter(None, (type(error).__name__, error.strerror)))
-    # Only the first line: the rest of an Azure error may contain a signed address.
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return str(error)

@@ -9,12 +9,10 @@ import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from azure.core.exceptions import AzureError
-
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.media import JSON
-from worker.blobs import BlobStore
 from worker.errors import Settlement
+from worker.objects.port import BlobStore, ObjectsUnavailable
 from worker.pipeline.receive import ReceivedJob
 from worker.telemetry.recording import ServiceStatus
 
@@ -68,8 +66,8 @@ class DeliveryNotes:
     def _write(self, blob: str, data: bytes) -> None:
         try:
             self._store.write(blob, data, JSON)
-        except (AzureError, OSError) as error:
-            self._status.mark_down(type(error).__name__)
+        except (ObjectsUnavailable, OSError) as error:
+            self._status.mark_down(str(error))
         except Exception:  # noqa: BLE001  this thread must go on
             _log.exception("a blob that describes a delivery could not be written")
         else:

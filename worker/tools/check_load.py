@@ -32,7 +32,6 @@ from contract.messages import (
     reference,
 )
 from contract.names import low_priority_queue
-from worker.blobs import BlobStore
 from worker.brokers.port import LockedMessage, Peeked, SendReply
 from worker.brokers.receiver import LockRenewer, ModelQueue
 from worker.brokers.replies import QueueReplies
@@ -47,6 +46,7 @@ from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
+from worker.objects.port import BlobStore
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes

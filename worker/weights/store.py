@@ -5,19 +5,17 @@ cache on disk.
 """
 
 import importlib.util
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from azure.storage.blob import BlobServiceClient
-
 from contract.catalogue import ModelEntry
-from contract.errors import InvalidSetting
 from contract.guard import AddressGuard
 from contract.settings import AzureEndpoint
 from contract.weights import HUB_CONTAINER, WeightsLocation, WeightsScheme, hub_blob, parse_weights
-from worker.blobs import BlobReader, storage_account
 from worker.errors import WeightsMissing, WeightsUnavailable
+from worker.objects.factory import make_blob_reader
+from worker.objects.port import BlobReader
 from worker.settings import WeightsSettings
 from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
 from worker.weights.hub import Hub
@@ -47,21 +45,8 @@ class WeightsStore:
         cls, settings: WeightsSettings, guard: AddressGuard, endpoint: AzureEndpoint | None
     ) -> "WeightsStore":
         """Return the store of these settings. Only weights in blob storage need `endpoint`."""
-
-        @cache
-        def connect() -> BlobServiceClient:
-            if endpoint is None:
-                raise WeightsUnavailable(
-                    "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set "
-                    "it to the connection string of the storage account"
-                )
-            try:
-                return storage_account(endpoint)
-            except InvalidSetting as error:
-                raise WeightsUnavailable(str(error)) from None
-
         hub = Hub(settings.hub, guard) if settings.hub else None
-        return cls(settings.cache, BlobReader(connect), hub, settings.cache_limit_bytes)
+        return cls(settings.cache, make_blob_reader(endpoint), hub, settings.cache_limit_bytes)
 
     def get(self, model: ModelEntry) -> Weights | None:
         """Return the model's weights after checking their digest; None for a model without weights.

@@ -1,213 +1,11 @@
-"""The connection to the payload container, and the operations on its blobs.
+"""The port to small blobs, lists of blobs, and logs.
 
-Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
-REST API). The gateway writes one for most jobs, and reads it for each waiting caller. A request
-with the SDK needs 2 ms of processor time, a third of the gateway's time for a job, a plain request
-0.4 ms. Plain requests are authorised by a SAS for the container, which is renewed before it
-expires.
+`azure` stores them in Azure Blob Storage, `s3` in S3 or in another store with its API.
 """
 
-import asyncio
-import contextlib
-import html
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import partial
-from http import HTTPStatus
-from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import aiohttp
-import yarl
-from azure.core import MatchConditions
-from azure.core.exceptions import (
-    AzureError,
-    HttpResponseError,
-    ResourceExistsError,
-    ResourceModifiedError,
-    ResourceNotFoundError,
-)
-from azure.storage.blob import (
-    ContainerSasPermissions,
-    StorageErrorCode,
-    UserDelegationKey,
-    generate_container_sas,
-)
-from azure.storage.blob.aio import (
-    BlobClient,
-    BlobLeaseClient,
-    BlobServiceClient,
-    ContainerClient,
-    LinearRetry,
-)
-
-from contract.names import PAYLOAD_CONTAINER
-from contract.settings import AzureEndpoint
-from gateway.clock import Clock, utc_now
-from gateway.errors import MissingPayload, Unavailable
-
-# A caller is waiting, so the SDK's defaults (60 s for a read, 15 s before a retry) are too long.
-# With these values there are two attempts within ANSWER_SECONDS if the storage does not respond,
-# and three if it cannot be reached.
-ANSWER_SECONDS: Final = 5.0
-_RETRIES: Final = 2
-_BACKOFF_SECONDS: Final = 1
-_CONNECT_SECONDS: Final = 2
-_READ_SECONDS: Final = 2
-
-# A key that is valid from now on would be refused if the storage's clock is behind.
-_SKEW: Final = timedelta(minutes=5)
-_DELEGATION: Final = timedelta(hours=24)
-
-MAX_CONNECTIONS: Final = 32
-"""The largest number of connections for plain REST requests; further requests wait.
-
-A plain request takes a few milliseconds, so these suffice for thousands of requests a second.
-"""
-
-SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest accepted transfer speed, which sets the time limit of a transfer."""
-
-
-class PayloadContainer:
-    """The connection to a blob container. Both are created when they are first needed."""
-
-    def __init__(
-        self, endpoint: AzureEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
-    ) -> None:
-        self.endpoint = endpoint
-        self.name = name
-        self.clock = clock
-        self._delegation: tuple[UserDelegationKey, datetime] | None = None
-        self._delegation_lock = asyncio.Lock()
-        self._service: BlobServiceClient | None = None
-        self._client: ContainerClient | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._is_there = False
-
-    @property
-    def service(self) -> BlobServiceClient:
-        """The SDK's client of the storage account."""
-        if self._service is None:
-            self._service = self._connected()
-        return self._service
-
-    @property
-    def client(self) -> ContainerClient:
-        """The SDK's client of the container, which may not exist yet."""
-        if self._client is None:
-            self._client = self.service.get_container_client(self.name)
-        return self._client
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The HTTP session for requests that do not use the SDK."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # With trust_env, the session starts two threads for each request, to read the
-                # netrc file and the environment.
-                trust_env=_needs_proxy(str(self.service.url)),
-                # An attacker who writes a blob must not make the gateway decompress it.
-                auto_decompress=False,
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
-            )
-        return self._session
-
-    async def ensure(self, *, is_missing: bool = False) -> None:
-        """Create the container unless this process has done so.
-
-        If `is_missing` is true, because a request has shown it, the container is always created.
-        """
-        if is_missing or not self._is_there:
-            async with answering("creating the container"):
-                await self.create()
-
-    async def create(self) -> None:
-        """Create the container if it does not exist."""
-        with contextlib.suppress(ResourceExistsError):  # another process created it
-            await self.client.create_container()
-        self._is_there = True
-
-    async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return the key that signs a SAS, as the keyword argument of the SDK's functions.
-
-        This is the account key if the connection string has one. Otherwise it is a user delegation
-        key, which is valid at least until `expires_at`.
-        """
-        account_key = getattr(self.service.credential, "account_key", None)
-        if account_key:
-            return {"account_key": account_key}
-        async with self._delegation_lock:
-            if self._delegation is None or self._delegation[1] < expires_at:
-                now = self.clock()
-                until = max(now + _DELEGATION, expires_at)
-                async with answering("requesting a user delegation key"):
-                    key = await self.service.get_user_delegation_key(now - _SKEW, until)
-                self._delegation = key, until
-            return {"user_delegation_key": self._delegation[0]}
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-        if self._service is not None:
-            await self._service.close()
-            self._service = self._client = None
-
-    def _connected(self) -> BlobServiceClient:
-        if self.endpoint.connection_string:
-            return BlobServiceClient.from_connection_string(
-                self.endpoint.connection_string, **_options()
-            )
-        from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow, and rare
-
-        return BlobServiceClient(
-            self.endpoint.address or "", credential=DefaultAzureCredential(), **_options()
-        )
-
-
-@contextlib.asynccontextmanager
-async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Raise Unavailable if the storage fails in the `with` block, or if the block takes too long.
-
-    `what` is the operation in the error message, `size_bytes` the size of the data it transfers.
-    """
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
-            yield
-    except (AzureError, OSError) as error:
-        raise Unavailable("blobs", f"{what} failed: {error!r}") from error
-
-
-def transfer_seconds(size_bytes: int) -> float:
-    """Return how many seconds a transfer of this size may take."""
-    return size_bytes / SLOWEST_BYTES_PER_SECOND
-
-
-def read_seconds(sent_bytes: int) -> float:
-    """Return how long to wait for a response to a body, of which a part may still be buffered."""
-    return _READ_SECONDS + transfer_seconds(sent_bytes)
-
-
-def _options() -> dict[str, Any]:
-    return {
-        "retry_policy": LinearRetry(
-            backoff=_BACKOFF_SECONDS, retry_total=_RETRIES, random_jitter_range=0
-        ),
-        "connection_timeout": _CONNECT_SECONDS,
-        "read_timeout": _READ_SECONDS,
-    }
-
-
-def _needs_proxy(url: str) -> bool:
-    """Return whether the environment names a proxy for requests to this URL."""
-    parts = urlsplit(url)
-    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,36 +36,8 @@ class ListedBlob:
     modified_at: datetime
 
 
-_SIGNED_FOR: Final = timedelta(hours=2)
-_RENEWED_BEFORE: Final = timedelta(minutes=30)
-
-# There are two attempts within ANSWER_SECONDS if the storage does not respond.
-_SMALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
-_PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
-
-_PUT: Final = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/json"}
-
-NAMES_AT_ONCE: Final = 1000
-_NAME: Final = re.compile("<Name>([^<]*)</Name>")
-_NEXT_MARKER: Final = re.compile("<NextMarker>([^<]+)</NextMarker>")
-
-_NO_CONDITION: Final[Mapping[str, str]] = {}
-
-
-class _Answer(NamedTuple):
-    status: int
-    etag: str
-    data: bytes
-    headers: Mapping[str, str]
-
-
 class Blobs:
-    """The blobs of the payload container. Each method raises Unavailable if the call fails."""
-
-    def __init__(self, container: PayloadContainer) -> None:
-        self._container = container
-        self._signature = ""
-        self._signed_until: datetime | None = None
+    """The blobs of the store. Each method raises Unavailable if the call fails."""
 
     async def create(self, blob: str, data: bytes) -> str | None:
         """Create a blob; return its ETag, or None if the blob already existed.
@@ -275,20 +45,15 @@ class Blobs:
         If the response is lost, the request is repeated, and the result may be None although the
         first request has created the blob.
         """
-        return await self._put(blob, data, {"If-None-Match": "*"})
+        raise NotImplementedError
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """Overwrite a blob; return its new ETag, or None if its ETag is not `etag`."""
-        return await self._put(blob, data, {"If-Match": etag})
+        raise NotImplementedError
 
     async def read(self, blob: str) -> SmallBlob | None:
         """Return a small blob and its ETag; None if the blob does not exist."""
-        status, etag, data = await self._request("GET", blob)
-        if status == HTTPStatus.NOT_FOUND:
-            return None
-        if status == HTTPStatus.OK:
-            return SmallBlob(data, etag)
-        raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
+        raise NotImplementedError
 
     async def append(self, blob: str, data: bytes) -> int:
         """Append data to an append blob, which is created if it is missing; return its offset.
@@ -296,16 +61,7 @@ class Blobs:
         If the response is lost, the request is repeated, and the data may be there twice. The
         offset is that of the last copy.
         """
-        send = partial(self._send, "PUT", blob, data=data, query="comp=appendblock&")
-        answer = await send()
-        if answer.status == HTTPStatus.NOT_FOUND:
-            await self._put(blob, b"", {"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"})
-            answer = await send()
-        if answer.status != HTTPStatus.CREATED:
-            raise Unavailable(
-                "blobs", f"appending to {blob} failed with HTTP status {answer.status}"
-            )
-        return int(answer.headers["x-ms-blob-append-offset"])
+        raise NotImplementedError
 
     async def append_at(self, blob: str, position: int, data: bytes) -> bool:
         """Append data to an append blob that is `position` bytes long; return whether it was.
@@ -313,205 +69,34 @@ class Blobs:
         A blob that is missing has 0 bytes, and is created. If the response is lost, the request is
         repeated, and the result may be False although the first request has appended the data.
         """
-        headers = {"x-ms-blob-condition-appendpos": str(position)}
-        send = partial(self._request, "PUT", blob, headers, data, "comp=appendblock&")
-        status, _, _ = await send()
-        if status == HTTPStatus.NOT_FOUND and position == 0:
-            await self._put(blob, b"", {"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"})
-            status, _, _ = await send()
-        if status in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
-            return False
-        if status != HTTPStatus.CREATED:
-            raise Unavailable("blobs", f"appending to {blob} failed with HTTP status {status}")
-        return True
+        raise NotImplementedError
 
     async def read_from(self, blob: str, offset: int, max_bytes: int) -> bytes:
         """Return up to `max_bytes` bytes from an offset on; empty at the end or without a blob."""
-        return await self._read_range(blob, offset, max_bytes) or b""
+        raise NotImplementedError
 
     async def read_version(self, blob: str, offset: int, max_bytes: int, etag: str) -> bytes:
         """Do the same for a blob with this ETag. Raises MissingPayload if it is gone or changed."""
-        data = await self._read_range(blob, offset, max_bytes, {"If-Match": etag})
-        if data is None:
-            raise MissingPayload(blob)
-        return data
-
-    async def _read_range(
-        self, blob: str, offset: int, max_bytes: int, condition: Mapping[str, str] = _NO_CONDITION
-    ) -> bytes | None:
-        headers = {"x-ms-range": f"bytes={offset}-{offset + max_bytes - 1}", **condition}
-        status, _, data = await self._request("GET", blob, headers)
-        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED}:
-            return None
-        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return b""
-        if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-            return data
-        raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
-
-    async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
-        headers = {**_PUT, **condition}
-        status, etag, answer = await self._request("PUT", blob, headers, data)
-        if status == HTTPStatus.NOT_FOUND and b"ContainerNotFound" in answer:
-            await self._container.ensure(is_missing=True)
-            status, etag, answer = await self._request("PUT", blob, headers, data)
-        if status == HTTPStatus.CREATED:
-            return etag
-        if status in {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
-            return None
-        raise Unavailable("blobs", f"writing the blob {blob} failed with HTTP status {status}")
-
-    async def _request(
-        self,
-        method: str,
-        blob: str,
-        headers: Mapping[str, str] | None = None,
-        data: bytes = b"",
-        query: str = "",
-    ) -> tuple[int, str, bytes]:
-        return (await self._send(method, blob, headers, data, query))[:3]
-
-    async def _send(
-        self,
-        method: str,
-        blob: str,
-        headers: Mapping[str, str] | None = None,
-        data: bytes = b"",
-        query: str = "",
-    ) -> _Answer:
-        url = await self._url(blob, query)
-        reason = ""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                for pause_seconds in (*_PAUSES_SECONDS, None):
-                    try:
-                        answer = await self._try(method, url, headers, data)
-                    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                        # Only the class, because the error message may contain the signed URL.
-                        reason = type(error).__name__
-                    else:
-                        if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                            return answer
-                        reason = f"status {answer.status}"
-                    if pause_seconds is not None:
-                        await asyncio.sleep(pause_seconds)
-        except TimeoutError:
-            reason = reason or "the request timed out"
-        raise Unavailable("blobs", f"the {method} request for the blob {blob} failed: {reason}")
-
-    async def _try(
-        self, method: str, url: yarl.URL, headers: Mapping[str, str] | None, data: bytes
-    ) -> _Answer:
-        async with self._container.session.request(
-            method,
-            url,
-            headers=headers,
-            data=data or None,
-            allow_redirects=False,
-            timeout=_SMALL_TIMEOUT,
-        ) as answer:
-            etag = answer.headers.get("ETag", "")
-            return _Answer(answer.status, etag, await answer.read(), answer.headers)
-
-    async def _url(self, blob: str, query: str = "") -> yarl.URL:
-        now = self._container.clock()
-        if self._signed_until is None or now > self._signed_until - _RENEWED_BEFORE:
-            until = now + _SIGNED_FOR
-            service = self._container.service
-            self._signature = generate_container_sas(
-                str(service.account_name),
-                self._container.name,
-                permission=ContainerSasPermissions(read=True, create=True, write=True, list=True),
-                expiry=until,
-                **await self._container.signing_key(until),
-            )
-            self._signed_until = until
-        base = f"{self._container.service.url.rstrip('/')}/{self._container.name}"
-        path = f"/{quote(blob)}" if blob else ""
-        return yarl.URL(f"{base}{path}?{query}{self._signature}", encoded=True)
+        raise NotImplementedError
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
-        answer = None
-        if head_bytes:
-            wanted = {"x-ms-range": f"bytes=0-{head_bytes - 1}"}
-            answer = await self._send("GET", blob, wanted)
-        # An empty blob has no range.
-        if answer is None or answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            answer = await self._send("HEAD", blob)
-        if answer.status == HTTPStatus.NOT_FOUND:
-            return None
-        if answer.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-            raise Unavailable(
-                "blobs", f"reading the blob {blob} failed with HTTP status {answer.status}"
-            )
-        about = answer.headers
-        length = about.get("Content-Range", "").rpartition("/")[2] or about["Content-Length"]
-        return BlobProperties(
-            about.get("Content-Type", ""),
-            int(length),
-            answer.etag,
-            answer.data,
-            about.get("Content-Encoding", ""),
-        )
+        raise NotImplementedError
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         """Delete a blob and its snapshots, even if the blob has a lease.
 
         Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
         """
-        given: dict[str, Any] = {"delete_snapshots": "include"}
-        if etag:
-            given |= {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-        client = self._blob(blob)
-        async with answering("deleting a blob"):
-            try:
-                try:
-                    await client.delete_blob(**given)
-                except HttpResponseError as error:
-                    if error.error_code != StorageErrorCode.LEASE_ID_MISSING:  # type: ignore[attr-defined]  # set by the SDK
-                        raise
-                    # The gateway takes no leases: the holder of an upload link has taken this one.
-                    await BlobLeaseClient(client).break_lease(lease_break_period=0)
-                    await client.delete_blob(**given)
-            except (ResourceNotFoundError, ResourceModifiedError):
-                return
+        raise NotImplementedError
 
     async def list_names(self, prefix: str) -> list[str]:
         """Return the names of the blobs with this prefix, which are plain ASCII, in their order.
 
         By a plain request, because the SDK needs 0.2 ms of processor time for each blob.
         """
-        found: list[str] = []
-        marker = ""
-        while True:
-            asked = {"restype": "container", "comp": "list", "prefix": prefix}
-            asked |= {"maxresults": str(NAMES_AT_ONCE), "marker": marker}
-            answer = await self._send("GET", "", query=f"{urlencode(asked)}&")
-            if answer.status == HTTPStatus.NOT_FOUND:  # the container does not exist
-                return found
-            if answer.status != HTTPStatus.OK:
-                raise Unavailable(
-                    "blobs", f"listing the blobs failed with HTTP status {answer.status}"
-                )
-            text = answer.data.decode()
-            found += _NAME.findall(text)
-            following = _NEXT_MARKER.search(text)
-            if following is None:
-                return found
-            marker = html.unescape(following[1])
+        raise NotImplementedError
 
-    async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
+    def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""
-        pages = self._container.client.list_blobs(name_starts_with=prefix).by_page()
-        while True:
-            async with answering("listing blobs"):
-                try:
-                    page = [found async for found in await anext(pages)]
-                except (StopAsyncIteration, ResourceNotFoundError):
-                    return  # the end of the list, or the container does not exist
-            for found in page:
-                yield ListedBlob(found.name, str(found.etag), found.last_modified)
-
-    def _blob(self, name: str) -> BlobClient:
-        return self._container.client.get_blob_client(name)
+        raise NotImplementedError

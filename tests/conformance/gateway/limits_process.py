@@ -14,7 +14,8 @@ from uuid import uuid4
 from gateway.clock import utc_now
 from gateway.shares.places import Places
 from gateway.shares.usage import Usage
-from gateway.storage.blobs import Blobs, PayloadContainer
+from gateway.storage.azure import AzureBlobs, PayloadContainer
+from gateway.storage.blobs import Blobs
 from tests.conformance.gateway.emulated_services import storage
 
 RECORD_SECONDS = 0.01
@@ -25,7 +26,7 @@ RECORD_SECONDS = 0.01
 async def open_blobs(blob_port: int) -> AsyncIterator[Blobs]:
     container = PayloadContainer(storage(blob_port))
     try:
-        yield Blobs(container)
+        yield AzureBlobs(container)
     finally:
         await container.close()
 

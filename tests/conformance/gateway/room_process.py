@@ -25,8 +25,7 @@ from gateway.shares.room import Entry
 from gateway.shares.room_queue import RoomQueue
 from gateway.shares.tenants import TenantStore
 from gateway.shares.watch import JobEnds, RoomWatches
-from gateway.storage.blobs import Blobs, PayloadContainer
-from gateway.storage.payloads import PayloadLinks, PayloadStore
+from gateway.storage.azure import AzureBlobs, AzureLinks, AzurePayloads, PayloadContainer
 from gateway.webhooks.sender import WebhookSender
 from tests.conformance.gateway.emulated_services import service_bus, storage
 
@@ -45,14 +44,14 @@ async def open_rooms(blob_port: int, bus_port: int, admin_port: int) -> AsyncIte
     )
     container = PayloadContainer(settings.payload_storage)
     queues = ServiceBusQueues(service_bus(bus_port), f"http://127.0.0.1:{admin_port}")
-    blobs, clock = Blobs(container), utc_now
+    blobs, clock = AzureBlobs(container), utc_now
     services = Services(
         settings=settings,
         catalogue=Catalogue.load(),
         queues=queues,
-        payloads=PayloadStore(container),
+        payloads=AzurePayloads(container),
         blobs=blobs,
-        links=PayloadLinks(container),
+        links=AzureLinks(container),
         tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
         webhooks=WebhookSender(settings.guard, Resolver()),
     )

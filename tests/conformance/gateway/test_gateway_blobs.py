@@ -18,15 +18,16 @@ from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable
 from gateway.jobs.ends import EndsLog, JobEnd
 from gateway.jobs.model import JobOutcome
-from gateway.storage import blobs as storage_blobs
-from gateway.storage.blobs import (
+from gateway.storage import azure as storage_azure
+from gateway.storage.azure import (
     ANSWER_SECONDS,
     MAX_CONNECTIONS,
-    Blobs,
+    AzureBlobs,
+    AzureLinks,
+    AzurePayloads,
     PayloadContainer,
     transfer_seconds,
 )
-from gateway.storage.payloads import PayloadLinks, PayloadStore
 from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 
@@ -41,7 +42,7 @@ async def container(
 
 
 async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
     note = await blobs.read("claims/a")
@@ -52,7 +53,7 @@ async def test_only_one_of_many_creations_succeeds(container: PayloadContainer) 
 async def test_200_reads_use_at_most_32_connections(
     container: PayloadContainer, blob_port: int
 ) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     await blobs.create("claims/a", b"1")
     reads = await asyncio.gather(*(blobs.read("claims/a") for _ in range(200)))
     assert all(reads)
@@ -66,7 +67,7 @@ async def test_200_reads_use_at_most_32_connections(
 
 
 async def test_change_needs_the_current_etag(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
@@ -82,7 +83,7 @@ async def test_change_needs_the_current_etag(container: PayloadContainer) -> Non
 
 
 async def test_append_creates_the_container_and_the_log(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     assert await blobs.read_from("ends/a", 0, 100) == b""
     await asyncio.gather(*(blobs.append("ends/a", b"%03d\n" % number) for number in range(16)))
     whole = await blobs.read_from("ends/a", 0, 1000)
@@ -94,7 +95,7 @@ async def test_append_creates_the_container_and_the_log(container: PayloadContai
 
 
 async def test_end_is_read_by_another_instance(container: PayloadContainer) -> None:
-    here, elsewhere = (EndsLog(Blobs(container), utc_now) for _ in range(2))
+    here, elsewhere = (EndsLog(AzureBlobs(container), utc_now) for _ in range(2))
     assert await here.read({"a"}) == []
     outcome = JobOutcome.cancelled(datetime(2026, 3, 1, tzinfo=UTC))
     await elsewhere.append("a", outcome)
@@ -103,7 +104,7 @@ async def test_end_is_read_by_another_instance(container: PayloadContainer) -> N
 
 
 async def test_missing_container_counts_as_empty(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
     assert [found async for found in blobs.list("")] == []
@@ -116,8 +117,8 @@ async def test_missing_container_counts_as_empty(container: PayloadContainer) ->
 async def test_properties_come_with_the_head(
     container: PayloadContainer, size_bytes: int, head_bytes: int
 ) -> None:
-    blobs, data = Blobs(container), bytes(range(size_bytes))
-    await PayloadStore(container).put("a", data, "text/plain")
+    blobs, data = AzureBlobs(container), bytes(range(size_bytes))
+    await AzurePayloads(container).put("a", data, "text/plain")
     found = await blobs.look("a", head_bytes)
     assert found is not None
     assert (found.media_type, found.size_bytes, found.head) == (
@@ -133,13 +134,13 @@ async def test_compressed_blob_is_not_decompressed(container: PayloadContainer) 
     data = gzip.compress(b"text")
     about = ContentSettings(content_type="text/plain", content_encoding="gzip")
     await container.client.upload_blob("a", data, content_settings=about)
-    found = await Blobs(container).look("a", 100)
+    found = await AzureBlobs(container).look("a", 100)
     assert found is not None
     assert (found.content_encoding, found.head) == ("gzip", data)
 
 
 async def test_changed_blob_is_not_read(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     etag = await blobs.create("a", b"1")
     assert etag is not None
     await blobs.replace("a", b"2", etag)
@@ -149,7 +150,7 @@ async def test_changed_blob_is_not_read(container: PayloadContainer) -> None:
 
 
 async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
@@ -158,8 +159,8 @@ async def test_list_is_in_the_order_of_names(container: PayloadContainer) -> Non
 async def test_names_are_listed_in_pages(
     container: PayloadContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_blobs, "NAMES_AT_ONCE", 2)
-    blobs = Blobs(container)
+    monkeypatch.setattr(storage_azure, "NAMES_AT_ONCE", 2)
+    blobs = AzureBlobs(container)
     assert await blobs.list_names("b/") == []
     for name in ("b/2", "a/1", "b/1", "b/3", "b/4", "b/5"):
         await blobs.create(name, b"")
@@ -167,7 +168,7 @@ async def test_names_are_listed_in_pages(
 
 
 async def test_signed_link_only_creates_its_blob(container: PayloadContainer) -> None:
-    links, blobs = PayloadLinks(container), Blobs(container)
+    links, blobs = AzureLinks(container), AzureBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "text/plain"}
@@ -198,7 +199,7 @@ async def test_signed_link_only_creates_its_blob(container: PayloadContainer) ->
 async def test_blob_with_lease_and_snapshots_is_deleted(
     container: PayloadContainer, seconds: int
 ) -> None:
-    blobs = Blobs(container)
+    blobs = AzureBlobs(container)
     await blobs.create("uploads/a", b"1")
     client = container.client.get_blob_client("uploads/a")
     await client.create_snapshot()
@@ -211,10 +212,10 @@ async def test_blob_with_lease_and_snapshots_is_deleted(
 
 
 async def test_signed_link_only_reads_its_blob(container: PayloadContainer, blob_port: int) -> None:
-    await Blobs(container).create("results/a", b"{}")
+    await AzureBlobs(container).create("results/a", b"{}")
     soon = datetime.now(UTC) + timedelta(minutes=5)
     public = f"http://localhost:{blob_port}/devstoreaccount1"
-    url = await PayloadLinks(container, public).to_read("results/a", "image/png", "a.png", soon)
+    url = await AzureLinks(container, public).to_read("results/a", "image/png", "a.png", soon)
     assert url.startswith(f"{public}/{container.name}/results/a?")
     async with httpx.AsyncClient() as http:
         answer = await http.get(url)
@@ -246,7 +247,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")
-        blobs, payloads = Blobs(container), PayloadStore(container)
+        blobs, payloads = AzureBlobs(container), AzurePayloads(container)
         try:
             ref = await payloads.put("results/a", b"x" * 100_000, "text/plain")
             os.kill(process.pid, signal.SIGSTOP)
@@ -259,7 +260,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
                 blobs.look("results/a", 100),
                 blobs.delete("results/b"),
                 anext(blobs.list("results/")),
-                PayloadLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
+                AzureLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
             )
             large = seconds_until_unavailable(payloads.put("inputs/b", LARGE, "text/plain"))
             small = (seconds_until_unavailable(call) for call in calls)

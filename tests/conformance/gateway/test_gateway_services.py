@@ -21,8 +21,8 @@ from gateway.brokers.servicebus import PEEK_SECONDS, ServiceBusQueues
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.ages import log_oldest
-from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import PIECE_BYTES, PayloadStore
+from gateway.storage.azure import AzurePayloads, PayloadContainer
+from gateway.storage.payloads import PIECE_BYTES
 from tests.conformance.gateway.emulated_services import (
     message,
     received,
@@ -37,9 +37,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[PayloadStore]:
+async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[AzurePayloads]:
     name = f"payloads-{abs(hash(request.node.name))}"
-    opened = PayloadStore(PayloadContainer(storage(blob_port), name))
+    opened = AzurePayloads(PayloadContainer(storage(blob_port), name))
     yield opened
     await opened.close()
 
@@ -47,14 +47,14 @@ async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncItera
 # aiohttp warns that bodies of more than 1 MiB block the event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_payload_is_read_back_unchanged(payloads: PayloadStore, size_bytes: int) -> None:
+async def test_payload_is_read_back_unchanged(payloads: AzurePayloads, size_bytes: int) -> None:
     data = bytes(size_bytes)
     ref = await payloads.put("inputs/a", data, "image/png")
     assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
     assert await payloads.get(ref) == data
 
 
-async def test_first_write_creates_the_container(payloads: PayloadStore) -> None:
+async def test_first_write_creates_the_container(payloads: AzurePayloads) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -62,7 +62,7 @@ async def test_first_write_creates_the_container(payloads: PayloadStore) -> None
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_second_payload_replaces_the_first(payloads: PayloadStore) -> None:
+async def test_second_payload_replaces_the_first(payloads: AzurePayloads) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
     new = await payloads.put("inputs/a", b"new", "text/plain")
     assert await payloads.get(new) == b"new"
@@ -79,14 +79,14 @@ async def in_pieces(count: int, error: Exception | None = None) -> AsyncIterator
 
 
 @pytest.mark.parametrize("count", [1, 9])
-async def test_payload_in_pieces_is_read_back(payloads: PayloadStore, count: int) -> None:
+async def test_payload_in_pieces_is_read_back(payloads: AzurePayloads, count: int) -> None:
     ref = await payloads.put_pieces("inputs/a", in_pieces(count), "image/png")
     whole = b"".join([piece async for piece in in_pieces(count)])
     assert ref == reference("image/png", "inputs/a", whole)
     assert await payloads.get(ref) == whole
 
 
-async def test_payload_is_read_in_pieces(payloads: PayloadStore) -> None:
+async def test_payload_is_read_in_pieces(payloads: AzurePayloads) -> None:
     data = bytes(PIECE_BYTES) + b"rest"
     ref = await payloads.put("inputs/a", data, "text/plain")
     assert [piece async for piece in payloads.get_pieces(ref)] == [bytes(PIECE_BYTES), b"rest"]
@@ -99,7 +99,7 @@ async def test_payload_is_read_in_pieces(payloads: PayloadStore) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-async def test_broken_pieces_leave_no_blob_or_block(payloads: PayloadStore, count: int) -> None:
+async def test_broken_pieces_leave_no_blob_or_block(payloads: AzurePayloads, count: int) -> None:
     kept = await payloads.put("inputs/b", b"data", "text/plain")
     with pytest.raises(ValueError, match="gone"):
         await payloads.put_pieces("inputs/a", in_pieces(count, ValueError("gone")), "text/plain")
@@ -110,7 +110,7 @@ async def test_broken_pieces_leave_no_blob_or_block(payloads: PayloadStore, coun
         await client.get_block_list("all")
 
 
-async def test_blocks_make_a_blob_in_the_given_order(payloads: PayloadStore) -> None:
+async def test_blocks_make_a_blob_in_the_given_order(payloads: AzurePayloads) -> None:
     for block in ("a" * 16, "b" * 16):
         await payloads.put_block("files/a", block, block[:1].encode())
     assert not await payloads.commit_blocks("files/a", ["c" * 16], "text/plain")
@@ -120,7 +120,7 @@ async def test_blocks_make_a_blob_in_the_given_order(payloads: PayloadStore) -> 
         assert await payloads.get(PayloadRef("text/plain", "files/a", 2, None)) == b"ba"
 
 
-async def test_missing_or_changed_payload_is_an_error(payloads: PayloadStore) -> None:
+async def test_missing_or_changed_payload_is_an_error(payloads: AzurePayloads) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -129,7 +129,7 @@ async def test_missing_or_changed_payload_is_an_error(payloads: PayloadStore) ->
 
 
 async def test_silent_storage_is_unavailable() -> None:
-    payloads = PayloadStore(PayloadContainer(storage(free_port())))
+    payloads = AzurePayloads(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
             await payloads.put("inputs/a", b"x", "text/plain")

@@ -10,8 +10,7 @@ import pytest
 from contract.guard import Resolver
 from contract.settings import AzureEndpoint
 from gateway.rates import Rate
-from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import PayloadStore
+from gateway.storage.azure import AzurePayloads, PayloadContainer
 from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
 from tests.unit.gateway.conftest import open_gateway
@@ -42,7 +41,7 @@ async def test_gateway_is_ready_and_stores_inputs(blobs: AzureEndpoint) -> None:
     container = PayloadContainer(blobs)
     async with open_gateway(
         resolver=Resolver(look_up),
-        payloads=PayloadStore(container),
+        payloads=AzurePayloads(container),
         url_input_rate=Rate(1000, 1),
     ) as gateway:
         # Submit 40 URLs, half of them with the same host name.

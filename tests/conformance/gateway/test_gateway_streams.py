@@ -19,7 +19,8 @@ from contract.streams import (
     stream_blob,
     stream_key,
 )
-from gateway.storage.blobs import Blobs, PayloadContainer
+from gateway.storage.azure import AzureBlobs, PayloadContainer
+from gateway.storage.blobs import Blobs
 from gateway.streams.feeds import MAX_BEHIND_BYTES, Feeds, LogUnreadable, ReaderBehind
 from gateway.streams.store import BlobLogs, LogPlace, RedisLogs, StreamLogs
 from tests.conformance.gateway.emulated_services import storage
@@ -73,7 +74,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
     if request.param == "blobs":
         container = PayloadContainer(storage(request.getfixturevalue("blob_port")), "streams-test")
-        yield BlobLog(Blobs(container))
+        yield BlobLog(AzureBlobs(container))
         await container.close()
         return
     opened = RedisLog(request.getfixturevalue("redis_url"))

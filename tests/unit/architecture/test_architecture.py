@@ -1,5 +1,6 @@
 """Check rules for the whole repository, for example which modules may read settings."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -79,3 +80,48 @@ def test_only_the_factory_constructs_consumers() -> None:
         "worker/pipeline/factory.py",
         "worker/tools/check_load.py",
     ]
+
+
+STORE_LIBRARIES = {
+    *("azure.servicebus", "azure.storage", "azure.core"),
+    *("pika", "aio_pika", "aiormq", "redis", "obstore"),
+}
+ADAPTERS = {
+    "functions/gateway/brokers/rabbitmq.py": {"aio_pika"},
+    "functions/gateway/brokers/redis_streams.py": {"redis"},
+    "functions/gateway/brokers/servicebus.py": {"azure.core", "azure.servicebus"},
+    "functions/gateway/storage/azure.py": {"azure.core", "azure.storage"},
+    "functions/gateway/streams/store.py": {"redis"},
+    "worker/brokers/rabbitmq/": {"pika"},
+    "worker/brokers/redis/": {"redis"},
+    "worker/brokers/servicebus/": {"azure.core", "azure.servicebus"},
+    "worker/objects/azure.py": {"azure.core", "azure.storage"},
+    "worker/streams/blobs.py": {"azure.core", "azure.storage"},
+    "worker/streams/redis_streams.py": {"redis"},
+}
+"""The modules that may import the library of a broker or of a store, and the libraries."""
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules that a module imports anywhere, also inside of functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from azure import servicebus` imports a module, too.
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_only_adapters_import_the_library_of_a_broker_or_a_store() -> None:
+    used: dict[str, set[str]] = {}
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if not name.startswith(("functions/", "worker/", "loosely/")):
+            continue
+        place = next((each for each in ADAPTERS if name.startswith(each)), name)
+        for library in STORE_LIBRARIES:
+            if any(f"{each}.".startswith(f"{library}.") for each in imports_of(path)):
+                used.setdefault(place, set()).add(library)
+    assert used == ADAPTERS

@@ -578,6 +578,7 @@ class MemoryLinks(PayloadLinks):
     """`PayloadLinks` with unsigned URLs, whose query shows what the link permits."""
 
     origin = "http://blobs.test"
+    upload_headers = {"x-ms-blob-type": "BlockBlob"}  # noqa: RUF012  never changed
 
     def __init__(self) -> None:
         pass

@@ -9,8 +9,7 @@ import pytest
 from azure.storage.blob import UserDelegationKey
 
 from contract.settings import AzureEndpoint
-from gateway.storage.blobs import PayloadContainer
-from gateway.storage.payloads import PayloadLinks
+from gateway.storage.azure import AzureLinks, PayloadContainer
 from tests.unit.gateway.memory import ManualClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -51,7 +50,7 @@ class Opened(PayloadContainer):
 
 
 async def test_link_is_signed_with_a_delegation_key() -> None:
-    links = PayloadLinks(Opened(ManualClock()), None)
+    links = AzureLinks(Opened(ManualClock()), None)
     url = httpx.URL(await links.to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "c"
@@ -63,7 +62,7 @@ async def test_link_is_signed_with_a_delegation_key() -> None:
 async def test_delegation_key_is_used_until_it_expires() -> None:
     clock = ManualClock()
     opened = Opened(clock)
-    made = PayloadLinks(opened, None)
+    made = AzureLinks(opened, None)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
     assert len(opened.account.keys) == 1
@@ -77,7 +76,7 @@ async def test_delegation_key_is_used_until_it_expires() -> None:
 
 
 async def test_link_has_the_public_url() -> None:
-    made = PayloadLinks(Opened(ManualClock()), "https://files.example.com")
+    made = AzureLinks(Opened(ManualClock()), "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")
     assert httpx.URL(url).params["rscd"] == 'attachment; filename="a.png"'

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from azure.core.exceptions import AzureError
-
 from contract.catalogue import Catalogue, ModelEntry
 from contract.deliveries import DeliveryNote, decode_note
 from contract.guard import AddressGuard, Resolver
@@ -14,7 +12,6 @@ from contract.messages import InlineJson, PayloadRef, ReplyTo
 from contract.settings import AzureEndpoint
 from tests.unit.worker.pictures import MIB
 from tests.unit.worker.received import locked_message, received_job
-from worker.blobs import BlobStore
 from worker.brokers.receiver import LockRenewer, ModelQueue, SettleRequest
 from worker.brokers.replies import QueueReplies
 from worker.brokers.servicebus.broker import ServiceBus
@@ -27,6 +24,7 @@ from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
+from worker.objects.port import BlobStore, ObjectsUnavailable
 from worker.pipeline.children import ChildServices
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
@@ -47,7 +45,7 @@ class RecordedBlobs(BlobStore):
     """A blob store in memory. If the error `failure` is set, each write raises this error."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
-    failure: AzureError | None = None
+    failure: ObjectsUnavailable | None = None
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
         raise AssertionError("nothing is read here")

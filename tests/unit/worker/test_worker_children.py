@@ -18,10 +18,10 @@ from PIL import Image
 
 from contract.catalogue import Catalogue
 from contract.messages import PayloadRef
-from worker.blobs import BlobStore
 from worker.errors import Cancelled, ChildFailed, HandedBack, InferenceFailed, NotWaitedFor
 from worker.inputs.payloads import BlobPayloads
 from worker.memory.limits import DeviceLock
+from worker.objects.port import BlobStore
 from worker.pipeline.children import ChildServices, JobChildren
 from worker.replies import GatewayClient
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
-from azure.core.exceptions import ServiceRequestError
 
 from contract.messages import (
     InlineJson,
@@ -32,6 +31,7 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
+from worker.objects.port import ObjectsUnavailable
 from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.processes.history import DeliveryHistory
 from worker.processes.shutdown import EXIT_DEVICE_LOST
@@ -263,7 +263,7 @@ def test_blob_name_hides_the_reply_token(jobs: RecordedJobs) -> None:
 
 
 def test_message_is_settled_without_its_note(jobs: RecordedJobs) -> None:
-    jobs.blobs.failure = ServiceRequestError("the storage is away")
+    jobs.blobs.failure = ObjectsUnavailable("the storage is away")
     jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     assert jobs.settlements == [Settlement.ABANDON]
     assert jobs.notes() == []

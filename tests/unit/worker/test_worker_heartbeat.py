@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.core.exceptions import ServiceRequestError
 
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, decode_heartbeat
 from tests.unit.worker.managed_models import (
@@ -16,11 +15,11 @@ from tests.unit.worker.managed_models import (
     Models,
     running_models,
 )
-from worker.blobs import BlobStore
 from worker.clock import utc_now
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
 from worker.memory.sharing import DeviceSharing
+from worker.objects.port import BlobStore, ObjectsUnavailable
 from worker.pipeline.receive import InFlight
 from worker.processes.setup import worker_name
 from worker.settings import MemorySettings
@@ -48,7 +47,7 @@ class MemoryStore(BlobStore):
             self.calls.append(call)
             self.changed.notify_all()
         if self.is_down:
-            raise ServiceRequestError("no route to the storage")
+            raise ObjectsUnavailable("no route to the storage")
 
     def wait_for(self, count: int) -> None:
         with self.changed:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from contract.catalogue import Catalogue, ModelEntry
 from tests.unit.worker.managed_models import no_account
-from worker.blobs import BlobReader
 from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged, WeightsUnfit
 from worker.inference.loaded_model import LoadedModel
 from worker.models import Weights
+from worker.objects.azure import AzureBlobReader
 from worker.weights.onnx_file import check_single_file
 from worker.weights.store import WeightsStore
 
@@ -269,7 +269,9 @@ def test_weights_in_a_second_file_are_unfit(
         load(path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsUnfit, match=r"onnx\.save"):
-        WeightsStore(tmp_path / "cache", BlobReader(no_account)).compute_digest("file:net.onnx")
+        WeightsStore(tmp_path / "cache", AzureBlobReader(no_account)).compute_digest(
+            "file:net.onnx"
+        )
 
 
 def test_file_without_a_graph_passes_the_external_check(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequestError
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from tests.small_disk import no_space
-from worker.blobs import BlobStore
 from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
+from worker.objects.port import BlobStore, ObjectChanged, ObjectsUnavailable
 from worker.pipeline.prepare import read_inline
 
 DATA = b"0123456789" * 100
@@ -30,7 +29,7 @@ class ScriptedStore(BlobStore):
     """
 
     data: bytes = DATA
-    failure: AzureError | OSError | None = None
+    failure: ObjectsUnavailable | OSError | None = None
     failures_left: int = 0
     reads: int = 0
 
@@ -74,11 +73,11 @@ def test_inline_input_is_read_from_the_message() -> None:
     assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-CHANGED = ResourceModifiedError("changed")
+CHANGED = ObjectChanged("changed")
 
 
-@pytest.mark.parametrize("failure", [ServiceRequestError("away"), ConnectionError(), CHANGED])
-def test_interrupted_read_starts_again(failure: AzureError | OSError) -> None:
+@pytest.mark.parametrize("failure", [ObjectsUnavailable("away"), ConnectionError(), CHANGED])
+def test_interrupted_read_starts_again(failure: ObjectsUnavailable | OSError) -> None:
     store = ScriptedStore(failure=failure, failures_left=2)
     assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
@@ -87,11 +86,13 @@ def test_interrupted_read_starts_again(failure: AzureError | OSError) -> None:
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (ServiceRequestError("away\nsig=secret"), "ServiceRequestError: away"),
+        (ObjectsUnavailable("ServiceRequestError: away"), "ServiceRequestError: away"),
         (ConnectionError("https://storage.test/inputs/a?sig=secret"), "ConnectionError"),
     ],
 )
-def test_outage_is_described_without_its_url(failure: AzureError | OSError, said: str) -> None:
+def test_outage_is_described_without_its_url(
+    failure: ObjectsUnavailable | OSError, said: str
+) -> None:
     store = ScriptedStore(failure=failure, failures_left=9)
     with pytest.raises(PayloadsUnavailable) as raised:
         BlobPayloads(store).fetch_file(REF, NOOP, hasty)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from azure.core.exceptions import ServiceRequestError
 
 from contract.streams import encode_stop, stop_log
 from tests.unit.worker.managed_models import until
 from tests.unit.worker.recorded_jobs import RecordedBlobs
 from worker.clock import utc_now
+from worker.objects.port import ObjectsUnavailable
 from worker.stops import StopOrders
 
 NOW = datetime(2026, 3, 1, 12, 30, 30, tzinfo=UTC)
@@ -86,7 +86,7 @@ def test_clock_of_the_gateway_may_differ(log: StopLog, seconds: int) -> None:
 def test_reader_goes_on_after_an_outage(log: StopLog, caplog: pytest.LogCaptureFixture) -> None:
     stopping = threading.Event()
     thread = threading.Thread(target=log.orders.run, args=(stopping,), daemon=True)
-    log.blobs.failure = ServiceRequestError("the storage is away")
+    log.blobs.failure = ObjectsUnavailable("the storage is away")
     thread.start()
     log.watch("a")
     log.append(line("a"), utc_now())

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from contract.catalogue import Catalogue
 from tests.unit.worker.managed_models import no_account
 from tests.unit.worker.pictures import encode_wav
-from worker.blobs import BlobReader
 from worker.errors import InvalidInput
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inputs.audio import Audio, open_recording
 from worker.models.voice_activity import Infer, spoken
+from worker.objects.azure import AzureBlobReader
 from worker.weights.store import WeightsStore
 from worker.weights.weights import Weights
 
@@ -29,7 +29,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    blobs = BlobReader(no_account)
+    blobs = AzureBlobReader(no_account)
     library = WeightsStore(tmp_path_factory.mktemp("cache"), blobs)
     return ModelLoader(library, torch_thread_count=1).load(MODEL)
 

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.weights import parse_weights
-from worker.blobs import BlobReader
 from worker.errors import (
     ModelFailed,
     ModelUnusable,
@@ -29,6 +28,7 @@ from worker.errors import (
     WeightsUnsafe,
 )
 from worker.inference.loaded_model import ModelLoader
+from worker.objects.port import BlobReader
 from worker.weights.cache import Download
 from worker.weights.store import WeightsStore, find_file
 from worker.weights.weights import Weights

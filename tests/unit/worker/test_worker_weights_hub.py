@@ -20,8 +20,8 @@ from contract.guard import AddressGuard
 from contract.weights import hub_blob
 from tests.hub_server import COMMIT, FakeHub, respond, run_hub
 from tests.unit.worker.managed_models import until
-from worker.blobs import BlobReader
 from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable, WorkerError
+from worker.objects.port import BlobReader
 from worker.settings import HubSettings
 from worker.weights.cache import Download
 from worker.weights.hub import Hub

@@ -82,7 +82,7 @@ async def create_upload(request: Request) -> Response:
         "upload": upload_id,
         "method": "PUT",
         "url": await services.links.to_write(blob, expires_at),
-        "headers": {"content-type": media_type, "x-ms-blob-type": "BlockBlob"},
+        "headers": {"content-type": media_type, **services.links.upload_headers},
         "max_bytes": max_bytes,
         "media_types": media_types,
         "expires_at": format_time(expires_at),

@@ -1,7 +1,8 @@
-"""Read and write blobs in the storage account that holds payloads and weights."""
+"""The adapter of Azure Blob Storage: the storage account that holds payloads and weights."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Final
 
 from azure.core import MatchConditions
@@ -9,6 +10,7 @@ from azure.core.exceptions import (
     AzureError,
     HttpResponseError,
     ResourceExistsError,
+    ResourceModifiedError,
     ResourceNotFoundError,
 )
 from azure.storage.blob import BlobServiceClient, ContentSettings
@@ -19,6 +21,13 @@ from contract.names import PAYLOAD_CONTAINER
 from contract.settings import AzureEndpoint
 from contract.weights import WeightsScheme
 from worker.errors import WeightsMissing, WeightsUnavailable
+from worker.objects.port import (
+    BlobReader,
+    BlobStore,
+    ObjectChanged,
+    ObjectMissing,
+    ObjectsUnavailable,
+)
 from worker.weights.cache import Download
 
 _CONNECT_SECONDS: Final = 5
@@ -51,12 +60,24 @@ def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
         ) from None
 
 
-class BlobStore:
-    """The blob container for payloads. The methods raise AzureError if it cannot be reached.
+def connect_for_weights(endpoint: AzureEndpoint | None) -> BlobServiceClient:
+    """Do the same for weights, which need no storage account if they are elsewhere.
 
-    `timeout_seconds` limits how long each request waits for a connection, and for data on the
-    connection. By default, the limits of the container's client apply.
+    Raises WeightsUnavailable.
     """
+    if endpoint is None:
+        raise WeightsUnavailable(
+            "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set "
+            "it to the connection string of the storage account"
+        )
+    try:
+        return storage_account(endpoint)
+    except InvalidSetting as error:
+        raise WeightsUnavailable(str(error)) from None
+
+
+class AzureBlobStore(BlobStore):
+    """The blob container for payloads."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
@@ -65,52 +86,55 @@ class BlobStore:
         """Return an iterator over the content of a blob, in chunks.
 
         Raises:
-            ResourceNotFoundError: The blob does not exist.
-            ResourceModifiedError: The blob's ETag differs from the ETag in the reference.
+            ObjectMissing: The blob does not exist.
+            ObjectChanged: The blob's ETag differs from the ETag in the reference.
             PayloadCorrupt: The blob's size differs from the size in the reference.
         """
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
         # The blob is read as it is stored, and not decompressed if it has a content encoding.
-        download = self._container.download_blob(
-            ref.blob, max_concurrency=1, decompress=False, **pinned
-        )
+        with _translated():
+            download = self._container.download_blob(
+                ref.blob, max_concurrency=1, decompress=False, **pinned
+            )
         if download.size != ref.size_bytes:
             raise PayloadCorrupt(
                 f"the payload has {download.size} bytes, but its reference says "
                 f"{ref.size_bytes} bytes"
             )
-        return download.chunks()
+        return _translated_chunks(download)
 
     def read_from(self, blob: str, offset: int, max_bytes: int, timeout_seconds: float) -> bytes:
         """Return what a blob has from `offset` on; nothing if it does not exist or ends there."""
-        try:
-            download = self._container.download_blob(
-                blob, offset, max_bytes, max_concurrency=1, **_limit(timeout_seconds)
-            )
-            return bytes(download.readall())
-        except HttpResponseError as error:
-            if error.status_code in {404, 416}:
-                return b""
-            raise
+        with _translated():
+            try:
+                download = self._container.download_blob(
+                    blob, offset, max_bytes, max_concurrency=1, **_limit(timeout_seconds)
+                )
+                return bytes(download.readall())
+            except HttpResponseError as error:
+                if error.status_code in {404, 416}:
+                    return b""
+                raise
 
     def write(
         self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
     ) -> None:
         """Write a blob. An existing blob with this name is replaced."""
         options = _limit(timeout_seconds)
-        try:
-            self._upload(blob, data, media_type, options)
-        except ResourceNotFoundError:
-            # Only the container can be missing, because the first write creates it.
-            with contextlib.suppress(ResourceExistsError):
-                self._container.create_container(**options)
-            self._upload(blob, data, media_type, options)
+        with _translated():
+            try:
+                self._upload(blob, data, media_type, options)
+            except ResourceNotFoundError:
+                # Only the container can be missing, because the first write creates it.
+                with contextlib.suppress(ResourceExistsError):
+                    self._container.create_container(**options)
+                self._upload(blob, data, media_type, options)
 
     def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
         """Delete a blob if it exists."""
-        with contextlib.suppress(ResourceNotFoundError):
+        with _translated(), contextlib.suppress(ResourceNotFoundError):
             self._container.delete_blob(blob, **_limit(timeout_seconds))
 
     def _upload(self, blob: str, data: bytes, media_type: str, options: dict[str, Any]) -> None:
@@ -129,11 +153,32 @@ def _limit(timeout_seconds: float | None) -> dict[str, Any]:
     return {"connection_timeout": timeout_seconds, "read_timeout": timeout_seconds}
 
 
-class BlobReader:
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Raise the errors of the port for those of the SDK."""
+    try:
+        yield
+    except AzureError as error:
+        kind = ObjectsUnavailable
+        if isinstance(error, ResourceNotFoundError):
+            kind = ObjectMissing
+        elif isinstance(error, ResourceModifiedError):
+            kind = ObjectChanged
+        # Only the first line: the rest of an Azure error may contain a signed address.
+        name, lines = type(error).__name__, str(error).strip().splitlines()
+        raise kind(f"{name}: {lines[0]}" if lines else name) from None
+
+
+def _translated_chunks(found: Any) -> Iterator[bytes]:
+    with _translated():
+        yield from found.chunks()
+
+
+class AzureBlobReader(BlobReader):
     """Reads blobs from the storage account that also contains the jobs' inputs and results."""
 
     def __init__(self, account: Callable[[], BlobServiceClient]) -> None:
-        self._account = account
+        self._account = cache(account)
 
     def read(self, container: str, blob: str) -> Download:
         """Start to read a blob. Raises WeightsMissing or, also later, WeightsUnavailable."""
