@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -116,9 +116,12 @@ def measure(
     client.run(requests, _WARM_UP_CLIENTS, max(_WARM_UP_CLIENTS, amounts.saturation // 10))
     with _machine(values, served):
         for count in clients:
+            used_seconds = _seconds_of(served.processes())
             found = client.run(
                 requests, count, amounts.one_client if count == 1 else amounts.saturation
             )
+            used_seconds = _seconds_of(served.processes()) - used_seconds
+            values[f"cpu_ms_{count}"] = used_seconds * 1000 / len(found.found)
             exchanges += found.ok
             percentiles = latency(found.ok)
             values |= percentiles if count == 1 else {f"p50_ms_{count}": percentiles["p50_ms"]}
@@ -241,11 +244,15 @@ def _used_seconds(served: ServedPeer) -> float:
 
     The time of each process begins at the start of the process.
     """
-    pids = [os.getpid(), *(process.pid for process in served.processes())]
+    return _seconds_of([psutil.Process(), *served.processes()])
+
+
+def _seconds_of(processes: Iterable[psutil.Process]) -> float:
+    """Return the processor time, in seconds, that the running processes have used."""
     total = 0.0
-    for pid in pids:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
-            total += process_seconds(pid)
+            total += process_seconds(process.pid)
     return total
 
 

@@ -52,18 +52,18 @@ def _verdict(name: str, own: dict[int, float], key: str, other: dict[int, float]
     )
 
 
-def describe_range(values: Sequence[float], digits: int = 0) -> str:
+def describe_range(values: Sequence[float]) -> str:
     """Return the median of values with their range, as text."""
-    middle, least, most = (
-        f"{each:.{digits}f}" for each in (median(values), min(values), max(values))
-    )
+    middle, least, most = (f"{each:.0f}" for each in (median(values), min(values), max(values)))
     return f"{middle} ({least} to {most})"
 
 
 def print_rates(comparison: Comparison, clients: Sequence[int]) -> None:
-    """Print the rates and the median latencies of all systems, with their ranges."""
-    table = Table(title="Median and range of the rounds: jobs/s; p50 in ms")
-    for column in ("task", "system", *(f"{count} clients" for count in clients)):
+    """Print the rates, the latencies and the processor time of all systems."""
+    table = Table(
+        title="Jobs/s with their range; p50 in ms; CPU of a job in ms, without the client"
+    )
+    for column in ("task", "system", *(f"clients: {count}" for count in clients)):
         table.add_column(column, justify="left" if column in {"task", "system"} else "right")
     for task, key, cells in _rows(comparison, clients):
         table.add_row(task, key, *cells)
@@ -78,9 +78,10 @@ def _rows(comparison: Comparison, clients: Sequence[int]) -> Iterator[tuple[str,
                 rates = list(_rates(comparison, each.key, task, count).values())
                 name = "p50_ms" if count == 1 else f"p50_ms_{count}"
                 latency = list(_values(comparison, each.key, task, name).values())
+                cpu_ms = list(_values(comparison, each.key, task, f"cpu_ms_{count}").values())
                 cells.append(
-                    f"{describe_range(rates)}; {describe_range(latency, 1)}"
-                    if rates and latency
+                    f"{describe_range(rates)}; {median(latency):.1f}; {median(cpu_ms):.2f}"
+                    if rates and latency and cpu_ms
                     else "-"
                 )
             if set(cells) != {"-"}:
