@@ -235,6 +235,9 @@ class RabbitLink:
                 case Settlement.COMPLETE:
                     pass
                 case Settlement.ABANDON | Settlement.RELEASE:
+                    if how is Settlement.RELEASE:
+                        # Otherwise this link could get the copy at once.
+                        self._cancel(handle.session)
                     # RabbitMQ would count a release, and cannot change a message.
                     count = delivery.delivery_count + (how is Settlement.ABANDON)
                     kept = delivery.history if history is None else history
@@ -365,6 +368,8 @@ class RabbitLink:
         takes it back, and pika's public function rejects it. So this function first waits until
         none is on its way, and sends the request itself.
         """
+        if not session.consumers:
+            return
         self._await_arrivals(session)
         channel: Any = session.channel._impl
         confirmed: list[object] = []
