@@ -88,6 +88,8 @@ class MessageLink(Protocol):
     ) -> list[LockedMessage]:
         """Return up to `limit` messages. If there are none, wait for them up to `wait_seconds`.
 
+        If more have already arrived, up to `room` are returned.
+
         The broker may send and lock more later, for the next call: so many that there are at most
         `room` with those that are returned. So the caller must call again or call `stop_receiving`.
         """

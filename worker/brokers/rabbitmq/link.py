@@ -199,7 +199,10 @@ class RabbitLink:
     def receive_messages(
         self, limit: int, wait_seconds: float, room: int = 0
     ) -> list[LockedMessage]:
-        """Return up to `limit` messages. If there are none, wait up to `wait_seconds`."""
+        """Return up to `limit` messages, and up to `room` if more have arrived.
+
+        If there are none, wait up to `wait_seconds`.
+        """
         session = self._opened()
         try:
             self._consume(session, limit, room)
@@ -208,7 +211,8 @@ class RabbitLink:
                 session.serve(left)
         except ERRORS as error:
             raise self._broken(error) from None
-        found = [session.arrived.popleft() for _ in range(min(limit, len(session.arrived)))]
+        count = min(max(limit, room), len(session.arrived))
+        found = [session.arrived.popleft() for _ in range(count)]
         return [self._returned(delivery) for delivery in found]
 
     def stop_receiving(self) -> None:

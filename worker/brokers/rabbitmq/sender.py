@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from typing import Final
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -12,6 +13,9 @@ from contract.media import JSON
 from worker.brokers.port import SendReply
 from worker.brokers.rabbitmq.connection import ERRORS, HEARTBEAT_SECONDS, connect, describe
 from worker.errors import BrokerUnavailable, ReplyForbidden
+
+# How long a publisher refuses messages after a failure.
+_REFUSE_SECONDS: Final = 2.0
 
 
 class Publisher:
@@ -27,9 +31,15 @@ class Publisher:
         self._lock = threading.Lock()
         self._channel: BlockingChannel | None = None
         self._used_at = 0.0
+        self._refuses_until = 0.0
 
     def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
-        """Publish a message. Raises BrokerUnavailable, and ReplyForbidden without such a queue."""
+        """Publish a message. Raises BrokerUnavailable, and ReplyForbidden without such a queue.
+
+        After a failure it fails at once for a short time. Otherwise each message would wait again.
+        """
+        if time.monotonic() < self._refuses_until:
+            raise BrokerUnavailable("RabbitMQ has just not confirmed another message")
         self.close_idle()
         with self._lock:
             try:
@@ -44,9 +54,11 @@ class Publisher:
                     self._publish(queue, body, properties)
             except UnroutableError:
                 raise ReplyForbidden(f"the queue {queue!r} does not exist") from None
-            except ERRORS as error:
+            except (BrokerUnavailable, *ERRORS) as error:
                 self._close()
-                raise BrokerUnavailable(describe(error)) from None
+                self._refuses_until = time.monotonic() + _REFUSE_SECONDS
+                text = str(error) if isinstance(error, BrokerUnavailable) else describe(error)
+                raise BrokerUnavailable(text) from None
 
     def close_idle(self) -> None:
         """Close the connection if it was not used for a while: nobody answers its heartbeats."""
