@@ -61,6 +61,8 @@ _Waiting = tuple[str, BrokerMessage, "asyncio.Future[int]"]
 class RedisQueues(Queues):
     """The queues of the models in one Redis, which must not be a cluster."""
 
+    broker_name = "Redis"
+
     def __init__(self, url: str, names: Iterable[str]) -> None:
         """Create the object, which connects when it is first used."""
         self._names = sorted(names)
@@ -68,7 +70,9 @@ class RedisQueues(Queues):
             url,
             max_connections=_CONNECTIONS,
             timeout=TRY_SECONDS,
-            socket_timeout=TRY_SECONDS,
+            # The client would wait with asyncio.wait_for, which may swallow a cancellation before
+            # Python 3.12. So each request here has a time limit of its own.
+            socket_timeout=None,
             socket_connect_timeout=TRY_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
@@ -104,6 +108,18 @@ class RedisQueues(Queues):
         """Check that Redis responds."""
         del queue
         await self._answer(self._redis.ping())
+
+    async def find_refusal(self) -> str | None:
+        """Return why Redis stores no new messages at present; None if it stores them."""
+        try:
+            found = await self._answer(self._redis.info("memory", "persistence"))
+        except Unavailable:
+            return None
+        if 0 < found.get("maxmemory", 0) <= found.get("used_memory", 0):
+            return "its memory is full (maxmemory)"
+        if found.get("aof_last_write_status", "ok") != "ok":
+            return "it cannot write its append-only file, perhaps because the disk is full"
+        return None
 
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest message, locked or not, was enqueued; None if there is none."""
@@ -231,7 +247,8 @@ class RedisQueues(Queues):
 
     async def _take_letters(self, queues: list[str], handle: HandleLetter) -> None:
         """Take dead letters, and dead-letter expired messages, until a request fails."""
-        await self._make_queues()
+        async with asyncio.timeout(TRY_SECONDS):
+            await self._make_queues()
         loop = asyncio.get_running_loop()
         names = {dead_key(queue).encode(): queue for queue in queues}
         due_at = loop.time()
@@ -239,21 +256,28 @@ class RedisQueues(Queues):
             if loop.time() >= due_at:
                 due_at = loop.time() + _EXPIRE_EVERY_SECONDS
                 for queue in queues:
-                    keys = queue_keys(queue)
-                    await self._expire_script(keys=keys, args=[LONGEST_LOCK_MS, _EXPIRE_LOOKS_AT])
-                    await self._forget_script(keys=keys[:1], args=[_CONSUMER_IDLE_MS])
+                    await self._expire(queue)
                     await self._take_again(queue, handle)
             wanted: Any = dict.fromkeys(names, ">")
-            found = await self._redis.xreadgroup(
-                DEAD_GROUP, "gateway", wanted, count=_LETTERS_AT_ONCE, block=_BLOCK_MS
-            )
+            async with asyncio.timeout(TRY_SECONDS):
+                found = await self._redis.xreadgroup(
+                    DEAD_GROUP, "gateway", wanted, count=_LETTERS_AT_ONCE, block=_BLOCK_MS
+                )
             for key, entries in found or []:
                 await self._handle(names[key], entries, handle)
 
+    async def _expire(self, queue: str) -> None:
+        """Dead-letter expired messages, and delete the consumers of workers that have ended."""
+        keys = queue_keys(queue)
+        async with asyncio.timeout(TRY_SECONDS):
+            await self._expire_script(keys=keys, args=[LONGEST_LOCK_MS, _EXPIRE_LOOKS_AT])
+            await self._forget_script(keys=keys[:1], args=[_CONSUMER_IDLE_MS])
+
     async def _take_again(self, queue: str, handle: HandleLetter) -> None:
-        found = await self._redis.xautoclaim(
-            dead_key(queue), DEAD_GROUP, "gateway", _AGAIN_AFTER_MS, count=_LETTERS_AT_ONCE
-        )
+        async with asyncio.timeout(TRY_SECONDS):
+            found = await self._redis.xautoclaim(
+                dead_key(queue), DEAD_GROUP, "gateway", _AGAIN_AFTER_MS, count=_LETTERS_AT_ONCE
+            )
         await self._handle(queue, found[1], handle)
 
     async def _handle(self, queue: str, entries: Iterable[Any], handle: HandleLetter) -> None:
@@ -267,8 +291,9 @@ class RedisQueues(Queues):
                     "dead letter %.100r: it is handled again: %r", letter.message_id, error
                 )
             else:
-                await self._redis.xack(key, DEAD_GROUP, entry_id)
-                await self._redis.xdel(key, entry_id)
+                async with asyncio.timeout(TRY_SECONDS):
+                    await self._redis.xack(key, DEAD_GROUP, entry_id)
+                    await self._redis.xdel(key, entry_id)
 
     async def _answer(self, request: Awaitable[Any]) -> Any:
         try:
