@@ -150,6 +150,17 @@ class RabbitServer(BrokerServer):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def add_host(self, name: str) -> str:
+        """Create a virtual host, and return its URL."""
+        host, user, all_names = f'<<"{name}">>', '<<"guest">>', '<<".*">>'
+        rights = ",".join((user, host, all_names, all_names, all_names, user))
+        self.control(
+            "eval",
+            f"rabbit_vhost:add({host}, {user}),"
+            f"rabbit_auth_backend_internal:set_permissions({rights}).",
+        )
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
+
     def _greets(self, connection: socket.socket) -> bool:
         connection.sendall(b"AMQP\x00\x00\x09\x01")
         return bool(connection.recv(1))
