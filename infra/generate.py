@@ -1,7 +1,8 @@
 """Generate the deployment files that depend on the model catalogue or on pyproject.toml.
 
-`./dev infra` writes infra/catalogue.json for Bicep, infra/k8s/base/workers/models.yaml for
-Kubernetes, infra/weights.txt for fetch-weights.sh, and worker/requirements.txt for the image.
+`./dev infra` writes infra/catalogue.json for Bicep, infra/k8s/base/workers/models.yaml and
+infra/k8s/overlays/on-premises/scalers.yaml for Kubernetes, infra/weights.txt for
+fetch-weights.sh, and worker/requirements.txt for the image.
 """
 
 import hashlib
@@ -29,9 +30,11 @@ from infra.manifests import (
     make_cron_triggers,
     make_queue_trigger,
     render_manifests,
+    render_rabbitmq_scalers,
 )
 
 FOLDER = Path(__file__).parent
+ON_PREMISES = FOLDER / "k8s" / "overlays" / "on-premises"
 
 # The longest name of a container app. It must also not contain two hyphens in a row.
 _LONGEST_APP_NAME = 32
@@ -158,13 +161,14 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
                     f"{model.name}.{key}: a deployment allows at most {limit} workers of this "
                     f"model, found {count}"
                 )
-    manifests = render_manifests(
+    models = [
         (model, make_scaled_queues(model), compute_grace_seconds(model))
         for model in catalogue.values()
-    )
+    ]
     files = {
         FOLDER / "catalogue.json": json.dumps(make_bicep_document(catalogue), indent=2) + "\n",
-        FOLDER / "k8s" / "base" / "workers" / "models.yaml": manifests,
+        FOLDER / "k8s" / "base" / "workers" / "models.yaml": render_manifests(models),
+        ON_PREMISES / "scalers.yaml": render_rabbitmq_scalers(models),
         FOLDER / "weights.txt": make_weights_list(catalogue),
     }
     # A project that `loosely deploy` has written has no pyproject.toml.

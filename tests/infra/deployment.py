@@ -16,6 +16,9 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 
+ON_PREMISES = "on-premises"
+"""The overlay for a cluster without Azure."""
+
 # Cached, because rendering is slow and most copies of the files have the same manifests.
 _RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
@@ -61,8 +64,10 @@ class DeploymentFiles:
 
     @cached_property
     def overlays(self) -> dict[str, list[Manifest]]:
+        """The manifests of each overlay for Azure, by the overlay's name."""
         folder = self.root / "infra" / "k8s" / "overlays"
-        return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
+        names = sorted(path.name for path in folder.iterdir() if path.name != ON_PREMISES)
+        return {name: self.rendered(name) for name in names}
 
 
 def render(folder: Path) -> list[Manifest]:

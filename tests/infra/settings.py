@@ -45,6 +45,8 @@ IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 LEFT_TO_DEFAULTS = {
     "gateway": {
         "SERVICE_BUS",
+        # A deployment to Azure uses Service Bus.
+        "BROKER_URL",
         "PAYLOAD_STORAGE",
         "MODEL_CATALOGUE",
         "INLINE_LIMIT_BYTES",
@@ -67,6 +69,7 @@ LEFT_TO_DEFAULTS = {
     },
     "worker": {
         "SERVICE_BUS",
+        "BROKER_URL",
         "PAYLOAD_STORAGE",
         "MODEL_CATALOGUE",
         "TORCH_THREADS",

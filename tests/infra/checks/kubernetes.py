@@ -19,8 +19,33 @@ TRIGGERS = {
         {"queueName", "namespace"},
         {"messageCount", "activationMessageCount", "useRegex", "operation", "cloud"},
     ),
+    "cpu": ({"value"}, {"containerName"}),
     "cron": ({"timezone", "start", "end", "desiredReplicas"}, set[str]()),
+    "mssql": ({"query", "targetValue"}, {"activationTargetValue"}),
+    "rabbitmq": (
+        {"queueName", "mode", "value", "host"},
+        {"protocol", "vhostName", "activationValue", "excludeUnacknowledged", "timeout"},
+    ),
 }
+# The fields of `spec` of the kinds of RabbitMQ's operators that infra/ uses, as required and
+# optional names. From the CRDs of cluster-operator 2 and messaging-topology-operator 1.
+RABBITMQ = {
+    "RabbitmqCluster": (
+        {"replicas", "image", "persistence", "rabbitmq"},
+        {"resources", "affinity", "override", "terminationGracePeriodSeconds", "tls", "service"},
+    ),
+    "Vhost": ({"name", "rabbitmqClusterReference"}, {"defaultQueueType", "tags"}),
+    "User": ({"rabbitmqClusterReference"}, {"importCredentialsSecret", "tags"}),
+    "Permission": (
+        {"vhost", "permissions", "rabbitmqClusterReference"},
+        {"user", "userReference"},
+    ),
+}
+
+WHOLE_NUMBERS = (
+    *("messageCount", "activationMessageCount", "desiredReplicas"),
+    *("value", "activationValue", "targetValue"),
+)
 
 Document = dict[str, Any]
 
@@ -73,12 +98,28 @@ def check_manifest(document: Document) -> Iterator[str]:
         if document["kind"] == "ScaledObject":
             yield from check_scaled_object(document["spec"])
         return
+    if document["apiVersion"] == "rabbitmq.com/v1beta1":
+        yield from check_rabbitmq(document)
+        return
     try:
         kubernetes_validate.validate(document, VERSION, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
         yield f"{document['apiVersion']} is not in Kubernetes {VERSION}"
     except kubernetes_validate.ValidationError as error:
         yield f"{error.json_path}: {error.message}"
+
+
+def check_rabbitmq(document: Document) -> Iterator[str]:
+    """Yield the missing and the unknown fields of an object for RabbitMQ's operators."""
+    if (known := RABBITMQ.get(document["kind"])) is None:
+        yield "the kind is not in RABBITMQ"
+        return
+    required, optional = known
+    given = set(document["spec"])
+    if missing := required - given:
+        yield f"the spec needs {sorted(missing)}"
+    if unknown := given - required - optional:
+        yield f"the spec has no {sorted(unknown)}"
 
 
 def check_scaled_object(spec: Document) -> Iterator[str]:
@@ -95,7 +136,7 @@ def check_scaled_object(spec: Document) -> Iterator[str]:
             yield f"the trigger {trigger['type']} needs {sorted(missing)}"
         elif unknown := given - required - optional:
             yield f"the trigger {trigger['type']} has no metadata {sorted(unknown)}"
-        for name in ("messageCount", "activationMessageCount", "desiredReplicas"):
+        for name in WHOLE_NUMBERS:
             value = trigger["metadata"].get(name, "0")
             if not str(value).isdigit():
                 yield f"{name} must be a whole number: found {json.dumps(value)}"
