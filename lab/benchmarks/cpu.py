@@ -17,6 +17,7 @@ from rich.table import Table
 from lab.benchmarks import load
 from lab.benchmarks.machine import process_seconds
 from loosely.local.data_directory import RunningSystem
+from loosely.local.parts import BROKERS
 from tests.e2e.system import System, running
 
 SIZES: dict[str, int] = {"tiny": 8, "18 KB": 18_000, "26 KB": 26_000}
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument(
         "--isolated", action="store_true", help="run the app in a process beside its host"
     )
+    parser.add_argument("--broker", choices=BROKERS, default=BROKERS[0])
     options = parser.parse_args(arguments)
     found: dict[tuple[str, int], list[JobCost]] = {}
     with (
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         running(
             Path(folder) / "data",
             environment={"WORKER_MODELS": options.models} if options.models else {},
-            options=("--isolated",) if options.isolated else (),
+            options=(*(["--isolated"] if options.isolated else []), "--broker", options.broker),
         ) as system,
     ):
         running_system = RunningSystem.read(Path(folder) / "data")
