@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contract.errors import InvalidSetting
 from contract.guard import AddressGuard
-from contract.settings import AzureEndpoint, BrokerEndpoint, SettingsReader
+from contract.settings import AzureEndpoint, BrokerEndpoint, S3Endpoint, SettingsReader
 from worker.processes.setup import available_processors, torch_threads
 
 PLAIN_HTTP = "http://"
@@ -100,7 +100,7 @@ class WorkerSettings:
     """
 
     broker: BrokerEndpoint
-    payload_storage: AzureEndpoint
+    payload_storage: AzureEndpoint | S3Endpoint
     catalogue: Path
     models: tuple[str, ...]
     reply_hosts: frozenset[str]
@@ -165,7 +165,7 @@ class CheckSettings:
     catalogue: Path
     weights: WeightsSettings
     torch_threads: int
-    payload_storage: AzureEndpoint | None
+    payload_storage: AzureEndpoint | S3Endpoint | None
     guard: AddressGuard
     memory: MemorySettings = field(default_factory=MemorySettings)
 

@@ -15,6 +15,8 @@ from contract.names import SETTING_SERVICE_BUS
 T = TypeVar("T")
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
+_BUCKET_URL = re.compile("s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
+_SERVER_URL = re.compile("https?://[^/@?#]+")
 _BROKER_URL = re.compile("(amqp|redis)s?://[^/]")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 
@@ -28,6 +30,14 @@ class AzureEndpoint:
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class S3Endpoint:
+    """A bucket in S3, or in another store with its API at `url`. AWS_* have the credentials."""
+
+    bucket: str
+    url: str | None = None
 
 
 class BrokerKind(StrEnum):
@@ -142,13 +152,29 @@ class SettingsReader:
         kind = BrokerKind.RABBITMQ if found[1] == "amqp" else BrokerKind.REDIS
         return BrokerEndpoint(kind, url=url)
 
-    def payload_storage(self) -> AzureEndpoint:
-        """Return the endpoint of the storage account for payloads."""
-        return self._endpoint("PAYLOAD_STORAGE", "blobServiceUri")
+    def payload_storage(self) -> AzureEndpoint | S3Endpoint:
+        """Return the endpoint of the store for payloads: OBJECT_STORE_URL, or the account."""
+        name = "OBJECT_STORE_URL"
+        text = self.text(name).strip().rstrip("/")
+        if not text:
+            return self._endpoint("PAYLOAD_STORAGE", "blobServiceUri")
+        found = _BUCKET_URL.fullmatch(text)
+        if found is None:
+            raise InvalidSetting(
+                f"{name}: expected s3://BUCKET, or nothing to use the storage account"
+            )
+        name = "OBJECT_STORE_ENDPOINT"
+        url = self.text(name).strip().rstrip("/")
+        if url and not _SERVER_URL.fullmatch(url):
+            raise InvalidSetting(
+                f"{name}: expected a URL such as https://HOST:PORT, or nothing for AWS"
+            )
+        return S3Endpoint(found[1], url or None)
 
     def has_payload_storage(self) -> bool:
         """Return whether a variable names the storage account for payloads."""
-        return bool(self.text("PAYLOAD_STORAGE") or self.text("PAYLOAD_STORAGE__blobServiceUri"))
+        names = ("OBJECT_STORE_URL", "PAYLOAD_STORAGE", "PAYLOAD_STORAGE__blobServiceUri")
+        return any(map(self.text, names))
 
     def _endpoint(self, name: str, address_key: str) -> AzureEndpoint:
         # With two underscores, the bindings of Functions connect by an identity.

@@ -12,7 +12,7 @@ from contract.catalogue import DEFAULT_PATH
 from contract.errors import InvalidSetting
 from contract.guard import AddressGuard, is_loopback
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
-from contract.settings import AzureEndpoint, BrokerEndpoint, SettingsReader
+from contract.settings import AzureEndpoint, BrokerEndpoint, S3Endpoint, SettingsReader
 from contract.webhook import SETTING_SECRETS, parse_secrets
 from gateway.keys import ApiKey, parse_keys
 from gateway.rates import Rate, parse_rate
@@ -42,7 +42,7 @@ class GatewaySettings:
     """The gateway's settings. The first of `reply_token_keys` signs; all of them verify."""
 
     broker: BrokerEndpoint
-    payload_storage: AzureEndpoint
+    payload_storage: AzureEndpoint | S3Endpoint
     gateway_base_url: str
     reply_token_keys: tuple[bytes, ...] = field(repr=False)
     catalogue_path: Path = DEFAULT_PATH

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from contract.errors import InvalidSetting
+from contract.settings import AzureEndpoint
 from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from tests.infra.deployment import ROOT
@@ -65,6 +66,7 @@ def test_worker_connects_to_services_of_the_file(
 ) -> None:
     assert settings.broker.service_bus is not None
     assert settings.broker.service_bus.connection_string is not None
+    assert isinstance(settings.payload_storage, AzureEndpoint)
     assert settings.payload_storage.connection_string is not None
     [bus] = re.findall(r"Endpoint=sb://([\w-]+)", settings.broker.service_bus.connection_string)
     [blobs] = re.findall(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from contract.catalogue import ModelEntry
 from contract.guard import AddressGuard
-from contract.settings import AzureEndpoint
+from contract.settings import AzureEndpoint, S3Endpoint
 from contract.weights import HUB_CONTAINER, WeightsLocation, WeightsScheme, hub_blob, parse_weights
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.objects.factory import make_blob_reader
@@ -42,7 +42,10 @@ class WeightsStore:
 
     @classmethod
     def of(
-        cls, settings: WeightsSettings, guard: AddressGuard, endpoint: AzureEndpoint | None
+        cls,
+        settings: WeightsSettings,
+        guard: AddressGuard,
+        endpoint: AzureEndpoint | S3Endpoint | None,
     ) -> "WeightsStore":
         """Return the store of these settings. Only weights in blob storage need `endpoint`."""
         hub = Hub(settings.hub, guard) if settings.hub else None

@@ -6,6 +6,7 @@ from typing import Final
 from gateway.batches.model import BatchSpec, BatchState
 from gateway.keys import owner_of
 from gateway.storage.blobs import Blobs
+from gateway.storage.logs import MAX_READ_BYTES
 
 BATCHES: Final = "batches/"
 BATCHES_OF: Final = "batches-of/"
@@ -121,8 +122,8 @@ class BatchStore:
 
     async def cancelled(self, batch_id: str) -> frozenset[int]:
         """Return the lines that must stop; with WHOLE, all of the batch must."""
-        found = await self._blobs.read(f"{BATCHES}{batch_id}/cancel")
-        return frozenset(map(int, found.data.split())) if found else frozenset()
+        blob = f"{BATCHES}{batch_id}/cancel"
+        return frozenset(map(int, (await self._blobs.read_from(blob, 0, MAX_READ_BYTES)).split()))
 
     async def is_cancelled(self, batch_id: str) -> bool:
         """Return whether the whole batch must stop."""

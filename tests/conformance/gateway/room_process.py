@@ -42,7 +42,7 @@ async def open_rooms(blob_port: int, bus_port: int, admin_port: int) -> AsyncIte
         gateway_base_url="http://127.0.0.1:1",
         reply_token_keys=(bytes(32),),
     )
-    container = PayloadContainer(settings.payload_storage)
+    container = PayloadContainer(storage(blob_port))
     queues = ServiceBusQueues(service_bus(bus_port), f"http://127.0.0.1:{admin_port}")
     blobs, clock = AzureBlobs(container), utc_now
     services = Services(

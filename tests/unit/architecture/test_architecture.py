@@ -91,11 +91,13 @@ ADAPTERS = {
     "functions/gateway/brokers/redis_streams.py": {"redis"},
     "functions/gateway/brokers/servicebus.py": {"azure.core", "azure.servicebus"},
     "functions/gateway/storage/azure.py": {"azure.core", "azure.storage"},
+    "functions/gateway/storage/s3.py": {"obstore"},
     "functions/gateway/streams/store.py": {"redis"},
     "worker/brokers/rabbitmq/": {"pika"},
     "worker/brokers/redis/": {"redis"},
     "worker/brokers/servicebus/": {"azure.core", "azure.servicebus"},
     "worker/objects/azure.py": {"azure.core", "azure.storage"},
+    "worker/objects/s3.py": {"obstore"},
     "worker/streams/blobs.py": {"azure.core", "azure.storage"},
     "worker/streams/redis_streams.py": {"redis"},
 }

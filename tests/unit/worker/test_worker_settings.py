@@ -61,7 +61,7 @@ def test_settings_are_read_from_the_environment() -> None:
         }
     )
     assert settings.broker.service_bus == AzureEndpoint(address="ns.servicebus.windows.net")
-    assert settings.payload_storage.address == "https://a.blob.core.windows.net"
+    assert settings.payload_storage == AzureEndpoint(address="https://a.blob.core.windows.net")
     assert settings.models == ("noop", "classifier")
     assert settings.reply_hosts == {
         "api.example.com:443",
