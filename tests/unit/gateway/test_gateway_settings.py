@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.errors import InvalidSetting
-from contract.settings import AzureEndpoint
+from contract.settings import AzureEndpoint, S3Endpoint
 from gateway.keys import make_key
 from gateway.rates import Rate
 from gateway.settings import GatewaySettings
@@ -115,3 +115,28 @@ def test_repr_contains_no_secrets() -> None:
     shown = repr(settings)
     assert "hidden" not in shown
     assert repr(bytes(32)) not in shown
+
+
+def test_bucket_replaces_the_storage_account() -> None:
+    environ = {**ENVIRON, "PAYLOAD_STORAGE": "", "OBJECT_STORE_URL": "s3://payloads"}
+    assert GatewaySettings.from_env(environ).payload_storage == S3Endpoint("payloads")
+    environ["OBJECT_STORE_ENDPOINT"] = "http://minio:9000/"
+    expected = S3Endpoint("payloads", "http://minio:9000")
+    assert GatewaySettings.from_env(environ).payload_storage == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OBJECT_STORE_URL", "https://payloads"),
+        ("OBJECT_STORE_URL", "s3://payloads/folder"),
+        ("OBJECT_STORE_ENDPOINT", "minio:9000"),
+        ("OBJECT_STORE_ENDPOINT", "https://user:secret@minio"),
+    ],
+    ids=["scheme", "folder", "host", "password"],
+)
+def test_wrong_bucket_is_refused(name: str, value: str) -> None:
+    environ = {**ENVIRON, "OBJECT_STORE_URL": "s3://payloads", name: value}
+    with pytest.raises(InvalidSetting, match=f"^{name}: expected") as raised:
+        GatewaySettings.from_env(environ)
+    assert "secret" not in str(raised.value)
