@@ -95,7 +95,7 @@ class RedisQueues(Queues):
             found = await sent
         except _FAILURES as error:
             raise Unavailable(
-                "queue", f"sending a message to the queue {queue} failed: {error!r}"
+                "queue", f"sending a message to the queue {queue} failed: {_describe(error)}"
             ) from error
         if found < 0 and queue in self._names:
             # Its data was deleted. The next call creates the queues again.
@@ -149,7 +149,7 @@ class RedisQueues(Queues):
                 await self._take_letters(sorted(queues), handle)
             except _FAILURES as error:
                 if is_available:
-                    _log.warning("dead letters cannot be taken from Redis: %r", error)
+                    _log.warning("dead letters cannot be taken from Redis: %s", _describe(error))
                 is_available = self._is_ready = False
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
@@ -300,8 +300,13 @@ class RedisQueues(Queues):
             async with asyncio.timeout(TRY_SECONDS):
                 return await request
         except _FAILURES as error:
-            raise NoAnswer("queue", f"Redis does not respond: {error!r}") from error
+            raise NoAnswer("queue", f"Redis does not respond: {_describe(error)}") from error
 
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _describe(error: BaseException) -> str:
+    """Return the error for people. The client's own representation leaves its text out."""
+    return f"{type(error).__name__} {str(error)[:200]}".rstrip()
