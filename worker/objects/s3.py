@@ -78,9 +78,12 @@ class S3BlobStore(BlobStore):
             "Content-Disposition": "attachment",
             "Cache-Control": "private, no-store",
         }
-        with _translated():
-            store = self._open(timeout_seconds or _SECONDS)
-            obstore.put(store, object_name(blob), data, attributes=about)
+        store = self._open(timeout_seconds or _SECONDS)
+        try:
+            with _translated():
+                obstore.put(store, object_name(blob), data, attributes=about)
+        except ObjectMissing:
+            raise ObjectsUnavailable("the bucket does not exist") from None
 
     def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
         """Delete an object if it exists."""

@@ -82,15 +82,22 @@ class Bucket:
 
 
 @contextlib.asynccontextmanager
-async def _answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Raise Unavailable if the store fails in the `with` block, or if the block takes too long."""
+async def _answering(
+    what: str, size_bytes: int = 0, *, may_be_missing: bool = True
+) -> AsyncIterator[None]:
+    """Raise Unavailable if the store fails in the `with` block, or if the block takes too long.
+
+    FileNotFoundError passes, unless `may_be_missing` is false: then only the bucket can be missing.
+    """
     seconds = ANSWER_SECONDS + size_bytes / SLOWEST_BYTES_PER_SECOND
     try:
         async with asyncio.timeout(seconds):
             yield
-    except (FileNotFoundError, AlreadyExistsError, PreconditionError):
+    except (AlreadyExistsError, PreconditionError):
         raise
     except (BaseError, OSError) as error:
+        if may_be_missing and isinstance(error, FileNotFoundError):
+            raise
         raise Unavailable("blobs", f"{what} failed: {_reason(error)}") from error
 
 
@@ -116,7 +123,8 @@ class S3Blobs(Blobs):
 
     async def _put(self, blob: str, data: bytes, mode: Any) -> str:
         about: Any = {"Content-Type": "application/json"}
-        async with _answering(f"writing {blob}", len(data)):
+        is_new = mode == "create"
+        async with _answering(f"writing {blob}", len(data), may_be_missing=not is_new):
             made = await obstore.put_async(
                 self._bucket.small, object_name(blob), data, mode=mode, attributes=about
             )
@@ -301,7 +309,7 @@ class S3Payloads(PayloadStore):
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         """Store a payload; return the payload reference."""
-        async with _answering("uploading a payload", len(data)):
+        async with _answering("uploading a payload", len(data), may_be_missing=False):
             await self._put(blob, data, media_type)
         return reference(media_type, blob, data)
 
@@ -350,7 +358,8 @@ class S3Payloads(PayloadStore):
         await self._put_part(upload_part(blob, block), data)
 
     async def _put_part(self, name: str, data: bytes) -> None:
-        async with _answering("uploading a part of a payload", len(data)):
+        what = "uploading a part of a payload"
+        async with _answering(what, len(data), may_be_missing=False):
             await obstore.put_async(self._bucket.large, object_name(name), data)
 
     async def commit_blocks(self, blob: str, blocks: Sequence[str], media_type: str) -> bool:
@@ -366,7 +375,8 @@ class S3Payloads(PayloadStore):
                 async for chunk in found.stream():
                     yield bytes(chunk)
 
-        async with _answering("uploading a payload", 2 * sum(there[part] for part in parts)):
+        size_bytes = 2 * sum(there[part] for part in parts)
+        async with _answering("uploading a payload", size_bytes, may_be_missing=False):
             await self._put(blob, content() if parts else b"", media_type)
         await self.discard_blocks(blob)
         return True
@@ -415,11 +425,8 @@ class S3Payloads(PayloadStore):
             yield piece
 
     async def check(self) -> None:
-        """Check that the store responds."""
-        try:
-            async with _answering("checking the storage"):
-                await obstore.head_async(self._bucket.small, object_name("check"))
-        except FileNotFoundError:
+        """Check that the store responds, and has the bucket."""
+        async for _ in self._bucket.list("check"):
             return
 
     async def close(self) -> None:

@@ -287,6 +287,20 @@ async def test_link_reads_one_object(storage: Storage, name: str) -> None:
     assert await asyncio.to_thread(send, url, "GET") == (200, b"1,2")
 
 
+async def test_missing_bucket_is_unavailable(s3_endpoint: S3Endpoint, name: str) -> None:
+    endpoint = S3Endpoint("no-such-bucket", s3_endpoint.url)
+    payloads, blobs, _ = make_storage(endpoint, None)
+    for call in (blobs.create(name, b""), blobs.append(name, b"")):
+        with pytest.raises(Unavailable):
+            await call
+    for checked in (payloads.check(), payloads.put_block(name, "b1", b"")):
+        with pytest.raises(Unavailable):
+            await checked
+    for put in (payloads.put(name, b"", "a/b"), payloads.put_pieces(name, pieces(b"a"), "a/b")):
+        with pytest.raises(Unavailable):
+            await put
+
+
 async def test_store_that_is_away_is_unavailable(endpoint: Endpoint, name: str) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     gone: Endpoint = S3Endpoint("bucket", away)

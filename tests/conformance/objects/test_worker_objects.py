@@ -113,6 +113,13 @@ def test_store_that_is_away_is_unavailable(endpoint: Endpoint, name: str) -> Non
         make_blob_reader(gone).read("weights", "a")
 
 
+def test_missing_bucket_is_unavailable(s3_endpoint: S3Endpoint, name: str) -> None:
+    store = make_blob_store(S3Endpoint("no-such-bucket", s3_endpoint.url))
+    with pytest.raises(ObjectsUnavailable) as raised:
+        store.write(name, b"", "a/b")
+    assert not isinstance(raised.value, ObjectMissing)
+
+
 def event(attempt: int, number: int) -> tuple[EventId, bytes]:
     key = (attempt, number)
     return key, join_event(key, StreamEventType.CHUNK, encode_data({"text": f"{key}"}))
