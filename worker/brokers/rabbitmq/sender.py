@@ -3,17 +3,18 @@
 import contextlib
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import UnroutableError
+from pika.exceptions import ConnectionBlockedTimeout, UnroutableError
 
 from contract.media import JSON
 from worker.brokers.port import SendReply
 from worker.brokers.rabbitmq.connection import ERRORS, HEARTBEAT_SECONDS, connect, describe
 from worker.errors import BrokerUnavailable, ReplyForbidden
 
+_CONFIRM_SECONDS: Final = 5.0
 # How long a publisher refuses messages after a failure.
 _REFUSE_SECONDS: Final = 2.0
 
@@ -49,7 +50,7 @@ class Publisher:
                     self._publish(queue, body, properties)
                 except ERRORS as error:
                     self._close()
-                    if isinstance(error, UnroutableError) or not is_old:
+                    if isinstance(error, UnroutableError | ConnectionBlockedTimeout) or not is_old:
                         raise
                     self._publish(queue, body, properties)
             except UnroutableError:
@@ -59,6 +60,10 @@ class Publisher:
                 self._refuses_until = time.monotonic() + _REFUSE_SECONDS
                 text = str(error) if isinstance(error, BrokerUnavailable) else describe(error)
                 raise BrokerUnavailable(text) from None
+
+    def __del__(self) -> None:
+        """Close the connection of a publisher that is not used any more."""
+        self._close()
 
     def close_idle(self) -> None:
         """Close the connection if it was not used for a while: nobody answers its heartbeats."""
@@ -74,7 +79,17 @@ class Publisher:
         if self._channel is None:
             self._channel = connect(self._parameters).channel()
             self._channel.confirm_delivery()
-        self._channel.basic_publish("", queue, body, properties, mandatory=True)
+        # Private: pika waits for a confirmation without a limit. After a restart of RabbitMQ, a
+        # queue may confirm nothing for a minute.
+        connection: Any = self._channel.connection._impl
+        timer = connection._adapter_call_later(
+            _CONFIRM_SECONDS, lambda: connection._terminate_stream(_not_confirmed())
+        )
+        try:
+            self._channel.basic_publish("", queue, body, properties, mandatory=True)
+        finally:
+            if self._channel.is_open:
+                connection._adapter_remove_timeout(timer)
         self._used_at = time.monotonic()
 
     def _close(self) -> None:
@@ -100,3 +115,7 @@ def open_reply_sender(publisher: Publisher, queue: str) -> SendReply:
         )
 
     return send_reply
+
+
+def _not_confirmed() -> ConnectionBlockedTimeout:
+    return ConnectionBlockedTimeout("RabbitMQ did not confirm a message in time")
