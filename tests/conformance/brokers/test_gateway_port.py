@@ -2,60 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 
 import pytest
 
-from contract.brokers import REASON_EXPIRED, BrokerMessage, DeadMessage
+from contract.brokers import REASON_EXPIRED, DeadMessage
 from contract.catalogue import Catalogue
 from contract.queues import names
 from gateway.brokers.port import HandleLetter, Queues
 from gateway.errors import Unavailable, UnknownQueue
 from tests.conformance.brokers.conftest import GatewayBroker
+from tests.conformance.brokers.gateway_calls import (
+    PATIENCE_SECONDS,
+    QUEUE,
+    message,
+    sends_again,
+    wait_for_count,
+    wait_until,
+)
 
 # The garbage collector closes the sockets of some libraries after their broker has died.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-QUEUE = "classifier"
-PATIENCE_SECONDS = 30.0
-
-
-def message(number: int, *, lives_seconds: float | None = None) -> BrokerMessage:
-    return BrokerMessage(
-        b"body %d" % number,
-        f"job-{number}",
-        f"job-{number}",
-        {"traceparent": "00-1"},
-        None if lives_seconds is None else timedelta(seconds=lives_seconds),
-    )
-
-
-async def wait_until(call: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await call():  # noqa: ASYNC110 - the state of a server
-            await asyncio.sleep(0.02)
-
-
-async def wait_for_count(queues: Queues, count: int) -> None:
-    async def is_there() -> bool:
-        return (await queues.count(QUEUE)).active == count
-
-    await wait_until(is_there)
-
-
-async def sends_again(queues: Queues, number: int, queue: str = QUEUE) -> None:
-    async def is_sent() -> bool:
-        with suppress(Unavailable):
-            await queues.send(queue, message(number))
-            return True
-        return False
-
-    await wait_until(is_sent)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from contract.rabbitmq import dead_queue
 from gateway.brokers.rabbitmq import REFUSAL, RabbitQueues
 from gateway.errors import Unavailable
 from tests.broker_servers import RabbitServer, running_rabbitmq_cluster
-from tests.conformance.brokers.test_gateway_port import (
+from tests.conformance.brokers.gateway_calls import (
     QUEUE,
     message,
     sends_again,
