@@ -449,6 +449,8 @@ async def test_a_killed_redis_has_all_confirmed_messages(tmp_path: Path, appendf
                 await queues.send("noop", BrokerMessage(b"", "late", ""))
             with pytest.raises(BrokerUnavailable):
                 link.receive_messages(1, 0)
+            with pytest.raises(BrokerUnavailable):
+                link.connect()
             server.start()
             # Redis has forgotten the scripts, and nothing else.
             await queues.send("noop", BrokerMessage(b"", "late", ""))

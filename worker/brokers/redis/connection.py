@@ -31,7 +31,7 @@ def check_url(url: str) -> None:
 
 
 def open_client(url: str) -> Any:
-    """Return a client with one connection, which is opened by its first request."""
+    """Return a client with one connection, which is open."""
     return redis.Redis.from_url(
         url,
         single_connection_client=True,

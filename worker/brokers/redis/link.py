@@ -90,11 +90,14 @@ class RedisLink:
         """Connect, create the queue if it is missing, and give back what a dead worker had."""
         if self._client is not None:
             return
-        client = open_client(self._url)
+        client: Any = None
         try:
+            # This connects already.
+            client = open_client(self._url)
             make_queue(client, self._queue)
         except ERRORS as error:
-            client.close()
+            if client is not None:
+                client.close()
             raise unavailable(error) from None
         self._client = client
         self._scripts = {
