@@ -33,6 +33,8 @@ def test_only_listed_modules_read_the_environment() -> None:
         "worker/tools/describe.py",
         "worker/tools/lock_weights.py",
         "loosely/local/environment.py",
+        # A broker's server gets the environment of `loosely up`.
+        "loosely/local/broker_server.py",
         # The client reads the API key, which its users should not write into programs.
         "loosely/client/settings.py",
         # The app's settings are in local.settings.json and in its host's environment.
