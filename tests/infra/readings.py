@@ -22,24 +22,29 @@ class SettingsClass(Protocol):
 class _Environment(Mapping[str, str]):
     """A mapping of environment variables that records the name of each variable that is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, str]) -> None:
         self.names: set[str] = set()
+        self._given = given
 
     def __getitem__(self, name: str) -> str:
         self.names.add(name)
-        return _GIVEN[name]
+        return self._given[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_GIVEN)
+        return iter(self._given)
 
     def __len__(self) -> int:
-        return len(_GIVEN)
+        return len(self._given)
 
 
 def names_read(settings: type[SettingsClass]) -> set[str]:
-    environment = _Environment()
-    settings.from_env(environment)
-    return environment.names
+    """Return the variables that a program reads, on Azure or with a store in S3."""
+    names: set[str] = set()
+    for given in (_GIVEN, _GIVEN | {"OBJECT_STORE_URL": "s3://bucket"}):
+        environment = _Environment(given)
+        settings.from_env(environment)
+        names |= environment.names
+    return names
 
 
 def seconds(duration: str) -> int:

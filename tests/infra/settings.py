@@ -45,8 +45,10 @@ IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 LEFT_TO_DEFAULTS = {
     "gateway": {
         "SERVICE_BUS",
-        # A deployment to Azure uses Service Bus.
+        # A deployment to Azure uses Service Bus and Blob Storage.
         "BROKER_URL",
+        "OBJECT_STORE_URL",
+        "OBJECT_STORE_ENDPOINT",
         "PAYLOAD_STORAGE",
         "MODEL_CATALOGUE",
         "INLINE_LIMIT_BYTES",
@@ -70,6 +72,8 @@ LEFT_TO_DEFAULTS = {
     "worker": {
         "SERVICE_BUS",
         "BROKER_URL",
+        "OBJECT_STORE_URL",
+        "OBJECT_STORE_ENDPOINT",
         "PAYLOAD_STORAGE",
         "MODEL_CATALOGUE",
         "TORCH_THREADS",

@@ -1,5 +1,6 @@
 """Check the overlay for a cluster without Azure, as it is rendered."""
 
+import base64
 import json
 import re
 from typing import Any
@@ -7,12 +8,31 @@ from typing import Any
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.settings import BrokerKind, SettingsReader
+from contract.settings import BrokerEndpoint, BrokerKind, S3Endpoint
+from gateway.keys import make_key
+from gateway.settings import GatewaySettings
 from infra.generate import compute_grace_seconds, make_scaled_queues
 from infra.manifests import RABBITMQ_API, count_max_workers
 from tests.infra.deployment import ON_PREMISES, DeploymentFiles, Manifest, find_named, of_kind, pod
+from worker.settings import WorkerSettings
 
 FOLDER = f"infra/k8s/overlays/{ON_PREMISES}"
+SECRETS = {
+    "gateway-keys": {
+        "REPLY_TOKEN_KEYS": base64.b64encode(bytes(32)).decode(),
+        "API_KEYS": json.dumps([make_key("ci")[1]]),
+    },
+    "broker-user": {"username": "someone", "password": "secret"},
+    "durable-sql": {
+        "host": "sql.example",
+        "port": "1433",
+        "database": "loosely",
+        "username": "sa",
+        "password": "secret",
+    },
+    "object-store": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
+    "host-storage": {"account": "blobs", "key": "secret"},
+}
 AZURE = r"azure|service.?bus|windows\.net|aks|entra|insights|ama-"
 SECRET_ROW = re.compile(r"^\| `([\w-]+)` \| ((?:`[\w.]+`(?:, )?)+) \|", re.MULTILINE)
 EXPECTED_PORTS = {
@@ -174,33 +194,56 @@ def test_pods_are_restricted_and_probed(manifests: list[Manifest]) -> None:
     assert guarded == (workers - {"host-storage"}) | {"rabbitmq"}
 
 
-def test_programs_connect_to_the_cluster_s_broker(
-    manifests: list[Manifest], repository: DeploymentFiles
-) -> None:
-    for deployment in of_kind(manifests, "Deployment"):
-        if deployment["metadata"]["name"] == "host-storage":
-            continue
-        [container] = pod(deployment)["containers"]
-        names = [each["name"] for each in container["env"]]
-        environment = {each["name"]: each.get("value", "secret") for each in container["env"]}
-        url = environment["BROKER_URL"]
+def _environment(manifests: list[Manifest], name: str) -> dict[str, str]:
+    """Return the environment of the containers of a Deployment, as Kubernetes makes it."""
+    maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
+    [container] = pod(find_named(manifests, "Deployment", name))["containers"]
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            found |= maps[source["configMapRef"]["name"]]
+        else:
+            found |= SECRETS[source["secretRef"]["name"]]
+    for variable in container["env"]:
+        if (value := variable.get("value")) is None:
+            reference = variable["valueFrom"]["secretKeyRef"]
+            value = SECRETS[reference["name"]][reference["key"]]
         # Kubernetes only replaces variables that stand before.
-        for name in re.findall(r"\$\((\w+)\)", url):
-            assert names.index(name) < names.index("BROKER_URL")
-        assert SettingsReader({"BROKER_URL": url}).broker().kind is BrokerKind.RABBITMQ
-        assert url.endswith("@rabbitmq.loosely.svc:5672/loosely")
-    settings = {
-        each["metadata"]["name"][:6]: each["data"] for each in of_kind(manifests, "ConfigMap")
-    }
-    assert settings["worker"]["REPLY_HOSTS"] == settings["gatewa"]["GATEWAY_BASE_URL"]
+        for used in re.findall(r"\$\((\w+)\)", value):
+            value = value.replace(f"$({used})", found[used])
+        found[variable["name"]] = value
+    return found
+
+
+def test_programs_accept_their_settings(manifests: list[Manifest], catalogue: Catalogue) -> None:
+    gateway = GatewaySettings.from_env(_environment(manifests, "gateway"))
+    url = "amqp://someone:secret@rabbitmq.loosely.svc:5672/loosely"
+    store = S3Endpoint("loosely", "https://s3.example")
+    assert gateway.broker == BrokerEndpoint(BrokerKind.RABBITMQ, url=url)
+    assert gateway.payload_storage == store
+    for model in catalogue.values():
+        environment = _environment(manifests, f"worker-{model.resource_name}")
+        assert environment["AWS_ACCESS_KEY_ID"] == "key"
+        assert environment["AWS_REGION"]
+        worker = WorkerSettings.from_env(environment)
+        assert (worker.broker, worker.payload_storage) == (gateway.broker, store)
+        assert worker.models == (model.name,)
+        host = gateway.gateway_base_url.removeprefix("http://")
+        assert any(address.endswith(host) for address in worker.reply_hosts)
+
+
+def test_host_uses_the_database_and_its_own_blobs(manifests: list[Manifest]) -> None:
+    environment = _environment(manifests, "gateway")
     prefix = "AzureFunctionsJobHost__extensions__durableTask__storageProvider__"
-    assert settings["gatewa"][f"{prefix}type"] == "mssql"
-    [gateway] = pod(find_named(manifests, "Deployment", "gateway"))["containers"]
-    connection = settings["gatewa"][f"{prefix}connectionStringName"]
-    assert connection in {each["name"] for each in gateway["env"]}
-    for name in ("worker", "gatewa"):
-        for key in ("OBJECT_STORE_URL", "OBJECT_STORE_ENDPOINT", "AWS_REGION"):
-            assert settings[name][key] in repository.text(f"{FOLDER}/deployment.env")
+    assert environment[f"{prefix}type"] == "mssql"
+    connection = environment[environment[f"{prefix}connectionStringName"]]
+    assert connection == (
+        "Server=sql.example,1433;Database=loosely;User ID=sa;Password=secret;Encrypt=True"
+    )
+    service = find_named(manifests, "Service", "host-storage")
+    [port] = [each["port"] for each in service["spec"]["ports"]]
+    address = f"BlobEndpoint=http://host-storage.loosely.svc:{port}/blobs;"
+    assert address in environment["AzureWebJobsStorage"]
 
 
 def test_image_of_the_gateway_has_the_user_and_the_port(
