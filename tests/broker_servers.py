@@ -1,11 +1,16 @@
-"""Start and stop real RabbitMQ and Redis servers for tests, each in a folder of its own."""
+"""Start and stop servers of all brokers for tests, each in a folder of its own.
 
+RabbitMQ and Redis are the real servers of this machine. Service Bus is our emulator.
+"""
+
+import json
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,8 +19,12 @@ from typing import Final
 
 import pytest
 
+from contract.catalogue import Catalogue
+from contract.queues import config
+from tests import connections
 from tests.ports import free_port
 
+ROOT: Final = Path(__file__).parents[1]
 START_SECONDS: Final = 60.0
 _RABBITMQ_FOLDERS: Final = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/sbin"), Path("/usr/bin"))
 
@@ -164,6 +173,36 @@ class RabbitServer(BrokerServer):
     def _greets(self, connection: socket.socket) -> bool:
         connection.sendall(b"AMQP\x00\x00\x09\x01")
         return bool(connection.recv(1))
+
+
+class ServiceBusServer(BrokerServer):
+    """Our Service Bus with the queues of a catalogue. Its `url` is the connection string."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        configuration = folder / "config.json"
+        configuration.write_text(json.dumps(config(catalogue)), encoding="utf-8")
+        port, admin_port = free_port(), free_port()
+        self.admin_url = f"http://127.0.0.1:{admin_port}"
+        command = [
+            *(sys.executable, "-m", "emulator.servicebus", "--config", str(configuration)),
+            *("--port", str(port), "--admin-port", str(admin_port)),
+            *("--data", str(folder / "data"), "--log-level", "warning"),
+        ]
+        environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
+        url = connections.service_bus(port)
+        super().__init__(url, port, command, environ, folder / "output.log")
+
+
+@contextmanager
+def running_service_bus_server(folder: Path, catalogue: Catalogue) -> Iterator[ServiceBusServer]:
+    """Run our Service Bus, which keeps its messages in `folder`."""
+    server = ServiceBusServer(folder, catalogue)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @contextmanager

@@ -1,29 +1,26 @@
 """The brokers on which the tests of the ports run: real servers, each with queues of its own."""
 
-import json
-import os
+import gc
 import secrets
-import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.queues import config
 from contract.settings import AzureEndpoint, BrokerEndpoint, BrokerKind
 from gateway.brokers.factory import make_queues
 from gateway.brokers.port import Queues
-from tests import connections
 from tests.broker_servers import (
     BrokerServer,
     RabbitServer,
     running_rabbitmq,
     running_redis_server,
+    running_service_bus_server,
 )
-from tests.ports import free_port
+from tests.conformance.brokers.broker_cases import BrokerCase, QueueOfTest, running_case
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,10 @@ def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitSe
 def gateway_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GatewayBroker]:
     catalogue = Catalogue.load()
     if request.param == "servicebus":
-        with running_service_bus(tmp_path, catalogue) as (server, endpoint, admin_url):
-            yield GatewayBroker(server, lambda: make_queues(endpoint, catalogue, admin_url))
+        with running_service_bus_server(tmp_path, catalogue) as service_bus:
+            endpoint = BrokerEndpoint(BrokerKind.SERVICE_BUS, AzureEndpoint(service_bus.url))
+            admin_url = service_bus.admin_url
+            yield GatewayBroker(service_bus, lambda: make_queues(endpoint, catalogue, admin_url))
     elif request.param == "rabbitmq":
         rabbit: RabbitServer = request.getfixturevalue("rabbit_server")
         endpoint = BrokerEndpoint(BrokerKind.RABBITMQ, url=rabbit.add_host(secrets.token_hex(4)))
@@ -63,26 +62,38 @@ async def queues(gateway_broker: GatewayBroker) -> AsyncIterator[Queues]:
     await made.close()
 
 
-@contextmanager
-def running_service_bus(
-    folder: Path, catalogue: Catalogue
-) -> Iterator[tuple[BrokerServer, BrokerEndpoint, str]]:
-    port, admin_port = free_port(), free_port()
-    configuration = folder / "config.json"
-    configuration.write_text(json.dumps(config(catalogue)), encoding="utf-8")
-    command = [
-        *(sys.executable, "-m", "emulator.servicebus", "--port", str(port)),
-        *("--admin-port", str(admin_port), "--config", str(configuration)),
-        *("--data", str(folder / "data"), "--log-level", "warning"),
-    ]
-    server = BrokerServer("", port, command, os.environ, folder / "output.log")
-    server.start()
-    endpoint = AzureEndpoint(connections.service_bus(port))
-    try:
-        yield (
-            server,
-            BrokerEndpoint(BrokerKind.SERVICE_BUS, service_bus=endpoint),
-            f"http://127.0.0.1:{admin_port}",
-        )
-    finally:
-        server.kill()
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(
+            BrokerKind.SERVICE_BUS,
+            id="servicebus",
+            # The SDK leaves sockets open when its server is killed.
+            marks=pytest.mark.filterwarnings("ignore::ResourceWarning"),
+        ),
+        pytest.param(BrokerKind.RABBITMQ, id="rabbitmq"),
+        pytest.param(BrokerKind.REDIS, id="redis"),
+    ],
+)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrokerCase]:
+    with running_case(request.param, tmp_path_factory.mktemp(str(request.param))) as running:
+        yield running
+        _collect_leaks(running)
+
+
+@pytest.fixture
+def queue(case: BrokerCase) -> Iterator[QueueOfTest]:
+    tested = case.new_queue()
+    yield tested
+    tested.close()
+    _collect_leaks(case)
+
+
+def _collect_leaks(case: BrokerCase) -> None:
+    """Free what a test has left open, which is a fault, except by the SDK of Service Bus."""
+    with warnings.catch_warnings():
+        if case.kind is BrokerKind.SERVICE_BUS:
+            warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
