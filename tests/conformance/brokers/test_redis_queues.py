@@ -19,7 +19,14 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from contract.brokers import REASON_EXPIRED, BrokerMessage
 from contract.redis_queues import (
@@ -182,6 +189,12 @@ class LockMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.queue.close()
 
+    @initialize()
+    def send_and_take_some(self) -> None:
+        for number in range(31, 35):
+            self.send(number, is_expired=False)
+        self.take(0, 2)
+
     @rule(number=NUMBERS, is_expired=st.booleans())
     def send(self, number: int, is_expired: bool) -> None:
         message_id = f"m{number}"
@@ -217,6 +230,7 @@ class LockMachine(RuleBasedStateMachine):
         assert sorted(ids(found)) == sorted(each.message_id for each in self.sent)
         self.note(found, self.late)
 
+    @precondition(lambda self: self.delivered)
     @rule(number=NUMBERS, how=st.sampled_from(HOW), is_lost=st.booleans())
     def settle(self, number: int, how: Settlement, is_lost: bool) -> None:
         suiting = [each for each in self.delivered if (each.sent.lock is not each.lock) == is_lost]
@@ -237,6 +251,8 @@ class LockMachine(RuleBasedStateMachine):
             self.bury(each.sent)
         elif how is Settlement.RELEASE:
             each.sent.count -= 1
+            # Its next delivery has the same number. The worker settles each delivery once.
+            self.delivered = [other for other in self.delivered if other is not each]
         else:
             each.sent.history = history
 
@@ -308,7 +324,7 @@ def test_the_scripts_do_what_a_simple_model_does(server: BrokerServer) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=60,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
