@@ -277,6 +277,8 @@ def plan_worker_pool(
         monitor=QueueMonitor(settings.gateway_url, names, read_api_key()),
         make_worker=partial(worker_part, settings),
         first_port=settings.ports.worker_health,
+        # RabbitMQ says only how many messages wait.
+        counts_held=settings.broker != "rabbitmq",
     )
 
 

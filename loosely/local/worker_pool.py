@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,11 +47,14 @@ class QueueMonitor:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def count_messages(self) -> list[int | None]:
+    async def count_messages(self, worker_ports: Iterable[int] = ()) -> list[int | None]:
         """Return the number of active messages in each model's queue, with those that workers hold.
 
-        A number is ``None`` if the gateway does not report it. Raises CountsUnavailable.
+        If the gateway counts only waiting messages, pass the ports of all workers' health endpoints
+        to add those that they hold. A number is ``None`` if the gateway does not report it. Raises
+        CountsUnavailable.
         """
+        held = await self._count_held(worker_ports)
         try:
             response = await self._client.get(self._url, headers=self._headers)
             if response.status_code != httpx.codes.OK:
@@ -59,7 +63,9 @@ class QueueMonitor:
                 )
             models = response.json()["models"]
             return [
-                None if model["queue_length"] is None else int(model["queue_length"])
+                None
+                if model["queue_length"] is None
+                else int(model["queue_length"]) + held[model["name"]]
                 for model in models
                 if not self._models or model["name"] in self._models
             ]
@@ -72,10 +78,19 @@ class QueueMonitor:
 
     async def count_held_jobs(self, health_port: int) -> int | None:
         """Return how many jobs are in flight in a worker, or ``None`` if it does not respond."""
+        held = await self._held_by_model(health_port)
+        return None if held is None else held.total()
+
+    async def _count_held(self, health_ports: Iterable[int]) -> Counter[str]:
+        found = await asyncio.gather(*map(self._held_by_model, health_ports))
+        return sum(filter(None, found), Counter())
+
+    async def _held_by_model(self, health_port: int) -> Counter[str] | None:
         try:
             # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
-            return sum(int(model["held"]) for model in response.json()["models"].values())
+            models = response.json()["models"].items()
+            return Counter({name.removesuffix(":1"): int(found["held"]) for name, found in models})
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -91,6 +106,8 @@ class WorkerPoolPlan:
     #: Returns the component of a worker with this number and this port of its health endpoint.
     make_worker: Callable[[int, int], Part]
     first_port: int
+    #: Whether the lengths of the queues contain the messages that workers hold.
+    counts_held: bool = True
 
 
 @dataclass(slots=True)
@@ -209,7 +226,8 @@ class WorkerPool:
     async def _count_messages(self) -> list[int | None]:
         now = self._clock()
         try:
-            counts = await self._plan.monitor.count_messages()
+            ports = () if self._plan.counts_held else [each.port for each in self._workers.values()]
+            counts = await self._plan.monitor.count_messages(ports)
         except CountsUnavailable as error:
             # While the system starts, the gateway does not respond yet. Do not report that.
             is_long = now - self._counted_at > _REPORT_UNKNOWN_AFTER_SECONDS

@@ -337,3 +337,19 @@ async def test_monitor_counts_each_served_version() -> None:
         for served, expected in ((["m:1", "m:2"], [1, 2]), ([], [1, 2, 4, 8])):
             async with QueueMonitor(url, served) as monitor:
                 assert await monitor.count_messages() == expected
+
+
+async def test_monitor_adds_the_messages_that_workers_hold() -> None:
+    gateway = CountingGateway()
+    gateway.lengths = {"m": 1, "m:2": None, "m:3": 4}
+    held = {"m:1": {"held": 3}, "m:2": {"held": 5}, "m:3": {"held": 7}}
+
+    def answer(request: Request) -> Response:
+        return Response(503, json.dumps({"models": held}).encode())
+
+    with serve_http(gateway.answer) as url, serve_http(answer) as worker:
+        ports = [int(worker.rpartition(":")[2])] * 2 + [1]  # nothing listens on port 1
+        async with QueueMonitor(url) as monitor:
+            assert await monitor.count_messages(ports) == [7, None, 18]
+            assert await monitor.count_messages() == [1, None, 4]
+            assert await monitor.count_held_jobs(ports[0]) == 15
