@@ -122,7 +122,7 @@ def test_exactly_the_expected_functions_are_registered() -> None:
             for model in Catalogue.load().values()
             for queue in (model.queue, low_priority_queue(model.queue))
         ),
-        "watch timerTrigger:timer",
+        "watch durableClient:client timerTrigger:timer",
         "purge durableClient:client timerTrigger:timer",
     ]
 
@@ -162,6 +162,8 @@ REQUIRED = {
     "yarl": "yarl",
     "opentelemetry": "opentelemetry-api",
     "redis": "redis",
+    "aio_pika": "aio-pika",
+    "obstore": "obstore",
 }
 
 
