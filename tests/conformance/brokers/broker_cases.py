@@ -138,6 +138,7 @@ class QueueOfTest:
                 return await use(queues)
             finally:
                 await queues.close()
+                await asyncio.sleep(0)  # the transports close in the next iteration of the loop
 
         return asyncio.run(run())
 
