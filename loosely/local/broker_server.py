@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from loosely.local.errors import ServerMissing
 
 SETTING_PASSWORD = "BROKER_PASSWORD"  # noqa: S105 - the name of a variable
@@ -96,6 +94,9 @@ def run_rabbitmq(server: str, data: Path, port: int, dist_port: int, password: s
     # RabbitMQ would start this as a daemon, which would outlive it.
     names = subprocess.Popen(["epmd", "-port", str(name_port)], env=environment)  # noqa: S603, S607
     broker = subprocess.Popen([server], env=environment)  # noqa: S603
+
+    # `loosely up` imports this module, and does not need psutil.
+    import psutil  # noqa: PLC0415
 
     def stop(number: int, frame: FrameType | None) -> None:
         with suppress(psutil.NoSuchProcess):
