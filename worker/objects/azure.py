@@ -103,7 +103,10 @@ class AzureBlobStore(BlobStore):
                 f"the payload has {download.size} bytes, but its reference says "
                 f"{ref.size_bytes} bytes"
             )
-        return _translated_chunks(download)
+        # Not the download itself, which keeps its first bytes in memory.
+        with _translated():
+            chunks = download.chunks()
+        return _translated_chunks(chunks)
 
     def read_from(self, blob: str, offset: int, max_bytes: int, timeout_seconds: float) -> bytes:
         """Return what a blob has from `offset` on; nothing if it does not exist or ends there."""
@@ -169,9 +172,9 @@ def _translated() -> Iterator[None]:
         raise kind(f"{name}: {lines[0]}" if lines else name) from None
 
 
-def _translated_chunks(found: Any) -> Iterator[bytes]:
+def _translated_chunks(chunks: Iterator[bytes]) -> Iterator[bytes]:
     with _translated():
-        yield from found.chunks()
+        yield from chunks
 
 
 class AzureBlobReader(BlobReader):
