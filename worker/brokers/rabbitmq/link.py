@@ -462,10 +462,8 @@ class RabbitLink:
     def _returned(self, delivery: _Delivery) -> LockedMessage:
         headers, token = delivery.headers, delivery.token
         count = whole(headers.get(BROKERS_COUNT))
-        delivery_count, properties = (
-            whole(headers.get(HEADER_DELIVERIES)) + count,
-            properties_of(headers),
-        )
+        delivery_count = whole(headers.get(HEADER_DELIVERIES)) + count
+        properties = properties_of(headers)
         # Only workers write the history, and none has received a new message.
         history = read_history(properties) if delivery_count else NO_HISTORY
         if count:
