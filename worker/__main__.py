@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
@@ -31,6 +31,7 @@ from contract.errors import ContractError
 from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
+from contract.weights import WeightsScheme
 from worker.brokers.factory import make_broker
 from worker.brokers.receiver import LockRenewer, ModelQueue
 from worker.brokers.replies import QueueReplies
@@ -54,11 +55,10 @@ from worker.pipeline.factory import SharedServices, make_consumer
 from worker.processes.load_journal import LoadJournal, import_name
 from worker.processes.lock_journal import LockJournals, WorkerDeath
 from worker.processes.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
-from worker.processes.scheduled_events import ScheduledEvents
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.settings import WorkerSettings
+from worker.settings import ScheduledEventMode, WorkerSettings
 from worker.stops import StopOrders
 from worker.streams.store import WritableLogs
 from worker.streams.writer import StreamWriter
@@ -67,6 +67,9 @@ from worker.telemetry.health_server import HealthServer, check_page, metrics_pag
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
 from worker.weights.store import WeightsStore
+
+if TYPE_CHECKING:
+    from worker.processes.scheduled_events import ScheduledEvents
 
 _log = logging.getLogger("worker")
 
@@ -142,7 +145,7 @@ class Worker:
         self._consumers = [self._consumer(model) for model in models]
         self._receiving: list[threading.Thread] = []
         self._running: list[threading.Thread] = []
-        self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
+        self._events = _make_scheduled_events(settings, shutdown)
         self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
         self._loops = self._watched_loops()
         check = partial(check_readiness, self._states, self._device, lambda: shutdown.reason)
@@ -202,7 +205,8 @@ class Worker:
         self._thread("stop-orders", lambda: self._services.stops.run(self._stop_background))
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
         self._thread("device-probe", lambda: self._device.run(self._stop_background))
-        self._events.start()
+        if self._events is not None:
+            self._events.start()
         self._publishing = self._thread("heartbeats", self._heartbeats.run)
         for consumer in self._consumers:
             self._running.append(self._thread(f"{consumer.name}-device", consumer.run_device))
@@ -218,7 +222,8 @@ class Worker:
         """
         ends_at = time.monotonic() + self._settings.drain_seconds
         self._heartbeats.publish()
-        self._events.stop()
+        if self._events is not None:
+            self._events.stop()
         for consumer in self._consumers:
             consumer.stop_receiving()
         if unfinished_count := self._wait_until_settled(ends_at):
@@ -245,7 +250,8 @@ class Worker:
         self._streams.close()
         self._services.gateway.close()
         self._services.decoders.close()
-        self._events.acknowledge()
+        if self._events is not None:
+            self._events.acknowledge()
         flush(self._traces)
 
     def _wait_until_settled(self, ends_at: float) -> int:
@@ -333,6 +339,17 @@ def _stream_store(settings: WorkerSettings) -> WritableLogs:
     return RedisStreamLogs(settings.stream_redis_url, settings.retention_hours * 3600)
 
 
+def _make_scheduled_events(
+    settings: WorkerSettings, shutdown: Shutdown
+) -> "ScheduledEvents | None":
+    if settings.scheduled_events.mode is ScheduledEventMode.OFF:
+        return None
+    # Its HTTP library, whose import takes 0.1 s, is imported only where needed.
+    from worker.processes.scheduled_events import ScheduledEvents  # noqa: PLC0415
+
+    return ScheduledEvents(settings.scheduled_events, shutdown.request)
+
+
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
     # Two names may stand for the same version, such as NAME and NAME:1.
     models = list({catalogue.model(name): None for name in settings.models or catalogue})
@@ -384,7 +401,10 @@ def main() -> int:
         if not loads.killed_loads(import_name(model.implementation)).death_count
     ]
     # The worker imports these modules only when it first uses them. The parent imports them here.
-    modules += ["httpcore"]
+    if settings.scheduled_events.mode is not ScheduledEventMode.OFF:
+        modules += ["worker.processes.scheduled_events", "httpcore"]
+    if any(model.weights.startswith(f"{WeightsScheme.HUB}:") for model in models):
+        modules += ["worker.weights.hub", "httpcore"]
     modules += make_broker(settings.broker, catalogue).modules
     return run_in_child(
         *(partial(run_worker, settings), modules),

@@ -51,7 +51,7 @@ from gateway.storage.files import FileStore
 from gateway.storage.logs import LogWriter
 from gateway.storage.payloads import PayloadLinks, PayloadStore
 from gateway.streams.following import Streams
-from gateway.streams.store import BlobLogs, RedisLogs, StreamLogs
+from gateway.streams.store import BlobLogs, StreamLogs
 from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
@@ -273,5 +273,11 @@ class Services:
                 make_tracer_provider(settings.trace_exporters), settings.broker.kind
             ),
             resolver=resolver,
-            stream_store=RedisLogs(url) if url else None,
+            stream_store=_make_redis_logs(url) if url else None,
         )
+
+
+def _make_redis_logs(url: str) -> StreamLogs:
+    from gateway.streams.redis_logs import RedisLogs  # noqa: PLC0415  only where needed
+
+    return RedisLogs(url)

@@ -91,9 +91,8 @@ class ScheduledEvents:
         )
 
     def start(self) -> None:
-        """Start the polling thread, unless the mode is OFF."""
-        if self._mode is not ScheduledEventMode.OFF:
-            threading.Thread(target=self._run, name="scheduled-events", daemon=True).start()
+        """Start the polling thread."""
+        threading.Thread(target=self._run, name="scheduled-events", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the polling thread."""

@@ -7,7 +7,7 @@ cache on disk.
 import importlib.util
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from contract.catalogue import ModelEntry
 from contract.guard import AddressGuard
@@ -16,13 +16,33 @@ from contract.weights import HUB_CONTAINER, WeightsLocation, WeightsScheme, hub_
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.objects.factory import make_blob_reader
 from worker.objects.port import BlobReader
-from worker.settings import WeightsSettings
+from worker.settings import HubSettings, WeightsSettings
 from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
-from worker.weights.hub import Hub
 from worker.weights.onnx_file import check_single_file
 from worker.weights.weights import Weights
 
 _LOCAL: Final = (WeightsScheme.FILE, WeightsScheme.PACKAGE)
+
+
+class WeightsDownloads(Protocol):
+    """Starts to download weights, for example from the Hugging Face Hub."""
+
+    def read(self, location: WeightsLocation) -> Download:
+        """Start to download a file. Raises WeightsMissing and WeightsUnavailable."""
+        ...
+
+
+class _ImportedHub:
+    """Reads the Hugging Face Hub. Its HTTP library is imported at the first download."""
+
+    def __init__(self, settings: HubSettings, guard: AddressGuard) -> None:
+        self._settings = settings
+        self._guard = guard
+
+    def read(self, location: WeightsLocation) -> Download:
+        from worker.weights.hub import Hub  # noqa: PLC0415  few models need it, and it takes 0.1 s
+
+        return Hub(self._settings, self._guard).read(location)
 
 
 class WeightsStore:
@@ -32,7 +52,7 @@ class WeightsStore:
         self,
         cache: Path,
         blobs: BlobReader,
-        hub: Hub | None = None,
+        hub: WeightsDownloads | None = None,
         cache_limit_bytes: int | None = None,
     ) -> None:
         """Store the arguments. Without `hub`, its weights are read from copies in blob storage."""
@@ -48,7 +68,7 @@ class WeightsStore:
         endpoint: AzureEndpoint | S3Endpoint | None,
     ) -> "WeightsStore":
         """Return the store of these settings. Only weights in blob storage need `endpoint`."""
-        hub = Hub(settings.hub, guard) if settings.hub else None
+        hub = _ImportedHub(settings.hub, guard) if settings.hub else None
         return cls(settings.cache, make_blob_reader(endpoint), hub, settings.cache_limit_bytes)
 
     def get(self, model: ModelEntry) -> Weights | None:

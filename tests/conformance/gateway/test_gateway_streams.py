@@ -22,7 +22,8 @@ from contract.streams import (
 from gateway.storage.azure import AzureBlobs, PayloadContainer
 from gateway.storage.blobs import Blobs
 from gateway.streams.feeds import MAX_BEHIND_BYTES, Feeds, LogUnreadable, ReaderBehind
-from gateway.streams.store import BlobLogs, LogPlace, RedisLogs, StreamLogs
+from gateway.streams.redis_logs import RedisLogs
+from gateway.streams.store import BlobLogs, LogPlace, StreamLogs
 from tests.conformance.gateway.emulated_services import storage
 from tests.ports import free_port
 from tests.stream_stores import running_redis

@@ -94,7 +94,7 @@ ADAPTERS = {
     "functions/gateway/brokers/servicebus.py": {"azure.core", "azure.servicebus"},
     "functions/gateway/storage/azure.py": {"azure.core", "azure.storage"},
     "functions/gateway/storage/s3.py": {"obstore"},
-    "functions/gateway/streams/store.py": {"redis"},
+    "functions/gateway/streams/redis_logs.py": {"redis"},
     "worker/brokers/rabbitmq/": {"pika"},
     "worker/brokers/redis/": {"redis"},
     "worker/brokers/servicebus/": {"azure.core", "azure.servicebus"},
