@@ -139,8 +139,12 @@ class LockRenewer:
 
     def _next_due(self) -> MessageLock | None:
         with self._changed:
-            while self._queue and self._queue[0][0] <= self._clock():
-                lock = heapq.heappop(self._queue)[2]
+            while self._queue:
+                due_at, _, lock = self._queue[0]
+                # Locks that have ended are dropped early, so that no thread wakes for them.
+                if lock._delivery is not None and due_at > self._clock():
+                    return None
+                heapq.heappop(self._queue)
                 if lock._delivery is not None:
                     return lock
             return None
