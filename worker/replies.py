@@ -1,7 +1,8 @@
 """Send replies to the gateway and to queues, and cache recent replies.
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
-ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
+ended. In both cases the worker completes the message. Replies that are ready at the same time are
+sent in one request, which has an answer for each. After status 404, 408, 425, 429 or 5xx, or a
 failed connection, the worker sends the reply again after a random delay that grows with each try.
 After any other status, it does not.
 """
@@ -10,12 +11,12 @@ import json
 import ssl
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import certifi
 import urllib3
@@ -24,7 +25,12 @@ from urllib3.util import Timeout, Url, parse_url
 
 from contract.guard import is_loopback
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
-from contract.names import WORKER_ROUTE
+from contract.names import (
+    GATHERED_REPLIES_PATH,
+    MAX_GATHERED_BYTES,
+    MAX_GATHERED_REPLIES,
+    WORKER_ROUTE,
+)
 from worker.brokers.port import LockedMessage
 from worker.brokers.replies import QueueReplies
 from worker.errors import (
@@ -35,6 +41,9 @@ from worker.errors import (
 from worker.retries import Wait, backoff_seconds
 from worker.settings import PLAIN_HTTP
 from worker.telemetry.recording import ServiceStatus
+
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
 
 _GONE: Final = 410
 _MAY_SUCCEED_LATER: Final = frozenset({404, 408, 425, 429})
@@ -47,6 +56,10 @@ _MAX_CONNECTIONS: Final = 64
 _USER_AGENT: Final = {"user-agent": "loosely-worker"}
 _PARSED_URLS: Final = 256
 _HEADERS: Final[Mapping[str, str]] = {"content-type": "application/json", **_USER_AGENT}
+_GATHERED_HEADERS: Final[Mapping[str, str]] = {"content-type": "text/plain", **_USER_AGENT}
+_GATHER_SECONDS: Final = 0.05
+# How long replies are sent alone after the gateway refused a request with several.
+_NO_GATHERING_SECONDS: Final = 60.0
 
 # How long to retry a reply to a producer's queue during one delivery of the message.
 _MAX_PRODUCER_SECONDS: Final = 30.0
@@ -69,6 +82,23 @@ class _Answer(NamedTuple):
     problem: str | None = None
 
 
+class _Reply(NamedTuple):
+    """A reply and the URL to which it is sent."""
+
+    url: Url
+    body: bytes
+
+    @property
+    def address(self) -> bytes:
+        """The job and the query of its reply URL, for a request with several replies."""
+        job_id = (self.url.path or "").rpartition("/v1/jobs/")[2].removesuffix("/reply")
+        return f"{job_id}?{self.url.query or ''}".encode()
+
+    def size_bytes(self) -> int:
+        """Return how many bytes the reply adds to a request with several replies."""
+        return len(self.address) + len(self.body) + 2
+
+
 class UnwantedLines(NamedTuple):
     """The lines of a batch that must not run: these jobs, or all lines of the batch."""
 
@@ -80,13 +110,17 @@ class GatewayClient:
     """The HTTP client with which the worker calls the gateway. Any thread may call the methods."""
 
     def __init__(
-        self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
+        self,
+        hosts: frozenset[str],
+        trace_headers: Callable[[], Mapping[str, str]] = dict,
+        gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
         """Create the HTTP client. It connects when the first request is sent.
 
         `hosts` are the gateways to which replies may be sent, as `host:port`, or as
         `host:port/path` if the gateway's own address has a path. `http://` before the host permits
-        replies without TLS. Loopback addresses never need TLS.
+        replies without TLS. Loopback addresses never need TLS. A reply waits at most
+        `gather_seconds` for the request with the replies before it.
         """
         self._hosts = frozenset(host.removeprefix(PLAIN_HTTP) for host in hosts)
         self._plain_hosts = frozenset(
@@ -95,6 +129,7 @@ class GatewayClient:
             if host.startswith(PLAIN_HTTP)
         )
         self._trace_headers = trace_headers
+        self._gather_seconds = gather_seconds
         self._status = ServiceStatus("the gateway")
         # urllib3 uses neither a proxy nor netrc, so the reply token reaches only the listed host.
         self._pools = urllib3.PoolManager(
@@ -104,8 +139,17 @@ class GatewayClient:
             ssl_context=ssl.create_default_context(cafile=certifi.where()),
         )
         self._used_at = time.monotonic()
+        # By the address of the gateway.
+        self._gatherers: dict[str, ReplyGatherer[_Reply, _Answer | None]] = {}
+        # When replies may be gathered (again), for a gateway without the route for them.
+        self._gathers_at = 0.0
         # Each URL is parsed at least twice: when its job is received, and for the reply.
         self._parse = lru_cache(_PARSED_URLS)(self._parse_anew)
+
+    @property
+    def waiting_count(self) -> int:
+        """Return how many replies wait for the request before them."""
+        return sum(each.waiting_count for each in list(self._gatherers.values()))
 
     def close(self) -> None:
         """Close the connections."""
@@ -194,9 +238,12 @@ class GatewayClient:
         """
         parsed = self._parse(url)
         attempts = count()
-        while (answer := self._try_send(parsed, body)).problem is not None:
+        answer = self._judge(self._post_gathered(parsed, body))
+        # Later tries are sent alone, so that no reply depends on another for long.
+        while answer.problem is not None:
             if not wait(backoff_seconds(next(attempts))):
                 raise ReplyUndelivered(f"the gateway did not accept the reply: {answer.problem}")
+            answer = self._judge(self._post(_Reply(parsed, body)))
         return answer.status != _GONE
 
     def _request(
@@ -223,9 +270,50 @@ class GatewayClient:
             return _Answer(None, b"", problem)
         return _Answer(response.status, response.data)
 
-    def _try_send(self, url: Url, body: bytes) -> _Answer:
+    def _post(self, reply: _Reply) -> _Answer:
         headers = {**_HEADERS, **self._trace_headers()}
-        answer = self._request("POST", url, _REPLY_TIMEOUT, body, headers)
+        return self._request("POST", reply.url, _REPLY_TIMEOUT, reply.body, headers)
+
+    def _post_gathered(self, url: Url, body: bytes) -> _Answer:
+        """Send a reply once, together with others that are ready now if the gateway allows it."""
+        reply, (base, is_reply, _) = _Reply(url, body), (url.path or "").rpartition("/v1/jobs/")
+        # A request has one trace, so traced replies are sent alone.
+        if time.monotonic() < self._gathers_at or self._trace_headers():
+            return self._post(reply)
+        if not (is_reply and (url.path or "").endswith("/reply")) or b"\n" in body:
+            return self._post(reply)
+        key = f"{url.scheme}://{url.netloc}{base}"
+        if (gatherer := self._gatherers.get(key)) is None:
+            gatherer = self._gatherers.setdefault(
+                key,
+                ReplyGatherer(
+                    partial(self._post_together, base), _Reply.size_bytes, self._gather_seconds
+                ),
+            )
+        answer = gatherer(reply)
+        return self._post(reply) if answer is None else answer
+
+    def _post_together(self, base: str, replies: Sequence[_Reply]) -> Sequence[_Answer | None]:
+        """Send replies in one request; None for each if the gateway has no route for this."""
+        if len(replies) == 1:
+            return [self._post(replies[0])]
+        url = replies[0].url._replace(path=base + GATHERED_REPLIES_PATH, query=None)
+        body = b"\n".join(part for reply in replies for part in (reply.address, reply.body))
+        answer = self._request("POST", url, _REPLY_TIMEOUT, body, _GATHERED_HEADERS)
+        if answer.status is None or answer.status >= 500:
+            return [answer] * len(replies)
+        try:
+            found = [_Answer(int(each["status"]), b"") for each in json.loads(answer.body)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found = []
+        if answer.status == 200 and len(found) == len(replies):
+            return found
+        # An older gateway, perhaps only until it is replaced.
+        self._gathers_at = time.monotonic() + _NO_GATHERING_SECONDS
+        return [None] * len(replies)
+
+    def _judge(self, answer: _Answer) -> _Answer:
+        """Return the answer to a reply, with a problem if the reply must be sent again."""
         status, problem = answer.status, f"HTTP status {answer.status}"
         if status is None:
             return answer
@@ -266,6 +354,105 @@ class GatewayClient:
                 f"the reply URL has the address {address}{path[1]}, which REPLY_HOSTS does not list"
             )
         return url
+
+
+class ReplyGatherer(Generic[ItemT, AnswerT]):
+    """Combines the replies of several threads into one request. Any thread may call it.
+
+    A reply that is ready while no request runs is sent at once, alone. Those that become ready
+    while it runs are sent together after it, or after a short time if it does not end.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[ItemT]], Sequence[AnswerT]],
+        size_bytes: Callable[[ItemT], int],
+        wait_seconds: float,
+    ) -> None:
+        """Store the function that sends replies and returns an answer for each, in their order.
+
+        A reply waits at most `wait_seconds` for the request before it.
+        """
+        self._send = send
+        self._size_bytes = size_bytes
+        self._wait_seconds = wait_seconds
+        self._lock = threading.Lock()
+        self._waiting: deque[_Entry[ItemT, AnswerT]] = deque()
+        self._request_count = 0
+
+    def __call__(self, item: ItemT) -> AnswerT:
+        """Send a reply, perhaps with others, and return the answer to it.
+
+        Raises the error that the request raised.
+        """
+        entry: _Entry[ItemT, AnswerT] = _Entry(item)
+        with self._lock:
+            entry.is_sender = self._request_count == 0
+            if entry.is_sender:
+                self._request_count += 1
+            else:
+                self._waiting.append(entry)
+        if not entry.is_sender and not entry.changed.acquire(timeout=self._wait_seconds):
+            self._stop_waiting(entry)
+        if entry.is_sender:
+            self._send_with_waiting(entry)
+        if entry.error is not None:
+            raise entry.error
+        return entry.answers[0]
+
+    @property
+    def waiting_count(self) -> int:
+        """Return how many replies wait, without those of the requests that are running."""
+        return len(self._waiting)
+
+    def _stop_waiting(self, entry: "_Entry[ItemT, AnswerT]") -> None:
+        """Send the reply without waiting for the running request, unless it is being sent."""
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+                self._request_count += 1
+                entry.is_sender = True
+        if not entry.is_sender:
+            entry.changed.acquire()
+
+    def _send_with_waiting(self, entry: "_Entry[ItemT, AnswerT]") -> None:
+        group, size_bytes = [entry], self._size_bytes(entry.item)
+        with self._lock:
+            while self._waiting and len(group) < MAX_GATHERED_REPLIES:
+                size_bytes += self._size_bytes(self._waiting[0].item)
+                if size_bytes > MAX_GATHERED_BYTES:
+                    break
+                group.append(self._waiting.popleft())
+        try:
+            answers = self._send([each.item for each in group])
+            for each, answer in zip(group, answers, strict=True):
+                each.answers.append(answer)
+        except BaseException as error:  # noqa: BLE001  raised for each reply of this request
+            for each in group:
+                each.error = error
+        following = group[1:]
+        with self._lock:
+            self._request_count -= 1
+            if self._waiting and not self._request_count:
+                self._request_count += 1
+                following.append(self._waiting.popleft())
+                following[-1].is_sender = True
+        for each in following:
+            each.changed.release()
+
+
+class _Entry(Generic[ItemT, AnswerT]):
+    """A reply that waits. `changed` is released when it is answered, or must send the next ones."""
+
+    __slots__ = ("answers", "changed", "error", "is_sender", "item")
+
+    def __init__(self, item: ItemT) -> None:
+        self.item = item
+        self.is_sender = False
+        self.answers: list[AnswerT] = []
+        self.error: BaseException | None = None
+        self.changed = threading.Lock()
+        self.changed.acquire()
 
 
 class ReplySenders:

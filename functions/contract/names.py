@@ -114,6 +114,15 @@ WORKER_ROUTE: Final = re.compile(
 )
 """Matches the URL paths of the routes for workers. The first group is the path before `/v1`."""
 
+GATHERED_REPLIES_PATH: Final = "/v1/replies"
+"""The path of the route for the replies to several jobs, relative to the gateway's address."""
+
+MAX_GATHERED_REPLIES: Final = 64
+"""How many replies one request to that route may contain."""
+
+MAX_GATHERED_BYTES: Final = 512 * 1024
+"""How many bytes the body of such a request may have."""
+
 
 def progress_url(reply_url: str) -> str | None:
     """Return the URL for a job's progress reports; None for a foreign reply URL."""

@@ -38,6 +38,7 @@ _OPEN: Final = re.compile(
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"
     r"|/v1/jobs/[^/]+/(?:reply|progress|children)"
+    r"|/v1/replies"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs and batches of all tenants, but not what these contain.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -14,6 +16,7 @@ from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from worker.errors import ReplyForbidden, ReplyRefused, ReplyUndelivered
 from worker.replies import GatewayClient
 
+SECONDS = 10.0
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
@@ -173,6 +176,101 @@ def test_four_threads_open_four_connections(gateway: Gateway, replies: GatewayCl
         thread.join(30)
     assert len(gateway.posts) == 100
     assert gateway.connections <= 4
+
+
+@pytest.fixture
+def patient(gateway: Gateway) -> Iterator[GatewayClient]:
+    """Yield a client whose replies wait for the request before them as long as it takes."""
+    made = GatewayClient(frozenset({gateway.host}), gather_seconds=SECONDS)
+    yield made
+    made.close()
+
+
+def send_while_busy(
+    gateway: Gateway, replies: GatewayClient, jobs: list[str]
+) -> dict[str, Future[bool]]:
+    """Send the reply to the job `first`, and meanwhile those to `jobs`; return all outcomes."""
+    gateway.held = "first"
+    with ThreadPoolExecutor(len(jobs) + 1) as threads:
+
+        def send(job_id: str) -> Future[bool]:
+            url = gateway.url(job_id)
+            return threads.submit(replies.send_reply, url, BODY, limited_tries(3))
+
+        sent = {"first": send("first")}
+        assert gateway.is_holding.wait(SECONDS)
+        for number, job_id in enumerate(jobs, 1):
+            sent[job_id] = send(job_id)
+            ends_at = time.monotonic() + SECONDS
+            while replies.waiting_count < number:
+                assert time.monotonic() < ends_at
+        gateway.may_answer.set()
+    return sent
+
+
+def test_replies_that_are_ready_together_are_sent_together(
+    gateway: Gateway, patient: GatewayClient
+) -> None:
+    sent = send_while_busy(gateway, patient, ["a", "b", "c"])
+    assert all(each.result() for each in sent.values())
+    assert gateway.gathered == [3]
+    assert sorted(gateway.posts) == [(job_id, 202) for job_id in ("a", "b", "c", "first")]
+
+
+def test_only_failed_replies_of_a_request_are_repeated(
+    gateway: Gateway, patient: GatewayClient
+) -> None:
+    gateway.answers |= {"b": [503, 202], "c": [401], "d": [410]}
+    sent = send_while_busy(gateway, patient, ["a", "b", "c", "d"])
+    assert sent["a"].result()
+    assert sent["b"].result()
+    assert not sent["d"].result()
+    with pytest.raises(ReplyRefused, match="401"):
+        sent["c"].result()
+    expected = {("first", 202), ("a", 202), ("b", 503), ("b", 202), ("c", 401), ("d", 410)}
+    assert len(gateway.posts) == 6
+    assert set(gateway.posts) == expected
+
+
+def test_lost_answer_repeats_all_replies_of_the_request(
+    gateway: Gateway, patient: GatewayClient
+) -> None:
+    gateway.answers["b"] = [0, 202]
+    sent = send_while_busy(gateway, patient, ["a", "b", "c"])
+    # The gateway had recorded the first and the third before it died.
+    assert {job_id: each.result() for job_id, each in sent.items()} == {
+        "first": True,
+        "a": False,
+        "b": True,
+        "c": False,
+    }
+    assert {job_id: len(found) for job_id, found in gateway.replies.items()} == {
+        "first": 1,
+        "a": 1,
+        "b": 1,
+        "c": 1,
+    }
+
+
+def test_older_gateway_gets_each_reply_alone(gateway: Gateway, patient: GatewayClient) -> None:
+    gateway.gathers = False
+    sent = send_while_busy(gateway, patient, ["a", "b", "c"])
+    assert all(each.result() for each in sent.values())
+    assert sorted(gateway.posts) == [(job_id, 202) for job_id in ("a", "b", "c", "first")]
+    assert gateway.gathered == [], "the server has no route for several replies"
+
+
+def test_slow_request_delays_other_replies_briefly(
+    gateway: Gateway, replies: GatewayClient
+) -> None:
+    gateway.held = "slow"
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(replies.send_reply, gateway.url("slow"), BODY, limited_tries(0))
+        assert gateway.is_holding.wait(SECONDS)
+        assert replies.send_reply(gateway.url("other"), BODY, limited_tries(0))
+        assert gateway.posts == [("other", 202)]
+        gateway.may_answer.set()
+        assert slow.result(SECONDS)
 
 
 def test_errors_contain_no_token(gateway: Gateway, replies: GatewayClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from contract.messages import JobReply, decode_reply
+from contract.names import GATHERED_REPLIES_PATH
 from tests.http_server import Request, Response, serve_http
 
 
@@ -26,6 +28,9 @@ class Gateway:
             received the Nth POST request, and before it sends the response.
         asked_status: The status of the responses to GET and PUT requests, by job id. A job whose
             reply was accepted gets 410 instead.
+        held: The job whose requests wait for `may_answer`; then `is_holding` is set.
+        gathers: Whether the server has the route for several replies.
+        gathered: The number of replies in each request to that route.
         meeting: A barrier, or None. With a barrier, GET and PUT requests are answered only when as
             many of them wait as the barrier requires.
     """
@@ -40,6 +45,10 @@ class Gateway:
         self.replies: dict[str, list[JobReply]] = defaultdict(list)
         self.traceparents: dict[str, str] = {}
         self.connections = 0
+        self.held = ""
+        self.is_holding, self.may_answer = threading.Event(), threading.Event()
+        self.gathers = True
+        self.gathered: list[int] = []
         self.after_posts: tuple[int, Callable[[], None]] | None = None
         self.changed = threading.Condition()
 
@@ -60,10 +69,15 @@ class Gateway:
         return self.replies[job_id][0]
 
     def answer(self, request: Request) -> Response | None:
+        if request.path == GATHERED_REPLIES_PATH:
+            return self.answer_gathered(request)
         address = urlsplit(request.path)
         assert "token=secret-token" in address.query
         job_id = address.path.split("/")[3]
         self.connections = max(self.connections, request.connection)
+        if job_id == self.held:
+            self.is_holding.set()
+            assert self.may_answer.wait(10)
         if request.method == "POST":
             self.traceparents[job_id] = request.headers.get("traceparent", "")
             status = self.post(job_id, request.body)
@@ -72,6 +86,26 @@ class Gateway:
         is_redirect = status in (301, 302, 307, 308)
         headers = {"location": self.url("elsewhere")} if is_redirect else {}
         return Response(status, headers=headers) if status else None
+
+    def answer_gathered(self, request: Request) -> Response | None:
+        """Answer a request with several replies, each as if it were sent alone.
+
+        If one of them has the status 0, the connection is closed.
+        """
+        self.connections = max(self.connections, request.connection)
+        if not self.gathers:
+            return Response(404)
+        lines = request.body.split(b"\n")
+        with self.changed:
+            self.gathered.append(len(lines) // 2)
+        found = []
+        for address, body in zip(lines[::2], lines[1::2], strict=True):
+            job_id, _, query = address.decode().partition("?")
+            assert "token=secret-token" in query
+            found.append(self.post(job_id, body))
+        if 0 in found:
+            return None
+        return Response(200, json.dumps([{"status": status} for status in found]).encode())
 
     def post(self, job_id: str, body: bytes) -> int:
         with self.changed:

@@ -1,5 +1,7 @@
 """Test workers' replies: authorisation, validation, and late replies."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.names import result_blob
+from contract.messages import MAX_MESSAGE_BYTES, JobRequest
+from contract.names import (
+    GATHERED_REPLIES_PATH,
+    MAX_GATHERED_BYTES,
+    MAX_GATHERED_REPLIES,
+    result_blob,
+)
 from gateway.errors import ExpiredToken, InvalidToken
 from gateway.reply_tokens import REPLY_GRACE, ReplyTokens
 from tests.unit.gateway.conftest import KEY, RunningGateway, reply_body
+from tests.unit.gateway.named import PNG
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OTHER_KEY = bytes(32)
@@ -183,3 +192,93 @@ async def test_waiting_request_gets_the_outcome_before_the_end(gateway: RunningG
         assert (await gateway.reply()).status_code == 202
     assert ended.result().status == "succeeded"
     assert gateway.durable.runs[job_id].status == "Running"
+
+
+async def send_together(
+    gateway: RunningGateway, *replies: tuple[JobRequest, bytes]
+) -> list[dict[str, Any]]:
+    """Send the replies to these requests in one request; return the answers."""
+    lines = [part for request, body in replies for part in (address(request), body)]
+    answer = await gateway.http.post(GATHERED_REPLIES_PATH, content=b"\n".join(lines))
+    assert answer.status_code == 200, answer.text
+    answers: list[dict[str, Any]] = answer.json()
+    assert len(answers) == len(replies)
+    return answers
+
+
+def address(request: JobRequest) -> bytes:
+    return f"{request.job_id}?{(request.reply_url or '').partition('?')[2]}".encode()
+
+
+def result_of(request: JobRequest, value: object = 1) -> bytes:
+    return json.dumps(reply_body(request.job_id, result={"json": value})).encode()
+
+
+async def test_gathered_replies_end_their_jobs(gateway: RunningGateway) -> None:
+    jobs = []
+    for model in ("noop", "classifier", "noop"):
+        headers = {"content-type": "image/png"}
+        answer = await gateway.submit(model, content=PNG, headers=headers)
+        assert answer.status_code == 202, answer.text
+        jobs.append(answer.json()["id"])
+    requests = [gateway.queues.request(number) for number in range(3)]
+    answers = await send_together(gateway, *((each, result_of(each)) for each in requests))
+    assert answers == [{"status": 202}] * 3
+    assert [(await gateway.job(job_id))["status"] for job_id in jobs] == ["succeeded"] * 3
+    again = await send_together(gateway, *((each, result_of(each)) for each in requests))
+    assert again == [{"status": 410, "code": "already-final"}] * 3
+
+
+async def test_bad_gathered_reply_affects_no_other(gateway: RunningGateway) -> None:
+    for _ in range(6):
+        await gateway.accept()
+    requests = [gateway.queues.request(number) for number in range(6)]
+    good, forged, large, malformed, foreign, last = requests
+    stolen = replace(forged, reply_to=good.reply_to)
+    answers = await send_together(
+        gateway,
+        (good, result_of(good)),
+        (stolen, result_of(forged)),
+        (large, result_of(large, "x" * MAX_MESSAGE_BYTES)),
+        (malformed, b"{"),
+        (foreign, result_of(good)),
+        (last, result_of(last)),
+    )
+    assert [each["status"] for each in answers] == [202, 401, 413, 422, 422, 202]
+    assert [each.get("code") for each in answers] == [
+        None,
+        "unauthenticated",
+        "payload-too-large",
+        "invalid-input",
+        "invalid-input",
+        None,
+    ]
+    states = [(await gateway.job(each.job_id))["status"] for each in requests]
+    assert states == ["succeeded", *["queued"] * 4, "succeeded"]
+
+
+async def test_same_job_twice_in_one_request_has_one_outcome(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    request = gateway.queues.request()
+    answers = await send_together(
+        gateway, (request, result_of(request, 1)), (request, result_of(request, 2))
+    )
+    assert sorted(each["status"] for each in answers) == [202, 410]
+    first = 1 if answers[0]["status"] == 202 else 2
+    assert (await gateway.job(job_id))["result"] == first
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"a?b", 422),
+        (b"\n" * (2 * MAX_GATHERED_REPLIES + 1), 422),
+        (b"x" * (MAX_GATHERED_BYTES + 1), 413),
+    ],
+)
+async def test_too_many_gathered_replies_are_refused(
+    gateway: RunningGateway, body: bytes, status: int
+) -> None:
+    answer = await gateway.http.post(GATHERED_REPLIES_PATH, content=body)
+    assert answer.status_code == status

@@ -367,6 +367,10 @@ TENANT_BODY: Final = _describe_body(
     {"weight": 2, "max_queued": 100, "gpu_seconds_a_day": 3600},
 )
 REPLY_BODY: Final = _describe_body({"type": "object"})
+GATHERED_REPLIES_BODY: Final = {
+    "required": True,
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 PROGRESS_BODY: Final = _describe_body(
     describe_object(
         ["attempt", "sequence", "started_at"],

@@ -1,10 +1,13 @@
-"""The routes under /v1/jobs/{id} that workers call, with the reply token of the job."""
+"""The routes that workers call, with the reply tokens of the jobs."""
 
+import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -25,10 +28,27 @@ from contract.messages import (
     reply_from_json,
 )
 from contract.named_tables import MAX_NAMED, MAX_RESULT_BYTES
-from contract.names import REPLY_START_PARAMETER, is_result_blob
+from contract.names import (
+    GATHERED_REPLIES_PATH,
+    MAX_GATHERED_BYTES,
+    MAX_GATHERED_REPLIES,
+    REPLY_EXPIRES_PARAMETER,
+    REPLY_QUEUE_PARAMETER,
+    REPLY_SHARE_PARAMETER,
+    REPLY_START_PARAMETER,
+    REPLY_TOKEN_PARAMETER,
+    is_result_blob,
+)
 from gateway import problems
-from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
+from gateway.errors import (
+    ExpiredToken,
+    FinalInstance,
+    InvalidToken,
+    Unavailable,
+    UnknownInstance,
+)
 from gateway.http.openapi.operations import (
+    GATHERED_REPLIES_BODY,
     PREFER,
     PROGRESS_BODY,
     REPLY_BODY,
@@ -65,6 +85,8 @@ from gateway.problems import HttpProblem, invalid_input, malformed
 from gateway.services import Services
 from gateway.submission.parse import find_model, names_version, parse_submission
 
+_log = logging.getLogger(__name__)
+
 MAX_REPORT_BYTES: Final = 8 * 1024
 
 _REPLY_TOO_LARGE: Final = (
@@ -79,6 +101,13 @@ class ReplyAccepted(TypedDict):
     """The response to an accepted reply or progress report."""
 
     status: Literal["accepted"]
+
+
+class GatheredAnswer(TypedDict):
+    """The answer to one of several replies: a status, and the code of a problem."""
+
+    status: Annotated[int, Field(description="The status that the reply would get if sent alone.")]
+    code: NotRequired[str]
 
 
 class ReplyWanted(TypedDict):
@@ -130,16 +159,28 @@ async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     Therefore the reply is not lost even if the event `reply` does not reach the orchestration.
     """
     _check_token(request, job_id, expires, token)
+    body = await read_limited(request, MAX_MESSAGE_BYTES, _REPLY_TOO_LARGE)
+    await _record_reply(request, job_id, body, queue, share, _starts_after(request.query_params))
+    return json_response(_ACCEPTED, 202)
+
+
+async def _record_reply(  # noqa: PLR0913, PLR0917 - what the reply URL says
+    request: Request,
+    job_id: str,
+    body: bytes,
+    queue: str,
+    share: str,
+    starts_after: datetime | None,
+) -> None:
+    """Record the reply in a body as the job's outcome. Raises HttpProblem if it is not accepted."""
     services = services_of(request)
-    received = _parse_reply(
-        job_id, await read_limited(request, MAX_MESSAGE_BYTES, _REPLY_TOO_LARGE)
-    )
+    received = _parse_reply(job_id, body)
     outcome = JobOutcome.replied(received, services.clock())
     model_queue = services.catalogue.find_queue(queue)
     model_name = None if model_queue is None else model_queue[0].name
     try:
         recorded = await services.jobs.finish(
-            durable_of(request), job_id, outcome, model_name, _starts_after(request)
+            durable_of(request), job_id, outcome, model_name, starts_after
         )
     except UnknownInstance:
         raise unknown_job(job_id) from None
@@ -152,7 +193,62 @@ async def reply(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
         model, priority = model_queue
         services.estimates.record_reply(model.name, priority, received)
         services.gate.record_reply(model, job_id, share, received)
-    return json_response(_ACCEPTED, 202)
+
+
+@router.post(
+    GATHERED_REPLIES_PATH,
+    summary="Send the replies to several jobs",
+    response_model=list[GatheredAnswer],
+    response_description="An answer for each reply, in their order",
+    responses=problem_responses(413, 422, 503),
+    openapi_extra={"requestBody": GATHERED_REPLIES_BODY},
+)
+async def gathered_replies(request: Request) -> Response:
+    """Record the replies of several jobs. Each is checked as if it were sent alone.
+
+    The body has two lines for each reply: the job's id and the query of its reply URL, as
+    `JOB_ID?QUERY`, and the reply as JSON. The reply to one job has no effect on those to others.
+    """
+    too_large = f"the replies can have at most {MAX_GATHERED_BYTES} bytes together"
+    body = await read_limited(request, MAX_GATHERED_BYTES, too_large)
+    lines = body.removesuffix(b"\n").split(b"\n")
+    if len(lines) % 2 or len(lines) > 2 * MAX_GATHERED_REPLIES:
+        raise invalid_input(
+            f"the body has {len(lines)} lines; expected two for each reply, and at most "
+            f"{MAX_GATHERED_REPLIES} replies"
+        )
+    pairs = zip(lines[::2], lines[1::2], strict=True)
+    return json_response(await asyncio.gather(*(_answer_reply(request, *each) for each in pairs)))
+
+
+async def _answer_reply(request: Request, address: bytes, body: bytes) -> GatheredAnswer:
+    """Record one of several replies, and return the answer that it would get if sent alone."""
+    job_id, _, text = address.decode("utf-8", "replace").partition("?")
+    query = dict(parse_qsl(text))
+    try:
+        _check_token(
+            request,
+            job_id,
+            query.get(REPLY_EXPIRES_PARAMETER, ""),
+            query.get(REPLY_TOKEN_PARAMETER, ""),
+        )
+        await _record_reply(
+            *(request, job_id, body),
+            query.get(REPLY_QUEUE_PARAMETER, ""),
+            query.get(REPLY_SHARE_PARAMETER, ""),
+            _starts_after(query),
+        )
+    except HttpProblem as problem:
+        kind, detail = problem.kind, problem.detail
+    except Unavailable as error:
+        kind, detail = problems.UNAVAILABLE, str(error)
+    except Exception:  # noqa: BLE001  the other replies are answered
+        _log.exception("recording the reply to job %.100r failed", job_id)
+        return {"status": 500}
+    else:
+        return {"status": 202}
+    _log.info("the reply to job %.100r was refused: %s: %.500r", job_id, kind.code, detail)
+    return {"status": kind.status, "code": kind.code}
 
 
 @router.get(
@@ -187,7 +283,7 @@ async def wanted(  # noqa: PLR0913, PLR0917 - each query parameter is a paramete
         # The request that submitted the job may delay the start of the orchestration.
         is_wanted = services.starts.is_wanted(job_id)
         if is_wanted is None:
-            starts_after = _starts_after(request)
+            starts_after = _starts_after(request.query_params)
             if starts_after is None or services.clock() >= starts_after:
                 raise unknown_job(job_id)
             is_wanted = await services.outcomes.find(job_id) is None
@@ -259,10 +355,10 @@ async def put_progress(
     return json_response(_ACCEPTED)
 
 
-def _starts_after(request: Request) -> datetime | None:
+def _starts_after(query: Mapping[str, str]) -> datetime | None:
     """Return the time in a reply URL until which the start is delayed; None without such a time."""
     try:
-        return datetime.fromtimestamp(float(request.query_params[REPLY_START_PARAMETER]), UTC)
+        return datetime.fromtimestamp(float(query[REPLY_START_PARAMETER]), UTC)
     except (KeyError, ValueError, OverflowError, OSError):
         return None
 
@@ -391,6 +487,10 @@ async def cancel_children(
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
     """Return the reply in a body, after checking that it can be stored and shown."""
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE, _REPLY_TOO_LARGE, limit_bytes=MAX_MESSAGE_BYTES
+        )
     try:
         value = parse_json(body)
         received = reply_from_json(value)
