@@ -15,6 +15,7 @@ bodies      how much memory the gateway needs for large request bodies
 streams     streamed chats through the gateway, beside the engine alone
 readers     500 readers of streams, on both stores, beside noop jobs
 shares      fair shares: a tenant beside another's flood, weights, and what shares cost
+silence     how long no job succeeds after a kill of the worker
 hangups     how soon the gateway drops the waits of callers that disconnect
 peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
@@ -35,6 +36,7 @@ from lab.benchmarks import (
     readers,
     saturation,
     shares,
+    silence,
     streams,
     whole,
 )
@@ -52,6 +54,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "operations": operations.main,
     "readers": readers.main,
     "shares": shares.main,
+    "silence": silence.main,
     "streams": streams.main,
     "worker": saturation.main,
     "memory": memory.main,
