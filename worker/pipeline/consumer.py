@@ -14,8 +14,8 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,6 +67,8 @@ from worker.telemetry.recording import log_fields
 _log = logging.getLogger(__name__)
 
 _REPLY_THREAD_COUNT = 16
+# How long an idle thread waits for a call before it ends.
+_IDLE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 # How often jobs that hold memory for a large input are checked while they wait for the device.
 _CHECK_SECONDS = 2.0
@@ -74,15 +76,88 @@ _CHECK_SECONDS = 2.0
 _NOTE_SECONDS = 1.0
 
 
+class ThreadGroup:
+    """Up to `limit` threads that run submitted calls, in their order.
+
+    An executor wakes a thread for each call, and the threads then compete for the interpreter's
+    lock. Here one thread wakes at a time: it takes a call, and wakes the next thread only if more
+    calls wait. So short calls need few threads, and calls that wait have all of them.
+    """
+
+    def __init__(self, limit: int, name: str, idle_seconds: float = _IDLE_SECONDS) -> None:
+        """Start no thread yet. A thread without a call ends after `idle_seconds`."""
+        self._limit = limit
+        self._name = name
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._idle: list[threading.Lock] = []
+        self._is_waking = False
+        self.count = 0
+        """How many threads there are."""
+
+    def submit(self, call: Callable[..., object], *arguments: object) -> None:
+        """Run a call on one of the threads, and log the error that it raises."""
+        with self._lock:
+            self._calls.append(partial(call, *arguments))
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._is_waking or not self._calls:
+            return
+        if self._idle:
+            self._is_waking = True
+            self._idle.pop().release()
+        elif self.count < self._limit:
+            name = f"{self._name}_{self.count}"
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+            self._is_waking = True
+            self.count += 1
+
+    def _run(self) -> None:
+        woken = threading.Lock()
+        woken.acquire()
+        is_new = True
+        while is_new or woken.acquire(timeout=self._idle_seconds) or self._stays(woken):
+            is_new = False
+            with self._lock:
+                self._is_waking = False
+            while (call := self._take(woken)) is not None:
+                try:
+                    call()
+                except Exception:  # noqa: BLE001  this thread must go on
+                    _log.exception("a call on a thread of %s failed", self._name)
+                del call
+
+    def _take(self, woken: threading.Lock) -> Callable[[], object] | None:
+        """Return the next call. Without one, mark this thread as idle."""
+        with self._lock:
+            if not self._calls:
+                self._idle.append(woken)
+                return None
+            call = self._calls.popleft()
+            self._wake_next()
+            return call
+
+    def _stays(self, woken: threading.Lock) -> bool:
+        """Return whether this idle thread was woken just now. Otherwise it ends."""
+        with self._lock:
+            if woken not in self._idle:
+                return woken.acquire()
+            self._idle.remove(woken)
+            self.count -= 1
+            return False
+
+
 class _Threads:
     """The threads of the jobs of one queue."""
 
     def __init__(self, queue: str) -> None:
         prepare_count = preparing_threads(available_processors())
-        self.prepare = ThreadPoolExecutor(prepare_count, f"{queue}-prepare")
-        self.fetch = ThreadPoolExecutor(MAX_OFFLOADED_COUNT, f"{queue}-fetch")
-        self.large = ThreadPoolExecutor(prepare_count, f"{queue}-large")
-        self.reply = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{queue}-reply")
+        self.prepare = ThreadGroup(prepare_count, f"{queue}-prepare")
+        self.fetch = ThreadGroup(MAX_OFFLOADED_COUNT, f"{queue}-fetch")
+        self.large = ThreadGroup(prepare_count, f"{queue}-large")
+        self.reply = ThreadGroup(_REPLY_THREAD_COUNT, f"{queue}-reply")
 
 
 @dataclass(eq=False)
