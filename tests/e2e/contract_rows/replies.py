@@ -55,6 +55,16 @@ REPLIES: Final = (
         body=b"{gone_body}",
     ),
     Row(*("ask about an unknown job", "GET", "{gone_reply}", 404, "unknown-job"), caller=None),
+    Row(*("several replies", "POST", "/v1/replies", 200), caller=None, body=b"a?b\n{}"),
+    Row(
+        *("half of a reply", "POST", "/v1/replies", 422, "invalid-input"), caller=None, body=b"a?b"
+    ),
+    Row(
+        *("several replies over the limit", "POST", "/v1/replies", 413, "payload-too-large"),
+        caller=None,
+        body=bytes(600_000),
+        members={"limit_bytes": 524_288},
+    ),
 )
 PROGRESS: Final = (
     Row(*("report progress", "PUT", "{queued_progress}", 200), caller=None, body=_REPORT),
