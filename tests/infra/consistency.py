@@ -392,6 +392,11 @@ def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
         re.findall(r"[\w.]+", key)
     )
     assert "format: 'xml'" in files.module("apim")
+    # Workers call these routes directly, with the reply tokens of their jobs.
+    [closed] = policies.iter("when")
+    routes = files.text("functions/gateway/http/routes/workers.py")
+    ends = set(re.findall(r'"/v1/jobs/\{job_id\}(/\w+)"', routes)) | {"/replies"}
+    assert set(re.findall(r'"(/\w+)"', closed.attrib["condition"])) == ends
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:

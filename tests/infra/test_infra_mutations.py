@@ -109,6 +109,7 @@ FAULTS = [
     ("infra/modules/storage.bicep", "exposedHeaders: ['*']", "exposedHeaders: []"),
     ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
     ("infra/apim-policy.xml", ": context.Request.IpAddress", ": context.Request.Headers.Count"),
+    ("infra/apim-policy.xml", "&quot;/replies&quot;, ", ""),
     # Nodes
     ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
     ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
