@@ -50,7 +50,7 @@ class Queues(ABC):
 
     @abstractmethod
     async def check(self, queue: str) -> None:
-        """Check that the broker responds."""
+        """Check that the broker responds, and stores new messages as far as that is known."""
 
     async def find_refusal(self) -> str | None:
         """Return why the broker stores no new messages at present; None if it stores them."""

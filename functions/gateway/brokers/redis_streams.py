@@ -14,7 +14,7 @@ from typing import Any, Final
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from contract.brokers import BrokerMessage
 from contract.redis_queues import (
@@ -53,6 +53,9 @@ _CONSUMER_IDLE_MS: Final = 3_600_000
 
 _FAILURES = (RedisError, OSError, TimeoutError)
 
+_MEMORY_IS_FULL: Final = "its memory is full (maxmemory)"
+_CANNOT_WRITE: Final = "it cannot write its append-only file, perhaps because the disk is full"
+
 _log = logging.getLogger(__name__)
 
 _Waiting = tuple[str, BrokerMessage, "asyncio.Future[int]"]
@@ -84,6 +87,7 @@ class RedisQueues(Queues):
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
         self._has_checked_settings = False
+        self._refuses = False
 
     async def send(self, queue: str, message: BrokerMessage) -> None:
         """Send a message, and return when Redis has stored it. May raise UnknownQueue."""
@@ -94,9 +98,17 @@ class RedisQueues(Queues):
         try:
             found = await sent
         except _FAILURES as error:
-            raise Unavailable(
-                "queue", f"sending a message to the queue {queue} failed: {_describe(error)}"
-            ) from error
+            if (refusal := _refusal_of(error)) is None:
+                raise Unavailable(
+                    "queue", f"sending a message to the queue {queue} failed: {_describe(error)}"
+                ) from error
+            if not self._refuses:
+                self._refuses = True
+                _log.error("Redis stores no new messages: %s", refusal)
+            raise Unavailable("queue", f"Redis stores no new messages: {refusal}") from error
+        if self._refuses:
+            self._refuses = False
+            _log.info("Redis stores messages again")
         if found < 0 and queue in self._names:
             # Its data was deleted. The next call creates the queues again.
             self._is_ready = False
@@ -105,21 +117,17 @@ class RedisQueues(Queues):
             raise UnknownQueue("queue", f"the queue {queue} does not exist")
 
     async def check(self, queue: str) -> None:
-        """Check that Redis responds."""
+        """Check that Redis responds and stores messages."""
         del queue
-        await self._answer(self._redis.ping())
+        if (refusal := await self._read_refusal()) is not None:
+            raise Unavailable("queue", f"Redis stores no new messages: {refusal}")
 
     async def find_refusal(self) -> str | None:
         """Return why Redis stores no new messages at present; None if it stores them."""
         try:
-            found = await self._answer(self._redis.info("memory", "persistence"))
-        except Unavailable:
+            return await self._read_refusal()
+        except NoAnswer:
             return None
-        if 0 < found.get("maxmemory", 0) <= found.get("used_memory", 0):
-            return "its memory is full (maxmemory)"
-        if found.get("aof_last_write_status", "ok") != "ok":
-            return "it cannot write its append-only file, perhaps because the disk is full"
-        return None
 
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest message, locked or not, was enqueued; None if there is none."""
@@ -295,6 +303,12 @@ class RedisQueues(Queues):
                     await self._redis.xack(key, DEAD_GROUP, entry_id)
                     await self._redis.xdel(key, entry_id)
 
+    async def _read_refusal(self) -> str | None:
+        found = await self._answer(self._redis.info("memory", "persistence"))
+        if 0 < found.get("maxmemory", 0) <= found.get("used_memory", 0):
+            return _MEMORY_IS_FULL
+        return _CANNOT_WRITE if found.get("aof_last_write_status", "ok") != "ok" else None
+
     async def _answer(self, request: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(TRY_SECONDS):
@@ -305,6 +319,13 @@ class RedisQueues(Queues):
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _refusal_of(error: BaseException) -> str | None:
+    """Return why Redis stores no messages, if this is the error with which it refuses one."""
+    if isinstance(error, OutOfMemoryError):
+        return _MEMORY_IS_FULL
+    return _CANNOT_WRITE if str(error).startswith("MISCONF") else None
 
 
 def _describe(error: BaseException) -> str:

@@ -431,14 +431,18 @@ async def test_full_memory_refuses_sends_and_not_completions(tmp_path: Path) -> 
             assert await queues.find_refusal() is None
             link.connect()
             client.config_set("maxmemory", 1)
-            with pytest.raises(Unavailable, match="memory"):
+            refused = r"Redis stores no new messages: its memory is full"
+            with pytest.raises(Unavailable, match=refused):
                 await queues.send(name, BrokerMessage(b"2", "b", "b"))
+            with pytest.raises(Unavailable, match=refused):
+                await queues.check(name)
             assert await queues.find_refusal() == "its memory is full (maxmemory)"
             (found,) = link.receive_messages(1, 0)
             link.settle_message(found, Settlement.COMPLETE, "", "")
             client.config_set("maxmemory", 0)
             # The refused message was not noted as sent.
             await queues.send(name, BrokerMessage(b"2", "b", "b"))
+            await queues.check(name)
             assert (await queues.count(name)).active == 1
         finally:
             link.disconnect()

@@ -1,0 +1,125 @@
+"""Test the whole system while Redis is full, silent or killed: nothing that was accepted is lost.
+
+The answers are those that docs/how-to/brokers.md promises.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from loosely.local.broker_server import find_server
+from loosely.local.errors import ServerMissing
+from tests.e2e.catalogues import format_catalogue
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+CATALOGUE = format_catalogue({"crasher": ("tests.e2e.crasher", "")})
+FULL = "Redis stores no new messages: its memory is full (maxmemory)"
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    try:
+        find_server("redis")
+    except ServerMissing as error:
+        pytest.skip(str(error))
+    data = tmp_path_factory.mktemp("redis") / "data"
+    with running(data, CATALOGUE, options=("--broker", "redis")) as started:
+        yield started
+
+
+@contextmanager
+def full_memory(system: System) -> Iterator[None]:
+    """Let Redis refuse everything that needs memory, as `maxmemory` with `noeviction` does."""
+    password = (system.data / "broker-password.key").read_text().strip()
+    port = system.part("redis").ports["redis"]
+    with redis.Redis(port=port, password=password) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+def first_verdict(system: System) -> dict[str, Any]:
+    verdict: dict[str, Any] = system.http.get("/v1/ops/overview").json()["verdicts"][0]
+    return verdict
+
+
+def readiness(system: System) -> tuple[int, dict[str, str]]:
+    answer = system.http.get("/v1/health/ready")
+    return answer.status_code, answer.json()["checks"]
+
+
+def assert_jobs_end_and_all_is_well(system: System, answers: list[httpx.Response]) -> None:
+    """All jobs succeed, each once, and the operations page is content again."""
+    for number, answer in enumerate(answers):
+        job = system.final(answer.json()["id"])
+        assert (job["status"], job["result"]) == ("succeeded", {"echo": f"job {number}"})
+    until(lambda: first_verdict(system)["code"] != "service-unavailable", 20, "Redis is well")
+    until(lambda: readiness(system)[0] == 200, 20, "the gateway is ready")
+    assert system.submit("crasher", b"after").json()["status"] == "succeeded"
+
+
+def submit_both_ways(system: System) -> list[httpx.Response]:
+    """Submit a job and wait for its result, then one that is answered later."""
+    waited = system.submit("crasher", b"job 0", prefer="wait=6")
+    later = system.submit("crasher", b"job 1", prefer="respond-async")
+    for answer in (waited, later):
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["status"] == "queued"
+        assert answer.headers["location"].endswith(answer.json()["id"])
+    assert (waited.headers["retry-after"], later.headers["retry-after"]) == ("5", "1")
+    return [waited, later]
+
+
+def test_jobs_wait_while_the_memory_is_full(system: System) -> None:
+    with full_memory(system):
+        answers = submit_both_ways(system)
+        assert first_verdict(system) == {
+            "severity": "critical",
+            "model": None,
+            "code": "service-unavailable",
+            "text": f"{FULL}.",
+            "advice": "Jobs are accepted and sent when it stores messages again. See the broker's "
+            "log.",
+        }
+        until(lambda: readiness(system)[0] == 503, 10, "the gateway is not ready")
+        assert readiness(system)[1] == {"durable": "ok", "queue": "no answer", "blobs": "ok"}
+    assert_jobs_end_and_all_is_well(system, answers)
+    log = (system.data / "logs" / "functions.log").read_text()
+    assert sum(" ERROR " in line and line.endswith(f"] {FULL}") for line in log.splitlines()) == 1
+    assert "Redis stores messages again" in log
+
+
+def test_jobs_wait_while_redis_is_silent(system: System) -> None:
+    with system.paused("redis"):
+        answers = submit_both_ways(system)
+        status, checks = readiness(system)
+        assert (status, checks["queue"]) == (503, "no answer")
+        verdict = until(
+            lambda: next(iter(v for v in [first_verdict(system)] if v["severity"] != "ok"), None),
+            20,
+            "the verdict is about Redis",
+        )
+        assert verdict["text"].startswith("Redis does not answer since 20")
+        assert verdict["code"] == "service-unavailable"
+    assert_jobs_end_and_all_is_well(system, answers)
+
+
+def test_jobs_of_a_killed_redis_end(system: System) -> None:
+    before = [
+        system.submit("crasher", b"job %d" % number, prefer="respond-async") for number in range(10)
+    ]
+    system.kill("redis")
+    during = [
+        system.submit("crasher", b"job %d" % number, prefer="respond-async")
+        for number in range(10, 20)
+    ]
+    assert {answer.status_code for answer in before + during} == {202}
+    assert_jobs_end_and_all_is_well(system, before + during)
