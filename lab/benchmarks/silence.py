@@ -52,9 +52,16 @@ class Kill:
 
     @classmethod
     def of(cls, exchanges: Sequence[Exchange], killed_at: float, stopped_at: float) -> "Kill":
-        """Judge a kill by its exchanges. After `stopped_at`, the clients sent no more jobs."""
-        ends = sorted(each.end for each in exchanges if each.is_ok and each.end > killed_at)
-        counted = [end for end in ends if end <= stopped_at] or ends[:1] or [float("inf")]
+        """Judge a kill by its exchanges. After `stopped_at`, the clients sent no more jobs.
+
+        The recovery is the first result of a job that was sent after the kill. Jobs in flight at
+        the kill may have results after it. After the recovery and `stopped_at`, only delayed jobs
+        are left, so a gap between these is no silence.
+        """
+        found = [each for each in exchanges if each.is_ok and each.end > killed_at]
+        recovered_at = min((e.end for e in found if e.begin > killed_at), default=float("inf"))
+        counted = [each.end for each in found if each.end <= max(stopped_at, recovered_at)]
+        counted = counted or [float("inf")]
         delayed = sum(each.is_ok and each.end - each.begin > _DELAYED_SECONDS for each in exchanges)
         return cls(
             longest_silence(counted, killed_at), delayed, sum(not e.is_ok for e in exchanges)

@@ -18,14 +18,15 @@ def test_silence_is_the_longest_time_without_success_after_the_kill() -> None:
 
 
 def test_delayed_job_after_the_last_new_job_is_no_silence() -> None:
-    found = [exchange(9, 10.5), exchange(9.9, 20.0)]
+    found = [exchange(9, 10.5), exchange(10.4, 10.9), exchange(9.9, 20.0)]
     kill = Kill.of(found, killed_at=10.0, stopped_at=12.0)
     assert (kill.seconds, kill.delayed) == (0.5, 1)
 
 
-def test_late_recovery_counts_after_the_last_new_job() -> None:
-    kill = Kill.of([exchange(9, 13.0), exchange(9, 14.0)], killed_at=10.0, stopped_at=12.0)
-    assert kill.seconds == 3.0
+def test_job_in_flight_at_the_kill_is_no_recovery() -> None:
+    found = [exchange(9, 10.01), exchange(10.01, 14.0), exchange(9, 14.2)]
+    kill = Kill.of(found, killed_at=10.0, stopped_at=12.0)
+    assert math.isclose(kill.seconds, 3.99)
 
 
 def test_kill_without_recovery_misses_the_target() -> None:

@@ -125,7 +125,7 @@ class ThreadGroup:
             while (call := self._take(woken)) is not None:
                 try:
                     call()
-                except Exception:  # noqa: BLE001  this thread must go on
+                except BaseException:  # noqa: BLE001  code of a model may call sys.exit
                     _log.exception("a call on a thread of %s failed", self._name)
                 del call
 
