@@ -74,7 +74,7 @@ def submit_both_ways(system: System) -> list[httpx.Response]:
         assert answer.status_code == 202, answer.text
         assert answer.json()["status"] == "queued"
         assert answer.headers["location"].endswith(answer.json()["id"])
-    assert (waited.headers["retry-after"], later.headers["retry-after"]) == ("5", "1")
+        assert int(answer.headers["retry-after"]) >= 1
     return [waited, later]
 
 
