@@ -1,14 +1,25 @@
 """Test `loosely up --broker` with the RabbitMQ and the Redis of this machine."""
 
+import asyncio
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+import redis
 
-from loosely.local.broker_server import find_server
+from contract.brokers import BrokerMessage
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, JobRequest, encode_request
+from contract.settings import BrokerEndpoint, BrokerKind
+from gateway.brokers.factory import make_queues
+from loosely.local.broker_server import USER, find_server
 from loosely.local.errors import ServerMissing
 from tests.e2e.catalogues import format_catalogue
 from tests.e2e.system import System, run_loosely, running, until
@@ -70,19 +81,102 @@ def test_failing_job_has_an_error(system: System) -> None:
     assert (job["status"], job["error"]["code"]) == ("failed", "inference-failed")
 
 
-def test_dead_letter_is_redriven(system: System) -> None:
+def letters(system: System) -> list[dict[str, Any]]:
+    page = system.http.get("/v1/admin/dead-letters", params={"model": "crasher"}).json()
+    found: list[dict[str, Any]] = page["dead_letters"]
+    return found
+
+
+def produce(system: System, broker: str, job_id: str) -> None:
+    """Send a request to the queue without the gateway. A worker dead-letters it at once."""
+    now = datetime.now(UTC)
+    deadline = now + timedelta(minutes=5)
+    request = JobRequest(job_id, "other", InlineBytes("text/plain", b"hello"), now, deadline)
+    message = BrokerMessage(encode_request(request), job_id, job_id)
+    url = broker_url(system, broker)
+    endpoint = BrokerEndpoint(BrokerKind(broker), url=url)
+
+    async def send() -> None:
+        queues = make_queues(endpoint, Catalogue.load(system.data.parent / "models.toml"), None)
+        try:
+            await queues.send("crasher", message)
+        finally:
+            await queues.close()
+
+    asyncio.run(send())
+
+
+def broker_url(system: System, broker: str) -> str:
+    password = (system.data / "broker-password.key").read_text().strip()
+    port = system.part(broker).ports[broker]
+    if broker == "redis":
+        return f"redis://:{password}@127.0.0.1:{port}/0"
+    return f"amqp://{USER}:{password}@127.0.0.1:{port}/%2F"
+
+
+@contextmanager
+def storing_nothing(system: System, broker: str) -> Iterator[None]:
+    """Let the broker refuse messages: Redis at its `maxmemory`, RabbitMQ by its memory alarm."""
+    if broker == "redis":
+        with redis.Redis.from_url(broker_url(system, broker)) as client:
+            client.config_set("maxmemory", 1)
+            try:
+                yield
+            finally:
+                client.config_set("maxmemory", 0)
+        return
+    (server,) = (
+        each
+        for each in psutil.Process(system.part(broker).pid).children(recursive=True)
+        if each.name().startswith("beam")
+    )
+    program = Path(find_server(broker)).with_name("rabbitmqctl")
+    control = [str(program), "-n", "loosely@localhost", "set_vm_memory_high_watermark"]
+    subprocess.run([*control, "absolute", "1MB"], env=server.environ(), check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*control, "0.6"], env=server.environ(), check=True)
+
+
+def test_dead_letter_is_redriven_while_the_broker_stores_nothing(
+    system: System, broker: str
+) -> None:
     job_id = system.accept("crasher", b"exit 3")
+    produce(system, broker, "order-7")
     job = system.final(job_id)
     assert job["error"]["code"] == "dead-lettered", job
-
-    def stored() -> dict[str, Any] | None:
-        page = system.http.get("/v1/admin/dead-letters", params={"model": "crasher"}).json()
-        return next((each for each in page["dead_letters"] if each["job_id"] == job_id), None)
-
-    letter = until(stored, 30, "the dead letter is stored")
-    redriven = system.http.post(letter["links"]["redrive"]).json()["job_id"]
-    assert system.final(redriven)["error"]["code"] == "dead-lettered"
+    until(lambda: len(letters(system)) == 2, 30, "both dead letters are stored")
+    links = {each["job_id"]: each["links"]["redrive"] for each in letters(system)}
+    with storing_nothing(system, broker):
+        # RabbitMQ says only to a process that sends that it stores nothing.
+        waiting = system.accept("crasher", b"waiting")
+        ready = "/v1/health/ready"
+        until(lambda: system.http.get(ready).status_code == 503, 20, "the alarm is seen")
+        # A job's request is in the input of its orchestration, which sends it later.
+        redriven = system.http.post(links[job_id])
+        assert redriven.status_code == 202, redriven.text
+        refused = [system.http.post(links["order-7"]) for _ in range(2)]
+        for answer in refused:
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"] == "2"
+        action = {"action": "redrive", "count": 1}
+        answer = system.http.post("/v1/admin/dead-letters/actions", json=action)
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    answer = until(
+        lambda: next(iter(a for a in [system.http.post(links["order-7"])] if a.is_success), None),
+        20,
+        "the producer's message is sent",
+    )
+    assert (answer.status_code, answer.json()["job_id"]) == (202, "order-7")
+    new_id = redriven.json()["job_id"]
+    assert system.final(new_id)["error"]["code"] == "dead-lettered"
+    assert system.final(waiting)["status"] == "succeeded"
+    until(lambda: len(letters(system)) == 4, 30, "each was redriven once")
+    assert system.http.post(links[job_id]).json()["is_repeat"] is True
     assert system.submit("crasher", b"after").json()["status"] == "succeeded"
+    ids = sorted(each["job_id"] for each in letters(system))
+    assert ids == sorted([job_id, new_id, "order-7", "order-7"])
 
 
 def test_killed_broker_starts_again_with_its_messages(system: System, broker: str) -> None:

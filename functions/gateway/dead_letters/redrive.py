@@ -9,9 +9,9 @@ message to the same queue again, with a new message id. With the old id, Service
 drop the message as a duplicate.
 
 Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
-into the stored dead letter, and only one mark can be written. If an operator's request finds a mark
-that is older than IN_PROGRESS, the request that wrote it has probably failed. The new request then
-completes the redrive.
+into the stored dead letter, and only one mark can be written. A request that could not send says so
+in the mark, and one that has been trying for longer than IN_PROGRESS has probably died. In both
+cases the next request completes the redrive, with the same ids.
 """
 
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from gateway.dead_letters.store import (
     read_letter,
 )
 from gateway.durable import Durable, InstanceSnapshot
-from gateway.errors import NotRedrivable, UnknownLetter
+from gateway.errors import NotRedrivable, Unavailable, UnknownLetter
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.reply_tokens import ReplyTokens
@@ -45,7 +45,7 @@ SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""A redrive counts as in progress until its redrive mark is older than this time."""
+"""A request that began to redrive this long ago has probably died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,19 @@ class Redriver:
         old = await self._wait_until_ended(durable, request.job_id) if has_job else None
         await self._check_input(request)
         mark, etag = await self._mark(name, letter, stored.etag, has_job)
-        if old is not None:
-            if await durable.status(mark.job_id) is None:
-                ticket = _copy_ticket(old, request, mark.job_id, self.clock())
-                await durable.start(ticket.job_id, ticket.text)
-                self.counters.record_accepted(ticket.model)
-        else:
-            message = _message(letter, request, mark, self.clock())
-            await self.queues.send(letter_queue(model, letter_id), message)
+        try:
+            if old is not None:
+                if await durable.status(mark.job_id) is None:
+                    ticket = _copy_ticket(old, request, mark.job_id, self.clock())
+                    await durable.start(ticket.job_id, ticket.text)
+                    self.counters.record_accepted(ticket.model)
+            else:
+                message = _message(letter, request, mark, self.clock())
+                await self.queues.send(letter_queue(model, letter_id), message)
+        except Unavailable:
+            failed = replace(mark, tried_at=None)
+            await self.blobs.replace(name, letter.with_mark(failed), etag)
+            raise
         done = replace(mark, is_done=True)
         await self.blobs.replace(name, letter.with_mark(done), etag)
         return Redriven(mark.job_id, has_job, is_repeat=False)
@@ -131,18 +136,20 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Return the redrive mark, which is written if it is missing, and the blob's ETag.
+        """Write the redrive mark of this request, and return it and the blob's new ETag.
 
         Raises NotRedrivable if another request is redriving the dead letter.
         """
         now = self.clock()
         if (mark := letter.redrive) is None:
             job_id = str(uuid7()) if has_job else letter.job_id
-            mark = RedriveMark(job_id, format_time(now), is_done=False)
-            written = await self.blobs.replace(name, letter.with_mark(mark), etag)
+            mark = RedriveMark(job_id, format_time(now), is_done=False, tried_at=format_time(now))
+        elif mark.tried_at is None or now - _parse_time(mark.tried_at) >= IN_PROGRESS:
+            mark = replace(mark, tried_at=format_time(now))
         else:
-            written = etag if now - _parse_time(mark.at) >= IN_PROGRESS else None
-        if written is None:
+            mark = None
+        written = await self.blobs.replace(name, letter.with_mark(mark), etag) if mark else None
+        if mark is None or written is None:
             raise NotRedrivable(
                 "another request is redriving this dead letter; repeat the request later"
             )
@@ -178,8 +185,8 @@ def _message(
 ) -> BrokerMessage:
     """Return a new message that contains the producer's request.
 
-    Its id has the time of the mark, so that a broker that detects duplicates drops a second message
-    if a redrive is interrupted and completed later.
+    Its id has the time at which the redrive began, so that a broker that detects duplicates drops a
+    second message if a redrive is interrupted and completed later.
     """
     left = request.deadline - now
     if left <= timedelta():

@@ -2,7 +2,7 @@
 
     {"message_id", "correlation_id", "reason", "description", "delivery_count", "content_type",
      "enqueued_at", "dead_lettered_at", "properties", "body": the body of the message as text,
-     "redrive": {"job_id", "at", "is_done"}, present only after a redrive has begun}
+     "redrive": {"job_id", "at", "is_done", "tried_at"}, present only after a redrive has begun}
 
 The API never shows the body, because it contains the caller's input and the job's reply token.
 
@@ -13,7 +13,7 @@ For a message from the low-priority queue, `~low` is added to the id. A blob's n
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired
 
@@ -71,11 +71,15 @@ def letter_blob_of(model: ModelEntry, id_: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """When a redrive began, which job does the work again, and whether its request was sent."""
+    """When a redrive began, which job does the work again, and whether its request was sent.
+
+    `tried_at` is when the latest request to redrive began, or None if that could not send.
+    """
 
     job_id: str
     at: str
     is_done: bool
+    tried_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,7 @@ class StoredLetter:
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
         """Return the content of the dead letter's blob with this redrive."""
-        mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
-        return json.dumps({**self.document, "redrive": mark}).encode()
+        return json.dumps({**self.document, "redrive": asdict(redrive)}).encode()
 
 
 def read_letter(model: ModelEntry, id_: str, data: bytes) -> StoredLetter:
@@ -148,8 +151,10 @@ def _read_request(body: object) -> JobRequest | None:
 
 def _read_redrive(document: dict[str, Any]) -> RedriveMark | None:
     match document.get("redrive"):
-        case {"job_id": str(job_id), "at": str(at), "is_done": bool(is_done)}:
-            return RedriveMark(job_id, at, is_done)
+        case {"job_id": str(job_id), "at": str(at), "is_done": bool(is_done), **others}:
+            # A gateway of an earlier version writes no `tried_at`.
+            tried_at = others.get("tried_at", at)
+            return RedriveMark(job_id, at, is_done, tried_at if isinstance(tried_at, str) else None)
     return None
 
 

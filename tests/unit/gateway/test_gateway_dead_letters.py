@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
+from contract.brokers import BrokerMessage
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.messages import (
     DeliveryMarks,
@@ -202,11 +203,18 @@ async def test_redriven_job_lives_as_long_as_the_first(gateway: RunningGateway) 
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_redrive_of_a_killed_gateway_is_completed(gateway: RunningGateway) -> None:
+async def test_redrive_of_a_killed_gateway_is_completed(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = await dead_job(gateway)
-    gateway.durable.starts_left = 0
-    assert (await redrive(gateway, job_id)).status_code == 503
-    gateway.durable.starts_left = math.inf
+
+    async def die(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patches:
+        patches.setattr(gateway.durable, "start", die)
+        with pytest.raises(RuntimeError):
+            await redrive(gateway, job_id)
     early = await redrive(gateway, job_id)
     assert (early.status_code, early.json()["code"]) == (409, "not-redrivable")
     gateway.clock.now += timedelta(seconds=21)
@@ -217,15 +225,51 @@ async def test_redrive_of_a_killed_gateway_is_completed(gateway: RunningGateway)
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_producers_message_keeps_its_job_id(gateway: RunningGateway) -> None:
+async def test_failed_redrive_can_be_repeated_at_once(gateway: RunningGateway) -> None:
+    job_id = await dead_job(gateway)
+    gateway.durable.starts_left = 0
+    failed = await redrive(gateway, job_id)
+    assert (failed.status_code, failed.json()["code"]) == (503, "unavailable")
+    marked = (await gateway.http.get(f"{LETTERS}/noop/{job_id}")).json()["redriven_as"]
+    gateway.durable.starts_left = math.inf
+    answer = await redrive(gateway, job_id)
+    assert (answer.status_code, answer.json()["job_id"]) == (202, marked)
+    assert (await redrive(gateway, job_id)).json()["is_repeat"] is True
+
+
+def producers_request(gateway: RunningGateway) -> JobRequest:
     now = gateway.clock()
-    request = JobRequest(
+    return JobRequest(
         job_id="order-7",
         model="noop",
         input=InlineBytes("text/plain", b"hello"),
         created_at=now,
         deadline=now + timedelta(seconds=60),
     )
+
+
+async def test_producers_message_without_confirmation_is_sent_with_the_same_id(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await give_up(gateway, encode_request(producers_request(gateway)), "order-7")
+    send = gateway.queues.send
+
+    async def lose_confirmation(queue: str, message: BrokerMessage) -> None:
+        await send(queue, message)
+        raise Unavailable("queue", "no confirmation")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(gateway.queues, "send", lose_confirmation)
+        failed = await redrive(gateway, "order-7")
+    assert (failed.status_code, failed.json()["code"]) == (503, "unavailable")
+    gateway.clock.now += timedelta(seconds=2)
+    assert (await redrive(gateway, "order-7")).status_code == 202
+    first, second = (message.message_id for _, message in gateway.queues.sent)
+    assert first == second
+
+
+async def test_producers_message_keeps_its_job_id(gateway: RunningGateway) -> None:
+    request = producers_request(gateway)
     await give_up(gateway, encode_request(request), "order-7")
     gateway.clock.now += timedelta(minutes=5)
     answer = await redrive(gateway, "order-7")
