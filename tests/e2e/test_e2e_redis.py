@@ -1,10 +1,11 @@
-"""Test the whole system while Redis is full, silent or killed: nothing that was accepted is lost.
+"""Test the whole system while Redis is full, cannot write, is silent or killed: no job is lost.
 
 The answers are those that docs/how-to/brokers.md promises.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
@@ -20,6 +21,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 CATALOGUE = format_catalogue({"crasher": ("tests.e2e.crasher", "")})
 FULL = "Redis stores no new messages: its memory is full (maxmemory)"
+UNWRITABLE = (
+    "Redis stores no new messages: it cannot write its append-only file, perhaps because the disk "
+    "is full"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +39,46 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @contextmanager
-def full_memory(system: System) -> Iterator[None]:
-    """Let Redis refuse everything that needs memory, as `maxmemory` with `noeviction` does."""
+def connected(system: System) -> Iterator[redis.Redis]:
     password = (system.data / "broker-password.key").read_text().strip()
     port = system.part("redis").ports["redis"]
     with redis.Redis(port=port, password=password) as client:
+        yield client
+
+
+@contextmanager
+def full_memory(system: System) -> Iterator[None]:
+    """Let Redis refuse everything that needs memory, as `maxmemory` with `noeviction` does."""
+    with connected(system) as client:
         client.config_set("maxmemory", 1)
         try:
             yield
         finally:
             client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def full_disk(system: System) -> Iterator[None]:
+    """Let no file of Redis grow. With `appendfsync always`, Redis would end at once."""
+    pid, any_size = system.pid("redis"), resource.RLIM_INFINITY
+    with connected(system) as client:
+        client.config_set("appendfsync", "everysec")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, any_size))
+        try:
+            until(lambda: is_refused(client), 20, "Redis refuses to write")
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (any_size, any_size))
+            until(lambda: not is_refused(client), 20, "Redis writes again")
+            client.config_set("appendfsync", "always")
+
+
+def is_refused(client: redis.Redis) -> bool:
+    try:
+        client.set("written-by-a-test", "")
+    except redis.ResponseError as error:
+        return str(error).startswith("MISCONF")
+    return False
 
 
 def first_verdict(system: System) -> dict[str, Any]:
@@ -78,14 +113,21 @@ def submit_both_ways(system: System) -> list[httpx.Response]:
     return [waited, later]
 
 
-def test_jobs_wait_while_the_memory_is_full(system: System) -> None:
-    with full_memory(system):
+@pytest.mark.parametrize(
+    ("refusing", "refusal"), [(full_memory, FULL), (full_disk, UNWRITABLE)], ids=["memory", "disk"]
+)
+def test_jobs_wait_while_redis_stores_nothing(
+    system: System,
+    refusing: Callable[[System], AbstractContextManager[None]],
+    refusal: str,
+) -> None:
+    with refusing(system):
         answers = submit_both_ways(system)
         assert first_verdict(system) == {
             "severity": "critical",
             "model": None,
             "code": "service-unavailable",
-            "text": f"{FULL}.",
+            "text": f"{refusal}.",
             "advice": "Jobs are accepted and sent when it stores messages again. See the broker's "
             "log.",
         }
@@ -93,7 +135,9 @@ def test_jobs_wait_while_the_memory_is_full(system: System) -> None:
         assert readiness(system)[1] == {"durable": "ok", "queue": "no answer", "blobs": "ok"}
     assert_jobs_end_and_all_is_well(system, answers)
     log = (system.data / "logs" / "functions.log").read_text()
-    assert sum(" ERROR " in line and line.endswith(f"] {FULL}") for line in log.splitlines()) == 1
+    assert (
+        sum(" ERROR " in line and line.endswith(f"] {refusal}") for line in log.splitlines()) == 1
+    )
     assert "Redis stores messages again" in log
 
 
