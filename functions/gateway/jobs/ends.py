@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Container
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from contract.errors import ContractError
@@ -25,6 +25,9 @@ MAX_LINE_BYTES: Final = 4096
 
 OVERLAP: Final = timedelta(seconds=2)
 """How long the log of the last minute is still read, because clocks differ."""
+
+USED_FOR: Final = timedelta(minutes=1)
+"""How long after its last new line the log counts as used."""
 
 ENDS_KEPT: Final = timedelta(minutes=10)
 """How old a log must be before the housekeeping deletes it."""
@@ -72,11 +75,12 @@ class EndsLog:
         self._clock = clock
         self._writer = LogWriter(blobs)
         self._tails: list[LogTail] = []
+        self._used_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_used(self) -> bool:
-        """Return whether the logs of the last reads have lines, as with several instances."""
-        return any(tail.offset for tail in self._tails)
+        """Return whether new lines were read in the last minute, as with several instances."""
+        return self._clock() - self._used_at < USED_FOR
 
     async def append(self, job_id: str, outcome: JobOutcome) -> None:
         """Append the end of a job. Raises Unavailable if the storage fails."""
@@ -93,5 +97,7 @@ class EndsLog:
         names = dict.fromkeys((log_blob(now - OVERLAP), log_blob(now)))
         self._tails = [known.get(name) or LogTail(self._blobs, name) for name in names]
         found = await asyncio.gather(*(tail.read() for tail in self._tails))
+        if any(found):
+            self._used_at = now
         ends = (parse_end(line, wanted) for lines in found for line in lines)
         return [end for end in ends if end is not None]

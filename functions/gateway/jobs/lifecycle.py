@@ -60,7 +60,8 @@ FOLLOW_SECONDS: Final = 0.02
 LONGEST_FOLLOW_SECONDS: Final = 0.1
 """The shortest and the longest pause between two reads of the log of ends while requests wait.
 
-The pause is FOLLOW_SHARE times as long as the last read, so a busy machine reads less often.
+The pause is FOLLOW_SHARE times as long as the last read, so a busy machine reads less often. It is
+always the longest while the log has no new lines, as with one instance.
 """
 
 FOLLOW_SHARE: Final = 4
@@ -245,8 +246,11 @@ class Waiters:
             except Unavailable as error:
                 _log.debug("the log of ends could not be read: %s", error)
                 await asyncio.sleep(AWAY_SECONDS)
+            if not self._log.is_used:
+                pause_seconds = LONGEST_FOLLOW_SECONDS
+                continue
             newest = next(reversed(self._waiting.values()), oldest)
-            is_new = self._log.is_used and loop.time() - newest.since < NEW_WAIT_SECONDS
+            is_new = loop.time() - newest.since < NEW_WAIT_SECONDS
             shortest_seconds = FOLLOW_SECONDS / 2 if is_new else FOLLOW_SECONDS
             used_seconds = FOLLOW_SHARE * (loop.time() - begun_at)
             pause_seconds = min(max(used_seconds, shortest_seconds), LONGEST_FOLLOW_SECONDS)
