@@ -410,6 +410,7 @@ def main() -> int:
         *(partial(run_worker, settings), modules),
         lambda module: loads.noting_load(import_name(module)),
         loads.is_loading,
+        has_spare=settings.has_spare,
     )
 
 

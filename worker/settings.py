@@ -118,6 +118,7 @@ class WorkerSettings:
     input_memory_bytes: int = DEFAULT_INPUT_MEMORY_BYTES
     lock_folder: Path | None = None
     is_restarting: bool = False
+    has_spare: bool = True
     heartbeat_seconds: int = 0
     lock_seconds: int = 0
     broken_model_seconds: float = 0.0
@@ -148,6 +149,7 @@ class WorkerSettings:
             input_memory_bytes=reader.size("WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
             lock_folder=Path(folder) if (folder := reader.text("WORKER_LOCK_FOLDER")) else None,
             is_restarting=reader.choice("WORKER_RESTART", "off", "on") == "on",
+            has_spare=reader.choice("WORKER_SPARE", "on", "off") == "on",
             heartbeat_seconds=reader.whole(
                 "WORKER_HEARTBEAT_SECONDS", DEFAULT_HEARTBEAT_SECONDS, 0, 3600
             ),

@@ -31,6 +31,7 @@ from loosely.local.parts import BROKERS
 
 KILLS = 20
 MODELS = ("noop", "resnet18", "late")
+PAUSE_SECONDS = 6.0
 TARGET_SECONDS = 1.5
 _CLIENTS = 8
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.5, 2.5
@@ -110,8 +111,14 @@ def measure_kill(served: ServedPeer, kill: Callable[[ServedPeer], None]) -> Kill
     return Kill.of(exchanges, killed_at, stopped_at)
 
 
-def measure(model: str, broker: str, count: int, kill: Callable[[ServedPeer], None]) -> Figure:
-    """Kill the worker `count` times, and return the row of the report."""
+def measure(
+    model: str,
+    broker: str,
+    count: int,
+    pause_seconds: float,
+    kill: Callable[[ServedPeer], None],
+) -> Figure:
+    """Kill the worker `count` times, each after a pause, and return the row of the report."""
     (configuration,) = (
         each
         for each in CONFIGURATIONS
@@ -124,6 +131,7 @@ def measure(model: str, broker: str, count: int, kill: Callable[[ServedPeer], No
         serve(configuration, model, make_pictures(), Path(folder)) as served,
     ):
         for number in range(count):
+            time.sleep(pause_seconds)
             kills.append(measure_kill(served, kill))
             sys.stderr.write(f"{model}, kill {number + 1} of {count}: {kills[-1]}\n")
     return summarize(f"{model} on {broker}", kills)
@@ -136,10 +144,19 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--broker", choices=BROKERS, default=BROKERS[0])
     parser.add_argument(
+        "--pause",
+        type=float,
+        default=PAUSE_SECONDS,
+        metavar="SECONDS",
+        help=f"before each kill; a spare process imports meanwhile (default: {PAUSE_SECONDS:g})",
+    )
+    parser.add_argument(
         "--parent", action="store_true", help="kill the worker's parent process, and so both"
     )
     given = parser.parse_args(arguments)
     kill = kill_parent if given.parent else ServedPeer.kill_model_process
-    figures = [measure(model, given.broker, given.kills, kill) for model in given.models]
+    figures = [
+        measure(model, given.broker, given.kills, given.pause, kill) for model in given.models
+    ]
     killed = "the worker's parent" if given.parent else "the process with the model"
     return print_report(f"Silence after a kill of {killed}", figures)

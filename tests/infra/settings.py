@@ -91,6 +91,7 @@ LEFT_TO_DEFAULTS = {
         "WORKER_HEARTBEAT_SECONDS",
         # In a cluster, another worker may have a model that is not broken.
         "WORKER_BROKEN_MODEL_SECONDS",
+        "WORKER_SPARE",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
         # Container Apps send no scheduled events, and there each container has its own folders.

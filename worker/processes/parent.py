@@ -13,6 +13,12 @@ A thread of the child changes a number in shared memory every second. If the num
 for 27 seconds, the child is frozen: a signal has stopped it, or code holds the interpreter's lock.
 Then it cannot renew a message lock, so the parent kills it.
 
+A model's code may import further modules when the model is loaded. If they are many, the child
+writes their names to the shared memory, and the parent forks a spare process, which imports them
+and then waits. If the child dies, the spare takes its place, and the parent forks another spare. A
+spare loads no model and opens no connection. If an import uses CUDA through torch, the spare exits,
+so that it holds no device memory. If a spare has died, the parent forks no other.
+
 Child processes are used only on Linux, because torch may not be used after a fork on macOS.
 """
 
@@ -21,12 +27,14 @@ import importlib
 import logging
 import mmap
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -48,9 +56,17 @@ _EXIT_ERROR: Final = 1
 
 # The memory that parent and child share. `_BEAT` is the number that the child changes every second.
 # The child sets `_HAS_ENDED` to 1 when `run` has ended. If another child must be started, the child
-# writes the reason from `_REASON` on.
-_SHARED_BYTES: Final = 1024
-_HAS_ENDED, _BEAT, _REASON = range(3)
+# writes the reason from `_REASON` on. From `_NAMES` on, it writes the names of the modules that it
+# has imported since the fork, and then changes `_NAMES_VERSION`. A spare sets `_IS_READY` to 1 when
+# it has imported them.
+_SHARED_BYTES: Final = 1024 * 1024
+_HAS_ENDED, _BEAT, _NAMES_VERSION, _IS_READY, _REASON = range(5)
+_NAMES: Final = 1024
+# The imports of fewer modules take little time, and need no spare.
+_MANY_MODULES: Final = 100
+# The imports of a spare must not delay the start of the child.
+_SPARE_AFTER_SECONDS: Final = 1.5
+_MESSAGE_BYTES: Final = 64 * 1024
 
 Run = Callable[[int | None, WorkerDeath | None], int]
 
@@ -140,6 +156,8 @@ def run_in_child(
     modules: Iterable[str],
     note_import: Callable[[str], AbstractContextManager[None]] = lambda module: nullcontext(),
     is_loading: Callable[[int], bool] = lambda process: False,
+    *,
+    has_spare: bool = True,
 ) -> int:
     """Call `run` in a child process, and again in a new child if the child has died.
 
@@ -154,6 +172,7 @@ def run_in_child(
         modules: The modules to import before the first fork. The child handles their errors.
         note_import: Returns a context manager that can note the import of a module.
         is_loading: Returns whether the process with this id loads a model.
+        has_spare: Whether to keep a spare process if a child imports many modules.
 
     Returns:
         The exit code of `run`; 128 plus the number of a SIGTERM or SIGINT after which the child
@@ -172,7 +191,7 @@ def run_in_child(
             "Infer.__init__ instead"
         )
         return run(None, None)
-    code = _Parent(run, is_loading).run()
+    code = _Parent(run, is_loading, has_spare=has_spare).run()
     return run(None, None) if code == _EXIT_DEVICE_IN_PARENT else code
 
 
@@ -190,9 +209,16 @@ def _import_modules(
 class _Parent:
     """The parent process, which starts the child and passes SIGTERM and SIGINT on to it."""
 
-    def __init__(self, run: Run, is_loading: Callable[[int], bool]) -> None:
+    def __init__(self, run: Run, is_loading: Callable[[int], bool], *, has_spare: bool) -> None:
         self._run = run
         self._is_loading = is_loading
+        self._has_spare = has_spare
+        self._spare: _Spare | None = None
+        # When the next spare may be forked; None: not before the child writes more names.
+        self._spare_at: float | None = None
+        # The modules that children have imported, in the order of the imports.
+        self._names: dict[str, None] = {}
+        self._names_version = 0
         self._delays = RetryDelays(*_RESTART_SECONDS, chance=lambda: 0.0)
         # The numbers of the signals SIGTERM and SIGINT that this process has received.
         self._stops: list[int] = []
@@ -202,11 +228,10 @@ class _Parent:
         death: WorkerDeath | None = None
         while True:
             started_at = time.monotonic()
-            shared = mmap.mmap(-1, _SHARED_BYTES)
-            child = self._fork(shared, death)
+            child, shared = self._start(death)
             watchdog = self._watch(child, shared)
-            code = self._wait(child, watchdog)
-            needed = shared[_REASON:].partition(b"\0")[0].decode("utf-8", "replace")
+            code = self._wait(child, shared, watchdog)
+            needed = shared[_REASON:_NAMES].partition(b"\0")[0].decode("utf-8", "replace")
             has_died = code < 0 or not shared[_HAS_ENDED] or bool(needed)
             description = watchdog.verdict or needed or _describe_death(code)
             if not has_died:
@@ -221,6 +246,41 @@ class _Parent:
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
+    def _start(self, death: WorkerDeath | None) -> tuple[int, mmap.mmap]:
+        """Let the spare run, or fork a child. Return the process id and the shared memory."""
+        spare, self._spare, self._names_version = self._spare, None, 0
+        self._spare_at = time.monotonic() + _SPARE_AFTER_SECONDS if self._names else None
+        if spare is not None and spare.start(death):
+            return spare.process, spare.shared
+        shared = mmap.mmap(-1, _SHARED_BYTES)
+        return self._fork(shared, death), shared
+
+    def _keep_spare(self, shared: mmap.mmap) -> None:
+        """Fork a spare some time after the child's start, and again if the child imports more."""
+        if not self._has_spare:
+            return
+        if shared[_NAMES_VERSION] != self._names_version:
+            self._names_version = shared[_NAMES_VERSION]
+            text = shared[_NAMES:].partition(b"\0")[0].decode("utf-8", "replace")
+            self._names |= dict.fromkeys(text.split("\n"))
+            self._spare_at = self._spare_at or time.monotonic()
+        if self._spare_at is None or time.monotonic() < self._spare_at:
+            return
+        self._spare_at = None
+        if self._spare is not None:
+            self._spare.end()
+        try:
+            self._spare = _fork_spare(self._run, self._names)
+        except OSError as error:
+            self._spare, self._has_spare = None, False
+            _log.warning("no spare process can be started: %s", error)
+        else:
+            _log.info(
+                "spare process %d imports %d modules, to replace a killed worker process sooner",
+                self._spare.process,
+                len(self._names),
+            )
+
     def _fork(self, shared: mmap.mmap, death: WorkerDeath | None) -> int:
         parent = os.getpid()
         child = os.fork()
@@ -233,13 +293,14 @@ class _Parent:
             *(lambda: shared[_BEAT], lambda: self._is_loading(child), lambda: _state_of(child))
         )
 
-    def _wait(self, child: int, watchdog: Watchdog) -> int:
+    def _wait(self, child: int, shared: mmap.mmap, watchdog: Watchdog) -> int:
         """Return the child's exit code, or -N after signal N. Pass on signals; kill if frozen."""
         while True:
             # The exit code is read before the wait, because one SIGCHLD may stand for the ends of
             # several processes.
-            if (code := _reap(child)) is not None:
+            if (code := self._reap(child)) is not None:
                 return code
+            self._keep_spare(shared)
             if watchdog.is_frozen():
                 # SIGKILL also ends a process that SIGSTOP has stopped.
                 os.kill(child, signal.SIGKILL)
@@ -249,22 +310,96 @@ class _Parent:
                 self._stops.append(number)
                 os.kill(child, signal.SIGKILL if len(self._stops) > 1 else number)
 
+    def _reap(self, child: int) -> int | None:
+        """Read the exit codes of all ended processes, and return that of `child`, if it ended.
 
-def _reap(child: int) -> int | None:
-    """Read the exit codes of all ended child processes, and return that of `child`, if it ended.
+        As process 1 of a container, this process is also the parent of all orphans.
+        """
+        found = None
+        while True:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if ended == 0:
+                return found
+            code = os.waitstatus_to_exitcode(status)
+            if ended == child:
+                found = code
+            elif self._spare is not None and ended == self._spare.process:
+                # It may have died because memory is short, and another one would die as well.
+                os.close(self._spare.pipe)
+                self._spare, self._has_spare = None, False
+                _log.warning(
+                    "the spare process %d %s; no other is started, so after a kill the models' "
+                    "imports are repeated",
+                    ended,
+                    "exited: an import has ended it or used CUDA"
+                    if code >= 0
+                    else _describe_death(code),
+                )
 
-    As process 1 of a container, this process is also the parent of all orphans.
-    """
-    found = None
-    while True:
+
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A process that imports modules, and then waits until it may run the worker."""
+
+    process: int
+    shared: mmap.mmap
+    # Only while the parent has not read the process's exit code.
+    pipe: int
+
+    def start(self, death: WorkerDeath | None) -> bool:
+        """Let the process run the worker. Return False if it has died or still imports modules."""
+        if not self.shared[_IS_READY]:
+            self.end()
+            return False
         try:
-            ended, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return found
-        if ended == 0:
-            return found
-        if ended == child:
-            found = os.waitstatus_to_exitcode(status)
+            os.write(self.pipe, pickle.dumps(death))
+        except BrokenPipeError:
+            return False
+        finally:
+            os.close(self.pipe)
+        return True
+
+    def end(self) -> None:
+        """Kill the process. Its exit code must not have been read."""
+        os.close(self.pipe)
+        os.kill(self.process, signal.SIGKILL)
+
+
+def _fork_spare(run: Run, names: Iterable[str]) -> _Spare:
+    """Fork a spare process. Raises OSError if the system's resources do not allow it."""
+    parent, shared = os.getpid(), mmap.mmap(-1, _SHARED_BYTES)
+    message, pipe = os.pipe()
+    try:
+        process = os.fork()
+        if process == 0:
+            os.close(pipe)
+            _run_as_spare(run, names, message, parent, shared)
+    except OSError:
+        os.close(pipe)
+        raise
+    finally:
+        os.close(message)
+    return _Spare(process, shared, pipe)
+
+
+def _run_as_spare(
+    run: Run, names: Iterable[str], message: int, parent: int, shared: mmap.mmap
+) -> NoReturn:
+    try:
+        _die_with_parent(parent)
+        _import_modules(names, lambda module: nullcontext())
+        if _has_used_cuda():
+            os._exit(_EXIT_ERROR)
+        shared[_IS_READY] = 1
+        # The message is empty if the parent has died.
+        death: WorkerDeath | None = pickle.loads(os.read(message, _MESSAGE_BYTES))  # noqa: S301
+        os.close(message)
+    except BaseException:  # noqa: BLE001  a model's code may raise anything
+        os._exit(_EXIT_ERROR)
+    _run_as_child(lambda: run(parent, death), parent, shared)
 
 
 def _state_of(process: int) -> str:
@@ -303,10 +438,11 @@ def _run_as_child(run: Callable[[], int], parent: int, shared: mmap.mmap) -> NoR
     try:
         _die_with_parent(parent)
         _reseed()
-        threading.Thread(target=_beat, args=(shared,), name="beat", daemon=True).start()
+        known = frozenset(sys.modules)
+        threading.Thread(target=_beat, args=(shared, known), name="beat", daemon=True).start()
         code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run()
     except RestartNeeded as needed:
-        text = f"was restarted: {needed}".encode()[: _SHARED_BYTES - _REASON - 1]
+        text = f"was restarted: {needed}".encode()[: _NAMES - _REASON - 1]
         shared[_REASON : _REASON + len(text)] = text
     except BaseException:  # noqa: BLE001  any error ends the child with a code
         _log.exception("the worker ended with an unexpected error")
@@ -318,10 +454,27 @@ def _run_as_child(run: Callable[[], int], parent: int, shared: mmap.mmap) -> NoR
         os._exit(code)
 
 
-def _beat(shared: mmap.mmap) -> None:
+def _beat(shared: mmap.mmap, known: frozenset[str]) -> None:
+    written_count = last_count = len(known)
     while True:
         shared[_BEAT] = (shared[_BEAT] + 1) % 256
+        count = len(sys.modules)
+        # While modules are still imported, the names would not be complete.
+        if count == last_count and count >= written_count + _MANY_MODULES:
+            written_count = count
+            _write_imports(shared, known)
+        last_count = count
         time.sleep(_BEAT_SECONDS)
+
+
+def _write_imports(shared: mmap.mmap, known: frozenset[str]) -> None:
+    """Write the names of the modules that this process has imported since the fork."""
+    # An error here would end the thread, and then the parent would kill this process. So this
+    # accepts all keys, and does not touch the modules, whose attributes may run a model's code.
+    names = "\n".join(str(name) for name in list(sys.modules) if name not in known)
+    text = names.encode("utf-8", "replace")[: _SHARED_BYTES - _NAMES - 1] + b"\0"
+    shared[_NAMES : _NAMES + len(text)] = text
+    shared[_NAMES_VERSION] = shared[_NAMES_VERSION] % 255 + 1
 
 
 def _die_with_parent(parent: int) -> None:
@@ -344,3 +497,9 @@ def _parent_has_used_device() -> bool:
     # A private function, because torch's public functions only raise an error when CUDA is used.
     is_in_bad_fork = getattr(getattr(torch, "cuda", None), "_is_in_bad_fork", None)
     return is_in_bad_fork is not None and bool(is_in_bad_fork())
+
+
+def _has_used_cuda() -> bool:
+    """Return whether this process has used CUDA through torch, and so holds device memory."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda is not None and bool(cuda.is_initialized())

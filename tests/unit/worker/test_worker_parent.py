@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -13,9 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
-from worker.processes.parent import Watchdog, restart_delay_seconds
+from tests.unit.worker.managed_models import until
+from worker.processes.parent import (
+    _NAMES_VERSION,
+    _SHARED_BYTES,
+    Watchdog,
+    _Parent,
+    _write_imports,
+    restart_delay_seconds,
+)
 from worker.retries import RetryDelays
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,6 +36,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs
 PROGRAM = """
 import ctypes, os, signal, sys
 from worker.processes import parent, shutdown
+
+def late_modules():
+    return sum(str(name).startswith("late.") for name in sys.modules)
 
 def run(parent_pid, death):
     def on_signal(number, frame):
@@ -41,6 +54,11 @@ def run(parent_pid, death):
             raise shutdown.RestartNeeded("the model hangs")
         if code == b"gil":
             ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the lock of the interpreter
+        if code == b"late":
+            count = late_modules()
+            import late  # of the test
+            print(count, late_modules(), flush=True)
+            continue
         if code.startswith(b"_"):
             os._exit(int(code[1:]))
         if code:
@@ -205,6 +223,157 @@ def test_modules_are_imported_once(tmp_path: Path) -> None:
         assert program.line() == "imported"
         os.kill(program.child(), signal.SIGKILL)
         program.child()
+
+
+def make_late_package(path: Path, text: str = "") -> Path:
+    """Create a package of 120 modules, and return the file of the last, which runs `text`.
+
+    The last module then creates a file whose name is the process id.
+    """
+    package = path / "late"
+    package.mkdir()
+    lines = [f"import late.m{number}" for number in range(120)]
+    (package / "__init__.py").write_text("\n".join(lines), encoding="utf-8")
+    for number in range(120):
+        (package / f"m{number}.py").write_text("", encoding="utf-8")
+    touch = "import os, pathlib\npathlib.Path(__file__).with_name(str(os.getpid())).touch()"
+    (package / "m119.py").write_text(f"{text}\n{touch}", encoding="utf-8")
+    return package / "m119.py"
+
+
+def import_late(program: Program) -> tuple[int, int]:
+    """Let the child import the package. Return how many modules it had before, and has now."""
+    program.enter("late")
+    before, after = program.line().split()
+    return int(before), int(after)
+
+
+def spare_of(program: Program, child: int) -> psutil.Process:
+    """Wait until the parent has a spare process besides `child`, and return it."""
+    parent = psutil.Process(program.process.pid)
+    until(lambda: len(parent.children()) == 2)
+    (spare,) = (each for each in parent.children() if each.pid != child)
+    return spare
+
+
+def until_ready(spare: psutil.Process, path: Path) -> None:
+    marker = path / "late" / str(spare.pid)
+    until(lambda: marker.exists() and spare.status() == psutil.STATUS_SLEEPING)
+
+
+def until_alone(program: Program) -> None:
+    """Wait until the parent has read the exit code of its spare process."""
+    parent = psutil.Process(program.process.pid)
+    until(lambda: len(parent.children()) == 1)
+
+
+def errors_after_end(program: Program) -> str:
+    """End the program, and return what it has written to stderr."""
+    program.enter(3)
+    errors = program.process.communicate()[1]
+    assert program.process.returncode == 3
+    return errors
+
+
+def test_spare_with_late_imports_replaces_a_killed_child(tmp_path: Path) -> None:
+    make_late_package(tmp_path)
+    with started(path=tmp_path) as program:
+        child = program.child()
+        assert import_late(program) == (0, 120)
+        for _ in range(2):
+            spare = spare_of(program, child)
+            until_ready(spare, tmp_path)
+            os.kill(child, signal.SIGKILL)
+            assert program.child() == spare.pid
+            assert program.death.endswith(f"-{child} was killed by SIGKILL")
+            assert import_late(program) == (120, 120)
+            child = spare.pid
+        assert errors_after_end(program).count("a new worker process starts in 0 s") == 2
+
+
+def test_spare_that_still_imports_is_not_used(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.touch()
+    make_late_package(tmp_path, f"open({str(data)!r}).read()")
+    with started(path=tmp_path) as program:
+        child = program.child()
+        assert import_late(program) == (0, 120)
+        data.unlink()
+        os.mkfifo(data)  # a process that opens it for reading waits
+        spare = spare_of(program, child)
+        os.kill(child, signal.SIGKILL)
+        assert program.child() not in {child, spare.pid}
+        assert not psutil.wait_procs([spare], 10)[1]
+
+
+def test_dead_spare_is_not_replaced(tmp_path: Path) -> None:
+    make_late_package(tmp_path)
+    with started(path=tmp_path) as program:
+        child = program.child()
+        import_late(program)
+        spare = spare_of(program, child)
+        spare.kill()
+        until_alone(program)
+        os.kill(child, signal.SIGKILL)
+        assert program.child() not in {child, spare.pid}
+        assert import_late(program) == (0, 120)
+        log = errors_after_end(program)
+        assert f"the spare process {spare.pid} was killed by SIGKILL; no other is started" in log
+
+
+def test_spare_that_has_used_cuda_exits(tmp_path: Path) -> None:
+    text = "class cuda:\n    _is_in_bad_fork = is_initialized = staticmethod(lambda: {})"
+    (tmp_path / "torch.py").write_text(text.format(False), encoding="utf-8")
+    make_late_package(tmp_path, "import torch\ntorch.cuda.is_initialized = lambda: True")
+    with started(path=tmp_path) as program:
+        child = program.child()
+        import_late(program)
+        spare = spare_of(program, child)
+        assert not psutil.wait_procs([spare], 10)[1]
+        until_alone(program)
+        log = errors_after_end(program)
+        assert f"the spare process {spare.pid} exited: an import has ended it or used CUDA" in log
+
+
+def test_parent_without_file_descriptors_starts_no_spare(tmp_path: Path) -> None:
+    make_late_package(tmp_path)
+    with started(path=tmp_path) as program:
+        child = program.child()
+        psutil.Process(program.process.pid).rlimit(psutil.RLIMIT_NOFILE, (3, 3))
+        import_late(program)
+        assert program.process.stderr is not None
+        assert "no spare process can be started" in program.process.stderr.readline()
+        os.kill(child, signal.SIGKILL)
+        assert program.child() != child
+
+
+def test_spare_ends_with_its_parent(tmp_path: Path) -> None:
+    make_late_package(tmp_path)
+    with started(path=tmp_path) as program:
+        child = program.child()
+        import_late(program)
+        spare = spare_of(program, child)
+        until_ready(spare, tmp_path)
+        program.process.kill()
+        assert not psutil.wait_procs([psutil.Process(child), spare], 10)[1]
+
+
+def test_no_spare_if_it_is_switched_off() -> None:
+    shared = mmap.mmap(-1, _SHARED_BYTES)
+    shared[_NAMES_VERSION] = 1
+    parent = _Parent(lambda parent, death: 0, lambda process: False, has_spare=False)
+    parent._keep_spare(shared)
+    assert parent._spare is None
+
+
+def test_names_of_modules_cannot_end_the_child() -> None:
+    shared = mmap.mmap(-1, _SHARED_BYTES)
+    names: dict[object, object] = {f"{number}\udc80\0": None for number in range(200_000)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "modules", sys.modules | names | {7: None})
+        _write_imports(shared, frozenset())
+    assert shared[_NAMES_VERSION] == 1
+    assert shared[-1] == 0
 
 
 def test_thread_of_an_import_prevents_the_fork(tmp_path: Path) -> None:
