@@ -114,9 +114,11 @@ class BrokerServer:
 
 
 class RabbitServer(BrokerServer):
-    """A node of RabbitMQ. `node` is its Erlang name."""
+    """A node of RabbitMQ. `node` is its Erlang name, and `settings` are lines of its settings."""
 
-    def __init__(self, folder: Path, cookie: str, epmd_port: int) -> None:
+    def __init__(
+        self, folder: Path, cookie: str, epmd_port: int, settings: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         home = folder / "home"
@@ -126,6 +128,7 @@ class RabbitServer(BrokerServer):
             cookie_file.write_text(cookie)
             cookie_file.chmod(0o400)
         (folder / "plugins").write_text("[].")
+        (folder / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in settings))
         port, dist_port = free_port(), free_port()
         self.node = f"loosely-{port}@localhost"
         environ = {
@@ -206,17 +209,20 @@ def running_service_bus_server(folder: Path, catalogue: Catalogue) -> Iterator[S
 
 
 @contextmanager
-def running_rabbitmq(folder: Path) -> Iterator[RabbitServer]:
+def running_rabbitmq(folder: Path, *settings: str) -> Iterator[RabbitServer]:
     """Run a RabbitMQ of one node."""
-    with running_rabbitmq_cluster(folder, 1) as (server,):
+    with running_rabbitmq_cluster(folder, 1, settings) as (server,):
         yield server
 
 
 @contextmanager
-def running_rabbitmq_cluster(folder: Path, count: int) -> Iterator[list[RabbitServer]]:
+def running_rabbitmq_cluster(
+    folder: Path, count: int, settings: Sequence[str] = ()
+) -> Iterator[list[RabbitServer]]:
     """Run `count` nodes of RabbitMQ that form a cluster."""
     cookie, epmd_port = secrets.token_hex(16), free_port()
-    nodes = [RabbitServer(folder / f"node{number}", cookie, epmd_port) for number in range(count)]
+    folders = [folder / f"node{number}" for number in range(count)]
+    nodes = [RabbitServer(each, cookie, epmd_port, settings) for each in folders]
     with ExitStack() as stack:
         # The nodes find each other by it. They would start one that outlives them.
         epmd = subprocess.Popen(
