@@ -23,10 +23,56 @@ _TIMEOUT_RESPONSE = (
 )
 
 TRANSPORT = "emulator.transport"
-"""The ASGI extension that is the transport of the client's connection."""
+"""The ASGI extension that is the `ResponseTransport` of the client's connection."""
 
 # A function may return any status of three digits, but uvicorn has only the lines below 600.
 STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
+
+
+class ResponseTransport:
+    """The transport of one response, which writes the head together with what follows.
+
+    uvicorn writes the head and the body one after the other, so that each response would take two
+    system calls and two TCP packets. The head waits for the body at most until the next iteration
+    of the event loop, so a body that comes later does not delay it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        self._is_begun = False
+
+    def write(self, data: bytes) -> None:
+        """Write bytes to the client: the first ones soon, all others at once."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._head = data
+            self._loop.call_soon(self._write_head)
+        elif self._head is None:
+            self._transport.write(data)
+        else:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed, or closes after what has been written."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection after what has been written."""
+        self._write_head()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._write_head()
+        self._transport.abort()
+
+    def _write_head(self) -> None:
+        head, self._head = self._head, None
+        if head is not None and not self._transport.is_closing():
+            self._transport.write(head)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -91,8 +137,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0
-        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item] # ours
+        transport = ResponseTransport(self.transport, self.loop)
+        self.scope["extensions"] = {TRANSPORT: transport}  # type: ignore[dict-item] # ours
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":  # whose response has nothing after the head
+            self.cycle.transport = transport  # type: ignore[assignment] # all that uvicorn uses
 
     def on_message_complete(self) -> None:
         """Remove the time limit for received bytes, because the request is complete."""

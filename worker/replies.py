@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import count
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import certifi
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Timeout, Url, parse_url
 
@@ -106,6 +107,42 @@ class UnwantedLines(NamedTuple):
     is_whole_batch: bool = False
 
 
+class _HttpConnection(HTTPConnection):
+    """Sends a request's head and body together, which urllib3 sends one after the other.
+
+    Otherwise the gateway's process wakes for the head, and then waits for the body.
+    """
+
+    _parts: list[bytes] | None = None
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        self._parts = []
+        try:
+            super().request(*arguments, **options)
+            data = b"".join(self._parts)
+        finally:
+            self._parts = None
+        self.send(data)
+
+    def send(self, data: Any) -> None:
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
+
+
+class _HttpsConnection(_HttpConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
 class GatewayClient:
     """The HTTP client with which the worker calls the gateway. Any thread may call the methods."""
 
@@ -138,6 +175,8 @@ class GatewayClient:
             retries=False,
             ssl_context=ssl.create_default_context(cafile=certifi.where()),
         )
+        self._pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self._pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._used_at = time.monotonic()
         # By the address of the gateway.
         self._gatherers: dict[str, ReplyGatherer[_Reply, _Answer | None]] = {}

@@ -215,6 +215,9 @@ class Consumer:
                         self._note_settled(event)
                     else:
                         self._accept_message(queue, event)
+                        # Release the interpreter's lock. Otherwise the thread that prepares the job
+                        # waits while this thread settles other messages.
+                        time.sleep(0)
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception(
                     "queue %s: receiving or settling failed; the worker tries again", queue.name

@@ -55,6 +55,22 @@ def test_accepted_reply_is_not_repeated(
     assert gateway.posts == [("job", status)]
 
 
+def test_head_and_body_of_a_reply_arrive_together() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        server.settimeout(SECONDS)
+        port = server.getsockname()[1]
+        client = GatewayClient(frozenset({f"127.0.0.1:{port}"}))
+        url = f"http://127.0.0.1:{port}/v1/jobs/job/reply?token=t"
+        sent = threads.submit(client.send_reply, url, BODY, limited_tries(0))
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(SECONDS)
+            assert connection.recv(65536).endswith(b"\r\n\r\n" + BODY)
+            connection.sendall(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+            assert sent.result(SECONDS)
+        client.close()
+
+
 @pytest.mark.parametrize("status", [404, 408, 429, 500, 503, 0])
 def test_temporary_failure_is_repeated(
     gateway: Gateway, replies: GatewayClient, status: int
