@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,9 @@ def test_head_and_body_of_a_reply_arrive_together() -> None:
         with connection:
             connection.settimeout(SECONDS)
             assert connection.recv(65536).endswith(b"\r\n\r\n" + BODY)
+            # tcpi_data_segs_in of linux/tcp.h: each send of the client is a segment.
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            assert struct.unpack_from("=I", info, 152) == (1,)
             connection.sendall(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
             assert sent.result(SECONDS)
         client.close()
