@@ -18,12 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from azurefunctions.extensions import base
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.durable import Durable
+from gateway.http.requests import announced_bytes
 from gateway.http.responses import PROBLEM_MEDIA_TYPE
 from gateway.problems import malformed
 
@@ -137,7 +138,7 @@ class AppResponse(Response):
 
         A request with an invalid Host header gets 400, without a call of the app.
         """
-        exchange = _Exchange(Headers(scope=scope), receive, send)
+        exchange = _Exchange(scope["headers"], receive, send)
         if (outside := _outside_scope(scope)) is None:
             # Starlette reads the Host header too, so no route can answer such a request.
             problem = malformed("the Host header is not a host name or address")
@@ -159,12 +160,11 @@ class AppResponse(Response):
 class _Exchange:
     """One request and its response. It closes the connection if much of the body is not read."""
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        size_bytes = headers.get("content-length", "")
-        is_large = size_bytes.isdecimal() and int(size_bytes[:15]) > _SMALL_REST_BYTES
-        self._has_more = is_large or "transfer-encoding" in headers
+        is_large = announced_bytes(headers) > _SMALL_REST_BYTES
+        self._has_more = is_large or b"transfer-encoding" in dict(headers)
         self.has_ended = False
 
     async def receive(self) -> Message:
@@ -200,25 +200,34 @@ def _outside_scope(scope: Scope) -> Scope | None:
     The host's proxy has replaced the Host header, and added headers. The scope may also contain
     keys of the framework that has received the request, which would confuse ours.
     """
-    given = Headers(scope=scope)
-    host = _forwarded(given, "x-forwarded-host") or given.get("host", "")
+    headers: list[tuple[bytes, bytes]] = []
+    forwarded: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name.startswith(b"x-forwarded-"):
+            # The host's proxy has added the last value.
+            forwarded[name] = value.decode("latin-1").rpartition(",")[2].strip()
+        elif name != b"x-ms-invocation-id":
+            headers.append((name, value))
+    given = next((value for name, value in headers if name == b"host"), None)
+    host = forwarded.get(b"x-forwarded-host") or (given or b"").decode("latin-1")
     try:
         urlsplit(f"//{host}")
     except ValueError:
         return None
-    headers = [
-        (name, host.encode("latin-1") if name == b"host" else value)
-        for name, value in scope["headers"]
-        if not name.startswith(b"x-forwarded-") and name != b"x-ms-invocation-id"
-    ]
-    raw_path = _ENCODED_SLASH.sub(rb"%\1", scope["raw_path"])
-    kept = {
-        name: scope.get(name) for name in ("asgi", "client", "http_version", "method", "server")
-    }
+    if given is not None:
+        outside = host.encode("latin-1")
+        headers = [(name, outside if name == b"host" else value) for name, value in headers]
+    raw_path = scope["raw_path"]
+    if b"%" in raw_path:
+        raw_path = _ENCODED_SLASH.sub(rb"%\1", raw_path)
     return {
-        **kept,
+        "asgi": scope.get("asgi"),
+        "client": scope.get("client"),
+        "http_version": scope.get("http_version"),
+        "method": scope.get("method"),
+        "server": scope.get("server"),
         "type": "http",
-        "scheme": _forwarded(given, "x-forwarded-proto") or scope["scheme"],
+        "scheme": forwarded.get(b"x-forwarded-proto") or scope["scheme"],
         "path": unquote(raw_path.decode("latin-1")) or "/",
         "raw_path": raw_path,
         "query_string": scope["query_string"],
@@ -226,8 +235,3 @@ def _outside_scope(scope: Scope) -> Scope | None:
         "headers": headers,
         "state": {},
     }
-
-
-def _forwarded(headers: Headers, name: str) -> str:
-    """Return the value that the host's proxy has added; a caller's own value is before it."""
-    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()

@@ -201,13 +201,12 @@ class CompressionMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        conditions = b",".join(value for name, value in scope["headers"] if name.startswith(b"if-"))
+        conditions = b",".join([value for name, value in scope["headers"] if name[:3] == b"if-"])
         if _SUFFIX in conditions:
             scope["headers"] = [
                 (name, value.replace(_SUFFIX, b'"') if name.startswith(b"if-") else value)
                 for name, value in scope["headers"]
             ]
-        is_accepted = accepts_gzip(Headers(scope=scope))
         start: Message | None = None
 
         async def send_compressed(message: Message) -> None:
@@ -226,7 +225,7 @@ class CompressionMiddleware:
                 if len(body) >= MIN_BYTES and not message.get("more_body", False):
                     headers = MutableHeaders(raw=start["headers"])
                     headers.add_vary_header("Accept-Encoding")
-                    if is_accepted:
+                    if accepts_gzip(Headers(scope=scope)):
                         message = {**message, "body": await _compress(body)}
                         headers["content-length"] = str(len(message["body"]))
                         headers["content-encoding"] = "gzip"
