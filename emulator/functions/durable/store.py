@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._pending: list[tuple[Sequence[Statement], asyncio.Future[None]]] = []
+        self._pending: list[_Write] = []
         self._commits = 0
         self.running_checkpoint: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
@@ -128,17 +129,21 @@ class Store:
         if problem := self._disk.find_problem():
             raise StoreUnavailable(f"The database cannot be written: {problem}")
 
-    def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
+    def write(
+        self, statements: Sequence[Statement], on_end: Callable[[bool], None] | None = None
+    ) -> asyncio.Future[None]:
         """Execute statements in one transaction, which other writes may share.
 
         Return a future that is resolved after the commit. The future raises StoreUnavailable if the
-        transaction failed. In this case, none of the statements was committed.
+        transaction failed. In this case, none of the statements was committed. The statements are
+        executed even if the future is cancelled. `on_end` is called after the transaction and
+        before the future's waiter, with whether the statements were committed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if not self._pending:
             loop.call_soon(self.flush)
-        self._pending.append((statements, future))
+        self._pending.append(_Write(statements, future, on_end))
         return future
 
     def flush(self) -> None:
@@ -147,29 +152,25 @@ class Store:
         if not pending:
             return
         try:
-            self._transact([statement for statements, _ in pending for statement in statements])
+            self._transact([statement for write in pending for statement in write.statements])
         except (sqlite3.Error, OverflowError, ValueError) as problem:
             if len(pending) == 1:
-                _fail(pending[0][1], problem)
+                pending[0].fail(problem)
                 return
             # A failing statement must not make the other writes fail, so commit each write alone.
-            for statements, future in pending:
-                self._transact_alone(statements, future)
+            for write in pending:
+                self._transact_alone(write)
             return
-        for _, future in pending:
-            if not future.done():
-                future.set_result(None)
+        for write in pending:
+            write.succeed()
 
-    def _transact_alone(
-        self, statements: Sequence[Statement], future: asyncio.Future[None]
-    ) -> None:
+    def _transact_alone(self, write: "_Write") -> None:
         try:
-            self._transact(statements)
+            self._transact(write.statements)
         except (sqlite3.Error, OverflowError, ValueError) as problem:
-            _fail(future, problem)
+            write.fail(problem)
         else:
-            if not future.done():
-                future.set_result(None)
+            write.succeed()
 
     def _transact(self, statements: Sequence[Statement]) -> None:
         if self._connection is None:
@@ -222,10 +223,29 @@ class Store:
         return str(rows[0][0])
 
 
-def _fail(future: asyncio.Future[None], problem: Exception) -> None:
-    if not future.done():
-        future.set_exception(StoreUnavailable(f"The database refused the transaction: {problem}"))
-        future.exception()  # mark it as retrieved: not every caller awaits the future
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Statements that wait for their transaction, and who waits for its end."""
+
+    statements: Sequence[Statement]
+    future: asyncio.Future[None]
+    on_end: Callable[[bool], None] | None
+
+    def succeed(self) -> None:
+        self._end(is_committed=True)
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, problem: Exception) -> None:
+        self._end(is_committed=False)
+        if not self.future.done():
+            text = f"The database refused the transaction: {problem}"
+            self.future.set_exception(StoreUnavailable(text))
+            self.future.exception()  # mark it as retrieved: not every caller awaits the future
+
+    def _end(self, *, is_committed: bool) -> None:
+        if self.on_end is not None:
+            self.future.get_loop().call_soon(self.on_end, is_committed)
 
 
 def checkpoint(path: Path) -> None:

@@ -151,10 +151,9 @@ class LocalEngine(DurableEngine):
         if existing is not None:
             statements.insert(0, records.delete_history(instance.id))
         self.cache.put(instance)
-        written = self.store.write(statements)
-        # The store commits the instance even if the caller stops waiting.
-        written.add_done_callback(lambda done: self._start_committed(done, instance))
-        await asyncio.shield(written)
+        await self.store.write(
+            statements, lambda is_committed: self._end_start(instance, is_committed=is_committed)
+        )
 
     async def rewind(self, instance_id: str) -> None:
         """Undo the failure of a failed instance, and run its failed tasks again."""
@@ -218,10 +217,8 @@ class LocalEngine(DurableEngine):
             raise
         self.cache.persist_results(instance)
 
-    def _start_committed(
-        self, written: asyncio.Future[None], instance: OrchestrationInstance
-    ) -> None:
-        if _succeeded(written):
+    def _end_start(self, instance: OrchestrationInstance, *, is_committed: bool) -> None:
+        if is_committed:
             self._wake(instance)
         else:
             self.cache.drop(instance)
@@ -234,16 +231,13 @@ class LocalEngine(DurableEngine):
     ) -> None:
         message.sequence = self.cache.next_number()
         instance.pending_writes += 1
-        written = self.store.write([records.insert_message(instance.id, message), *more])
-        written.add_done_callback(lambda done: self._message_committed(done, instance, message))
-        await asyncio.shield(written)
 
-    def _message_committed(
-        self, written: asyncio.Future[None], instance: OrchestrationInstance, message: TaskMessage
-    ) -> None:
-        instance.pending_writes -= 1
-        if _succeeded(written) and not self._stopping:
-            self.cache.deliver(instance.id, message)
+        def end_write(is_committed: bool) -> None:
+            instance.pending_writes -= 1
+            if is_committed and not self._stopping:
+                self.cache.deliver(instance.id, message)
+
+        await self.store.write([records.insert_message(instance.id, message), *more], end_write)
 
     def _set_timer(self, timer: TimerRow) -> None:
         def fire() -> None:
@@ -312,7 +306,3 @@ class LocalEngine(DurableEngine):
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _succeeded(written: asyncio.Future[None]) -> bool:
-    return not written.cancelled() and written.exception() is None

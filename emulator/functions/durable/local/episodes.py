@@ -4,7 +4,6 @@ The transaction inserts the new history events, and the work items, timers and m
 episode sends. The transaction also deletes the messages that the episode has used.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -201,10 +200,8 @@ class LocalCheckpointer:
 
     async def _commit(self, episode: Episode) -> None:
         consumed = [s for m in episode.batch for s in records.consume(episode.instance.id, m)]
-        written = self._cache.store.write([*consumed, *episode.statements])
         try:
-            # The store commits the transaction even if this task is cancelled.
-            await asyncio.shield(written)
+            await self._cache.store.write([*consumed, *episode.statements])
         except BaseException:
             for child in episode.children:
                 self._cache.drop(child)

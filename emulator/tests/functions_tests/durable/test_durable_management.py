@@ -373,10 +373,11 @@ async def test_suspended_instance_shows_only_stored_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = SdkRunner()
-    may_end = asyncio.Event()
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
 
     @runner.activity
     async def work(name: str) -> str:
+        has_begun.set()
         await may_end.wait()
         return name
 
@@ -396,6 +397,7 @@ async def test_suspended_instance_shows_only_stored_results(
         return (await request(engine.management_app, "GET", "/instances/i", query=query))[2]
 
     await request(engine.management_app, "POST", "/orchestrators/one/i")
+    await asyncio.wait_for(has_begun.wait(), timeout=10)
     await request(engine.management_app, "POST", "/instances/i/suspend")
     assert b'"Suspended"' in await show_history()
     with monkeypatch.context() as delayed:

@@ -40,6 +40,21 @@ async def test_failed_write_does_not_affect_others(store: Store) -> None:
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
+async def test_write_of_a_cancelled_waiter_is_committed_and_reported(store: Store) -> None:
+    reported = asyncio.get_running_loop().create_future()
+    waiting = store.write([(INSERT, ("a", "1"))], reported.set_result)
+    waiting.cancel()
+    assert await reported
+    assert store.read("SELECT name FROM settings") == [("a",)]
+
+
+async def test_failed_write_is_reported_before_its_waiter_runs(store: Store) -> None:
+    reports: list[bool] = []
+    with pytest.raises(StoreUnavailable):
+        await store.write([(INSERT, ("a", "1")), (INSERT, ("a", "2"))], reports.append)
+    assert reports == [False]
+
+
 async def test_writes_of_one_iteration_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
