@@ -23,6 +23,7 @@ Statement = tuple[str, tuple[Any, ...]]
 _log = logging.getLogger(__name__)
 COMMITS_PER_CHECKPOINT = 400
 _VERSION = 1
+# A history WITHOUT ROWID, as older databases have it, reads whole events to compare their keys.
 INSTANCES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances(
     id TEXT PRIMARY KEY, execution TEXT NOT NULL, name TEXT NOT NULL, version TEXT,
@@ -31,7 +32,7 @@ CREATE TABLE IF NOT EXISTS instances(
     shim TEXT NOT NULL, custom_status TEXT, output TEXT, input TEXT);
 CREATE TABLE IF NOT EXISTS history(
     id TEXT NOT NULL, turn INTEGER NOT NULL, events TEXT NOT NULL,
-    PRIMARY KEY(id, turn)) WITHOUT ROWID;
+    PRIMARY KEY(id, turn));
 CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _SCHEMA = f"""{INSTANCES_SCHEMA}
