@@ -18,7 +18,7 @@ from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
 from gateway import housekeeping
 from gateway.batches import orchestrator as batch_orchestrator
-from gateway.durable import Durable
+from gateway.durable import Durable, read_binding
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator
 from gateway.jobs.orchestrator import log_failure
@@ -50,10 +50,10 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
 @app.function_name("http")
 @app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-@app.durable_client_input("client")
-async def http(req: Request, client: df.DurableOrchestrationClient) -> Response:
+@app.generic_input_binding("client", "durableClient")
+async def http(req: Request, client: str) -> Response:
     """Return the response of the API, which then reads the request itself."""
-    durable = Durable(client)
+    durable = read_binding(client)
     services.gate.start(durable)
     if not services.queues.has_dead_letter_trigger:
         services.dead_letter_reader.start(durable)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ _Answer = tuple[Json, str]
 
 
 class Durable:
-    """Durable Functions, by the SDK's client, which is bound to one function invocation.
+    """Durable Functions, by the SDK's client.
 
     Each method raises Unavailable if the call fails.
     """
@@ -238,6 +239,15 @@ class Durable:
                 created_time_from=_EPOCH, created_time_to=created_before, runtime_status=ended
             )
             return int(result.instances_deleted)
+
+
+@lru_cache(maxsize=1)
+def read_binding(text: str) -> Durable:
+    """Return Durable Functions for the text that the host passes for a binding `durableClient`.
+
+    The text is the same in each invocation. The SDK's decorator parses it each time.
+    """
+    return Durable(DurableOrchestrationClient(text))
 
 
 @contextmanager

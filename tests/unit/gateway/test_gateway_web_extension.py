@@ -217,13 +217,14 @@ import asyncio, importlib, sys
 import function_app
 from azurefunctions.extensions import base
 
+CLIENT = '{"taskHubName": "t", "creationUrls": {}, "managementUrls": {}}'
 module = importlib.import_module(base.ModuleTrackerMeta.get_module())
 web_app = module.WebApp()
 (http,) = [each for each in function_app.app.get_functions() if each.get_function_name() == "http"]
 
 @web_app.route
 async def catch_all(request: base.RequestTrackerMeta.get_request_type()):
-    response = await http.get_user_function().__wrapped__(request, client=None)
+    response = await http.get_user_function()(request, client=CLIENT)
     assert base.ResponseTrackerMeta.check_type(type(response))
     return response
 
