@@ -40,7 +40,10 @@ def kill_gateway(system: System, batch_id: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("engine", "kills"), [("local", 3), ("azure-storage", 1)])
+@pytest.mark.parametrize(
+    ("engine", "kills"),
+    [("local", 3), pytest.param("azure-storage", 1, marks=pytest.mark.thorough)],
+)
 def test_each_line_ends_once(engine: str, kills: int, tmp_path: Path) -> None:
     with running(tmp_path / "data", options=("--engine", engine)) as system:
         names = [f"line {number}" for number in range(1, LINES + 1)]
