@@ -148,8 +148,9 @@ class System:
         process = psutil.Process(self.part(parents.get(name, name)).pid)
         has_child = sys.platform == "linux" if name == "worker" else self.is_isolated
         if name in {"app", "worker"} and has_child:
-            (child,) = until(process.children, 10, f"{name} runs")
-            return int(child.pid)
+            children = until(process.children, 10, f"{name} runs")
+            # A spare process of the worker is always younger than the process that works.
+            return int(min(children, key=psutil.Process.create_time).pid)
         return process.pid
 
     def kill(self, name: str) -> None:
