@@ -13,8 +13,11 @@ from typing import Any, Self
 
 import httpx
 import psutil
+import pytest
 
+from loosely.local.broker_server import find_server
 from loosely.local.data_directory import RunningPart, RunningSystem
+from loosely.local.errors import ServerMissing
 from tests import connections
 from tests.ports import free_ports
 
@@ -291,6 +294,20 @@ class System:
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
         return job if job["finished_at"] else None
+
+
+def broker_options(broker: str) -> tuple[str, str]:
+    """Return the options of `loosely up` for a broker.
+
+    Skip the test without the broker's server, or fail in CI.
+    """
+    try:
+        find_server(broker)
+    except ServerMissing as error:
+        if os.environ.get("CI") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    return "--broker", broker
 
 
 @contextmanager

@@ -22,20 +22,12 @@ from gateway.brokers.factory import make_queues
 from loosely.local.broker_server import USER, find_server
 from loosely.local.errors import ServerMissing
 from tests.e2e.catalogues import format_catalogue
-from tests.e2e.system import System, run_loosely, running, until
+from tests.e2e.system import System, broker_options, run_loosely, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 CATALOGUE = format_catalogue({"crasher": ("tests.e2e.crasher", "")})
 BROKERS = ("rabbitmq", "redis")
-
-
-def options(broker: str) -> tuple[str, ...]:
-    try:
-        find_server(broker)
-    except ServerMissing as error:
-        pytest.skip(str(error))
-    return "--broker", broker
 
 
 @pytest.fixture(scope="module", params=BROKERS)
@@ -46,7 +38,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def system(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     data = tmp_path_factory.mktemp(broker) / "data"
-    with running(data, CATALOGUE, options=options(broker)) as started:
+    with running(data, CATALOGUE, options=broker_options(broker)) as started:
         yield started
 
 
@@ -187,7 +179,7 @@ def test_killed_broker_starts_again_with_its_messages(system: System, broker: st
 
 
 def test_waiting_jobs_run_after_a_stop_and_start(broker: str, tmp_path: Path) -> None:
-    data, chosen = tmp_path / "data", options(broker)
+    data, chosen = tmp_path / "data", broker_options(broker)
     with running(data, CATALOGUE, ("worker",), options=chosen) as first:
         jobs = [first.accept("crasher", b"job %d" % number) for number in range(5)]
         until(lambda: waiting(first) == 5, 20, "the messages are in the queue")

@@ -12,10 +12,8 @@ import httpx
 import pytest
 import redis
 
-from loosely.local.broker_server import find_server
-from loosely.local.errors import ServerMissing
 from tests.e2e.catalogues import format_catalogue
-from tests.e2e.system import System, running, until
+from tests.e2e.system import System, broker_options, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -29,12 +27,8 @@ UNWRITABLE = (
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    try:
-        find_server("redis")
-    except ServerMissing as error:
-        pytest.skip(str(error))
     data = tmp_path_factory.mktemp("redis") / "data"
-    with running(data, CATALOGUE, options=("--broker", "redis")) as started:
+    with running(data, CATALOGUE, options=broker_options("redis")) as started:
         yield started
 
 

@@ -11,11 +11,9 @@ import httpx
 import pytest
 
 from loosely import Client
-from loosely.local.broker_server import find_server
-from loosely.local.errors import ServerMissing
 from tests.conformance.objects.object_servers import BUCKET, CREDENTIALS, running_s3
 from tests.e2e.catalogues import LARGE_MODELS
-from tests.e2e.system import System, running, until
+from tests.e2e.system import System, broker_options, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -36,10 +34,7 @@ RESULT_CHARACTERS = 5_000_000
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    try:
-        find_server("redis")
-    except ServerMissing as error:
-        pytest.skip(str(error))
+    options = broker_options("redis")
     data = tmp_path_factory.mktemp("s3") / "data"
     with running_s3() as store:
         environment = {
@@ -47,7 +42,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             "OBJECT_STORE_ENDPOINT": str(store.url),
             **CREDENTIALS,
         }
-        options = "--broker", "redis"
         with running(data, CATALOGUE, environment=environment, options=options) as started:
             yield started
 

@@ -62,8 +62,9 @@ _EXIT_ERROR: Final = 1
 _SHARED_BYTES: Final = 1024 * 1024
 _HAS_ENDED, _BEAT, _NAMES_VERSION, _IS_READY, _REASON = range(5)
 _NAMES: Final = 1024
-# The imports of fewer modules take little time, and need no spare.
-_MANY_MODULES: Final = 100
+# The imports of fewer modules take little time, and need no spare: the HTTP client of a model with
+# an engine has about 110.
+_MANY_MODULES: Final = 300
 # The imports of a spare must not delay the start of the child.
 _SPARE_AFTER_SECONDS: Final = 1.5
 _MESSAGE_BYTES: Final = 64 * 1024
@@ -262,8 +263,11 @@ class _Parent:
         if shared[_NAMES_VERSION] != self._names_version:
             self._names_version = shared[_NAMES_VERSION]
             text = shared[_NAMES:].partition(b"\0")[0].decode("utf-8", "replace")
-            self._names |= dict.fromkeys(text.split("\n"))
-            self._spare_at = self._spare_at or time.monotonic()
+            names = dict.fromkeys(text.split("\n"))
+            # After a restart without the spare, the child imports what the next one has already.
+            if not names.keys() <= self._names.keys():
+                self._names |= names
+                self._spare_at = self._spare_at or time.monotonic()
         if self._spare_at is None or time.monotonic() < self._spare_at:
             return
         self._spare_at = None

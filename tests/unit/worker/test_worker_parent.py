@@ -20,16 +20,21 @@ import pytest
 
 from tests.unit.worker.managed_models import until
 from worker.processes.parent import (
+    _MANY_MODULES,
+    _NAMES,
     _NAMES_VERSION,
     _SHARED_BYTES,
     Watchdog,
     _Parent,
+    _Spare,
     _write_imports,
     restart_delay_seconds,
 )
 from worker.retries import RetryDelays
 
 ROOT = Path(__file__).resolve().parents[3]
+# The modules of a package that a child imports late: enough for a spare process.
+MODULES = _MANY_MODULES + 20
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs a child process")
 
@@ -227,19 +232,20 @@ def test_modules_are_imported_once(tmp_path: Path) -> None:
 
 
 def make_late_package(path: Path, text: str = "") -> Path:
-    """Create a package of 120 modules, and return the file of the last, which runs `text`.
+    """Create a package of MODULES modules, and return the file of the last, which runs `text`.
 
     The last module then creates a file whose name is the process id.
     """
     package = path / "late"
     package.mkdir()
-    lines = [f"import late.m{number}" for number in range(120)]
+    lines = [f"import late.m{number}" for number in range(MODULES)]
     (package / "__init__.py").write_text("\n".join(lines), encoding="utf-8")
-    for number in range(120):
+    for number in range(MODULES):
         (package / f"m{number}.py").write_text("", encoding="utf-8")
     touch = "import os, pathlib\npathlib.Path(__file__).with_name(str(os.getpid())).touch()"
-    (package / "m119.py").write_text(f"{text}\n{touch}", encoding="utf-8")
-    return package / "m119.py"
+    last = package / f"m{MODULES - 1}.py"
+    last.write_text(f"{text}\n{touch}", encoding="utf-8")
+    return last
 
 
 def import_late(program: Program) -> tuple[int, int]:
@@ -280,14 +286,14 @@ def test_spare_with_late_imports_replaces_a_killed_child(tmp_path: Path) -> None
     make_late_package(tmp_path)
     with started(path=tmp_path) as program:
         child = program.child()
-        assert import_late(program) == (0, 120)
+        assert import_late(program) == (0, MODULES)
         for _ in range(2):
             spare = spare_of(program, child)
             until_ready(spare, tmp_path)
             os.kill(child, signal.SIGKILL)
             assert program.child() == spare.pid
             assert program.death.endswith(f"-{child} was killed by SIGKILL")
-            assert import_late(program) == (120, 120)
+            assert import_late(program) == (MODULES, MODULES)
             child = spare.pid
         assert errors_after_end(program).count("a new worker process starts in 0 s") == 2
 
@@ -298,7 +304,7 @@ def test_spare_that_still_imports_is_not_used(tmp_path: Path) -> None:
     make_late_package(tmp_path, f"open({str(data)!r}).read()")
     with started(path=tmp_path) as program:
         child = program.child()
-        assert import_late(program) == (0, 120)
+        assert import_late(program) == (0, MODULES)
         data.unlink()
         os.mkfifo(data)  # a process that opens it for reading waits
         spare = spare_of(program, child)
@@ -317,7 +323,7 @@ def test_dead_spare_is_not_replaced(tmp_path: Path) -> None:
         until_alone(program)
         os.kill(child, signal.SIGKILL)
         assert program.child() not in {child, spare.pid}
-        assert import_late(program) == (0, 120)
+        assert import_late(program) == (0, MODULES)
         log = errors_after_end(program)
         assert f"the spare process {spare.pid} was killed by SIGKILL; no other is started" in log
 
@@ -363,6 +369,30 @@ def test_no_spare_if_it_is_switched_off() -> None:
     shared = mmap.mmap(-1, _SHARED_BYTES)
     shared[_NAMES_VERSION] = 1
     parent = _Parent(lambda parent, death: 0, lambda process: False, has_spare=False)
+    parent._keep_spare(shared)
+    assert parent._spare is None
+
+
+def test_known_modules_need_no_further_spare() -> None:
+    shared = mmap.mmap(-1, _SHARED_BYTES)
+    shared[_NAMES : _NAMES + 4] = b"late"
+    shared[_NAMES_VERSION] = 1
+    parent = _Parent(lambda parent, death: 0, lambda process: False, has_spare=True)
+    parent._names = {"late": None}
+    parent._keep_spare(shared)
+    assert parent._spare is None
+
+
+def test_death_of_a_spare_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = mmap.mmap(-1, _SHARED_BYTES)
+    reading, writing = os.pipe()
+    parent = _Parent(lambda parent, death: 0, lambda process: False, has_spare=True)
+    parent._spare = _Spare(7, shared, writing)
+    ends = iter([(7, int(signal.SIGKILL)), (0, 0)])
+    monkeypatch.setattr(os, "waitpid", lambda process, options: next(ends))
+    assert parent._reap(8) is None
+    os.close(reading)
+    shared[_NAMES_VERSION] = 1
     parent._keep_spare(shared)
     assert parent._spare is None
 
