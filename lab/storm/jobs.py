@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ class StormJob:
     def is_open(self) -> bool:
         """Whether the job is accepted and has not ended."""
         return self.is_accepted and self.final is None
+
+    @property
+    def open_period(self) -> tuple[float, float]:
+        """The Unix times at which the job was created and ended. The job must have ended."""
+        assert self.final is not None
+        created_at, finished_at = (
+            datetime.fromisoformat(self.final[name]).timestamp()
+            for name in ("created_at", "finished_at")
+        )
+        return created_at, finished_at
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
         """Return the label and the input of one attempt, from 1, such as `12.2` for job 12.

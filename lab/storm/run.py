@@ -43,6 +43,8 @@ class Storm:
     #: The name of the entries of `faults` in the report.
     fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
+    #: For each kill of the worker, when it was and when the model ran the next job (Unix times).
+    silences: list[tuple[float, float]] = field(default_factory=list)
     #: Failures other than broken promises, such as the end of the time limit.
     failures: list[str] = field(default_factory=list)
 
@@ -76,38 +78,35 @@ async def submit_between_kills(rig: Rig, run: Storm, queue: "asyncio.Queue[Storm
         broker=rig.broker,
     )
     share = len(jobs) / (len(plan) + 1)
-    silences: list[asyncio.Task[float]] = []
-    for number, kill in enumerate(plan):
-        for job in jobs[round(number * share) : round((number + 1) * share)]:
+    async with asyncio.TaskGroup() as silences:
+        for number, kill in enumerate(plan):
+            for job in jobs[round(number * share) : round((number + 1) * share)]:
+                queue.put_nowait(job)
+            await asyncio.sleep(kill.delay_seconds)
+            await kill.carry_out(rig)
+            run.faults.append(str(kill))
+            if kill.part == "worker":
+                silences.create_task(_record_silence(rig, run))
+            run.say(f"kill {number + 1} of {len(plan)}, {kill}")
+            await kill.recover(rig)
+        for job in jobs[round(len(plan) * share) :]:
             queue.put_nowait(job)
-        await asyncio.sleep(kill.delay_seconds)
-        await kill.carry_out(rig)
-        run.faults.append(str(kill))
-        if kill.part == "worker":
-            silences.append(asyncio.create_task(_measure_silence(rig)))
-        run.say(f"kill {number + 1} of {len(plan)}, {kill}")
-        await kill.recover(rig)
-    for job in jobs[round(len(plan) * share) :]:
-        queue.put_nowait(job)
-    await queue.join()
-    run.say("all jobs are submitted")
-    found = sorted(task.result() for task in silences if task.done())
-    if found:
-        run.notes.append(
-            f"{'silence after a kill':<25} of the worker: p50 {median(found):.1f} s, at most "
-            f"{found[-1]:.1f} s, of {len(found)}"
-        )
-    for task in silences:
-        task.cancel()
+        await queue.join()
+        run.say("all jobs are submitted")
 
 
-async def _measure_silence(rig: Rig) -> float:
-    """Return the seconds until the model runs another job, which may also be a new one."""
-    begun_at, before = time.monotonic(), rig.runs().total()
+async def _record_silence(rig: Rig, run: Storm) -> None:
+    """Wait until the model runs another job, for at most `--settle` seconds, and record the time.
+
+    The other job may also be a new one.
+    """
+    begun_at, before = time.time(), rig.runs().total()
     while True:
         await asyncio.sleep(_SILENCE_POLL_SECONDS)
-        if rig.runs().total() != before:
-            return time.monotonic() - begun_at
+        now = time.time()
+        if rig.runs().total() != before or now > begun_at + run.options.settle:
+            run.silences.append((begun_at, now))
+            return
 
 
 async def wait_until_all_ended(run: Storm) -> None:
@@ -216,7 +215,7 @@ def report(run: Storm) -> bool:
     print_line("")
     for name, value in count(run, broken).items():
         print_line(f"{name:<25} {value}".rstrip())
-    for text in run.notes:
+    for text in [*run.notes, *describe_silences(run)]:
         print_line(text)
     for text in describe_broken(run, broken):
         print_line(text)
@@ -247,6 +246,30 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
         "seconds": round(time.monotonic() - run.begun),
         "seed": run.options.seed,
     }
+
+
+def describe_silences(run: Storm) -> list[str]:
+    """Return the line about the silences after kills of the worker, or no line without these.
+
+    A silence counts only while an accepted job is open. Jobs that never ended are not considered;
+    the report has them as lost.
+    """
+    if not run.silences:
+        return []
+    periods = [job.open_period for job in run.judged if job.final is not None]
+    seconds = [open_seconds(begin, end, periods) for begin, end in run.silences]
+    found = f"p50 {median(seconds):.1f} s, at most {max(seconds):.1f} s, of {len(seconds)}"
+    meaning = "seconds with an open job, until the model ran one"
+    return [f"{'silence after a kill':<25} of the worker: {found} ({meaning})"]
+
+
+def open_seconds(begin: float, end: float, periods: Iterable[tuple[float, float]]) -> float:
+    """Return for how many seconds between `begin` and `end` at least one of the periods lasted."""
+    seconds, counted_until = 0.0, begin
+    for opened_at, ended_at in sorted(periods):
+        seconds += max(0.0, min(ended_at, end) - max(opened_at, counted_until))
+        counted_until = max(counted_until, ended_at)
+    return seconds
 
 
 def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:

@@ -1,5 +1,7 @@
 """Test that a storm's report names each job for which a promise was broken, and no other job."""
 
+from argparse import Namespace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from contract.messages import INPUT_INLINE_LIMIT_BYTES
 from lab.storm.jobs import BrokenPromises, JobKind, KnownState, StormJob, plan_jobs
 from lab.storm.killers import plan_killers
 from lab.storm.kills import plan_kills
+from lab.storm.rig import StormEngine
+from lab.storm.run import Storm, describe_silences
 
 
 def accepted(kind: JobKind = JobKind.ASYNC) -> StormJob:
@@ -146,3 +150,17 @@ def test_only_an_isolated_app_is_killed_alone() -> None:
 def test_every_fifth_input_is_large() -> None:
     sizes = [len(StormJob(n, JobKind.ASYNC, 5).input(Path("/ran"), 1)[1]) for n in range(10)]
     assert [size > INPUT_INLINE_LIMIT_BYTES for size in sizes] == [n % 5 == 0 for n in range(10)]
+
+
+def ended_between(begin: float, end: float) -> StormJob:
+    created_at, finished_at = (datetime.fromtimestamp(at, UTC).isoformat() for at in (begin, end))
+    return see(accepted(), resource("succeeded", created_at=created_at, finished_at=finished_at))
+
+
+def test_silence_counts_only_while_a_job_is_open() -> None:
+    run = Storm(Namespace(), StormEngine(), [ended_between(95, 101), ended_between(106, 107.5)])
+    run.jobs += [ended_between(95, 100.5), accepted()]
+    assert describe_silences(run) == []
+    run.silences += [(100, 107), (102, 105), (106, 107.5)]
+    (line,) = describe_silences(run)
+    assert "of the worker: p50 1.5 s, at most 2.0 s, of 3 (seconds with an open job" in line
