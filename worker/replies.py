@@ -198,13 +198,13 @@ class GatewayClient:
         """Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
-    def is_wanted(self, url: str, *, is_old: bool = False) -> bool | None:
-        """Return whether the gateway still waits for a job; None without a definite answer.
+    def is_wanted(self, url: str) -> bool | None:
+        """Return whether a job must still be run; None without a definite answer.
 
-        An old job that the gateway does not know is not waited for, but a repeat of its request
-        would find its outcome. So it is wanted, and nobody waits until the gateway knows it.
+        A job that the gateway does not know is wanted: its start may be delayed. If its gateway
+        died before the start, a repeat of its request finds its outcome.
         """
-        answer = self._ask(url, accepts_unknown=is_old)
+        answer = self._ask(url)
         return None if answer is None else answer.status != _GONE
 
     def find_unwanted(self, url: str) -> UnwantedLines | None:
@@ -221,16 +221,14 @@ class GatewayClient:
         except (ValueError, KeyError, TypeError, RecursionError):
             return UnwantedLines()
 
-    def _ask(self, url: str, *, accepts_unknown: bool = False) -> _Answer | None:
+    def _ask(self, url: str) -> _Answer | None:
         """Return the gateway's answer about a job; None if it is not definite."""
         answer = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
         if answer.status is None:
             return None
-        if accepts_unknown and answer.status == 404 and has_code(answer.body, "unknown-job"):
-            self._status.mark_up()
-            return answer
-        # A gateway that is being started or replaced may answer 404.
-        if answer.status >= 500 or answer.status in _MAY_SUCCEED_LATER:
+        is_unknown = answer.status == 404 and has_code(answer.body, "unknown-job")
+        # What stands in front of a gateway that is being started or replaced may answer 404, too.
+        if answer.status >= 500 or (answer.status in _MAY_SUCCEED_LATER and not is_unknown):
             self._status.mark_down(f"HTTP status {answer.status}")
             return None
         self._status.mark_up()

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from contract.catalogue import ModelEntry
@@ -28,9 +28,6 @@ from worker.retries import Wait, backoff_seconds
 
 # If the gateway cannot be reached, a job waits at most this long before it runs without an answer.
 _MAX_CHECK_SECONDS = 30.0
-# A job that the gateway does not know so long after its creation is never started, unless its
-# request is repeated.
-_START_LIMIT = timedelta(seconds=30)
 # If blob storage cannot be reached, a job is abandoned after this time, because jobs whose inputs
 # are not in blobs can still run.
 _MAX_READ_SECONDS = 20.0
@@ -142,8 +139,7 @@ class CancellationCheck:
             return self._batches.is_wanted(batch, job.request.job_id, url)
         if url is None or not job.is_stale(now):
             return job.is_wanted
-        is_old = now - job.request.created_at > _START_LIMIT
-        is_wanted = self._gateway.is_wanted(url, is_old=is_old)
+        is_wanted = self._gateway.is_wanted(url)
         if is_wanted is not None:
             job.checked_at, job.is_wanted = now, is_wanted
         return is_wanted

@@ -73,10 +73,19 @@ async def test_get_of_the_url_gets_200_until_the_end(gateway: RunningGateway) ->
     assert (await gateway.http.get(url)).status_code == 200
     await gateway.reply()
     assert (await gateway.http.get(url)).status_code == 410
+
+
+async def test_outcome_of_a_job_that_never_started_is_kept(gateway: RunningGateway) -> None:
+    # The gateway that sent the message died before the start.
     await gateway.accept()
     gateway.durable.runs.clear()
-    assert (await gateway.http.get(gateway.queues.request().reply_url or "")).status_code == 404
+    url = gateway.queues.request().reply_url or ""
+    answer = await gateway.http.get(url)
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown-job")
+    # The first reply may have arrived just before a start. The worker sends it again.
     assert (await gateway.reply()).status_code == 404
+    assert (await gateway.http.get(url)).status_code == 410
+    assert (await gateway.reply()).status_code == 410
 
 
 @pytest.mark.parametrize(

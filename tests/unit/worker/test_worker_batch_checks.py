@@ -86,14 +86,13 @@ def test_lines_share_an_answer_for_a_second(checks: Checks) -> None:
     assert len(checks.gateway.asked) == 2
 
 
-def test_old_job_that_the_gateway_does_not_know_may_run(gateway: Gateway) -> None:
+def test_job_that_the_gateway_does_not_know_may_run(gateway: Gateway) -> None:
     client, url = GatewayClient(frozenset({f"127.0.0.1:{gateway.port}"})), gateway.url("job")
     gateway.status, gateway.code = 404, "unknown-job"
-    assert client.is_wanted(url) is None
-    assert client.is_wanted(url, is_old=True)
+    assert client.is_wanted(url)
     # What stands in front of a gateway that is being replaced may answer 404, too.
     gateway.code = ""
-    assert client.is_wanted(url, is_old=True) is None
+    assert client.is_wanted(url) is None
 
 
 def test_each_batch_is_asked_for(checks: Checks) -> None:

@@ -280,13 +280,14 @@ async def wanted(  # noqa: PLR0913, PLR0917 - each query parameter is a paramete
         return await _answer_line(services, job_id, queue, is_shared=batch == "true")
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
-        # The request that submitted the job may delay the start of the orchestration.
+        # The request that submitted the job may delay the start of the orchestration, or may have
+        # ended before the start.
         is_wanted = services.starts.is_wanted(job_id)
         if is_wanted is None:
-            starts_after = _starts_after(request.query_params)
-            if starts_after is None or services.clock() >= starts_after:
-                raise unknown_job(job_id)
             is_wanted = await services.outcomes.find(job_id) is None
+            starts_after = _starts_after(request.query_params)
+            if is_wanted and (starts_after is None or services.clock() >= starts_after):
+                raise unknown_job(job_id)
         if not is_wanted:
             raise _already_final()
         return json_response(_WANTED)
