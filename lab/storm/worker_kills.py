@@ -1,7 +1,8 @@
 """Kill the worker at random moments under load, and check that each job gets one final status.
 
-`./dev conformance worker [--kills N] [--seed N]` kills the worker many times and prints how many
-jobs ran more than once. This is not an error, because Service Bus delivers messages at least once.
+`./dev conformance worker [--kills N] [--seed N] [--isolated]` kills the worker many times. It
+prints how many jobs ran more than once. This is not an error, because Service Bus delivers messages
+at least once.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
 
-from tests.e2e.system import System, running, until
+from tests.e2e.system import System, add_form_option, running, until
 
 CATALOGUE = """
 [counting]
@@ -91,12 +92,12 @@ class JobSubmitter:
 
 
 def kill_at_random(
-    folder: Path, kills: int, seed: int, say: Callable[[str], None]
+    folder: Path, kills: int, seed: int, say: Callable[[str], None], options: tuple[str, ...] = ()
 ) -> WorkerKillReport:
     """Kill the worker `kills` times under load, check each job, and return a report.
 
     This function starts a system that stores its files in `folder`. `seed` determines the time
-    between the kills. `say` prints a line after each kill.
+    between the kills. `say` prints a line after each kill. `options` are those of `loosely up`.
 
     Raises:
         AssertionError: if a job is lost, or its final status changes.
@@ -104,7 +105,10 @@ def kill_at_random(
     begun, chance = time.monotonic(), random.Random(seed)
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
-    with running(folder / "data", catalogue) as system, ThreadPoolExecutor(1) as pool:
+    with (
+        running(folder / "data", catalogue, options=options) as system,
+        ThreadPoolExecutor(1) as pool,
+    ):
         load = JobSubmitter(system, folder / "ran")
         submitting = pool.submit(load.run)
         try:
@@ -151,10 +155,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./dev conformance worker")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
+    add_form_option(parser)
     options = parser.parse_args(arguments)
     sys.stdout.write(f"seed {options.seed}\n")
     with tempfile.TemporaryDirectory(prefix="loosely-kills-") as folder:
-        figures = kill_at_random(Path(folder), options.kills, options.seed, _say)
+        figures = kill_at_random(Path(folder), options.kills, options.seed, _say, options.form)
     _say(str(figures))
     return 0
 

@@ -4,6 +4,8 @@ chat    the model folder of `loosely new --example chat`, with packages from PyP
 openai  the OpenAI API with the packages openai of Python and JavaScript, litellm and LangChain
 rest    the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 worker  a worker that is killed 20 times with kill -9 at random times under load
+
+The suites openai, rest and worker take `--isolated`: the app has a process beside its host then.
 """
 
 import subprocess

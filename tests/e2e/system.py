@@ -1,5 +1,6 @@
 """Run `loosely up` as a process on free ports, and let tests control the system's components."""
 
+import argparse
 import os
 import re
 import signal
@@ -294,6 +295,18 @@ class System:
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
         return job if job["finished_at"] else None
+
+
+def add_form_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--isolated`, whose value `form` are the options for `running`."""
+    parser.add_argument(
+        "--isolated",
+        dest="form",
+        action="store_const",
+        const=("--isolated",),
+        default=(),
+        help="run the app in a process beside its host",
+    )
 
 
 def broker_options(broker: str) -> tuple[str, str]:

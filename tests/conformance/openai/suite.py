@@ -6,6 +6,7 @@ is in Python, another is SmolLM2 in the engine `transformers serve`. All are ins
 CI it is skipped without them.
 """
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tests.e2e.openai_catalogue import CATALOGUE
 from tests.e2e.openai_catalogue import ENGINE as TEST_ENGINE
-from tests.e2e.system import ROOT, running
+from tests.e2e.system import ROOT, add_form_option, running
 
 FOLDER = Path(__file__).parent
 INSTALLED = ROOT / ".venv-openai"
@@ -98,8 +99,11 @@ def run(command: Sequence[str | Path], arguments: Sequence[str]) -> str | None:
     return done.stderr[-4000:] or "it failed" if done.returncode else None
 
 
-def main(_arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Start a local system, and run all clients on it. Return 1 if one has failed, otherwise 0."""
+    parser = argparse.ArgumentParser(prog="./dev conformance openai")
+    add_form_option(parser)
+    form = parser.parse_args(arguments).form
     python = environment("clients", FOLDER / "requirements.txt")
     has_node = shutil.which("npm") is not None or bool(os.environ.get("CI"))
     commands = {name: [python, FOLDER / f"{name}_client.py"] for name in SCRIPTS}
@@ -109,11 +113,13 @@ def main(_arguments: list[str]) -> int:
     chats = ["talker", "say Paris again and again", "Paris", "smollm2", QUESTION, "Paris"]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-openai-")))
-        system = stack.enter_context(running(folder / "data", catalogue, environment=OFFLINE))
+        system = stack.enter_context(
+            running(folder / "data", catalogue, environment=OFFLINE, options=form)
+        )
         recording = ROOT / "examples" / "speech.wav"
-        arguments = [f"{system.url}/openai/v1", str(recording), *chats]
-        failures = {name: run(command, arguments) for name, command in commands.items()}
-        batches = [arguments[0], str(BATCH_LINES), "engine", "embedder"]
+        inputs = [f"{system.url}/openai/v1", str(recording), *chats]
+        failures = {name: run(command, inputs) for name, command in commands.items()}
+        batches = [inputs[0], str(BATCH_LINES), "engine", "embedder"]
         failures["batches"] = run([python, FOLDER / "batch_client.py"], batches)
     for name, failure in failures.items():
         sys.stdout.write(f"{name}: {failure or 'passed'}\n")

@@ -5,6 +5,7 @@ skipped. Each client of the Open Inference Protocol is installed in a temporary 
 the clients are large and their dependencies differ from those of this repository.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ from contract.catalogue import DEFAULT_PATH
 from tests.conformance.rest.chunked_clients import PACKAGES, is_installed, send_chunked
 from tests.conformance.rest.named_input_model import ENTRY
 from tests.conformance.rest.schemathesis_run import fuzz
-from tests.e2e.system import ROOT, System, running
+from tests.e2e.system import ROOT, System, add_form_option, running
 
 CLIENTS = {"tritonclient": "tritonclient[http]", "kserve": "kserve"}
 GENERATOR = "openapi-python-client"
@@ -99,16 +100,19 @@ def fuzz_at_length(system: System, options: list[str]) -> str | None:
     return None
 
 
-def main(options: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Start a local system, and run all checks on it. Return 1 if a check has failed, otherwise 0.
 
-    `options` are passed to Schemathesis.
+    `arguments` may contain `--isolated`. The others are passed to Schemathesis.
     """
+    parser = argparse.ArgumentParser(prog="./dev conformance rest", add_help=False)
+    add_form_option(parser)
+    given, options = parser.parse_known_args(arguments)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-rest-")))
         catalogue = folder / "models.toml"
         catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + ENTRY, encoding="utf-8")
-        system = stack.enter_context(running(folder / "data", catalogue))
+        system = stack.enter_context(running(folder / "data", catalogue, options=given.form))
         failures = {
             **{
                 f"chunks of {client}": send_chunked(client, system.url, folder)
