@@ -17,10 +17,15 @@ from random import Random
 
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.options import CrashPoint, FaultOptions
+from emulator.functions.durable.history import EventType
 
 _log = logging.getLogger(__name__)
 _EVENT_WAIT_SECONDS = 30.0
 _EVENT_POLL_SECONDS = 0.01
+_WATCH = (
+    "INSERT OR REPLACE INTO awaited_events SELECT ?1, ?2, EXISTS(SELECT 1 FROM control_messages"
+    " WHERE instance_id=?1 AND kind=?3 AND ?2 IN ('', json_extract(text, '$.Name')))"
+)
 _RANDOM_POINTS = (CrashPoint.BEFORE_SEND, CrashPoint.BEFORE_SAVE, CrashPoint.BEFORE_DELETE)
 
 
@@ -73,7 +78,8 @@ class Faults:
         """Watch for an external event to the instance (crash point `before-save-after-event`).
 
         Call this before the episode runs, and await the result before the episode is saved: it
-        kills the process when the event arrives, or after 30 s. None if the point is not requested.
+        kills the process when the event is accepted, or after 30 s. An event that is already in the
+        queue was accepted before the episode began. None if the point is not requested.
         """
         wanted = [
             text
@@ -83,10 +89,11 @@ class Faults:
         ]
         if not wanted:
             return None
-        names = [(instance_id, text.partition(":")[2]) for text in wanted]
+        kind = int(EventType.EVENT_RAISED)
+        rows = [(instance_id, text.partition(":")[2], kind) for text in wanted]
 
         def watch(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR REPLACE INTO awaited_events VALUES(?, ?, 0)", names)
+            connection.executemany(_WATCH, rows)
 
         await self._database.transact(watch)
         return lambda: self._die_after_event(instance_id, wanted)

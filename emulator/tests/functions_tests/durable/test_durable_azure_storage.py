@@ -255,6 +255,18 @@ async def _is_event_point_armed(host: EngineHost) -> bool:
     return bool(rows) and host.runner.calls != []
 
 
+async def test_event_accepted_before_the_episode_kills_the_host(start_host: StartHost) -> None:
+    host = await start_host()
+    await host.begin("job")
+    await host.engine.suspend("i", None)
+    await host.raise_event("reply", 1)
+    await host.kill()
+    host = await start_host(crash_at=("before-save-after-event:reply",))
+    await host.engine.resume("i", None)
+    async with asyncio.timeout(20):  # without an event, the host dies after 30 s
+        await until(lambda: host.is_dead)
+
+
 def test_unknown_crash_point_is_refused() -> None:
     with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
         check_crash_point("before-lunch:job")
