@@ -3,7 +3,7 @@
 The model `noop` of the benchmarks does nothing. VERB is one of:
 
 all         the whole system: latency, throughput, efficiency, start-up and memory (the default)
-cpu         the processor time of one `noop` job in each process
+cpu         the processor time of one `noop` job in each process; --layers: in each layer of it
 hops        how many remote round trips the caller of a `noop` job waits for
 operations  how many operations one job of each kind needs on each service
 instances   one, two and three gateway processes: rates, late answers, operations, waiting

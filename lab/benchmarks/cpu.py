@@ -1,6 +1,7 @@
 """Measure the processor time of one job in each process (`./dev bench cpu`).
 
-The model of the jobs is `noop`, which does nothing.
+The model of the jobs is `noop`, which does nothing. With `--layers`, the jobs are the tasks `tiny`
+and `noop` of the comparison with the peers, and the table has the layers of each process.
 """
 
 import argparse
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from lab.benchmarks import load
+from lab.benchmarks.layers import find_processes, measure_layers
 from lab.benchmarks.machine import process_seconds
 from loosely.local.data_directory import RunningSystem
 from loosely.local.parts import BROKERS
@@ -78,14 +79,26 @@ def main(arguments: Sequence[str] = ()) -> int:
         "--isolated", action="store_true", help="run the app in a process beside its host"
     )
     parser.add_argument("--broker", choices=BROKERS, default=BROKERS[0])
+    parser.add_argument(
+        "--layers",
+        nargs="?",
+        type=Path,
+        const=Path(tempfile.gettempdir()) / "loosely-layers",
+        metavar="FOLDER",
+        help="print the layers of each process, and keep the sampled stacks in a folder; "
+        "--rounds and --models have no effect",
+    )
     options = parser.parse_args(arguments)
+    up_options = (*(["--isolated"] if options.isolated else []), "--broker", options.broker)
+    if options.layers:
+        return measure_layers(options.layers, up_options)
     found: dict[tuple[str, int], list[JobCost]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
         running(
             Path(folder) / "data",
             environment={"WORKER_MODELS": options.models} if options.models else {},
-            options=(*(["--isolated"] if options.isolated else []), "--broker", options.broker),
+            options=up_options,
         ) as system,
     ):
         running_system = RunningSystem.read(Path(folder) / "data")
@@ -104,13 +117,8 @@ def _seconds(system: RunningSystem) -> dict[str, float]:
 
     The times are in seconds. An isolated app is a child process of the Functions host.
     """
-    seconds = {"supervisor": process_seconds(system.pid)}
-    for name, part in system.parts.items():
-        seconds[name] = process_seconds(part.pid)
-        for child in psutil.Process(part.pid).children(recursive=True):
-            key = f"{name} app"
-            seconds[key] = seconds.get(key, 0.0) + process_seconds(child.pid)
-    return seconds
+    processes = find_processes(system)
+    return {name: sum(map(process_seconds, pids)) for name, pids in processes.items()}
 
 
 def _print(found: dict[tuple[str, int], list[JobCost]]) -> None:

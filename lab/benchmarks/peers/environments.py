@@ -16,6 +16,8 @@ REQUIREMENTS = {
     "celery": ROOT / "lab" / "benchmarks" / "peers" / "requirements-celery.txt",
     # arq needs an older Redis client than Celery.
     "arq": ROOT / "lab" / "benchmarks" / "peers" / "requirements-arq.txt",
+    # No peer: the profiler of `./dev bench cpu --layers`.
+    "py-spy": ROOT / "lab" / "benchmarks" / "requirements-py-spy.txt",
 }
 
 
