@@ -79,7 +79,14 @@ def parse_fields(value: Json) -> dict[str, Json]:
     """Return the members of a tenant's settings. Raises ValueError if one is wrong."""
     if not isinstance(value, dict) or not _LIMITS.keys() >= value.keys():
         raise ValueError(f"expected an object with only these members: {', '.join(_LIMITS)}")
-    for name, given in value.items():
+    # JSON Schema counts 20.0 as a whole number.
+    fields = {
+        name: int(given)
+        if name.startswith("max_") and isinstance(given, float) and given.is_integer()
+        else given
+        for name, given in value.items()
+    }
+    for name, given in fields.items():
         least, most = _LIMITS[name]
         is_whole = name.startswith("max_")
         if given is None and name != "weight":
@@ -93,7 +100,7 @@ def parse_fields(value: Json) -> dict[str, Json]:
             kind, rest = ("whole number", " or null") if is_whole else ("number", "")
             rest = " or null" if name == "gpu_seconds_a_day" else rest
             raise ValueError(f"{name}: expected a {kind} from {least} to {most}{rest}")
-    return dict(value)
+    return fields
 
 
 @dataclass(frozen=True, slots=True)

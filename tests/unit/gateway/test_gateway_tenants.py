@@ -180,3 +180,9 @@ def test_a_malformed_blob_is_not_overwritten() -> None:
 def test_wrong_settings_are_refused(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_fields(value)
+
+
+def test_whole_number_may_have_a_fraction_of_zero() -> None:
+    fields = parse_fields({"max_queued": 20.0, "weight": 2.5})
+    assert fields == {"max_queued": 20, "weight": 2.5}
+    assert isinstance(fields["max_queued"], int)

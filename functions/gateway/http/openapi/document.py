@@ -15,6 +15,7 @@ from gateway.http.openapi.examples import BATCH_ID, EXAMPLES, JOB_ID, TRACE_ID
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import MAX_LIMIT
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, JobProblem, OipError, ProblemDetails
+from gateway.keys import MAX_NAME_CHARACTERS
 from gateway.problems import HttpProblem, kinds_of
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
@@ -44,7 +45,7 @@ _TAGS: Final[Mapping[str, str]] = {
 """The groups of routes and their descriptions. The groups for callers come first."""
 
 
-def _describe_text(description: str, example: str, **schema: str) -> Document:
+def _describe_text(description: str, example: str, **schema: str | int) -> Document:
     return {
         "description": description,
         "schema": {"type": "string", **schema},
@@ -73,6 +74,8 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "The name of a tenant, `*` for all tenants without own settings, or `~` for the tenant of "
         "a gateway without API keys.",
         "acme",
+        minLength=1,
+        maxLength=MAX_NAME_CHARACTERS,
     ),
     "version": _describe_text(
         "A version from `versions` of the model.", "1", pattern="^[1-9][0-9]{0,5}$"
