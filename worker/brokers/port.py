@@ -6,14 +6,21 @@ or when the worker has died. Then the message is delivered again. A broker may a
 message that was completed, so the job's recorded outcome decides.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from worker.errors import Settlement
-from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
-from worker.processes.lock_journal import LockJournal, LockJournals
+from worker.errors import BrokerUnavailable, Settlement, error_text
+from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
+from worker.processes.lock_journal import LeftMessage, LockJournal, LockJournals
+
+_log = logging.getLogger(__name__)
+
+Connection = TypeVar("Connection")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +58,12 @@ class LockedMessage:
     def lock_seconds(self, now: datetime) -> float:
         """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
         return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
+
+
+def earlier_deliveries(properties: Mapping[str, str], delivery_count: int) -> DeliveryHistory:
+    """Return what a message's properties say about `delivery_count` earlier deliveries."""
+    # Only workers write the history, and none has received a new message.
+    return read_history(properties) if delivery_count else NO_HISTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,132 @@ class MessageLink(Protocol):
         A broker without this operation returns one message with the largest number if messages
         wait, and says when the link first saw that they do.
         """
+
+
+class BrokerLink(MessageLink, Generic[Connection]):
+    """What the links of all adapters share: the connection, and the notes in the lock journal.
+
+    An adapter opens, uses and closes its connection, and notes each message that it has locked.
+
+    Attributes:
+        errors: What the broker's library raises.
+        journal: Where the tokens of this link's messages are noted; None if they are not noted.
+    """
+
+    errors: ClassVar[tuple[type[BaseException], ...]]
+
+    def __init__(self, place: str, queue: str, journals: LockJournals | None = None) -> None:
+        """Create the object without connecting. `place` is the broker's address for the journal."""
+        self.journal: LockJournal | None = None
+        self._place = place
+        self._queue = queue
+        self._journals = journals
+        self._connection: Connection | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is connected. A failed call ends the connection."""
+        return self._connection is not None
+
+    def connect(self) -> None:
+        """Connect if necessary, and take over the messages of dead workers on this machine."""
+        if self._connection is not None:
+            return
+        try:
+            self._connection = self._open()
+        except self.errors as error:
+            raise BrokerUnavailable(self._describe(error)) from None
+        self._take_back(self._take_over_journals())
+
+    def disconnect(self) -> None:
+        """Close the connection. Messages that are not settled are delivered again."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            self._close(connection)
+        except self.errors as error:
+            _log.debug(
+                "closing the connection to queue %s failed: %s", self._queue, self._describe(error)
+            )
+
+    def serve(self) -> None:
+        """Do nothing: the connection needs no help of this thread."""
+
+    def stop_receiving(self) -> None:
+        """Do nothing: the broker sends nothing between two calls."""
+
+    @abstractmethod
+    def _open(self) -> Connection:
+        """Return a new connection. Raises QueueMissing, or any of `errors`."""
+
+    @abstractmethod
+    def _close(self, connection: Connection) -> None:
+        """Close a connection, which may be broken. May raise any of `errors`."""
+
+    @abstractmethod
+    def _take_back(self, left: dict[bytes, LeftMessage]) -> None:
+        """Let messages that dead workers have left be delivered again, with what is known of them.
+
+        Called after each connect. The tokens stay in this link's journal until they are removed.
+        """
+
+    def _describe(self, error: BaseException) -> str:
+        """Return what an error of the broker's library says. It must contain no password."""
+        return error_text(error)
+
+    @contextmanager
+    def _use_connection(self) -> Iterator[Connection]:
+        """Provide the open connection. Any of `errors` ends it and becomes BrokerUnavailable."""
+        if self._connection is None:
+            raise BrokerUnavailable(f"the connection to the queue {self._queue} is closed")
+        try:
+            yield self._connection
+        except self.errors as error:
+            raise self._broken(error) from None
+
+    def _broken(self, error: BaseException) -> BrokerUnavailable:
+        self.disconnect()
+        return BrokerUnavailable(self._describe(error))
+
+    def _take_over_journals(self) -> dict[bytes, LeftMessage]:
+        """Return what the journals of dead workers say about the messages that they had locked."""
+        if self._journals is None:
+            return {}
+        try:
+            if self.journal is None:
+                self.journal = LockJournal(self._journals.folder, self._place, self._queue)
+            return self.journal.take_over_journals(self._journals.death)
+        except OSError as error:
+            self._stop_noting(error)
+            return {}
+
+    def _note_arrival(self, token: bytes) -> None:
+        """Note that a message is locked."""
+        if self.journal is not None:
+            try:
+                self.journal.note_arrival(token)
+            except OSError as error:
+                self._stop_noting(error)
+
+    def _note_read(self, delivery: LockedMessage, number: int) -> LockedMessage:
+        """Note what is known of a message, with a number for `LeftMessage`. Return the message."""
+        if self.journal is not None:
+            self.journal.note_read(delivery.token, delivery.history, number)
+        return delivery
+
+    def _remove_note(self, token: bytes) -> None:
+        """Remove a note: the message is settled, or its lock is lost."""
+        if self.journal is not None:
+            self.journal.remove_token(token)
+
+    def _stop_noting(self, error: OSError) -> None:
+        _log.warning(
+            "queue %s: the lock journal cannot be written: if this worker is killed, its jobs may "
+            "wait until their locks expire, and nobody knows which of them ran: %s",
+            *(self._queue, error),
+        )
+        self.journal = self._journals = None
 
 
 SendReply = Callable[[bytes, str], None]

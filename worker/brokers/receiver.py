@@ -36,6 +36,8 @@ _FULL_WAIT_SECONDS = 0.5
 # The jobs of one batch end within this time, so that their messages can be settled together.
 _GATHER_SECONDS = 0.002
 _MAX_SETTLED_TOGETHER = 64
+# Brokers limit the size of a dead letter's headers.
+_DESCRIPTION_CHARACTERS = 1024
 # The pause if the queue does not exist: an operator must create it first.
 _MISSING_WAIT_SECONDS = 30.0
 # A lock is renewed after a third of its duration, which leaves time for two more tries. Each try
@@ -359,9 +361,8 @@ class Receiver:
             return False
         delivery, how = request.delivery, request.settlement
         try:
-            self._link.settle_message(
-                delivery, how, request.reason, request.description, request.history
-            )
+            description = request.description[:_DESCRIPTION_CHARACTERS]
+            self._link.settle_message(delivery, how, request.reason, description, request.history)
         except LockLost as error:
             # The reply may have been sent. When the message is delivered again, the worker asks the
             # gateway whether the job has ended.

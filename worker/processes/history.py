@@ -96,6 +96,11 @@ class DeliveryHistory:
             return replace(self, overrun_count=self.overrun_count + 1)
         return replace(self, batch_overrun_count=self.batch_overrun_count + 1)
 
+    def or_longer(self, other: "DeliveryHistory | None") -> "DeliveryHistory":
+        """Return `other` if it counts more deliveries, and otherwise this history."""
+        is_longer = other is not None and sum(astuple(other)) > sum(astuple(self))
+        return other if other is not None and is_longer else self
+
     def to_properties(self) -> dict[str, str]:
         """Return the application property that contains this history."""
         return {PROPERTY_DELIVERY_HISTORY: json.dumps(asdict(self))}

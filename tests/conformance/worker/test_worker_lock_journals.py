@@ -67,7 +67,7 @@ class Links:
 
 
 def socket_of(link: QueueLink) -> socket.socket:
-    receiver: Any = link._receiver
+    receiver: Any = link._connection
     found: socket.socket = receiver._handler._connection._transport.sock
     return found
 

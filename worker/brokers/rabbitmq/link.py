@@ -17,7 +17,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from contract.rabbitmq import (
     time_left,
     whole,
 )
-from worker.brokers.port import LockedMessage, Peeked
+from worker.brokers.port import BrokerLink, LockedMessage, Peeked, earlier_deliveries
 from worker.brokers.rabbitmq.connection import (
     ERRORS,
     HEARTBEAT_SECONDS,
@@ -52,8 +53,8 @@ from worker.brokers.rabbitmq.connection import (
 from worker.brokers.rabbitmq.sender import Publisher
 from worker.clock import utc_now
 from worker.errors import BrokerUnavailable, LockLost, ReplyForbidden, Settlement
-from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
-from worker.processes.lock_journal import LeftMessage, LockJournal, LockJournals
+from worker.processes.history import DeliveryHistory
+from worker.processes.lock_journal import LeftMessage, LockJournals
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +63,9 @@ _TOKEN_BYTES: Final = 16
 # How long messages may take to arrive for which RabbitMQ has a consumer, and how often to look.
 _ARRIVAL_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.002
-_DESCRIPTION_CHARACTERS: Final = 1024
 # A number that no message has: RabbitMQ cannot show messages without delivering them.
 _LAST_NUMBER: Final = 2**62
+_ENDED: Final = "the connection that has received the message has ended"
 
 
 @dataclass(eq=False)
@@ -93,6 +94,10 @@ class _Session:
         self.connection.process_data_events(seconds)
         self.served_at = time.monotonic()
 
+    def has(self, delivery: "_Delivery") -> bool:
+        """Return whether a delivery is of this channel, and not settled."""
+        return delivery.session is self and delivery.tag in self.unsettled
+
     def forget(self, *tags: int) -> None:
         """Record that deliveries are settled."""
         self.unsettled.difference_update(tags)
@@ -114,11 +119,13 @@ class _Delivery:
         return self.properties.headers or {}
 
 
-class RabbitLink:
+class RabbitLink(BrokerLink[_Session]):
     """A connection to one queue, as `MessageLink` says. Only one thread may use it.
 
     A message can be settled only over the connection that has received it.
     """
+
+    errors = ERRORS
 
     def __init__(
         self,
@@ -129,14 +136,12 @@ class RabbitLink:
         journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting. `declarations` has the arguments of queues."""
+        place = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
+        super().__init__(place, queue, journals)
         self._parameters = parameters
-        self._queue = queue
         self._declarations = declarations
         self._lock_seconds = lock_seconds
-        self._journals = journals
         self._publisher = Publisher(parameters)
-        self.journal: LockJournal | None = None
-        self._session: _Session | None = None
         # What the journals of dead workers say about messages, by token. The sequence number in a
         # journal of this adapter is the number of the message's deliveries until then.
         self._left: dict[bytes, LeftMessage] = {}
@@ -144,57 +149,16 @@ class RabbitLink:
         self._numbers = itertools.count()
 
     @property
-    def is_connected(self) -> bool:
-        """Whether the link is connected. A failed call ends the connection."""
-        return self._session is not None
-
-    @property
     def has_credit(self) -> bool:
         """Whether RabbitMQ may send a message, or has sent one that was not returned."""
-        session = self._session
+        session = self._connection
         return session is not None and session.may_arrive_count > 0
-
-    def connect(self) -> None:
-        """Connect, and declare the queue with its dead-letter queue. Raises QueueMissing."""
-        if self._session is not None:
-            return
-        if self._journals is not None:
-            self._take_over_journals(self._journals)
-        connection = connect(self._parameters)
-        try:
-            dead = dead_queue(self._queue)
-            if dead in self._declarations:
-                declare(connection, dead, self._declarations[dead]).close()
-            channel = declare(connection, self._queue, self._declarations.get(self._queue))
-        except BrokerUnavailable:
-            _close(connection)
-            raise
-        except ERRORS as error:
-            _close(connection)
-            raise BrokerUnavailable(describe(error)) from None
-        self._session = _Session(connection, channel)
-
-    def disconnect(self) -> None:
-        """Close the connection. RabbitMQ delivers what was not acknowledged again."""
-        session, self._session = self._session, None
-        if session is None:
-            return
-        session.is_open = False
-        for delivery in session.arrived:
-            self._remove_note(delivery.token)
-        # Private: for each consumer that is left here, pika would reject what has arrived.
-        session.channel._consumer_infos.clear()
-        _close(session.connection)
-        self._publisher.close()
 
     def serve(self) -> None:
         """Send and receive heartbeats, and receive what has arrived."""
-        session = self._opened()
         self._publisher.close_idle()
-        try:
+        with self._use_connection() as session:
             session.serve(0)
-        except ERRORS as error:
-            raise self._broken(error) from None
 
     def receive_messages(
         self, limit: int, wait_seconds: float, room: int = 0
@@ -203,26 +167,20 @@ class RabbitLink:
 
         If there are none, wait up to `wait_seconds`.
         """
-        session = self._opened()
-        try:
+        with self._use_connection() as session:
             self._consume(session, limit, room)
             ends_at = time.monotonic() + wait_seconds
             while not session.arrived and (left := ends_at - time.monotonic()) > 0:
                 session.serve(left)
-        except ERRORS as error:
-            raise self._broken(error) from None
         count = min(max(limit, room), len(session.arrived))
         found = [session.arrived.popleft() for _ in range(count)]
         return [self._returned(delivery) for delivery in found]
 
     def stop_receiving(self) -> None:
         """Stop the consumer, and release the messages that were not yet returned."""
-        session = self._opened()
-        try:
+        with self._use_connection() as session:
             self._cancel(session)
             self._release_arrived(session, 0)
-        except ERRORS as error:
-            raise self._broken(error) from None
 
     def settle_message(
         self,
@@ -233,62 +191,59 @@ class RabbitLink:
         history: DeliveryHistory | None = None,
     ) -> None:
         """Settle a message. Raises LockLost if the connection that received it has ended."""
-        handle = self._handle(delivery)
-        try:
+        handle: _Delivery = delivery.handle
+        with self._use_connection() as session:
+            if not session.has(handle):
+                self._remove_note(delivery.token)
+                raise LockLost(_ENDED)
             match how:
                 case Settlement.COMPLETE:
-                    pass
+                    is_done = True
                 case Settlement.ABANDON | Settlement.RELEASE:
                     if how is Settlement.RELEASE:
                         # Otherwise this link could get the copy at once.
-                        self._cancel(handle.session)
+                        self._cancel(session)
                     # RabbitMQ would count a release, and cannot change a message.
                     count = delivery.delivery_count + (how is Settlement.ABANDON)
                     kept = delivery.history if history is None else history
                     changed = {HEADER_DELIVERIES: count, **kept.to_properties()}
-                    if not self._publish_copy(delivery, self._queue, changed):
-                        self._return_counted(handle)
-                        return
+                    is_done = self._publish_copy(delivery, self._queue, changed)
                 case Settlement.DEAD_LETTER:
                     changed = {
                         HEADER_DELIVERIES: delivery.delivery_count + 1,
                         HEADER_REASON: reason,
-                        HEADER_DESCRIPTION: description[:_DESCRIPTION_CHARACTERS],
+                        HEADER_DESCRIPTION: description,
                     }
-                    if not self._publish_copy(delivery, dead_queue(self._queue), changed):
-                        self._return_counted(handle)
-                        return
+                    is_done = self._publish_copy(delivery, dead_queue(self._queue), changed)
                 case Settlement.LEAVE:
                     return
-            # If the process dies before this line, there are two messages. The outcome of the job
-            # counts once.
-            self._acknowledge(handle)
-        except ERRORS as error:
-            raise self._broken(error) from None
+            if is_done:
+                # If the process dies before this line, there are two messages. The outcome of the
+                # job counts once.
+                session.channel.basic_ack(handle.tag)
+            else:
+                # RabbitMQ without memory or disk takes no copy, but this. It counts the delivery.
+                session.channel.basic_nack(handle.tag, requeue=True)
+        session.forget(handle.tag)
+        self._remove_note(delivery.token)
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Acknowledge messages, with one request if no other delivery is older."""
-        session = self._opened()
-        here = {
-            each.handle.tag
-            for each in deliveries
-            if each.handle.session is session and each.handle.tag in session.unsettled
-        }
-        oldest = [*itertools.takewhile(here.__contains__, sorted(session.unsettled))]
-        # Private: the public function waits after each of them until it has been sent.
-        channel = session.channel._impl
-        try:
+        with self._use_connection() as session:
+            in_time = [session.has(each.handle) for each in deliveries]
+            here = {each.handle.tag for each in itertools.compress(deliveries, in_time)}
+            oldest = [*itertools.takewhile(here.__contains__, sorted(session.unsettled))]
+            # Private: the public function waits after each of them until it has been sent.
+            channel = session.channel._impl
             if oldest:
                 channel.basic_ack(oldest[-1], multiple=True)
             for tag in sorted(here.difference(oldest)):
                 channel.basic_ack(tag)
             session.serve(0)
-        except ERRORS as error:
-            raise self._broken(error) from None
         session.forget(*here)
         for each in deliveries:
             self._remove_note(each.token)
-        return [each.handle.session is session and each.handle.tag in here for each in deliveries]
+        return in_time
 
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
         """Return when the lock must be looked at again. Raises LockLost.
@@ -299,7 +254,7 @@ class RabbitLink:
         del timeout_seconds
         session = delivery.handle.session
         if not session.is_open:
-            raise LockLost("the connection that has received the message has ended")
+            raise LockLost(_ENDED)
         if time.monotonic() - session.served_at > HEARTBEAT_SECONDS:
             raise BrokerUnavailable("the thread that receives messages does not answer RabbitMQ")
         return utc_now() + timedelta(seconds=self._lock_seconds)
@@ -308,28 +263,55 @@ class RabbitLink:
         """Give a message back whose lock is lost in this process, so that it is delivered again."""
         self._remove_note(delivery.token)
         handle: _Delivery = delivery.handle
-        if handle.session is not self._session or handle.tag not in handle.session.unsettled:
+        if self._connection is None or not self._connection.has(handle):
             return
-        try:
-            handle.session.channel.basic_nack(handle.tag, requeue=True)
-        except ERRORS as error:
-            raise self._broken(error) from None
-        handle.session.forget(handle.tag)
+        with self._use_connection() as session:
+            session.channel.basic_nack(handle.tag, requeue=True)
+        session.forget(handle.tag)
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         """Return one message if messages wait, with the time at which this was first seen."""
         del from_sequence_number, count
         self.connect()
-        session = self._opened()
-        try:
+        with self._use_connection() as session:
             found: Any = session.channel.queue_declare(self._queue, passive=True)
-        except ERRORS as error:
-            raise self._broken(error) from None
         if not found.method.message_count:
             self._waits_since = None
             return []
         self._waits_since = self._waits_since or utc_now()
         return [Peeked(_LAST_NUMBER, self._waits_since)]
+
+    def _open(self) -> _Session:
+        connection = connect(self._parameters)
+        try:
+            dead = dead_queue(self._queue)
+            if dead in self._declarations:
+                declare(connection, dead, self._declarations[dead]).close()
+            channel = declare(connection, self._queue, self._declarations.get(self._queue))
+        except (BrokerUnavailable, *ERRORS):
+            with suppress(*ERRORS):
+                connection.close()
+            raise
+        return _Session(connection, channel)
+
+    def _close(self, connection: _Session) -> None:
+        connection.is_open = False
+        for delivery in connection.arrived:
+            self._remove_note(delivery.token)
+        # Private: for each consumer that is left here, pika would reject what has arrived.
+        connection.channel._consumer_infos.clear()
+        self._publisher.close()
+        if connection.connection.is_open:
+            connection.connection.close()
+
+    def _take_back(self, left: dict[bytes, LeftMessage]) -> None:
+        # RabbitMQ itself delivers them again.
+        for token in left:
+            self._remove_note(token)
+        self._left |= left
+
+    def _describe(self, error: BaseException) -> str:
+        return describe(error)
 
     def _consume(self, session: _Session, limit: int, room: int) -> None:
         """Let so many messages arrive that there are `room`, or `limit` if `room` is 0.
@@ -356,7 +338,7 @@ class RabbitLink:
             if method.consumer_tag in session.consumers:
                 session.received.add(delivery.tag)
             session.arrived.append(delivery)
-            self._note(delivery.token)
+            self._note_arrival(delivery.token)
 
         # The consumer's tag is known before its first message arrives.
         tag = f"loosely-{next(self._numbers)}"
@@ -436,36 +418,12 @@ class RabbitLink:
             return False
         return True
 
-    def _return_counted(self, delivery: _Delivery) -> None:
-        """Give a message back without a copy, so that RabbitMQ counts its delivery.
-
-        If RabbitMQ has no memory or disk left, it takes no message, but this.
-        """
-        delivery.session.channel.basic_nack(delivery.tag, requeue=True)
-        self._forget(delivery)
-
-    def _acknowledge(self, delivery: _Delivery) -> None:
-        delivery.session.channel.basic_ack(delivery.tag)
-        self._forget(delivery)
-
-    def _forget(self, delivery: _Delivery) -> None:
-        delivery.session.forget(delivery.tag)
-        self._remove_note(delivery.token)
-
-    def _handle(self, delivery: LockedMessage) -> _Delivery:
-        handle: _Delivery = delivery.handle
-        if handle.session is not self._opened() or handle.tag not in handle.session.unsettled:
-            self._remove_note(delivery.token)
-            raise LockLost("the connection that has received the message has ended")
-        return handle
-
     def _returned(self, delivery: _Delivery) -> LockedMessage:
         headers, token = delivery.headers, delivery.token
         count = whole(headers.get(BROKERS_COUNT))
         delivery_count = whole(headers.get(HEADER_DELIVERIES)) + count
         properties = properties_of(headers)
-        # Only workers write the history, and none has received a new message.
-        history = read_history(properties) if delivery_count else NO_HISTORY
+        history = earlier_deliveries(properties, delivery_count)
         if count:
             history, death = self._explain(token, count, history)
             properties |= death
@@ -484,9 +442,7 @@ class RabbitLink:
             history=history,
             journal=self.journal,
         )
-        if self.journal is not None:
-            self.journal.note_read(token, history, count + 1)
-        return locked
+        return self._note_read(locked, count + 1)
 
     def _explain(
         self, token: bytes, count: int, history: DeliveryHistory
@@ -495,64 +451,20 @@ class RabbitLink:
 
         The second value has the property that says how its last worker died, if this is known.
         """
-        if token not in self._left and self._journals is not None:
-            self._take_over_journals(self._journals)
+        if token not in self._left:
+            self._take_back(self._take_over_journals())
         left = self._left.pop(token, None)
         explained, death = 0, {}
         if left is not None:
             explained = max(1, min(left.sequence_number, count))
             if left.death is not None:
                 death = {PROPERTY_WORKER_DEATH: str(left.death)}
-            if left.history is not None and sum(astuple(left.history)) > sum(astuple(history)):
-                history = left.history
+            history = history.or_longer(left.history)
         # The first may be a lost connection, or the death of a worker on another machine. If the
         # job itself kills its workers, the next one shows it.
         for _ in range(count - explained - 1):
             history = history.add_death(ran_alone=True, is_crash=False)
         return history, death
-
-    def _take_over_journals(self, journals: LockJournals) -> None:
-        try:
-            if self.journal is None:
-                host = f"{self._parameters.host}:{self._parameters.port}"
-                vhost = self._parameters.virtual_host
-                self.journal = LockJournal(journals.folder, f"{host}/{vhost}", self._queue)
-            found = self.journal.take_over_journals(journals.death)
-        except OSError as error:
-            self._stop_noting(error)
-            return
-        for token in found:
-            self.journal.remove_token(token)
-        self._left |= found
-
-    def _note(self, token: bytes) -> None:
-        if self.journal is None:
-            return
-        try:
-            self.journal.note_arrival(token)
-        except OSError as error:
-            self._stop_noting(error)
-
-    def _remove_note(self, token: bytes) -> None:
-        if self.journal is not None:
-            self.journal.remove_token(token)
-
-    def _stop_noting(self, error: OSError) -> None:
-        _log.warning(
-            "queue %s: the lock journal cannot be written, so nobody knows what a killed worker "
-            "ran: %s",
-            *(self._queue, error),
-        )
-        self.journal = self._journals = None
-
-    def _opened(self) -> _Session:
-        if self._session is None:
-            raise BrokerUnavailable(f"the connection to the queue {self._queue} is closed")
-        return self._session
-
-    def _broken(self, error: BaseException) -> BrokerUnavailable:
-        self.disconnect()
-        return BrokerUnavailable(describe(error))
 
 
 def _token(properties: pika.BasicProperties, body: bytes) -> bytes:
@@ -568,11 +480,3 @@ def _token(properties: pika.BasicProperties, body: bytes) -> bytes:
 def _sent_at(delivery: _Delivery) -> datetime | None:
     sent_at = delivery.properties.timestamp
     return datetime.fromtimestamp(sent_at, UTC) if isinstance(sent_at, int) else None
-
-
-def _close(connection: pika.BlockingConnection) -> None:
-    try:
-        if connection.is_open:
-            connection.close()
-    except ERRORS as error:
-        _log.debug("closing a connection to RabbitMQ failed: %s", describe(error))

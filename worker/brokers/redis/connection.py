@@ -10,12 +10,12 @@ from redis.retry import Retry
 
 from contract.errors import InvalidSetting
 from contract.redis_queues import GROUP, queue_key
-from worker.errors import BrokerUnavailable
 
 TRY_SECONDS: Final = 10.0
 """The time limit for opening a connection and for a request."""
 
 ERRORS = (RedisError, OSError)
+"""What the client raises. Its texts may contain the address, but no password."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +50,3 @@ def make_queue(client: Any, queue: str) -> None:
     except ResponseError as error:
         if not str(error).startswith("BUSYGROUP"):
             raise
-
-
-def unavailable(error: BaseException) -> BrokerUnavailable:
-    """Return the worker's error. The client's text may contain the address, but no password."""
-    return BrokerUnavailable(f"{type(error).__name__}: {str(error)[:200]}")

@@ -6,7 +6,6 @@ its lock journal, and gives it back at once.
 """
 
 import json
-import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -33,30 +32,27 @@ from contract.redis_queues import (
     to_mapping,
     to_token,
 )
-from worker.brokers.port import LockedMessage, Peeked
-from worker.brokers.redis.connection import ERRORS, make_queue, open_client, unavailable
+from worker.brokers.port import BrokerLink, LockedMessage, Peeked, earlier_deliveries
+from worker.brokers.redis.connection import ERRORS, make_queue, open_client
 from worker.clock import utc_now
 from worker.errors import BrokerUnavailable, LockLost, Settlement
-from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
-from worker.processes.lock_journal import LeftMessage, LockJournal, LockJournals
+from worker.processes.history import DeliveryHistory
+from worker.processes.lock_journal import LeftMessage, LockJournals
 from worker.processes.setup import worker_name
 
-_log = logging.getLogger(__name__)
-
-_DESCRIPTION_CHARACTERS: Final = 1024
 _NUMBER_BITS: Final = 20
 _BEGIN: Final = "0-0"
 _MOST_GIVEN_BACK: Final = 10_000
 
 
-class RedisLink:
+class RedisLink(BrokerLink[Any]):
     """A connection to one queue, as `MessageLink` says. Only one thread may use it.
 
     Messages can be settled over any connection, because Redis knows who has locked them.
     """
 
+    errors = ERRORS
     has_credit = False
-    """Redis sends nothing between two calls."""
 
     def __init__(
         self,
@@ -66,64 +62,18 @@ class RedisLink:
         journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting. A lock lasts `lock_seconds`."""
+        parts = urlsplit(url)
+        super().__init__(f"{parts.hostname}:{parts.port}{parts.path}", queue, journals)
         self._url = url
-        self._queue = queue
         self._keys = queue_keys(queue)
         self._lock_seconds = lock_seconds
-        self._journals = journals
-        self.journal: LockJournal | None = None
         self._consumer = f"{worker_name()}-{uuid.uuid4().hex[:LOCK_ID_CHARACTERS]}"
-        self._client: Any = None
         self._scripts: dict[str, Any] = {}
         self._cursor = _BEGIN
         self._orphans: dict[bytes, LeftMessage] = {}
         # The entries that were returned and not settled, with their numbers of deliveries.
         self._held: dict[bytes, int] = {}
         self._may_have_others = False
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the link is connected. A failed call ends the connection."""
-        return self._client is not None
-
-    def connect(self) -> None:
-        """Connect, create the queue if it is missing, and give back what a dead worker had."""
-        if self._client is not None:
-            return
-        client: Any = None
-        try:
-            # This connects already.
-            client = open_client(self._url)
-            make_queue(client, self._queue)
-        except ERRORS as error:
-            if client is not None:
-                client.close()
-            raise unavailable(error) from None
-        self._client = client
-        self._scripts = {
-            script: client.register_script(script)
-            for script in (TAKE, RENEW, COMPLETE, GIVE_BACK, GIVE_BACK_OTHERS, BURY, LEAVE)
-        }
-        self._cursor = _BEGIN
-        if self._may_have_others:
-            self._give_back_others()
-        if self._journals is not None:
-            self._take_over_journals(self._journals)
-            self._give_back_orphans()
-
-    def disconnect(self) -> None:
-        """Close the connection. Messages that are not settled stay locked until their time ends."""
-        client, self._client = self._client, None
-        if client is None:
-            return
-        try:
-            self._scripts[LEAVE](keys=self._keys[:1], args=[self._consumer], client=client)
-            client.close()
-        except ERRORS as error:
-            _log.debug("closing the connection of queue %s failed: %s", self._queue, error)
-
-    def serve(self) -> None:
-        """Do nothing: Redis has no heartbeats."""
 
     def receive_messages(
         self, limit: int, wait_seconds: float, room: int = 0
@@ -137,9 +87,6 @@ class RedisLink:
                 break
             found, last = self._take(limit)
         return found
-
-    def stop_receiving(self) -> None:
-        """Do nothing: Redis sends nothing between two calls."""
 
     def settle_message(
         self,
@@ -159,7 +106,7 @@ class RedisLink:
                 kept = _encode(history) if history is not None and counts else ""
                 is_done = self._run(GIVE_BACK, [*mine, kept, int(counts)])
             case Settlement.DEAD_LETTER:
-                is_done = self._run(BURY, [*mine, reason, description[:_DESCRIPTION_CHARACTERS]])
+                is_done = self._run(BURY, [*mine, reason, description])
             case Settlement.LEAVE:
                 is_done = True
         self.forget_token(delivery)
@@ -194,18 +141,55 @@ class RedisLink:
         if self._held.get(handle.id) != handle.times:
             return
         del self._held[handle.id]
-        if self.journal is not None:
-            self.journal.remove_token(delivery.token)
+        self._remove_note(delivery.token)
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         """Return up to `count` messages, also locked ones, without locking them."""
         self.connect()
         first = f"{from_sequence_number >> _NUMBER_BITS}-{_low(from_sequence_number)}"
-        try:
-            found = self._opened().xrange(self._keys[0], first, "+", count)
-        except ERRORS as error:
-            raise self._broken(error) from None
+        with self._use_connection() as client:
+            found = client.xrange(self._keys[0], first, "+", count)
         return [Peeked(_number(entry_id), enqueued_at(entry_id)) for entry_id, _ in found]
+
+    def _open(self) -> Any:
+        # This connects already.
+        client = open_client(self._url)
+        try:
+            make_queue(client, self._queue)
+        except ERRORS:
+            client.close()
+            raise
+        scripts = TAKE, RENEW, COMPLETE, GIVE_BACK, GIVE_BACK_OTHERS, BURY, LEAVE
+        self._scripts = {script: client.register_script(script) for script in scripts}
+        self._cursor = _BEGIN
+        return client
+
+    def _close(self, connection: Any) -> None:
+        # The messages that are not settled stay locked until their time ends.
+        self._scripts[LEAVE](keys=self._keys[:1], args=[self._consumer], client=connection)
+        connection.close()
+
+    def _broken(self, error: BaseException) -> BrokerUnavailable:
+        client, self._connection = self._connection, None
+        self._may_have_others = True
+        if client is not None:
+            client.close()
+        return BrokerUnavailable(self._describe(error))
+
+    def _take_back(self, left: dict[bytes, LeftMessage]) -> None:
+        if self._may_have_others:
+            # What Redis has locked for this link in an answer that the link did not read.
+            kept = [part for each in self._held.items() for part in each]
+            self._run(GIVE_BACK_OTHERS, [self._consumer, _MOST_GIVEN_BACK, *kept])
+            self._may_have_others = False
+        self._orphans |= left
+        for token, message in list(self._orphans.items()):
+            stored = json.dumps(message.properties) if message.properties else ""
+            if message.sequence_number:
+                entry_id, holder = from_token(token)
+                self._run(GIVE_BACK, [holder, entry_id, message.sequence_number, stored, 1])
+            del self._orphans[token]
+            self._remove_note(token)
 
     def _take(self, limit: int) -> tuple[list[LockedMessage], bytes]:
         asked_at = utc_now()
@@ -232,80 +216,22 @@ class RedisLink:
             queue=self._queue,
             sequence_number=_number(entry_id),
             token=token,
-            history=read_history(properties) if times > 1 else NO_HISTORY,
+            history=earlier_deliveries(properties, times - 1),
             journal=self.journal,
         )
         self._held[entry_id] = times
-        if self.journal is not None:
-            try:
-                self.journal.note_arrival(token)
-            except OSError as error:
-                self._stop_noting(error)
-            else:
-                self.journal.note_read(token, locked.history, times)
-        return locked
+        self._note_arrival(token)
+        return self._note_read(locked, times)
 
     def _wait_for_more(self, last: bytes, seconds: float) -> bool:
         """Wait until there is an entry after this id. Return False if there is none in time."""
         milliseconds = max(1, int(seconds * 1000))
-        try:
-            return bool(self._opened().xread({self._keys[0]: last}, count=1, block=milliseconds))
-        except ERRORS as error:
-            raise self._broken(error) from None
-
-    def _take_over_journals(self, journals: LockJournals) -> None:
-        try:
-            if self.journal is None:
-                parts = urlsplit(self._url)
-                place = f"{parts.hostname}:{parts.port}{parts.path}"
-                self.journal = LockJournal(journals.folder, place, self._queue)
-            self._orphans |= self.journal.take_over_journals(journals.death)
-        except OSError as error:
-            self._stop_noting(error)
-
-    def _give_back_orphans(self) -> None:
-        """Give back the messages that are locked for dead workers, with what is known of them."""
-        for token, left in list(self._orphans.items()):
-            stored = json.dumps(left.properties) if left.properties else ""
-            if left.sequence_number:
-                entry_id, holder = from_token(token)
-                self._run(GIVE_BACK, [holder, entry_id, left.sequence_number, stored, 1])
-            del self._orphans[token]
-            if self.journal is not None:
-                self.journal.remove_token(token)
-
-    def _give_back_others(self) -> None:
-        """Give back what Redis has locked for this link in an answer that the link did not read."""
-        kept = [part for each in self._held.items() for part in each]
-        self._run(GIVE_BACK_OTHERS, [self._consumer, _MOST_GIVEN_BACK, *kept])
-        self._may_have_others = False
-
-    def _stop_noting(self, error: OSError) -> None:
-        _log.warning(
-            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait "
-            "until their locks expire: %s",
-            *(self._queue, error),
-        )
-        self.journal = self._journals = None
+        with self._use_connection() as client:
+            return bool(client.xread({self._keys[0]: last}, count=1, block=milliseconds))
 
     def _run(self, script: str, args: Sequence[object]) -> Any:
-        client = self._opened()
-        try:
+        with self._use_connection() as client:
             return self._scripts[script](keys=self._keys, args=args, client=client)
-        except ERRORS as error:
-            raise self._broken(error) from None
-
-    def _opened(self) -> Any:
-        if self._client is None:
-            raise BrokerUnavailable(f"the connection to the queue {self._queue} is closed")
-        return self._client
-
-    def _broken(self, error: BaseException) -> BrokerUnavailable:
-        client, self._client = self._client, None
-        self._may_have_others = True
-        if client is not None:
-            client.close()
-        return unavailable(error)
 
 
 class _Held:

@@ -7,9 +7,9 @@ from redis.exceptions import NoScriptError
 
 from contract.brokers import BrokerMessage
 from contract.redis_queues import DUPLICATES_MS, SEND, fields_of, send_keys
-from worker.brokers.redis.connection import ERRORS, open_client, unavailable
+from worker.brokers.redis.connection import ERRORS, open_client
 from worker.brokers.replies import CallGatherer
-from worker.errors import ReplyForbidden
+from worker.errors import BrokerUnavailable, ReplyForbidden, error_text
 
 _MAX_TOGETHER: Final = 64
 
@@ -48,7 +48,7 @@ class StreamSender:
                     raise each
         except ERRORS as error:
             self._client = None
-            raise unavailable(error) from None
+            raise BrokerUnavailable(error_text(error)) from None
         if any(each < 0 for each in found):
             raise ReplyForbidden(f"the reply queue {self._queue!r} does not exist")
 

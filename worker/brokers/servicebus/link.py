@@ -12,7 +12,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -35,7 +36,7 @@ from azure.servicebus.exceptions import (
 from contract.errors import InvalidSetting
 from contract.messages import MAX_MESSAGE_BYTES
 from contract.settings import AzureEndpoint
-from worker.brokers.port import LockedMessage, Peeked
+from worker.brokers.port import BrokerLink, LockedMessage, Peeked, earlier_deliveries
 from worker.brokers.servicebus.batched_settlement import can_complete, complete, has_range
 from worker.errors import (
     BrokerUnavailable,
@@ -44,8 +45,8 @@ from worker.errors import (
     Settlement,
     error_text,
 )
-from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
-from worker.processes.lock_journal import LockJournal, LockJournals
+from worker.processes.history import DeliveryHistory
+from worker.processes.lock_journal import LeftMessage, LockJournal, LockJournals
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,6 @@ _log = logging.getLogger(__name__)
 TRY_SECONDS = 10.0
 # While a link opens, the SDK checks the time limit this often.
 _DEADLINE_CHECK_SECONDS = 1.0
-_DESCRIPTION_CHARACTERS = 1024
 # How often the link tries to abandon a message by its lock token.
 _MAX_TRIES = 3
 # After a failed attempt to complete a range of messages, so many calls complete them one by one.
@@ -64,13 +64,18 @@ _CALLS_WITHOUT_RANGES = 100
 # link is closed while the SDK uses it.
 SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, RuntimeError)
 
+_LOST = (MessageLockLostError, MessageAlreadySettled)
 
-class QueueLink:
+
+class QueueLink(BrokerLink[ServiceBusReceiver]):
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
     If the queue cannot be reached, a request raises BrokerUnavailable and ends the connection. The
     next connection can also settle the messages of an earlier one, and renew their locks.
     """
+
+    errors = SDK_ERRORS
+    has_credit = False
 
     def __init__(
         self,
@@ -79,13 +84,9 @@ class QueueLink:
         journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting to the queue."""
+        super().__init__(_host(endpoint), queue, journals)
         self._endpoint = endpoint
-        self._queue = queue
         self._client: ServiceBusClient | None = None
-        self._receiver: ServiceBusReceiver | None = None
-        self._journals = journals
-        self.has_credit = False
-        self.journal: LockJournal | None = None
         # The tokens of messages that have arrived and that no receive call has returned.
         self.arrived: set[bytes] = set()
         # The tokens of messages to abandon, because no process works on them, and for each token
@@ -100,54 +101,6 @@ class QueueLink:
         self._failed_ranges = 0
         self._calls_without_ranges = 0
 
-    @property
-    def is_connected(self) -> bool:
-        """Return whether the link is connected. A failed call ends the connection."""
-        return self._receiver is not None
-
-    def connect(self) -> None:
-        """Connect to the queue if necessary. Raises QueueMissing if it does not exist."""
-        if self._receiver is not None:
-            return
-        try:
-            client = make_client(self._endpoint)
-            receiver = client.get_queue_receiver(self._queue)
-            self._client = client
-            _open_without_pauses(receiver)
-            receiver.__enter__()
-        except MessagingEntityNotFoundError:
-            self.disconnect()
-            raise QueueMissing(
-                f"the queue {self._queue} does not exist, so the worker receives no jobs from it"
-            ) from None
-        except SDK_ERRORS as error:
-            self.disconnect()
-            raise BrokerUnavailable(error_text(error)) from None
-        self._receiver = receiver
-        if self._journals is not None and self._take_over_journals(self._journals):
-            self._abandon_orphans(receiver)
-            try:
-                self._note_arrivals(receiver)
-            except SDK_ERRORS as error:
-                raise self._broken(error) from None
-
-    def disconnect(self) -> None:
-        """Close the link. Unsettled messages stay locked until their locks expire."""
-        client, self._client, self._receiver = self._client, None, None
-        self.has_credit = False
-        # The messages that no receive call has returned are abandoned over the next connection.
-        self._orphans |= {token: {} for token in self.arrived}
-        self.arrived.clear()
-        if client is None:
-            return
-        try:
-            client.close()
-        except SDK_ERRORS as error:
-            _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
-
-    def serve(self) -> None:
-        """Do nothing, because a thread of the SDK keeps the connection open."""
-
     def receive_messages(
         self, limit: int, wait_seconds: float, room: int = 0
     ) -> list[LockedMessage]:
@@ -156,28 +109,22 @@ class QueueLink:
         Then the broker may send and lock more later, but not more than `limit` in all.
         """
         del room
-        receiver = self._opened()
-        # Private: the SDK waits for the socket this long before it checks the time limit. Its
-        # public setting is one time for all calls: a short one wakes the thread for nothing.
-        handler: Any = receiver._handler
-        handler._socket_timeout = wait_seconds
-        try:
+        with self._use_connection() as receiver:
+            # Private: the SDK waits for the socket this long before it checks the time limit. Its
+            # public setting is one time for all calls: a short one wakes the thread for nothing.
+            handler: Any = receiver._handler
+            handler._socket_timeout = wait_seconds
             messages = receiver.receive_messages(limit, wait_seconds)
-        except SDK_ERRORS as error:
-            raise self._broken(error) from None
         self.has_credit = len(messages) < limit
         return [self._returned(message) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         """Return up to `count` messages, also locked ones, without locking them."""
         self.connect()
-        receiver = self._opened()
-        try:
+        with self._use_connection() as receiver:
             messages = receiver.peek_messages(
                 count, sequence_number=from_sequence_number, timeout=TRY_SECONDS
             )
-        except SDK_ERRORS as error:
-            raise self._broken(error) from None
         return [
             Peeked(message.sequence_number, message.enqueued_time_utc)
             for message in messages
@@ -186,13 +133,10 @@ class QueueLink:
 
     def stop_receiving(self) -> None:
         """Ask the broker to send no more messages, and release those that were not yet returned."""
-        receiver = self._opened()
-        try:
+        with self._use_connection() as receiver:
             # Private: the public way is to close the receiver, which is still needed to settle.
             transport: Any = receiver._amqp_transport
             transport.drain_and_release_messages(receiver._handler)
-        except SDK_ERRORS as error:
-            raise self._broken(error) from None
         self.has_credit = False
         for token in tuple(self.arrived):
             self._remove_note(token)
@@ -210,29 +154,26 @@ class QueueLink:
 
         `history` is written into an abandoned message; None to keep the one that it has.
         """
-        receiver, message = self._opened(), delivery.handle
-        try:
-            match how:
-                case Settlement.COMPLETE:
-                    receiver.complete_message(message)
-                case Settlement.ABANDON if history is not None and delivery.token:
-                    self._abandon(receiver, delivery.token, history.to_properties())
-                    message._settled = True
-                case Settlement.ABANDON:
-                    receiver.abandon_message(message)
-                case Settlement.DEAD_LETTER:
-                    receiver.dead_letter_message(
-                        message, reason, description[:_DESCRIPTION_CHARACTERS]
-                    )
-                case Settlement.RELEASE:
-                    self._release(receiver, message)
-                case Settlement.LEAVE:
-                    pass
-        except (MessageLockLostError, MessageAlreadySettled) as error:
-            self.forget_token(delivery)
-            raise LockLost(error_text(error)) from None
-        except SDK_ERRORS as error:
-            raise self._broken(error) from None
+        message = delivery.handle
+        with self._use_connection() as receiver:
+            try:
+                match how:
+                    case Settlement.COMPLETE:
+                        receiver.complete_message(message)
+                    case Settlement.ABANDON if history is not None and delivery.token:
+                        self._abandon(receiver, delivery.token, history.to_properties())
+                        message._settled = True
+                    case Settlement.ABANDON:
+                        receiver.abandon_message(message)
+                    case Settlement.DEAD_LETTER:
+                        receiver.dead_letter_message(message, reason, description)
+                    case Settlement.RELEASE:
+                        self._release(receiver, message)
+                    case Settlement.LEAVE:
+                        pass
+            except _LOST as error:
+                self.forget_token(delivery)
+                raise LockLost(error_text(error)) from None
         self.forget_token(delivery)
 
     def forget_token(self, delivery: LockedMessage) -> None:
@@ -241,16 +182,16 @@ class QueueLink:
 
     def complete_messages(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete messages together. Return for each whether it was before its lock was lost."""
-        receiver = self._opened()
-        here = [each.handle for each in deliveries if can_complete(receiver, each.handle)]
-        uses_ranges = self._calls_without_ranges == 0 and has_range(here)
-        self._calls_without_ranges = max(0, self._calls_without_ranges - 1)
-        try:
-            completed = complete(receiver, here, TRY_SECONDS, uses_ranges=uses_ranges)
-        except SDK_ERRORS as error:
-            if uses_ranges:
-                self._note_failed_range()
-            raise self._broken(error) from None
+        with self._use_connection() as receiver:
+            here = [each.handle for each in deliveries if can_complete(receiver, each.handle)]
+            uses_ranges = self._calls_without_ranges == 0 and has_range(here)
+            self._calls_without_ranges = max(0, self._calls_without_ranges - 1)
+            try:
+                completed = complete(receiver, here, TRY_SECONDS, uses_ranges=uses_ranges)
+            except SDK_ERRORS:
+                if uses_ranges:
+                    self._note_failed_range()
+                raise
         if uses_ranges:
             self._failed_ranges = 0
         done = dict(zip(map(id, here), completed, strict=True))
@@ -286,42 +227,48 @@ class QueueLink:
     def renew_lock(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
         """Renew a message's lock, and return when it then expires. Raises LockLost."""
         self.connect()
-        receiver = self._opened()
+        with self._use_connection() as receiver:
+            try:
+                return receiver.renew_message_lock(delivery.handle, timeout=timeout_seconds)
+            except _LOST as error:
+                raise LockLost(error_text(error)) from None
+            except ServiceBusServerBusyError as error:
+                # The namespace is throttled, and the link is not affected. A new link would need
+                # more requests, which are throttled too.
+                raise BrokerUnavailable(error_text(error)) from None
+            except SDK_ERRORS:
+                if delivery.handle.lock_token is None:
+                    raise LockLost("the message was settled before its lock was renewed") from None
+                raise
+
+    def _open(self) -> ServiceBusReceiver:
+        self._client = make_client(self._endpoint)
         try:
-            return receiver.renew_message_lock(delivery.handle, timeout=timeout_seconds)
-        except (MessageLockLostError, MessageAlreadySettled) as error:
-            raise LockLost(error_text(error)) from None
-        except ServiceBusServerBusyError as error:
-            # The namespace is throttled, and the link is not affected. A new link would need more
-            # requests, which are throttled too.
-            raise BrokerUnavailable(error_text(error)) from None
+            receiver = self._client.get_queue_receiver(self._queue)
+            _open_without_pauses(receiver)
+            receiver.__enter__()
         except SDK_ERRORS as error:
-            if delivery.handle.lock_token is None:
-                raise LockLost("the message was settled before its lock was renewed") from None
-            raise self._broken(error) from None
+            with suppress(*SDK_ERRORS):
+                self._client.close()
+            if isinstance(error, MessagingEntityNotFoundError):
+                raise QueueMissing(
+                    f"the queue {self._queue} does not exist, so the worker receives no jobs from "
+                    "it"
+                ) from None
+            raise
+        return receiver
 
-    def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Return a message for the caller of a receive call, and note that it was read."""
-        delivery = _delivery(message, self._queue, self.journal)
-        left = self._left.pop(delivery.sequence_number, None)
-        if left is not None and sum(astuple(left)) > sum(astuple(delivery.history)):
-            delivery = replace(delivery, history=left)
-        if self.journal is not None:
-            number = delivery.sequence_number
-            self.journal.note_read(delivery.token, delivery.history, number)
-        self.arrived.discard(delivery.token)
-        return delivery
+    def _close(self, connection: ServiceBusReceiver) -> None:
+        self.has_credit = False
+        # The messages that no receive call has returned are abandoned over the next connection.
+        self._orphans |= {token: {} for token in self.arrived}
+        self.arrived.clear()
+        # This closes its receivers.
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
-    def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Find the messages that are locked for dead workers. Return False if it fails."""
-        try:
-            if self.journal is None:
-                host = _host(self._endpoint)
-                self.journal = LockJournal(journals.folder, host, self._queue)
-            left = self.journal.take_over_journals(journals.death)
-        except OSError as error:
-            self._stop_noting(error)
-            return False
+    def _take_back(self, left: dict[bytes, LeftMessage]) -> None:
         if left:
             _log.info(
                 "queue %s: %d messages are still locked for a worker that has died; this worker "
@@ -334,7 +281,19 @@ class QueueLink:
             for each in left.values()
             if each.history is not None and each.sequence_number
         }
-        return True
+        if self.journal is not None:
+            with self._use_connection() as receiver:
+                self._abandon_orphans(receiver)
+                self._note_arrivals(receiver)
+
+    def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
+        """Return a message for the caller of a receive call, and note that it was read."""
+        delivery = _delivery(message, self._queue, self.journal)
+        number = delivery.sequence_number
+        if (left := self._left.pop(number, None)) is not None:
+            delivery = replace(delivery, history=delivery.history.or_longer(left))
+        self.arrived.discard(delivery.token)
+        return self._note_read(delivery, number)
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon the locked messages on which no process works, so that they are delivered again.
@@ -345,17 +304,17 @@ class QueueLink:
             self._tries[token] += 1
             try:
                 self._abandon(receiver, token, properties)
-            except (MessageLockLostError, MessageAlreadySettled) as error:
+            except _LOST as error:
                 _log.debug(
                     "queue %s: a locked message on which no process works could not be abandoned: "
                     "%s",
                     self._queue,
                     error,
                 )
-            except SDK_ERRORS as error:
+            except SDK_ERRORS:
                 if self._tries[token] >= _MAX_TRIES:
                     self._remove_orphan(token)
-                raise self._broken(error) from None
+                raise
             self._remove_orphan(token)
 
     @staticmethod
@@ -379,7 +338,9 @@ class QueueLink:
             # In AMQP the delivery tag is in the first frame of a message. In Service Bus it is the
             # lock token.
             if frame[2]:
-                self._note(bytes(frame[2]))
+                self._note_arrival(bytes(frame[2]))
+                if self.journal is not None:
+                    self.arrived.add(bytes(frame[2]))
             process_frame(frame)
             has_more_frames = frame[5]
             if not has_more_frames and not receiver._receive_context.is_set():
@@ -390,28 +351,6 @@ class QueueLink:
 
         link._incoming_transfer = note
 
-    def _note(self, token: bytes) -> None:
-        if self.journal is None:
-            return
-        try:
-            self.journal.note_arrival(token)
-        except OSError as error:
-            self._stop_noting(error)
-        else:
-            self.arrived.add(token)
-
-    def _remove_note(self, token: bytes) -> None:
-        if self.journal is not None:
-            self.journal.remove_token(token)
-
-    def _stop_noting(self, error: OSError) -> None:
-        _log.warning(
-            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait "
-            "until their message locks expire: %s",
-            *(self._queue, error),
-        )
-        self.journal = self._journals = None
-
     def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
         # Private, because the public `abandon` counts as a failed delivery: after a few shutdowns,
         # the job would be dead-lettered. The SDK releases messages in this way when it closes.
@@ -421,15 +360,6 @@ class QueueLink:
             message._settled = True
         except SDK_ERRORS:
             receiver.abandon_message(message)
-
-    def _opened(self) -> ServiceBusReceiver:
-        if self._receiver is None:
-            raise BrokerUnavailable(f"the connection to the queue {self._queue} is closed")
-        return self._receiver
-
-    def _broken(self, error: BaseException) -> BrokerUnavailable:
-        self.disconnect()
-        return BrokerUnavailable(error_text(error))
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
@@ -505,8 +435,7 @@ def _delivery(
         queue=queue,
         sequence_number=message.sequence_number or 0,
         token=bytes(message._delivery_tag or b""),
-        # Only workers write the history, and none has received a new message.
-        history=read_history(properties) if delivery_count else NO_HISTORY,
+        history=earlier_deliveries(properties, delivery_count),
         journal=journal,
     )
 
