@@ -1,6 +1,7 @@
 """Test what the worker needs of a broker, on all brokers: with real servers, which are killed."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -52,6 +53,21 @@ def test_empty_queue_lets_the_caller_wait(queue: QueueOfTest) -> None:
     begun_at = time.monotonic()
     assert link.receive_messages(1, 0.5) == []
     assert time.monotonic() - begun_at > 0.3
+
+
+def test_call_for_several_messages_ends_at_its_time_limit(queue: QueueOfTest) -> None:
+    link = queue.link()
+    assert min(_seconds(lambda: link.receive_messages(8, 0.02, 8)) for _ in range(5)) < 0.1
+
+
+def test_link_is_open_without_pauses(queue: QueueOfTest) -> None:
+    assert min(_seconds(queue.link) for _ in range(5)) < 0.2
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun_at = time.monotonic()
+    call()
+    return time.monotonic() - begun_at
 
 
 def test_link_receives_no_more_than_the_limit(queue: QueueOfTest) -> None:

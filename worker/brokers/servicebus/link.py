@@ -110,11 +110,16 @@ class QueueLink(BrokerLink[ServiceBusReceiver]):
         """
         del room
         with self._use_connection() as receiver:
-            # Private: the SDK waits for the socket this long before it checks the time limit. Its
-            # public setting is one time for all calls: a short one wakes the thread for nothing.
+            # Private: the SDK checks the time limit only after the wait for the socket. Its public
+            # setting, by default 0.2 s, is one time for all calls, also for those that send.
             handler: Any = receiver._handler
-            handler._socket_timeout = wait_seconds
-            messages = receiver.receive_messages(limit, wait_seconds)
+            socket = handler._connection._transport.sock
+            usual_seconds = socket.gettimeout()
+            socket.settimeout(min(wait_seconds, usual_seconds))
+            try:
+                messages = receiver.receive_messages(limit, wait_seconds)
+            finally:
+                socket.settimeout(usual_seconds)
         self.has_credit = len(messages) < limit
         return [self._returned(message) for message in messages]
 
