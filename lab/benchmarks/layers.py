@@ -244,43 +244,75 @@ def _measure_case(
     """
     load.run(jobs, clients=clients, requests=WARM_UP_JOBS)
     processes = find_processes(system)
+    process_ms = measure_processes(jobs, clients, processes)
+    sampled = {name: pids for name, pids in processes.items() if process_ms[name] >= _SMALL_MS}
+    shares = sample_shares(jobs, clients, sampled, py_spy, stacks)
+    return {
+        name: {layer: share * ms for layer, share in shares.get(name, {UNSAMPLED: 1.0}).items()}
+        for name, ms in process_ms.items()
+    }
+
+
+def measure_processes(
+    jobs: load.HttpLoad, clients: int, processes: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Send jobs, and return the processor time per job in ms by the name of the process.
+
+    Raises RuntimeError if a job failed.
+    """
     before = {name: sum(map(process_seconds, pids)) for name, pids in processes.items()}
     outcome = load.run(jobs, clients=clients, requests=JOBS)
     if outcome.failures:
         raise RuntimeError(f"{outcome.failures} of {JOBS} jobs failed")
-    process_ms = {
+    return {
         name: (sum(map(process_seconds, pids)) - before[name]) / JOBS * 1000
         for name, pids in processes.items()
     }
+
+
+def sample_shares(
+    jobs: load.HttpLoad,
+    clients: int,
+    processes: Mapping[str, Sequence[int]],
+    py_spy: Path,
+    stacks: Path,
+) -> dict[str, dict[str, float]]:
+    """Sample processes under load, and return the share of each layer by the name of the process.
+
+    Args:
+        jobs: The jobs that are sent meanwhile.
+        clients: The number of clients.
+        processes: The process ids by name. A process that does not run Python is not sampled.
+        py_spy: The program.
+        stacks: The begin of the path of each file with stacks.
+
+    Raises:
+        RuntimeError: if py-spy failed, for example because it may not read the processes.
+    """
     sampled = {
-        pid: name
+        pid: stacks.with_name(f"{stacks.name}-{name}-{pid}.raw")
         for name, pids in processes.items()
         for pid in pids
-        if process_ms[name] >= _SMALL_MS and "python" in psutil.Process(pid).exe()
+        if "python" in psutil.Process(pid).exe()
     }
-    threads_before = {pid: _thread_seconds(pid) for pid in sampled}
-    files = {
-        pid: stacks.with_name(f"{stacks.name}-{name}-{pid}.raw") for pid, name in sampled.items()
-    }
-    profilers = [_start_profiler(py_spy, pid, file) for pid, file in files.items()]
+    before = {pid: _thread_seconds(pid) for pid in sampled}
+    profilers = [_start_profiler(py_spy, pid, file) for pid, file in sampled.items()]
     while any(profiler.poll() is None for profiler in profilers):
         load.run(jobs, clients=clients, requests=20 * clients)
     for profiler in profilers:
         _, problem = profiler.communicate()
         if profiler.returncode:
             raise RuntimeError(f"py-spy failed: {problem.strip()}")
-    found: dict[str, dict[str, float]] = {}
+    shares: dict[str, dict[str, float]] = {}
     for name, pids in processes.items():
-        found_stacks: list[Stack] = []
+        found: list[Stack] = []
         seconds: dict[int, float] = {}
-        for pid in pids:
-            if pid in sampled:
-                found_stacks += parse_stacks(files[pid].read_text("utf-8"))
-                for thread, now in _thread_seconds(pid).items():
-                    seconds[thread] = now - threads_before[pid].get(thread, 0.0)
-        shares = share_by_layer(found_stacks, seconds, str(ROOT))
-        found[name] = {layer: share * process_ms[name] for layer, share in shares.items()}
-    return found
+        for pid in sampled.keys() & set(pids):
+            found += parse_stacks(sampled[pid].read_text("utf-8"))
+            for thread, now in _thread_seconds(pid).items():
+                seconds[thread] = now - before[pid].get(thread, 0.0)
+        shares[name] = share_by_layer(found, seconds, str(ROOT))
+    return shares
 
 
 def _thread_seconds(pid: int) -> dict[int, float]:
