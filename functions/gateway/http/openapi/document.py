@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
@@ -13,7 +14,7 @@ from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
 from gateway.http.openapi.examples import BATCH_ID, EXAMPLES, JOB_ID, TRACE_ID
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.requests import MAX_LIMIT
+from gateway.http.requests import MAX_LIMIT, TextRoute
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, JobProblem, OipError, ProblemDetails
 from gateway.keys import MAX_NAME_CHARACTERS
 from gateway.problems import HttpProblem, kinds_of
@@ -113,12 +114,20 @@ def operation_id(route: APIRoute) -> str:
 
 def describe(app: FastAPI) -> None:
     """Let the app return a document with what FastAPI cannot derive from the routes."""
-    make = app.openapi
 
     def openapi() -> Document:
         if app.openapi_schema is None:
             services: Services = app.state.services
-            app.openapi_schema = _complete_document(make(), services.catalogue)
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                routes=[
+                    route.documented() if isinstance(route, TextRoute) else route
+                    for route in app.routes
+                ],
+            )
+            app.openapi_schema = _complete_document(document, services.catalogue)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
