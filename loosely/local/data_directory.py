@@ -106,7 +106,7 @@ def copy_catalogue(catalogue: Path, copy: Path) -> None:
     """Copy the user's model catalogue, if it exists, to the file that the components read."""
     with _reporting(copy.parent):
         if catalogue.is_file():
-            store_file(copy, catalogue.read_bytes())
+            store_file(copy, catalogue.read_bytes(), is_derived=True)
 
 
 def _random_key() -> str:
@@ -160,7 +160,7 @@ class RunningSystem:
     def write(self, directory: Path) -> None:
         """Write this description to the file `up.json` in ``directory``."""
         text = json.dumps(asdict(self), indent=2) + "\n"
-        store_file(directory / _STATE_FILE, text.encode())
+        store_file(directory / _STATE_FILE, text.encode(), is_derived=True)
 
     @staticmethod
     def remove(directory: Path) -> None:

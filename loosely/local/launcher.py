@@ -67,7 +67,7 @@ class Launcher:
             with _reporting(part, catalogue, "read"):
                 content = catalogue.read_bytes()
             with _reporting(part, preparation.temporary, "written"):
-                store_file(preparation.temporary, content)
+                store_file(preparation.temporary, content, is_derived=True)
         process = await self._start(part, preparation.command, asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(_PREPARATION_TIMEOUT_SECONDS):
@@ -88,9 +88,9 @@ class Launcher:
             raise PreparationFailed(f"{part.name}: `{command}` failed:\n{text}")
         if catalogue is not None:
             with _reporting(part, preparation.checked, "written"):
-                store_file(preparation.checked, content)
+                store_file(preparation.checked, content, is_derived=True)
         with _reporting(part, preparation.output, "written"):
-            store_file(preparation.output, output)
+            store_file(preparation.output, output, is_derived=True)
 
 
 @contextmanager
@@ -104,8 +104,11 @@ def _reporting(part: Part, path: Path, action: str) -> Iterator[None]:
         ) from error
 
 
-def store_file(path: Path, content: bytes) -> None:
-    """Write a file for its owner atomically, if its content changes: the disk may be full."""
+def store_file(path: Path, content: bytes, *, is_derived: bool = False) -> None:
+    """Write a file for its owner atomically, if its content changes: the disk may be full.
+
+    A derived file is written again at each start, so nothing waits until it is on the disk.
+    """
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +117,9 @@ def store_file(path: Path, content: bytes) -> None:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if not is_derived:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         with suppress(OSError):
