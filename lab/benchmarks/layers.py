@@ -28,7 +28,7 @@ TASKS = (TINY, "noop")
 CLIENTS = (1, 16)
 WARM_UP_JOBS = 100
 JOBS = 300
-SAMPLED_SECONDS = 6
+SAMPLED_SECONDS = 10
 SAMPLES_PER_SECOND = 100
 # Processes that use less for a job are not sampled, in ms.
 _SMALL_MS = 0.1
