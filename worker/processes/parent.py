@@ -81,8 +81,8 @@ _LONGEST_STEP_SECONDS: Final = 2 * _BEAT_SECONDS
 
 # The first and the longest delay after a short run.
 _RESTART_SECONDS: Final = (0.1, 5.0)
-# A child that has received a message has run longer, because the SDK needs this time to connect.
-_SHORT_RUN_SECONDS: Final = 0.4
+# A child that has received a message has run longer, because it first creates its components.
+_SHORT_RUN_SECONDS: Final = 0.05
 
 
 def restart_delay_seconds(delays: RetryDelays, run_seconds: float) -> float:

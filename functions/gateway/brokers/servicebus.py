@@ -82,8 +82,8 @@ class ServiceBusQueues(Queues):
         """Create a client, which connects when it is first used.
 
         Without `admin_url`, the endpoint also serves the management API. The first successful check
-        opens the senders of `early_queues`, so that the first job of a model does not wait half a
-        second for its sender.
+        opens the senders of `early_queues`, so that the first job of a model does not wait for its
+        sender.
         """
         self._endpoint = endpoint
         self._early_queues = early_queues
