@@ -33,6 +33,11 @@ def _print_host_settings(catalogue: Catalogue, _: argparse.Namespace) -> str:
     return json.dumps({"IsEncrypted": False, "Values": values}, indent=2) + "\n"
 
 
+def _print_local(catalogue: Catalogue, given: argparse.Namespace) -> str:
+    commands = {"queues": _print_queues, "host-settings": _print_host_settings}
+    return f"{json.dumps({name: run(catalogue, given) for name, run in commands.items()})}\n"
+
+
 def _print_scaling(catalogue: Catalogue, _: argparse.Namespace) -> str:
     found: dict[str, Any] = {
         name: {
@@ -58,6 +63,10 @@ _COMMANDS: Final[Mapping[str, tuple[Callable[[Catalogue, argparse.Namespace], st
         _print_host_settings,
         "the app settings of the Functions host, as local.settings.json",
     ),
+    "local": (
+        _print_local,
+        "what `loosely up` needs: a JSON object with the texts of `queues` and `host-settings`",
+    ),
     "scaling": (
         _print_scaling,
         "how many workers each model and version needs at least, and in its warm periods, as JSON",
@@ -78,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         command.set_defaults(run=run)
         if name == "entry":
             command.add_argument("name", help="the model's name in the catalogue")
-        if name == "queues":
+        if name in {"queues", "local"}:
             command.add_argument(
                 "--served",
                 default="",

@@ -80,10 +80,11 @@ def run_behind_proxies(
                 if preparation.catalogue is not None:
                     for copy in (preparation.temporary, preparation.checked):
                         copy.write_bytes(preparation.catalogue.read_bytes())
-                content = subprocess.run(
+                printed = subprocess.run(
                     preparation.command, env=shared, capture_output=True, check=True
                 ).stdout
-                preparation.output.write_bytes(content)
+                for path, content in preparation.read_contents(printed).items():
+                    path.write_bytes(content)
             system.programs[part.name] = program = ProbedProgram.start(
                 *part.command[part.command.index("-m") + 1 :],
                 probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",

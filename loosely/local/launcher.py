@@ -25,6 +25,7 @@ class Launcher:
         self._directory = directory
         self._environment = environment
         self._reaper = reaper
+        self._preparing: dict[Preparation, asyncio.Task[None]] = {}
 
     async def launch(self, part: Part, log: PartLog) -> Process:
         """Start the process of ``part``, whose output goes to ``log``.
@@ -33,7 +34,8 @@ class Launcher:
         """
         output = log.open()
         try:
-            process = await self._start(part, part.command, output)
+            wrapper = (sys.executable, "-I", "-S", child.__file__, str(os.getpid()))
+            process = await self._start(part, (*wrapper, *part.command), output)
         finally:
             os.close(output)
         self._reaper.watch(process.pid)
@@ -41,7 +43,7 @@ class Launcher:
 
     async def _start(self, part: Part, command: tuple[str, ...], output: int) -> Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command),
+            *command,
             cwd=self._directory,
             env={**self._environment, **part.environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -57,10 +59,19 @@ class Launcher:
         self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
-        """Run the command that makes a file for ``part``, and store the catalogue that it checked.
+        """Run the command that makes files for ``part``, and store the catalogue that it checked.
 
-        Raises PreparationFailed if the command fails or takes too long, or a file cannot be used.
+        Components that start at the same time share one run. Raises PreparationFailed if the
+        command fails or takes too long, or a file cannot be used.
         """
+        running = self._preparing.get(preparation)
+        if running is None:
+            running = asyncio.create_task(self._prepare(part, preparation))
+            self._preparing[preparation] = running
+            running.add_done_callback(lambda _: self._preparing.pop(preparation))
+        await asyncio.shield(running)
+
+    async def _prepare(self, part: Part, preparation: Preparation) -> None:
         command = " ".join(preparation.command).replace(sys.executable, "python", 1)
         catalogue, content = preparation.catalogue, b""
         if catalogue is not None:
@@ -89,8 +100,9 @@ class Launcher:
         if catalogue is not None:
             with _reporting(part, preparation.checked, "written"):
                 store_file(preparation.checked, content, is_derived=True)
-        with _reporting(part, preparation.output, "written"):
-            store_file(preparation.output, output, is_derived=True)
+        for path, content in preparation.read_contents(output).items():
+            with _reporting(part, path, "written"):
+                store_file(path, content, is_derived=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The components of Loosely that `loosely up` starts: their commands, ports and settings."""
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,16 +40,22 @@ PART_NAMES = part_names()
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """A command that runs before a component starts, and the file for the command's output.
+    """A command that runs before components start, and the files for the command's output.
 
     It checks ``temporary``, a copy of the user's ``catalogue``, which then replaces ``checked``.
     """
 
     command: tuple[str, ...]
-    output: Path
+    #: The files, with their names in the JSON object that the command prints.
+    outputs: tuple[tuple[str, Path], ...]
     catalogue: Path | None = None
     temporary: Path = Path()
     checked: Path = Path()
+
+    def read_contents(self, printed: bytes) -> dict[Path, bytes]:
+        """Return the content of each file from what the command has printed."""
+        texts: dict[str, str] = json.loads(printed)
+        return {path: texts[name].encode() for name, path in self.outputs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,16 @@ class SystemSettings:
     def checked_catalogue(self) -> Path:
         """The copy of the user's model catalogue that the components read."""
         return self.data / "models.toml"
+
+    @property
+    def queues_file(self) -> Path:
+        """The file from which the local Service Bus reads its queues."""
+        return self.data / "servicebus.json"
+
+    @property
+    def host_settings_file(self) -> Path:
+        """The file from which the Functions host reads the gateway's settings."""
+        return self.data / "functions-settings.json"
 
     @property
     def gateway_url(self) -> str:
@@ -189,8 +206,6 @@ def _blobs(settings: SystemSettings) -> Part:
 
 def _servicebus(settings: SystemSettings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
-    config = settings.data / "servicebus.json"
-    served = ("--served", settings.served_models) if settings.served_models else ()
     # The keys are in a file, because all users of the machine can read the command.
     policies = (
         ("--policies", str(settings.data / SERVICE_BUS_POLICIES_FILE))
@@ -203,7 +218,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         address=f"sb://localhost:{port}",
         command=python_command(
             "emulator.servicebus",
-            *("--config", str(config)),
+            *("--config", str(settings.queues_file)),
             *policies,
             *("--port", str(port)),
             *("--admin-port", str(admin_port)),
@@ -212,7 +227,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=_prepare(settings, config, "models.new.toml", "queues", *served),
+        preparation=_prepare(settings),
         can_reload=True,
     )
 
@@ -238,7 +253,6 @@ def _broker_server(settings: SystemSettings) -> Part:
 
 def _functions(settings: SystemSettings) -> Part:
     port = settings.ports.functions
-    host_settings = settings.data / "functions-settings.json"
     return Part(
         name="functions",
         summary="REST API on Durable Functions",
@@ -248,7 +262,7 @@ def _functions(settings: SystemSettings) -> Part:
             *("--app", str(settings.root / "functions")),
             *("--port", str(port)),
             *("--data", str(settings.data / "functions")),
-            *("--settings", str(host_settings)),
+            *("--settings", str(settings.host_settings_file)),
             # `loosely up` has a restart of its own, and the gateway logs its requests.
             *("--no-reload", "--no-request-log"),
             *settings.service_options,
@@ -268,17 +282,21 @@ def _functions(settings: SystemSettings) -> Part:
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             **settings.catalogue_environment,
         },
-        preparation=_prepare(settings, host_settings, "models.new-limits.toml", "host-settings"),
+        preparation=_prepare(settings),
         can_reload=True,
     )
 
 
-def _prepare(settings: SystemSettings, output: Path, copied_to: str, *command: str) -> Preparation:
-    temporary = settings.data / copied_to
+def _prepare(settings: SystemSettings) -> Preparation:
+    """Return the preparation of Service Bus and the gateway, which they share."""
+    temporary = settings.data / "models.new.toml"
+    # The local Service Bus has queues only for the models that are served.
+    is_served = settings.served_models and settings.broker == BROKERS[0]
+    served = ("--served", settings.served_models) if is_served else ()
     catalogue = () if settings.catalogue is None else (str(temporary),)
     return Preparation(
-        python_command("contract", *command, *catalogue),
-        output,
+        python_command("contract", "local", *served, *catalogue),
+        (("queues", settings.queues_file), ("host-settings", settings.host_settings_file)),
         settings.catalogue,
         temporary,
         settings.checked_catalogue,

@@ -180,10 +180,11 @@ class ModelWatch:
 
     async def _prepare(self) -> bool:
         """Make the components' files from the catalogue. Return False if this fails."""
-        for part in self._plan.parts:
-            if part.preparation is not None:
+        parts = {part.preparation: part for part in reversed(self._plan.parts)}
+        for preparation, part in parts.items():
+            if preparation is not None:
                 try:
-                    await self._launcher.prepare(part, part.preparation)
+                    await self._launcher.prepare(part, preparation)
                 except PreparationFailed as error:
                     self._refuse(part, str(error).removeprefix(f"{part.name}: "))
                     return False

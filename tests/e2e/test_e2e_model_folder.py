@@ -268,11 +268,12 @@ def running_alone(
         for part in loosely_parts(settings):
             if part.preparation is not None:
                 command = [*part.preparation.command, str(catalogue)]
-                queues = subprocess.run(
+                prepared = subprocess.run(
                     command, env={**kept, **source}, capture_output=True, check=True
                 )
-                part.preparation.output.parent.mkdir(parents=True, exist_ok=True)
-                part.preparation.output.write_bytes(queues.stdout)
+                for path, content in part.preparation.read_contents(prepared.stdout).items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
             packaged = [word.replace(str(ROOT / "functions"), str(app)) for word in part.command]
             is_worker = part.name == "worker"
             processes.append(

@@ -62,15 +62,25 @@ def test_body_limit_exceeds_inputs_in_base64(tmp_path: Path) -> None:
         text = f'[a]\nimplementation = "a.b"\ndescription = "-"\nmedia_types = ["a/b"]\n{inputs}'
         path = write(tmp_path, f"{text}\nmax_input_bytes = {size_bytes}\n")
         assert Catalogue.load(path).body_limit_bytes == expected
-        printed = subprocess.run(
-            [sys.executable, "-m", "contract", "host-settings", str(path)],
-            env={"PYTHONPATH": str(Path(contract.__file__).parents[1])},
-            capture_output=True,
-            check=True,
-        )
-        values = json.loads(printed.stdout)["Values"]
+        values = json.loads(print_from(path, "host-settings"))["Values"]
         assert values == {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(expected)}
     assert MAX_MESSAGE_BYTES < 256 * 1024, "a worker's reply must be accepted"
+
+
+def print_from(path: Path, command: str) -> bytes:
+    return subprocess.run(
+        [sys.executable, "-m", "contract", command, str(path)],
+        env={"PYTHONPATH": str(Path(contract.__file__).parents[1])},
+        capture_output=True,
+        check=True,
+    ).stdout
+
+
+def test_local_system_gets_both_files_from_one_command(tmp_path: Path) -> None:
+    path = write(tmp_path, SHIPPED)
+    names = ("queues", "host-settings")
+    expected = {name: print_from(path, name).decode() for name in names}
+    assert json.loads(print_from(path, "local")) == expected
 
 
 def test_url_input_may_be_as_large_as_an_upload() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ from loosely.local.data_directory import (
 from loosely.local.environment import read_cors_origins, shared_environment
 from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable, PortBusy, UnknownPart
 from loosely.local.example import choose_example
+from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
 from loosely.local.pages import PAGES
-from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
+from loosely.local.parts import PART_NAMES, Part, Preparation, SystemSettings, loosely_parts
 from loosely.local.ports import Ports, check_ports, free_base
 from loosely.local.probe import Probe, is_ready
 from loosely.local.process_manager import RestartBackoff
+from loosely.local.reaper import Reaper
 from tests.small_disk import no_space
 
 WORKER = Part("worker", "PyTorch worker", "http://127.0.0.1:8081/ready", (), Probe(8081), {})
@@ -358,6 +361,32 @@ class TestSystem:
         _, servicebus, *_ = loosely_parts(given)
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-3:-1] == ("--served", "small,small:2")
+        _, _, functions, _ = loosely_parts(replace(given, broker="redis"))
+        assert functions.preparation is not None
+        assert "--served" not in functions.preparation.command
+
+    def test_service_bus_and_gateway_share_one_preparation(self, tmp_path: Path) -> None:
+        text = json.dumps({"queues": "q", "host-settings": "s"})
+        script = f"open('runs', 'a').write('x'); print({text!r})"
+        preparation = Preparation(
+            (sys.executable, "-c", script),
+            (("queues", tmp_path / "q.json"), ("host-settings", tmp_path / "s.json")),
+        )
+        _, servicebus, functions, _ = loosely_parts(settings())
+        assert servicebus.preparation == functions.preparation
+
+        async def prepare() -> None:
+            reaper = Reaper()
+            try:
+                launcher = Launcher(tmp_path, os.environ, reaper)
+                parts = (servicebus, functions)
+                await asyncio.gather(*(launcher.prepare(part, preparation) for part in parts))
+            finally:
+                reaper.close()
+
+        asyncio.run(prepare())
+        assert [(tmp_path / f"{name}.json").read_text("utf-8") for name in "qs"] == ["q", "s"]
+        assert (tmp_path / "runs").read_text("utf-8") == "x"
 
     def test_only_functions_gets_engine_option(self) -> None:
         given = replace(settings(), engine_options=("--engine", "azure-storage"))
