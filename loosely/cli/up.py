@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from loosely.client.settings import read_api_key
 from loosely.local.broker_server import find_server
@@ -199,7 +198,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
         make_plan = partial(_make_plan, settings, folder, user, names, scaling)
-        exit_code = run(make_plan, data, Console())
+        exit_code = run(make_plan, data)
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -32,6 +32,11 @@ class StatusDisplay:
         if console.is_terminal:
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10)
 
+    @classmethod
+    def start(cls, parts: Sequence[Part]) -> Self:
+        """Return a display on standard output. The caller must end it with `freeze`."""
+        return cls(Console(), parts).__enter__()
+
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
@@ -45,6 +50,28 @@ class StatusDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def show_usage(
+        self,
+        *,
+        seconds: float,
+        url: str | None,
+        example: ExampleRequest | None,
+        files: Mapping[str, Path],
+    ) -> None:
+        """Print that the system is ready, the example request if there is one, and these files."""
+        self.freeze()
+        lines = [f"\nReady in {seconds:.1f} s."]
+        if url is not None:
+            if example is not None:
+                lines += ["Try:\n", f"  {example.curl_command(url)}\n"]
+            lines += [f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()]
+        lines += [f"{title:<10} {path}" for title, path in files.items()]
+        lines.append("Ctrl-C stops all components.")
+        for line in lines:
+            # Do not wrap the lines, because users copy them.
+            with suppress(OSError):
+                self._console.print(Text(line), soft_wrap=True)
 
     def announce_stop(self) -> None:
         """Print that all components are being stopped, and how the user can kill them."""
@@ -119,25 +146,3 @@ class StatusDisplay:
             address = Text(part.address, style="cyan")
             table.add_row(mark, Text(name, style="bold"), Text(part.summary), address, seconds)
         return table
-
-
-def show_usage(
-    console: Console,
-    *,
-    seconds: float,
-    url: str | None,
-    example: ExampleRequest | None,
-    files: Mapping[str, Path],
-) -> None:
-    """Print that the system is ready, the example request if there is one, and these files."""
-    lines = [f"\nReady in {seconds:.1f} s."]
-    if url is not None:
-        if example is not None:
-            lines += ["Try:\n", f"  {example.curl_command(url)}\n"]
-        lines += [f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()]
-    lines += [f"{title:<10} {path}" for title, path in files.items()]
-    lines.append("Ctrl-C stops all components.")
-    for line in lines:
-        # Do not wrap the lines, because users copy them.
-        with suppress(OSError):
-            console.print(Text(line), soft_wrap=True)

@@ -6,14 +6,11 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from loosely.local import events
-from loosely.local.console import StatusDisplay, show_usage
 from loosely.local.data_directory import (
     RunningSystem,
     StateWriter,
@@ -32,6 +29,7 @@ from loosely.local.supervisor import SupervisedProcess, SystemSupervisor
 from loosely.local.watch import FileWatch, find_code_error
 
 if TYPE_CHECKING:
+    from loosely.local.console import StatusDisplay
     from loosely.local.worker_pool import WorkerPoolPlan
 
 _KILLED_EXIT_CODE = 130
@@ -70,7 +68,7 @@ class RunPlan:
         return self.data / "logs"
 
 
-def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
+def run(make_plan: Callable[[], RunPlan], data: Path) -> int:
     """Run the components until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
     ``make_plan`` is called after the data directory is locked, because it may write files there.
@@ -81,7 +79,7 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
         plan = make_plan()
         check_ports({name: port for part in plan.parts for name, port in part.ports.items()})
         try:
-            return asyncio.run(_supervise(plan, console))
+            return asyncio.run(_supervise(plan))
         finally:
             RunningSystem.remove(data)
 
@@ -91,43 +89,50 @@ def forget_killed_loads(data: Path) -> None:
     shutil.rmtree(data / "locks" / "loads", ignore_errors=True)
 
 
-async def _supervise(plan: RunPlan, console: Console) -> int:
+async def _supervise(plan: RunPlan) -> int:
     started_at = time.monotonic()
     reaper = Reaper()
     try:
         launcher = Launcher(plan.directory, plan.environment, reaper)
         state = StateWriter(plan.data, plan.logs, plan.url, plan.parts)
-        with StatusDisplay(console, plan.shown_parts) as display:
 
-            def notify(event: events.PartEvent) -> None:
-                state.apply(event)
-                display.show(event)
+        @cache
+        def get_display() -> "StatusDisplay":
+            # Imports rich at the first event, when the first components have been started.
+            from loosely.local.console import StatusDisplay  # noqa: PLC0415
 
-            manage = partial(_make_manager, plan, launcher, notify, {})
-            processes: list[SupervisedProcess] = [manage(part) for part in plan.parts]
-            if plan.worker_pool is not None:
-                # Imports httpx, which only a pool needs.
-                from loosely.local.worker_pool import WorkerPool  # noqa: PLC0415
+            return StatusDisplay.start(plan.shown_parts)
 
-                processes.append(WorkerPool(plan.worker_pool, manage, notify))
-            watch = None
-            if plan.watched_code is not None:
-                watch = ModelWatch(plan, plan.watched_code, processes, launcher, notify).run
+        def notify(event: events.PartEvent) -> None:
+            state.apply(event)
+            get_display().show(event)
 
-            def check_disk() -> None:
-                state.write()
-                display.show_disk_problem(find_disk_problem(plan.data) or state.problem)
+        manage = partial(_make_manager, plan, launcher, notify, {})
+        processes: list[SupervisedProcess] = [manage(part) for part in plan.parts]
+        if plan.worker_pool is not None:
+            # Imports httpx, which only a pool needs.
+            from loosely.local.worker_pool import WorkerPool  # noqa: PLC0415
 
-            supervisor = SystemSupervisor(processes, check_disk, watch)
-            _stop_on_signals(supervisor, display)
-            usage = asyncio.create_task(
-                _show_usage_when_ready(supervisor, display, plan, console, started_at)
-            )
-            try:
-                await supervisor.run()
-            finally:
-                usage.cancel()
-                await asyncio.gather(usage, return_exceptions=True)
+            processes.append(WorkerPool(plan.worker_pool, manage, notify))
+        watch = None
+        if plan.watched_code is not None:
+            watch = ModelWatch(plan, plan.watched_code, processes, launcher, notify).run
+
+        def check_disk() -> None:
+            state.write()
+            get_display().show_disk_problem(find_disk_problem(plan.data) or state.problem)
+
+        supervisor = SystemSupervisor(processes, check_disk, watch)
+        _stop_on_signals(supervisor, get_display)
+        usage = asyncio.create_task(
+            _show_usage_when_ready(supervisor, get_display, plan, started_at)
+        )
+        try:
+            await supervisor.run()
+        finally:
+            usage.cancel()
+            await asyncio.gather(usage, return_exceptions=True)
+            get_display().freeze()
     finally:
         reaper.close()
     return _KILLED_EXIT_CODE if supervisor.is_killed else 0
@@ -217,9 +222,11 @@ def _make_manager(
     return ProcessManager(part, log, launcher, notify, limits=plan.limits)
 
 
-def _stop_on_signals(supervisor: SystemSupervisor, display: StatusDisplay) -> None:
+def _stop_on_signals(
+    supervisor: SystemSupervisor, get_display: "Callable[[], StatusDisplay]"
+) -> None:
     def stop() -> None:
-        display.announce_stop()
+        get_display().announce_stop()
         supervisor.request_stop()
 
     loop = asyncio.get_running_loop()
@@ -229,16 +236,13 @@ def _stop_on_signals(supervisor: SystemSupervisor, display: StatusDisplay) -> No
 
 async def _show_usage_when_ready(
     supervisor: SystemSupervisor,
-    display: StatusDisplay,
+    get_display: "Callable[[], StatusDisplay]",
     plan: RunPlan,
-    console: Console,
     started_at: float,
 ) -> None:
     await supervisor.wait_until_ready()
-    display.freeze()
     has_gateway = any(part.name == "functions" for part in plan.parts)
-    show_usage(
-        console,
+    get_display().show_usage(
         seconds=time.monotonic() - started_at,
         url=plan.url if has_gateway else None,
         example=plan.example,

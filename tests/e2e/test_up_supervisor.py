@@ -55,7 +55,6 @@ while True:
 RUN = """
 import json, sys
 from pathlib import Path
-from rich.console import Console
 from loosely.local.errors import UpError
 from loosely.local.process_manager import StartLimits
 from loosely.local.parts import Part
@@ -74,7 +73,7 @@ plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1",
             models=data / "models.toml", watched_code=data / "models" if given["watch"] else None,
             environment=dict(os.environ), limits=StartLimits(slow_after_seconds=given["slow"]))
 try:
-    sys.exit(run(lambda: plan, data, Console()))
+    sys.exit(run(lambda: plan, data))
 except UpError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)

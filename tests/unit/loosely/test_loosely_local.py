@@ -15,7 +15,7 @@ from rich.console import Console
 
 from loosely.cli.up import choose_parts
 from loosely.local import events
-from loosely.local.console import StatusDisplay, show_usage
+from loosely.local.console import StatusDisplay
 from loosely.local.data_directory import (
     RunningPart,
     RunningSystem,
@@ -513,8 +513,7 @@ class TestConsole:
         assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
 
     def test_curl_command_is_not_wrapped(self, capsys: pytest.CaptureFixture[str]) -> None:
-        show_usage(
-            Console(width=40),
+        StatusDisplay(Console(width=40), [WORKER]).show_usage(
             seconds=3.2,
             url="http://127.0.0.1:7071",
             example=choose_example(
@@ -533,7 +532,8 @@ class TestConsole:
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
     def test_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        show_usage(Console(), seconds=1, url="http://g", example=None, files={"Logs": Path("l")})
+        display = StatusDisplay(Console(), [WORKER])
+        display.show_usage(seconds=1, url="http://g", example=None, files={"Logs": Path("l")})
         printed = capsys.readouterr().out
         assert "Logs       l\n" in printed
         assert [name for name in PAGES if f" http://g/{name}\n" not in printed] == []
