@@ -351,7 +351,10 @@ def _places(module: ModuleType) -> list[str]:
 
 
 def _is_in(place: Path, folder: Path) -> bool:
-    return place.is_relative_to(folder) and not _SITE_FOLDERS & set(place.parts)
+    if not place.is_relative_to(folder):
+        return False
+    # The app itself may be in an installed package.
+    return not _SITE_FOLDERS & set(place.relative_to(folder).parts)
 
 
 def _surround(source: AppSource) -> None:
