@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
 from functions_tests.process.host_process import (
     finished,
@@ -179,8 +180,9 @@ async def test_sigterm_ends_a_hanging_import(tmp_path: Path) -> None:
     assert await host.stop() == 0
 
 
-async def test_reload_cancels_the_tasks_of_the_old_app(tmp_path: Path) -> None:
-    folder = write_app(tmp_path / "app", BACKGROUND.replace("VERSION", "old"))
+@pytest.mark.parametrize("place", ["app", "site-packages/app"])
+async def test_reload_cancels_the_tasks_of_the_old_app(tmp_path: Path, place: str) -> None:
+    folder = write_app(tmp_path / place, BACKGROUND.replace("VERSION", "old"))
     async with (
         running_host(folder, tmp_path / "data") as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
