@@ -22,6 +22,12 @@ from gateway.brokers.factory import make_queues
 from loosely.local.broker_server import USER, find_server
 from loosely.local.errors import ServerMissing
 from tests.e2e.catalogues import format_catalogue
+from tests.e2e.outages import (
+    assert_jobs_end_and_all_is_well,
+    first_verdict,
+    readiness,
+    submit_both_ways,
+)
 from tests.e2e.system import System, broker_options, run_loosely, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -107,8 +113,8 @@ def broker_url(system: System, broker: str) -> str:
 
 
 @contextmanager
-def storing_nothing(system: System, broker: str) -> Iterator[None]:
-    """Let the broker refuse messages: Redis at its `maxmemory`, RabbitMQ by its memory alarm."""
+def storing_nothing(system: System, broker: str, full: str = "memory") -> Iterator[None]:
+    """Let the broker refuse messages: Redis at its `maxmemory`, RabbitMQ by one of its alarms."""
     if broker == "redis":
         with redis.Redis.from_url(broker_url(system, broker)) as client:
             client.config_set("maxmemory", 1)
@@ -123,12 +129,33 @@ def storing_nothing(system: System, broker: str) -> Iterator[None]:
         if each.name().startswith("beam")
     )
     program = Path(find_server(broker)).with_name("rabbitmqctl")
-    control = [str(program), "-n", "loosely@localhost", "set_vm_memory_high_watermark"]
-    subprocess.run([*control, "absolute", "1MB"], env=server.environ(), check=True)
+    begin, end = {
+        "memory": (
+            ("set_vm_memory_high_watermark", "absolute", "1MB"),
+            ("set_vm_memory_high_watermark", "0.6"),
+        ),
+        "disk": (("set_disk_free_limit", "90000000000000"), ("set_disk_free_limit", "50MB")),
+    }[full]
+    control = [str(program), "-n", "loosely@localhost"]
+    subprocess.run([*control, *begin], env=server.environ(), check=True)
     try:
         yield
     finally:
-        subprocess.run([*control, "0.6"], env=server.environ(), check=True)
+        subprocess.run([*control, *end], env=server.environ(), check=True)
+
+
+def test_jobs_wait_while_the_disk_of_rabbitmq_is_full(system: System, broker: str) -> None:
+    if broker != "rabbitmq":
+        pytest.skip("test_e2e_redis.py fills the disk of Redis")
+    with storing_nothing(system, broker, "disk"):
+        answers = submit_both_ways(system)
+        verdict = first_verdict(system)
+        assert (verdict["severity"], verdict["code"]) == ("critical", "service-unavailable")
+        assert verdict["text"] == (
+            "RabbitMQ stores no new messages: an alarm of its memory or its disk is on."
+        )
+        assert readiness(system) == (503, {"durable": "ok", "queue": "no answer", "blobs": "ok"})
+    assert_jobs_end_and_all_is_well(system, answers)
 
 
 def test_dead_letter_is_redriven_while_the_broker_stores_nothing(

@@ -6,18 +6,35 @@ The answers are those that docs/how-to/brokers.md promises.
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from pathlib import Path
 
-import httpx
 import pytest
 import redis
 
+from contract.redis_queues import queue_key
 from tests.e2e.catalogues import format_catalogue
+from tests.e2e.outages import (
+    assert_jobs_end_and_all_is_well,
+    first_verdict,
+    readiness,
+    submit_both_ways,
+)
 from tests.e2e.system import System, broker_options, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-CATALOGUE = format_catalogue({"crasher": ("tests.e2e.crasher", "")})
+CATALOGUE = (
+    format_catalogue({"crasher": ("tests.e2e.crasher", "")})
+    + """
+[counting]
+description = "For tests."
+implementation = "tests.e2e.counting_model"
+media_types = ["text/plain"]
+max_batch_size = 4
+max_wait_ms = 0
+lock_seconds = 5
+"""
+)
 FULL = "Redis stores no new messages: its memory is full (maxmemory)"
 UNWRITABLE = (
     "Redis stores no new messages: it cannot write its append-only file, perhaps because the disk "
@@ -75,38 +92,6 @@ def is_refused(client: redis.Redis) -> bool:
     return False
 
 
-def first_verdict(system: System) -> dict[str, Any]:
-    verdict: dict[str, Any] = system.http.get("/v1/ops/overview").json()["verdicts"][0]
-    return verdict
-
-
-def readiness(system: System) -> tuple[int, dict[str, str]]:
-    answer = system.http.get("/v1/health/ready")
-    return answer.status_code, answer.json()["checks"]
-
-
-def assert_jobs_end_and_all_is_well(system: System, answers: list[httpx.Response]) -> None:
-    """All jobs succeed, each once, and the operations page is content again."""
-    for number, answer in enumerate(answers):
-        job = system.final(answer.json()["id"])
-        assert (job["status"], job["result"]) == ("succeeded", {"echo": f"job {number}"})
-    until(lambda: first_verdict(system)["code"] != "service-unavailable", 20, "Redis is well")
-    until(lambda: readiness(system)[0] == 200, 20, "the gateway is ready")
-    assert system.submit("crasher", b"after").json()["status"] == "succeeded"
-
-
-def submit_both_ways(system: System) -> list[httpx.Response]:
-    """Submit a job and wait for its result, then one that is answered later."""
-    waited = system.submit("crasher", b"job 0", prefer="wait=6")
-    later = system.submit("crasher", b"job 1", prefer="respond-async")
-    for answer in (waited, later):
-        assert answer.status_code == 202, answer.text
-        assert answer.json()["status"] == "queued"
-        assert answer.headers["location"].endswith(answer.json()["id"])
-        assert int(answer.headers["retry-after"]) >= 1
-    return [waited, later]
-
-
 @pytest.mark.parametrize(
     ("refusing", "refusal"), [(full_memory, FULL), (full_disk, UNWRITABLE)], ids=["memory", "disk"]
 )
@@ -161,3 +146,24 @@ def test_jobs_of_a_killed_redis_end(system: System) -> None:
     ]
     assert {answer.status_code for answer in before + during} == {202}
     assert_jobs_end_and_all_is_well(system, before + during)
+
+
+def test_jobs_that_a_worker_holds_end_when_redis_writes_again(
+    system: System, tmp_path: Path
+) -> None:
+    """Redis cannot write until the locks of these jobs have expired, for they are not renewed."""
+    ran, numbers = tmp_path / "ran", [str(number) for number in range(10)]
+    jobs = [system.accept("counting", f"{ran} {number} 1000".encode()) for number in numbers]
+    until(ran.exists, 20, "the first job runs")
+    with full_disk(system):
+        until(lambda: system.job(jobs[0])["status"] == "succeeded", 10, "a reply needs no Redis")
+        log = system.data / "logs" / "worker.log"
+        until(lambda: "outcome lock-lost" in log.read_text(), 20, "the worker has lost locks")
+        assert 1 < len(ran.read_text().split()) < len(jobs)
+    found = [system.final(job_id) for job_id in jobs]
+    assert [each["status"] for each in found] == ["succeeded"] * len(jobs), found
+    assert [each["result"]["number"] for each in found] == numbers
+    # What had run when its lock expired did not run again: the worker had kept the reply.
+    assert sorted(ran.read_text().split(), key=int) == numbers
+    with connected(system) as client:
+        until(lambda: not client.xlen(queue_key("counting")), 20, "the queue is empty")
