@@ -48,6 +48,20 @@ from tests.unit.contract.message_strategies import (
 )
 
 
+@given(request=REQUESTS, content=st.binary(), repeats=st.sampled_from([1, 5000]))
+def test_request_with_bytes_is_the_json_of_its_fields(
+    request: JobRequest, content: bytes, repeats: int
+) -> None:
+    request = replace(request, input=InlineBytes('image/"jpeg"', content[:20] * repeats))
+    fields = request_to_json(request)
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    if len(text) <= MAX_MESSAGE_BYTES:
+        assert encode_request(request) == text
+    else:
+        with pytest.raises(MessageTooLarge):
+            encode_request(request)
+
+
 @pytest.mark.parametrize(
     ("messages", "encode", "decode"),
     [
