@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 import azure.functions as func
 from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import AioHttpTransport
-from azure.servicebus import ServiceBusMessage
+from azure.servicebus import ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.aio.management import ServiceBusAdministrationClient
+from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import (
     MessagingEntityNotFoundError,
     ServiceBusAuthorizationError,
@@ -178,7 +179,7 @@ class ServiceBusQueues(Queues):
 _Link = TypeVar("_Link", ServiceBusSender, ServiceBusReceiver)
 
 # A message, and the future that the caller of `send` awaits.
-_Waiting = tuple[ServiceBusMessage, "asyncio.Future[None]"]
+_Waiting = tuple[BrokerMessage, "asyncio.Future[None]"]
 
 
 class BatchingSender:
@@ -202,7 +203,7 @@ class BatchingSender:
     async def send(self, message: BrokerMessage) -> None:
         """Send a message, and return when the queue has stored it, or raise an SDK's error."""
         sent = asyncio.get_running_loop().create_future()
-        self._waiting.append((_encode(message), sent))
+        self._waiting.append((message, sent))
         if self._task is None:
             self._task = asyncio.create_task(self._send_waiting())
         await sent
@@ -252,7 +253,7 @@ class BatchingSender:
             if sent.cancelled():
                 self._waiting.popleft()
                 continue
-            size_bytes += sum(map(len, message.body)) + _MESSAGE_OVERHEAD_BYTES
+            size_bytes += len(message.body) + _MESSAGE_OVERHEAD_BYTES
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
             batch.append(self._waiting.popleft())
@@ -260,10 +261,9 @@ class BatchingSender:
 
     async def _send_batch(self, batch: list[_Waiting]) -> None:
         """Send the messages as one batch, and end the `send` calls that wait for them."""
-        messages = [message for message, _ in batch]
         error: BaseException | None = None
         try:
-            await self._send_unless_busy(messages[0] if len(messages) == 1 else messages)
+            await self._send_unless_busy([_encode(message) for message, _ in batch])
         except ServiceBusServerBusyError as raised:
             # The link is not affected. A new link would need more requests, which are throttled
             # too: an authorisation and an attach.
@@ -284,9 +284,7 @@ class BatchingSender:
         if error is not None and not isinstance(error, Exception):
             raise error
 
-    async def _send_unless_busy(
-        self, messages: ServiceBusMessage | list[ServiceBusMessage]
-    ) -> None:
+    async def _send_unless_busy(self, messages: list[AmqpAnnotatedMessage]) -> None:
         """Send one or more messages. If the namespace is throttled, wait and try again.
 
         Messages that arrive during this time wait for the next batch, so that a throttled namespace
@@ -295,8 +293,10 @@ class BatchingSender:
         for attempt in range(1, BUSY_ATTEMPTS + 1):
             if self._sender is None:
                 self._sender = self._make_sender()
+            sender = self._sender
             try:
-                await self._sender.send_messages(messages, timeout=_SEND_TIMEOUT_SECONDS)
+                content = messages[0] if len(messages) == 1 else await _make_batch(sender, messages)
+                await sender.send_messages(content, timeout=_SEND_TIMEOUT_SECONDS)
             except ServiceBusServerBusyError:
                 if attempt == BUSY_ATTEMPTS:
                     raise
@@ -474,18 +474,31 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
         return await super().send(request, **config)
 
 
-def _encode(message: BrokerMessage) -> ServiceBusMessage:
-    properties: dict[Any, Any] = dict(message.properties)
-    encoded = ServiceBusMessage(
-        message.body,
-        content_type=message.content_type,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        application_properties=properties or None,
+async def _make_batch(
+    sender: ServiceBusSender, messages: list[AmqpAnnotatedMessage]
+) -> ServiceBusMessageBatch:
+    # If `send_messages` gets a list, it converts each message twice.
+    batch = await sender.create_message_batch()
+    for message in messages:
+        batch.add_message(message)
+    return batch
+
+
+def _encode(message: BrokerMessage) -> AmqpAnnotatedMessage:
+    # `ServiceBusMessage` is encoded to the same bytes, but sets each property twice.
+    # The SDK sends whole seconds, and adds the time of creation and of expiry.
+    lifetime = message.time_to_live
+    lifetime_ms = None if lifetime is None else int(lifetime.total_seconds()) * 1000
+    return AmqpAnnotatedMessage(
+        data_body=message.body,
+        header={"time_to_live": lifetime_ms},
+        properties={
+            "message_id": message.message_id,
+            "correlation_id": message.correlation_id,
+            "content_type": message.content_type,
+        },
+        application_properties=dict(message.properties) or None,
     )
-    if message.time_to_live is not None:
-        encoded.time_to_live = message.time_to_live
-    return encoded
 
 
 # Service Bus writes the reason into the message's application properties. In Azure, the attributes
