@@ -123,6 +123,10 @@ def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedIm
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         try:
+            if (picture.format, picture.mode) == ("JPEG", "RGB"):
+                # `convert` would copy all pixels.
+                picture.load()
+                return picture
             return picture.convert("RGB")
         except _DECODER_ERRORS:
             raise InvalidInput(DAMAGED) from None

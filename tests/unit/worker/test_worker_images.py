@@ -1,6 +1,7 @@
 """Test how images are decoded."""
 
 import contextlib
+import io
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_formats_are_decoded_to_rgb(kind: str, mode: str) -> None:
 def test_png_of_every_colour_mode_is_decoded(mode: str) -> None:
     picture = decode(encode_picture(Image.new(mode, (8, 8))), "image/png")
     assert picture.mode == "RGB"
+
+
+def test_jpeg_is_decoded_completely_before_its_file_is_closed() -> None:
+    original = Image.open(io.BytesIO(CHELSEA)).convert("RGB")
+    picture = decode(CHELSEA, "image/jpeg")
+    assert picture.tobytes() == original.tobytes()
+    assert picture.resize((20, 10)).tobytes() == original.resize((20, 10)).tobytes()
 
 
 def test_transparent_areas_become_white() -> None:
