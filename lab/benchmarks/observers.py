@@ -13,6 +13,7 @@ from collections.abc import Callable
 from emulator.servicebus.amqp.frames import AMQP_FRAME, HEADER_BYTES
 from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer, read_performative
 from emulator.servicebus.amqp.sections import section_value, split
+from emulator.servicebus.messages import BATCH_FORMAT
 from lab.benchmarks.proxy import NewObservers, Observe
 
 _SETTLEMENTS = {0x24: "complete", 0x25: "dead-letter", 0x26: "abandon", 0x27: "abandon"}
@@ -95,7 +96,8 @@ class _Client:
     def __init__(self, counts: Counts, links: dict[tuple[int, int], str]) -> None:
         self._counts = counts
         self._links = links
-        self._is_continued = False
+        self._payload = b""
+        self._is_batch = False
 
     def record(self, channel: int, body: bytes) -> None:
         frame, offset = read_performative(body)
@@ -103,9 +105,15 @@ class _Client:
             target = frame.target.value[0] if frame.target is not None else None
             self._links[channel, frame.handle] = str(target)
         elif isinstance(frame, Transfer):
-            if not self._is_continued:
-                self._counts.add(self._name(self._links[channel, frame.handle], body[offset:]))
-            self._is_continued = frame.more
+            if not self._payload:
+                self._is_batch = frame.message_format == BATCH_FORMAT
+            self._payload += body[offset:]
+            if frame.more:
+                return
+            # Each message of a batch is in a section of its own.
+            count = len(split(self._payload).body) if self._is_batch else 1
+            self._counts.add(self._name(self._links[channel, frame.handle], self._payload), count)
+            self._payload = b""
         elif isinstance(frame, Disposition) and frame.role and frame.state is not None:
             last = frame.first if frame.last is None else frame.last
             self._counts.add(_SETTLEMENTS[frame.state.descriptor], last - frame.first + 1)

@@ -7,8 +7,9 @@ import pytest
 from emulator.servicebus.amqp.codec import encode
 from emulator.servicebus.amqp.frames import SASL_FRAME, encode_frame
 from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer
-from emulator.servicebus.amqp.sections import APPLICATION_PROPERTIES, encode_section
+from emulator.servicebus.amqp.sections import APPLICATION_PROPERTIES, DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong
+from emulator.servicebus.messages import BATCH_FORMAT
 from lab.benchmarks.observers import Counts, observe_amqp, observe_http
 from lab.benchmarks.operations import name_blob_operation
 
@@ -45,6 +46,14 @@ def count(sent: bytes, received: bytes, chunk_bytes: int) -> Counter[str]:
         for begin in range(0, len(data), chunk_bytes):
             observe(data[begin : begin + chunk_bytes])
     return counts.read()
+
+
+def test_each_message_of_a_batch_is_counted() -> None:
+    payload = encode_section(DATA, b"first") + encode_section(DATA, b"second")
+    first = Transfer(UInt(0), message_format=UInt(BATCH_FORMAT), more=True).encode()
+    frames = encode_frame(first + payload[:9]), transfer(0, payload[9:]), transfer(0)
+    sent = attach(0, is_receiver=False, target="noop") + b"".join(frames)
+    assert count(_HEADERS[1] + sent, b"", 100_000) == {"send": 3}
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100_000])
