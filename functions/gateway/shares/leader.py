@@ -467,6 +467,9 @@ class Leader:
         self.account.set_weight(owner, self._tenants.settings_of(owner).weight)
 
     def _add(self, job_id: str, each: JobInFlight) -> None:
+        """Count a job in flight, which was charged; only once if it is sent again."""
+        if (known := self._remove(job_id)) is not None:
+            self.account.end(known.owner, known.estimate, 0.0)
         self.in_flight[job_id] = each
         self.running[each.owner] += 1
         self._counts[each.priority] += 1

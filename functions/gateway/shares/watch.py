@@ -172,7 +172,7 @@ class RoomWatch:
         """Record that this process sends a job directly while the room is open."""
         if self.leader is not None:
             self.leader.record_sent(job_id, owner, priority)
-        elif self.is_open:
+        elif self.is_open and job_id not in self._sent:
             self._sent[job_id] = owner
             self._running[owner] += 1
             if len(self._sent) > SENT_REMEMBERED:

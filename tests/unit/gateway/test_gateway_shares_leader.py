@@ -368,6 +368,25 @@ class TestOneProcess:
 
         run(main())
 
+    def test_job_that_is_sent_again_counts_once(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                process = system.start()
+                for job_id in names("a", 100):
+                    await system.hold(process, job_id)
+                await asyncio.sleep(0.1)
+                # An orchestration repeats a send while the queue cannot be reached.
+                for job_id in names("b", 3) * 20:
+                    process.watch.record_sent(job_id, "b", Priority.NORMAL)
+                assert process.watch.in_flight("b") == process.watch.account.in_flight("b") == 3
+                for job_id in names("b", 3):
+                    process.watch.record_end(system.durable, job_id, "b", BATCH_SECONDS)
+                assert process.watch.in_flight("b") == process.watch.account.in_flight("b") == 0
+                await system.drain()
+                assert system.ran == names("a", 100)
+
+        run(main())
+
     def test_lone_process_makes_few_requests(self) -> None:
         async def main() -> None:
             async with open_system() as system:
@@ -615,5 +634,23 @@ class TestTwoProcesses:
                 await system.drain()
                 took = asyncio.get_running_loop().time() - begun_at
                 assert took < 800 * BATCH_SECONDS / BATCH_SIZE * 1.02 + 2
+
+        run(main())
+
+    def test_follower_counts_a_job_that_is_sent_again_once(self) -> None:
+        async def main() -> None:
+            async with open_system() as system:
+                leader, follower = system.start(), system.start()
+                for job_id in names("a", 100):
+                    await system.hold(leader, job_id)
+                await follower.watch.find_place("a0099")
+                assert follower.watch.is_open
+                for job_id in names("b", 3) * 20:
+                    follower.watch.record_sent(job_id, "b", Priority.NORMAL)
+                assert follower.watch.in_flight("b") == 3
+                for job_id in names("b", 3):
+                    follower.watch.record_end(system.durable, job_id, "b", BATCH_SECONDS)
+                assert follower.watch.in_flight("b") == 0
+                await system.drain()
 
         run(main())
