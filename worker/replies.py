@@ -176,7 +176,6 @@ class GatewayClient:
             ssl_context=ssl.create_default_context(cafile=certifi.where()),
         )
         self._pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-        self._pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._used_at = time.monotonic()
         # By the address of the gateway.
         self._gatherers: dict[str, ReplyGatherer[_Reply, _Answer | None]] = {}
