@@ -49,12 +49,13 @@ REPLIES: Final = (
         caller=None,
         body=b"{}",
     ),
+    # Before the reply, whose outcome is recorded.
+    Row(*("ask about an unknown job", "GET", "{gone_reply}", 404, "unknown-job"), caller=None),
     Row(
         *("reply to an unknown job", "POST", "{gone_reply}", 404, "unknown-job"),
         caller=None,
         body=b"{gone_body}",
     ),
-    Row(*("ask about an unknown job", "GET", "{gone_reply}", 404, "unknown-job"), caller=None),
     Row(*("several replies", "POST", "/v1/replies", 200), caller=None, body=b"a?b\n{}"),
     Row(
         *("half of a reply", "POST", "/v1/replies", 422, "invalid-input"), caller=None, body=b"a?b"
