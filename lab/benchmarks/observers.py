@@ -13,9 +13,10 @@ from collections.abc import Callable
 from emulator.servicebus.amqp.frames import AMQP_FRAME, HEADER_BYTES
 from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer, read_performative
 from emulator.servicebus.amqp.sections import section_value, split
-from emulator.servicebus.messages import BATCH_FORMAT
 from lab.benchmarks.proxy import NewObservers, Observe
 
+# The message format of a transfer that has a batch of messages.
+BATCH_FORMAT = 0x80013700
 _SETTLEMENTS = {0x24: "complete", 0x25: "dead-letter", 0x26: "abandon", 0x27: "abandon"}
 _OPERATIONS = {
     "com.microsoft:renew-lock": "renew",

@@ -9,8 +9,7 @@ from emulator.servicebus.amqp.frames import SASL_FRAME, encode_frame
 from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer
 from emulator.servicebus.amqp.sections import APPLICATION_PROPERTIES, DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong
-from emulator.servicebus.messages import BATCH_FORMAT
-from lab.benchmarks.observers import Counts, observe_amqp, observe_http
+from lab.benchmarks.observers import BATCH_FORMAT, Counts, observe_amqp, observe_http
 from lab.benchmarks.operations import name_blob_operation
 
 _HEADERS = b"AMQP\x03\x01\x00\x00", b"AMQP\x00\x01\x00\x00"
