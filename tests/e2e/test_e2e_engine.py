@@ -36,9 +36,9 @@ def entry(name: str, fault: str = "", run_seconds: int = 60, start_seconds: int 
     return ENTRY.format(name=name, command=COMMAND, fault=fault, **limits)
 
 
-CATALOGUE = entry("chat") + entry("hanging", run_seconds=2)
-BROKEN = (
+CATALOGUE = (
     entry("chat")
+    + entry("hanging", run_seconds=2)
     + entry("dead", " --fault dies-at-start")
     + entry("mute", " --fault never-healthy", start_seconds=5)
 )
@@ -46,15 +46,9 @@ BROKEN = (
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run engines that start. While another model is loaded, no death counts against a job."""
-    with running(tmp_path_factory.mktemp("engine") / "data", CATALOGUE) as started:
-        yield started
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("engine")
     with running(
-        tmp_path / "data", BROKEN, environment={"WORKER_BROKEN_MODEL_SECONDS": "3"}
+        folder / "data", CATALOGUE, environment={"WORKER_BROKEN_MODEL_SECONDS": "3"}
     ) as started:
         yield started
 
@@ -115,8 +109,8 @@ def test_a_hanging_engine_ends_its_job(system: System) -> None:
         ("mute", "GET /health of the engine does not return 200"),
     ],
 )
-def test_an_engine_that_never_starts_ends_its_jobs(broken: System, model: str, text: str) -> None:
-    final = broken.final(broken.accept(model, b"hello", "text/plain"))
+def test_an_engine_that_never_starts_ends_its_jobs(system: System, model: str, text: str) -> None:
+    final = system.final(system.accept(model, b"hello", "text/plain"))
     assert final["error"]["code"] == "model-broken", final
     assert text in final["error"]["message"]
 

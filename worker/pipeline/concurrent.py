@@ -16,7 +16,15 @@ from typing import Final
 
 from contract.catalogue import ModelEntry
 from worker.clock import utc_now
-from worker.errors import Cancelled, HandedBack, LockLost, NotFinished, RunTooLong, WorkerError
+from worker.errors import (
+    Cancelled,
+    EngineLost,
+    HandedBack,
+    LockLost,
+    NotFinished,
+    RunTooLong,
+    WorkerError,
+)
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_out_of_memory
@@ -44,12 +52,13 @@ _NOTE_SECONDS: Final = 1.0
 class _Run:
     """A job that runs.
 
-    `stopped` is the error with which it ends if it must stop. It is stuck if it runs on all the
-    same.
+    `is_alone` says whether the model has run no other job meanwhile. `stopped` is the error with
+    which it ends if it must stop. It is stuck if it runs on all the same.
     """
 
     job: ReceivedJob
     begun: float
+    is_alone: bool
     task: "asyncio.Task[Inferred]" = field(init=False)
     stopped: WorkerError | None = None
     is_stuck: bool = False
@@ -205,7 +214,9 @@ class ConcurrentRuns:
 
         self.running.begin_run(job.delivery)
         self.stops.watch(job, job.request.job_id, stop)
-        run = _Run(job, self.runs.clock())
+        run = _Run(job, self.runs.clock(), is_alone=not self._running)
+        for other in self._running:
+            other.is_alone = False
         self._running.append(run)
         run.task = asyncio.create_task(self._run(loaded, job, context))
         run.task.add_done_callback(lambda _: wake())
@@ -252,6 +263,9 @@ class ConcurrentRuns:
             return Inferred(run.job, error=run.stopped)
         inferred = run.task.result()
         error = inferred.error
+        if isinstance(error, EngineLost):
+            # The engine is a process of its own: no job and no load of another model can end it.
+            run.job.ran_alone = run.is_alone
         if error is None or not is_out_of_memory(error) or len(together) == 1:
             return inferred
         use.note_exceeded(together)

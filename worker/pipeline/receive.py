@@ -78,7 +78,8 @@ class ReceivedJob:
         is_wanted: The gateway's last answer at `checked_at`; True before its first answer.
         context: The context of a model that reports progress; None before the job runs.
         overrun_count: How many jobs ran together, if they exceeded `max_run_seconds`; otherwise 0.
-        ran_alone: Whether the process ran no other job while the device ran this job.
+        ran_alone: Whether the process ran no other job while the device ran this job. If the engine
+            of the model died, whether this engine ran no other job.
     """
 
     request: JobRequest

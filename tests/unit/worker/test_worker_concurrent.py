@@ -16,7 +16,7 @@ import pytest
 from contract.catalogue import Catalogue
 from tests.unit.worker.managed_models import until
 from tests.unit.worker.recorded_jobs import RecordedJobs
-from worker.errors import Cancelled, InvalidInput, Settlement
+from worker.errors import Cancelled, EngineLost, InvalidInput, Settlement
 from worker.inference.loaded_model import LoadedModel, NullContext
 from worker.models import Accepts, Context
 from worker.pipeline.receive import ReceivedJob
@@ -55,6 +55,8 @@ class Infer:
                 raise InvalidInput("why")
             if item == "too large":
                 raise MemoryError
+            if item == "kills the engine":
+                raise EngineLost("the engine died")
         finally:
             self.running.remove(item)
         return item
@@ -287,6 +289,22 @@ def test_job_alone_is_blamed_for_a_death(started: Start) -> None:
     jobs.infer.ends.set()
     jobs.until_settled(3)
     assert [job.ran_alone for job in (alone, first, second)] == [True, False, False]
+
+
+@pytest.mark.parametrize(("items", "failed_count"), [([], 1), (["first"], 0)])
+def test_engine_that_dies_during_a_load_counts_against_its_only_job(
+    started: Start, items: list[str], failed_count: int
+) -> None:
+    jobs = started()
+    killer = jobs.add("kills the engine")
+    for item in items:
+        jobs.add(item)
+    jobs.until_running(1 + len(items))
+    with jobs.consumer.running.noting_load():  # of another model
+        jobs.infer.ends.set()
+        jobs.until_settled(1 + len(items))
+    (history,) = (each.history for each in jobs.jobs.settled if each.delivery is killer.delivery)
+    assert history == DeliveryHistory(failed_count=failed_count, running_count=1)
 
 
 def test_too_many_jobs_for_the_memory_run_again(started: Start) -> None:
