@@ -23,6 +23,7 @@ from contract.catalogue import Catalogue
 from contract.queues import config
 from tests import connections
 from tests.ports import free_port
+from tests.suspension import suspend_group
 
 ROOT: Final = Path(__file__).parents[1]
 START_SECONDS: Final = 60.0
@@ -83,7 +84,7 @@ class BrokerServer:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the server's threads: connections stay open, and get no answer."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        suspend_group(self.pid)
         try:
             yield
         finally:

@@ -21,6 +21,7 @@ from loosely.local.data_directory import RunningPart, RunningSystem
 from loosely.local.errors import ServerMissing
 from tests import connections
 from tests.ports import free_ports
+from tests.suspension import suspend
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90.0
@@ -170,8 +171,7 @@ class System:
         pids = [
             self.pid(each) for each in (("worker parent", name) if name == "worker" else (name,))
         ]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        suspend(*pids)
         try:
             yield
         finally:

@@ -1,7 +1,5 @@
 """Test that `loosely up` reports a full disk, keeps running, and later serves jobs again."""
 
-import os
-import signal
 from pathlib import Path
 
 import httpx
@@ -10,6 +8,7 @@ import pytest
 from tests.e2e.catalogues import format_catalogue
 from tests.e2e.system import System, until
 from tests.small_disk import fill, make_space, small_disk
+from tests.suspension import suspend
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
@@ -48,7 +47,7 @@ def test_gateway_is_unready_until_space_is_free(tmp_path: Path, engine: str) -> 
         assert is_served(system)
         assert readiness(system)[0] == 200
         # This job waits in its queue while the disk is full and the components are restarted.
-        os.kill(system.pid("worker"), signal.SIGSTOP)
+        suspend(system.pid("worker"))
         waiting = system.accept("echo", b"wait", content_type="text/plain")
 
         fill(system.visible_data)

@@ -30,6 +30,7 @@ from gateway.storage.azure import (
 )
 from tests.conformance.gateway.emulated_services import running, storage
 from tests.ports import free_port
+from tests.suspension import suspend
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ async def test_silent_storage_fails_within_seconds(tmp_path: Path) -> None:
         blobs, payloads = AzureBlobs(container), AzurePayloads(container)
         try:
             ref = await payloads.put("results/a", b"x" * 100_000, "text/plain")
-            os.kill(process.pid, signal.SIGSTOP)
+            suspend(process.pid)
             calls = (
                 payloads.get(ref),
                 payloads.put("inputs/a", b"x" * 100_000, "text/plain"),

@@ -32,6 +32,7 @@ from tests.conformance.gateway.emulated_services import (
 )
 from tests.connections import ACCOUNT_KEY
 from tests.ports import free_port
+from tests.suspension import suspend
 
 ROOT = Path(__file__).parents[3]
 
@@ -186,7 +187,7 @@ async def test_silent_service_bus_fails_within_seconds(tmp_path: Path) -> None:
         queues = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
         try:
             await queues.check("noop")
-            os.kill(process.pid, signal.SIGSTOP)
+            suspend(process.pid)
             # One open link, one new link, and the management API.
             calls = (queues.check("noop"), queues.oldest("classifier"), queues.count("noop"))
             begun_at = time.monotonic()
