@@ -55,6 +55,11 @@ class LockedMessage:
         if self.journal is not None:
             self.journal.set_state(self.token, state)
 
+    def is_delivery_of_same(self, other: "LockedMessage") -> bool:
+        """Return whether both are deliveries of one message, as far as its number is known."""
+        number = self.sequence_number
+        return bool(number) and (self.queue, number) == (other.queue, other.sequence_number)
+
     def lock_seconds(self, now: datetime) -> float:
         """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
         return (self.locked_until - now).total_seconds() if self.locked_until else 0.0

@@ -256,10 +256,7 @@ class Consumer:
         if delivery.delivery_count:
             self.notes.note_so_far(job)
         if cached is not None:
-            self.manager.telemetry.reused_replies.inc()
-            self.in_flight.start_job(job)
-            self._finish_run(job)
-            self._threads_of(job).reply.submit(self.reply_again, job, cached)
+            self._use_cached_reply(job, cached)
         elif (refusal := self.manager.refusal) is not None:
             self.end_job(job, refusal)
         elif delivery.history.overrun_count:
@@ -269,7 +266,7 @@ class Consumer:
             is_concurrent = self.manager.loaded_kind() is ModelKind.CONCURRENT
             # One by one, many jobs that ran together would pass their deadlines.
             allowed_deaths = 1 if is_concurrent else 0
-            self.suspects.start_in_turn(job, partial(self._start_preparing, job), allowed_deaths)
+            self.suspects.start_in_turn(job, partial(self._start_job, job), allowed_deaths)
 
     def _open_message(
         self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool
@@ -279,6 +276,19 @@ class Consumer:
         if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
             self.receive.check_failures(delivery)
         return self.receive.open_delivery(delivery, queue.renew_lock, utc_now())
+
+    def _use_cached_reply(self, job: ReceivedJob, cached: CachedReply) -> None:
+        self.manager.telemetry.reused_replies.inc()
+        self.in_flight.start_job(job)
+        self._finish_run(job)
+        self._threads_of(job).reply.submit(self.reply_again, job, cached)
+
+    def _start_job(self, job: ReceivedJob) -> None:
+        """Prepare a job, unless an earlier delivery of its message has a reply by now."""
+        if job.delivery.delivery_count and (cached := self.cache.find_reply(job.delivery)):
+            self._use_cached_reply(job, cached)
+        else:
+            self._start_preparing(job)
 
     def _start_preparing(self, job: ReceivedJob) -> None:
         pools = self._threads_of(job)

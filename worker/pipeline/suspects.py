@@ -177,13 +177,18 @@ class RunningJobs:
 class _Start:
     job: ReceivedJob
     start: Callable[[], object]
+    is_suspect: bool
 
 
 class Suspects:
     """Starts the jobs of this process, and each suspect only while no other job is in progress.
 
     While there is a suspect, no messages are received. It starts when the broker may send none on
-    an earlier request. Any thread may call the methods.
+    an earlier request.
+
+    If the lock of a message is lost while its job is in progress, the broker may deliver it to this
+    process again. This delivery starts when the earlier one has ended, so that it can use the
+    earlier one's reply. Any thread may call the methods.
     """
 
     def __init__(self) -> None:
@@ -192,6 +197,8 @@ class Suspects:
         self._suspects: list[_Start] = []
         # The jobs that were received after a suspect was started.
         self._others: list[_Start] = []
+        # The jobs of messages with an earlier delivery that is in progress.
+        self._repeated: list[_Start] = []
         self._running: ReceivedJob | None = None
         self._suspended_count = 0
         # For each queue of this process, whether the broker may still send one of its messages.
@@ -226,30 +233,45 @@ class Suspects:
 
         The job is a suspect if more than `allowed_deaths` processes have died while it ran.
         """
+        is_suspect = job.delivery.history.running_count > allowed_deaths
+        self._start_or_wait(_Start(job, start, is_suspect))
+
+    def _start_or_wait(self, each: _Start) -> None:
         with self._lock:
-            is_suspect = job.delivery.history.running_count > allowed_deaths
-            if self._suspended_count or (not is_suspect and self._running is None):
-                self._in_progress.add(job)
-                is_ready = True
+            if self._is_repeated(each.job):
+                self._repeated.append(each)
+                return
+            is_ready = bool(self._suspended_count) or not (each.is_suspect or self._running)
+            if is_ready:
+                self._in_progress.add(each.job)
             else:
-                (self._suspects if is_suspect else self._others).append(_Start(job, start))
-                is_ready = False
+                (self._suspects if each.is_suspect else self._others).append(each)
         if is_ready:
-            start()
+            each.start()
         else:
             self._start_next()
+
+    def _is_repeated(self, job: ReceivedJob) -> bool:
+        is_same = job.delivery.is_delivery_of_same
+        return job.delivery.delivery_count > 0 and any(
+            is_same(other.delivery) for other in self._in_progress
+        )
 
     def end_turn(self, job: ReceivedJob) -> None:
         """Record that a job has ended, and start the jobs that waited for this."""
         with self._lock:
             self._in_progress.discard(job)
-            if not (self._suspects or self._others or self._running):
+            if not (self._suspects or self._others or self._repeated or self._running):
                 return
             if self._running is job:
                 self._running = None
             self._suspects = [each for each in self._suspects if each.job is not job]
             self._others = [each for each in self._others if each.job is not job]
+            repeated = [each for each in self._repeated if each.job is not job]
+            self._repeated = []
         self._start_next()
+        for each in repeated:
+            self._start_or_wait(each)
 
     def _start_next(self) -> None:
         with self._lock:

@@ -95,6 +95,28 @@ def test_cached_reply_spares_a_second_run(
     assert result(gateway.taken(another))["batch"] == 2
 
 
+def test_message_that_comes_again_during_its_run_does_not_run_twice(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker, gate, running = start_worker("single"), tmp_path / "gate", tmp_path / "running"
+    task = {"do": "wait", "running": str(running), "gate": str(gate)}
+    (identity,) = submit(services, gateway, "single", task)
+    wait_until(running.exists, "the job runs")
+    worker.signal(signal.SIGSTOP)
+    threading.Event().wait(LOCK_SECONDS * 1.2)
+    worker.signal(signal.SIGCONT)
+    metrics = ScrapedMetrics(worker)
+    name = "redeliveries_total"
+    wait_until(lambda: metrics.value(name, model="single") == 1, "the message comes again")
+    gate.touch()
+
+    assert result(gateway.taken(identity))["batch"] == 1
+    services.wait_until_empty("single")
+    assert len(gateway.posts) == 1
+    (another,) = submit(services, gateway, "single", {"do": "x"})
+    assert result(gateway.taken(another))["batch"] == 2
+
+
 def test_low_priority_jobs_run_last(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -200,3 +200,31 @@ def test_death_may_be_allowed() -> None:
         suspects.start_in_turn(job, partial(started.append, number), allowed_deaths=1)
     assert started == [0, 1]
     assert suspects.exist
+
+
+def test_message_that_comes_again_waits_for_its_earlier_delivery() -> None:
+    suspects, started = Suspects(), list[str]()
+
+    def start(name: str, number: int, delivery_count: int = 1, queue: str = "noop") -> ReceivedJob:
+        delivery = locked_message(
+            delivery_count=delivery_count, sequence_number=number, queue=queue
+        )
+        job = received_job(delivery)
+        suspects.start_in_turn(job, partial(started.append, name))
+        return job
+
+    first = start("first", 7, delivery_count=0)
+    second, third, ended = start("second", 7), start("third", 7), start("ended", 7)
+    start("other number", 8)
+    start("other queue", 7, queue="noop-low")
+    start("unknown number", 0)
+    start("unknown number", 0)
+    usual = ["first", "other number", "other queue", "unknown number", "unknown number"]
+    assert started == usual
+    suspects.end_turn(ended)
+    suspects.end_turn(first)
+    assert started == [*usual, "second"]
+    suspects.end_turn(second)
+    assert started == [*usual, "second", "third"]
+    suspects.end_turn(third)
+    assert started == [*usual, "second", "third"]
