@@ -1,4 +1,4 @@
-"""Test whole jobs whose payloads, logs and outcomes are in S3: moto's server, with Redis as broker.
+"""Test whole jobs whose payloads, logs and outcomes are in S3: moto's server, with each broker.
 
 `loosely up` has no option for it: gateway and worker read the settings of its environment.
 """
@@ -32,9 +32,16 @@ LARGE = bytes(range(256)) * 20_000
 RESULT_CHARACTERS = 5_000_000
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    options = broker_options("redis")
+OTHER_BROKERS = [
+    pytest.param(broker, marks=pytest.mark.thorough) for broker in ("redis", "servicebus")
+]
+
+
+@pytest.fixture(scope="module", params=["rabbitmq", *OTHER_BROKERS])
+def system(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    options = () if request.param == "servicebus" else broker_options(request.param)
     data = tmp_path_factory.mktemp("s3") / "data"
     with running_s3() as store:
         environment = {
