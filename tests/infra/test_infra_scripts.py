@@ -618,7 +618,10 @@ class TestCheckTools:
         before = path.read_text("utf-8")
         scripts.update_state(
             values=choices,
-            usages={"Standard NDASv4_A100 Family": usage("Standard NDASv4_A100 Family", 96)},
+            usages={
+                "cores": usage("cores", 200),
+                "Standard NDASv4_A100 Family": usage("Standard NDASv4_A100 Family", 96),
+            },
         )
         try:
             path.write_text(before.replace('"mostGpus": 1', f'"mostGpus": {gpus}'), "utf-8")

@@ -34,7 +34,8 @@ CATALOGUE = "".join(
         # The device has 8 GiB. The loaded models fit together, but not with a batch of each.
         ("three", 4, f"resident_bytes = {2 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
         ("six", 4, f"resident_bytes = {5 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
-        ("picky", 16, "resident_bytes = 0, fits = 8"),
+        # While a batch runs, the next one fills.
+        ("picky", 16, f"resident_bytes = 0, fits = 8, {_SHORT}"),
     )
 )
 
