@@ -20,7 +20,7 @@ from emulator.functions.loaded_app import AppSource
 from emulator.functions.options import HostOptions
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
 from emulator.functions.supervisor import AppSupervisor
-from emulator.functions.watch import AppFileWatch, forget_bytecode
+from emulator.functions.watch import AppFileWatch, forget_bytecode, forget_old_bytecode
 from emulator.program import (
     LOOPBACK_HOSTS,
     SettingError,
@@ -194,6 +194,7 @@ class Host:
         if main_port is None or current is None:
             await self.load_again()
             return
+        forget_old_bytecode(self._options.folder)
         supervisor: AppSupervisor | None = None
         try:
             configuration = AppConfiguration(

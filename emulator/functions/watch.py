@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,9 +63,22 @@ class AppFileWatch:
 
 def forget_bytecode(source: Path) -> None:
     """Delete a file's bytecode, which Python runs after two changes within one second."""
-    for cached in (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"):
+    for cached in _bytecode(source):
         with suppress(OSError):
             cached.unlink()
+
+
+def forget_old_bytecode(folder: Path) -> None:
+    """Do the same for all files in `folder` that have changed since their bytecode was written."""
+    for source, ((changed_ns, _, _), _) in _read(folder, {}).items():
+        for cached in _bytecode(source):
+            with suppress(OSError):
+                if cached.stat().st_mtime_ns <= changed_ns:
+                    cached.unlink()
+
+
+def _bytecode(source: Path) -> Iterable[Path]:
+    return (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc")
 
 
 def _digest(state: State, path: Path) -> bytes | None:

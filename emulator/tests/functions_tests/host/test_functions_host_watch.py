@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from emulator.functions.watch import AppFileWatch, forget_bytecode
+from emulator.functions.watch import AppFileWatch, forget_bytecode, forget_old_bytecode
 
 
 def write(path: Path, text: str) -> Path:
@@ -79,3 +79,14 @@ def test_only_the_changed_files_bytecode_is_deleted(tmp_path: Path) -> None:
         write(tmp_path / "__pycache__" / name, "")
     forget_bytecode(tmp_path / "a.py")
     assert [path.name for path in (tmp_path / "__pycache__").iterdir()] == ["ab.cpython-311.pyc"]
+
+
+def test_only_bytecode_that_is_older_than_its_file_is_deleted(tmp_path: Path) -> None:
+    for name, changed_ns in (("old", 2), ("same", 1), ("new", 0)):
+        source = write(tmp_path / "package" / f"{name}.py", "")
+        cached = write(source.parent / "__pycache__" / f"{name}.cpython-311.pyc", "")
+        os.utime(source, ns=(0, changed_ns))
+        os.utime(cached, ns=(0, 1))
+    forget_old_bytecode(tmp_path)
+    cache = tmp_path / "package" / "__pycache__"
+    assert [path.name for path in cache.iterdir()] == ["new.cpython-311.pyc"]

@@ -178,8 +178,9 @@ async def test_signal_replaces_the_app_without_a_wait(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
+    environment = {"PYTHONDONTWRITEBYTECODE": ""}
     async with (
-        running_host(folder, tmp_path / "data") as host,
+        running_host(folder, tmp_path / "data", environment=environment) as host,
         httpx.AsyncClient(base_url=host.url, timeout=30) as client,
     ):
         in_flight = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
