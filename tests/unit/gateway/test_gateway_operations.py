@@ -126,8 +126,9 @@ async def test_routes_answer_while_services_hang(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.accept()
-    monkeypatch.setattr(estimates, "COUNT_TIMEOUT_SECONDS", 0.02)
-    monkeypatch.setattr("gateway.operations.overview.SOURCE_SECONDS", 0.02)
+    monkeypatch.setattr(estimates, "COUNT_TIMEOUT_SECONDS", 0.2)
+    # The services that do not hang must answer in this time, on a busy machine too.
+    monkeypatch.setattr("gateway.operations.overview.SOURCE_SECONDS", 0.5)
     gateway.queues.is_hanging = True
     async with asyncio.timeout(10):
         assert (await gateway.http.get("/metrics")).status_code == 200
