@@ -530,9 +530,8 @@ class ReplyCache:
     """Keeps each reply until the job's message is settled, so that the job need not run again.
 
     If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
-    often to this process. The key of a reply is the message's queue and sequence number, because a
-    new message with the same job id may have a different input. Old replies are dropped when the
-    cache is full, and after 10 minutes. Any thread may call the methods.
+    often to this process. Old replies are dropped when the cache is full, and after 10 minutes. Any
+    thread may call the methods.
     """
 
     def __init__(
@@ -551,29 +550,29 @@ class ReplyCache:
     def cache_reply(self, delivery: LockedMessage, body: bytes, code: str) -> None:
         """Store the reply to a message. `code` is `succeeded` or the code of the job's error."""
         with self._lock:
-            self._drop(_key(delivery))
+            self._drop(delivery.key)
             cached = CachedReply(body, code, self._clock())
-            self._replies[_key(delivery)] = cached
+            self._replies[delivery.key] = cached
             self._size_bytes += _size_bytes(cached)
             self._evict()
 
     def mark_delivered(self, delivery: LockedMessage) -> None:
         """Record that the reply to a message was delivered, and drop the reply's body."""
         with self._lock:
-            if (cached := self._replies.get(_key(delivery))) is not None:
+            if (cached := self._replies.get(delivery.key)) is not None:
                 self._size_bytes -= len(cached.body)
-                self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
+                self._replies[delivery.key] = replace(cached, body=b"", is_delivered=True)
 
     def find_reply(self, delivery: LockedMessage) -> CachedReply | None:
         """Return the cached reply to this message, if there is one."""
         with self._lock:
             self._evict()
-            return self._replies.get(_key(delivery))
+            return self._replies.get(delivery.key)
 
     def remove_reply(self, delivery: LockedMessage) -> None:
         """Remove the reply to a settled message."""
         with self._lock:
-            self._drop(_key(delivery))
+            self._drop(delivery.key)
 
     def _evict(self) -> None:
         too_old = self._clock() - self._max_seconds
@@ -586,10 +585,6 @@ class ReplyCache:
     def _drop(self, key: tuple[str, int]) -> None:
         if (cached := self._replies.pop(key, None)) is not None:
             self._size_bytes -= _size_bytes(cached)
-
-
-def _key(delivery: LockedMessage) -> tuple[str, int]:
-    return delivery.queue, delivery.sequence_number
 
 
 def _size_bytes(cached: CachedReply) -> int:

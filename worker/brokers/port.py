@@ -55,10 +55,13 @@ class LockedMessage:
         if self.journal is not None:
             self.journal.set_state(self.token, state)
 
-    def is_delivery_of_same(self, other: "LockedMessage") -> bool:
-        """Return whether both are deliveries of one message, as far as its number is known."""
-        number = self.sequence_number
-        return bool(number) and (self.queue, number) == (other.queue, other.sequence_number)
+    @property
+    def key(self) -> tuple[str, int]:
+        """The queue and the sequence number, which are the same for each delivery of a message.
+
+        The message's id is not: a new message with the same job id may have a different input.
+        """
+        return self.queue, self.sequence_number
 
     def lock_seconds(self, now: datetime) -> float:
         """Return in how many seconds the lock expires; 0 or less if the lock has expired."""

@@ -252,10 +252,9 @@ class Suspects:
             self._start_next()
 
     def _is_repeated(self, job: ReceivedJob) -> bool:
-        is_same = job.delivery.is_delivery_of_same
-        return job.delivery.delivery_count > 0 and any(
-            is_same(other.delivery) for other in self._in_progress
-        )
+        delivery = job.delivery
+        is_known = delivery.delivery_count > 0 and delivery.sequence_number > 0
+        return is_known and any(each.delivery.key == delivery.key for each in self._in_progress)
 
     def end_turn(self, job: ReceivedJob) -> None:
         """Record that a job has ended, and start the jobs that waited for this."""
