@@ -372,8 +372,8 @@ def test_a_full_broker_still_takes_messages_back(queue: ModelQueueOnRabbit) -> N
         link.settle_message(released, Settlement.RELEASE, "", "")
         began_at = time.monotonic()
         link.settle_message(dead, Settlement.DEAD_LETTER, "reason", "")
-        # Only the first message waits for RabbitMQ.
-        assert time.monotonic() - began_at < 1.0
+        # Only the first message waits for RabbitMQ, for 5 s.
+        assert time.monotonic() - began_at < 4.0
         assert link.is_connected
         again = receive(link, 2)
         assert bodies(again) == ["b", "c"]
