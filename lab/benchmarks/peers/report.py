@@ -284,6 +284,9 @@ A peer is ahead also by a small difference.
 - **LitServe and BentoML** hold the requests in memory, and lose them if the model's process dies.
 - **Loosely** checks each request against a catalogue, keeps each outcome, and can cancel, list and
   deduplicate jobs. The peers do none of that here.
+- **Loosely's silence** can be as long as a lock, 10 s. The kill comes just after a response, when
+  the worker asks for messages. Those that Service Bus sends at this moment stay locked
+  ([why](../how-to/operations.md#when-a-worker-is-killed)).
 """
 
 
